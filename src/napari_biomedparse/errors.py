@@ -1,0 +1,42 @@
+"""The package's own exceptions; everything it refuses is one of these.
+
+Each kind is also the matching built-in, so that scripts can catch either.
+"""
+
+from __future__ import annotations
+
+
+class BiomedParseError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+
+class FormatError(BiomedParseError, ValueError):
+    """A file is not what its name or content promises, or is damaged."""
+
+
+class VolumeError(BiomedParseError, ValueError):
+    """An array cannot be segmented: wrong rank, empty, wrong dtype, no finite value."""
+
+
+class PromptError(BiomedParseError, ValueError):
+    """A text prompt, or a set of them, cannot be used."""
+
+
+class OptionError(BiomedParseError, ValueError):
+    """An option has a value outside its range or choices."""
+
+
+class CheckpointError(BiomedParseError, RuntimeError):
+    """Weights cannot be found, fetched, read safely or fitted to the network."""
+
+
+class DeviceError(BiomedParseError, RuntimeError):
+    """The compute device asked for is missing, or its memory does not suffice."""
+
+
+class OutputError(BiomedParseError, OSError):
+    """A result cannot be written where it was asked to go."""
+
+
+class WorkerError(BiomedParseError, RuntimeError):
+    """The process that runs the network could not be started, or has died."""

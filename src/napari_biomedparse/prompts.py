@@ -1,0 +1,149 @@
+"""The noun `PromptSet`: which text stands for which label id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from napari_biomedparse.errors import PromptError
+
+SEPARATOR = "[SEP]"
+"""Joined the prompts of one call in the original, so no prompt may contain it."""
+INSTANCE_KEY = "instance_label"
+"""Entry of a challenge file's prompts that says whether labels are instances."""
+MAX_LABEL_ID = 65535
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One target.
+
+    Parameters
+    ----------
+    id : int
+        Value of the target's voxels in the labels, 1 to 65535.
+    text : str
+        What to find, in words.
+    """
+
+    id: int
+    text: str
+
+    def __post_init__(self) -> None:
+        """Refuse what the network or a label image cannot express."""
+        if not 1 <= self.id <= MAX_LABEL_ID:
+            raise PromptError(
+                f"Prompt {self.text!r} has the label id {self.id}; ids run from 1 to "
+                f"{MAX_LABEL_ID}, and 0 is background."
+            )
+        if not self.text.strip():
+            raise PromptError(
+                f"The prompt with label id {self.id} is empty; say what to find, for "
+                'example "mitochondria in electron microscopy".'
+            )
+        if SEPARATOR in self.text:
+            raise PromptError(
+                f"Prompt {self.text!r} contains {SEPARATOR}, which the network uses to "
+                "keep prompts apart; take it out or make two prompts of it."
+            )
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts of one run, by ascending label id.
+
+    Parameters
+    ----------
+    prompts : tuple of Prompt
+        At least one, with ascending ids.
+    instance : bool
+        Whether objects are to be told apart (the file's ``instance_label``).
+    """
+
+    prompts: tuple[Prompt, ...]
+    instance: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse an empty set and ids that are not ascending."""
+        if not self.prompts:
+            raise PromptError(
+                "There is no prompt; say what to find, for example "
+                '"mitochondria in electron microscopy".'
+            )
+        if any(a >= b for a, b in zip(self.ids, self.ids[1:], strict=False)):
+            raise PromptError(
+                f"Label ids must be ascending and different, not {list(self.ids)}."
+            )
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Label id of each prompt."""
+        return tuple(prompt.id for prompt in self.prompts)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Text of each prompt."""
+        return tuple(prompt.text for prompt in self.prompts)
+
+    def __len__(self) -> int:
+        """Return the number of prompts."""
+        return len(self.prompts)
+
+
+def parse_prompts(
+    source: PromptSet | str | Mapping[object, object] | Iterable[str],
+) -> PromptSet:
+    """Make a `PromptSet` of whatever users and files call prompts.
+
+    Parameters
+    ----------
+    source : PromptSet, str, mapping or iterable of str
+        Text with one prompt a line (blank lines do not count), texts in order (ids
+        1, 2, ...), or a mapping of label id (int or digits) to text, as challenge
+        files have it, with an optional ``instance_label`` of 0 or 1.
+
+    Returns
+    -------
+    PromptSet
+
+    Raises
+    ------
+    PromptError
+        If there is no prompt, or one cannot be used.
+    """
+    if isinstance(source, PromptSet):
+        return source
+    if isinstance(source, str):
+        lines = (line.strip() for line in source.splitlines())
+        source = [line for line in lines if line]
+    if isinstance(source, Mapping):
+        return _from_mapping(source)
+    texts = list(source)
+    for text in texts:
+        if not isinstance(text, str):
+            raise PromptError(f"A prompt must be text, not {text!r}.")
+    return PromptSet(tuple(Prompt(i, text) for i, text in enumerate(texts, start=1)))
+
+
+def _from_mapping(source: Mapping[object, object]) -> PromptSet:
+    texts: dict[int, str] = {}
+    for key, text in source.items():
+        if key == INSTANCE_KEY:
+            continue
+        try:
+            label_id = int(str(key))
+        except ValueError:
+            raise PromptError(
+                f"Prompts are given by label id, but {key!r} is not a number."
+            ) from None
+        if not isinstance(text, str):
+            raise PromptError(f"The prompt with label id {key} is not text: {text!r}.")
+        if label_id in texts:
+            raise PromptError(f"Label id {label_id} has two prompts; keep one.")
+        texts[label_id] = text
+    instance = source.get(INSTANCE_KEY, 0)
+    if instance not in (0, 1):
+        raise PromptError(f"{INSTANCE_KEY} must be 0 or 1, not {instance!r}.")
+    return PromptSet(
+        tuple(Prompt(i, texts[i]) for i in sorted(texts)), instance=bool(instance)
+    )
