@@ -1,0 +1,83 @@
+"""Random weights that anybody can rebuild bit for bit, of any network size.
+
+Nothing is learnt in them. They make the computations of two implementations
+comparable, and stand in for trained weights in tests and benchmarks.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+_PREDICTOR = "sem_seg_head.predictor."
+_PIXEL_STATISTICS = {"pixel_mean": 114.495, "pixel_std": 57.63}
+_GAINS = {
+    f"{_PREDICTOR}language_encoder.lang_proj": 2.0,
+    f"{_PREDICTOR}mask_embed.layers.2.weight": 0.3,
+    f"{_PREDICTOR}classifier.weight": 3.0,
+}
+
+
+def synthetic_state_dict(shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """Make the synthetic weights of a network from its names and shapes alone.
+
+    Each tensor is drawn by a generator seeded with the checksum of its name, so
+    neither the order nor the presence of other tensors matters. Scales are chosen
+    per kind of tensor so that activations stay in a realistic range.
+
+    Parameters
+    ----------
+    shapes : mapping of str to torch.Size
+        Names of the state dict and their shapes.
+
+    Returns
+    -------
+    dict of str to Tensor
+        The same names with float32 tensors on the CPU.
+    """
+    return {key: _tensor(key, torch.Size(shape)) for key, shape in shapes.items()}
+
+
+def _tensor(key: str, shape: torch.Size) -> Tensor:
+    """One tensor of the recipe; the first rule that applies decides."""
+    if key in _PIXEL_STATISTICS:
+        return torch.full(shape, _PIXEL_STATISTICS[key])
+    if not shape:
+        return torch.tensor(1.0)
+    generator = torch.Generator().manual_seed(zlib.crc32(key.encode("utf-8")))
+    z = torch.randn(shape, generator=generator, dtype=torch.float32)
+    if key.endswith((".gamma_1", ".gamma_2")):
+        return z.mul_(0.1).add_(0.4)
+    if len(shape) == 1:
+        return _vector(key, z)
+    if key.endswith("token_embedding.weight"):
+        return z
+    if key.endswith(
+        ("positional_embedding", "query_feat_.weight", "query_embed_.weight")
+    ):
+        return z.mul_(0.3)
+    if key.endswith(("classifier_query.weight", "level_embed.weight")):
+        return z
+    fan_in = math.prod(shape[1:])
+    return z.mul_(_gain(key)).div_(math.sqrt(fan_in))
+
+
+def _vector(key: str, z: Tensor) -> Tensor:
+    """One-dimensional tensors: scales of norms, then biases."""
+    if key.endswith(".weight"):
+        return z.mul_(0.1).add_(1.0)
+    if key == f"{_PREDICTOR}classifier.bias":
+        return z.mul_(0.05).add_(0.7)
+    return z.mul_(0.05)
+
+
+def _gain(key: str) -> float:
+    """Factor of matrices and convolution kernels over one by root of fan-in."""
+    if key in _GAINS:
+        return _GAINS[key]
+    is_attention = key.startswith(_PREDICTOR) and key.endswith("in_proj_weight")
+    return 1.5 if is_attention and "language_encoder" not in key else 1.0
