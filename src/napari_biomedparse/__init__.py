@@ -1,0 +1,106 @@
+"""Segment biomedical volumes by text prompts.
+
+This module is the public door. Everything but the errors is imported on first use, so
+that importing the package loads neither torch nor napari.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from napari_biomedparse.errors import (
+    BiomedParseError,
+    CheckpointError,
+    DeviceError,
+    FormatError,
+    OptionError,
+    OutputError,
+    PromptError,
+    VolumeError,
+    WorkerError,
+)
+
+if TYPE_CHECKING:
+    from napari_biomedparse.io import open_file, open_volume, save_labels
+    from napari_biomedparse.prompts import Prompt, PromptSet, parse_prompts
+    from napari_biomedparse.segment import (
+        Segmentation,
+        SegmentedSlices,
+        SegmentOptions,
+        iter_segment,
+        segment,
+        segment_lazy,
+    )
+    from napari_biomedparse.volume import Volume
+    from napari_biomedparse.weights import load_model
+
+__all__ = [
+    "BiomedParseError",
+    "CheckpointError",
+    "DeviceError",
+    "FormatError",
+    "OptionError",
+    "OutputError",
+    "Prompt",
+    "PromptError",
+    "PromptSet",
+    "SegmentOptions",
+    "Segmentation",
+    "SegmentedSlices",
+    "Volume",
+    "VolumeError",
+    "WorkerError",
+    "iter_segment",
+    "load_model",
+    "open_file",
+    "open_volume",
+    "parse_prompts",
+    "save_labels",
+    "segment",
+    "segment_lazy",
+]
+
+_HOMES = {
+    "Prompt": "prompts",
+    "PromptSet": "prompts",
+    "SegmentOptions": "segment",
+    "Segmentation": "segment",
+    "SegmentedSlices": "segment",
+    "Volume": "volume",
+    "iter_segment": "segment",
+    "load_model": "weights",
+    "open_file": "io",
+    "open_volume": "io",
+    "parse_prompts": "prompts",
+    "save_labels": "io",
+    "segment": "segment",
+    "segment_lazy": "segment",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its module on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return __all__
+
+
+class _Package(ModuleType):
+    """Keeps ``segment`` the function: importing the submodule would replace it."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
