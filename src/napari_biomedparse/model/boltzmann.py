@@ -1,0 +1,92 @@
+"""Boltzmann-sampled attention masks (BoltzFormer: Zhao et al., CVPR 2025).
+
+ARCHITECTURE section 5.4. Before each layer of the mask decoder, every query draws the
+pixels that it may look at; the drawing's uniform numbers come from a `RandomField`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+DRAWN_SHARE = 0.1
+"""A query draws this share of the keys."""
+
+RandomField = Callable[[int, int], Tensor]
+"""``field(call, keys)``: the uniform numbers in [0, 1) of head call 0, 1, 2, ... over
+so many keys, as a tensor that broadcasts to [B, P, heads, queries, keys]."""
+
+
+class SeededField:
+    """A random field that a seed fixes, the same for all slices and prompts.
+
+    What a slice yields then depends on neither the slices and prompts beside it nor
+    the order of the work, and a run can be repeated.
+
+    Parameters
+    ----------
+    seed : int
+        Any integer of at most 63 bits.
+    heads, queries : int
+        Sizes of the field.
+    device : torch.device
+        Where it is used. It is drawn on the CPU, so that all devices agree.
+    """
+
+    def __init__(
+        self, seed: int, heads: int, queries: int, device: torch.device
+    ) -> None:
+        self._seed = seed
+        self._shape = (heads, queries)
+        self._device = device
+        self._drawn: dict[tuple[int, int], Tensor] = {}
+
+    def __call__(self, call: int, keys: int) -> Tensor:
+        """Return the field of a head call, float32 [heads, queries, keys]."""
+        if (call, keys) not in self._drawn:
+            generator = torch.Generator().manual_seed(self._seed * 1009 + call)
+            field = torch.rand((*self._shape, keys), generator=generator)
+            self._drawn[call, keys] = field.to(self._device)
+        return self._drawn[call, keys]
+
+
+def hidden_keys(logits: Tensor, call: int, uniform: Tensor) -> Tensor:
+    """Draw the keys that each query may not attend to.
+
+    A key with mask probability p is drawn with the Boltzmann probability
+    ``exp(p / T) / sum exp(p / T)``, T = 1 / (1 + call); it is hidden unless one of
+    ``0.1 K`` draws hits it.
+
+    Parameters
+    ----------
+    logits : float32 Tensor [..., Q, K]
+        Mask logits at the keys.
+    call : int
+        Head call, 0 for the one before the first layer.
+    uniform : Tensor
+        Uniform numbers in [0, 1); broadcasts with `logits`.
+
+    Returns
+    -------
+    bool Tensor
+        The broadcast shape; True where a key is hidden. A query from which every key
+        would be hidden sees all of them instead.
+    """
+    hidden = uniform < never_drawn(logits, call)
+    return hidden & ~hidden.all(dim=-1, keepdim=True)
+
+
+def never_drawn(logits: Tensor, call: int) -> Tensor:
+    """Probability that a key is not drawn, [..., Q, K] as `logits`; see `hidden_keys`.
+
+    float32 as written: 1 - probability rounds, and the goldens round with it.
+    """
+    temperature = 1 / (1 + call)
+    weight = torch.exp(logits.float().sigmoid() / temperature)
+    probability = weight / weight.sum(dim=-1, keepdim=True)
+    draws = math.floor(DRAWN_SHARE * logits.shape[-1])
+    never: Tensor = (1 - probability) ** draws
+    return never

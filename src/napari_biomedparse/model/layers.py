@@ -1,0 +1,145 @@
+"""Building blocks that at least two parts of the network share."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose key and value side can be projected once.
+
+    Parameters are named and laid out as in `torch.nn.MultiheadAttention`: rows of
+    ``in_proj_weight`` in the order query, key, value.
+
+    Parameters
+    ----------
+    dim : int
+        Channels.
+    heads : int
+        Attention heads; must divide `dim`.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False
+    ) -> Tensor:
+        """Attend from `query` [N, Q, C] to `key` and `value` [N, K, C].
+
+        Returns
+        -------
+        Tensor
+            [N, Q, C]; with `causal`, position i sees positions up to i only.
+        """
+        keys, values = self.project_memory(key, value)
+        return self.attend(query, keys, values, causal=causal)
+
+    def project_memory(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Project what is attended to: [N, K, C] each to [N, heads, K, C / heads]."""
+        _, weight_k, weight_v = self.in_proj_weight.chunk(3)
+        _, bias_k, bias_v = self.in_proj_bias.chunk(3)
+        return (
+            self._split(F.linear(key, weight_k, bias_k)),
+            self._split(F.linear(value, weight_v, bias_v)),
+        )
+
+    def attend(
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        *,
+        visible: Tensor | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        """Attend from `query` [N, Q, C] to projected `keys` and `values`.
+
+        Parameters
+        ----------
+        query : Tensor [N, Q, C]
+        keys, values : Tensor [N, heads, K, C / heads]
+            From `project_memory`.
+        visible : bool Tensor, broadcastable to [N, heads, Q, K], optional
+            True where a query may see a key.
+        causal : bool
+            Let position i see positions up to i only.
+
+        Returns
+        -------
+        Tensor [N, Q, C]
+        """
+        weight_q, _, _ = self.in_proj_weight.chunk(3)
+        bias_q, _, _ = self.in_proj_bias.chunk(3)
+        queries = self._split(F.linear(query, weight_q, bias_q))
+        mixed = F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=visible, is_causal=causal
+        )  # [N, heads, Q, C / heads]
+        merged: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return merged
+
+    def _split(self, x: Tensor) -> Tensor:
+        """[N, L, C] -> [N, heads, L, C / heads]."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """Post-norm feed-forward layer, ``LN(x + linear2(relu(linear1(x))))``."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(dim, hidden)
+        self.linear2 = nn.Linear(hidden, dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] -> [..., C]."""
+        y: Tensor = self.norm(x + self.linear2(F.relu(self.linear1(x))))
+        return y
+
+
+@lru_cache(maxsize=32)
+def sine_positions(
+    height: int, width: int, dim: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Sine position encoding of a pixel grid (ARCHITECTURE section 5.1).
+
+    Parameters
+    ----------
+    height, width : int
+        Size of the grid.
+    dim : int
+        Channels: the first half encodes the row, the second half the column.
+    device, dtype
+        Of the result.
+
+    Returns
+    -------
+    Tensor [height * width, dim]
+        Row-major over the grid. Shared between calls: do not write into it.
+    """
+    half = dim // 2
+    exponent = 2 * torch.div(torch.arange(half), 2, rounding_mode="floor") / half
+    wavelength = 10000.0**exponent  # [half]
+
+    def encode(size: int) -> Tensor:
+        position = torch.arange(1, size + 1, dtype=torch.float32)
+        angle = position * (2 * math.pi) / (size + 1e-6)
+        angle = angle[:, None] / wavelength  # [size, half]
+        even = torch.arange(half) % 2 == 0
+        return torch.where(even, angle.sin(), angle.cos())
+
+    rows = encode(height)[:, None].expand(height, width, half)
+    columns = encode(width)[None, :].expand(height, width, half)
+    grid = torch.cat([rows, columns], dim=-1).flatten(0, 1)
+    return grid.to(device=device, dtype=dtype)

@@ -1,0 +1,234 @@
+"""Mask decoder: queries, prompt tokens and a classifier token read the image.
+
+ARCHITECTURE section 5. All that depends on the slice alone is computed once a slice
+(`MaskDecoder.prepare`), whatever the number of prompts.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from napari_biomedparse.model.boltzmann import RandomField, hidden_keys
+from napari_biomedparse.model.config import BiomedParseConfig
+from napari_biomedparse.model.layers import Attention, FeedForward, sine_positions
+from napari_biomedparse.model.pixel_decoder import PixelFeatures
+from napari_biomedparse.model.text_encoder import TextEncoder
+
+LEVELS = 3
+
+
+class ImageFeatures(NamedTuple):
+    """All that the mask decoder needs to know of a batch of slices.
+
+    Attributes
+    ----------
+    mask_features : Tensor [B, C, h, w]
+        At stride 4.
+    level_mask_features : tuple of Tensor [B, C, K]
+        Mask features sampled at the pixels of each level.
+    keys, values : tuple of Tensor [B, heads, K, C / heads]
+        Image side of each layer's cross-attention.
+    """
+
+    mask_features: Tensor
+    level_mask_features: tuple[Tensor, ...]
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    def slice(self, index: int) -> ImageFeatures:
+        """Return the features of one slice of the batch, B = 1."""
+        one = slice(index, index + 1)
+        return ImageFeatures(
+            self.mask_features[one],
+            tuple(x[one] for x in self.level_mask_features),
+            tuple(x[one] for x in self.keys),
+            tuple(x[one] for x in self.values),
+        )
+
+
+class Decoded(NamedTuple):
+    """Raw output for each slice and prompt.
+
+    Attributes
+    ----------
+    mask_logits, edge_logits : Tensor [B, P, h, w]
+        At stride 4.
+    existence : Tensor [B, P]
+        Logit that the prompt's target occurs in the slice.
+    """
+
+    mask_logits: Tensor
+    edge_logits: Tensor
+    existence: Tensor
+
+
+class CrossAttention(nn.Module):
+    """Post-norm cross-attention layer with residual."""
+
+    def __init__(self, config: BiomedParseConfig) -> None:
+        super().__init__()
+        self.multihead_attn = Attention(config.dim, config.heads)
+        self.norm = nn.LayerNorm(config.dim)
+
+
+class SelfAttention(nn.Module):
+    """Post-norm self-attention layer; positions enter queries and keys only."""
+
+    def __init__(self, config: BiomedParseConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config.dim, config.heads)
+        self.norm = nn.LayerNorm(config.dim)
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        """[N, L, C], positions [N, L, C] -> [N, L, C]."""
+        placed = x + positions
+        y: Tensor = self.norm(x + self.self_attn(placed, placed, x))
+        return y
+
+
+class MaskEmbed(nn.Module):
+    """Three linear layers with ReLU between: query to mask embedding."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(dim, dim) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] -> [..., C]."""
+        first, second, last = self.layers
+        y: Tensor = last(F.relu(second(F.relu(first(x)))))
+        return y
+
+
+class MaskDecoder(nn.Module):
+    """Masks, edges and existence of each prompt in each slice.
+
+    `class_embed` belongs to the published weights; masks and existence do not use it.
+    """
+
+    def __init__(self, config: BiomedParseConfig) -> None:
+        super().__init__()
+        dim, depth = config.dim, config.decoder_layers
+        self.queries = config.queries
+        self.edge_queries = config.edge_queries
+        self.language_encoder = TextEncoder(config)
+        self.query_feat_ = nn.Embedding(config.queries, dim)
+        self.query_embed_ = nn.Embedding(config.queries, dim)
+        self.classifier_query = nn.Embedding(1, dim)
+        self.level_embed = nn.Embedding(LEVELS, dim)
+
+        def stack(layer: type[nn.Module]) -> nn.ModuleList:
+            return nn.ModuleList(layer(config) for _ in range(depth))
+
+        def feed_forward() -> FeedForward:
+            return FeedForward(dim, config.feedforward)
+
+        self.initial_self_attention_layer = SelfAttention(config)
+        self.initial_ffn_layer = feed_forward()
+        self.transformer_cross_attention_layers = stack(CrossAttention)
+        self.transformer_self_attention_layers = stack(SelfAttention)
+        self.transformer_ffn_layers = nn.ModuleList(
+            feed_forward() for _ in range(depth)
+        )
+        self.classifier_cross_attention_layers = stack(CrossAttention)
+        self.classifier_ffn_layers = nn.ModuleList(feed_forward() for _ in range(depth))
+        self.decoder_norm = nn.LayerNorm(dim)
+        self.mask_embed = MaskEmbed(dim)
+        self.classifier = nn.Linear(dim, 1)
+        self.class_embed = nn.Parameter(torch.zeros(dim, dim))
+
+    def prepare(self, pixels: PixelFeatures) -> ImageFeatures:
+        """Compute the image side of the decoder, which all prompts share."""
+        levels, placed = [], []
+        for embed, level in zip(self.level_embed.weight, pixels.levels, strict=True):
+            tokens = level.flatten(2).transpose(1, 2) + embed  # [B, K, C]
+            height, width = level.shape[-2:]
+            positions = sine_positions(
+                height, width, tokens.shape[-1], tokens.device, tokens.dtype
+            )
+            levels.append(tokens)
+            placed.append(tokens + positions)
+        projected = [
+            layer.multihead_attn.project_memory(placed[i % LEVELS], levels[i % LEVELS])
+            for i, layer in enumerate(self.transformer_cross_attention_layers)
+        ]
+        # Sampling is linear, so it comes before the product with the mask embeddings.
+        sampled = tuple(
+            F.interpolate(
+                pixels.mask_features, size=level.shape[-2:], mode="bilinear"
+            ).flatten(2)
+            for level in pixels.levels
+        )
+        return ImageFeatures(
+            pixels.mask_features,
+            sampled,
+            tuple(keys for keys, _ in projected),
+            tuple(values for _, values in projected),
+        )
+
+    def forward(
+        self, image: ImageFeatures, tokens: Tensor, field: RandomField
+    ) -> Decoded:
+        """Decode every prompt in every slice; see `BiomedParse.decode`."""
+        slices, prompts = image.mask_features.shape[0], tokens.shape[0]
+        q = self.query_feat_.weight.expand(slices * prompts, -1, -1)  # [N, Q, C]
+        t = tokens.repeat(slices, 1, 1)  # [N, T, C], slice-major
+        q_positions = self.query_embed_.weight.expand_as(q)
+        positions = torch.cat([q_positions, t], dim=1)  # [N, Q + T, C]
+        c = self.classifier_query.weight.expand(slices * prompts, -1, -1)
+
+        s = self.initial_self_attention_layer(torch.cat([q, t], dim=1), positions)
+        q, t = s[:, : self.queries], s[:, self.queries :]
+        q = self.initial_ffn_layer(q)
+        for i, cross in enumerate(self.transformer_cross_attention_layers):
+            visible = self._visible_keys(q, image, i, field)
+            read = cross.multihead_attn.attend(
+                (q + q_positions).view(slices, -1, q.shape[-1]),  # [B, P * Q, C]
+                image.keys[i],
+                image.values[i],
+                visible=visible,
+            ).view_as(q)
+            q = cross.norm(q + read)
+            s = self.transformer_self_attention_layers[i](
+                torch.cat([q, t], dim=1), positions
+            )
+            q, t = s[:, : self.queries], s[:, self.queries :]
+            q = self.transformer_ffn_layers[i](q)
+            classify = self.classifier_cross_attention_layers[i]
+            c = classify.norm(c + classify.multihead_attn(c, s + positions, s))
+            c = self.classifier_ffn_layers[i](c)
+        return self._read_out(q, c, image, prompts)
+
+    def _visible_keys(
+        self, q: Tensor, image: ImageFeatures, call: int, field: RandomField
+    ) -> Tensor:
+        """Draw the keys that the queries [N, Q, C] may see, [B, heads, P * Q, K]."""
+        features = image.level_mask_features[call % LEVELS]  # [B, C, K]
+        slices, _, keys = features.shape
+        with torch.no_grad():
+            embedding = self.mask_embed(self.decoder_norm(q))  # [N, Q, C]
+            embedding = embedding.view(slices, -1, embedding.shape[-1])
+            logits = embedding @ features  # [B, P * Q, K]
+            logits = logits.view(slices, -1, 1, self.queries, keys)  # [B, P, 1, Q, K]
+            hidden = hidden_keys(logits, call, field(call, keys))
+            return ~hidden.transpose(1, 2).flatten(2, 3)
+
+    def _read_out(
+        self, q: Tensor, c: Tensor, image: ImageFeatures, prompts: int
+    ) -> Decoded:
+        """Average the masks of the mask queries, and of the edge queries."""
+        embedding = self.mask_embed(self.decoder_norm(q))  # [N, Q, C]
+        mask, edge = embedding.split(
+            [self.queries - self.edge_queries, self.edge_queries], dim=1
+        )
+        means = torch.stack([mask.mean(dim=1), edge.mean(dim=1)], dim=1)  # [N, 2, C]
+        slices, channels, height, width = image.mask_features.shape
+        means = means.view(slices, prompts * 2, channels)
+        logits = means @ image.mask_features.flatten(2)  # [B, P * 2, h * w]
+        logits = logits.view(slices, prompts, 2, height, width)
+        existence = self.classifier(c).view(slices, prompts)
+        return Decoded(logits[:, :, 0], logits[:, :, 1], existence)
