@@ -1,0 +1,103 @@
+"""What all tests share: a tiny network, the shared files, and house rules.
+
+Tests that open a window need Qt's libraries and, on Linux, a display or Xvfb. Where
+these are missing they are skipped and the header says so; with CI set it is an error.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from napari_biomedparse.model.biomedparse import BiomedParse
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+GUI_FIXTURES = {"make_napari_viewer", "qapp", "qtbot"}
+OPEN_FILES = Path("/proc/self/fd")
+
+
+def _gui_problem() -> str | None:
+    """Why no window can be opened here, or None."""
+    try:
+        importlib.import_module("qtpy.QtWidgets")
+    except ImportError as error:
+        return f"Qt cannot be loaded ({error})"
+    headless = not {"DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"} & set(os.environ)
+    if sys.platform == "linux" and headless and not shutil.which("Xvfb"):
+        return "there is neither a display nor Xvfb (Debian package xvfb)"
+    return None
+
+
+GUI_PROBLEM = _gui_problem()
+collect_ignore_glob = ["_widgets/*"] if GUI_PROBLEM else []
+
+
+def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Go on without pytest-qt, which refuses to start where Qt cannot be loaded."""
+    if GUI_PROBLEM and os.environ.get("CI"):
+        raise pytest.UsageError(f"The GUI tests cannot run: {GUI_PROBLEM}.")
+    if GUI_PROBLEM:
+        pluginmanager.unregister(name="pytest-qt")
+
+
+def pytest_report_header() -> str | None:
+    """Say at the top that a part of the tests is left out."""
+    return GUI_PROBLEM and f"GUI TESTS ARE SKIPPED: {GUI_PROBLEM}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that needs a window where none can be opened."""
+    if GUI_PROBLEM and GUI_FIXTURES & set(getattr(item, "fixturenames", ())):
+        pytest.skip(GUI_PROBLEM)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with sample files and reference results beside the repository."""
+    if not SHARED.is_dir():
+        pytest.skip(f"there is no folder {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> BiomedParse:
+    """The network at its smallest, with random weights from a fixed seed, on the CPU."""
+    from napari_biomedparse.weights import load_model
+
+    return load_model("tiny")
+
+
+@pytest.fixture(autouse=True)
+def no_file_stays_open(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fail a test that leaves a file of its own, or a shared one, open (Linux)."""
+    folders = (tmp_path_factory.getbasetemp().resolve(), SHARED.resolve())
+    before = _open_files(folders)
+    yield
+    if _open_files(folders) - before:
+        gc.collect()
+    left = _open_files(folders) - before
+    assert not left, f"files left open: {sorted(map(str, left))}"
+
+
+def _open_files(folders: tuple[Path, ...]) -> set[Path]:
+    found = set()
+    for descriptor in OPEN_FILES.iterdir() if OPEN_FILES.is_dir() else ():
+        try:
+            path = descriptor.readlink()
+        except OSError:  # closed since it was listed
+            continue
+        if any(path.is_relative_to(folder) for folder in folders) and path.is_file():
+            found.add(path)
+    return found

@@ -1,0 +1,85 @@
+"""The public names: pinned, sorted, all there, and cheap to import."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import napari_biomedparse
+
+PUBLIC = [
+    "BiomedParseError",
+    "CheckpointError",
+    "DeviceError",
+    "FormatError",
+    "OptionError",
+    "OutputError",
+    "Prompt",
+    "PromptError",
+    "PromptSet",
+    "SegmentOptions",
+    "Segmentation",
+    "SegmentedSlices",
+    "Volume",
+    "VolumeError",
+    "WorkerError",
+    "iter_segment",
+    "load_model",
+    "open_file",
+    "open_volume",
+    "parse_prompts",
+    "save_labels",
+    "segment",
+    "segment_lazy",
+]
+HEAVY = {"dask", "magicgui", "napari", "numpy", "qtpy", "torch", "typer", "zarr"}
+
+
+def fresh_python(code: str) -> str:
+    """Standard output of `code` in a new interpreter."""
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_public_names() -> None:
+    assert napari_biomedparse.__all__ == sorted(PUBLIC)
+    assert dir(napari_biomedparse) == sorted(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_each_public_name_resolves(name: str) -> None:
+    value = getattr(napari_biomedparse, name)
+    assert value.__name__ == name
+    assert value.__module__.startswith("napari_biomedparse.")
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'segmnt'"):
+        napari_biomedparse.segmnt  # noqa: B018
+
+
+def test_segment_is_the_function_though_a_module_has_its_name() -> None:
+    code = """
+import napari_biomedparse.segment
+from napari_biomedparse.segment import SegmentOptions
+from napari_biomedparse import segment
+print(callable(segment) and callable(napari_biomedparse.segment))
+"""
+    assert fresh_python(code) == "True\n"
+
+
+def test_importing_the_package_is_light() -> None:
+    code = """
+import json, sys, time
+start = time.process_time()
+import napari_biomedparse
+seconds = time.process_time() - start
+print(json.dumps([seconds, [name.partition(".")[0] for name in sys.modules]]))
+"""
+    seconds, modules = json.loads(fresh_python(code))
+    assert seconds < 0.3
+    assert HEAVY.isdisjoint(modules)
