@@ -43,7 +43,7 @@ def synthetic_state_dict(shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
 
 
 def _tensor(key: str, shape: torch.Size) -> Tensor:
-    """One tensor of the recipe; the first rule that applies decides."""
+    """Draw one tensor; the first rule that applies decides."""
     if key in _PIXEL_STATISTICS:
         return torch.full(shape, _PIXEL_STATISTICS[key])
     if not shape:
@@ -67,7 +67,7 @@ def _tensor(key: str, shape: torch.Size) -> Tensor:
 
 
 def _vector(key: str, z: Tensor) -> Tensor:
-    """One-dimensional tensors: scales of norms, then biases."""
+    """Scale a one-dimensional tensor: a norm's scale or a bias."""
     if key.endswith(".weight"):
         return z.mul_(0.1).add_(1.0)
     if key == f"{_PREDICTOR}classifier.bias":
@@ -76,7 +76,7 @@ def _vector(key: str, z: Tensor) -> Tensor:
 
 
 def _gain(key: str) -> float:
-    """Factor of matrices and convolution kernels over one by root of fan-in."""
+    """Look up the factor of a matrix or kernel over one by root of fan-in."""
     if key in _GAINS:
         return _GAINS[key]
     is_attention = key.startswith(_PREDICTOR) and key.endswith("in_proj_weight")

@@ -1,0 +1,138 @@
+"""CLIP byte-pair encoding: a prompt's text -> the token ids the network reads.
+
+Equal to the slow Hugging Face ``CLIPTokenizer`` with ftfy installed, with which the
+published weights were trained and used. Needs neither torch nor a network.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import ftfy
+import numpy as np
+from tokenizers import Regex
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, Sequence, Split
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CONTEXT_LENGTH = 77
+"""Number of ids the text encoder reads, start and end token included."""
+START_ID = 49406
+END_ID = 49407
+
+_SPECIAL_IDS = {"<|startoftext|>": START_ID, "<|endoftext|>": END_ID}
+_SPECIAL = re.compile("(" + "|".join(map(re.escape, _SPECIAL_IDS)) + ")")
+_WORD = (
+    r"(?i)<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d"
+    r"|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+)
+_WORD_END = "</w>"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One prompt as the text encoder reads it.
+
+    Parameters
+    ----------
+    ids : ndarray of int64, shape (77,)
+        Start token, text, end token, then end tokens as padding.
+    length : int
+        How many ids belong to the prompt, start and end token included.
+    truncated : bool
+        Whether the text was too long and lost its end.
+    """
+
+    ids: NDArray[np.int64]
+    length: int
+    truncated: bool
+
+    @property
+    def attention_mask(self) -> NDArray[np.int64]:
+        """1 for the ids of the prompt, 0 for padding: int64, shape (77,)."""
+        return (np.arange(CONTEXT_LENGTH) < self.length).astype(np.int64)
+
+
+def tokenize(text: str) -> Tokens:
+    """Encode one prompt.
+
+    Parameters
+    ----------
+    text : str
+        Any text; an empty one gives the start and end token alone.
+
+    Returns
+    -------
+    Tokens
+        The ids. A text of more than 75 tokens is cut there, which `truncated` says.
+    """
+    body = [
+        token_id
+        for part in _SPECIAL.split(text)
+        for token_id in (
+            [_SPECIAL_IDS[part]] if part in _SPECIAL_IDS else _encode(_clean(part))
+        )
+    ]
+    kept = body[: CONTEXT_LENGTH - 2]
+    ids = np.full(CONTEXT_LENGTH, END_ID, dtype=np.int64)
+    ids[0] = START_ID
+    ids[1 : len(kept) + 1] = kept
+    return Tokens(ids, len(kept) + 2, len(body) > len(kept))
+
+
+def _clean(text: str) -> str:
+    """Repair broken Unicode, collapse white space and lower the case."""
+    return re.sub(r"\s+", " ", ftfy.fix_text(text)).strip().lower()
+
+
+def _encode(text: str) -> list[int]:
+    """Encode cleaned text; a special token counts where a word could begin."""
+    splitter, model = _word_splitter(), _model()
+    ids: list[int] = []
+    for word, _ in splitter.pre_tokenize_str(text):
+        if word in _SPECIAL_IDS:
+            ids.append(_SPECIAL_IDS[word])
+        else:
+            ids.extend(token.id for token in model.tokenize(word))
+    return ids
+
+
+@functools.cache
+def _word_splitter() -> PreTokenizer:
+    """Build the splitter into words, digits and runs of symbols, as byte characters."""
+    return Sequence(
+        [
+            Split(Regex(_WORD), behavior="removed", invert=True),
+            ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+@functools.cache
+def _model() -> BPE:
+    """Load the byte-pair model from the merges table that ships with the package."""
+    table = files("napari_biomedparse") / "_data" / "clip_merges.txt.gz"
+    lines = gzip.decompress(table.read_bytes()).decode("utf-8").split("\n")[:-1]
+    merges = [(left, right) for left, right in map(str.split, lines)]
+    symbols = _byte_symbols()
+    tokens = [*symbols, *(symbol + _WORD_END for symbol in symbols)]
+    tokens += [left + right for left, right in merges]
+    vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
+    return BPE(vocab=vocabulary, merges=merges, end_of_word_suffix=_WORD_END)
+
+
+def _byte_symbols() -> list[str]:
+    """List the 256 characters that stand for bytes, in the vocabulary's order.
+
+    Printable Latin-1 characters stand for themselves and come first; the other bytes
+    follow as the characters from U+0100 on.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    return [chr(code) for code in (*printable, *range(0x100, 0x200 - len(printable)))]
