@@ -1,0 +1,188 @@
+"""From the network's logits to one label slice: gating, duplicates, merging.
+
+Section 6 of the architecture description, steps 1 to 4. Everything is done slice by
+slice, so that a result never depends on the batch. Probabilities are float32 sigmoids
+and not logits on purpose: where a sigmoid saturates or rounds to 0.5, the order of
+prompts decides, and that has to agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+BACKGROUND_PROBABILITY = 0.5
+"""What a prompt's probability must exceed for a voxel to be its own."""
+
+
+class Resolved(NamedTuple):
+    """Labels of a batch of slices.
+
+    Parameters
+    ----------
+    labels : Tensor [B, S, S]
+        int32: 0 or a prompt's id.
+    keep : Tensor [B, P]
+        bool: which prompts took part in which slice.
+    """
+
+    labels: torch.Tensor
+    keep: torch.Tensor
+
+
+def resolve(
+    mask_logits: torch.Tensor,
+    existence: torch.Tensor,
+    ids: Sequence[int],
+    size: int,
+    *,
+    existence_threshold: float = 0.5,
+    overlap_threshold: float = 0.5,
+) -> Resolved:
+    """Turn the masks of competing prompts into one label slice each.
+
+    A single prompt counts where its existence probability exceeds
+    `existence_threshold`; of several prompts, those that `suppress` keeps count, to
+    which a probability equal to the threshold is enough.
+
+    Parameters
+    ----------
+    mask_logits : Tensor [B, P, h, w]
+        float32, of the masks (or of the edges, for edge labels).
+    existence : Tensor [B, P]
+        float32 logits.
+    ids : sequence of int
+        Label id of each prompt.
+    size : int
+        Edge length S of the label slices.
+    existence_threshold, overlap_threshold : float
+        Probability and intersection over union, 0 to 1.
+
+    Returns
+    -------
+    Resolved
+        On the device of `mask_logits`.
+    """
+    scores = existence.sigmoid()
+    single = len(ids) == 1
+    likely = scores > existence_threshold if single else scores >= existence_threshold
+    labels, kept = [], []
+    for logits, score, chosen in zip(mask_logits, scores, likely, strict=True):
+        keep = chosen.clone()
+        probabilities = upsample(logits[chosen][None], size).sigmoid()
+        if not single:
+            keep[chosen] = suppress(
+                probabilities > BACKGROUND_PROBABILITY,
+                score[chosen][None],
+                existence_threshold,
+                overlap_threshold,
+            )[0]
+            probabilities = probabilities[:, keep[chosen]]
+        remaining = [i for i, used in zip(ids, keep.tolist(), strict=True) if used]
+        labels.append(merge(probabilities, remaining)[0])
+        kept.append(keep)
+    return Resolved(torch.stack(labels), torch.stack(kept))
+
+
+def upsample(logits: torch.Tensor, size: int) -> torch.Tensor:
+    """Resize mask logits to the size of the slices.
+
+    Bicubic with antialiasing, which for enlarging means the kernel with a = -0.5,
+    half-pixel centres, and at the borders the weights of the remaining samples
+    scaled to a sum of one.
+
+    Parameters
+    ----------
+    logits : Tensor [B, P, h, w]
+        float32.
+    size : int
+
+    Returns
+    -------
+    Tensor [B, P, size, size]
+    """
+    if 0 in logits.shape:
+        return logits.new_zeros((*logits.shape[:2], size, size))
+    return F.interpolate(logits, (size, size), mode="bicubic", antialias=True)
+
+
+def suppress(
+    masks: torch.Tensor,
+    scores: torch.Tensor,
+    score_threshold: float = 0.5,
+    iou_threshold: float = 0.5,
+) -> torch.Tensor:
+    """Choose, in every slice, prompts that do not cover the same voxels.
+
+    Prompts are visited by descending score, of equal scores the first one first. A
+    score below `score_threshold` ends the visit, an empty mask is passed over, any
+    other is kept and rules out those that overlap it by more than `iou_threshold`.
+
+    Parameters
+    ----------
+    masks : Tensor [B, P, H, W]
+        bool.
+    scores : Tensor [B, P]
+        Existence probabilities.
+    score_threshold, iou_threshold : float
+
+    Returns
+    -------
+    Tensor [B, P]
+        bool: which prompts are kept.
+    """
+    slices = zip(masks, scores, strict=True)
+    keep = [_suppress_slice(m, s, score_threshold, iou_threshold) for m, s in slices]
+    return torch.stack(keep)
+
+
+def _suppress_slice(
+    masks: torch.Tensor,
+    scores: torch.Tensor,
+    score_threshold: float,
+    iou_threshold: float,
+) -> torch.Tensor:
+    keep = torch.zeros_like(scores, dtype=torch.bool)
+    order = scores.argsort(descending=True, stable=True)
+    order = order[scores[order] >= score_threshold]
+    flat = masks[order].flatten(1).to(torch.float32)
+    # Sums of 0 and 1 are exact in float32 up to 2**24 voxels a slice.
+    shared = (flat @ flat.T).to("cpu", torch.float64)
+    area = shared.diagonal()
+    union = area[:, None] + area[None] - shared
+    duplicate = shared / union.clamp(min=1) > iou_threshold
+    remaining = (area > 0).tolist()
+    for rank, prompt in enumerate(order.tolist()):
+        if remaining[rank]:
+            keep[prompt] = True
+            for other in duplicate[rank].nonzero().flatten().tolist():
+                remaining[other] = False
+    return keep
+
+
+def merge(probabilities: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+    """Give every voxel to its most probable prompt, or to the background.
+
+    Parameters
+    ----------
+    probabilities : Tensor [B, P, H, W]
+        float32; P may be 0.
+    ids : sequence of int
+        Label id of each prompt.
+
+    Returns
+    -------
+    Tensor [B, H, W]
+        int32: 0 where no probability exceeds 0.5, else the id of the highest one,
+        of equal ones the first.
+    """
+    batch, _, rows, columns = probabilities.shape
+    best = probabilities.new_full((batch, rows, columns), BACKGROUND_PROBABILITY)
+    labels = torch.zeros_like(best, dtype=torch.int32)
+    for probability, label in zip(probabilities.unbind(1), ids, strict=True):
+        labels.masked_fill_(probability > best, label)
+        best = torch.maximum(best, probability)
+    return labels

@@ -1,0 +1,244 @@
+"""Golden cases that need no network: geometry, resize, merging, instances, metrics.
+
+The format is that of ``shared/reference/README.md``, with any number of cases.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from golden_result import Result, check
+
+from napari_biomedparse.instances import label_components, split_instances
+from napari_biomedparse.postprocess import merge, suppress, upsample
+from napari_biomedparse.preprocess import plan_slices
+
+Arrays = dict[str, npt.NDArray[Any]]
+EXACT = 0.0
+FLOAT_ROUNDING = 1e-6
+
+
+def run(folder: Path) -> Iterator[Result]:
+    """Yield the outcome of every pure golden case found in `folder`."""
+    for name, runner in RUNNERS.items():
+        if (folder / name).is_file():
+            yield from runner(folder)
+
+
+def run_axis(folder: Path) -> Iterator[Result]:
+    """Compare slicing axis, padding and padded size."""
+    for case in json.loads((folder / "pure_axis.json").read_text()):
+        shape = tuple(case["shape"])
+        wrong = _geometry_errors(case, shape, 512)
+        yield check(f"pure_axis {shape}", wrong, EXACT, "axis, padding, size")
+
+
+def run_process(folder: Path) -> Iterator[Result]:
+    """Compare network input and restored labels."""
+    arrays = _load(folder / "pure_process.npz")
+    described = folder / "pure_process.json"
+    cases = {}
+    if described.is_file():
+        cases = {c["case"]: c for c in json.loads(described.read_text())}
+    for i in _numbers(arrays, r"in(\d+)_volume"):
+        name = f"pure_process in{i}"
+        volume, expected = arrays[f"in{i}_volume"], arrays[f"in{i}_int32"]
+        size = expected.shape[-1]
+        geometry = plan_slices(volume.shape, size)
+        if i in cases:
+            wrong = _geometry_errors(cases[i], volume.shape, size)
+            yield check(name, wrong, EXACT, "axis, padding, size")
+        planes = np.moveaxis(volume, geometry.axis, 0)
+        prepared = geometry.prepare(planes).numpy()
+        yield check(name, _largest(prepared, expected), EXACT, "input, grey levels")
+        restored = geometry.restore(arrays[f"in{i}_labels"])
+        native = np.moveaxis(restored, 0, geometry.axis)
+        differing = _differing(native, arrays[f"in{i}_restored"])
+        yield check(name, differing, EXACT, "restored labels, share that differs")
+
+
+def run_float_input(folder: Path) -> Iterator[Result]:
+    """Compare the network input made of a float volume (recipe of ``e2e_float``)."""
+    if not (folder / "ct_subvolume.npz").is_file():
+        return
+    expected = _load(folder / "float_input_check.npz")
+    volume = _load(folder / "ct_subvolume.npz")["imgs"][0:2]
+    volume = (volume.astype(np.float32) * 1.37 - 40.25)[:, 100:400, 150:350]
+    prepared = plan_slices(volume.shape, 512).prepare(volume).numpy()
+    error = _largest(prepared[:, ::8, ::8], expected["int_sub"])
+    yield check("float_input_check", error, EXACT, "input, grey levels")
+    ends = np.array([prepared.min(), prepared.max()])
+    error = _largest(ends, expected["minmax"])
+    yield check("float_input_check", error, EXACT, "lowest and highest value")
+
+
+def run_nms_merge(folder: Path) -> Iterator[Result]:
+    """Compare gating, duplicate suppression, merging and upsampling."""
+    arrays = _load(folder / "pure_nms_merge.npz")
+    for i in _numbers(arrays, r"c(\d+)_logits"):
+        case = {k.split("_", 1)[1]: v for k, v in arrays.items() if _is_of(k, i)}
+        yield from _nms_case(f"pure_nms_merge c{i}", case)
+    for key in arrays:
+        if key.endswith("_probs"):
+            stem = key.removesuffix("_probs")
+            merged = _merge(arrays[key], arrays[f"{stem}_ids"])
+            error = _differing(merged, arrays[f"{stem}_merged"])
+            yield check(f"pure_nms_merge {stem}", error, EXACT, "merged labels")
+        elif key.endswith("up_in"):
+            expected = arrays[key.removesuffix("in") + "out"]
+            up = upsample(torch.from_numpy(arrays[key]), expected.shape[-1]).numpy()
+            error = _largest(up, expected)
+            yield check(f"pure_nms_merge {key}", error, 1e-5, "upsampled logits")
+
+
+def _nms_case(name: str, case: Arrays) -> Iterator[Result]:
+    logits = torch.from_numpy(case["logits"]).transpose(0, 1)
+    existence = torch.from_numpy(case["existence"]).T
+    probabilities, scores = logits.sigmoid(), existence.sigmoid()
+    masks = probabilities > 0.5
+    count = scores.shape[1]
+    gate = scores > 0.5
+    keep = gate if count == 1 else suppress(masks, scores)
+    tied = _tied(scores)
+    if "post" in case:
+        error = _gated_error(probabilities, keep, case["post"], tied)
+        yield check(name, error, FLOAT_ROUNDING, "gated probabilities")
+    if "post_nonms" in case:
+        error = _gated_error(probabilities, gate, case["post_nonms"], [])
+        yield check(name, error, FLOAT_ROUNDING, "probabilities gated one by one")
+    for key, expected in case.items():
+        if thresholds := re.fullmatch(r"nms_iou([\d.]+)_s([\d.]+)_keep", key):
+            overlap, score = (float(t) for t in thresholds.groups())
+            kept = suppress(masks, scores, score, overlap)
+            error = _keep_errors(kept.numpy(), expected.T, tied)
+            yield check(name, error, EXACT, f"kept prompts at {overlap}, {score}")
+    if "merged" in case and "post" in case:
+        merged = _merge(case["post"], case["ids"])
+        yield check(name, _differing(merged, case["merged"]), EXACT, "merged labels")
+
+
+def run_instances(folder: Path) -> Iterator[Result]:
+    """Compare instances, up to their numbers."""
+    arrays = _load(folder / "pure_instances.npz")
+    for i in _numbers(arrays, r"c(\d+)_mask"):
+        name, mask = f"pure_instances c{i}", arrays[f"c{i}_mask"]
+        if f"c{i}_instances" in arrays:
+            split = split_instances(mask, arrays[f"c{i}_edge"])
+            error = _partition_error(split, arrays[f"c{i}_instances"])
+            yield check(name, error, EXACT, "instances, share that differs")
+        if f"c{i}_components" in arrays:
+            error = _partition_error(label_components(mask), arrays[f"c{i}_components"])
+            yield check(name, error, EXACT, "components, share that differs")
+
+
+RUNNERS = {
+    "pure_axis.json": run_axis,
+    "pure_process.npz": run_process,
+    "float_input_check.npz": run_float_input,
+    "pure_nms_merge.npz": run_nms_merge,
+    "pure_instances.npz": run_instances,
+}
+
+
+def _load(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def _numbers(arrays: Arrays, pattern: str) -> list[int]:
+    """Return the case numbers that occur in the keys, ascending."""
+    found = (re.fullmatch(pattern, key) for key in arrays)
+    return sorted(int(match[1]) for match in found if match)
+
+
+def _is_of(key: str, case: int) -> bool:
+    return key.startswith(f"c{case}_")
+
+
+def _geometry_errors(case: dict[str, Any], shape: tuple[int, ...], size: int) -> float:
+    """Count what differs of axis, padding and padded size."""
+    geometry = plan_slices(shape, size)
+    pad = [[0, 0], *(list(pair) for pair in geometry.pad)]
+    return float(
+        (geometry.axis != case["axis"])
+        + (pad != case["pad_width"])
+        + (geometry.padded_size != case["padded_size"])
+    )
+
+
+def _largest(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    if found.shape != expected.shape:
+        return float("inf")
+    if found.size == 0:
+        return 0.0
+    return float(np.abs(found.astype(np.float64) - expected).max())
+
+
+def _differing(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    return float((found != expected).mean()) if found.shape == expected.shape else 1.0
+
+
+def _merge(
+    probabilities: npt.NDArray[Any], ids: npt.NDArray[Any]
+) -> npt.NDArray[np.int32]:
+    """Merge probabilities [P, D, H, W] as the files hold them."""
+    slices = torch.from_numpy(probabilities).transpose(0, 1)
+    return merge(slices, ids.tolist()).numpy()
+
+
+def _tied(scores: torch.Tensor) -> list[tuple[int, int, int]]:
+    """Return slice and prompts of each pair with equal scores."""
+    equal = (scores[:, :, None] == scores[:, None]).triu(1)
+    return [(b, p, q) for b, p, q in equal.nonzero().tolist()]
+
+
+def _swaps(
+    keep: npt.NDArray[np.bool_], tied: list[tuple[int, int, int]]
+) -> Iterator[npt.NDArray[np.bool_]]:
+    """Yield `keep` and what it may also be, as the order of equal scores is open."""
+    yield keep
+    for b, p, q in tied:
+        if keep[b, p] != keep[b, q]:
+            swapped = keep.copy()
+            swapped[b, [p, q]] = keep[b, [q, p]]
+            yield swapped
+
+
+def _keep_errors(
+    keep: npt.NDArray[np.bool_],
+    expected: npt.NDArray[np.bool_],
+    tied: list[tuple[int, int, int]],
+) -> float:
+    return float(min((other != expected).sum() for other in _swaps(keep, tied)))
+
+
+def _gated_error(
+    probabilities: torch.Tensor,
+    keep: torch.Tensor,
+    expected: npt.NDArray[np.float32],
+    tied: list[tuple[int, int, int]],
+) -> float:
+    values = probabilities.transpose(0, 1).numpy()
+    return min(
+        _largest(values * other.T[:, :, None, None], expected)
+        for other in _swaps(keep.numpy(), tied)
+    )
+
+
+def _partition_error(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    """Return the share of voxels that no renumbering of `found` makes equal."""
+    if found.shape != expected.shape:
+        return 1.0
+    pairs = np.stack((found.ravel(), expected.ravel()))
+    unique = np.unique(pairs, axis=1)
+    first, second = (np.bincount(side)[side] for side in unique)
+    clash = unique[:, (first > 1) | (second > 1) | ((unique == 0).sum(0) == 1)]
+    wrong = (pairs[:, :, None] == clash[:, None]).all(0).any(1)
+    return float(wrong.mean())
