@@ -6,6 +6,7 @@ The format is that of ``shared/reference/README.md``, with any number of cases.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,18 +18,24 @@ import torch
 from golden_result import Result, check
 
 from napari_biomedparse.instances import label_components, split_instances
+from napari_biomedparse.metrics import (
+    evaluate_instances,
+    evaluate_semantic,
+)
 from napari_biomedparse.postprocess import merge, suppress, upsample
 from napari_biomedparse.preprocess import plan_slices
 
 Arrays = dict[str, npt.NDArray[Any]]
+Scores = dict[str, float]
+DEFAULT_FORMULA = "float32(imgs[28:30])*1.37-40.25 cropped [:,100:400,150:350]"
 EXACT = 0.0
 FLOAT_ROUNDING = 1e-6
 
 
 def run(folder: Path) -> Iterator[Result]:
     """Yield the outcome of every pure golden case found in `folder`."""
-    for name, runner in RUNNERS.items():
-        if (folder / name).is_file():
+    for names, runner in RUNNERS.items():
+        if all((folder / name).is_file() for name in names):
             yield from runner(folder)
 
 
@@ -65,18 +72,43 @@ def run_process(folder: Path) -> Iterator[Result]:
 
 
 def run_float_input(folder: Path) -> Iterator[Result]:
-    """Compare the network input made of a float volume (recipe of ``e2e_float``)."""
-    if not (folder / "ct_subvolume.npz").is_file():
+    """Compare the network input made of the float volume of ``e2e_float``."""
+    volume = float_volume(folder)
+    if volume is None:
         return
     expected = _load(folder / "float_input_check.npz")
-    volume = _load(folder / "ct_subvolume.npz")["imgs"][0:2]
-    volume = (volume.astype(np.float32) * 1.37 - 40.25)[:, 100:400, 150:350]
     prepared = plan_slices(volume.shape, 512).prepare(volume).numpy()
-    error = _largest(prepared[:, ::8, ::8], expected["int_sub"])
+    step = 512 // expected["int_sub"].shape[-1]
+    error = _largest(prepared[:, ::step, ::step], expected["int_sub"])
     yield check("float_input_check", error, EXACT, "input, grey levels")
     ends = np.array([prepared.min(), prepared.max()])
     error = _largest(ends, expected["minmax"])
     yield check("float_input_check", error, EXACT, "lowest and highest value")
+
+
+def float_volume(folder: Path) -> npt.NDArray[np.float32] | None:
+    """Make the volume of ``e2e_float``, or return None without the CT it is made of.
+
+    The recipe counts slices from the whole CT; ``ct_subvolume`` begins with slice 28.
+    """
+    if not (folder / "ct_subvolume.npz").is_file():
+        return None
+    formula = DEFAULT_FORMULA
+    if (folder / "e2e_float.npz").is_file():
+        formula = str(_load(folder / "e2e_float.npz").get("formula", formula))
+    number = r"(-?[\d.]+)"
+    match = re.fullmatch(
+        rf"float32\(imgs\[{number}:{number}\]\)\*{number}([+-][\d.]+) "
+        rf"cropped \[:, *{number}:{number}, *{number}:{number}\]",
+        formula,
+    )
+    if match is None:
+        raise ValueError(f"The recipe of e2e_float is not understood: {formula}")
+    gain, offset = float(match[3]), float(match[4])
+    start, stop, top, bottom, left, right = (int(match[i]) for i in (1, 2, 5, 6, 7, 8))
+    slices = _load(folder / "ct_subvolume.npz")["imgs"][start - 28 : stop - 28]
+    volume = slices.astype(np.float32) * np.float32(gain) + np.float32(offset)
+    return volume[:, top:bottom, left:right]
 
 
 def run_nms_merge(folder: Path) -> Iterator[Result]:
@@ -138,12 +170,72 @@ def run_instances(folder: Path) -> Iterator[Result]:
             yield check(name, error, EXACT, "components, share that differs")
 
 
+def run_metrics(folder: Path) -> Iterator[Result]:
+    """Compare semantic and instance scores, also rounded to four digits."""
+    arrays = _load(folder / "pure_metrics.npz")
+    for case in json.loads((folder / "pure_metrics.json").read_text()):
+        name = case["case"]
+        truth, labels = arrays[f"{name}_gt"], arrays[f"{name}_seg"]
+        if case["kind"] == "semantic":
+            found, expected = _semantic_scores(case, truth, labels)
+        else:
+            found, expected = _instance_scores(case, truth, labels)
+        error = max(_score_error(found[key], expected[key]) for key in expected)
+        yield check(f"pure_metrics {name}", error, 1e-6, f"{len(expected)} scores")
+        rounded = case.get("evaluate", {})
+        wrong = sum(
+            _score_error(round(found.get(key, math.nan), 4), rounded[key]) > 0
+            for key in rounded
+        )
+        yield check(f"pure_metrics {name}", wrong, EXACT, "wrong when rounded")
+
+
+def _semantic_scores(
+    case: dict[str, Any], truth: npt.NDArray[Any], labels: npt.NDArray[Any]
+) -> tuple[Scores, Scores]:
+    options = {"spacing": tuple(case["spacing"]), "ids": case["ids"]}
+    score = evaluate_semantic(truth, labels, **options)
+    near = evaluate_semantic(truth, labels, **options, tolerance=1.0)
+    found = {"DSC": score.dsc, "NSD": score.nsd, "F1": math.nan, "DSC_TP": math.nan}
+    for label, values in score.classes.items():
+        found[f"{label} dsc"], found[f"{label} nsd"] = values.dsc, values.nsd
+        found[f"{label} nsd_tol1"] = near.classes[label].nsd
+    expected: Scores = {key: case[key] for key in ("DSC", "NSD") if key in case}
+    for label, values in case.get("per_class", {}).items():
+        expected |= {f"{label} {key}": value for key, value in values.items()}
+    missing = dict.fromkeys(expected.keys() - found.keys(), math.nan)
+    return found | missing, expected
+
+
+def _instance_scores(
+    case: dict[str, Any], truth: npt.NDArray[Any], labels: npt.NDArray[Any]
+) -> tuple[Scores, Scores]:
+    score = evaluate_instances(truth, labels)
+    found = {
+        "DSC": math.nan,
+        "F1": score.f1,
+        "DSC_TP": score.dsc_matched,
+        "tp": score.true_positives,
+        "fp": score.false_positives,
+        "fn": score.false_negatives,
+    }
+    return found, {key: case[key] for key in ("tp", "fp", "fn") if key in case}
+
+
+def _score_error(found: float, expected: float | None) -> float:
+    """Return the difference; a score that is null in the file has to be NaN."""
+    if expected is None or math.isnan(expected):
+        return 0.0 if math.isnan(found) else math.inf
+    return math.inf if math.isnan(found) else abs(found - expected)
+
+
 RUNNERS = {
-    "pure_axis.json": run_axis,
-    "pure_process.npz": run_process,
-    "float_input_check.npz": run_float_input,
-    "pure_nms_merge.npz": run_nms_merge,
-    "pure_instances.npz": run_instances,
+    ("pure_axis.json",): run_axis,
+    ("pure_process.npz",): run_process,
+    ("float_input_check.npz", "ct_subvolume.npz"): run_float_input,
+    ("pure_nms_merge.npz",): run_nms_merge,
+    ("pure_instances.npz",): run_instances,
+    ("pure_metrics.npz", "pure_metrics.json"): run_metrics,
 }
 
 
