@@ -73,7 +73,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model() -> BiomedParse:
-    """The network at its smallest, with random weights from a fixed seed, on the CPU."""
+    """The network at its smallest, with random weights from a fixed seed."""
     from napari_biomedparse.weights import load_model
 
     return load_model("tiny")

@@ -1,4 +1,4 @@
-"""Imports point down the rows of the architecture, and GUI libraries stay at the top."""
+"""Imports point down the rows of the architecture; GUI libraries stay at its top."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = (
     },
     {"engine", "stream"},
     {"segment"},
-    {"_napari", "evaluate", "remote", "training", "worker"},
+    {"_napari", "evaluate", "remote", "report", "training", "worker"},
     {"_widgets", "cli"},
 )
 ROW = {module: row for row, modules in enumerate(ROWS) for module in modules}

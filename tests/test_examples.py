@@ -1,0 +1,86 @@
+"""Every script in `examples/` runs as it is."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import napari
+import numpy as np
+import pytest
+import zarr
+
+import napari_biomedparse as nbp
+from napari_biomedparse.phantoms import em_phantom
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Run an example as a script, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+    return run
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Path:
+    """A small OME-TIFF."""
+    phantom = em_phantom(seed=3, shape=(5, 64, 48))
+    path = tmp_path / "cells.tif"
+    nbp.save_labels(path, phantom.image, volume=phantom.volume, prompts=None)
+    return path
+
+
+def test_segment_array(
+    run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("segment_array.py")
+    assert [
+        line.partition(":")[0] for line in capsys.readouterr().out.splitlines()
+    ] == [
+        "mitochondria in electron microscopy",
+        "cell nucleus in electron microscopy",
+    ]
+
+
+def test_stream_to_zarr(
+    run: Callable[..., None], cells: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("stream_to_zarr.py", cells, "labels.zarr", "nucleus")
+    written = zarr.open_array("labels.zarr", mode="r")
+    expected = nbp.segment(nbp.open_volume(cells), "nucleus", model="tiny")
+    np.testing.assert_array_equal(written[...], np.asarray(expected.labels))
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_show_in_napari(
+    run: Callable[..., None],
+    cells: Path,
+    make_napari_viewer: Callable[[], napari.Viewer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    viewer = make_napari_viewer()
+    monkeypatch.setattr(napari, "Viewer", lambda: viewer)
+    monkeypatch.setattr(napari, "run", lambda: None)
+    run("show_in_napari.py", cells, "nucleus", "membrane")
+    image, labels = viewer.layers
+    assert labels.name == "nucleus, membrane"
+    assert labels.data.shape == image.data.shape == (5, 64, 48)
+    np.testing.assert_array_equal(labels.scale, image.scale)
+    assert image.scale[0] > image.scale[2]
+
+
+def test_every_example_is_tested_here() -> None:
+    tested = Path(__file__).read_text("utf-8")
+    assert all(f'"{path.name}"' in tested for path in EXAMPLES.glob("*.py"))
