@@ -1,0 +1,52 @@
+"""What an opened file holds: images, labels and prompts. No file access here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from napari_biomedparse.prompts import PromptSet
+    from napari_biomedparse.volume import Volume
+
+Colour = tuple[int, int, int, int]
+"""Red, green, blue and opacity, each 0 to 255."""
+
+
+@dataclass(frozen=True)
+class LabelVolume:
+    """A label image together with what its values stand for.
+
+    Parameters
+    ----------
+    volume : Volume
+        Integer labels, 0 is background.
+    texts : mapping of int to str
+        What a label value is, for those values that the file names.
+    colours : mapping of int to Colour
+        How a label value is shown, for those values that the file gives one.
+    """
+
+    volume: Volume
+    texts: Mapping[int, str] = field(default_factory=dict)
+    colours: Mapping[int, Colour] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything in one file that this package can use.
+
+    Parameters
+    ----------
+    images : tuple of Volume
+        Grey-level data of any rank, channels and time points included.
+    labels : tuple of LabelVolume
+        Existing segmentations.
+    prompts : PromptSet, optional
+        Prompts that came with the file.
+    """
+
+    images: tuple[Volume, ...] = ()
+    labels: tuple[LabelVolume, ...] = ()
+    prompts: PromptSet | None = None

@@ -1,0 +1,266 @@
+"""The doors: any path in, labels out. What each format means is in its own module."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from napari_biomedparse.errors import FormatError, OptionError, VolumeError
+from napari_biomedparse.io import npz, tiff, zarr
+
+if TYPE_CHECKING:
+    from napari_biomedparse.io.contents import Contents
+    from napari_biomedparse.prompts import PromptSet
+    from napari_biomedparse.volume import ArrayLike, Volume
+
+Kind = Literal["npz", "tiff", "zarr"]
+_KNOWN = "challenge .npz, TIFF (.tif, .tiff) and OME-Zarr or Zarr folders (.zarr)"
+_OPENERS: dict[Kind, Callable[[Path], Contents]] = {
+    "npz": npz.open_npz,
+    "tiff": tiff.open_tiff,
+    "zarr": zarr.open_zarr,
+}
+
+
+class _Saver(Protocol):
+    def __call__(
+        self,
+        path: Path,
+        labels: ArrayLike,
+        *,
+        volume: Volume,
+        prompts: PromptSet | None,
+        overwrite: bool,
+    ) -> None: ...
+
+
+def recognise(path: str | os.PathLike[str]) -> Kind | None:
+    """Tell a file's format by its first bytes, or a folder's by what lies in it.
+
+    Parameters
+    ----------
+    path : path-like
+        File or folder; need not exist.
+
+    Returns
+    -------
+    {"npz", "tiff", "zarr"} or None
+        None if it is none of these, or cannot be read.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return "zarr" if zarr.is_zarr(path) else None
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError:
+        return None
+    if npz.is_npz(head):
+        return "npz"
+    return "tiff" if tiff.is_tiff(head) else None
+
+
+def open_file(path: str | os.PathLike[str]) -> Contents:
+    """Open everything of use in a file; no voxel is read yet.
+
+    Parameters
+    ----------
+    path : path-like
+        Challenge ``.npz``, TIFF of any kind, or a Zarr folder.
+
+    Returns
+    -------
+    Contents
+        Images, existing labels and prompts. Nothing stays open on disk: each block
+        opens the file when it is read.
+
+    Raises
+    ------
+    FormatError
+        If there is no such file, it is of another kind, or it is damaged. Damage to
+        voxels shows when they are read.
+    """
+    path = Path(path)
+    kind = recognise(path)
+    if kind is None:
+        raise FormatError(_refusal(path))
+    return _OPENERS[kind](path)
+
+
+def open_volume(
+    path: str | os.PathLike[str],
+    *,
+    channel: int | str | None = None,
+    time: int | None = None,
+) -> Volume:
+    """Open the first image of a file as a volume of three axes.
+
+    Parameters
+    ----------
+    path : path-like
+        As for `open_file`.
+    channel : int or str, optional
+        Number (from 0) or name of the channel; needed where there are several.
+    time : int, optional
+        Time point (from 0); needed where volumes of several are stored.
+
+    Returns
+    -------
+    Volume
+        Lazy. A single image becomes a volume of one slice; images over time become
+        one whose first axis is time.
+
+    Raises
+    ------
+    FormatError
+        As for `open_file`, or if the file holds labels only.
+    VolumeError
+        If a choice is missing or impossible, or there are not two or three axes.
+    """
+    contents = open_file(path)
+    if not contents.images:
+        raise FormatError(
+            f"{path} holds labels only; give the file with the image they belong to."
+        )
+    volume = contents.images[0]
+    if "c" in volume.axes:
+        volume = volume.select(c=_choose_channel(volume, channel))
+    elif channel not in (None, 0):
+        raise VolumeError(f"{path} has one channel only; leave the channel out.")
+    if "t" in volume.axes and (len(volume.axes) > 3 or time is not None):
+        volume = volume.select(t=_choose_time(volume, time))
+    elif time not in (None, 0):
+        raise VolumeError(f"{path} has one time point only; leave the time out.")
+    if len(volume.axes) == 2:
+        volume = _as_one_slice(volume)
+    if len(volume.axes) != 3:
+        raise VolumeError(
+            f"{path} has the axes {', '.join(volume.axes)} of sizes {volume.shape}; "
+            "a volume of three axes is needed."
+        )
+    return volume
+
+
+def save_labels(
+    path: str | os.PathLike[str],
+    labels: ArrayLike,
+    *,
+    volume: Volume,
+    prompts: PromptSet | None,
+    overwrite: bool = False,
+) -> None:
+    """Write labels with the scale of the volume they belong to.
+
+    Parameters
+    ----------
+    path : path-like
+        Its ending says the format: ``.npz`` (array ``segs``; spacing in millimetres
+        where it is known), ``.tif`` or ``.tiff`` (OME-TIFF), ``.zarr`` (OME-Zarr 0.5
+        label image, which alone also keeps the origin).
+    labels : array
+        Whole numbers, 0 is background; numpy, dask or zarr, with the shape of
+        `volume`. Lazy ones are computed block by block.
+    volume : Volume
+        Axes, spacing, units and origin to keep; three axes.
+    prompts : PromptSet or None
+        Names to store with the label values.
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    OptionError
+        For an unknown ending.
+    OutputError
+        If the file exists, or cannot be written. No part of it is left behind.
+    VolumeError
+        If labels and volume do not fit, or labels are not whole numbers from 0 up.
+    """
+    path = Path(path)
+    saver = _find_saver(path)
+    if len(labels.shape) != 3 or tuple(labels.shape) != volume.shape:
+        raise VolumeError(
+            f"The labels have the shape {tuple(labels.shape)} and {volume.name} has "
+            f"{volume.shape}; both must be the same, with three axes."
+        )
+    saver(path, labels, volume=volume, prompts=prompts, overwrite=overwrite)
+
+
+def _find_saver(path: Path) -> _Saver:
+    suffix = path.suffix.lower()
+    savers: tuple[tuple[tuple[str, ...], _Saver], ...] = (
+        (npz.SUFFIXES, npz.save_npz),
+        (tiff.SUFFIXES, tiff.save_tiff),
+        (zarr.SUFFIXES, zarr.save_zarr),
+    )
+    for suffixes, saver in savers:
+        if suffix in suffixes:
+            return saver
+    known = ", ".join(suffix for suffixes, _ in savers for suffix in suffixes)
+    raise OptionError(
+        f"{path.name} does not end in a format for labels; choose one of {known}."
+    )
+
+
+def _refusal(path: Path) -> str:
+    if not path.exists():
+        return f"{path} does not exist; check the name."
+    if path.is_dir():
+        return f"{path} is a folder without Zarr data; what can be opened is {_KNOWN}."
+    if path.stat().st_size == 0:
+        return f"{path} is empty; copy it again from where it came."
+    try:
+        with path.open("rb") as file:
+            head = file.read(32)
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror}); check its permissions."
+    if head.startswith(b"version https://git-lfs"):
+        return f"{path} is a Git LFS pointer and not the file; run: git lfs pull"
+    return (
+        f"{path} is of no known format, whatever its name says; what can be opened is "
+        f"{_KNOWN}."
+    )
+
+
+def _choose_channel(volume: Volume, channel: int | str | None) -> int:
+    count = volume.shape[volume.axes.index("c")]
+    names = volume.channel_names or tuple(str(i) for i in range(count))
+    if channel is None and count == 1:
+        return 0
+    if isinstance(channel, str) and channel in names:
+        return names.index(channel)
+    if isinstance(channel, int) and 0 <= channel < count:
+        return channel
+    found = "no channel was chosen" if channel is None else f"{channel!r} is not one"
+    choices = ", ".join(f"{i} ({name})" for i, name in enumerate(names))
+    raise VolumeError(
+        f"{volume.name} has {count} channels and {found}; choose one of "
+        f"{choices if volume.channel_names else ', '.join(names)}."
+    )
+
+
+def _choose_time(volume: Volume, time: int | None) -> int:
+    count = volume.shape[volume.axes.index("t")]
+    if time is None and count == 1:
+        return 0
+    if time is not None and 0 <= time < count:
+        return time
+    found = "none was chosen" if time is None else f"{time} is not one"
+    raise VolumeError(
+        f"{volume.name} has {count} time points and {found}; choose 0 to {count - 1}."
+    )
+
+
+def _as_one_slice(volume: Volume) -> Volume:
+    return replace(
+        volume,
+        data=volume.data[None],
+        levels=tuple(level[None] for level in volume.levels),
+        axes=("z", *volume.axes),
+        spacing=(1.0, *volume.spacing),
+        units=(volume.units[-1], *volume.units),
+        origin=(0.0, *volume.origin),
+    )

@@ -1,0 +1,132 @@
+"""Dask arrays whose blocks are read when they are needed, and written in order."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+
+from napari_biomedparse.errors import FormatError
+
+if TYPE_CHECKING:
+    from napari_biomedparse.volume import ArrayLike
+
+BLOCK_BYTES = 4 * 2**20
+"""Size aimed at for one block: quick to read for one slice, few tasks for many."""
+Index = tuple[slice, ...]
+
+
+def lazy_array(
+    read: Callable[[Index], npt.NDArray[Any]],
+    shape: Sequence[int],
+    dtype: npt.DTypeLike,
+    chunks: Any,
+    what: str,
+) -> ArrayLike:
+    """Make a dask array of a function that reads a part of a file.
+
+    Parameters
+    ----------
+    read : callable
+        Takes one slice per axis and returns that part, opening and closing what it
+        needs. Called from several threads.
+    shape, dtype
+        Of the whole array.
+    chunks
+        Block sizes, in any form that dask takes.
+    what : str
+        File and part, for messages.
+
+    Returns
+    -------
+    dask.array.Array
+        Reading a block raises `FormatError` where the file is damaged.
+    """
+    sizes = da.core.normalize_chunks(chunks, tuple(shape), dtype=np.dtype(dtype))
+
+    def block(block_info: Any = None) -> npt.NDArray[Any]:
+        where = block_info[None]["array-location"]
+        index = tuple(slice(int(start), int(stop)) for start, stop in where)
+        try:
+            return np.asarray(read(index))
+        except FormatError:
+            raise
+        except Exception as error:  # codecs raise whatever they like
+            first = ", ".join(str(part.start) for part in index)
+            raise FormatError(
+                f"{what} cannot be read at ({first}): {error}. The file is probably "
+                "damaged or incomplete; copy it again from where it came."
+            ) from error
+
+    result: ArrayLike = da.map_blocks(
+        block,
+        chunks=sizes,
+        dtype=np.dtype(dtype),
+        meta=np.empty((0,) * len(sizes), np.dtype(dtype)),
+        name=f"biomedparse-{uuid4().hex}",
+    )
+    return result
+
+
+def grow_chunks(
+    chunks: Sequence[int], shape: Sequence[int], itemsize: int, axes: Sequence[str]
+) -> tuple[int, ...]:
+    """Enlarge storage chunks to whole multiples of about `BLOCK_BYTES`.
+
+    The last axis grows first, so that blocks become whole planes before they become
+    thicker; channels and time points stay apart, as one of each is used at a time.
+    """
+    sizes = [max(1, min(c, n)) for c, n in zip(chunks, shape, strict=True)]
+    for axis in reversed(range(len(sizes))):
+        if axes[axis] in ("c", "t"):
+            continue
+        room = BLOCK_BYTES // max(1, math.prod(sizes) * itemsize)
+        if room > 1:
+            sizes[axis] = min(sizes[axis] * room, max(1, shape[axis]))
+    return tuple(sizes)
+
+
+def in_order(labels: ArrayLike, folder: Path) -> Iterator[npt.NDArray[Any]]:
+    """Yield `labels` slab by slab along the first axis, computing each block once.
+
+    Parameters
+    ----------
+    labels : array
+        numpy, dask or zarr, three axes.
+    folder : Path
+        Where a temporary copy may lie, if blocks do not follow the first axis.
+    """
+    if not hasattr(labels, "dask"):
+        rows = _rows(labels)
+        for start in range(0, labels.shape[0], rows):
+            yield np.asarray(labels[start : start + rows])
+        return
+    array: Any = labels
+    if array.numblocks[0] == 1 and array.npartitions > 1:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".biomedparse-") as spool:
+            copy = np.lib.format.open_memmap(
+                Path(spool) / "labels.npy", "w+", dtype=array.dtype, shape=array.shape
+            )
+            for index in da.core.slices_from_chunks(array.chunks):
+                copy[index] = array[index].compute()
+            yield from in_order(copy, folder)
+            del copy  # closes the file, which some systems need to remove it
+        return
+    rows, start, stop = _rows(array), 0, 0
+    for size in array.chunks[0]:
+        stop += size
+        if stop - start >= rows or stop == array.shape[0]:
+            yield np.asarray(array[start:stop].compute())
+            start = stop
+
+
+def _rows(array: ArrayLike) -> int:
+    row = math.prod(array.shape[1:]) * np.dtype(array.dtype).itemsize
+    return max(1, BLOCK_BYTES // max(1, row))

@@ -1,0 +1,205 @@
+"""What a TIFF file says about its axes: OME-XML, ImageJ's own words, resolution tags."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from napari_biomedparse.io.units import PIXEL, unit_name
+from napari_biomedparse.prompts import INSTANCE_KEY
+
+if TYPE_CHECKING:
+    import tifffile
+
+logger = logging.getLogger(__name__)
+
+LABEL_NAMESPACE = "napari-biomedparse/labels"
+"""Marks our own label images: a map of label id to prompt."""
+_RGB = ("red", "green", "blue", "alpha")
+_MICROMETERS = {2: 25400.0, 3: 10000.0}
+"""Length of the unit of a resolution tag: 2 is inch, 3 is centimetre."""
+_COARSEST = 20.0
+"""Pixels larger than this (micrometre) come from print or screen, not microscopes."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Names, sizes and units that a file gives, by axis letter where it does.
+
+    Parameters
+    ----------
+    spacing : mapping of str to float
+        Distance between samples, in `units`.
+    units : mapping of str to str
+        Unit names as pint knows them.
+    channel_names : tuple of str
+        One per channel, or empty.
+    name : str
+        The image's own name, or empty.
+    labels : mapping of str to str, optional
+        Label ids and prompts, if this is a label image of ours.
+    """
+
+    spacing: Mapping[str, float] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    channel_names: tuple[str, ...] = ()
+    name: str = ""
+    labels: Mapping[str, str] | None = None
+
+
+def name_axes(codes: str, what: str) -> tuple[str, ...]:
+    """Translate tifffile's axis letters to ours.
+
+    Parameters
+    ----------
+    codes : str
+        For example ``"QYX"``; see tifffile for their meaning.
+    what : str
+        File, for the log.
+
+    Returns
+    -------
+    tuple of str
+        ``t c z y x``, each at most once.
+
+    Raises
+    ------
+    ValueError
+        If two axes would get the same letter.
+    """
+    known = {"X": "x", "Y": "y", "Z": "z", "C": "c", "T": "t", "S": "c"}
+    free = [code for code in codes if code not in known]
+    if free and "Z" not in codes:
+        known[free[-1]] = "z"
+        logger.info("%s does not say what its stack is; it is taken as z.", what)
+        free.pop()
+    if "C" in codes and "S" in codes:
+        free.append("C")
+    taken = {known[code] for code in codes if code in known and code not in free}
+    spare = (letter for letter in "tc" if letter not in taken)
+    known |= dict(zip(free, spare, strict=False))
+    axes = tuple(known.get(code, "?") for code in codes)
+    if len(set(axes)) < len(axes) or "?" in axes:
+        raise ValueError(f"the axes {codes}")
+    return axes
+
+
+def read_calibration(file: tifffile.TiffFile, index: int) -> Calibration:
+    """Collect what the file says about its image number `index`."""
+    series = file.series[index]
+    found = Calibration()
+    if series.kind == "ome" and file.ome_metadata:
+        found = _from_ome(file.ome_metadata, index, len(file.series))
+    elif file.is_imagej and file.imagej_metadata:
+        found = _from_imagej(file.imagej_metadata, _resolution(series.keyframe))
+    if not found.spacing:
+        spacing, units = _from_tags(series.keyframe)
+        found = Calibration(
+            spacing, units, found.channel_names, found.name, found.labels
+        )
+    samples = dict(zip(series.axes, series.shape, strict=True)).get("S", 0)
+    if len(found.channel_names) != samples and 3 <= samples <= len(_RGB):
+        found = Calibration(
+            found.spacing, found.units, _RGB[:samples], found.name, found.labels
+        )
+    return found
+
+
+def _from_ome(text: str, index: int, count: int) -> Calibration:
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError:
+        return Calibration()
+    images = [e for e in root if _tag(e) == "Image"]
+    if len(images) < count:
+        return Calibration()
+    image = images[index]
+    pixels = next((e for e in image if _tag(e) == "Pixels"), None)
+    if pixels is None:
+        return Calibration()
+    spacing, units = {}, {}
+    sizes = {"x": "PhysicalSizeX", "y": "PhysicalSizeY", "z": "PhysicalSizeZ"}
+    for axis, key in {**sizes, "t": "TimeIncrement"}.items():
+        size = _positive(pixels.get(key))
+        if size is not None:
+            spacing[axis] = size
+            default = "s" if axis == "t" else "\N{MICRO SIGN}m"
+            units[axis] = unit_name(pixels.get(f"{key}Unit", default))
+    names = [e.get("Name", "") for e in pixels if _tag(e) == "Channel"]
+    return Calibration(
+        spacing,
+        units,
+        tuple(names) if all(names) else (),
+        image.get("Name", ""),
+        _find_labels(root),
+    )
+
+
+def _find_labels(root: ElementTree.Element) -> dict[str, str] | None:
+    for element in root.iter():
+        if element.get("Namespace") == LABEL_NAMESPACE:
+            entries = [e for e in element.iter() if _tag(e) == "M"]
+            return {e.get("K", ""): e.text or "" for e in entries}
+    return None
+
+
+def _from_imagej(
+    metadata: Mapping[str, Any], resolution: Mapping[str, float]
+) -> Calibration:
+    unit = unit_name(metadata.get("unit"))
+    spacing: dict[str, float] = {}
+    if unit != PIXEL:
+        spacing |= resolution
+        depth = _positive(abs(metadata.get("spacing", 0.0)))
+        if depth is not None:
+            spacing["z"] = depth
+    units = dict.fromkeys(spacing, unit)
+    interval = _positive(metadata.get("finterval"))
+    if interval is not None:
+        spacing["t"], units["t"] = interval, "second"
+    channels = int(metadata.get("channels", 1))
+    names = tuple(str(name) for name in (metadata.get("Labels") or ())[:channels])
+    distinct = channels > 1 and len(set(names)) == channels and all(names)
+    return Calibration(spacing, units, names if distinct else ())
+
+
+def _from_tags(page: Any) -> tuple[dict[str, float], dict[str, str]]:
+    """Trust resolution tags where they can only mean a microscope's pixels."""
+    tag = page.tags.get("ResolutionUnit")
+    length = _MICROMETERS.get(int(tag.value)) if tag is not None else None
+    sizes = {a: (length or 0.0) * value for a, value in _resolution(page).items()}
+    if length is None or len(sizes) < 2 or max(sizes.values()) > _COARSEST:
+        return {}, {}
+    return sizes, dict.fromkeys(sizes, "micrometer")
+
+
+def _resolution(page: Any) -> dict[str, float]:
+    """Return the size of a pixel along x and y, in the resolution tags' unit."""
+    found: dict[str, float] = {}
+    for axis, name in (("x", "XResolution"), ("y", "YResolution")):
+        tag = page.tags.get(name)
+        if tag is not None and isinstance(tag.value, tuple) and all(tag.value):
+            numerator, denominator = tag.value
+            found[axis] = denominator / numerator
+    return found
+
+
+def _positive(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if 0 < number < float("inf") else None
+
+
+def _tag(element: ElementTree.Element) -> str:
+    return element.tag.rpartition("}")[2]
+
+
+def split_labels(labels: Mapping[str, str]) -> tuple[dict[int, str], bool]:
+    """Return prompts by label id, and whether the labels are instances."""
+    texts = {int(key): text for key, text in labels.items() if key.isdecimal()}
+    return texts, labels.get(INSTANCE_KEY) == "1"
