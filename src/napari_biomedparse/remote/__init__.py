@@ -1,0 +1,20 @@
+"""The model process as napari sees it: start it, give it a run, take what comes back.
+
+The network runs in a process of its own (`worker`), because torch is much slower in a
+thread of napari, and because napari stays alive when the network dies. The volume
+stays here: the other side asks for the slabs it needs. What a run yields is what
+`iter_segment` yields, plus what there is to tell meanwhile.
+
+We say ``run`` (volume's description, prompts, options, model, device), ``slab`` (the
+voxels asked for) and ``cancel``; the worker says ``status``, ``planned``, ``read``
+(index ranges), ``slices`` (labels and scores), ``objects``, ``done`` and ``error``.
+Each message names its run.
+"""
+
+from __future__ import annotations
+
+from napari_biomedparse.remote.events import Objects, Planned, Status
+from napari_biomedparse.remote.run import Run
+from napari_biomedparse.remote.session import Session
+
+__all__ = ["Objects", "Planned", "Run", "Session", "Status"]

@@ -1,0 +1,66 @@
+"""What a run tells besides its finished slices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the model process is doing.
+
+    Parameters
+    ----------
+    text : str
+        A short line for people, for example "Loading the model".
+    """
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What is about to be computed, said before the first slice.
+
+    Parameters
+    ----------
+    axis, start, stop : int
+        Slicing axis, and the range of slices along it.
+    intensity : str
+        How grey levels become the 0 to 255 that the network sees.
+    truncated : tuple of str
+        Prompts too long for the network, which were cut.
+    parameters : dict
+        Everything needed to repeat the run.
+    """
+
+    axis: int
+    start: int
+    stop: int
+    intensity: str
+    truncated: tuple[str, ...]
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Objects told apart, after the last slice.
+
+    Parameters
+    ----------
+    start : int
+        Position of this part along the volume's first axis.
+    labels : int32 ndarray
+        Part of the volume along the first axis; every object has its own number.
+    owners : ndarray
+        Label id of each object number; entry 0 is background.
+    """
+
+    start: int
+    labels: npt.NDArray[np.int32]
+    owners: npt.NDArray[Any]

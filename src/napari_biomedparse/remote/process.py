@@ -1,0 +1,200 @@
+"""The other process and the threads that talk to it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from napari_biomedparse import errors
+from napari_biomedparse.errors import BiomedParseError, FormatError, WorkerError
+from napari_biomedparse.remote.events import Objects, Planned, Status
+from napari_biomedparse.remote.wire import Connection, Message
+
+if TYPE_CHECKING:
+    from napari_biomedparse.remote.run import Run
+    from napari_biomedparse.segment import SegmentedSlices
+    from napari_biomedparse.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+_LAST_WORDS = 15
+_READERS = 4
+
+
+class Process:
+    """The other process and the threads that talk to it."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        try:
+            self._popen = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                # Ctrl-C in a terminal is for napari, which then ends the process.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise WorkerError(
+                f"The process that runs the network could not be started: {error}. "
+                f"Check that {command[0]} is a working Python."
+            ) from error
+        self.pid = self._popen.pid
+        self._connection = Connection(
+            cast(Any, self._popen.stdout), cast(Any, self._popen.stdin)
+        )
+        self._run: Run | None = None
+        self._stopping = False
+        self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
+        self._readers = ThreadPoolExecutor(_READERS, "biomedparse-read")
+        self._overhearing = _start(self._overhear, "stderr")
+        self._listening = _start(self._listen, "messages")
+
+    def start(self, run: Run, description: dict[str, Any]) -> None:
+        """Say what to do; events go to `run`."""
+        run.attach(lambda: self._say("cancel", run=run.number))
+        self._run = run
+        self._say("run", run=run.number, **description)
+
+    def becomes_idle(self, patience: float) -> bool:
+        """Cancel a run in progress; return whether the process can take another."""
+        if self._run is not None:
+            self._run.close()
+            self._run.stopped.wait(patience)
+        idle = self._run is None or self._run.stopped.is_set()
+        return idle and self._popen.poll() is None and self._listening.is_alive()
+
+    def stop(self) -> None:
+        """End the process now, and the run in progress without an error."""
+        self._stopping = True
+        self._popen.kill()
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._listening.join()
+
+    def _say(self, kind: str, **message: Any) -> None:
+        # A dead process is noticed, and reported once, where its messages end.
+        with contextlib.suppress(OSError, ValueError):
+            self._connection.send(kind, **message)
+
+    def _listen(self) -> None:
+        try:
+            while (message := self._connection.receive()) is not None:
+                run = self._run
+                if run is not None and message.fields["run"] == run.number:
+                    self._handle(run, message)
+        except (OSError, ValueError, WorkerError) as error:
+            logger.warning("The stream from the model process broke: %s", error)
+            self._popen.kill()
+        self._popen.wait()
+        self._overhearing.join()
+        if self._run is not None and not self._run.stopped.is_set():
+            self._run.put(None if self._stopping else self._obituary())
+            self._run.stopped.set()
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        for pipe in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
+            with contextlib.suppress(OSError):
+                cast(IO[bytes], pipe).close()
+
+    def _handle(self, run: Run, message: Message) -> None:
+        fields = message.fields
+        if message.kind == "read":
+            self._readers.submit(self._answer, run, fields["request"], fields["ranges"])
+        elif message.kind == "status":
+            run.put(Status(fields["text"]))
+        elif message.kind == "planned":
+            run.put(_planned(fields))
+        elif message.kind == "slices":
+            run.put(_slices(message))
+        elif message.kind == "objects":
+            run.put(Objects(fields["start"], *message.arrays))
+        elif message.kind in ("done", "error"):
+            run.put(_error(fields) if message.kind == "error" else None)
+            run.stopped.set()
+
+    def _answer(self, run: Run, request: int, ranges: list[list[int]]) -> None:
+        """Read a slab of voxels and send it; runs in a thread of its own."""
+        about = {"run": run.number, "request": request}
+        try:
+            index = tuple(slice(start, stop) for start, stop in ranges)
+            slab = np.asarray(run.volume.data[index])
+        except Exception as error:  # whatever a file or a task graph may raise
+            logger.debug("Reading failed", exc_info=True)
+            run.put(_reading_error(run.volume, error))
+            self._say("slab", failed=True, **about)
+        else:
+            self._say("slab", arrays=(slab,), **about)
+
+    def _overhear(self) -> None:
+        """Keep the last lines the process wrote to stderr."""
+        for line in cast(IO[bytes], self._popen.stderr):
+            text = line.decode(errors="replace").rstrip()
+            logger.debug("model process: %s", text)
+            self._last_words.append(text)
+
+    def _obituary(self) -> WorkerError:
+        code = self._popen.returncode
+        out_of_memory = (
+            " It was killed, which most often means that memory ran out: close other "
+            "programs or choose a smaller batch size."
+            if code in (-9, 137)
+            else ""
+        )
+        said = "\n".join(self._last_words)
+        return WorkerError(
+            f"The process that runs the network ended unexpectedly (exit code {code})."
+            f"{out_of_memory} Slices done so far are kept; Run starts a fresh process."
+            + (f" Its last lines were:\n{said}" if said else "")
+        )
+
+
+def _start(work: Any, name: str) -> threading.Thread:
+    thread = threading.Thread(target=work, name=f"biomedparse-{name}", daemon=True)
+    thread.start()
+    return thread
+
+
+def _planned(fields: dict[str, Any]) -> Planned:
+    return Planned(
+        axis=fields["axis"],
+        start=fields["start"],
+        stop=fields["stop"],
+        intensity=fields["intensity"],
+        truncated=tuple(fields["truncated"]),
+        parameters=fields["parameters"],
+    )
+
+
+def _slices(message: Message) -> SegmentedSlices:
+    from napari_biomedparse.segment import SegmentedSlices
+
+    labels, existence = message.arrays
+    return SegmentedSlices(
+        start=message.fields["start"],
+        stop=message.fields["stop"],
+        axis=message.fields["axis"],
+        labels=labels,
+        existence=existence,
+    )
+
+
+def _error(fields: dict[str, Any]) -> BiomedParseError:
+    """Return the same kind of error as the worker met."""
+    kind = getattr(errors, fields["type"], WorkerError)
+    return cast(BiomedParseError, kind(fields["message"]))
+
+
+def _reading_error(volume: Volume, error: Exception) -> BiomedParseError:
+    if isinstance(error, BiomedParseError):
+        return error
+    return FormatError(
+        f"{volume.source or volume.name} cannot be read ({type(error).__name__}: "
+        f"{error}). The file may be damaged or have moved; check it."
+    )

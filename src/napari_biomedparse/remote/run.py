@@ -1,0 +1,94 @@
+"""One run of the model process, seen from this side."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from napari_biomedparse.remote.events import Objects, Planned, Status
+    from napari_biomedparse.segment import SegmentedSlices
+    from napari_biomedparse.volume import Volume
+
+    Event = Status | Planned | SegmentedSlices | Objects
+
+
+class Run:
+    """One run of the model process: an iterator of events, in order.
+
+    Made by `Session.run`. Iterate it, or `poll` it; `close` cancels what is left.
+
+    Parameters
+    ----------
+    number : int
+        Tells this run's messages from an earlier one's.
+    volume : Volume
+        Three axes; read in threads of their own, a slab at a time.
+    """
+
+    def __init__(self, number: int, volume: Volume) -> None:
+        self.number = number
+        self.volume = volume
+        self.stopped = threading.Event()
+        self._cancel: Callable[[], None] | None = None
+        self._events: queue.SimpleQueue[Event | BaseException | None] = (
+            queue.SimpleQueue()
+        )
+        self._over = False
+
+    def __iter__(self) -> Iterator[Event]:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> Event:
+        """Wait for the next event."""
+        while (event := self.poll(3600.0)) is None:
+            pass
+        return event
+
+    def poll(self, timeout: float) -> Event | None:
+        """Wait a while for the next event.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds.
+
+        Returns
+        -------
+        Status, Planned, SegmentedSlices, Objects or None
+            None if nothing happened in the time.
+
+        Raises
+        ------
+        StopIteration
+            When the run is over.
+        BiomedParseError
+            What went wrong, in this process or in the other.
+        """
+        if self._over:
+            raise StopIteration
+        try:
+            event = self._events.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        if event is None or isinstance(event, BaseException):
+            self._over = True
+            raise event or StopIteration
+        return event
+
+    def close(self) -> None:
+        """Cancel what is left of the run; returns at once."""
+        self._over = True
+        if not self.stopped.is_set() and self._cancel is not None:
+            self._cancel()
+
+    def attach(self, cancel: Callable[[], None]) -> None:
+        """Learn how to tell the process that the rest is not wanted."""
+        self._cancel = cancel
+
+    def put(self, event: Event | BaseException | None) -> None:
+        """Append an event; None or an exception is the last one."""
+        self._events.put(event)

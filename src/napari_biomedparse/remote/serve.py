@@ -1,0 +1,221 @@
+"""The worker's side of the conversation: take runs, ask for voxels, answer.
+
+Nothing of torch here: what a run does is given as a function.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import operator
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_biomedparse.errors import BiomedParseError
+from napari_biomedparse.prompts import Prompt, PromptSet
+from napari_biomedparse.volume import Volume
+
+if TYPE_CHECKING:
+    from napari_biomedparse.remote.wire import Connection, Message
+
+logger = logging.getLogger(__name__)
+
+Segment = Callable[[Volume, PromptSet, "Job"], Iterator[None]]
+"""Does a run, saying what it has by the job's ``say``; yields where it may stop."""
+
+
+class Cancelled(Exception):
+    """The other side does not want the rest of the run."""
+
+
+class RemoteArray:
+    """An array whose voxels are with the other side; indexing it fetches them.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Size along each axis.
+    dtype : dtype
+        Type of one voxel.
+    chunks : tuple of int, optional
+        Shape of what is cheap to read at once.
+    read : callable
+        Takes a (start, stop) per axis and returns the voxels.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        chunks: tuple[int, ...] | None,
+        read: Callable[[list[tuple[int, int]]], npt.NDArray[Any]],
+    ) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self.ndim = len(shape)
+        if chunks is not None:
+            self.chunks = chunks
+        self._read = read
+
+    def __getitem__(self, index: Any) -> npt.NDArray[Any]:
+        """Fetch the voxels at integers and slices (with any step)."""
+        given = index if isinstance(index, tuple) else (index,)
+        if Ellipsis in given:
+            at = given.index(Ellipsis)
+            missing = self.ndim - len(given) + 1
+            given = (*given[:at], *(slice(None),) * missing, *given[at + 1 :])
+        given = (*given, *(slice(None),) * (self.ndim - len(given)))
+        ranges, rest = zip(*map(_split, given, self.shape), strict=True)
+        if any(start == stop for start, stop in ranges):
+            slab = np.empty([stop - start for start, stop in ranges], self.dtype)
+        else:
+            slab = self._read(list(ranges))
+        return slab[rest]
+
+
+def _split(index: Any, size: int) -> tuple[tuple[int, int], Any]:
+    """Return the range of one axis to read, and the index into what was read."""
+    if not isinstance(index, slice):
+        at = operator.index(index)
+        at = at + size if at < 0 else at
+        if not 0 <= at < size:
+            raise IndexError(f"position {index} is outside an axis of size {size}")
+        return (at, at + 1), 0
+    wanted = range(size)[index]
+    if not wanted:
+        return (0, 0), slice(None)
+    low, high = min(wanted[0], wanted[-1]), max(wanted[0], wanted[-1])
+    return (low, high + 1), slice(None, None, wanted.step)
+
+
+class Job:
+    """One run as the worker sees it: what was asked, and how to answer.
+
+    Parameters
+    ----------
+    connection : Connection
+        To the other side.
+    fields : dict
+        What the other side said.
+    """
+
+    def __init__(self, connection: Connection, fields: dict[str, Any]) -> None:
+        self.fields = fields
+        self.number: int = fields["run"]
+        self.cancelled = False
+        self._connection = connection
+        self._requests = itertools.count()
+        self._asked: dict[int, Future[npt.NDArray[Any]]] = {}
+
+    def say(self, kind: str, **message: Any) -> None:
+        """Send a message of this run."""
+        self._connection.send(kind, run=self.number, **message)
+
+    def volume(self) -> Volume:
+        """Return the volume to segment, with its voxels left on the other side."""
+        described = dict(self.fields["volume"])
+        shape = tuple(described.pop("shape"))
+        dtype = np.dtype(described.pop("dtype"))
+        chunks = described.pop("chunks")
+        data = RemoteArray(shape, dtype, chunks and tuple(chunks), self._read)
+        name = described.pop("name")
+        return Volume(data, name=name, **{k: tuple(v) for k, v in described.items()})
+
+    def prompts(self) -> PromptSet:
+        """Return what to find."""
+        prompts = tuple(Prompt(i, text) for i, text in self.fields["prompts"])
+        return PromptSet(prompts, instance=self.fields["instance"])
+
+    def cancel(self) -> None:
+        """Make the run stop where it next looks, waiting for voxels included."""
+        self.cancelled = True
+        for waiting in list(self._asked.values()):
+            waiting.cancel()
+
+    def answer(self, message: Message) -> None:
+        """Hand over voxels to the thread that asked for them."""
+        waiting = self._asked.pop(message.fields["request"], None)
+        if waiting is None or not waiting.set_running_or_notify_cancel():
+            return
+        if message.fields.get("failed"):  # the other side knows and ends the run
+            self.cancelled = True
+            waiting.set_exception(Cancelled())
+        else:
+            waiting.set_result(message.arrays[0])
+
+    def _read(self, ranges: list[tuple[int, int]]) -> npt.NDArray[Any]:
+        request, waiting = next(self._requests), Future[npt.NDArray[Any]]()
+        self._asked[request] = waiting
+        if self.cancelled:
+            raise Cancelled
+        self.say("read", request=request, ranges=ranges)
+        return waiting.result()
+
+
+def serve(
+    connection: Connection, segment: Segment, *, on_end: Callable[[], None]
+) -> None:
+    """Do the runs that are asked for, one after the other.
+
+    Parameters
+    ----------
+    connection : Connection
+        To the side that asks.
+    segment : callable
+        Does one run.
+    on_end : callable
+        Called from another thread as soon as the other side is gone.
+    """
+    jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+    known: dict[int, Job] = {}
+
+    def listen() -> None:
+        with contextlib.suppress(OSError):
+            while (message := connection.receive()) is not None:
+                number = message.fields["run"]
+                if message.kind == "run":
+                    known[number] = Job(connection, message.fields)
+                    jobs.put(known[number])
+                elif number in known and message.kind == "cancel":
+                    known[number].cancel()
+                elif number in known and message.kind == "slab":
+                    known[number].answer(message)
+        for job in list(known.values()):
+            job.cancel()
+        jobs.put(None)
+        on_end()
+
+    threading.Thread(target=listen, daemon=True).start()
+    while (job := jobs.get()) is not None:
+        _do(job, segment)
+        del known[job.number]
+
+
+def _do(job: Job, segment: Segment) -> None:
+    """Do one run and say how it ended."""
+    try:
+        with contextlib.closing(segment(job.volume(), job.prompts(), job)) as steps:
+            for _ in steps:
+                if job.cancelled:
+                    break
+        job.say("done")
+    except BiomedParseError as error:
+        job.say("error", type=type(error).__name__, message=str(error))
+    except Exception as error:  # the other side reports what nobody foresaw
+        if job.cancelled:
+            job.say("done")
+            return
+        logger.exception("A run failed")
+        job.say(
+            "error",
+            type="WorkerError",
+            message=f"The network failed: {type(error).__name__}: {error}. This is "
+            "most likely a fault of napari-biomedparse; please report it.",
+        )

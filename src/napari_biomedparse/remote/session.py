@@ -1,0 +1,128 @@
+"""A model process that is kept from run to run, and replaced when it is lost."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from napari_biomedparse.remote.process import Process
+from napari_biomedparse.remote.run import Run
+from napari_biomedparse.volume import Volume, as_volume
+
+if TYPE_CHECKING:
+    from napari_biomedparse.prompts import PromptSet
+    from napari_biomedparse.segment import SegmentOptions
+
+COMMAND = (sys.executable, "-m", "napari_biomedparse.worker")
+PATIENCE = 0.8
+"""Seconds a cancelled run may take to stop before its process is replaced."""
+
+
+class Session:
+    """Runs on one model process, which keeps its model from run to run.
+
+    The process starts with the first run. If it dies, the run in progress fails with
+    a `WorkerError`, and the next run starts a fresh one. It never outlives this one.
+
+    Parameters
+    ----------
+    command : sequence of str
+        What starts the process.
+    """
+
+    def __init__(self, command: Sequence[str] = COMMAND) -> None:
+        self._command = tuple(command)
+        self._process: Process | None = None
+        self._runs = 0
+        self._starting = threading.Lock()
+
+    def run(
+        self,
+        volume: Volume,
+        prompts: PromptSet,
+        options: SegmentOptions,
+        *,
+        model: str = "v2",
+        device: str = "auto",
+    ) -> Run:
+        """Segment a volume in the model process.
+
+        Parameters
+        ----------
+        volume : Volume
+            Three axes; numpy, dask or zarr.
+        prompts : PromptSet
+            What to find.
+        options : SegmentOptions
+            How.
+        model : str
+            Name, file or folder, as `load_model` takes it.
+        device : str
+            "auto", "cpu", "cuda", "cuda:1", "mps", ...
+
+        Returns
+        -------
+        Run
+            Its events, as they come. An earlier run that is still going is cancelled.
+
+        Raises
+        ------
+        VolumeError
+            If the volume cannot be segmented.
+        WorkerError
+            If no process can be started.
+        """
+        volume = as_volume(volume)
+        with self._starting:
+            self._runs += 1
+            run = Run(self._runs, volume)
+            described = _describe(volume, prompts, options)
+            self._idle_process().start(
+                run, {**described, "model": model, "device": device}
+            )
+        return run
+
+    def close(self) -> None:
+        """End the process and whatever it is doing."""
+        with self._starting:
+            if self._process is not None:
+                self._process.stop()
+                self._process = None
+
+    @property
+    def pid(self) -> int | None:
+        """Number of the process, or None while there is none."""
+        return None if self._process is None else self._process.pid
+
+    def _idle_process(self) -> Process:
+        if self._process is not None and not self._process.becomes_idle(PATIENCE):
+            self._process.stop()
+            self._process = None
+        if self._process is None:
+            self._process = Process(self._command)
+        return self._process
+
+
+def _describe(
+    volume: Volume, prompts: PromptSet, options: SegmentOptions
+) -> dict[str, Any]:
+    """Put a run in words that JSON can hold."""
+    chunks = getattr(volume.data, "chunksize", getattr(volume.data, "chunks", None))
+    return {
+        "volume": {
+            "shape": volume.shape,
+            "dtype": volume.dtype.str,
+            "chunks": chunks,
+            "axes": volume.axes,
+            "spacing": volume.spacing,
+            "units": volume.units,
+            "origin": volume.origin,
+            "name": volume.name,
+        },
+        "prompts": [[prompt.id, prompt.text] for prompt in prompts.prompts],
+        "instance": prompts.instance,
+        "options": asdict(options),
+    }

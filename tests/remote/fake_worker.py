@@ -1,0 +1,58 @@
+"""A model process without a network: labels are the voxels above 100.
+
+The first argument says what goes wrong, if anything.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import numpy as np
+
+from napari_biomedparse.errors import DeviceError
+from napari_biomedparse.remote.serve import serve
+from napari_biomedparse.remote.wire import Connection
+from napari_biomedparse.worker import private_stdout
+
+MODE = sys.argv[1]
+
+
+def segment(volume, prompts, job):
+    job.say("status", text="Loading")
+    depth = volume.shape[0]
+    job.say(
+        "planned",
+        axis=0,
+        start=0,
+        stop=depth,
+        intensity="as they are",
+        truncated=[],
+        parameters={"pid": os.getpid(), **job.fields["options"]},
+    )
+    if MODE == "noisy":
+        print("a library prints to stdout")
+        os.system("echo and so does a program")
+    if MODE == "refuses":
+        raise DeviceError("There is no device 'cuda:7'.")
+    if MODE == "bug":
+        raise ZeroDivisionError("division by zero")
+    if MODE == "dies":
+        print("Killed by the test", file=sys.stderr)
+        os._exit(3)
+    for z in range(depth):
+        plane = np.asarray(volume.data[z : z + 1])
+        existence = np.full((len(prompts), 1), 0.5, np.float32)
+        labels = (plane > 100).astype(np.uint8) * prompts.ids[0]
+        job.say("slices", arrays=(labels, existence), start=z, stop=z + 1, axis=0)
+        if MODE == "slow":
+            time.sleep(0.05)
+        if MODE == "stuck" and z == 0:
+            time.sleep(60)
+        yield
+
+
+if __name__ == "__main__":
+    connection = Connection(sys.stdin.buffer, private_stdout())
+    serve(connection, segment, on_end=lambda: os._exit(0))
