@@ -49,7 +49,9 @@ def lazy_array(
     dask.array.Array
         Reading a block raises `FormatError` where the file is damaged.
     """
-    sizes = da.core.normalize_chunks(chunks, tuple(shape), dtype=np.dtype(dtype))
+    sizes = da.core.normalize_chunks(  # type: ignore[no-untyped-call]
+        chunks, tuple(shape), dtype=np.dtype(dtype)
+    )
 
     def block(block_info: Any = None) -> npt.NDArray[Any]:
         where = block_info[None]["array-location"]
@@ -65,7 +67,7 @@ def lazy_array(
                 "damaged or incomplete; copy it again from where it came."
             ) from error
 
-    result: ArrayLike = da.map_blocks(
+    result: ArrayLike = da.map_blocks(  # type: ignore[no-untyped-call]
         block,
         chunks=sizes,
         dtype=np.dtype(dtype),
@@ -114,7 +116,8 @@ def in_order(labels: ArrayLike, folder: Path) -> Iterator[npt.NDArray[Any]]:
             copy = np.lib.format.open_memmap(
                 Path(spool) / "labels.npy", "w+", dtype=array.dtype, shape=array.shape
             )
-            for index in da.core.slices_from_chunks(array.chunks):
+            blocks = da.core.slices_from_chunks(array.chunks)  # type: ignore[no-untyped-call]
+            for index in blocks:
                 copy[index] = array[index].compute()
             yield from in_order(copy, folder)
             del copy  # closes the file, which some systems need to remove it

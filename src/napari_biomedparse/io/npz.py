@@ -17,7 +17,7 @@ from napari_biomedparse.io.lazy import in_order
 from napari_biomedparse.io.npy import NpyMember
 from napari_biomedparse.io.output import fit, label_dtype, whole_or_nothing
 from napari_biomedparse.io.pickles import MAX_BYTES, read_pickle
-from napari_biomedparse.io.units import PIXEL, millimeters, unit_name
+from napari_biomedparse.io.units import PIXEL, to_millimeters, unit_name
 from napari_biomedparse.prompts import INSTANCE_KEY, PromptSet, parse_prompts
 from napari_biomedparse.volume import ArrayLike, Volume
 
@@ -102,16 +102,12 @@ def save_npz(
 
 
 def _describe(volume: Volume, prompts: PromptSet | None) -> dict[str, npt.NDArray[Any]]:
-    factors = [millimeters(unit) for unit in volume.units]
-    if any(factor is None for factor in factors):
-        spacing, unit = volume.spacing, PIXEL
-    else:
-        pairs = zip(volume.spacing, factors, strict=True)
-        spacing = tuple(size * (factor or 1.0) for size, factor in pairs)
-        unit = "millimeter"
+    pairs = zip(volume.spacing, volume.units, strict=True)
+    lengths = [to_millimeters(size, unit) for size, unit in pairs]
+    known = all(length is not None for length in lengths)
     described = {
-        "spacing": np.array(spacing[::-1], np.float64),
-        "spacing_unit": np.array(unit),
+        "spacing": np.array((lengths if known else volume.spacing)[::-1], np.float64),
+        "spacing_unit": np.array("millimeter" if known else PIXEL),
     }
     if prompts is not None:
         described["prompt_ids"] = np.array(prompts.ids, np.int64)

@@ -132,8 +132,9 @@ def _describe(volume: Volume, prompts: PromptSet | None) -> dict[str, Any]:
 
 
 def _as_prompts(texts: dict[int, str], instance: bool) -> PromptSet | None:
+    mapping: dict[object, object] = {**texts, INSTANCE_KEY: int(instance)}
     try:
-        return parse_prompts({**texts, INSTANCE_KEY: int(instance)}) if texts else None
+        return parse_prompts(mapping) if texts else None
     except PromptError as error:
         logger.warning("The prompts stored with the labels are unusable: %s", error)
         return None

@@ -1,4 +1,4 @@
-"""What a TIFF file says about its axes: OME-XML, ImageJ's own words, resolution tags."""
+"""What a TIFF file says about its axes, in OME-XML, ImageJ's words or plain tags."""
 
 from __future__ import annotations
 

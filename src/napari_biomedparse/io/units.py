@@ -29,15 +29,15 @@ _NAMES = {
 _BY_SYMBOL = {symbol: name for name, symbol in _NAMES.items()}
 _MICRO = "\N{MICRO SIGN}"
 _SPOKEN = {"micron": "micrometer", "sec": "second", "msec": "millisecond"}
-_MILLIMETERS = {
-    "meter": 1e3,
-    "centimeter": 10.0,
+_PER_MILLIMETER = {
+    "meter": 1e-3,
+    "centimeter": 1e-1,
     "millimeter": 1.0,
-    "micrometer": 1e-3,
-    "nanometer": 1e-6,
-    "angstrom": 1e-7,
-    "picometer": 1e-9,
-    "inch": 25.4,
+    "micrometer": 1e3,
+    "nanometer": 1e6,
+    "angstrom": 1e7,
+    "picometer": 1e9,
+    "inch": 1 / 25.4,
 }
 
 
@@ -73,6 +73,7 @@ def unit_symbol(name: str) -> str:
     return _NAMES.get(name, PIXEL)
 
 
-def millimeters(name: str) -> float | None:
-    """Return how many millimetres a unit is long, or None if it is no usual length."""
-    return _MILLIMETERS.get(name)
+def to_millimeters(size: float, unit: str) -> float | None:
+    """Return a length in millimetres, or None if `unit` is no usual one of length."""
+    per_millimeter = _PER_MILLIMETER.get(unit)
+    return None if per_millimeter is None else size / per_millimeter

@@ -163,8 +163,9 @@ def _open_image(
 def _as_prompts(
     texts: Mapping[int, str], instance: int, path: Path
 ) -> PromptSet | None:
+    mapping: dict[object, object] = {**texts, INSTANCE_KEY: instance}
     try:
-        return parse_prompts({**texts, INSTANCE_KEY: instance}) if texts else None
+        return parse_prompts(mapping) if texts else None
     except PromptError as error:
         logger.warning("%s: the label names do not serve as prompts: %s", path, error)
         return None
@@ -226,7 +227,7 @@ def _plain_volume(array: zarr.Array[Any], path: Path) -> Volume:
             f"{path} is an array of {rank} axes; images have two to five "
             "(t, c, z, y, x)."
         )
-    named = getattr(array.metadata, "dimension_names", None)
+    named: Any = getattr(array.metadata, "dimension_names", None)
     named = named or array.attrs.asdict().get("_ARRAY_DIMENSIONS") or ()
     axes = tuple(str(name).lower() for name in named)
     if len(axes) != rank or len(set(axes)) < rank or not set(axes) <= set(_AXES):

@@ -1,4 +1,4 @@
-"""OME-Zarr metadata, versions 0.1 to 0.5: axes, transforms, channels and label names."""
+"""OME-Zarr metadata, version 0.1 to 0.5: axes, transforms, channels, label names."""
 
 from __future__ import annotations
 
