@@ -40,9 +40,9 @@ HEAVY = {"dask", "magicgui", "napari", "numpy", "qtpy", "torch", "typer", "zarr"
 
 def fresh_python(code: str) -> str:
     """Standard output of `code` in a new interpreter."""
-    return subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    ).stdout
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_public_names() -> None:
