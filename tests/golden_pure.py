@@ -107,7 +107,7 @@ def float_volume(folder: Path) -> npt.NDArray[np.float32] | None:
     gain, offset = float(match[3]), float(match[4])
     start, stop, top, bottom, left, right = (int(match[i]) for i in (1, 2, 5, 6, 7, 8))
     slices = _load(folder / "ct_subvolume.npz")["imgs"][start - 28 : stop - 28]
-    volume = slices.astype(np.float32) * np.float32(gain) + np.float32(offset)
+    volume: npt.NDArray[np.float32] = slices.astype(np.float32) * gain + offset
     return volume[:, top:bottom, left:right]
 
 

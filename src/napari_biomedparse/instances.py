@@ -68,7 +68,8 @@ def label_components(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int
     ndarray [Z, Y, X]
         int32; 0, and 1 to the number of components.
     """
-    return cc3d.connected_components(labels, connectivity=6).astype(np.int32)
+    native = labels.astype(labels.dtype.newbyteorder("="), copy=False)
+    return cc3d.connected_components(native, connectivity=6).astype(np.int32)
 
 
 def _grow(

@@ -292,7 +292,8 @@ def _shared_voxels(truth: Labels, labels: Labels) -> tuple[Labels, Labels, Label
 
 
 def _renumbered(labels: Labels) -> Labels:
-    consecutive, _ = fastremap.renumber(labels)
+    native = labels.astype(labels.dtype.newbyteorder("="), copy=False)
+    consecutive, _ = fastremap.renumber(native)
     return consecutive.astype(np.int64)
 
 
