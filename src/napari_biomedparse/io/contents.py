@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from napari_biomedparse.errors import PromptError
+from napari_biomedparse.prompts import INSTANCE_KEY, parse_prompts
+
 if TYPE_CHECKING:
     from napari_biomedparse.prompts import PromptSet
     from napari_biomedparse.volume import Volume
+
+logger = logging.getLogger(__name__)
 
 Colour = tuple[int, int, int, int]
 """Red, green, blue and opacity, each 0 to 255."""
@@ -50,3 +56,31 @@ class Contents:
     images: tuple[Volume, ...] = ()
     labels: tuple[LabelVolume, ...] = ()
     prompts: PromptSet | None = None
+
+
+def as_prompts(
+    texts: Mapping[int, str], *, instance: bool, what: str
+) -> PromptSet | None:
+    """Make prompts of the names of label values, where they can serve as such.
+
+    Parameters
+    ----------
+    texts : mapping of int to str
+        Label values and their names.
+    instance : bool
+        Whether the values are objects.
+    what : str
+        File, for the log.
+
+    Returns
+    -------
+    PromptSet or None
+        None if there are no names, or one is no prompt, which is logged.
+    """
+    mapping: dict[object, object] = dict(texts.items())
+    mapping[INSTANCE_KEY] = int(instance)
+    try:
+        return parse_prompts(mapping) if texts else None
+    except PromptError as error:
+        logger.warning("%s: the label names do not serve as prompts: %s", what, error)
+        return None

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import tifffile
 import zarr
 
-from napari_biomedparse.errors import FormatError, PromptError
-from napari_biomedparse.io.contents import Contents, LabelVolume
+from napari_biomedparse.errors import FormatError
+from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
 from napari_biomedparse.io.lazy import Index, grow_chunks, in_order, lazy_array
 from napari_biomedparse.io.output import fit, label_dtype, whole_or_nothing
 from napari_biomedparse.io.tiff_metadata import (
@@ -26,7 +26,7 @@ from napari_biomedparse.io.tiff_metadata import (
     split_labels,
 )
 from napari_biomedparse.io.units import PIXEL, unit_symbol
-from napari_biomedparse.prompts import INSTANCE_KEY, PromptSet, parse_prompts
+from napari_biomedparse.prompts import INSTANCE_KEY, PromptSet
 from napari_biomedparse.volume import ArrayLike, Volume
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def open_tiff(path: Path) -> Contents:
             else:
                 texts, instance = split_labels(calibration.labels)
                 labels.append(LabelVolume(volume, texts))
-                prompts = _as_prompts(texts, instance)
+                prompts = as_prompts(texts, instance=instance, what=str(path))
     if not images and not labels:
         raise FormatError(f"{path} holds no image; a TIFF with at least one is needed.")
     return Contents(tuple(images), tuple(labels), prompts)
@@ -129,15 +129,6 @@ def _describe(volume: Volume, prompts: PromptSet | None) -> dict[str, Any]:
         entries |= {str(prompt.id): prompt.text for prompt in prompts.prompts}
         entries[INSTANCE_KEY] = str(int(prompts.instance))
     return described | {"MapAnnotation": entries}
-
-
-def _as_prompts(texts: dict[int, str], instance: bool) -> PromptSet | None:
-    mapping: dict[object, object] = {**texts, INSTANCE_KEY: int(instance)}
-    try:
-        return parse_prompts(mapping) if texts else None
-    except PromptError as error:
-        logger.warning("The prompts stored with the labels are unusable: %s", error)
-        return None
 
 
 def _check_codec(path: Path, series: tifffile.TiffPageSeries) -> None:

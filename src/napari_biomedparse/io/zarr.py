@@ -12,7 +12,7 @@ import numpy.typing as npt
 import zarr
 
 from napari_biomedparse.errors import FormatError, PromptError
-from napari_biomedparse.io.contents import Contents, LabelVolume
+from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
 from napari_biomedparse.io.lazy import Index, grow_chunks, in_order, lazy_array
 from napari_biomedparse.io.output import fit, label_dtype, whole_or_nothing
 from napari_biomedparse.io.units import PIXEL
@@ -24,7 +24,7 @@ from napari_biomedparse.io.zarr_metadata import (
     read_label_texts,
     read_multiscale,
 )
-from napari_biomedparse.prompts import INSTANCE_KEY, PromptSet, parse_prompts
+from napari_biomedparse.prompts import INSTANCE_KEY, PromptSet
 from napari_biomedparse.volume import ArrayLike, Volume
 
 logger = logging.getLogger(__name__)
@@ -135,8 +135,8 @@ def _open_group(group: zarr.Group, path: Path) -> Contents:
         return _open_image(group, attributes, path)
     if isinstance(attributes.get("labels"), list):
         return Contents(labels=_open_labels(group, path))
-    children = [path / name for name in sorted(group.keys(), key=_numeric_first)]
-    opened = [open_zarr(c) for c in children if c.name != "OME" and is_zarr(c)]
+    members = {name: node for name, node in group.members() if _may_hold_images(node)}
+    opened = [open_zarr(path / n) for n in sorted(members, key=_numeric_first)]
     images = tuple(volume for contents in opened for volume in contents.images)
     labels = tuple(volume for contents in opened for volume in contents.labels)
     if not images and not labels:
@@ -155,20 +155,10 @@ def _open_image(
     if isinstance(label, Mapping):
         texts, colours = read_label_texts(label), read_label_colours(label)
         labels = tuple(LabelVolume(volume, texts, colours) for volume in volumes)
-        instance = int(label.get(INSTANCE_KEY) == 1)
-        return Contents(labels=labels, prompts=_as_prompts(texts, instance, path))
+        instance = label.get(INSTANCE_KEY) == 1
+        prompts = as_prompts(texts, instance=instance, what=str(path))
+        return Contents(labels=labels, prompts=prompts)
     return Contents(volumes, _open_labels(group.get("labels"), path / "labels"))
-
-
-def _as_prompts(
-    texts: Mapping[int, str], instance: int, path: Path
-) -> PromptSet | None:
-    mapping: dict[object, object] = {**texts, INSTANCE_KEY: instance}
-    try:
-        return parse_prompts(mapping) if texts else None
-    except PromptError as error:
-        logger.warning("%s: the label names do not serve as prompts: %s", path, error)
-        return None
 
 
 def _open_labels(group: Any, path: Path) -> tuple[LabelVolume, ...]:
@@ -259,6 +249,12 @@ def _lazy(array: zarr.Array[Any], path: Path, axes: tuple[str, ...]) -> ArrayLik
 
 def _stem(path: Path) -> str:
     return path.name.removesuffix(".zarr").removesuffix(".ome")
+
+
+def _may_hold_images(node: Any) -> bool:
+    if isinstance(node, zarr.Array):
+        return 2 <= node.ndim <= len(_AXES) and node.dtype.kind in "buif"
+    return bool(node.basename != "OME")
 
 
 def _numeric_first(name: str) -> tuple[bool, int, str]:

@@ -1,0 +1,316 @@
+"""Between files or volumes and napari's layers: reader, writer and conversions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.utils.colormaps import DirectLabelColormap
+from napari.utils.transforms import Affine
+
+from napari_biomedparse.errors import VolumeError
+from napari_biomedparse.io import Contents, LabelVolume, open_file, save_labels
+from napari_biomedparse.io.files import recognise
+from napari_biomedparse.io.output import label_colour
+from napari_biomedparse.io.units import unit_name
+from napari_biomedparse.prompts import INSTANCE_KEY, PromptSet, parse_prompts
+from napari_biomedparse.volume import SPATIAL_AXES, Volume
+
+if TYPE_CHECKING:
+    import pint
+    from napari.components import Dims
+    from napari.layers import Image
+
+    from napari_biomedparse.io.contents import Colour
+
+LayerTuple = tuple[Any, dict[str, Any], str]
+"""Data, keywords and type of a layer, as npe2 wants them."""
+METADATA_KEY = "biomedparse"
+"""Where a layer's ``metadata`` hold what this plugin knows about it."""
+_AXES = ("t", "c", *SPATIAL_AXES)
+_CHANNEL_COLORMAPS = ("magenta", "green", "cyan", "yellow", "red", "blue")
+_UNNAMED: Colour = (128, 128, 128, 255)
+
+
+def get_reader(
+    path: str | os.PathLike[str] | Sequence[str],
+) -> Callable[[Any], list[LayerTuple]] | None:
+    """Return the npe2 reader for one or several files, or None if one is not ours."""
+    paths = _as_list(path)
+    return read_layers if paths and all(map(recognise, paths)) else None
+
+
+def read_layers(path: str | os.PathLike[str] | Sequence[str]) -> list[LayerTuple]:
+    """Open files as layers; the voxels stay on disk until they are shown.
+
+    Raises
+    ------
+    FormatError
+        If a file is damaged.
+    """
+    return [
+        layer for one in _as_list(path) for layer in to_layer_tuples(open_file(one))
+    ]
+
+
+def to_layer_tuples(contents: Contents) -> list[LayerTuple]:
+    """Return an Image layer for each channel and a Labels layer for each label image.
+
+    Parameters
+    ----------
+    contents : Contents
+        Of an opened file.
+
+    Returns
+    -------
+    list of LayerTuple
+        With scale, translate, units and axis labels; prompts of the file are in
+        ``metadata["biomedparse"]["text_prompts"]``, by label id.
+    """
+    layers: list[LayerTuple] = []
+    for volume in contents.images:
+        layers += _image_layers(volume, contents.prompts)
+    layers += [_labels_layer(labels, contents.prompts) for labels in contents.labels]
+    return layers
+
+
+def volume_from_layer(layer: Image, dims: Dims | None = None) -> Volume:
+    """Return the volume of a layer that the viewer is showing.
+
+    Parameters
+    ----------
+    layer : napari.layers.Image
+        Of three axes or more; of a multiscale layer the finest level is taken.
+    dims : napari.components.Dims, optional
+        The viewer's ``dims``: of further axes (channel, time) the position shown is
+        taken. Without it, the first.
+
+    Returns
+    -------
+    Volume
+        Three axes, lazy if the layer's data are.
+
+    Raises
+    ------
+    VolumeError
+        If the layer is a single image or in colour.
+    """
+    if layer.rgb:
+        raise VolumeError(
+            f"The layer {layer.name!r} is in colour (RGB); right-click it, choose "
+            "'Split RGB' and take one of the three."
+        )
+    kept = _kept_axes(layer)
+    position = _position(layer, dims)
+    index = tuple(slice(None) if i in kept else p for i, p in enumerate(position))
+    data = layer.data[0] if layer.multiscale else layer.data
+    axes = tuple(layer.axis_labels[i].lower() for i in kept)
+    if len(set(axes)) < len(axes) or not set(axes) <= set(_AXES):
+        axes = SPATIAL_AXES
+    return Volume(
+        data[index],
+        axes,
+        tuple(abs(float(layer.scale[i])) for i in kept),
+        tuple(unit_name(layer.units[i]) for i in kept),
+        tuple(float(layer.translate[i]) for i in kept),
+        layer.name,
+    )
+
+
+def labels_layer_kwargs(
+    layer: Image, prompts: PromptSet, *, name: str
+) -> dict[str, Any]:
+    """Return the keywords of a Labels layer that lies on an Image layer's volume.
+
+    Parameters
+    ----------
+    layer : napari.layers.Image
+        The layer that `volume_from_layer` was given.
+    prompts : PromptSet
+        Each gets a colour and a row of the ``features`` table (columns ``index``, the
+        label id, and ``prompt``); instances get napari's own colours.
+    name : str
+        Name of the new layer.
+
+    Returns
+    -------
+    dict
+        All transforms of the image (scale, translate, rotate, shear, affine), units,
+        axis labels, colours, features and metadata; data are not among them.
+    """
+    kept = _kept_axes(layer)
+    keywords: dict[str, Any] = {
+        "name": name,
+        "units": tuple(layer.units[i] for i in kept),
+        "axis_labels": tuple(layer.axis_labels[i] for i in kept),
+        "metadata": {METADATA_KEY: _prompt_metadata(prompts)},
+        **_transforms(layer, kept),
+    }
+    if not prompts.instance:
+        texts = dict(zip(prompts.ids, prompts.texts, strict=True))
+        keywords |= _named_labels(texts, {i: label_colour(i) for i in prompts.ids})
+    return keywords
+
+
+def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """Save a Labels layer: npe2's writer for one layer.
+
+    Parameters
+    ----------
+    path : str
+        Ending in a format that `napari_biomedparse.io.save_labels` knows; replaced
+        if it exists, as napari has asked already.
+    data : array
+        The labels, three axes.
+    meta : dict
+        The layer's keywords.
+
+    Returns
+    -------
+    list of str
+        The path.
+    """
+    data = data[0] if meta.get("multiscale") else data
+    rank = len(data.shape)
+    labels = tuple(label.lower() for label in meta.get("axis_labels") or ())
+    named = len(set(labels)) == rank and set(labels) <= set(_AXES)
+    volume = Volume(
+        data,
+        labels if named else _AXES[-rank:],
+        tuple(abs(float(size)) for size in meta.get("scale", (1.0,) * rank)),
+        tuple(map(unit_name, meta.get("units") or ("pixel",) * rank)),
+        tuple(map(float, meta.get("translate", (0.0,) * rank))),
+        str(meta.get("name", "labels")),
+    )
+    save_labels(path, data, volume=volume, prompts=_stored(meta), overwrite=True)
+    return [path]
+
+
+def _as_list(path: str | os.PathLike[str] | Sequence[str]) -> list[Any]:
+    return [path] if isinstance(path, (str, os.PathLike)) else list(path)
+
+
+def _image_layers(volume: Volume, prompts: PromptSet | None) -> list[LayerTuple]:
+    if "c" not in volume.axes:
+        return [(*_data_and_keywords(volume, prompts), "image")]
+    count = volume.shape[volume.axes.index("c")]
+    names = volume.channel_names or tuple(f"channel {i}" for i in range(count))
+    layers: list[LayerTuple] = []
+    for i, name in enumerate(names):
+        data, keywords = _data_and_keywords(volume.select(c=i), prompts)
+        if count > 1:
+            own = name if name in ("red", "green", "blue") else None
+            keywords |= {
+                "name": f"{volume.name} {name}",
+                "colormap": own or _CHANNEL_COLORMAPS[i % len(_CHANNEL_COLORMAPS)],
+                "blending": "additive" if i else "translucent_no_depth",
+            }
+        layers.append((data, keywords, "image"))
+    return layers
+
+
+def _labels_layer(labels: LabelVolume, prompts: PromptSet | None) -> LayerTuple:
+    data, keywords = _data_and_keywords(labels.volume, prompts)
+    if prompts is None or not prompts.instance:
+        keywords |= _named_labels(labels.texts, labels.colours)
+    return data, keywords, "labels"
+
+
+def _data_and_keywords(
+    volume: Volume, prompts: PromptSet | None
+) -> tuple[Any, dict[str, Any]]:
+    known: dict[str, Any] = {} if prompts is None else _prompt_metadata(prompts)
+    keywords: dict[str, Any] = {
+        "name": volume.name,
+        "scale": volume.spacing,
+        "translate": volume.origin,
+        "units": volume.units,
+        "axis_labels": volume.axes,
+        "multiscale": bool(volume.levels),
+        "metadata": {METADATA_KEY: {"source": str(volume.source), **known}},
+    }
+    data = [volume.data, *volume.levels] if volume.levels else volume.data
+    return data, keywords
+
+
+def _prompt_metadata(prompts: PromptSet) -> dict[str, Any]:
+    texts = dict(zip(prompts.ids, prompts.texts, strict=True))
+    return {"text_prompts": texts, INSTANCE_KEY: int(prompts.instance)}
+
+
+def _stored(meta: Mapping[str, Any]) -> PromptSet | None:
+    known = (meta.get("metadata") or {}).get(METADATA_KEY) or {}
+    texts = known.get("text_prompts")
+    if not texts:
+        return None
+    return parse_prompts({**texts, INSTANCE_KEY: known.get(INSTANCE_KEY, 0)})
+
+
+def _named_labels(
+    texts: Mapping[int, str], colours: Mapping[int, Colour]
+) -> dict[str, Any]:
+    """Return features and colours, as far as there are names and colours."""
+    keywords: dict[str, Any] = {}
+    if texts:
+        ids, names = [0, *texts], ["background", *texts.values()]
+        keywords["features"] = {"index": ids, "prompt": names}
+    if colours:
+        shown: dict[int | None, Any] = {0: np.zeros(4), None: np.divide(_UNNAMED, 255)}
+        shown |= {i: np.divide(rgba, 255) for i, rgba in colours.items()}
+        keywords["colormap"] = DirectLabelColormap(color_dict=shown)
+    return keywords
+
+
+def _kept_axes(layer: Image) -> list[int]:
+    """Return which axes make up the volume: all but channel, time or leading ones."""
+    if layer.ndim < 3:
+        raise VolumeError(
+            f"The layer {layer.name!r} is a single image; a volume of three axes is "
+            "needed. Open a stack, or convert the image to a stack of one slice."
+        )
+    labels = [label.lower() for label in layer.axis_labels]
+    kept = [i for i, label in enumerate(labels) if label not in ("c", "t")]
+    return kept if len(kept) == 3 else list(range(layer.ndim - 3, layer.ndim))
+
+
+def _position(layer: Image, dims: Dims | None) -> tuple[int, ...]:
+    """Return the index along each of the layer's axes at which the viewer is."""
+    if dims is None:
+        return (0,) * int(layer.ndim)
+    point = list(dims.point[-layer.ndim :])
+    world = getattr(dims, "units", None)
+    if world is not None:
+        for i, unit in enumerate(world[-layer.ndim :]):
+            point[i] *= _factor(unit, layer.units[i])
+    data = np.rint(layer.world_to_data(point)).astype(int)
+    shape = (layer.data[0] if layer.multiscale else layer.data).shape
+    return tuple(int(np.clip(p, 0, n - 1)) for p, n in zip(data, shape, strict=True))
+
+
+def _factor(unit: pint.Unit, other: pint.Unit) -> float:
+    if not unit.is_compatible_with(other):
+        return 1.0
+    return float((1.0 * unit).to(other).magnitude)
+
+
+def _transforms(layer: Image, kept: list[int]) -> dict[str, Any]:
+    own: Any = layer
+    affine = layer.affine
+    if len(kept) < layer.ndim:
+        own = Affine(
+            scale=layer.scale,
+            translate=layer.translate,
+            rotate=layer.rotate,
+            shear=layer.shear,
+            ndim=layer.ndim,
+        ).set_slice(kept)
+        affine = affine.set_slice(kept)
+    return {
+        "scale": own.scale,
+        "translate": own.translate,
+        "rotate": own.rotate,
+        "shear": own.shear,
+        "affine": affine.affine_matrix,
+    }
