@@ -11,6 +11,7 @@ import logging
 import os
 import pickle
 import re
+import uuid
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -182,7 +183,7 @@ def save_weights(
     facts = {"format": "pt", **(metadata or {})}
     if config is not None:
         facts[_CONFIG] = json.dumps(asdict(config))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         save_file(_separate(tensors), part, metadata=facts)
         part.replace(path)
@@ -244,8 +245,8 @@ def _read_pickled(path: Path, head: bytes) -> Checkpoint:
         )
     if path.suffix == ".safetensors":  # torch.load would believe the name
         raise CheckpointError(
-            f"{path} is a pickled PyTorch checkpoint in spite of its name. Rename it to "
-            ".ckpt if you trust where it comes from."
+            f"{path} is a pickled PyTorch checkpoint in spite of its name. Rename it "
+            "to .ckpt if you trust where it comes from."
         )
     is_zip = head.startswith(_ZIP)
     if is_zip and not zipfile.is_zipfile(path):
