@@ -13,8 +13,9 @@ import napari_biomedparse
 PACKAGE = "napari_biomedparse"
 ROWS = (
     {"errors"},
-    {"model", "prompts", "tokenizer", "volume", "wire"},
+    {"model", "prompts", "tokenizer", "volume"},
     {
+        "hub",
         "instances",
         "io",
         "metrics",
