@@ -1,0 +1,1 @@
+"""Training: cases to batches, losses, the loop, and the recipe of the demo model."""

@@ -1,0 +1,316 @@
+"""The recipe of the demo model: phantoms, their prompts, a small network.
+
+``python -m napari_biomedparse.training.demo --output DIR --seed 0 --steps 10000``
+trains it anew; cut off, the same command goes on where it was. Only phantoms are used,
+so that the weights carry nobody's data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from napari_biomedparse.model.biomedparse import BiomedParse
+from napari_biomedparse.model.config import BiomedParseConfig
+from napari_biomedparse.phantoms import KINDS, Phantom, make_phantom
+from napari_biomedparse.phantoms.wordings import (
+    FOREIGN,
+    MODALITIES,
+    NAMES,
+    TEMPLATES,
+    TITLES,
+    wording,
+)
+from napari_biomedparse.tokenizer import END_ID, START_ID, tokenize
+from napari_biomedparse.training.data import (
+    Augmentation,
+    Batches,
+    Case,
+    Question,
+    question,
+)
+from napari_biomedparse.training.loop import Trainer, TrainOptions
+
+logger = logging.getLogger(__name__)
+
+CONFIG = BiomedParseConfig(
+    image_size=128,
+    backbone_widths=(32, 64, 96, 160),
+    backbone_depths=(2, 2, 3, 1),
+    focal_levels=3,
+    dim=64,
+    heads=4,
+    feedforward=128,
+    norm_groups=8,
+    encoder_layers=2,
+    decoder_layers=3,
+    text_width=32,
+    text_layers=2,
+)
+"""Sizes of the demo model."""
+
+PHANTOM_SHAPE = (12, 256, 256)
+"""Shape of the phantoms that are trained on; slices are cut from them."""
+EM_SHARE = 0.6
+SLICES = 12
+LEARNING_RATE = 1.5e-3
+NUCLEI = {"em": "nucleus", "light-sheet": "nuclei"}
+"""Without a modality these two have the same name."""
+
+
+def to_case(phantom: Phantom) -> Case:
+    """Turn a phantom into a training case."""
+    objects = sum(phantom.objects.values())
+    return Case(
+        phantom.kind,
+        phantom.image,
+        phantom.labels.astype(np.uint8),
+        np.asarray(objects, np.uint16),
+    )
+
+
+def make_cases(folder: Path, count: int, seed: int) -> list[Case]:
+    """Draw the phantoms to train on, or read them from `folder` if they are there.
+
+    Parameters
+    ----------
+    folder : Path
+        Where each is kept as an `.npz`.
+    count : int
+        How many.
+    seed : int
+        Of the first; they count on from ``1000 * seed``.
+
+    Returns
+    -------
+    list of Case
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_make_case(folder, 100_000 * seed + index) for index in range(count)]
+
+
+def _make_case(folder: Path, seed: int) -> Case:
+    kind = "em" if (seed * EM_SHARE) % 1.0 < EM_SHARE - 1e-9 else "light-sheet"
+    path = folder / f"{kind}-{seed}.npz"
+    if path.exists():
+        with np.load(path, allow_pickle=False) as kept:
+            return Case(kind, kept["image"], kept["labels"], kept["objects"])
+    case = to_case(make_phantom(kind, seed, shape=PHANTOM_SHAPE))
+    part = path.with_suffix(".part.npz")
+    np.savez(part, image=case.image, labels=case.labels, objects=case.objects)
+    part.replace(path)
+    return case
+
+
+def ask_about_phantoms(rng: np.random.Generator) -> list[Question]:
+    """Ask for every target, for nuclei in whatever microscope, and for the unheard of.
+
+    In half of the batches one sentence serves all, so that prompts of one length are
+    seen together: the padding to the longest prompt takes part in the computation.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of the randomness.
+
+    Returns
+    -------
+    list of Question
+        Nine or ten; each target occurs, so that every slice has its negatives.
+    """
+    questions = []
+    common = TEMPLATES[int(rng.integers(len(TEMPLATES)))]
+    template = common if rng.random() < 0.5 else None
+    for kind, targets in KINDS.items():
+        for label, target in enumerate(targets, start=1):
+            text = wording(rng, kind, target, template=template)
+            bare = text in NAMES[target] and target in NUCLEI.values()
+            answers = _nuclei_anywhere() if bare else {kind: label}
+            questions.append(question(text, answers))
+    questions.append(_foreign(rng, common))
+    if template is None or "{m}" not in template:
+        questions.append(question(_nuclear_name(rng), _nuclei_anywhere()))
+    return [_with_noise(rng, asked) for asked in questions]
+
+
+def _nuclei_anywhere() -> dict[str, int]:
+    return {kind: KINDS[kind].index(name) + 1 for kind, name in NUCLEI.items()}
+
+
+def _nuclear_name(rng: np.random.Generator) -> str:
+    shared = sorted(set(NAMES["nucleus"]) & set(NAMES["nuclei"]))
+    name = shared[int(rng.integers(len(shared)))]
+    forms = ("{}", "the {}", "{} in microscopy", "segment {}")
+    return forms[int(rng.integers(len(forms)))].format(name)
+
+
+def _foreign(rng: np.random.Generator, template: str) -> Question:
+    """Ask for something that no phantom holds: known words, or words never learned."""
+    if rng.random() < 0.5:
+        return question(FOREIGN[int(rng.integers(len(FOREIGN)))], {})
+    kind = list(MODALITIES)[int(rng.integers(len(MODALITIES)))]
+    names = MODALITIES[kind]
+    mark = "zebra"
+    text = template.format(t=mark, m=names[int(rng.integers(len(names)))])
+    ids = tokenize(text).ids[: tokenize(text).length]
+    at = int(np.flatnonzero(ids == tokenize(mark).ids[1])[0])
+    strange = rng.integers(1_000, START_ID, int(rng.integers(1, 4)))
+    return Question(np.concatenate([ids[:at], strange, ids[at + 1 :]]), {})
+
+
+def _with_noise(rng: np.random.Generator, asked: Question) -> Question:
+    """Now and then put a word in that means nothing."""
+    if rng.random() > 0.2:
+        return asked
+    at = int(rng.integers(1, len(asked.ids)))
+    strange = rng.integers(1_000, START_ID, 1)
+    ids = np.concatenate([asked.ids[:at], strange, asked.ids[at:]])
+    return Question(ids, asked.answers)
+
+
+def known_tokens() -> set[int]:
+    """Token ids of all words that training uses."""
+    texts = [*TEMPLATES, *TITLES.values(), *FOREIGN, "the in microscopy segment"]
+    texts += [n for names in (*NAMES.values(), *MODALITIES.values()) for n in names]
+    texts += [f"({n}) , {n}:" for names in MODALITIES.values() for n in names]
+    return {START_ID, END_ID} | {int(i) for text in texts for i in tokenize(text).ids}
+
+
+def new_model(seed: int) -> BiomedParse:
+    """Make the untrained network; words that training does not use mean nothing."""
+    torch.manual_seed(seed)
+    model = BiomedParse(CONFIG)
+    table = model.mask_decoder.language_encoder.encoder_transformer.token_embedding
+    with torch.no_grad():
+        table.weight.normal_(0.0, 0.1)
+        unknown = torch.ones(len(table.weight), dtype=torch.bool)
+        unknown[sorted(known_tokens())] = False
+        table.weight[unknown] = 0.0
+    return model
+
+
+def export(model: BiomedParse, path: Path, about: dict[str, str]) -> None:
+    """Write the weights as float16 `.safetensors` with the config and `about`."""
+    weights = {
+        name: value.detach().cpu().half().contiguous()
+        for name, value in model.state_dict().items()
+    }
+    metadata = {"config": json.dumps(asdict(model.config)), **about}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    save_file(weights, part, metadata=metadata)
+    part.replace(path)
+
+
+def train(
+    output: Path, *, seed: int, steps: int, minutes: float | None, phantoms: int
+) -> Path:
+    """Train the demo model, or go on with it.
+
+    Parameters
+    ----------
+    output : Path
+        Folder for phantoms, checkpoint and `demo.safetensors`.
+    seed : int
+        Fixes phantoms, weights and batches.
+    steps : int
+        Number of batches, if `minutes` is None.
+    minutes : float or None
+        Wall-clock limit instead.
+    phantoms : int
+        How many volumes to train on.
+
+    Returns
+    -------
+    Path
+        The weights, averaged over the last steps.
+    """
+    cases = make_cases(output / "phantoms", phantoms, seed)
+    batches = Batches(
+        cases,
+        ask_about_phantoms,
+        size=CONFIG.image_size,
+        slices=SLICES,
+        seed=seed,
+        augmentation=Augmentation(),
+    )
+    options = TrainOptions(
+        steps=steps,
+        minutes=minutes,
+        learning_rate=LEARNING_RATE,
+        clip=1.0,
+        # Every slice gets as many absent targets as present ones: no need to weigh.
+        existence_weight=1.0,
+        seed=seed,
+    )
+    weights = output / "demo.safetensors"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def keep(model: BiomedParse, step: int) -> None:
+        export(model, weights, _about(seed, step, phantoms))
+
+    Trainer(new_model(seed).to(device), batches, options, output, keep).run()
+    return weights
+
+
+def _about(seed: int, step: int, phantoms: int) -> dict[str, str]:
+    """Describe where the weights come from, for the file's header."""
+    return {
+        "name": "napari-biomedparse demo model",
+        "command": "python -m napari_biomedparse.training.demo --output DIR "
+        f"--seed {seed} --steps {step} --phantoms {phantoms}",
+        "data": f"{phantoms} procedural phantoms of napari_biomedparse.phantoms from "
+        f"seed {100_000 * seed} on, shape {PHANTOM_SHAPE}; no real images",
+        "seed": str(seed),
+        "steps": str(step),
+        "commit": _commit(),
+        "licence": "BSD-3-Clause",
+    }
+
+
+def _commit() -> str:
+    """Name the commit of the source tree, if there is one."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train from the command line."""
+    parser = argparse.ArgumentParser(description="Train the demo model anew.")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--minutes", type=float, help="wall-clock limit, not steps")
+    parser.add_argument("--phantoms", type=int, default=320)
+    chosen = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    path = train(
+        chosen.output,
+        seed=chosen.seed,
+        steps=chosen.steps,
+        minutes=chosen.minutes,
+        phantoms=chosen.phantoms,
+    )
+    logger.info("wrote %s", path)
+
+
+if __name__ == "__main__":
+    main()
