@@ -6,11 +6,15 @@ the channels-last memory format of [B, C, H, W]: the convolutions see it as a vi
 
 from __future__ import annotations
 
+from typing import cast, TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_biomedparse.model.config import BiomedParseConfig
+
+if TYPE_CHECKING:
+    from napari_biomedparse.model.config import BiomedParseConfig
 
 LAYER_SCALE = 0.1
 """Initial value of the residual branches' scale."""
@@ -147,7 +151,8 @@ class Backbone(nn.Module):
         """
         x = self.patch_embed(image)
         features = []
-        for i, stage in enumerate(self.layers):
+        for i, layer in enumerate(self.layers):
+            stage = cast("Stage", layer)
             x = stage(x)
             norm = self.get_submodule(f"norm{i}")
             features.append(norm(x).permute(0, 3, 1, 2))

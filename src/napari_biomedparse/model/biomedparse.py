@@ -6,16 +6,18 @@ its two neighbours as channels. ARCHITECTURE is the specification followed here.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import cast, TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from napari_biomedparse.model.backbone import Backbone
-from napari_biomedparse.model.boltzmann import RandomField
 from napari_biomedparse.model.config import V2, BiomedParseConfig
 from napari_biomedparse.model.mask_decoder import Decoded, ImageFeatures, MaskDecoder
 from napari_biomedparse.model.pixel_decoder import PixelDecoder
+
+if TYPE_CHECKING:
+    from napari_biomedparse.model.boltzmann import RandomField
 
 
 class BiomedParse(nn.Module):
@@ -43,12 +45,12 @@ class BiomedParse(nn.Module):
     @property
     def pixel_decoder(self) -> PixelDecoder:
         """Backbone features to mask features and levels."""
-        return cast(PixelDecoder, self.sem_seg_head["pixel_decoder"])
+        return cast("PixelDecoder", self.sem_seg_head["pixel_decoder"])
 
     @property
     def mask_decoder(self) -> MaskDecoder:
         """Queries and prompts to masks, edges and existence."""
-        return cast(MaskDecoder, self.sem_seg_head["predictor"])
+        return cast("MaskDecoder", self.sem_seg_head["predictor"])
 
     def encode_image(self, slices: Tensor) -> ImageFeatures:
         """Compute what all prompts share.

@@ -6,17 +6,19 @@ ARCHITECTURE section 5. All that depends on the slice alone is computed once a s
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast, TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from napari_biomedparse.model.boltzmann import RandomField, hidden_keys
-from napari_biomedparse.model.config import BiomedParseConfig
 from napari_biomedparse.model.layers import Attention, FeedForward, sine_positions
-from napari_biomedparse.model.pixel_decoder import PixelFeatures
 from napari_biomedparse.model.text_encoder import TextEncoder
+
+if TYPE_CHECKING:
+    from napari_biomedparse.model.pixel_decoder import PixelFeatures
+    from napari_biomedparse.model.config import BiomedParseConfig
 
 LEVELS = 3
 
@@ -73,6 +75,33 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.multihead_attn = Attention(config.dim, config.heads)
         self.norm = nn.LayerNorm(config.dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor | float,
+        keys: Tensor,
+        values: Tensor,
+        visible: Tensor | None = None,
+    ) -> Tensor:
+        """Let tokens read a projected memory; as many may share one as fit.
+
+        Parameters
+        ----------
+        x : Tensor [N, L, C]
+        positions : Tensor [N, L, C] or 0
+        keys, values : Tensor [B, heads, K, C / heads]
+            N is a multiple of B: neighbours in N share a memory.
+        visible : bool Tensor [B, heads, N / B * L, K], optional
+
+        Returns
+        -------
+        Tensor [N, L, C]
+        """
+        query = (x + positions).reshape(len(keys), -1, x.shape[-1])
+        read = self.multihead_attn.attend(query, keys, values, visible=visible)
+        y: Tensor = self.norm(x + read.view_as(x))
+        return y
 
 
 class SelfAttention(nn.Module):
@@ -153,8 +182,10 @@ class MaskDecoder(nn.Module):
             levels.append(tokens)
             placed.append(tokens + positions)
         projected = [
-            layer.multihead_attn.project_memory(placed[i % LEVELS], levels[i % LEVELS])
-            for i, layer in enumerate(self.transformer_cross_attention_layers)
+            layer.project_memory(placed[i % LEVELS], levels[i % LEVELS])
+            for i, layer in enumerate(
+                _attentions(self.transformer_cross_attention_layers)
+            )
         ]
         # Sampling is linear, so it comes before the product with the mask embeddings.
         sampled = tuple(
@@ -184,22 +215,19 @@ class MaskDecoder(nn.Module):
         s = self.initial_self_attention_layer(torch.cat([q, t], dim=1), positions)
         q, t = s[:, : self.queries], s[:, self.queries :]
         q = self.initial_ffn_layer(q)
-        for i, cross in enumerate(self.transformer_cross_attention_layers):
+        classifiers = _attentions(self.classifier_cross_attention_layers)
+        for i, classifier in enumerate(classifiers):
             visible = self._visible_keys(q, image, i, field)
-            read = cross.multihead_attn.attend(
-                (q + q_positions).view(slices, -1, q.shape[-1]),  # [B, P * Q, C]
-                image.keys[i],
-                image.values[i],
-                visible=visible,
-            ).view_as(q)
-            q = cross.norm(q + read)
+            q = self.transformer_cross_attention_layers[i](
+                q, q_positions, image.keys[i], image.values[i], visible
+            )
             s = self.transformer_self_attention_layers[i](
                 torch.cat([q, t], dim=1), positions
             )
             q, t = s[:, : self.queries], s[:, self.queries :]
             q = self.transformer_ffn_layers[i](q)
-            classify = self.classifier_cross_attention_layers[i]
-            c = classify.norm(c + classify.multihead_attn(c, s + positions, s))
+            keys, values = classifier.project_memory(s + positions, s)
+            c = self.classifier_cross_attention_layers[i](c, 0, keys, values)
             c = self.classifier_ffn_layers[i](c)
         return self._read_out(q, c, image, prompts)
 
@@ -232,3 +260,7 @@ class MaskDecoder(nn.Module):
         logits = logits.view(slices, prompts, 2, height, width)
         existence = self.classifier(c).view(slices, prompts)
         return Decoded(logits[:, :, 0], logits[:, :, 1], existence)
+
+
+def _attentions(layers: nn.ModuleList) -> list[Attention]:
+    return [cast("CrossAttention", layer).multihead_attn for layer in layers]

@@ -5,13 +5,15 @@ ARCHITECTURE section 3 (the design is that of Mask2Former's simpler pixel decode
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_biomedparse.model.config import BiomedParseConfig
 from napari_biomedparse.model.layers import Attention, sine_positions
+
+if TYPE_CHECKING:
+    from napari_biomedparse.model.config import BiomedParseConfig
 
 
 class PixelFeatures(NamedTuple):
@@ -72,12 +74,11 @@ class Encoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, H, W]."""
-        height, width = z.shape[-2:]
         x = z.flatten(2).transpose(1, 2)  # [B, H * W, C]
-        positions = sine_positions(height, width, x.shape[-1], x.device, x.dtype)
+        positions = sine_positions(*z.shape[-2:], x.shape[-1], x.device, x.dtype)
         for layer in self.layers:
             x = layer(x, positions)
-        return x.transpose(1, 2).unflatten(-1, (height, width))
+        return x.transpose(1, 2).reshape(z.shape)
 
 
 class PixelDecoder(nn.Module):

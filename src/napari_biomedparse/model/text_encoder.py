@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from napari_biomedparse.model.config import BiomedParseConfig
 from napari_biomedparse.model.layers import Attention
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from napari_biomedparse.model.config import BiomedParseConfig
 
 NORM_EPS = 1e-12
 
@@ -96,4 +99,5 @@ class TextEncoder(nn.Module):
         -------
         Tensor [P, L, C]
         """
-        return self.encoder_transformer(ids) @ self.lang_proj
+        tokens: Tensor = self.encoder_transformer(ids) @ self.lang_proj
+        return tokens

@@ -1,0 +1,221 @@
+"""All that is decided before the first slice: options, and what follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_biomedparse.errors import OptionError
+from napari_biomedparse.preprocess import (
+    MODALITIES,
+    Intensity,
+    SliceGeometry,
+    choose_intensity,
+    plan_slices,
+)
+from napari_biomedparse.prompts import PromptSet, parse_prompts
+from napari_biomedparse.tokenizer import tokenize
+from napari_biomedparse.volume import Volume, as_volume
+
+if TYPE_CHECKING:
+    from napari_biomedparse.model.config import BiomedParseConfig
+
+
+def _option(default: Any, label: str, help_text: str, **limits: Any) -> Any:
+    """Make an option's one home: default, label, help text and limits."""
+    return field(
+        default=default, metadata={"label": label, "help": help_text, **limits}
+    )
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """How a volume is segmented; forms and the command line are made from this."""
+
+    modality: str = _option(
+        "auto",
+        "Modality",
+        "Kind of image, which decides how its values become the 0 to 255 that the "
+        "network knows. 8-bit images are used as they are.",
+        choices=tuple(MODALITIES),
+    )
+    axis: int | None = _option(
+        None,
+        "Slicing axis",
+        "Axis along which the volume is cut into slices: 0, 1 or 2. Chosen by the "
+        "volume's shape if not given.",
+        min=0,
+        max=2,
+    )
+    slices: tuple[int, int] | None = _option(
+        None, "Slices", "First slice and the one after the last; all if not given."
+    )
+    existence_threshold: float = _option(
+        0.5,
+        "Existence threshold",
+        "A prompt counts in a slice if the network finds it at least this probable "
+        "that its target is there.",
+        min=0.0,
+        max=1.0,
+    )
+    overlap_threshold: float = _option(
+        0.5,
+        "Overlap threshold",
+        "Of two prompts whose masks overlap by more than this (intersection over "
+        "union), the less probable one is dropped in that slice.",
+        min=0.0,
+        max=1.0,
+    )
+    instances: bool | None = _option(
+        None,
+        "Separate objects",
+        "Give every object a number of its own, split at the predicted edges. If not "
+        "given, the file's instance_label decides.",
+    )
+    batch_size: int = _option(
+        4,
+        "Slices a batch",
+        "Slices that go through the network at once. Never changes the result.",
+        min=1,
+        max=1024,
+    )
+    seed: int = _option(
+        0,
+        "Seed",
+        "Fixes the random part of the network: same seed, same labels.",
+        min=0,
+        max=2**31 - 1,
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values outside an option's choices or limits."""
+        for item in fields(self):
+            value, limits = getattr(self, item.name), item.metadata
+            label = f"{limits['label']} ({item.name})"
+            if "choices" in limits and value not in limits["choices"]:
+                raise OptionError(
+                    f"{label} is {value!r}; choose one of "
+                    f"{', '.join(map(str, limits['choices']))}."
+                )
+            if "min" in limits and value is not None:
+                whole = not isinstance(limits["min"], float)
+                kinds = (int, np.integer) if whole else (int, float, np.number)
+                if isinstance(value, bool) or not isinstance(value, kinds):
+                    kind = "a whole number" if whole else "a number"
+                    raise OptionError(f"{label} must be {kind}, not {value!r}.")
+                if not limits["min"] <= value <= limits["max"]:
+                    raise OptionError(
+                        f"{label} is {value}; it must lie between {limits['min']} and "
+                        f"{limits['max']}."
+                    )
+        if self.slices is not None and len(tuple(self.slices)) != 2:
+            raise OptionError(
+                f"Slices must be a first slice and the one after the last, not "
+                f"{self.slices!r}."
+            )
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """All that is decided before the first slice.
+
+    Parameters
+    ----------
+    volume : Volume
+        Three axes.
+    prompts : PromptSet
+    options : SegmentOptions
+    geometry : SliceGeometry
+        Slicing axis, padding and resize.
+    intensity : Intensity
+        How values become 0 to 255.
+    start, stop : int
+        Range of slices along the slicing axis.
+    instances : bool
+        Whether edges are wanted, to separate objects.
+    truncated : tuple of str
+        Prompts that lost their end because they are longer than 77 tokens.
+    """
+
+    volume: Volume
+    prompts: PromptSet
+    options: SegmentOptions
+    geometry: SliceGeometry
+    intensity: Intensity
+    start: int
+    stop: int
+    instances: bool
+    truncated: tuple[str, ...]
+
+    @property
+    def label_dtype(self) -> np.dtype[Any]:
+        """Smallest unsigned type that holds every label id."""
+        return np.min_scalar_type(max(self.prompts.ids))
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what a result should remember, as plain JSON types."""
+        return {
+            **asdict(self.options),
+            "prompts": {str(p.id): p.text for p in self.prompts.prompts},
+            "slicing_axis": self.geometry.axis,
+            "slices": [self.start, self.stop],
+            "instances": self.instances,
+            "intensity": self.intensity.describe(),
+            "truncated_prompts": list(self.truncated),
+            "napari_biomedparse": version("napari-biomedparse"),
+        }
+
+
+def plan_run(
+    volume: Any,
+    prompts: Any,
+    options: SegmentOptions | None = None,
+    *,
+    config: BiomedParseConfig,
+) -> RunPlan:
+    """Decide all that can be decided before the first slice.
+
+    Parameters
+    ----------
+    volume : array or Volume
+        numpy, dask or zarr array with three axes.
+    prompts : see `parse_prompts`
+    options : SegmentOptions, optional
+    config : BiomedParseConfig
+        Of the network that will run.
+
+    Returns
+    -------
+    RunPlan
+
+    Raises
+    ------
+    VolumeError, PromptError, OptionError
+        If the volume, the prompts or the options cannot be used.
+    """
+    options = options or SegmentOptions()
+    volume = as_volume(volume)
+    prompts = parse_prompts(prompts)
+    geometry = plan_slices(volume.shape, config.image_size, options.axis)
+    start, stop = options.slices or (0, geometry.depth)
+    if not 0 <= start < stop <= geometry.depth:
+        raise OptionError(
+            f"Slices {start} to {stop} do not lie in {volume.name}, which has "
+            f"{geometry.depth} slices along axis {geometry.axis}; choose a range "
+            f"within 0 to {geometry.depth}, the end not included."
+        )
+    wanted = options.instances
+    return RunPlan(
+        volume=volume,
+        prompts=prompts,
+        options=options,
+        geometry=geometry,
+        intensity=choose_intensity(volume.data, options.modality),
+        start=int(start),
+        stop=int(stop),
+        instances=prompts.instance if wanted is None else wanted,
+        truncated=tuple(text for text in prompts.texts if tokenize(text).truncated),
+    )

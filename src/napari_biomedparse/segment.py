@@ -1,0 +1,333 @@
+"""THE main path: a volume and prompts -> slices through the network -> labels.
+
+`run_plan` is the only loop over slices. `iter_segment` hands its finished slices
+on as they come, `segment` collects them, `segment_lazy` computes them when asked.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import zarr
+from dask.delayed import delayed
+
+from napari_biomedparse.engine import Engine
+from napari_biomedparse.errors import OptionError
+from napari_biomedparse.instances import split_instances
+from napari_biomedparse.model.biomedparse import BiomedParse
+from napari_biomedparse.plan import RunPlan, SegmentOptions, plan_run
+from napari_biomedparse.postprocess import resolve
+from napari_biomedparse.stream import read_ahead, slice_batches
+from napari_biomedparse.weights import default_model, load_model, model_identity
+
+if TYPE_CHECKING:
+    import torch
+
+    from napari_biomedparse.prompts import PromptSet
+
+Model = str | os.PathLike[str] | BiomedParse | Engine
+
+
+@dataclass(frozen=True)
+class SegmentedSlices:
+    """Finished slices, in the volume's own grid.
+
+    Parameters
+    ----------
+    start, stop : int
+        Range along the slicing axis.
+    axis : int
+        The slicing axis.
+    labels : unsigned ndarray
+        The volume's shape but for the slicing axis, which is ``stop - start`` long;
+        0 is background, other values are label ids.
+    existence : float32 ndarray [P, stop - start]
+        Probability that a prompt's target occurs in a slice.
+    edges : ndarray like `labels`, optional
+        Label ids at predicted object boundaries.
+    """
+
+    start: int
+    stop: int
+    axis: int
+    labels: npt.NDArray[Any]
+    existence: npt.NDArray[np.float32]
+    edges: npt.NDArray[Any] | None = None
+
+    @property
+    def where(self) -> tuple[slice, ...]:
+        """Index of these slices in the volume."""
+        return tuple(
+            slice(self.start, self.stop) if i == self.axis else slice(None)
+            for i in range(3)
+        )
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Result of a run.
+
+    Parameters
+    ----------
+    labels : array, the volume's shape
+        0 is background, other values are label ids. A numpy array for a volume in
+        memory, else a dask array over a Zarr store on disk.
+    existence : float32 ndarray [P, slices]
+        Probability that a prompt's target occurs in a slice; NaN where not run.
+    prompts : PromptSet
+    parameters : dict
+        Everything that the labels depend on, as plain JSON types.
+    instances : int32 ndarray, the volume's shape, optional
+        0 is background, every object has a number of its own.
+    """
+
+    labels: Any
+    existence: npt.NDArray[np.float32]
+    prompts: PromptSet
+    parameters: Mapping[str, Any]
+    instances: npt.NDArray[np.int32] | None = None
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Label id of each prompt."""
+        return self.prompts.ids
+
+
+def run_plan(plan: RunPlan, engine: Engine) -> Iterator[SegmentedSlices]:
+    """Segment slice by slice; closing the generator stops the run.
+
+    Parameters
+    ----------
+    plan : RunPlan
+    engine : Engine
+
+    Yields
+    ------
+    SegmentedSlices
+        In order, a batch at a time.
+
+    Raises
+    ------
+    FormatError
+        If a part of the volume cannot be read.
+    DeviceError
+        If the device's memory does not suffice.
+    """
+    tokens = engine.encode_prompts(plan.prompts.texts)
+    batches = slice_batches(
+        plan.volume,
+        plan.geometry,
+        plan.intensity,
+        plan.start,
+        plan.stop,
+        plan.options.batch_size,
+    )
+    for start, slices in read_ahead(batches):
+        prediction = engine.predict(slices, tokens)
+        existence = prediction.existence
+
+        def native(logits: torch.Tensor, existence: torch.Tensor) -> npt.NDArray[Any]:
+            resolved = resolve(
+                logits,
+                existence,
+                plan.prompts.ids,
+                plan.geometry.size,
+                existence_threshold=plan.options.existence_threshold,
+                overlap_threshold=plan.options.overlap_threshold,
+            )
+            planes = plan.geometry.restore(resolved.labels)
+            return np.moveaxis(planes.astype(plan.label_dtype), 0, plan.geometry.axis)
+
+        yield SegmentedSlices(
+            start=start,
+            stop=start + len(slices),
+            axis=plan.geometry.axis,
+            labels=native(prediction.mask_logits, existence),
+            existence=existence.T.sigmoid().cpu().numpy(),
+            edges=native(prediction.edge_logits, existence) if plan.instances else None,
+        )
+
+
+def iter_segment(
+    volume: Any,
+    prompts: Any,
+    model: Model | None = None,
+    options: SegmentOptions | None = None,
+    *,
+    device: str = "auto",
+    **changes: Any,
+) -> Iterator[SegmentedSlices]:
+    """Segment a volume and hand on slices as they finish.
+
+    Parameters and errors as for `segment`.
+
+    Yields
+    ------
+    SegmentedSlices
+        In order, a batch at a time.
+    """
+    options = _options(options, changes)
+    engine = _engine(model, device, options)
+    plan = plan_run(volume, prompts, options, config=engine.model.config)
+    yield from run_plan(plan, engine)
+
+
+def segment(
+    volume: Any,
+    prompts: Any,
+    model: Model | None = None,
+    options: SegmentOptions | None = None,
+    *,
+    device: str = "auto",
+    **changes: Any,
+) -> Segmentation:
+    """Find what the prompts say in a volume.
+
+    Parameters
+    ----------
+    volume : array or Volume
+        numpy, dask or zarr array with three axes, or what `open_volume` returns.
+    prompts : str, sequence of str, mapping or PromptSet
+        What to find: one prompt, or several as a list, as lines of text, or by label
+        id as in ``{3: "liver"}``.
+    model : str, path, BiomedParse or Engine, optional
+        Name or path for `load_model`, or a network already loaded; an engine brings
+        its own device and seed. By default the best model that is at hand.
+    options : SegmentOptions, optional
+    device : str
+        "auto", "cpu", "cuda", "cuda:1", "mps", ...
+    **changes
+        Single fields of `SegmentOptions`, for example ``modality="ct"``.
+
+    Returns
+    -------
+    Segmentation
+
+    Raises
+    ------
+    VolumeError, PromptError, OptionError
+        If the volume, the prompts or the options cannot be used.
+    CheckpointError, DeviceError
+        If the model cannot be loaded, or not on that device.
+    FormatError
+        If a part of the volume cannot be read.
+    """
+    options = _options(options, changes)
+    engine = _engine(model, device, options)
+    plan = plan_run(volume, prompts, options, config=engine.model.config)
+    in_memory = isinstance(plan.volume.data, np.ndarray)
+    new = _in_memory if in_memory else _on_disk
+    labels: Any = new(plan)
+    edges: Any = new(plan) if plan.instances else None
+    shape = (len(plan.prompts), plan.geometry.depth)
+    existence = np.full(shape, np.nan, dtype=np.float32)
+    for done in run_plan(plan, engine):
+        labels[done.where] = done.labels
+        existence[:, done.start : done.stop] = done.existence
+        if edges is not None:
+            edges[done.where] = done.edges
+    instances = None
+    if edges is not None:
+        instances = split_instances(np.asarray(labels[...]), np.asarray(edges[...]))
+    return Segmentation(
+        labels=labels if in_memory else _as_dask(labels),
+        existence=existence,
+        prompts=plan.prompts,
+        parameters={**plan.parameters(), "model": model_identity(engine.model)},
+        instances=instances,
+    )
+
+
+def segment_lazy(
+    volume: Any,
+    prompts: Any,
+    model: Model | None = None,
+    options: SegmentOptions | None = None,
+    *,
+    device: str = "auto",
+    **changes: Any,
+) -> da.Array:
+    """Promise a volume's labels: slices are computed when they are looked at.
+
+    Parameters and errors as for `segment`.
+
+    Returns
+    -------
+    dask.array.Array
+        Labels of the volume's shape (of the range of slices, if one is chosen), one
+        block a batch of slices.
+    """
+    options = _options(options, changes)
+    engine = _engine(model, device, options)
+    plan = plan_run(volume, prompts, options, config=engine.model.config)
+    one_at_a_time = threading.Lock()
+
+    def compute(start: int, stop: int) -> npt.NDArray[Any]:
+        with one_at_a_time:
+            done = list(run_plan(replace(plan, start=start, stop=stop), engine))
+        return np.concatenate([d.labels for d in done], axis=plan.geometry.axis)
+
+    blocks = []
+    for start in range(plan.start, plan.stop, options.batch_size):
+        stop = min(start + options.batch_size, plan.stop)
+        shape = list(plan.volume.shape)
+        shape[plan.geometry.axis] = stop - start
+        block = delayed(compute, pure=False)(start, stop)
+        blocks.append(da.from_delayed(block, shape, dtype=plan.label_dtype))  # type: ignore[no-untyped-call]
+    whole: da.Array = da.concatenate(blocks, axis=plan.geometry.axis)  # type: ignore[no-untyped-call]
+    return whole
+
+
+def _options(
+    options: SegmentOptions | None, changes: Mapping[str, Any]
+) -> SegmentOptions:
+    known = {item.name for item in fields(SegmentOptions)}
+    if unknown := sorted(set(changes) - known):
+        raise OptionError(
+            f"There is no option {', '.join(unknown)}; there are "
+            f"{', '.join(sorted(known))}."
+        )
+    return replace(options or SegmentOptions(), **changes)
+
+
+def _engine(model: Model | None, device: str, options: SegmentOptions) -> Engine:
+    if isinstance(model, Engine):
+        return model
+    if not isinstance(model, BiomedParse):
+        model = load_model(default_model() if model is None else model)
+    return Engine(model, device, seed=options.seed)
+
+
+def _in_memory(plan: RunPlan) -> npt.NDArray[Any]:
+    return np.zeros(plan.volume.shape, dtype=plan.label_dtype)
+
+
+def _on_disk(plan: RunPlan) -> zarr.Array[Any]:
+    """Make a Zarr array in a temporary folder that lives as long as the array."""
+    folder = tempfile.mkdtemp(prefix="napari-biomedparse-")
+    chunks = list(plan.volume.shape)
+    chunks[plan.geometry.axis] = plan.options.batch_size
+    array = zarr.create_array(
+        store=folder,
+        shape=plan.volume.shape,
+        chunks=tuple(chunks),
+        dtype=plan.label_dtype,
+        fill_value=0,
+    )
+    weakref.finalize(array, shutil.rmtree, folder, ignore_errors=True)
+    return array
+
+
+def _as_dask(array: zarr.Array[Any]) -> da.Array:
+    lazy: da.Array = da.from_array(array)  # type: ignore[no-untyped-call]
+    return lazy

@@ -1,0 +1,201 @@
+"""Bounded flow: a volume's slices to batches of network input, read ahead.
+
+Memory depends on the batch, the chunks of the volume and the read-ahead, not on the
+number of slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from queue import Full, Queue
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from napari_biomedparse.errors import BiomedParseError, FormatError
+from napari_biomedparse.preprocess import (
+    Intensity,
+    SliceGeometry,
+    neighbour_index,
+    stack_context,
+)
+
+if TYPE_CHECKING:
+    from napari_biomedparse.volume import Volume
+
+T = TypeVar("T")
+
+READ_AHEAD = 2
+"""Batches that wait, ready, for the network."""
+SLAB_BYTES = 2**28
+"""Chunks thicker than this many bytes along the slicing axis are read in parts."""
+_POLL_SECONDS = 0.1
+
+
+class SliceBatch(NamedTuple):
+    """Consecutive slices, ready for the network.
+
+    Attributes
+    ----------
+    start : int
+        Index of the first one along the slicing axis.
+    slices : int32 Tensor [B, 3, S, S]
+    """
+
+    start: int
+    slices: Tensor
+
+
+def slice_batches(
+    volume: Volume,
+    geometry: SliceGeometry,
+    intensity: Intensity,
+    start: int,
+    stop: int,
+    batch_size: int,
+) -> Iterator[SliceBatch]:
+    """Read slices and prepare them for the network, each once.
+
+    Parameters
+    ----------
+    volume : Volume
+        Three axes; read slab by slab as its chunks lie.
+    geometry, intensity
+        How slices become squares of grey levels.
+    start, stop : int
+        Range of slices. The neighbours of its ends are read too, where there are any.
+    batch_size : int
+        Slices a batch; the last one may be smaller.
+
+    Yields
+    ------
+    SliceBatch
+
+    Raises
+    ------
+    FormatError
+        If a part of the volume cannot be read.
+    """
+    depth = geometry.depth
+    first, last = _needed(start, stop, depth)
+    window = torch.empty((0, geometry.size, geometry.size), dtype=torch.int32)
+    window_start = first
+    slabs = _slabs(volume, geometry.axis, first, last, batch_size)
+    for begin in range(start, stop, batch_size):
+        end = min(begin + batch_size, stop)
+        low, high = _needed(begin, end, depth)
+        window, window_start = window[low - window_start :], low
+        parts = [window]
+        while low + sum(map(len, parts)) < high:
+            parts.append(geometry.prepare(intensity.apply(next(slabs))))
+        window = torch.cat(parts)
+        places = [neighbour_index(i, depth) - low for i in range(begin - 1, end + 1)]
+        yield SliceBatch(begin, stack_context(window[places]))
+
+
+def read_ahead(items: Iterable[T], depth: int = READ_AHEAD) -> Iterator[T]:
+    """Iterate `items` in a thread, at most `depth` of them ahead.
+
+    The order is kept. An error among the items is raised here, after the items that
+    came before it. Closing the generator stops the thread and waits for it.
+
+    Parameters
+    ----------
+    items : iterable
+    depth : int
+
+    Yields
+    ------
+    object
+        Each of the items.
+    """
+    ready: Queue[tuple[str, Any]] = Queue(maxsize=depth)
+    stopped = Event()
+
+    def hand_over(kind: str, value: Any) -> bool:
+        while not stopped.is_set():
+            try:
+                ready.put((kind, value), timeout=_POLL_SECONDS)
+                return True
+            except Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not hand_over("item", item):
+                    return
+            hand_over("end", None)
+        except BaseException as error:  # crosses the thread, raised by the reader
+            hand_over("error", error)
+
+    thread = Thread(target=work, name="napari-biomedparse reader", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value
+            yield value
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def _needed(start: int, stop: int, depth: int) -> tuple[int, int]:
+    """Range of the slices that slices `start` to `stop` and their context need."""
+    return max(start - 1, 0), min(stop + 1, depth)
+
+
+def _slabs(
+    volume: Volume, axis: int, start: int, stop: int, batch_size: int
+) -> Iterator[npt.NDArray[Any]]:
+    """Yield [n, Y, X] parts of the range that end where chunks end."""
+    plane_bytes = volume.dtype.itemsize
+    for i, size in enumerate(volume.shape):
+        plane_bytes *= 1 if i == axis else size
+    most = max(batch_size, SLAB_BYTES // plane_bytes)
+    for chunk_stop in _chunk_stops(volume, axis, batch_size):
+        while start < min(chunk_stop, stop):
+            end = min(start + most, chunk_stop, stop)
+            yield _read(volume, axis, start, end)
+            start = end
+
+
+def _chunk_stops(volume: Volume, axis: int, batch_size: int) -> Iterator[int]:
+    """Where the volume's chunks end along an axis; without chunks, where batches do."""
+    size = volume.shape[axis]
+    chunks = getattr(volume.data, "chunks", None)
+    if chunks is None:
+        thickness = batch_size
+    elif isinstance(chunks[axis], tuple):  # dask
+        yield from accumulate(chunks[axis])
+        return
+    else:  # zarr; with sharding a shard is what is read as one
+        shards = getattr(volume.data, "shards", None)
+        thickness = (shards or chunks)[axis]
+    yield from range(thickness, size + thickness, thickness)
+
+
+def _read(volume: Volume, axis: int, start: int, stop: int) -> npt.NDArray[Any]:
+    """Read slices `start` to `stop`, [n, Y, X]."""
+    where = tuple(slice(start, stop) if i == axis else slice(None) for i in range(3))
+    try:
+        slab = np.asarray(volume.data[where])
+    except BiomedParseError:
+        raise
+    except Exception as error:
+        raise FormatError(
+            f"{volume.source or volume.name}: slices {start} to {stop - 1} cannot be "
+            f"read ({type(error).__name__}: {error}). The file may be damaged or have "
+            "moved; check it, or leave these slices out."
+        ) from error
+    return np.moveaxis(slab, axis, 0)

@@ -1,0 +1,97 @@
+"""Run every golden file of a folder: ``python tests/golden.py FOLDER``.
+
+The format is that of shared/reference. Prints one line a case with the largest error
+and the tolerance; the exit code is 1 if a case fails or the folder holds none.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import golden_e2e
+import golden_network
+import golden_pure
+import torch
+from golden_result import Result
+
+from napari_biomedparse.tokenizer import tokenize
+
+
+def tokenizer(folder: Path) -> Iterator[Result]:
+    """Token ids and masks of every text."""
+    entries = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    wrong = [entry["text"] for entry in entries if not _tokens_equal(entry)]
+    note = f"{len(entries)} texts" + (f"; wrong: {wrong[:3]}" if wrong else "")
+    yield Result("tokenizer", len(wrong), 0, not wrong, note)
+
+
+def _tokens_equal(entry: dict[str, object]) -> bool:
+    tokens = tokenize(str(entry["text"]))
+    return (
+        tokens.ids.tolist() == entry["input_ids"]
+        and tokens.attention_mask.tolist() == entry["attention_mask"]
+        and tokens.length == entry["n"]
+    )
+
+
+def cases(folder: Path) -> Iterator[Callable[[], Iterator[Result]]]:
+    """Yield a function for each golden file that the folder holds."""
+    named = {
+        "tokenizer.json": tokenizer,
+        "state_dict_manifest.json": golden_network.manifest,
+        "weights_check.json": golden_network.weights_check,
+        "text_encoder.npz": golden_network.text_encoder,
+        "unit_backbone.npz": golden_network.unit_backbone,
+        "unit_pixel_decoder.npz": golden_network.unit_pixel_decoder,
+        "unit_decoder.npz": golden_network.unit_decoder,
+    }
+    yield partial(golden_pure.run, folder)
+    for name, run in named.items():
+        if (folder / name).exists():
+            yield partial(run, folder)
+    globs = {
+        "stage_*.npz": golden_network.stage,
+        "companion_*.npz": golden_network.companion,
+        "e2e_*.npz": golden_e2e.end_to_end,
+    }
+    for pattern, run_file in globs.items():
+        for path in sorted(folder.glob(pattern)):
+            yield partial(run_file, folder, path)
+
+
+def main(folder: Path) -> int:
+    """Run all cases, print the report and return the exit code."""
+    started = time.perf_counter()
+    results: list[Result] = []
+    with torch.inference_mode():
+        for case in cases(folder):
+            for result in case():
+                results.append(result)
+                print(_line(result), flush=True)
+    failed = [r for r in results if not r.passed]
+    seconds = time.perf_counter() - started
+    print(
+        f"{len(results) - len(failed)} passed, {len(failed)} failed in {seconds:.0f} s"
+    )
+    if not results:
+        print(f"{folder} holds no golden file", file=sys.stderr)
+    return 1 if failed or not results else 0
+
+
+def _line(result: Result) -> str:
+    verdict = "ok  " if result.passed else "FAIL"
+    return (
+        f"{verdict} {result.case:44} error {result.error:.2e}  "
+        f"tolerance {result.tolerance:.0e}  {result.note}".rstrip()
+    )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python tests/golden.py FOLDER")
+    sys.exit(main(Path(sys.argv[1])))
