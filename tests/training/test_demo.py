@@ -1,0 +1,108 @@
+"""The recipe of the demo model, and the model that came out of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from napari_biomedparse.phantoms import KINDS, make_phantom
+from napari_biomedparse.tokenizer import END_ID, START_ID, tokenize
+from napari_biomedparse.training.data import SEEN
+from napari_biomedparse.training.demo import (
+    CONFIG,
+    ask_about_phantoms,
+    export,
+    known_tokens,
+    make_cases,
+    new_model,
+    to_case,
+)
+from napari_biomedparse.weights import load_model
+
+
+def test_every_target_is_asked_for_and_something_that_is_nowhere() -> None:
+    for seed in range(200):
+        asked = ask_about_phantoms(np.random.default_rng(seed))
+        answers = [(k, v) for q in asked for k, v in q.answers.items()]
+        for kind, targets in KINDS.items():
+            assert {(kind, i + 1) for i in range(len(targets))} <= set(answers)
+        assert any(not q.answers for q in asked)
+        for q in asked:
+            assert q.ids[0] == START_ID and q.ids[-1] == END_ID
+
+
+def test_words_of_the_wordings_are_known_and_others_mean_nothing() -> None:
+    table = new_model(0).mask_decoder.language_encoder.encoder_transformer
+    weight = table.token_embedding.weight
+    for text in ("mitochondria in electron microscopy", "synaptic clefts"):
+        ids = tokenize(text).ids
+        assert set(ids.tolist()) <= known_tokens()
+        assert bool(weight[torch.from_numpy(ids)].any(dim=1).all())
+    assert not bool(weight[tokenize("quokka").ids[1]].any())
+
+
+def test_a_phantom_becomes_a_case_without_loss(tmp_path: Path) -> None:
+    phantom = make_phantom("light-sheet", 3, shape=(4, 64, 64))
+    case = to_case(phantom)
+    for label, objects in enumerate(phantom.objects.values(), start=1):
+        np.testing.assert_array_equal(
+            np.where(case.labels == label, case.objects, 0), objects
+        )
+
+
+@pytest.mark.slow
+def test_cases_are_kept_and_read_again(tmp_path: Path) -> None:
+    first, again = make_cases(tmp_path, 3, 0), make_cases(tmp_path, 3, 0)
+    assert {case.kind for case in first} == set(KINDS)
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a.image, b.image)
+        np.testing.assert_array_equal(a.objects, b.objects)
+
+
+def test_an_exported_model_loads_as_any_other(tmp_path: Path) -> None:
+    model = new_model(1)
+    path = tmp_path / "demo.safetensors"
+    export(model, path, {"seed": "1"})
+    assert path.stat().st_size < 8_000_000
+    loaded = load_model(path)
+    assert loaded.config == CONFIG
+    for name, value in loaded.state_dict().items():
+        torch.testing.assert_close(
+            value, model.state_dict()[name], rtol=1e-3, atol=1e-6
+        )
+
+
+class TestShippedModel:
+    """What the package's weights can do, on phantoms of seeds not trained on."""
+
+    def test_says_where_it_comes_from(self) -> None:
+        import safetensors
+
+        from napari_biomedparse.weights import _DEMO
+
+        assert _DEMO.stat().st_size < 8_000_000
+        with safetensors.safe_open(_DEMO, "pt") as weights:
+            about = weights.metadata()
+        assert {"command", "data", "seed", "commit", "licence"} <= set(about)
+        assert json.loads(about["config"])["image_size"] == CONFIG.image_size
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_finds_the_targets_and_misses_the_absent(self, kind: str) -> None:
+        from napari_biomedparse.metrics import dice
+        from napari_biomedparse.segment import segment
+
+        model = load_model("demo")
+        targets = KINDS[kind][:2]
+        phantom = make_phantom(kind, 30_000_000, shape=(8, 128, 128), targets=targets)
+        found = segment(phantom.volume, phantom.prompts, model)
+        for label, objects in enumerate(phantom.objects.values(), start=1):
+            truth, existence = objects > 0, found.existence[label - 1]
+            if truth.any():
+                assert dice(truth, found.labels == label) > 0.75
+                assert existence[truth.sum(axis=(1, 2)) >= 8 * SEEN].min() > 0.5
+            else:
+                assert (existence < 0.5).mean() > 0.8
