@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Network:
         self._key: tuple[str, str, int] | None = None
         self._engine: Any = None
 
-    def __call__(self, volume: Volume, prompts: PromptSet, job: Job) -> Iterator[None]:
+    def __call__(self, volume: Volume, prompts: PromptSet, job: Job) -> Generator[None, None, None]:
         """Do one run; a `Segment`."""
         # torch takes seconds to import: the other side is told what it waits for.
         job.say("status", text="Starting the network's process…")
@@ -60,7 +60,8 @@ class Network:
         )
         objects = Objects(plan) if plan.instances else None
         yield
-        with contextlib.closing(run_plan(plan, engine)) as parts:
+        parts = cast("Generator[SegmentedSlices, None, None]", run_plan(plan, engine))
+        with contextlib.closing(parts):
             for part in parts:
                 arrays = (part.labels, part.existence)
                 at = {"start": part.start, "stop": part.stop, "axis": part.axis}

@@ -11,7 +11,7 @@ import logging
 import operator
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Segment = Callable[[Volume, PromptSet, "Job"], Iterator[None]]
+Segment = Callable[[Volume, PromptSet, "Job"], Generator[None, None, None]]
 """Does a run, saying what it has by the job's ``say``; yields where it may stop."""
 
 
@@ -77,7 +77,8 @@ class RemoteArray:
             slab = np.empty([stop - start for start, stop in ranges], self.dtype)
         else:
             slab = self._read(list(ranges))
-        return slab[rest]
+        selected: npt.NDArray[Any] = slab[rest]
+        return selected
 
 
 def _split(index: Any, size: int) -> tuple[tuple[int, int], Any]:
@@ -120,13 +121,17 @@ class Job:
 
     def volume(self) -> Volume:
         """Return the volume to segment, with its voxels left on the other side."""
-        described = dict(self.fields["volume"])
-        shape = tuple(described.pop("shape"))
-        dtype = np.dtype(described.pop("dtype"))
-        chunks = described.pop("chunks")
-        data = RemoteArray(shape, dtype, chunks and tuple(chunks), self._read)
-        name = described.pop("name")
-        return Volume(data, name=name, **{k: tuple(v) for k, v in described.items()})
+        said = self.fields["volume"]
+        shape, dtype = tuple(said["shape"]), np.dtype(said["dtype"])
+        chunks = said["chunks"] and tuple(said["chunks"])
+        return Volume(
+            data=RemoteArray(shape, dtype, chunks, self._read),
+            axes=tuple(said["axes"]),
+            spacing=tuple(said["spacing"]),
+            units=tuple(said["units"]),
+            origin=tuple(said["origin"]),
+            name=said["name"],
+        )
 
     def prompts(self) -> PromptSet:
         """Return what to find."""

@@ -1,0 +1,78 @@
+"""The Labels layer of a run in progress: repainted where it changes, never by name."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_biomedparse._napari import _position
+
+if TYPE_CHECKING:
+    from napari import Viewer
+    from napari.layers import Labels
+    from napari.utils.events import Event
+
+SHORTEST_PAUSE = 0.1
+"""Seconds between two repaintings, at least."""
+PAUSE_FACTOR = 10
+"""Pauses are so many times longer than a repainting, which leaves the GUI free."""
+
+
+class LiveLabels(QObject):
+    """Keeps hold of a layer that users may rename, move, hide or delete.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    layer : napari.layers.Labels
+        In the viewer; three axes.
+    """
+
+    removed = Signal()
+
+    def __init__(self, viewer: Viewer, layer: Labels) -> None:
+        super().__init__()
+        self.layer = layer
+        self._viewer = viewer
+        self._stale = False
+        self._pause = QTimer(self)
+        self._pause.setSingleShot(True)
+        self._pause.timeout.connect(self.repaint)
+        viewer.layers.events.removed.connect(self._on_layer_removed)
+
+    def changed(self, axis: int, start: int, stop: int) -> None:
+        """Have the slices `start` to `stop` along `axis` repainted if in view."""
+        if not self._stale and self._in_view(axis, start, stop):
+            self._stale = True
+            if not self._pause.isActive():
+                self._pause.start(0)
+
+    def repaint(self) -> None:
+        """Draw again what has changed in view, and then pause."""
+        if not self._stale:
+            return
+        self._stale = False
+        began = time.monotonic()
+        self.layer.refresh(highlight=False, extent=False)
+        took = time.monotonic() - began
+        self._pause.start(round(1000 * max(SHORTEST_PAUSE, PAUSE_FACTOR * took)))
+
+    def release(self) -> None:
+        """Let go of the layer; the user may do with it what they like."""
+        self.repaint()
+        self._pause.stop()
+        self._viewer.layers.events.removed.disconnect(self._on_layer_removed)
+
+    def _in_view(self, axis: int, start: int, stop: int) -> bool:
+        if not self.layer.visible:
+            return False
+        dims = self._viewer.dims
+        if dims.ndim - self.layer.ndim + axis in dims.displayed:
+            return True
+        return start <= _position(self.layer, dims)[axis] < stop
+
+    def _on_layer_removed(self, event: Event) -> None:
+        if event.value is self.layer:
+            self.removed.emit()

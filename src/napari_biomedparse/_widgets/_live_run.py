@@ -1,0 +1,166 @@
+"""What happens in the viewer between Run and the last slice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from napari.utils.notifications import show_error, show_warning
+from qtpy.QtCore import QObject, Signal
+
+from napari_biomedparse._napari import METADATA_KEY
+from napari_biomedparse._widgets._live_labels import LiveLabels
+from napari_biomedparse._widgets._worker import Changed, Failed, Step, Task, TaskThread
+from napari_biomedparse.remote import Planned, Status
+from napari_biomedparse.report import (
+    TimeLeft,
+    duration,
+    truncation_warning,
+    why_nothing,
+)
+
+if TYPE_CHECKING:
+    from napari import Viewer
+    from napari.layers import Labels
+
+    from napari_biomedparse._widgets._run_view import RunView
+
+
+class LiveRun(QObject):
+    """Carries what a task does into its Labels layer and the widget.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    layer : napari.layers.Labels
+        Shows the array that the task fills.
+    task : Task
+    view : RunView
+    """
+
+    finished = Signal()
+
+    def __init__(
+        self, viewer: Viewer, layer: Labels, task: Task, view: RunView
+    ) -> None:
+        super().__init__()
+        self.task = task
+        self._view = view
+        self._layer = layer
+        self._live = LiveLabels(viewer, layer)
+        self._thread = TaskThread(task)
+        self._began = time.monotonic()
+        self._time_left = TimeLeft()
+        self._done = self._total = 0
+        self._failed = False
+        self._live.removed.connect(task.cancel)
+        self._thread.stepped.connect(self._on_step)
+        self._thread.finished.connect(self._on_finished)
+
+    def start(self) -> None:
+        """Start the task."""
+        # Separated objects replace all labels at the end, painted ones included.
+        self._layer.editable = not self.task.prompts.instance
+        self._view.begin(self._layer.name)
+        self._thread.start()
+
+    def cancel(self) -> None:
+        """Stop; what is done stays."""
+        self.task.cancel()
+        self._view.say("Cancelling…")
+
+    def _on_step(self, step: Step) -> None:
+        if isinstance(step, Status):
+            self._view.say(step.text)
+        elif isinstance(step, Planned):
+            self._on_planned(step)
+        elif isinstance(step, Changed):
+            self._on_changed(step)
+        elif isinstance(step, Failed):
+            self._failed = True
+            show_error(str(step.error))
+
+    def _on_planned(self, plan: Planned) -> None:
+        self._total = plan.stop - plan.start
+        self._view.set_total(self._total)
+        self._view.say("The first slices are on their way…")
+        self._remember(complete=False)
+        if plan.truncated:
+            show_warning(truncation_warning(plan.truncated))
+
+    def _on_changed(self, step: Changed) -> None:
+        self._done = step.done
+        left = self._time_left.update(step.done, self._total, time.monotonic())
+        self._view.set_done(step.done, left)
+        self._live.changed(step.axis, step.start, step.stop)
+
+    def _on_finished(self) -> None:
+        self._live.release()
+        self._layer.editable = True
+        complete = self._total > 0 and not (self._failed or self.task.cancelled)
+        self._remember(complete=complete)
+        self._name_objects()
+        self._view.end(self._ending(complete))
+        self._show_findings()
+        self.finished.emit()
+
+    def _ending(self, complete: bool) -> str:
+        if not self._total:
+            return "Nothing was computed."
+        took = duration(time.monotonic() - self._began)
+        if complete:
+            parameters = self._parameters()
+            return (
+                f"Done: {self._total} slices in {took} by {parameters['model']} on "
+                f"{parameters['device']}."
+            )
+        how = "Stopped by an error" if self._failed else "Cancelled"
+        return f"{how}: {self._done} of {self._total} slices are done and kept."
+
+    def _show_findings(self) -> None:
+        plan, tally = self.task.plan, self.task.tally
+        if plan is None or tally is None or not self._done:
+            return
+        findings, note = tally.findings(), ""
+        if not any(finding.voxels for finding in findings):
+            note = why_nothing(
+                findings,
+                intensity=plan.intensity,
+                threshold=plan.parameters["existence_threshold"],
+                truncated=plan.truncated,
+            )
+        self._view.show_findings(findings, self._colours(), note)
+
+    def _colours(self) -> Mapping[int, str]:
+        """Return the layer's colour of each label id, as HTML knows it."""
+        if self.task.prompts.instance:
+            return {}
+        return {
+            label: "#" + "".join(f"{round(255 * part):02x}" for part in rgba[:3])
+            for label in self.task.prompts.ids
+            if (rgba := self._layer.get_color(label)) is not None
+        }
+
+    def _name_objects(self) -> None:
+        """Let the status bar tell which prompt an object belongs to."""
+        owners = self.task.owners
+        if owners is None:
+            return
+        texts = {0: "background"}
+        texts |= dict(zip(self.task.prompts.ids, self.task.prompts.texts, strict=True))
+        self._layer.features = {
+            "index": range(len(owners)),
+            "prompt": [texts[int(owner)] for owner in owners],
+        }
+
+    def _parameters(self) -> dict[str, Any]:
+        return {} if self.task.plan is None else self.task.plan.parameters
+
+    def _remember(self, *, complete: bool) -> None:
+        """Write into the layer how it was made."""
+        known = self._layer.metadata.setdefault(METADATA_KEY, {})
+        known["parameters"] = self._parameters()
+        known["complete"] = complete
+        if self.task.tally is not None:
+            known["existence"] = self.task.tally.existence

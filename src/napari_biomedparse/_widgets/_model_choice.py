@@ -1,0 +1,95 @@
+"""Which network to use, and the consent that the published weights need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from magicgui.widgets import ComboBox
+from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
+
+from napari_biomedparse.hub import find_cached
+from napari_biomedparse.weights import (
+    CONVERTED,
+    PUBLISHED,
+    SUFFIXES,
+    available_models,
+    default_model,
+)
+
+CAPTIONS = {
+    "v2": "BiomedParse v2 (published, 1.5 GB)",
+    "demo": "demo (small, built in)",
+    "tiny": "tiny (random weights, for testing)",
+}
+FROM_FILE = "file…"
+
+
+class ModelChoice(ComboBox):
+    """A list of the models known by name, and of files chosen so far."""
+
+    def __init__(self) -> None:
+        self._files: tuple[str, ...] = ()
+        self._chosen = default_model()
+        super().__init__(
+            name="model",
+            label="Model",
+            value=self._chosen,
+            choices=self._list,
+            tooltip="The network. A file is a .safetensors, .ckpt or .pt of "
+            "BiomedParse, or of your own fine-tuning.",
+        )
+        self.changed.connect(self._on_changed)
+
+    def choose_file(self, path: str) -> None:
+        """Add a weights file to the list and choose it."""
+        self._files = (*(file for file in self._files if file != path), path)
+        self.reset_choices()
+        self.value = path
+
+    def _list(self, _: Any) -> list[tuple[str, str]]:
+        named = [(CAPTIONS.get(name, name), name) for name in available_models()]
+        files = [(Path(file).name, file) for file in self._files]
+        return [*named, *files, (FROM_FILE, FROM_FILE)]
+
+    def _on_changed(self, value: str) -> None:
+        if value != FROM_FILE:
+            self._chosen = value
+            return
+        patterns = " ".join(f"*{suffix}" for suffix in SUFFIXES)
+        path, _ = QFileDialog.getOpenFileName(
+            self.native, "Weights of a model", filter=f"Weights ({patterns})"
+        )
+        if path:
+            self.choose_file(path)
+        else:
+            self.value = self._chosen
+
+
+def consent_to_download(model: str, parent: QWidget) -> bool:
+    """Ask before the first download of the published weights.
+
+    Parameters
+    ----------
+    model : str
+        The model that is about to run.
+    parent : QWidget
+        Where to show the question.
+
+    Returns
+    -------
+    bool
+        False if the user does not want it; True if so, or if nothing is to be asked.
+    """
+    cached = any(find_cached(PUBLISHED, n) for n in (CONVERTED, PUBLISHED.name))
+    if model != "v2" or cached:
+        return True
+    buttons = QMessageBox.StandardButton
+    answer = QMessageBox.question(
+        parent,
+        "Download BiomedParse v2?",
+        PUBLISHED.licence,
+        buttons.Ok | buttons.Cancel,
+        buttons.Cancel,
+    )
+    return bool(answer == buttons.Ok)

@@ -1,0 +1,137 @@
+"""Run, Cancel, progress and results: the lower part of the Segment widget."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+
+from napari.utils import progress
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_biomedparse.report import Finding, duration
+
+
+class RunView(QWidget):
+    """Asks for a run, or for its end, and shows how it goes and what it found."""
+
+    run_requested = Signal()
+    cancel_requested = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.run_button = QPushButton("Run")
+        self.run_button.setToolTip("Segment; the labels appear slice by slice.")
+        self.cancel_button = QPushButton("Cancel")
+        self.cancel_button.setToolTip("Stop; finished slices are kept.")
+        self.bar = QProgressBar()
+        self.bar.setFormat("%v of %m slices")
+        self.status = _text()
+        self.results = _text()
+        self.results.setTextInteractionFlags(
+            Qt.TextInteractionFlag.TextSelectableByMouse
+        )
+        self.results.setToolTip(
+            "Slices and voxels of each prompt. Score: how probable the network finds "
+            "it, in its best slice, that the target is there at all."
+        )
+        self._activity: progress | None = None
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.run_button, 2)
+        buttons.addWidget(self.cancel_button, 1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(buttons)
+        for widget in (self.bar, self.status, self.results):
+            layout.addWidget(widget)
+        self.run_button.clicked.connect(self.run_requested)
+        self.cancel_button.clicked.connect(self.cancel_requested)
+        self.set_running(False)
+
+    def set_running(self, running: bool) -> None:
+        """Offer Run or Cancel."""
+        self.run_button.setEnabled(not running)
+        self.cancel_button.setEnabled(running)
+        self.bar.setVisible(running)
+
+    def begin(self, name: str) -> None:
+        """Show that a run starts; how long it is comes later."""
+        self.bar.setRange(0, 0)
+        self.results.clear()
+        self.set_running(True)
+        self._activity = progress(desc=f"Segmenting {name}")
+
+    def say(self, text: str) -> None:
+        """Show one line of status."""
+        self.status.setText(text)
+
+    def set_total(self, total: int) -> None:
+        """Learn the number of slices."""
+        self.bar.setRange(0, total)
+        self.bar.setValue(0)
+        if self._activity is not None:
+            self._activity.reset(total)
+
+    def set_done(self, done: int, seconds_left: float | None) -> None:
+        """Show how many slices are finished, and how long the rest takes."""
+        self.bar.setValue(done)
+        if seconds_left is not None:
+            self.say(f"About {duration(seconds_left)} left")
+        if self._activity is not None:
+            self._activity.update(done - self._activity.n)
+
+    def end(self, text: str) -> None:
+        """Show that the run is over and how it ended."""
+        if self._activity is not None:
+            self._activity.close()
+            self._activity = None
+        self.set_running(False)
+        self.say(text)
+
+    def show_findings(
+        self, findings: Sequence[Finding], colours: Mapping[int, str], note: str = ""
+    ) -> None:
+        """Show a table of what was found.
+
+        Parameters
+        ----------
+        findings : sequence of Finding
+            One per prompt.
+        colours : mapping of int to str
+            Colour of a label id in the layer, as HTML knows it.
+        note : str
+            Some lines below the table.
+        """
+        rows = "".join(_row(f, colours.get(f.prompt.id, "gray")) for f in findings)
+        lines = "<br>".join(html.escape(line) for line in note.splitlines())
+        self.results.setText(
+            "<table cellpadding='2'><tr><th></th><th align='left'>prompt</th>"
+            "<th align='right'>slices</th><th align='right'>score</th>"
+            f"<th align='right'>voxels</th></tr>{rows}</table>"
+            + (f"<p>{lines}</p>" if lines else "")
+        )
+
+
+def _row(finding: Finding, colour: str) -> str:
+    best = "-" if math.isnan(finding.best) else f"{finding.best:.2f}"
+    return (
+        f"<tr><td><span style='color:{colour}'>■</span></td>"
+        f"<td>{html.escape(finding.prompt.text)}</td>"
+        f"<td align='right'>{finding.slices}</td><td align='right'>{best}</td>"
+        f"<td align='right'>{finding.voxels:,}</td></tr>"
+    )
+
+
+def _text() -> QLabel:
+    label = QLabel()
+    label.setWordWrap(True)
+    label.setTextFormat(Qt.TextFormat.AutoText)
+    return label

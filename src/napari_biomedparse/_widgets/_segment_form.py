@@ -1,0 +1,181 @@
+"""What to segment, and how: the upper part of the Segment widget."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from magicgui.widgets import ComboBox, TextEdit
+from napari.layers import Image
+from qtpy.QtWidgets import QWidget
+
+from napari_biomedparse._napari import _stored, volume_from_layer
+from napari_biomedparse._widgets._form import form_layout, option_fields
+from napari_biomedparse._widgets._model_choice import ModelChoice
+from napari_biomedparse._widgets._scope import SliceScope
+from napari_biomedparse.errors import VolumeError
+from napari_biomedparse.preprocess import MODALITIES, choose_axis
+from napari_biomedparse.prompts import PromptSet, parse_prompts
+from napari_biomedparse.segment import SegmentOptions
+
+if TYPE_CHECKING:
+    from napari import Viewer
+    from napari.utils.events import Event
+
+PLACEHOLDER = """one per line, for example
+mitochondria in electron microscopy
+nuclei in light-sheet microscopy"""
+DEVICES = ("auto", "cpu", "cuda", "mps")
+CAPTIONS = {
+    "modality": {
+        **{key: modality.label for key, modality in MODALITIES.items()},
+        "auto": "automatic",
+    },
+    "axis": {None: "automatic", 0: "0 (first)", 1: "1", 2: "2 (last)"},
+}
+ADVANCED = ("axis", "existence_threshold", "overlap_threshold", "batch_size", "seed")
+_ROWS = 5
+
+
+class SegmentForm(QWidget):
+    """The form of a run; `advanced` is the part to be shown on demand.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Its Image layers are offered; the one the user selects is chosen.
+    """
+
+    def __init__(self, viewer: Viewer) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._prefilled = ""
+        self._known: PromptSet | None = None
+        main = option_fields(SegmentOptions, ("modality", "instances"), CAPTIONS)
+        advanced = option_fields(SegmentOptions, ADVANCED, CAPTIONS)
+        self._options = {**main, **advanced}
+        self.image = ComboBox(
+            name="image",
+            label="Image",
+            choices=self._images,
+            nullable=False,
+            tooltip="The volume to segment; follows the layer you select.",
+        )
+        self.prompts = TextEdit(
+            name="prompts",
+            label="Prompts",
+            tooltip="What to find, one thing a line. Name the structure, and where and "
+            "how it was imaged. Prompts that come with a file are filled in.",
+        )
+        self.model = ModelChoice()
+        self.device = ComboBox(
+            name="device",
+            label="Device",
+            choices=DEVICES,
+            tooltip="Where the network runs; auto takes the fastest there is.",
+        )
+        self.scope = SliceScope()
+        form_layout(
+            self,
+            [
+                self.image,
+                main["modality"],
+                self.prompts,
+                self.model,
+                self.device,
+                self.scope,
+                main["instances"],
+            ],
+        )
+        self.advanced = QWidget()
+        form_layout(self.advanced, list(advanced.values()))
+        self._style_prompts()
+        self.image.changed.connect(self._on_image_changed)
+        self._options["axis"].changed.connect(self._set_depth)
+        viewer.layers.selection.events.active.connect(self._on_layer_selected)
+        self._on_layer_selected()
+        self._on_image_changed()
+
+    @property
+    def layer(self) -> Image | None:
+        """The layer to segment."""
+        return self.image.value
+
+    def prompt_set(self) -> PromptSet:
+        """Return what to find; lines that came with the file keep their label ids.
+
+        Raises
+        ------
+        PromptError
+            If there is no prompt, or one cannot be used.
+        """
+        given = parse_prompts(self.prompts.value)
+        if self._known is not None and given.texts == self._known.texts:
+            given = self._known
+        return given
+
+    def options(self, current: int) -> SegmentOptions:
+        """Return how to do it.
+
+        Parameters
+        ----------
+        current : int
+            The slice in view.
+        """
+        values = {name: widget.value for name, widget in self._options.items()}
+        return SegmentOptions(slices=self.scope.slices(current), **values)
+
+    def slicing_axis(self) -> int | None:
+        """Return the axis of the volume that is cut, or None without a volume."""
+        if self._options["axis"].value is not None:
+            return int(self._options["axis"].value)
+        shape = self._shape()
+        return None if shape is None else choose_axis(shape)
+
+    def reset_choices(self, *_: Any) -> None:
+        """Offer the layers there are now, and stay with the one chosen."""
+        chosen = self.image.value
+        self.image.reset_choices()
+        if chosen in self.image.choices and self.image.value is not chosen:
+            self.image.value = chosen
+
+    def disconnect(self) -> None:
+        """Stop following the viewer."""
+        events = self._viewer.layers.selection.events
+        events.active.disconnect(self._on_layer_selected)
+
+    def _images(self, _: Any) -> list[Image]:
+        return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
+
+    def _shape(self) -> tuple[int, ...] | None:
+        try:
+            return None if self.layer is None else volume_from_layer(self.layer).shape
+        except VolumeError:  # told when the user presses Run
+            return None
+
+    def _on_layer_selected(self, event: Event | None = None) -> None:
+        active = self._viewer.layers.selection.active
+        if isinstance(active, Image) and active in self.image.choices:
+            self.image.value = active
+
+    def _on_image_changed(self) -> None:
+        self._set_depth()
+        known = (
+            None if self.layer is None else _stored({"metadata": self.layer.metadata})
+        )
+        if self.prompts.value.strip() not in ("", self._prefilled):
+            return
+        self._known = known
+        self._prefilled = "" if known is None else "\n".join(known.texts)
+        self.prompts.value = self._prefilled
+        self._options["instances"].value = known is not None and known.instance
+
+    def _set_depth(self) -> None:
+        shape, axis = self._shape(), self.slicing_axis()
+        if shape is not None and axis is not None:
+            self.scope.set_depth(shape[axis])
+
+    def _style_prompts(self) -> None:
+        edit = self.prompts.native
+        edit.setPlaceholderText(PLACEHOLDER)
+        edit.setTabChangesFocus(True)
+        edit.setFixedHeight(_ROWS * edit.fontMetrics().lineSpacing() + 12)

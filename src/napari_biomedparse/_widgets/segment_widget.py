@@ -1,0 +1,127 @@
+"""The dock widget: an Image layer and text prompts in, a Labels layer out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.utils.notifications import show_error
+from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
+
+from napari_biomedparse._napari import (
+    _position,
+    labels_layer_kwargs,
+    volume_from_layer,
+)
+from napari_biomedparse._widgets._live_run import LiveRun
+from napari_biomedparse._widgets._model_choice import consent_to_download
+from napari_biomedparse._widgets._run_view import RunView
+from napari_biomedparse._widgets._segment_form import SegmentForm
+from napari_biomedparse._widgets._worker import Task
+from napari_biomedparse.errors import BiomedParseError, VolumeError
+from napari_biomedparse.remote import Session
+
+if TYPE_CHECKING:
+    from napari import Viewer
+    from napari.layers import Image
+
+
+class SegmentWidget(QWidget):
+    """Segment a volume by text.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+        Whose Image layers are offered, and where the Labels go.
+    """
+
+    def __init__(self, napari_viewer: Viewer) -> None:
+        super().__init__()
+        self._viewer = napari_viewer
+        self.session = Session()
+        self.run: LiveRun | None = None
+        self.form = SegmentForm(napari_viewer)
+        self.view = RunView()
+        layout = QVBoxLayout(self)
+        layout.addWidget(self.form)
+        layout.addWidget(_fold("Advanced", self.form.advanced))
+        layout.addWidget(self.form.advanced)
+        layout.addWidget(self.view)
+        layout.addStretch()
+        self.view.run_requested.connect(self._on_run_requested)
+        self.view.cancel_requested.connect(self._on_cancel_requested)
+        session, form = self.session, self.form
+        self.destroyed.connect(lambda *_: (session.close(), form.disconnect()))
+
+    def reset_choices(self, *_: Any) -> None:
+        """Offer the layers there are now; napari calls this when they change."""
+        self.form.reset_choices()
+
+    def _on_run_requested(self) -> None:
+        if self.run is not None:
+            return
+        try:
+            self._start()
+        except BiomedParseError as error:
+            show_error(str(error))
+
+    def _on_cancel_requested(self) -> None:
+        if self.run is not None:
+            self.run.cancel()
+
+    def _on_finished(self) -> None:
+        self.run = None
+
+    def _start(self) -> None:
+        image = self.form.layer
+        if image is None:
+            raise VolumeError(
+                "There is no image to segment; open one, or drop a file on the viewer."
+            )
+        volume = volume_from_layer(image, self._viewer.dims)
+        options = self.form.options(self._current_slice(image))
+        wanted = bool(options.instances)
+        prompts = replace(self.form.prompt_set(), instance=wanted)
+        model, device = self.form.model.value, self.form.device.value
+        if not consent_to_download(model, self):
+            return
+        dtype = np.int32 if wanted else np.min_scalar_type(prompts.ids[-1])
+        labels = np.zeros(volume.shape, dtype)
+        task = Task(
+            lambda: self.session.run(
+                volume, prompts, options, model=model, device=device
+            ),
+            prompts,
+            labels,
+        )
+        keywords = labels_layer_kwargs(
+            image, prompts, name=f"{image.name} segmentation"
+        )
+        layer = self._viewer.add_labels(labels, **keywords)
+        self.run = LiveRun(self._viewer, layer, task, self.view)
+        self.run.finished.connect(self._on_finished)
+        self.run.start()
+
+    def _current_slice(self, image: Image) -> int:
+        """Return the position in view along the slicing axis."""
+        axis = self.form.slicing_axis()
+        if axis is None:
+            return 0
+        return _position(image, self._viewer.dims)[axis + image.ndim - 3]
+
+
+def _fold(title: str, content: QWidget) -> QPushButton:
+    """Make a button that shows and hides some content, hidden at first."""
+    button = QPushButton(f"▸ {title}")
+    button.setFlat(True)
+    button.setCheckable(True)
+    button.setStyleSheet("text-align: left; padding-left: 4px")
+    content.hide()
+
+    def on_toggled(shown: bool) -> None:
+        content.setVisible(shown)
+        button.setText(f"{'▾' if shown else '▸'} {title}")
+
+    button.toggled.connect(on_toggled)
+    return button
