@@ -152,10 +152,9 @@ class NpyMember:
     def _read_header(self) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
         size = self._info.file_size
         prefix = self._read_bytes(0, min(12, size))
-        length = int.from_bytes(
-            prefix[8 : 10 if prefix[6:7] == b"\1" else 12], "little"
-        )
-        raw = self._read_bytes(0, min(12 + length, _HEADER_BYTES, size))
+        end = 10 if prefix[6:7] == b"\1" else 12
+        length = end + int.from_bytes(prefix[8:end], "little")
+        raw = self._read_bytes(0, min(length, _HEADER_BYTES, size))
         stream = io.BytesIO(raw)
         try:
             version = np.lib.format.read_magic(stream)
