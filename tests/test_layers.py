@@ -24,7 +24,7 @@ ROWS = (
         "preprocess",
         "weights",
     },
-    {"engine", "stream"},
+    {"engine", "plan", "stream"},
     {"segment"},
     {"_napari", "evaluate", "remote", "report", "training", "worker"},
     {"_widgets", "cli"},

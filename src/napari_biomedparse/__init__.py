@@ -25,11 +25,11 @@ from napari_biomedparse.errors import (
 
 if TYPE_CHECKING:
     from napari_biomedparse.io import open_file, open_volume, save_labels
+    from napari_biomedparse.plan import SegmentOptions
     from napari_biomedparse.prompts import Prompt, PromptSet, parse_prompts
     from napari_biomedparse.segment import (
         Segmentation,
         SegmentedSlices,
-        SegmentOptions,
         iter_segment,
         segment,
         segment_lazy,
@@ -66,7 +66,7 @@ __all__ = [
 _HOMES = {
     "Prompt": "prompts",
     "PromptSet": "prompts",
-    "SegmentOptions": "segment",
+    "SegmentOptions": "plan",
     "Segmentation": "segment",
     "SegmentedSlices": "segment",
     "Volume": "volume",
