@@ -14,9 +14,9 @@ from golden_result import Result
 from torch import Tensor
 
 from napari_biomedparse.engine import Engine, SlicePrediction
+from napari_biomedparse.plan import SegmentOptions, plan_run
 from napari_biomedparse.postprocess import resolve, upsample
 from napari_biomedparse.prompts import Prompt, PromptSet
-from napari_biomedparse.plan import SegmentOptions, plan_run
 from napari_biomedparse.segment import run_plan
 
 LABEL_SHARE = {"binary": 1e-3, "hash": 5e-3, "const": 5e-3}

@@ -6,12 +6,11 @@ the channels-last memory format of [B, C, H, W]: the convolutions see it as a vi
 
 from __future__ import annotations
 
-from typing import cast, TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
 
 if TYPE_CHECKING:
     from napari_biomedparse.model.config import BiomedParseConfig

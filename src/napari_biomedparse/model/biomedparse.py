@@ -6,7 +6,7 @@ its two neighbours as channels. ARCHITECTURE is the specification followed here.
 
 from __future__ import annotations
 
-from typing import cast, TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn

@@ -6,7 +6,7 @@ ARCHITECTURE section 5. All that depends on the slice alone is computed once a s
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast, TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,8 @@ from napari_biomedparse.model.layers import Attention, FeedForward, sine_positio
 from napari_biomedparse.model.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
-    from napari_biomedparse.model.pixel_decoder import PixelFeatures
     from napari_biomedparse.model.config import BiomedParseConfig
+    from napari_biomedparse.model.pixel_decoder import PixelFeatures
 
 LEVELS = 3
 

@@ -5,7 +5,7 @@ ARCHITECTURE section 3 (the design is that of Mask2Former's simpler pixel decode
 
 from __future__ import annotations
 
-from typing import NamedTuple, TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F

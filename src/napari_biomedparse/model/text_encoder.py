@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from napari_biomedparse.model.layers import Attention
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from napari_biomedparse.model.config import BiomedParseConfig

@@ -1,0 +1,201 @@
+"""The main path: the same labels however a volume is held, cut and asked for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+
+from napari_biomedparse.engine import Engine
+from napari_biomedparse.errors import OptionError
+from napari_biomedparse.model.biomedparse import BiomedParse
+from napari_biomedparse.plan import SegmentOptions, plan_run
+from napari_biomedparse.postprocess import resolve
+from napari_biomedparse.segment import (
+    Segmentation,
+    iter_segment,
+    segment,
+    segment_lazy,
+)
+from napari_biomedparse.stream import slice_batches
+
+PROMPTS = {2: "liver", 5: "mitochondria in electron microscopy", 9: "a b c"}
+
+
+@pytest.fixture(scope="module")
+def volume() -> np.ndarray[Any, Any]:
+    """Grey levels, 13 slices of 70 x 50."""
+    return np.random.default_rng(0).integers(0, 255, (13, 70, 50), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def expected(volume: np.ndarray[Any, Any], tiny_model: BiomedParse) -> Segmentation:
+    result = segment(volume, PROMPTS, tiny_model)
+    assert len(np.unique(result.labels)) > 1
+    return result
+
+
+def _same(result: Segmentation, expected: Segmentation) -> None:
+    np.testing.assert_array_equal(np.asarray(result.labels), expected.labels)
+    np.testing.assert_array_equal(result.existence, expected.existence)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_batch_size_changes_no_label(
+    volume: Any, expected: Segmentation, tiny_model: BiomedParse, batch_size: int
+) -> None:
+    _same(segment(volume, PROMPTS, tiny_model, batch_size=batch_size), expected)
+
+
+@pytest.mark.parametrize("chunks", [(5, 32, 32), (1, 70, 50), (13, 8, 8)])
+def test_dask_and_zarr_input_change_no_label(
+    volume: Any, expected: Segmentation, tiny_model: BiomedParse, chunks: Any
+) -> None:
+    for lazy in (
+        da.from_array(volume, chunks=chunks),
+        zarr.array(volume, chunks=chunks),
+    ):
+        result = segment(lazy, PROMPTS, tiny_model)
+        assert isinstance(result.labels, da.Array)
+        _same(result, expected)
+
+
+def test_streaming_equals_the_whole_volume_at_once(
+    volume: Any, expected: Segmentation, tiny_model: BiomedParse
+) -> None:
+    plan = plan_run(volume, PROMPTS, config=tiny_model.config)
+    engine = Engine(tiny_model)
+    (whole,) = slice_batches(plan.volume, plan.geometry, plan.intensity, 0, 13, 13)
+    prediction = engine.predict(whole.slices, engine.encode_prompts(plan.prompts.texts))
+    resolved = resolve(
+        prediction.mask_logits, prediction.existence, plan.prompts.ids, 64
+    )
+    labels = plan.geometry.restore(resolved.labels)
+    np.testing.assert_array_equal(labels, expected.labels)
+
+
+def test_generator_and_lazy_form_give_the_same(
+    volume: Any, expected: Segmentation, tiny_model: BiomedParse
+) -> None:
+    labels = np.zeros_like(expected.labels)
+    for done in iter_segment(volume, PROMPTS, tiny_model, batch_size=3):
+        labels[done.where] = done.labels
+    np.testing.assert_array_equal(labels, expected.labels)
+    lazy = segment_lazy(volume, PROMPTS, tiny_model)
+    assert lazy.dtype == expected.labels.dtype
+    np.testing.assert_array_equal(lazy[6:8].compute(), expected.labels[6:8])
+    np.testing.assert_array_equal(lazy.compute(), expected.labels)
+
+
+def test_a_range_of_slices_equals_that_part_of_the_whole(
+    volume: Any, expected: Segmentation, tiny_model: BiomedParse
+) -> None:
+    result = segment(volume, PROMPTS, tiny_model, slices=(5, 9))
+    np.testing.assert_array_equal(result.labels[5:9], expected.labels[5:9])
+    assert not result.labels[:5].any()
+    assert np.isnan(result.existence[:, :5]).all()
+    np.testing.assert_array_equal(result.existence[:, 5:9], expected.existence[:, 5:9])
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_the_slicing_axis_only_turns_the_result(
+    volume: Any, expected: Segmentation, tiny_model: BiomedParse, axis: int
+) -> None:
+    turned = np.moveaxis(volume, 0, axis)
+    result = segment(turned, PROMPTS, tiny_model, axis=axis)
+    np.testing.assert_array_equal(np.moveaxis(result.labels, axis, 0), expected.labels)
+
+
+def test_one_and_two_slices(volume: Any, tiny_model: BiomedParse) -> None:
+    for depth in (1, 2):
+        result = segment(volume[:depth], PROMPTS, tiny_model)
+        assert result.labels.shape == (depth, 70, 50)
+        assert np.isfinite(result.existence).all()
+
+
+def test_labels_are_ids_and_existence_probabilities(expected: Segmentation) -> None:
+    assert set(np.unique(expected.labels)) <= {0, *PROMPTS}
+    assert expected.ids == (2, 5, 9)
+    assert expected.existence.shape == (3, 13)
+    assert ((expected.existence > 0) & (expected.existence < 1)).all()
+
+
+def test_instances_are_parts_of_the_labels(
+    volume: Any, expected: Segmentation, tiny_model: BiomedParse
+) -> None:
+    result = segment(volume, PROMPTS, tiny_model, instances=True)
+    _same(result, expected)
+    assert result.instances is not None
+    assert not result.instances[result.labels == 0].any()
+    for number in np.unique(result.instances)[1:20]:
+        assert len(np.unique(result.labels[result.instances == number])) == 1
+
+
+def test_existence_threshold_gates(volume: Any, tiny_model: BiomedParse) -> None:
+    result = segment(volume, "liver", tiny_model, existence_threshold=1.0)
+    assert not result.labels.any()
+
+
+def test_parameters_say_what_made_the_labels(expected: Segmentation) -> None:
+    assert expected.parameters["model"].startswith("tiny ")
+    assert expected.parameters["seed"] == 0
+    assert expected.parameters["intensity"] == "8-bit values, used as they are"
+
+
+def test_unknown_options_are_named(volume: Any, tiny_model: BiomedParse) -> None:
+    with pytest.raises(OptionError, match=r"no option tiles; there are axis"):
+        segment(volume, "liver", tiny_model, tiles=4)
+    options = SegmentOptions(batch_size=2)
+    assert (
+        segment(volume[:1], "liver", tiny_model, options).parameters["batch_size"] == 2
+    )
+
+
+def test_temporary_labels_go_with_the_result(
+    volume: Any,
+    tiny_model: BiomedParse,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    result = segment(da.from_array(volume), "liver", tiny_model, slices=(0, 2))
+    assert len(list(tmp_path.iterdir())) == 1
+    del result
+    assert not list(tmp_path.iterdir())
+
+
+PEAK_MEMORY = """
+import resource, sys
+import zarr
+from napari_biomedparse import load_model, segment
+volume = zarr.open_array(sys.argv[1], mode="r")
+segment(volume, ["liver", "kidney"], load_model("tiny"))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="peak memory is asked of POSIX")
+def test_peak_memory_does_not_grow_with_depth(tmp_path: Path) -> None:
+    """64 against 1024 slices of 512 x 512: less than 10 % more."""
+    noise = np.random.default_rng(0).integers(0, 255, (16, 512, 512), dtype=np.uint8)
+    peaks = []
+    for depth in (64, 1024):
+        array = zarr.create_array(
+            tmp_path / f"{depth}.zarr",
+            shape=(depth, 512, 512),
+            chunks=(16, 512, 512),
+            dtype="u1",
+            compressors=None,
+        )
+        for start in range(0, depth, 16):
+            array[start : start + 16] = noise
+        command = [sys.executable, "-c", PEAK_MEMORY, str(tmp_path / f"{depth}.zarr")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout))
+    assert peaks[1] < 1.1 * peaks[0], peaks
