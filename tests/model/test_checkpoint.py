@@ -111,6 +111,8 @@ def test_safetensors_round_trip(tmp_path: Path, weights: dict[str, Tensor]) -> N
     assert found.config == TINY
     assert found.metadata == {"format": "pt", "source": "here"}
     assert [p.name for p in tmp_path.iterdir()] == ["weights.bin"]
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_shared_and_scattered_tensors_are_saved(tmp_path: Path) -> None:

@@ -185,7 +185,10 @@ def save_weights(
         facts[_CONFIG] = json.dumps(asdict(config))
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
+        part.touch()
+        mode = part.stat().st_mode
         save_file(_separate(tensors), part, metadata=facts)
+        part.chmod(mode)  # safetensors lets nobody but the owner read
         part.replace(path)
     except (OSError, SafetensorError) as error:
         raise OutputError(
