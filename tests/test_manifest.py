@@ -25,7 +25,7 @@ manifest = PluginManifest.from_distribution({NAME!r})
 manifest.validate_imports()
 import napari_biomedparse, napari_biomedparse_manifest
 print(napari_biomedparse.__file__)
-print(*napari_biomedparse_manifest.__path__)
+print(napari_biomedparse_manifest.__path__[0])
 """
 
 
