@@ -25,6 +25,7 @@ from napari_biomedparse.weights import (
     available_models,
     convert,
     default_model,
+    is_downloaded,
     load_model,
     model_identity,
 )
@@ -174,10 +175,12 @@ def test_best_model_at_hand(
     checkpoint.save_weights(demo, tensors, config=TINY)
     assert available_models() == ("v2", "demo", "tiny")
     assert default_model() == "demo"
+    assert not is_downloaded()
     assert_same_outputs(load_model("demo"), load_model("tiny"))
 
     load_model("v2")
     assert default_model() == "v2"
+    assert is_downloaded()
 
 
 def test_device() -> None:
@@ -197,7 +200,7 @@ def test_published_weights_are_converted_once(
 
     published.requests.clear()
     monkeypatch.setattr(torch, "load", None)
-    monkeypatch.setattr(weights, "convert", None)
+    monkeypatch.setattr(weights, "_convert", None)
     assert_same_outputs(load_model(), load_model("v2", offline=True))
     assert published.requests == []
 
@@ -231,8 +234,9 @@ def test_what_the_converted_file_says(published: FakeHub) -> None:
     (path,) = Path(constants.HF_HUB_CACHE).rglob(CONVERTED)
     found = checkpoint.read_checkpoint(path)
     assert found.config == TINY
-    assert found.metadata["source"] == NAME
-    assert found.metadata["source_sha256"] == published.sha256
+    origin = f"microsoft/BiomedParse/resolve/{COMMIT}/{NAME}"
+    assert found.metadata["source"] == f"https://huggingface.co/{origin}"
+    assert "CC BY-NC-SA 4.0" in found.metadata["licence"]
     assert path.stat().st_size < len(published.content)
 
 

@@ -69,10 +69,14 @@ def available_models() -> tuple[str, ...]:
     return ("v2", "demo", "tiny") if _DEMO.is_file() else ("v2", "tiny")
 
 
+def is_downloaded() -> bool:
+    """Tell whether the published weights are on this computer."""
+    return any(find_cached(PUBLISHED, name) for name in (CONVERTED, PUBLISHED.name))
+
+
 def default_model() -> str:
     """Name the best model that is at hand: ``v2`` if it was downloaded, or ``demo``."""
-    at_hand = any(find_cached(PUBLISHED, n) for n in (CONVERTED, PUBLISHED.name))
-    return "v2" if at_hand or not _DEMO.is_file() else "demo"
+    return "v2" if is_downloaded() or not _DEMO.is_file() else "demo"
 
 
 def load_model(
@@ -147,14 +151,8 @@ def convert(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
     OutputError
         If the file cannot be written.
     """
-    from napari_biomedparse.model.checkpoint import read_checkpoint, save_weights
-    from napari_biomedparse.model.config import V2
-
     path = _local(path)
-    checkpoint = read_checkpoint(path)
-    model = _build(checkpoint.config or V2, checkpoint.tensors, path)
-    facts = {**checkpoint.metadata, "source": path.name, "source_sha256": sha256(path)}
-    save_weights(out, model.state_dict(), facts, model.config)
+    _convert(path, out, {"source": path.name, "source_sha256": sha256(path)})
 
 
 def model_identity(model: BiomedParse | str | os.PathLike[str]) -> str:
@@ -200,6 +198,17 @@ def _build(
     return model.eval().requires_grad_(False)
 
 
+def _convert(path: Path, out: str | os.PathLike[str], facts: Mapping[str, str]) -> None:
+    """Write the weights of a checkpoint that fits, with facts about its origin."""
+    from napari_biomedparse.model.checkpoint import read_checkpoint, save_weights
+    from napari_biomedparse.model.config import V2
+
+    checkpoint = read_checkpoint(path)
+    model = _build(checkpoint.config or V2, checkpoint.tensors, path)
+    facts = {**checkpoint.metadata, **facts}
+    save_weights(out, model.state_dict(), facts, model.config)
+
+
 def _published(
     revision: str | None,
     token: str | None,
@@ -225,11 +234,15 @@ def _published(
         return assets / CONVERTED
     if revision in (None, PUBLISHED.revision):
         check(PUBLISHED, path)
+    facts = {
+        "source": f"{PUBLISHED.page}/resolve/{path.parent.name}/{PUBLISHED.name}",
+        "licence": PUBLISHED.licence,
+    }
     for folder in (path.parent, assets):
         _LOGGER.info("Converting %s to %s", path, folder / CONVERTED)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            convert(path, folder / CONVERTED)
+            _convert(path, folder / CONVERTED, facts)
         except (OSError, OutputError) as error:
             _LOGGER.info("%s", error)
         else:

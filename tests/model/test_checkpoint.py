@@ -69,7 +69,7 @@ def test_pickle_under_the_name_of_safetensors(
     tmp_path: Path, weights: dict[str, Tensor]
 ) -> None:
     torch.save(weights, tmp_path / "w.safetensors")
-    with pytest.raises(CheckpointError, match=r"pickled .* rename it to \.ckpt"):
+    with pytest.raises(CheckpointError, match=r"pickled .* Rename it to \.ckpt"):
         read_checkpoint(tmp_path / "w.safetensors")
 
 
