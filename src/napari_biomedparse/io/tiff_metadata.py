@@ -153,7 +153,7 @@ def _from_imagej(
     spacing: dict[str, float] = {}
     if unit != PIXEL:
         spacing |= resolution
-        depth = _positive(abs(metadata.get("spacing", 0.0)))
+        depth = _positive(str(metadata.get("spacing", "")).removeprefix("-"))
         if depth is not None:
             spacing["z"] = depth
     units = dict.fromkeys(spacing, unit)

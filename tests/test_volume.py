@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+
+from napari_biomedparse.errors import VolumeError
+from napari_biomedparse.volume import ArrayLike, Volume, as_volume
+
+DATA = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
+
+
+def _volume(data: Any = DATA, **changes: Any) -> Volume:
+    values = {
+        "axes": ("c", "z", "y", "x"),
+        "spacing": (1.0, 3.0, 0.5, 0.25),
+        "units": ("pixel", *("micrometer",) * 3),
+        "origin": (0.0, 1.0, 2.0, 3.0),
+        "name": "cells",
+        "channel_names": ("a", "b"),
+    }
+    return Volume(data, **(values | changes))
+
+
+def _zarr(values: Any) -> Any:
+    return zarr.create_array(store={}, data=values, chunks=(1, *values.shape[1:]))
+
+
+def _lazy(values: Any) -> Any:
+    return da.from_array(values, chunks=(1, *values.shape[1:]))
+
+
+@pytest.mark.parametrize("make", [np.asarray, _lazy, _zarr])
+def test_any_array_will_do(make: Any) -> None:
+    data = make(DATA)
+    assert isinstance(data, ArrayLike)
+    volume = _volume(data, levels=(make(DATA[..., ::2]),)).select(c=1)
+    assert volume.axes == ("z", "y", "x")
+    assert volume.spacing == (3.0, 0.5, 0.25)
+    assert volume.units == ("micrometer",) * 3
+    assert volume.origin == (1.0, 2.0, 3.0)
+    assert volume.channel_names == ()
+    assert (volume.shape, volume.dtype) == ((3, 4, 5), np.uint8)
+    np.testing.assert_array_equal(np.asarray(volume.data), DATA[1])
+    np.testing.assert_array_equal(np.asarray(volume.levels[0]), DATA[1, ..., ::2])
+
+
+def test_selecting_stays_lazy() -> None:
+    assert hasattr(_volume(_zarr(DATA)).select(c=0, z=1).data, "dask")
+
+
+def test_selecting_another_axis_keeps_the_channels() -> None:
+    assert _volume().select(z=0).channel_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ({"t": 0}, r"no axis 't'; its axes are c, z, y, x"),
+        ({"c": 2}, r"no position 2 along axis 'c'; choose 0 to 1"),
+        ({"c": -1}, r"no position -1"),
+    ],
+)
+def test_selecting_what_is_not_there(index: dict[str, int], message: str) -> None:
+    with pytest.raises(VolumeError, match=message):
+        _volume().select(**index)
+
+
+@pytest.mark.parametrize("what", ["axes", "spacing", "units", "origin"])
+def test_a_description_that_does_not_fit(what: str) -> None:
+    with pytest.raises(VolumeError, match=f"cells: 1 {what} are given .* 4 axes"):
+        _volume(**{what: ("z",)})
+
+
+@pytest.mark.parametrize("make", [np.asarray, _lazy, _zarr])
+def test_a_bare_array_becomes_a_volume(make: Any) -> None:
+    volume = as_volume(make(DATA[0]), name="mine")
+    assert (volume.axes, volume.name) == (("z", "y", "x"), "mine")
+    assert (volume.spacing, volume.units) == ((1.0,) * 3, ("pixel",) * 3)
+
+
+def test_nested_lists_and_axes_of_size_one() -> None:
+    assert as_volume(DATA[0].tolist()).shape == (3, 4, 5)
+    assert as_volume(DATA[None, :1]).shape == (3, 4, 5)
+    assert as_volume(DATA[:1, :1]).shape == (1, 4, 5)
+    assert as_volume(_volume(DATA[:1], channel_names=("a",))).axes == ("z", "y", "x")
+
+
+def test_a_volume_of_three_axes_is_kept() -> None:
+    volume = _volume().select(c=0)
+    assert as_volume(volume) is volume
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<i2", ">u2", "i8", "<f2", ">f4", "f8"])
+def test_types_that_will_do(dtype: str) -> None:
+    assert as_volume(DATA[0].astype(dtype)).dtype == np.dtype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (DATA[0, 0], r"image\[None\]"),
+        (DATA[0, 0, 0], r"1 axes"),
+        (7, r"0 axes"),
+        (DATA, r"choose one|Choose one"),
+        (np.zeros((9, 8, 3, 3), np.uint8), r"RGB"),
+        (np.zeros((2, 2, 2, 9, 8, 7)), r"6 axes"),
+        (DATA[0, :0], r"is empty"),
+        (DATA[0] > 1, r"True and False only"),
+        (DATA[0].astype(complex), r"complex128"),
+        (DATA[0].astype(str), r"voxels of type <U"),
+        (DATA[0].astype(object), r"object"),
+        ([[1, 2], [3]], r"not a regular array"),
+    ],
+)
+def test_what_cannot_be_a_volume(source: Any, message: str) -> None:
+    with pytest.raises(VolumeError, match=message):
+        as_volume(source)
