@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 import subprocess
 import zipfile
 from collections import OrderedDict
@@ -229,7 +230,7 @@ def test_checkpoints_without_a_state_dict(
         read_checkpoint(tmp_path / "w.pt")
 
 
-@pytest.mark.parametrize("config", ["{", "[1]", '{"colour": "blue"}'])
+@pytest.mark.parametrize("config", ["{", "[1]", '{"colour": 1}', '{"dim": "blue"}'])
 def test_config_of_another_version(
     tmp_path: Path, weights: dict[str, Tensor], config: str
 ) -> None:
@@ -248,6 +249,29 @@ def test_old_torch_reads_no_pickle(
     with pytest.raises(CheckpointError, match=r"2\.9\.1.*2\.10 or newer"):
         read_checkpoint(tmp_path / "w.ckpt")
     assert_same(read_state_dict(tmp_path / "w.safetensors"), weights)
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_damage_anywhere_gives_an_error_or_tensors(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "weights"
+    tensors = {"linear.weight": torch.zeros(4, 4), "linear.bias": torch.zeros(4)}
+    if kind == "safetensors":
+        save_weights(path, tensors, {"source": "here"}, TINY)
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=kind == "zip")
+    data = path.read_bytes()
+    draw = random.Random(kind)
+    refused = 0
+    for _ in range(200):
+        damaged = bytearray(data)
+        for _ in range(draw.choice((1, 5))):
+            damaged[draw.randrange(len(data))] = draw.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            read_checkpoint(path)
+        except CheckpointError:
+            refused += 1
+    assert refused
 
 
 # ---- hostile pickles

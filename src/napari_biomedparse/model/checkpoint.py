@@ -12,7 +12,6 @@ import os
 import pickle
 import re
 import uuid
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
 from napari_biomedparse.errors import CheckpointError, OutputError
-from napari_biomedparse.model.config import BiomedParseConfig
+from napari_biomedparse.model.config import V2, BiomedParseConfig
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -37,6 +36,7 @@ _CONFIG = "config"
 _SHOWN = 5
 
 _ZIP = b"PK\x03\x04"
+_ZIP_END, _ZIP_END_SIZE = b"PK\x05\x06", 22
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _LFS = b"version https://git-lfs"
 _AGAIN = "Download it again, whole."
@@ -252,7 +252,7 @@ def _read_pickled(path: Path, head: bytes) -> Checkpoint:
             "to .ckpt if you trust where it comes from."
         )
     is_zip = head.startswith(_ZIP)
-    if is_zip and not zipfile.is_zipfile(path):
+    if is_zip and not _has_zip_end(path):
         raise CheckpointError(
             f"{path} is incomplete: it ends before the table of contents that closes "
             f"a checkpoint. {_AGAIN}"
@@ -268,6 +268,13 @@ def _read_pickled(path: Path, head: bytes) -> Checkpoint:
             f"or something else ({type(error).__name__}: {reason}). {_AGAIN}"
         ) from error
     return _from_content(content, path)
+
+
+def _has_zip_end(path: Path) -> bool:
+    """Tell whether a zip archive without a comment is there to its last record."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - _ZIP_END_SIZE, 0))
+        return file.read().startswith(_ZIP_END)
 
 
 def _unsafe(path: Path, reason: str) -> CheckpointError:
@@ -320,10 +327,10 @@ def _parse_config(stored: object, path: Path) -> BiomedParseConfig | None:
     try:
         fields = json.loads(stored) if isinstance(stored, str) else stored
         values = {
-            name: tuple(value) if isinstance(value, list) else value
+            name: type(getattr(V2, name))(value)
             for name, value in cast(Mapping[str, object], fields).items()
         }
-        return BiomedParseConfig(**values)  # type: ignore[arg-type]
+        return BiomedParseConfig(**values)
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} describes a network that this version does not know ({error}). "
