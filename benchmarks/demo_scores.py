@@ -12,7 +12,6 @@ import json
 import time
 from collections import defaultdict
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -116,13 +115,13 @@ def speed(engine: Engine) -> dict[str, float]:
 
 def summary(scores: Scores) -> dict[str, float]:
     """Average each score, and the groups that the aims are stated for."""
-    means = {name: float(mean(values)) for name, values in sorted(scores.items())}
+    means = {name: float(np.mean(values)) for name, values in sorted(scores.items())}
     for kind, targets in KINDS.items():
         for what in ("dice", "dice, unseen wording"):
             values = [v for t in targets for v in scores.get(f"{what}: {t}", [])]
-            means[f"{what}, all of {kind}"] = float(mean(values))
+            means[f"{what}, all of {kind}"] = float(np.mean(values))
         absent = [v for t in targets for v in scores.get(f"existence, absent: {t}", [])]
-        means[f"existence, absent, all of {kind}"] = float(mean(absent))
+        means[f"existence, absent, all of {kind}"] = float(np.mean(absent))
     return means
 
 

@@ -70,7 +70,7 @@ def test_losses_equal_the_formulas_in_float64() -> None:
     terms = segmentation_losses(*logits, truth)
     expected = reference(*(x.numpy() for x in logits), truth)
     np.testing.assert_allclose([float(term) for term in terms], expected, rtol=1e-12)
-    assert float(terms.total) == pytest.approx(expected.sum(), rel=1e-12)
+    assert float(terms.total()) == pytest.approx(expected.sum(), rel=1e-12)
 
 
 def test_losses_in_float32_stay_close() -> None:
@@ -85,7 +85,7 @@ def test_losses_in_float32_stay_close() -> None:
 def test_gradients_equal_finite_differences_of_the_formulas() -> None:
     logits, truth = fixed()
     leaves = [x.clone().requires_grad_() for x in logits]
-    segmentation_losses(*leaves, truth).total.backward()
+    segmentation_losses(*leaves, truth).total().backward()
     step = 1e-6
     for which, leaf in enumerate(leaves):
         assert leaf.grad is not None
@@ -105,9 +105,22 @@ def test_absent_targets_teach_existence_only() -> None:
     none = truth._replace(exists=torch.zeros_like(truth.exists))
     terms = segmentation_losses(*leaves, none)
     assert not any(term.detach() for term in terms[:4])
-    terms.total.backward()
+    terms.total().backward()
     assert leaves[0].grad is not None and not leaves[0].grad.any()
     assert leaves[2].grad is not None and bool((leaves[2].grad[COUNTS == 1] > 0).all())
+
+
+def test_masks_of_absent_targets_can_be_made_to_count() -> None:
+    logits, truth = fixed()
+    truth = truth._replace(masks=truth.masks * truth.exists[..., None, None])
+    plain = segmentation_losses(*logits, truth)
+    terms = segmentation_losses(*logits, truth, absent_weight=0.5)
+    pairs = np.argwhere((EXISTS == 0) & (COUNTS == 1))
+    empty = [np.log1p(np.exp(logits[0][b, p].numpy())).mean() for b, p in pairs]
+    expected = float(plain.mask_bce) + 0.5 * float(np.mean(empty))
+    assert float(terms.mask_bce) == pytest.approx(expected, rel=1e-12)
+    weighted = terms.total((1.0, 0.0, 0.0, 0.0, 2.0))
+    assert float(weighted) == pytest.approx(float(terms[0] + 2 * terms[4]))
 
 
 def test_pairs_that_do_not_count_teach_nothing_of_existence() -> None:

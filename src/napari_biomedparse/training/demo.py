@@ -250,6 +250,8 @@ def train(
         clip=1.0,
         # Every slice gets as many absent targets as present ones: no need to weigh.
         existence_weight=1.0,
+        absent_weight=1.0,
+        coefficients=(1.0, 1.0, 1.0, 1.0, 2.0),
         seed=seed,
     )
     weights = output / "demo.safetensors"

@@ -51,8 +51,10 @@ class TrainOptions:
         Largest norm of the gradient.
     averaging : float
         Decay of the running average of the weights, which is what is kept.
-    existence_weight : float
+    existence_weight, absent_weight : float
         See `segmentation_losses`.
+    coefficients : tuple of float
+        Of the terms of `Losses`.
     seed : int
         Of the random attention fields; data have their own.
     save_every : float
@@ -69,6 +71,8 @@ class TrainOptions:
     clip: float = 5.0
     averaging: float = 0.998
     existence_weight: float = EXISTENCE_WEIGHT
+    absent_weight: float = 0.0
+    coefficients: tuple[float, ...] = (1.0,) * len(Losses._fields)
     seed: int = 0
     save_every: float = 3.0
     log_every: int = 50
@@ -211,9 +215,10 @@ class Trainer:
             decoded.existence,
             type(batch.targets)(*(part.to(device) for part in batch.targets)),
             existence_weight=options.existence_weight,
+            absent_weight=options.absent_weight,
         )
         self._optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()  # type: ignore[no-untyped-call]
+        losses.total(options.coefficients).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
         self._optimizer.step()
         self._average()

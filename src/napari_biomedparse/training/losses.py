@@ -7,7 +7,7 @@ functions of tensors; data and loop live elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -40,7 +40,7 @@ class Targets(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """The terms of the loss, each a scalar Tensor, and their sum as `total`."""
+    """The terms of the loss, each a scalar Tensor."""
 
     mask_dice: Tensor
     mask_bce: Tensor
@@ -48,10 +48,10 @@ class Losses(NamedTuple):
     edge_bce: Tensor
     existence: Tensor
 
-    @property
-    def total(self) -> Tensor:
-        """The sum that is minimised; all coefficients are 1."""
-        return torch.stack(tuple(self)).sum()
+    def total(self, coefficients: Sequence[float] = (1.0,) * 5) -> Tensor:
+        """Return the weighted sum that is minimised; in the original all weigh 1."""
+        terms = torch.stack(tuple(self))
+        return (terms * terms.new_tensor(coefficients)).sum()
 
 
 def segmentation_losses(
@@ -61,6 +61,7 @@ def segmentation_losses(
     targets: Targets,
     *,
     existence_weight: float = EXISTENCE_WEIGHT,
+    absent_weight: float = 0.0,
 ) -> Losses:
     """Compare predictions with the truth.
 
@@ -74,16 +75,24 @@ def segmentation_losses(
         The truth.
     existence_weight : float
         Weight of the pairs whose target exists (``pos_weight``).
+    absent_weight : float
+        Weight of the masks of absent targets, which should be empty. In the original
+        they teach nothing (0); a small network then hardly learns from the image
+        what is absent, and answers by modality.
 
     Returns
     -------
     Losses
         Mask and edge terms are means over the pairs whose target exists, 0 if there
-        is none; the existence term is a mean over the pairs that count.
+        is none, plus the weighted mean over absent ones in `mask_bce`; the existence
+        term is a mean over the pairs that count.
     """
     exists = targets.exists
     pairs = exists.sum().clamp(min=1.0)
     counts = targets.counts.sum().clamp(min=1.0)
+    absent = (1.0 - exists) * targets.counts
+    mask_terms = pixel_bce(mask_logits, targets.masks)
+    empty = (mask_terms * absent).sum() / absent.sum().clamp(min=1.0)
     existence_terms = F.binary_cross_entropy_with_logits(
         existence,
         exists,
@@ -92,7 +101,7 @@ def segmentation_losses(
     )
     return Losses(
         (dice_loss(mask_logits, targets.masks) * exists).sum() / pairs,
-        (pixel_bce(mask_logits, targets.masks) * exists).sum() / pairs,
+        (mask_terms * exists).sum() / pairs + absent_weight * empty,
         (dice_loss(edge_logits, targets.edges) * exists).sum() / pairs,
         (pixel_bce(edge_logits, targets.edges) * exists).sum() / pairs,
         (existence_terms * targets.counts).sum() / counts,
