@@ -17,6 +17,7 @@ ROWS = (
     {
         "hub",
         "instances",
+        "intensity",
         "io",
         "metrics",
         "phantoms",
@@ -24,7 +25,7 @@ ROWS = (
         "preprocess",
         "weights",
     },
-    {"engine", "plan", "stream"},
+    {"engine", "plan", "stream", "tiling"},
     {"segment"},
     {"_napari", "evaluate", "remote", "report", "training", "worker"},
     {"_widgets", "cli"},

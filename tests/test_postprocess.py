@@ -30,7 +30,7 @@ def random_case(
     """Return blobby mask logits and existence logits with ties and duplicates."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(batch, prompts, 4, 4, generator=generator)
-    logits = upsample(coarse, 16) * 2
+    logits = upsample(coarse, (16, 16)) * 2
     if prompts > 2:
         logits[:, 2] = logits[:, 0] + 0.3
     existence = torch.randn(batch, prompts, generator=generator).round(decimals=1)
@@ -45,20 +45,20 @@ def test_upsampling_is_antialiased_bicubic_by_definition(size: int) -> None:
     logits = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     matrix = cubic_matrix(16, size, -0.5, clamp=False)
     expected = matrix @ logits.double().numpy() @ matrix.T
-    np.testing.assert_allclose(upsample(logits, size), expected, atol=1e-5)
+    np.testing.assert_allclose(upsample(logits, (size, size)), expected, atol=1e-5)
 
 
 def test_upsampling_does_not_depend_on_what_is_beside() -> None:
     logits = torch.randn(2, 5, 32, 32, generator=torch.Generator().manual_seed(0))
-    together = upsample(logits, 128)
+    together = upsample(logits, (128, 128))
     for b in range(2):
         for p in range(5):
-            alone = upsample(logits[b : b + 1, p : p + 1], 128)
+            alone = upsample(logits[b : b + 1, p : p + 1], (128, 128))
             assert torch.equal(alone[0, 0], together[b, p])
 
 
 def test_upsampling_nothing() -> None:
-    assert upsample(torch.zeros(1, 0, 4, 4), 8).shape == (1, 0, 8, 8)
+    assert upsample(torch.zeros(1, 0, 4, 4), (8, 8)).shape == (1, 0, 8, 8)
 
 
 # --- suppression ---------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_merge_is_the_first_highest_of_background_and_prompts(
 
 
 def plain_resolve(
-    logits: torch.Tensor, existence: torch.Tensor, ids: list[int], size: int
+    logits: torch.Tensor, existence: torch.Tensor, ids: list[int], size: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Every step on the full arrays, without leaving anything out."""
     probabilities, scores = upsample(logits, size).sigmoid(), existence.sigmoid()
@@ -183,8 +183,8 @@ def plain_resolve(
 def test_resolve_agrees_with_the_plain_steps(seed: int, prompts: int) -> None:
     logits, existence = random_case(seed, prompts=prompts)
     ids = list(range(3, 3 + prompts))
-    labels, keep = resolve(logits, existence, ids, 40)
-    expected_labels, expected_keep = plain_resolve(logits, existence, ids, 40)
+    labels, keep = resolve(logits, existence, ids, (40, 40))
+    expected_labels, expected_keep = plain_resolve(logits, existence, ids, (40, 40))
     assert torch.equal(labels, expected_labels)
     assert torch.equal(keep, expected_keep)
 
@@ -192,10 +192,10 @@ def test_resolve_agrees_with_the_plain_steps(seed: int, prompts: int) -> None:
 def test_resolve_does_not_depend_on_the_batch() -> None:
     logits, existence = random_case(0, batch=7)
     ids = [1, 2, 3, 4]
-    together = resolve(logits, existence, ids, 40)
+    together = resolve(logits, existence, ids, (40, 40))
     for size in (1, 3):
         parts = [
-            resolve(logits[i : i + size], existence[i : i + size], ids, 40)
+            resolve(logits[i : i + size], existence[i : i + size], ids, (40, 40))
             for i in range(0, 7, size)
         ]
         assert torch.equal(torch.cat([p.labels for p in parts]), together.labels)
@@ -204,23 +204,23 @@ def test_resolve_does_not_depend_on_the_batch() -> None:
 
 def test_ids_only_name_the_labels() -> None:
     logits, existence = random_case(1, prompts=3)
-    plain = resolve(logits, existence, [1, 2, 3], 32).labels
+    plain = resolve(logits, existence, [1, 2, 3], (32, 32)).labels
     assert plain.any()
     for ids in permutations([1, 2, 3]):
-        labels = resolve(logits, existence, ids, 32).labels
+        labels = resolve(logits, existence, ids, (32, 32)).labels
         assert torch.equal(labels, torch.tensor([0, *ids], dtype=torch.int32)[plain])
 
 
 def test_large_ids() -> None:
-    labels = resolve(torch.ones(1, 1, 4, 4), torch.ones(1, 1), [65535], 8).labels
+    labels = resolve(torch.ones(1, 1, 4, 4), torch.ones(1, 1), [65535], (8, 8)).labels
     assert labels.unique().tolist() == [65535]
 
 
 def test_an_existence_of_one_half_is_enough_for_several_prompts_only() -> None:
     existence, logits = torch.zeros(1, 2), torch.ones(1, 2, 4, 4)
     logits[:, 1] = -1
-    assert resolve(logits, existence, [1, 2], 8).keep.tolist() == [[True, False]]
-    alone = resolve(logits[:, :1], existence[:, :1], [1], 8)
+    assert resolve(logits, existence, [1, 2], (8, 8)).keep.tolist() == [[True, False]]
+    alone = resolve(logits[:, :1], existence[:, :1], [1], (8, 8))
     assert alone.keep.tolist() == [[False]]
     assert not alone.labels.any()
 
@@ -230,33 +230,40 @@ def test_of_saturated_probabilities_the_first_prompt_wins() -> None:
     logits[:, 1] += 5
     logits[:, 1, :, 2:] = logits[:, 0, :, :2] = -SATURATED
     logits[:, 0, 0, 0] = SATURATED
-    labels = resolve(logits, torch.ones(1, 2), [1, 2], 4).labels
+    labels = resolve(logits, torch.ones(1, 2), [1, 2], (4, 4)).labels
     assert labels[0, 0].tolist() == [1, 2, 1, 1]
 
 
 def test_a_probability_that_rounds_to_one_half_is_background() -> None:
     logits = torch.full((1, 1, 4, 4), 1e-9)
-    assert not resolve(logits, torch.ones(1, 1), [1], 8).labels.any()
+    assert not resolve(logits, torch.ones(1, 1), [1], (8, 8)).labels.any()
 
 
 def test_thresholds_can_be_changed() -> None:
     logits = torch.ones(1, 2, 4, 4)
     logits[:, 1, :, 2:] = -1
     existence = torch.tensor([[-0.5, 3.0]])
-    assert resolve(logits, existence, [1, 2], 4).keep.tolist() == [[False, True]]
-    eased = resolve(logits, existence, [1, 2], 4, existence_threshold=0.3)
+    assert resolve(logits, existence, [1, 2], (4, 4)).keep.tolist() == [[False, True]]
+    eased = resolve(logits, existence, [1, 2], (4, 4), existence_threshold=0.3)
     assert eased.keep.tolist() == [[True, True]]
     strict = resolve(
-        logits, existence, [1, 2], 4, existence_threshold=0.3, overlap_threshold=0.4
+        logits,
+        existence,
+        [1, 2],
+        (4, 4),
+        existence_threshold=0.3,
+        overlap_threshold=0.4,
     )
     assert strict.keep.tolist() == [[False, True]]
-    alone = resolve(logits[:, :1], existence[:, :1], [1], 4, existence_threshold=0.3)
+    alone = resolve(
+        logits[:, :1], existence[:, :1], [1], (4, 4), existence_threshold=0.3
+    )
     assert alone.labels.all()
 
 
 def test_nothing_exists() -> None:
     labels, keep = resolve(
-        torch.ones(2, 3, 4, 4), torch.full((2, 3), -9.0), [1, 2, 3], 8
+        torch.ones(2, 3, 4, 4), torch.full((2, 3), -9.0), [1, 2, 3], (8, 8)
     )
     assert labels.shape == (2, 8, 8)
     assert not labels.any()
@@ -266,8 +273,8 @@ def test_nothing_exists() -> None:
 @pytest.mark.gpu
 def test_resolve_agrees_on_the_gpu() -> None:
     logits, existence = random_case(5)
-    on_gpu = resolve(logits.cuda(), existence.cuda(), [1, 2, 3, 4], 64)
-    expected = resolve(logits, existence, [1, 2, 3, 4], 64)
+    on_gpu = resolve(logits.cuda(), existence.cuda(), [1, 2, 3, 4], (64, 64))
+    expected = resolve(logits, existence, [1, 2, 3, 4], (64, 64))
     assert torch.equal(on_gpu.keep.cpu(), expected.keep)
     differing = (on_gpu.labels.cpu() != expected.labels).float().mean()
     assert differing < 1e-3

@@ -74,7 +74,7 @@ def test_streaming_equals_the_whole_volume_at_once(
     (whole,) = slice_batches(plan.volume, plan.geometry, plan.intensity, 0, 13, 13)
     prediction = engine.predict(whole.slices, engine.encode_prompts(plan.prompts.texts))
     resolved = resolve(
-        prediction.mask_logits, prediction.existence, plan.prompts.ids, 64
+        prediction.mask_logits, prediction.existence, plan.prompts.ids, (64, 64)
     )
     labels = plan.geometry.restore(resolved.labels)
     np.testing.assert_array_equal(labels, expected.labels)

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_biomedparse.errors import FormatError
-from napari_biomedparse.preprocess import Intensity, plan_slices
+from napari_biomedparse.intensity import Intensity
+from napari_biomedparse.preprocess import plan_slices
 from napari_biomedparse.stream import read_ahead, slice_batches
 from napari_biomedparse.volume import as_volume
 

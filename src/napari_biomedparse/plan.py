@@ -9,19 +9,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_biomedparse.errors import OptionError
+from napari_biomedparse.intensity import MODALITIES, Intensity, choose_intensity
 from napari_biomedparse.preprocess import (
-    MODALITIES,
-    Intensity,
     SliceGeometry,
-    choose_intensity,
+    plan_large_slices,
     plan_slices,
 )
 from napari_biomedparse.prompts import PromptSet, parse_prompts
+from napari_biomedparse.tiling import TileGrid
 from napari_biomedparse.tokenizer import tokenize
 from napari_biomedparse.volume import Volume, as_volume
 
 if TYPE_CHECKING:
     from napari_biomedparse.model.config import BiomedParseConfig
+
+
+LARGE_SLICE = 1024
+"""Pixels of a slice's longer edge above which it is cut into tiles by default."""
+SMALLEST_TILE = 16
+TILE_WORDS = ("none", "auto")
 
 
 def _option(default: Any, label: str, help_text: str, **limits: Any) -> Any:
@@ -52,6 +58,21 @@ class SegmentOptions:
     )
     slices: tuple[int, int] | None = _option(
         None, "Slices", "First slice and the one after the last; all if not given."
+    )
+    tile: str | int = _option(
+        "auto",
+        "Tiles",
+        "none: every slice is resized to the network's square, as the original does. "
+        "auto: slices of more than 1024 pixels are cut into tiles at full resolution. "
+        "A number: tiles of so many pixels.",
+    )
+    pixel_size: float | None = _option(
+        None,
+        "Pixel size",
+        "Scale at which the network sees the slices, as the size of a pixel in the "
+        "volume's unit; they are cut into tiles where that makes them too large.",
+        min=1e-9,
+        max=1e9,
     )
     existence_threshold: float = _option(
         0.5,
@@ -111,6 +132,19 @@ class SegmentOptions:
                         f"{label} is {value}; it must lie between {limits['min']} and "
                         f"{limits['max']}."
                     )
+        if isinstance(self.tile, bool) or not (
+            self.tile in TILE_WORDS
+            or (isinstance(self.tile, int) and self.tile >= SMALLEST_TILE)
+        ):
+            raise OptionError(
+                f"Tiles (tile) must be none, auto, or a whole number of at least "
+                f"{SMALLEST_TILE} pixels, not {self.tile!r}."
+            )
+        if self.pixel_size is not None and self.tile != "auto":
+            raise OptionError(
+                f"A pixel size decides how large tiles are: leave Tiles (tile) at auto "
+                f"with it, not {self.tile!r}."
+            )
         if self.slices is not None and len(tuple(self.slices)) != 2:
             raise OptionError(
                 f"Slices must be a first slice and the one after the last, not "
@@ -130,6 +164,8 @@ class RunPlan:
     options : SegmentOptions
     geometry : SliceGeometry
         Slicing axis, padding and resize.
+    tiles : TileGrid
+        What the network sees of a slice at once.
     intensity : Intensity
         How values become 0 to 255.
     start, stop : int
@@ -144,6 +180,7 @@ class RunPlan:
     prompts: PromptSet
     options: SegmentOptions
     geometry: SliceGeometry
+    tiles: TileGrid
     intensity: Intensity
     start: int
     stop: int
@@ -155,6 +192,11 @@ class RunPlan:
         """Smallest unsigned type that holds every label id."""
         return np.min_scalar_type(max(self.prompts.ids))
 
+    @property
+    def slices_at_once(self) -> int:
+        """Slices that are read, predicted and handed on together."""
+        return self.options.batch_size if self.tiles.is_single else 1
+
     def parameters(self) -> dict[str, Any]:
         """Return what a result should remember, as plain JSON types."""
         return {
@@ -162,6 +204,7 @@ class RunPlan:
             "prompts": {str(p.id): p.text for p in self.prompts.prompts},
             "slicing_axis": self.geometry.axis,
             "slices": [self.start, self.stop],
+            "tiles_a_slice": len(self.tiles.corners),
             "instances": self.instances,
             "intensity": self.intensity.describe(),
             "truncated_prompts": list(self.truncated),
@@ -199,7 +242,7 @@ def plan_run(
     options = options or SegmentOptions()
     volume = as_volume(volume)
     prompts = parse_prompts(prompts)
-    geometry = plan_slices(volume.shape, config.image_size, options.axis)
+    geometry = _geometry(volume, options, config.image_size)
     start, stop = options.slices or (0, geometry.depth)
     if not 0 <= start < stop <= geometry.depth:
         raise OptionError(
@@ -213,9 +256,36 @@ def plan_run(
         prompts=prompts,
         options=options,
         geometry=geometry,
+        tiles=TileGrid(geometry.working_shape, config.image_size),
         intensity=choose_intensity(volume.data, options.modality),
         start=int(start),
         stop=int(stop),
         instances=prompts.instance if wanted is None else wanted,
         truncated=tuple(text for text in prompts.texts if tokenize(text).truncated),
     )
+
+
+def _geometry(volume: Volume, options: SegmentOptions, size: int) -> SliceGeometry:
+    """Choose between whole slices and tiles, and the scale of the latter."""
+    whole = plan_slices(volume.shape, size, options.axis)
+    if options.pixel_size is not None:
+        scale = _scale(volume, whole.axis, options.pixel_size)
+    elif options.tile == "none" or (
+        options.tile == "auto" and max(whole.plane_shape) <= LARGE_SLICE
+    ):
+        return whole
+    else:
+        tile = size if options.tile == "auto" else int(options.tile)
+        scale = (size / tile, size / tile)
+    return plan_large_slices(volume.shape, size, scale, whole.axis)
+
+
+def _scale(volume: Volume, axis: int, pixel_size: float) -> tuple[float, float]:
+    """Network pixels a voxel, along rows and columns, for a pixel of a given size."""
+    if "pixel" in volume.units:
+        raise OptionError(
+            f"{volume.name} does not say how large its voxels are, so a pixel size "
+            "cannot be used; choose the tile in pixels instead, or set the spacing."
+        )
+    rows, columns = (s for i, s in enumerate(volume.spacing) if i != axis)
+    return rows / pixel_size, columns / pixel_size

@@ -23,7 +23,7 @@ class Resolved(NamedTuple):
 
     Parameters
     ----------
-    labels : Tensor [B, S, S]
+    labels : Tensor [B, H, W]
         int32: 0 or a prompt's id.
     keep : Tensor [B, P]
         bool: which prompts took part in which slice.
@@ -37,16 +37,15 @@ def resolve(
     mask_logits: torch.Tensor,
     existence: torch.Tensor,
     ids: Sequence[int],
-    size: int,
+    size: tuple[int, int],
     *,
     existence_threshold: float = 0.5,
     overlap_threshold: float = 0.5,
 ) -> Resolved:
     """Turn the masks of competing prompts into one label slice each.
 
-    A single prompt counts where its existence probability exceeds
-    `existence_threshold`; of several prompts, those that `suppress` keeps count, to
-    which a probability equal to the threshold is enough.
+    A prompt counts in a slice where it is `likely` and, if there are several, where
+    `suppress` keeps it.
 
     Parameters
     ----------
@@ -56,8 +55,8 @@ def resolve(
         float32 logits.
     ids : sequence of int
         Label id of each prompt.
-    size : int
-        Edge length S of the label slices.
+    size : tuple of two int
+        Rows H and columns W of the label slices.
     existence_threshold, overlap_threshold : float
         Probability and intersection over union, 0 to 1.
 
@@ -68,9 +67,9 @@ def resolve(
     """
     scores = existence.sigmoid()
     single = len(ids) == 1
-    likely = scores > existence_threshold if single else scores >= existence_threshold
+    candidates = likely(existence, existence_threshold)
     labels, kept = [], []
-    for logits, score, chosen in zip(mask_logits, scores, likely, strict=True):
+    for logits, score, chosen in zip(mask_logits, scores, candidates, strict=True):
         keep = chosen.clone()
         probabilities = upsample(logits[chosen][None], size).sigmoid()
         if not single:
@@ -87,7 +86,27 @@ def resolve(
     return Resolved(torch.stack(labels), torch.stack(kept))
 
 
-def upsample(logits: torch.Tensor, size: int) -> torch.Tensor:
+def likely(existence: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Decide which prompts' targets are taken to exist.
+
+    Parameters
+    ----------
+    existence : Tensor [B, P]
+        Logits.
+    threshold : float
+        Probability, 0 to 1. Of several prompts, one that equals it passes; a single
+        prompt has to exceed it.
+
+    Returns
+    -------
+    Tensor [B, P]
+        bool.
+    """
+    scores = existence.sigmoid()
+    return scores > threshold if existence.shape[1] == 1 else scores >= threshold
+
+
+def upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Resize mask logits to the size of the slices.
 
     Bicubic with antialiasing, which for enlarging means the kernel with a = -0.5,
@@ -98,15 +117,16 @@ def upsample(logits: torch.Tensor, size: int) -> torch.Tensor:
     ----------
     logits : Tensor [B, P, h, w]
         float32.
-    size : int
+    size : tuple of two int
+        Rows H and columns W.
 
     Returns
     -------
-    Tensor [B, P, size, size]
+    Tensor [B, P, H, W]
     """
     if 0 in logits.shape:
-        return logits.new_zeros((*logits.shape[:2], size, size))
-    return F.interpolate(logits, (size, size), mode="bicubic", antialias=True)
+        return logits.new_zeros((*logits.shape[:2], *size))
+    return F.interpolate(logits, size, mode="bicubic", antialias=True)
 
 
 def suppress(

@@ -21,13 +21,14 @@ import numpy.typing as npt
 import zarr
 from dask.delayed import delayed
 
-from napari_biomedparse.engine import Engine
+from napari_biomedparse.engine import Engine, SlicePrediction
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.instances import split_instances
 from napari_biomedparse.model.biomedparse import BiomedParse
 from napari_biomedparse.plan import RunPlan, SegmentOptions, plan_run
 from napari_biomedparse.postprocess import resolve
 from napari_biomedparse.stream import read_ahead, slice_batches
+from napari_biomedparse.tiling import predict_tiles
 from napari_biomedparse.weights import default_model, load_model, model_identity
 
 if TYPE_CHECKING:
@@ -130,10 +131,10 @@ def run_plan(plan: RunPlan, engine: Engine) -> Iterator[SegmentedSlices]:
         plan.intensity,
         plan.start,
         plan.stop,
-        plan.options.batch_size,
+        plan.slices_at_once,
     )
     for start, slices in read_ahead(batches):
-        prediction = engine.predict(slices, tokens)
+        prediction = _predict(plan, engine, slices, tokens)
         existence = prediction.existence
 
         def native(logits: torch.Tensor, existence: torch.Tensor) -> npt.NDArray[Any]:
@@ -141,7 +142,7 @@ def run_plan(plan: RunPlan, engine: Engine) -> Iterator[SegmentedSlices]:
                 logits,
                 existence,
                 plan.prompts.ids,
-                plan.geometry.size,
+                plan.geometry.working_shape,
                 existence_threshold=plan.options.existence_threshold,
                 overlap_threshold=plan.options.overlap_threshold,
             )
@@ -278,14 +279,29 @@ def segment_lazy(
         return np.concatenate([d.labels for d in done], axis=plan.geometry.axis)
 
     blocks = []
-    for start in range(plan.start, plan.stop, options.batch_size):
-        stop = min(start + options.batch_size, plan.stop)
+    for start in range(plan.start, plan.stop, plan.slices_at_once):
+        stop = min(start + plan.slices_at_once, plan.stop)
         shape = list(plan.volume.shape)
         shape[plan.geometry.axis] = stop - start
         block = delayed(compute, pure=False)(start, stop)
         blocks.append(da.from_delayed(block, shape, dtype=plan.label_dtype))  # type: ignore[no-untyped-call]
     whole: da.Array = da.concatenate(blocks, axis=plan.geometry.axis)  # type: ignore[no-untyped-call]
     return whole
+
+
+def _predict(
+    plan: RunPlan, engine: Engine, slices: torch.Tensor, tokens: torch.Tensor
+) -> SlicePrediction:
+    """Predict slices, whole or tile by tile."""
+    if plan.tiles.is_single:
+        return engine.predict(slices, tokens)
+    return predict_tiles(
+        lambda tiles: engine.predict(tiles, tokens),
+        slices,
+        plan.tiles,
+        batch_size=plan.options.batch_size,
+        existence_threshold=plan.options.existence_threshold,
+    )
 
 
 def _options(
@@ -316,7 +332,7 @@ def _on_disk(plan: RunPlan) -> zarr.Array[Any]:
     """Make a Zarr array in a temporary folder that lives as long as the array."""
     folder = tempfile.mkdtemp(prefix="napari-biomedparse-")
     chunks = list(plan.volume.shape)
-    chunks[plan.geometry.axis] = plan.options.batch_size
+    chunks[plan.geometry.axis] = plan.slices_at_once
     array = zarr.create_array(
         store=folder,
         shape=plan.volume.shape,

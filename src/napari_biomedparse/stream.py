@@ -19,13 +19,13 @@ from torch import Tensor
 
 from napari_biomedparse.errors import BiomedParseError, FormatError
 from napari_biomedparse.preprocess import (
-    Intensity,
     SliceGeometry,
     neighbour_index,
     stack_context,
 )
 
 if TYPE_CHECKING:
+    from napari_biomedparse.intensity import Intensity
     from napari_biomedparse.volume import Volume
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class SliceBatch(NamedTuple):
     ----------
     start : int
         Index of the first one along the slicing axis.
-    slices : int32 Tensor [B, 3, S, S]
+    slices : int32 Tensor [B, 3, H, W]
     """
 
     start: int
@@ -83,7 +83,7 @@ def slice_batches(
     """
     depth = geometry.depth
     first, last = _needed(start, stop, depth)
-    window = torch.empty((0, geometry.size, geometry.size), dtype=torch.int32)
+    window = torch.empty((0, *geometry.working_shape), dtype=torch.int32)
     window_start = first
     slabs = _slabs(volume, geometry.axis, first, last, batch_size)
     for begin in range(start, stop, batch_size):

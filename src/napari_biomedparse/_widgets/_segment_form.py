@@ -13,9 +13,10 @@ from napari_biomedparse._widgets._form import form_layout, option_fields
 from napari_biomedparse._widgets._model_choice import ModelChoice
 from napari_biomedparse._widgets._scope import SliceScope
 from napari_biomedparse.errors import VolumeError
-from napari_biomedparse.preprocess import MODALITIES, choose_axis
+from napari_biomedparse.plan import SegmentOptions
+from napari_biomedparse.intensity import MODALITIES
+from napari_biomedparse.preprocess import choose_axis
 from napari_biomedparse.prompts import PromptSet, parse_prompts
-from napari_biomedparse.segment import SegmentOptions
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -74,6 +75,7 @@ class SegmentForm(QWidget):
             tooltip="Where the network runs; auto takes the fastest there is.",
         )
         self.scope = SliceScope()
+        self.instances = main["instances"]
         form_layout(
             self,
             [
@@ -83,7 +85,7 @@ class SegmentForm(QWidget):
                 self.model,
                 self.device,
                 self.scope,
-                main["instances"],
+                self.instances,
             ],
         )
         self.advanced = QWidget()
@@ -167,7 +169,7 @@ class SegmentForm(QWidget):
         self._known = known
         self._prefilled = "" if known is None else "\n".join(known.texts)
         self.prompts.value = self._prefilled
-        self._options["instances"].value = known is not None and known.instance
+        self.instances.value = known is not None and known.instance
 
     def _set_depth(self) -> None:
         shape, axis = self._shape(), self.slicing_axis()
