@@ -1,4 +1,4 @@
-"""Needs no window: layers alone, and files as layers, are looked at."""
+"""Files as layers, and volumes from layers; all but one test need no window."""
 
 from __future__ import annotations
 
@@ -83,6 +83,19 @@ def test_channels_become_layers(shared: Path) -> None:
     assert (second.blending, second.ndim) == ("additive", 3)
     red, *_ = read(shared / "data/formats/thirdparty_test_image.ome.tif")
     assert (red.colormap.name, red.rgb, red.axis_labels) == ("red", False, ("y", "x"))
+
+
+def test_a_real_viewer_opens_files_through_the_manifest(
+    make_napari_viewer: Any, shared: Path
+) -> None:
+    viewer = make_napari_viewer()
+    path = shared / "data" / "formats" / "derived_em_v05.ome.zarr"
+    image, labels = viewer.open(str(path), plugin="napari-biomedparse")
+    assert (image.name, labels.name) == ("derived_em_v05", "organelles")
+    assert tuple(map(str, labels.units)) == MICRO
+    keywords = _on(image)
+    found = viewer.add_labels(np.zeros((8, 192, 192), np.uint8), **keywords)
+    np.testing.assert_array_equal(found.extent.world, image.extent.world)
 
 
 def test_several_files_and_files_of_others(tmp_path: Path) -> None:

@@ -159,6 +159,17 @@ def test_an_empty_volume(tmp_path: Path) -> None:
         as_volume(open_volume(tmp_path / "a.npz"))
 
 
+def test_of_several_images_the_first_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = zarr.create_group(store=str(tmp_path / "a.zarr"))
+    for i in (1, 2):
+        root.create_array(str(i), data=STACK * i)
+    volume = open_volume(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(np.asarray(volume.data), STACK)
+    assert "holds 2 images; the first, 1, is taken" in caplog.text
+
+
 def test_labels_are_no_image(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", gts=LABELS)
     with pytest.raises(FormatError, match="holds labels only"):

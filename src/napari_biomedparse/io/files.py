@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from napari_biomedparse.io.contents import Contents
     from napari_biomedparse.prompts import PromptSet
     from napari_biomedparse.volume import ArrayLike, Volume
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["npz", "tiff", "zarr"]
 _KNOWN = "challenge .npz, TIFF (.tif, .tiff) and OME-Zarr or Zarr folders (.zarr)"
@@ -125,7 +128,14 @@ def open_volume(
         raise FormatError(
             f"{path} holds labels only; give the file with the image they belong to."
         )
-    volume = contents.images[0]
+    volume, *others = contents.images
+    if others:
+        logger.warning(
+            "%s holds %d images; the first, %s, is taken.",
+            path,
+            1 + len(others),
+            volume.name,
+        )
     if "c" in volume.axes:
         volume = volume.select(c=_choose_channel(volume, channel))
     elif channel not in (None, 0):

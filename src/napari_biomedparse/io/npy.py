@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.volume import ArrayLike
 
 _HEADER_BYTES = 2**16
-_STEP = 2**18
+_STEP = 2**20
 _PLACES = 64
 """Places remembered in a deflated member; each takes about 40 KiB."""
 _HEADER_ERRORS = (

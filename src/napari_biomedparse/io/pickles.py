@@ -23,7 +23,7 @@ from napari_biomedparse.io.pickle_values import (
     finish,
 )
 
-MAX_BYTES = 16 * 2**20
+MAX_BYTES = 2**20
 """Longest pickle that is looked at; prompts take a few thousand bytes."""
 _MARK = object()
 

@@ -193,8 +193,7 @@ class _TiffSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.Lock()
-        self._users = 0
+        self._lock = threading.RLock()
         try:
             with tifffile.TiffFile(path) as file:
                 file.series  # noqa: B018 - finds the images while the file is open
@@ -213,17 +212,18 @@ class _TiffSource:
 
     @contextmanager
     def opened(self) -> Iterator[tifffile.TiffFile]:
-        """Give the file, open; it is closed when its last user is done."""
+        """Give the file, open, to one thread at a time; tifffile seeks in it.
+
+        It is closed when the outermost of nested uses is done.
+        """
         with self._lock:
-            if self._users == 0:
+            outermost = self._file.filehandle.closed
+            if outermost:
                 self._file.filehandle.open()
-            self._users += 1
-        try:
-            yield self._file
-        finally:
-            with self._lock:
-                self._users -= 1
-                if self._users == 0:
+            try:
+                yield self._file
+            finally:
+                if outermost:
                     self._file.close()
 
     def lazy(self, index: int, level: int, axes: tuple[str, ...]) -> ArrayLike:
