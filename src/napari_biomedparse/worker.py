@@ -10,20 +10,23 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
-from napari_biomedparse.remote.serve import Job, serve
+from napari_biomedparse.remote.serve import Cancelled, Job, serve
 from napari_biomedparse.remote.wire import Connection
 
 if TYPE_CHECKING:
+    from napari_biomedparse.plan import RunPlan
     from napari_biomedparse.prompts import PromptSet
-    from napari_biomedparse.segment import RunPlan, SegmentedSlices
+    from napari_biomedparse.segment import SegmentedSlices
     from napari_biomedparse.volume import Volume
 
 _SLAB_BYTES = 2**26
+_REPORT_SECONDS = 0.5
 
 
 class Network:
@@ -33,11 +36,15 @@ class Network:
         self._key: tuple[str, str, int] | None = None
         self._engine: Any = None
 
-    def __call__(self, volume: Volume, prompts: PromptSet, job: Job) -> Generator[None, None, None]:
+    def __call__(
+        self, volume: Volume, prompts: PromptSet, job: Job
+    ) -> Generator[None, None, None]:
         """Do one run; a `Segment`."""
         # torch takes seconds to import: the other side is told what it waits for.
         job.say("status", text="Starting the network's process…")
-        from napari_biomedparse.segment import SegmentOptions, plan_run, run_plan
+        from napari_biomedparse.plan import SegmentOptions, plan_run
+        from napari_biomedparse.segment import run_plan
+        from napari_biomedparse.weights import model_identity
 
         options = SegmentOptions(**job.fields["options"])
         yield
@@ -54,7 +61,7 @@ class Network:
             truncated=plan.truncated,
             parameters={
                 **plan.parameters(),
-                "model": job.fields["model"],
+                "model": model_identity(engine.model),
                 "device": str(engine.device),
             },
         )
@@ -81,13 +88,29 @@ class Network:
         if self._key is None or self._key[0] != name:
             self._key = self._engine = None  # before the next model takes its room
             job.say("status", text=f"Loading the model {name}…")
-            model = load_model(name)
+            model = load_model(name, on_progress=_download_report(job))
         else:
             model = self._engine.model
         if self._key != (name, device, seed):
             self._engine = Engine(model, device, seed=seed)
             self._key = (name, device, seed)
         return self._engine
+
+
+def _download_report(job: Job) -> Callable[[int, int], None]:
+    """Make what `load_model` tells its progress to."""
+    last = 0.0
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if job.cancelled:
+            raise Cancelled
+        if time.monotonic() - last > _REPORT_SECONDS:
+            last = time.monotonic()
+            sizes = f"{done / 1e9:.2f} of {total / 1e9:.2f} GB"
+            job.say("status", text=f"Downloading the weights: {sizes}")
+
+    return report
 
 
 class Objects:

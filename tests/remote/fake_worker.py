@@ -29,7 +29,12 @@ def segment(volume, prompts, job):
         stop=depth,
         intensity="as they are",
         truncated=[],
-        parameters={"pid": os.getpid(), **job.fields["options"]},
+        parameters={
+            **job.fields["options"],
+            "model": "fake",
+            "device": "cpu",
+            "pid": os.getpid(),
+        },
     )
     if MODE == "noisy":
         print("a library prints to stdout")

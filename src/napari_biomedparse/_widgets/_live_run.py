@@ -37,6 +37,7 @@ class LiveRun(QObject):
         Shows the array that the task fills.
     task : Task
     view : RunView
+        Also the parent: nothing is shown any more once it is gone.
     """
 
     finished = Signal()
@@ -44,7 +45,7 @@ class LiveRun(QObject):
     def __init__(
         self, viewer: Viewer, layer: Labels, task: Task, view: RunView
     ) -> None:
-        super().__init__()
+        super().__init__(view)
         self.task = task
         self._view = view
         self._layer = layer
@@ -96,6 +97,12 @@ class LiveRun(QObject):
         self._live.changed(step.axis, step.start, step.stop)
 
     def _on_finished(self) -> None:
+        try:
+            self._conclude()
+        finally:
+            self.finished.emit()
+
+    def _conclude(self) -> None:
         self._live.release()
         self._layer.editable = True
         complete = self._total > 0 and not (self._failed or self.task.cancelled)
@@ -103,7 +110,6 @@ class LiveRun(QObject):
         self._name_objects()
         self._view.end(self._ending(complete))
         self._show_findings()
-        self.finished.emit()
 
     def _ending(self, complete: bool) -> str:
         if not self._total:

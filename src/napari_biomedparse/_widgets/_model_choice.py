@@ -8,13 +8,12 @@ from typing import Any
 from magicgui.widgets import ComboBox
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
 
-from napari_biomedparse.hub import find_cached
 from napari_biomedparse.weights import (
-    CONVERTED,
     PUBLISHED,
     SUFFIXES,
     available_models,
     default_model,
+    is_downloaded,
 )
 
 CAPTIONS = {
@@ -81,8 +80,7 @@ def consent_to_download(model: str, parent: QWidget) -> bool:
     bool
         False if the user does not want it; True if so, or if nothing is to be asked.
     """
-    cached = any(find_cached(PUBLISHED, n) for n in (CONVERTED, PUBLISHED.name))
-    if model != "v2" or cached:
+    if model != "v2" or is_downloaded():
         return True
     buttons = QMessageBox.StandardButton
     answer = QMessageBox.question(

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from napari.utils import progress
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
+    QFrame,
     QHBoxLayout,
     QLabel,
     QProgressBar,
     QPushButton,
+    QScrollArea,
     QVBoxLayout,
     QWidget,
 )
@@ -50,8 +52,9 @@ class RunView(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(buttons)
-        for widget in (self.bar, self.status, self.results):
-            layout.addWidget(widget)
+        layout.addWidget(self.bar)
+        layout.addWidget(self.status)
+        layout.addWidget(_scrolled(self.results), 1)
         self.run_button.clicked.connect(self.run_requested)
         self.cancel_button.clicked.connect(self.cancel_requested)
         self.set_running(False)
@@ -130,8 +133,17 @@ def _row(finding: Finding, colour: str) -> str:
     )
 
 
+def _scrolled(content: QWidget) -> QScrollArea:
+    area = QScrollArea()
+    area.setWidgetResizable(True)
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setWidget(content)
+    return area
+
+
 def _text() -> QLabel:
     label = QLabel()
+    label.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
     label.setWordWrap(True)
     label.setTextFormat(Qt.TextFormat.AutoText)
     return label

@@ -34,12 +34,16 @@ class SegmentWidget(QWidget):
     ----------
     napari_viewer : napari.Viewer
         Whose Image layers are offered, and where the Labels go.
+    session : Session, optional
+        The model process to use; one of its own by default. Closed with the widget.
     """
 
-    def __init__(self, napari_viewer: Viewer) -> None:
+    def __init__(
+        self, napari_viewer: Viewer, *, session: Session | None = None
+    ) -> None:
         super().__init__()
         self._viewer = napari_viewer
-        self.session = Session()
+        self.session = session or Session()
         self.run: LiveRun | None = None
         self.form = SegmentForm(napari_viewer)
         self.view = RunView()
@@ -47,8 +51,7 @@ class SegmentWidget(QWidget):
         layout.addWidget(self.form)
         layout.addWidget(_fold("Advanced", self.form.advanced))
         layout.addWidget(self.form.advanced)
-        layout.addWidget(self.view)
-        layout.addStretch()
+        layout.addWidget(self.view, 1)
         self.view.run_requested.connect(self._on_run_requested)
         self.view.cancel_requested.connect(self._on_cancel_requested)
         session, form = self.session, self.form

@@ -1,0 +1,223 @@
+"""The widget in a real viewer: runs, and what users do in the meantime."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+from napari.utils.notifications import notification_manager
+
+from napari_biomedparse._napari import METADATA_KEY
+
+
+@pytest.fixture
+def notes():
+    """Messages that napari shows."""
+    shown = []
+
+    def keep(note):
+        shown.append(note.message)
+
+    notification_manager.notification_ready.connect(keep)
+    yield shown
+    notification_manager.notification_ready.disconnect(keep)
+
+
+def test_labels_fill_and_lie_on_the_image(desk_that, voxels):
+    desk = desk_that("works")
+    image = desk.viewer.add_image(
+        voxels,
+        name="stack",
+        scale=(3, 1, 1),
+        translate=(5, 2, 1),
+        rotate=[[1, 0, 0], [0, 0.8, -0.6], [0, 0.6, 0.8]],
+        shear=(0, 0, 0.2),
+        affine=np.diag([2.0, 1, 1, 1]),
+        units=("um", "um", "um"),
+        axis_labels=("z", "y", "x"),
+    )
+    layer = desk.start()
+    assert layer.name == "stack segmentation"
+    assert not desk.view.run_button.isEnabled()
+    desk.wait_for_end()
+    np.testing.assert_array_equal(layer.data, voxels > 100)
+    for part in ("scale", "translate", "rotate", "shear", "units", "axis_labels"):
+        np.testing.assert_array_equal(getattr(layer, part), getattr(image, part))
+    np.testing.assert_allclose(layer.affine.affine_matrix, image.affine.affine_matrix)
+    point = np.array([10.0, 30.0, 15.0])
+    np.testing.assert_allclose(layer.world_to_data(point), image.world_to_data(point))
+    z = round(layer.world_to_data(desk.viewer.dims.point)[0])
+    inside = (z, *np.argwhere(layer.data[z])[0])
+    assert "bright things" in layer.get_status(inside)["value"]
+    known = layer.metadata[METADATA_KEY]
+    assert known["complete"]
+    assert known["existence"].shape == (1, 6)
+    assert known["parameters"]["seed"] == 0
+    assert "Done: 6 slices" in desk.view.status.text()
+    assert "bright things" in desk.view.results.text()
+    assert desk.view.run_button.isEnabled()
+
+
+def test_cancel_keeps_what_is_done_and_the_next_run_works(desk_that, voxels):
+    desk = desk_that("stuck")
+    desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.wait_for_slices(layer)
+    desk.view.cancel_button.click()
+    desk.qtbot.waitUntil(lambda: desk.widget.run is None, timeout=1000)
+    assert "Cancelled: 1 of 6 slices" in desk.view.status.text()
+    np.testing.assert_array_equal(layer.data[0], voxels[0] > 100)
+    assert not layer.data[1:].any()
+    again = desk.start()
+    desk.wait_for_slices(again)
+
+
+def test_layer_may_be_renamed_reordered_and_hidden(desk_that, voxels):
+    desk = desk_that("slow")
+    image = desk.viewer.add_image(voxels, name="a")
+    other = desk.viewer.add_image(voxels[::-1], name="b")
+    desk.form.image.value = image
+    layer = desk.start()
+    layer.name = "mine"
+    other.name = "a segmentation"
+    desk.viewer.layers.move(2, 0)
+    layer.visible = False
+    desk.viewer.layers.selection.active = other
+    desk.wait_for_end()
+    np.testing.assert_array_equal(layer.data, voxels > 100)
+    assert layer.name == "mine"
+    np.testing.assert_array_equal(other.data, voxels[::-1])
+    assert desk.form.layer is other
+
+
+def test_deleting_the_labels_stops_the_run_quietly(desk_that, voxels, notes):
+    desk = desk_that("stuck")
+    desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.wait_for_slices(layer)
+    desk.viewer.layers.remove(layer)
+    desk.wait_for_end()
+    assert notes == []
+
+
+def test_deleting_the_image_does_not_stop_the_run(desk_that, voxels):
+    desk = desk_that("slow")
+    image = desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.viewer.layers.remove(image)
+    desk.wait_for_end()
+    np.testing.assert_array_equal(layer.data, voxels > 100)
+
+
+def test_killed_process_is_explained_and_the_next_run_works(desk_that, voxels, notes):
+    desk = desk_that("slow")
+    desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.wait_for_slices(layer)
+    os.kill(desk.widget.session.pid, signal.SIGKILL)
+    desk.wait_for_end()
+    assert "ended unexpectedly" in notes[0]
+    assert "Stopped by an error" in desk.view.status.text()
+    again = desk.start()
+    desk.wait_for_end()
+    np.testing.assert_array_equal(again.data, voxels > 100)
+
+
+def test_errors_of_the_process_are_shown(desk_that, voxels, notes):
+    desk = desk_that("refuses")
+    desk.viewer.add_image(voxels)
+    desk.start()
+    desk.wait_for_end()
+    assert notes == ["There is no device 'cuda:7'."]
+
+
+@pytest.mark.parametrize(
+    ("data", "prompts", "message"),
+    [
+        (None, "nuclei", "no image"),
+        (np.zeros((5, 20, 20), np.uint8), "  \n ", "no prompt"),
+        (np.zeros((5, 20, 20), np.uint8), "a [SEP] b", "SEP"),
+        (np.zeros((20, 20), np.uint8), "nuclei", "single image"),
+        (np.zeros((64, 64, 3), np.uint8), "nuclei", "RGB"),
+    ],
+    ids=["no-image", "no-prompt", "separator", "2d", "colour"],
+)
+def test_what_cannot_run_is_explained(desk_that, notes, data, prompts, message):
+    desk = desk_that("works")
+    if data is not None:
+        desk.viewer.add_image(data)
+    desk.form.prompts.value = prompts
+    count = len(desk.viewer.layers)
+    desk.view.run_button.click()
+    assert message in notes[0]
+    assert len(desk.viewer.layers) == count
+
+
+def test_nothing_found_is_explained(desk_that):
+    desk = desk_that("works")
+    desk.viewer.add_image(np.zeros((3, 20, 20), np.uint8), contrast_limits=(0, 1))
+    desk.start()
+    desk.wait_for_end()
+    assert "Nothing was found" in desk.view.results.text()
+    assert "as they are" in desk.view.results.text()
+
+
+def test_closing_the_viewer_ends_the_process(desk_that, voxels):
+    desk = desk_that("stuck")
+    desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.wait_for_slices(layer)
+    session = desk.widget.session
+    pid = session.pid
+    desk.widget.close()
+    desk.widget.deleteLater()
+    desk.wait_until(lambda: session.pid is None)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_only_the_time_point_in_view_is_segmented(desk_that, voxels):
+    desk = desk_that("works")
+    series = np.stack([voxels, voxels[::-1]])
+    desk.viewer.add_image(series, axis_labels=("t", "z", "y", "x"))
+    desk.viewer.dims.set_point(0, 1)
+    layer = desk.start()
+    desk.wait_for_end()
+    np.testing.assert_array_equal(layer.data, voxels[::-1] > 100)
+
+
+def test_3d_view_during_a_run(desk_that, voxels):
+    desk = desk_that("slow")
+    desk.viewer.add_image(voxels)
+    desk.viewer.dims.ndisplay = 3
+    layer = desk.start()
+    desk.wait_for_end()
+    np.testing.assert_array_equal(layer.data, voxels > 100)
+
+
+@pytest.mark.parametrize("instances", [False, True])
+def test_real_network_gives_what_python_gives(desk_that, instances):
+    from napari_biomedparse.segment import segment
+
+    grey = np.random.default_rng(1).integers(0, 255, (5, 64, 48), dtype=np.uint8)
+    prompts = ["nuclei", "mitochondria in electron microscopy"]
+    expected = segment(grey, prompts, "tiny", device="cpu", instances=instances)
+    desk = desk_that(None)
+    desk.viewer.add_image(grey)
+    desk.form.prompts.value = "\n".join(prompts)
+    desk.form.instances.value = instances
+    layer = desk.start()
+    desk.wait_for_end()
+    wanted = expected.instances if instances else expected.labels
+    assert wanted.any()
+    np.testing.assert_array_equal(layer.data, wanted)
+    np.testing.assert_array_equal(
+        layer.metadata[METADATA_KEY]["existence"], expected.existence
+    )
+    if instances:
+        owners = layer.features.set_index("index")["prompt"]
+        z, y, x = np.argwhere(layer.data == 1)[0]
+        text = prompts[expected.labels[z, y, x] - 1]
+        assert owners[1] == text
