@@ -321,7 +321,9 @@ def _assemble(
     )
     labels, objects, stacked = truths.unbind(1)
     masks = labels[:, None] == wanted[:, :, None, None]  # [B, P, S, S]
-    edges = object_edges(objects[:, None] * masks)
+    present = masks.flatten(2).any(dim=2)
+    edges = torch.zeros_like(masks)
+    edges[present] = object_edges((objects[:, None] * masks)[present])
     meeting = object_contacts(objects + labels * OBJECTS) | (stacked > 0)
     edges |= meeting[:, None] & masks
     sizes = masks.sum(dim=(-2, -1))

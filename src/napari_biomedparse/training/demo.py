@@ -255,6 +255,7 @@ def train(
         seed=seed,
     )
     weights = output / "demo.safetensors"
+    torch.set_flush_denormal(True)  # numbers that small only cost time
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def keep(model: BiomedParse, step: int) -> None:

@@ -138,7 +138,7 @@ class Trainer:
         self.step, self.elapsed = 0, 0.0
         self._batches, self._folder, self._watch = batches, folder, watch
         self._optimizer = torch.optim.AdamW(
-            _groups(model, options.weight_decay), lr=options.learning_rate
+            _groups(model, options.weight_decay), lr=options.learning_rate, fused=True
         )
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / CHECKPOINT).exists():
@@ -228,9 +228,9 @@ class Trainer:
     def _average(self) -> None:
         """Move the average towards the weights; early on it follows closely."""
         decay = min(self.options.averaging, (1 + self.step) / (10 + self.step))
-        pairs = zip(self.averaged.parameters(), self.model.parameters(), strict=True)
-        for mean, weight in pairs:
-            mean.lerp_(weight, 1.0 - decay)
+        means: list[Tensor] = list(self.averaged.parameters())
+        weights: list[Tensor] = list(self.model.parameters())
+        torch._foreach_lerp_(means, weights, 1.0 - decay)
 
     def _log(self, recent: list[Losses]) -> None:
         shown = " ".join(
