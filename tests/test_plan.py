@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from napari_biomedparse.errors import OptionError, PromptError, VolumeError
 from napari_biomedparse.model.config import TINY
 from napari_biomedparse.plan import RunPlan, SegmentOptions, plan_run
+from napari_biomedparse.volume import as_volume
 
 
 def _plan(volume: Any, prompts: Any = "liver", **options: Any) -> RunPlan:
@@ -22,10 +24,9 @@ GREY = np.zeros((4, 20, 20), np.uint8)
 @pytest.mark.parametrize(
     ("volume", "message"),
     [
-        (np.zeros(5), r"1 axes.*volume of three is needed"),
-        (np.zeros((5, 5)), r"2 axes.*image\[None\]"),
-        (np.zeros((4, 20, 20, 3), np.uint8), r"RGB.*image\[\.\.\., 0\]"),
-        (np.zeros((2, 2, 4, 20, 20)), r"Choose one channel and one time point"),
+        (np.zeros(5), r"1 axes.*a volume of three axes .* or an image of two"),
+        (np.zeros((4, 20, 20, 3), np.uint16), r"choose one channel"),
+        (np.zeros((2, 2, 4, 20, 20)), r"choose one channel and one time point"),
         (np.zeros((0, 20, 20)), r"is empty"),
         (np.zeros((4, 20, 20), bool), r"mask and not an image"),
         (np.zeros((4, 20, 20), complex), r"complex128"),
@@ -60,8 +61,10 @@ def test_prompts_that_cannot_be_used(prompts: Any, message: str) -> None:
     [
         ({"modality": "sonar"}, r"'sonar'; choose one of auto, ct"),
         ({"axis": 3}, r"between 0 and 2"),
-        ({"axis": 1.5}, r"whole number"),
-        ({"slices": (2, 9)}, r"has 4 slices along axis 0"),
+        ({"axis": 1.5}, r"one of z, y, x, t, or a whole number"),
+        ({"axis": "depth"}, r"one of z, y, x, t"),
+        ({"axis": "t"}, r"axis\) is t, but volume has the axes z, y, x; choose one"),
+        ({"slices": (2, 9)}, r"has 4 slices along axis z"),
         ({"slices": (3, 3)}, r"do not lie in"),
         ({"slices": (1, 2, 3)}, r"first slice and the one after the last"),
         ({"batch_size": 0}, r"between 1 and"),
@@ -122,3 +125,42 @@ def test_parameters_are_plain_json() -> None:
     assert json.loads(json.dumps(parameters)) == parameters
     assert parameters["prompts"] == {"1": "liver", "2": "kidney"}
     assert parameters["slices"] == [1, 3]
+
+
+@pytest.mark.parametrize(("name", "number"), [("z", 0), ("y", 1), ("x", 2)])
+def test_an_axis_by_name_is_the_same_as_by_number(name: str, number: int) -> None:
+    for axis in (name, number):
+        plan = _plan(GREY, axis=axis)
+        assert (plan.geometry.axis, plan.axis_name) == (number, name)
+        assert plan.parameters()["slicing_axis"] == name
+
+
+def test_axes_are_named_as_the_volume_names_them() -> None:
+    volume = replace(as_volume(GREY), axes=("t", "y", "x"))
+    assert _plan(volume, axis="t").axis_name == "t"
+    with pytest.raises(OptionError, match="4 slices along axis t"):
+        _plan(volume, slices=(0, 5))
+
+
+def test_a_pixel_size_asks_only_for_the_sizes_of_a_slice() -> None:
+    volume = replace(
+        as_volume(GREY), spacing=(1, 2, 2), units=("pixel", *("micrometer",) * 2)
+    )
+    assert _plan(volume, pixel_size=1.0, axis="z").geometry.working_shape == (64, 64)
+    with pytest.raises(OptionError, match="does not say how large"):
+        _plan(volume, pixel_size=1.0, axis="y")
+
+
+@pytest.mark.parametrize(("brightest", "high"), [(1.0, 1.0), (0.25, 1.0), (200, 255.0)])
+def test_colours_keep_their_hue(brightest: float, high: float) -> None:
+    values = np.zeros((2, 20, 30, 3), np.float32)
+    values[0, 0, 0, 1] = brightest
+    plan = _plan(values, modality="ct")
+    assert plan.volume.is_colour
+    assert (plan.intensity.low, plan.intensity.high) == (0.0, high)
+    assert _plan(values.astype(np.uint8)).intensity.method == "none"
+
+
+def test_colour_slices_are_cut_as_they_were_taken() -> None:
+    assert _plan(np.zeros((50, 20, 90, 3), np.uint8)).axis_name == "z"
+    assert _plan(np.zeros((50, 20, 90, 3), np.uint8), axis="y").axis_name == "y"

@@ -17,6 +17,7 @@ from napari_biomedparse.errors import OptionError
 from napari_biomedparse.model.biomedparse import BiomedParse
 from napari_biomedparse.plan import SegmentOptions, plan_run
 from napari_biomedparse.postprocess import resolve
+from napari_biomedparse.preprocess import plan_slices
 from napari_biomedparse.segment import (
     Segmentation,
     iter_segment,
@@ -117,6 +118,50 @@ def test_one_and_two_slices(volume: Any, tiny_model: BiomedParse) -> None:
         result = segment(volume[:depth], PROMPTS, tiny_model)
         assert result.labels.shape == (depth, 70, 50)
         assert np.isfinite(result.existence).all()
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_single_image_is_one_slice_and_its_labels_are_flat(
+    volume: Any, tiny_model: BiomedParse, lazy: bool
+) -> None:
+    expected = segment(volume[:1], PROMPTS, tiny_model)
+    image = da.from_array(volume[0], chunks=16) if lazy else volume[0]
+    result = segment(image, PROMPTS, tiny_model, instances=True)
+    assert result.labels.shape == (70, 50)
+    np.testing.assert_array_equal(np.asarray(result.labels), expected.labels[0])
+    np.testing.assert_array_equal(result.existence, expected.existence)
+    assert result.instances is not None and result.instances.shape == (70, 50)
+    promised = segment_lazy(image, PROMPTS, tiny_model)
+    np.testing.assert_array_equal(promised.compute(), expected.labels[0])
+
+
+@pytest.mark.parametrize("depth", [None, 1, 5])
+@pytest.mark.parametrize("samples", [3, 4])
+def test_colours_are_the_network_s_three_channels(
+    tiny_model: BiomedParse, depth: int | None, samples: int
+) -> None:
+    """Red, green, blue are channels 0, 1, 2; against the network called by hand."""
+    shape = (48, 48, samples) if depth is None else (depth, 48, 48, samples)
+    colours = np.random.default_rng(1).integers(0, 255, shape, dtype=np.uint8)
+    result = segment(colours, PROMPTS, tiny_model, batch_size=2)
+    assert result.labels.shape == shape[:-1]
+    engine, size = Engine(tiny_model), tiny_model.config.image_size
+    tokens = engine.encode_prompts(tuple(PROMPTS.values()))
+    ids, grid = tuple(PROMPTS), (size, size)
+    for i, image in enumerate(colours.reshape(-1, 48, 48, samples)):
+        planes = np.moveaxis(image[..., :3], -1, 0)
+        channels = plan_slices((3, 48, 48), size, axis=0).prepare(planes)
+        found = engine.predict(channels[None], tokens)
+        resolved = resolve(found.mask_logits, found.existence, ids, grid)
+        by_hand = plan_slices((1, 48, 48), size, axis=0).restore(resolved.labels)[0]
+        labels = result.labels if depth is None else result.labels[i]
+        np.testing.assert_array_equal(labels, by_hand)
+        expected = found.existence[0].sigmoid().numpy()
+        np.testing.assert_array_equal(result.existence[:, i], expected)
+    lazy = segment(da.from_array(colours, chunks=20), PROMPTS, tiny_model)
+    np.testing.assert_array_equal(np.asarray(lazy.labels), result.labels)
+    promised = segment_lazy(colours, PROMPTS, tiny_model)
+    np.testing.assert_array_equal(promised.compute(), result.labels)
 
 
 def test_labels_are_ids_and_existence_probabilities(expected: Segmentation) -> None:

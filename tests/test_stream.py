@@ -19,7 +19,7 @@ from napari_biomedparse.errors import FormatError
 from napari_biomedparse.intensity import Intensity
 from napari_biomedparse.preprocess import plan_slices
 from napari_biomedparse.stream import read_ahead, slice_batches
-from napari_biomedparse.volume import as_volume
+from napari_biomedparse.volume import Volume, as_volume
 
 AS_IS = Intensity("none")
 
@@ -28,6 +28,11 @@ def _numbered(depth: int, axis: int) -> np.ndarray[Any, Any]:
     """A volume whose slices hold their own number."""
     planes = np.arange(depth, dtype=np.uint8)[:, None, None] + np.zeros((1, 8, 8))
     return np.moveaxis(planes.astype(np.uint8), 0, axis)
+
+
+def _grey(array: Any) -> Volume:
+    """A volume whatever its sizes; a bare array (8, 8, 3) would be a colour image."""
+    return Volume(array, ("z", "y", "x"), (1.0,) * 3, ("pixel",) * 3, (0.0,) * 3)
 
 
 @given(
@@ -49,7 +54,7 @@ def test_every_slice_comes_once_with_its_neighbours(
         array = da.from_array(array, chunks=chunks)
     if kind == "zarr":
         array = zarr.array(array, chunks=chunks)
-    volume = as_volume(array)
+    volume = _grey(array)
     geometry = plan_slices(volume.shape, 8, axis)
     batches = list(slice_batches(volume, geometry, AS_IS, start, stop, batch_size))
     assert [b.start for b in batches] == list(range(start, stop, batch_size))
@@ -63,6 +68,29 @@ def test_every_slice_comes_once_with_its_neighbours(
         for i in range(start, stop)
     ]
     assert numbers.tolist() == expected
+
+
+@given(
+    depth=st.integers(1, 9),
+    batch_size=st.integers(1, 4),
+    axis=st.integers(0, 2),
+    chunk=st.integers(1, 9),
+)
+def test_colour_slices_have_their_own_channels(
+    depth: int, batch_size: int, axis: int, chunk: int
+) -> None:
+    colours = np.arange(depth * 3, dtype=np.uint8).reshape(depth, 1, 1, 3)
+    values = np.moveaxis(np.broadcast_to(colours, (depth, 8, 8, 3)), 0, axis)
+    chunks = [chunk if i == axis else 4 for i in range(3)]
+    array: Any = da.from_array(values, chunks=(*chunks, 2))
+    axes, ones, zeros = ("z", "y", "x", "c"), (1.0,) * 4, (0.0,) * 4
+    volume = Volume(array, axes, ones, ("pixel",) * 4, zeros)
+    geometry = plan_slices(volume.grid, 8, axis)
+    batches = list(slice_batches(volume, geometry, AS_IS, 0, depth, batch_size))
+    assert [b.start for b in batches] == list(range(0, depth, batch_size))
+    slices = torch.cat([b.slices for b in batches])
+    assert slices.shape == (depth, 3, 8, 8)
+    assert (slices == torch.arange(depth * 3).reshape(depth, 3, 1, 1)).all()
 
 
 def test_a_chunk_is_read_once() -> None:

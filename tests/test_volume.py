@@ -8,7 +8,7 @@ import pytest
 import zarr
 
 from napari_biomedparse.errors import VolumeError
-from napari_biomedparse.volume import ArrayLike, Volume, as_volume
+from napari_biomedparse.volume import ArrayLike, Volume, as_volume, choose_channel
 
 DATA = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
 
@@ -23,6 +23,17 @@ def _volume(data: Any = DATA, **changes: Any) -> Volume:
         "channel_names": ("a", "b"),
     }
     return Volume(data, **(values | changes))
+
+
+def _first(*axes: str) -> dict[str, Any]:
+    """Axes, and as many values of the rest."""
+    size = len(axes)
+    return {
+        "axes": axes,
+        "spacing": (2.0, 1.0, 0.5, 0.25)[:size],
+        "units": ("pixel", *("micrometer",) * 3)[:size],
+        "origin": (0.0,) * size,
+    }
 
 
 def _zarr(values: Any) -> Any:
@@ -99,14 +110,72 @@ def test_types_that_will_do(dtype: str) -> None:
     assert as_volume(DATA[0].astype(dtype)).dtype == np.dtype(dtype)
 
 
+@pytest.mark.parametrize("make", [np.asarray, _lazy, _zarr])
+def test_a_single_image_becomes_one_slice(make: Any) -> None:
+    volume = as_volume(make(DATA[0, 0]))
+    assert (volume.shape, volume.axes, volume.flat) == ((1, 4, 5), ("z", "y", "x"), 1)
+    np.testing.assert_array_equal(np.asarray(volume.data[0]), DATA[0, 0])
+    assert as_volume(volume) is volume
+    assert not as_volume(make(DATA[0, :1])).flat
+
+
+COLOUR = np.arange(2 * 8 * 9 * 4, dtype=np.uint8).reshape(2, 8, 9, 4)
+
+
+@pytest.mark.parametrize("make", [np.asarray, _lazy, _zarr])
+@pytest.mark.parametrize("samples", [3, 4])
+def test_a_last_axis_of_three_or_four_is_colour(make: Any, samples: int) -> None:
+    stack = as_volume(make(COLOUR[..., :samples]))
+    assert stack.is_colour and not stack.flat
+    assert (stack.axes, stack.grid) == (("z", "y", "x", "c"), (2, 8, 9))
+    np.testing.assert_array_equal(np.asarray(stack.data[:]), COLOUR[..., :3])
+    assert as_volume(stack) is stack
+    image = as_volume(make(COLOUR[0, ..., :samples].astype(np.float32)))
+    assert image.is_colour and image.flat
+    np.testing.assert_array_equal(np.asarray(image.data[:]), COLOUR[:1, ..., :3])
+
+
+def test_what_a_volume_says_of_its_axes_counts_more_than_sizes() -> None:
+    thin = _volume(COLOUR[..., 0, :3], **_first("z", "y", "x"))
+    assert not as_volume(thin).is_colour
+    assert not as_volume(COLOUR[0].astype(np.int16)).is_colour
+
+
+def test_channels_called_red_green_blue_are_colours_wherever_they_are() -> None:
+    first = np.moveaxis(COLOUR, -1, 0)
+    names = ("red", "green", "blue", "alpha")
+    volume = as_volume(_volume(first, channel_names=names))
+    assert volume.is_colour
+    assert (volume.spacing, volume.origin) == ((3, 0.5, 0.25, 1), (1, 2, 3, 0))
+    np.testing.assert_array_equal(np.asarray(volume.data), COLOUR[..., :3])
+    with pytest.raises(VolumeError, match=r"in colour with values of type int32"):
+        as_volume(_volume(first.astype(np.int32), channel_names=names))
+
+
+def test_a_channel_or_all_as_colours() -> None:
+    first = _volume(np.moveaxis(COLOUR, -1, 0), channel_names=("a", "b", "d", "e"))
+    for channel, index in ((0, 0), ("b", 1), (3, 3)):
+        chosen = choose_channel(first, channel)
+        np.testing.assert_array_equal(np.asarray(chosen.data), COLOUR[..., index])
+    colours = as_volume(choose_channel(first, "rgb"))
+    np.testing.assert_array_equal(np.asarray(colours.data), COLOUR[..., :3])
+    for wrong in (None, 4, -1, "red"):
+        with pytest.raises(VolumeError, match=r"0 \(a\), 1 \(b\).* or rgb for all"):
+            choose_channel(first, wrong)
+    grey = first.select(c=0)
+    assert choose_channel(grey, None) is choose_channel(grey, 0) is grey
+    with pytest.raises(VolumeError, match="one channel only, not 'b'"):
+        choose_channel(grey, "b")
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (DATA[0, 0], r"image\[None\]"),
         (DATA[0, 0, 0], r"1 axes"),
         (7, r"0 axes"),
-        (DATA, r"choose one|Choose one"),
-        (np.zeros((9, 8, 3, 3), np.uint8), r"RGB"),
+        (DATA, r"4 axes \(c 2, z 3, y 4, x 5\); choose one channel, as in .*c=0"),
+        (_volume(DATA[:, :, 0], **_first("c", "y", "x")), r"choose one channel"),
+        (np.zeros((9, 8, 3, 3), np.uint8), r"choose one channel"),
         (np.zeros((2, 2, 2, 9, 8, 7)), r"6 axes"),
         (DATA[0, :0], r"is empty"),
         (DATA[0] > 1, r"True and False only"),

@@ -130,7 +130,9 @@ class Intensity:
         return f"{text}. {self.hint}" if self.hint else text
 
 
-def choose_intensity(data: ArrayLike, modality: str = "auto") -> Intensity:
+def choose_intensity(
+    data: ArrayLike, modality: str = "auto", *, colour: bool = False
+) -> Intensity:
     """Decide how a volume's values become 0 to 255.
 
     8-bit unsigned values are never touched. CT is windowed, everything else is
@@ -146,6 +148,9 @@ def choose_intensity(data: ArrayLike, modality: str = "auto") -> Intensity:
         numpy, dask or zarr array of integers or real numbers.
     modality : str
         A key of `MODALITIES`. CT windows take the values to be Hounsfield units.
+    colour : bool
+        Whether `data` are colours, [Z, Y, X, 3]. Floating-point ones run from 0 to 1,
+        or to 255 where a value above 1 occurs; the modality is of no account.
 
     Returns
     -------
@@ -175,12 +180,20 @@ def choose_intensity(data: ArrayLike, modality: str = "auto") -> Intensity:
                 "for example 'auto', or convert the volume to float32."
             )
         return Intensity("none")
+    if colour:
+        return _colour_range(data)
     chosen = MODALITIES[modality]
     if chosen.window is not None:
         return Intensity(
             "window", *chosen.window, f"{chosen.label} window", _window_hint(dtype)
         )
     return _spread(data, dtype)
+
+
+def _colour_range(data: ArrayLike) -> Intensity:
+    """Choose between the two usual ranges of floating-point colours."""
+    brightest = max(float(_sample(data[..., i]).max()) for i in range(data.shape[-1]))
+    return Intensity("range", 0.0, 1.0 if brightest <= 1 else 255.0, "colours")
 
 
 def _window_hint(dtype: np.dtype[Any]) -> str:

@@ -48,13 +48,15 @@ class SegmentOptions:
         "network knows. 8-bit images are used as they are.",
         choices=tuple(MODALITIES),
     )
-    axis: int | None = _option(
+    axis: int | str | None = _option(
         None,
         "Slicing axis",
-        "Axis along which the volume is cut into slices: 0, 1 or 2. Chosen by the "
-        "volume's shape if not given.",
+        "Axis along which the volume is cut into slices, by its name: z, y or x (or "
+        "0, 1 or 2 for the first, second or last). Chosen by the volume's shape if "
+        "not given.",
         min=0,
         max=2,
+        names=("z", "y", "x", "t"),
     )
     slices: tuple[int, int] | None = _option(
         None, "Slices", "First slice and the one after the last; all if not given."
@@ -121,11 +123,15 @@ class SegmentOptions:
                     f"{label} is {value!r}; choose one of "
                     f"{', '.join(map(str, limits['choices']))}."
                 )
+            if isinstance(value, str) and value in limits.get("names", ()):
+                continue
             if "min" in limits and value is not None:
                 whole = not isinstance(limits["min"], float)
                 kinds = (int, np.integer) if whole else (int, float, np.number)
                 if isinstance(value, bool) or not isinstance(value, kinds):
                     kind = "a whole number" if whole else "a number"
+                    if "names" in limits:
+                        kind = f"one of {', '.join(limits['names'])}, or {kind}"
                     raise OptionError(f"{label} must be {kind}, not {value!r}.")
                 if not limits["min"] <= value <= limits["max"]:
                     raise OptionError(
@@ -159,7 +165,7 @@ class RunPlan:
     Parameters
     ----------
     volume : Volume
-        Three axes.
+        Three axes, and a fourth where slices are in colour.
     prompts : PromptSet
     options : SegmentOptions
     geometry : SliceGeometry
@@ -188,6 +194,11 @@ class RunPlan:
     truncated: tuple[str, ...]
 
     @property
+    def axis_name(self) -> str:
+        """Name of the slicing axis."""
+        return self.volume.axes[self.geometry.axis]
+
+    @property
     def label_dtype(self) -> np.dtype[Any]:
         """Smallest unsigned type that holds every label id."""
         return np.min_scalar_type(max(self.prompts.ids))
@@ -202,7 +213,7 @@ class RunPlan:
         return {
             **asdict(self.options),
             "prompts": {str(p.id): p.text for p in self.prompts.prompts},
-            "slicing_axis": self.geometry.axis,
+            "slicing_axis": self.axis_name,
             "slices": [self.start, self.stop],
             "tiles_a_slice": len(self.tiles.corners),
             "instances": self.instances,
@@ -224,7 +235,7 @@ def plan_run(
     Parameters
     ----------
     volume : array or Volume
-        numpy, dask or zarr array with three axes.
+        numpy, dask or zarr array; see `as_volume` for what it may be.
     prompts : see `parse_prompts`
     options : SegmentOptions, optional
     config : BiomedParseConfig
@@ -247,8 +258,8 @@ def plan_run(
     if not 0 <= start < stop <= geometry.depth:
         raise OptionError(
             f"Slices {start} to {stop} do not lie in {volume.name}, which has "
-            f"{geometry.depth} slices along axis {geometry.axis}; choose a range "
-            f"within 0 to {geometry.depth}, the end not included."
+            f"{geometry.depth} slices along axis {volume.axes[geometry.axis]}; choose "
+            f"a range within 0 to {geometry.depth}, the end not included."
         )
     wanted = options.instances
     return RunPlan(
@@ -257,7 +268,9 @@ def plan_run(
         options=options,
         geometry=geometry,
         tiles=TileGrid(geometry.working_shape, config.image_size),
-        intensity=choose_intensity(volume.data, options.modality),
+        intensity=choose_intensity(
+            volume.data, options.modality, colour=volume.is_colour
+        ),
         start=int(start),
         stop=int(stop),
         instances=prompts.instance if wanted is None else wanted,
@@ -267,7 +280,7 @@ def plan_run(
 
 def _geometry(volume: Volume, options: SegmentOptions, size: int) -> SliceGeometry:
     """Choose between whole slices and tiles, and the scale of the latter."""
-    whole = plan_slices(volume.shape, size, options.axis)
+    whole = plan_slices(volume.grid, size, _slicing_axis(volume, options.axis))
     if options.pixel_size is not None:
         scale = _scale(volume, whole.axis, options.pixel_size)
     elif options.tile == "none" or (
@@ -277,15 +290,29 @@ def _geometry(volume: Volume, options: SegmentOptions, size: int) -> SliceGeomet
     else:
         tile = size if options.tile == "auto" else int(options.tile)
         scale = (size / tile, size / tile)
-    return plan_large_slices(volume.shape, size, scale, whole.axis)
+    return plan_large_slices(volume.grid, size, scale, whole.axis)
+
+
+def _slicing_axis(volume: Volume, axis: int | str | None) -> int | None:
+    """Return an axis by number; colour slices are cut as they were taken."""
+    if axis is None:
+        return 0 if volume.is_colour else None
+    if not isinstance(axis, str):
+        return int(axis)
+    if axis not in volume.axes:
+        raise OptionError(
+            f"Slicing axis (axis) is {axis}, but {volume.name} has the axes "
+            f"{', '.join(volume.axes[:3])}; choose one of these."
+        )
+    return volume.axes.index(axis)
 
 
 def _scale(volume: Volume, axis: int, pixel_size: float) -> tuple[float, float]:
     """Network pixels a voxel, along rows and columns, for a pixel of a given size."""
-    if "pixel" in volume.units:
+    rows, columns = (i for i in range(3) if i != axis)
+    if "pixel" in (volume.units[rows], volume.units[columns]):
         raise OptionError(
             f"{volume.name} does not say how large its voxels are, so a pixel size "
             "cannot be used; choose the tile in pixels instead, or set the spacing."
         )
-    rows, columns = (s for i, s in enumerate(volume.spacing) if i != axis)
-    return rows / pixel_size, columns / pixel_size
+    return volume.spacing[rows] / pixel_size, volume.spacing[columns] / pixel_size

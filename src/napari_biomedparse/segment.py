@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,8 @@ class SegmentedSlices:
     axis : int
         The slicing axis.
     labels : unsigned ndarray
-        The volume's shape but for the slicing axis, which is ``stop - start`` long;
+        The volume's shape (three axes, also for a single image) but for the slicing
+        axis, which is ``stop - start`` long;
         0 is background, other values are label ids.
     existence : float32 ndarray [P, stop - start]
         Probability that a prompt's target occurs in a slice.
@@ -80,7 +81,7 @@ class Segmentation:
 
     Parameters
     ----------
-    labels : array, the volume's shape
+    labels : array, the volume's shape without colours
         0 is background, other values are label ids. A numpy array for a volume in
         memory, else a dask array over a Zarr store on disk.
     existence : float32 ndarray [P, slices]
@@ -197,7 +198,10 @@ def segment(
     Parameters
     ----------
     volume : array or Volume
-        numpy, dask or zarr array with three axes, or what `open_volume` returns.
+        numpy, dask or zarr array, or what `open_volume` returns: a volume of three
+        axes or a single image of two, in grey or in colour (see `as_volume`). The
+        three channels of the network's input are a grey slice, the one before and
+        the one after it; of a colour slice they are its own red, green and blue.
     prompts : str, sequence of str, mapping or PromptSet
         What to find: one prompt, or several as a list, as lines of text, or by label
         id as in ``{3: "liver"}``.
@@ -226,13 +230,33 @@ def segment(
     options = _options(options, changes)
     engine = _engine(model, device, options)
     plan = plan_run(volume, prompts, options, config=engine.model.config)
+    return collect(plan, run_plan(plan, engine), model_identity(engine.model))
+
+
+def collect(
+    plan: RunPlan, parts: Iterable[SegmentedSlices], model: str
+) -> Segmentation:
+    """Put the finished slices of a run together.
+
+    Parameters
+    ----------
+    plan : RunPlan
+    parts : iterable of SegmentedSlices
+        What `run_plan` yields.
+    model : str
+        Identity of the network, for the parameters.
+
+    Returns
+    -------
+    Segmentation
+    """
     in_memory = isinstance(plan.volume.data, np.ndarray)
     new = _in_memory if in_memory else _on_disk
     labels: Any = new(plan)
     edges: Any = new(plan) if plan.instances else None
     shape = (len(plan.prompts), plan.geometry.depth)
     existence = np.full(shape, np.nan, dtype=np.float32)
-    for done in run_plan(plan, engine):
+    for done in parts:
         labels[done.where] = done.labels
         existence[:, done.start : done.stop] = done.existence
         if edges is not None:
@@ -240,12 +264,14 @@ def segment(
     instances = None
     if edges is not None:
         instances = split_instances(np.asarray(labels[...]), np.asarray(edges[...]))
+    labels = labels if in_memory else _as_dask(labels)
+    flat = plan.volume.flat
     return Segmentation(
-        labels=labels if in_memory else _as_dask(labels),
+        labels=labels[0] if flat else labels,
         existence=existence,
         prompts=plan.prompts,
-        parameters={**plan.parameters(), "model": model_identity(engine.model)},
-        instances=instances,
+        parameters={**plan.parameters(), "model": model},
+        instances=instances[0] if flat and instances is not None else instances,
     )
 
 
@@ -265,8 +291,8 @@ def segment_lazy(
     Returns
     -------
     dask.array.Array
-        Labels of the volume's shape (of the range of slices, if one is chosen), one
-        block a batch of slices.
+        Labels of the volume's shape without colours (of the range of slices, if one
+        is chosen), one block a batch of slices.
     """
     options = _options(options, changes)
     engine = _engine(model, device, options)
@@ -281,12 +307,12 @@ def segment_lazy(
     blocks = []
     for start in range(plan.start, plan.stop, plan.slices_at_once):
         stop = min(start + plan.slices_at_once, plan.stop)
-        shape = list(plan.volume.shape)
+        shape = list(plan.geometry.shape)
         shape[plan.geometry.axis] = stop - start
         block = delayed(compute, pure=False)(start, stop)
         blocks.append(da.from_delayed(block, shape, dtype=plan.label_dtype))  # type: ignore[no-untyped-call]
     whole: da.Array = da.concatenate(blocks, axis=plan.geometry.axis)  # type: ignore[no-untyped-call]
-    return whole
+    return whole[0] if plan.volume.flat else whole
 
 
 def _predict(
@@ -325,17 +351,17 @@ def _engine(model: Model | None, device: str, options: SegmentOptions) -> Engine
 
 
 def _in_memory(plan: RunPlan) -> npt.NDArray[Any]:
-    return np.zeros(plan.volume.shape, dtype=plan.label_dtype)
+    return np.zeros(plan.geometry.shape, dtype=plan.label_dtype)
 
 
 def _on_disk(plan: RunPlan) -> zarr.Array[Any]:
     """Make a Zarr array in a temporary folder that lives as long as the array."""
     folder = tempfile.mkdtemp(prefix="napari-biomedparse-")
-    chunks = list(plan.volume.shape)
+    chunks = list(plan.geometry.shape)
     chunks[plan.geometry.axis] = plan.slices_at_once
     array = zarr.create_array(
         store=folder,
-        shape=plan.volume.shape,
+        shape=plan.geometry.shape,
         chunks=tuple(chunks),
         dtype=plan.label_dtype,
         fill_value=0,

@@ -61,10 +61,13 @@ def slice_batches(
 ) -> Iterator[SliceBatch]:
     """Read slices and prepare them for the network, each once.
 
+    Grey slices have their neighbours for channels. Colour slices have their own red,
+    green and blue as channels 0, 1 and 2, and no neighbours.
+
     Parameters
     ----------
     volume : Volume
-        Three axes; read slab by slab as its chunks lie.
+        Three axes, and a fourth for colours; read slab by slab as its chunks lie.
     geometry, intensity
         How slices become squares of grey levels.
     start, stop : int
@@ -81,19 +84,20 @@ def slice_batches(
     FormatError
         If a part of the volume cannot be read.
     """
-    depth = geometry.depth
-    first, last = _needed(start, stop, depth)
-    window = torch.empty((0, *geometry.working_shape), dtype=torch.int32)
-    window_start = first
+    depth, margin = geometry.depth, 0 if volume.is_colour else 1
+    first, last = _needed(start, stop, depth, margin)
     slabs = _slabs(volume, geometry.axis, first, last, batch_size)
+    window, window_start = torch.empty(0, dtype=torch.int32), first
     for begin in range(start, stop, batch_size):
         end = min(begin + batch_size, stop)
-        low, high = _needed(begin, end, depth)
-        window, window_start = window[low - window_start :], low
-        parts = [window]
-        while low + sum(map(len, parts)) < high:
-            parts.append(geometry.prepare(intensity.apply(next(slabs))))
-        window = torch.cat(parts)
+        low, high = _needed(begin, end, depth, margin)
+        parts = [window[low - window_start :]] if len(window) else []
+        while low + sum(len(part) for part in parts) < high:
+            parts.append(_prepare(geometry, intensity.apply(next(slabs))))
+        window, window_start = torch.cat(parts), low
+        if volume.is_colour:
+            yield SliceBatch(begin, window[: end - begin])
+            continue
         places = [neighbour_index(i, depth) - low for i in range(begin - 1, end + 1)]
         yield SliceBatch(begin, stack_context(window[places]))
 
@@ -150,15 +154,24 @@ def read_ahead(items: Iterable[T], depth: int = READ_AHEAD) -> Iterator[T]:
         thread.join()
 
 
-def _needed(start: int, stop: int, depth: int) -> tuple[int, int]:
+def _needed(start: int, stop: int, depth: int, margin: int) -> tuple[int, int]:
     """Range of the slices that slices `start` to `stop` and their context need."""
-    return max(start - 1, 0), min(stop + 1, depth)
+    return max(start - margin, 0), min(stop + margin, depth)
+
+
+def _prepare(geometry: SliceGeometry, slab: npt.NDArray[Any]) -> Tensor:
+    """Bring [n, Y, X] or, in colour, [n, Y, X, 3] to [n, H, W] or [n, 3, H, W]."""
+    if slab.ndim == 3:
+        return geometry.prepare(slab)
+    planes = np.moveaxis(slab, -1, 1).reshape(-1, *geometry.plane_shape)
+    prepared = geometry.prepare(planes)
+    return prepared.reshape(len(slab), slab.shape[-1], *geometry.working_shape)
 
 
 def _slabs(
     volume: Volume, axis: int, start: int, stop: int, batch_size: int
 ) -> Iterator[npt.NDArray[Any]]:
-    """Yield [n, Y, X] parts of the range that end where chunks end."""
+    """Yield [n, Y, X] or [n, Y, X, 3] parts of the range, ending where chunks end."""
     plane_bytes = volume.dtype.itemsize
     for i, size in enumerate(volume.shape):
         plane_bytes *= 1 if i == axis else size
@@ -186,8 +199,11 @@ def _chunk_stops(volume: Volume, axis: int, batch_size: int) -> Iterator[int]:
 
 
 def _read(volume: Volume, axis: int, start: int, stop: int) -> npt.NDArray[Any]:
-    """Read slices `start` to `stop`, [n, Y, X]."""
-    where = tuple(slice(start, stop) if i == axis else slice(None) for i in range(3))
+    """Read slices `start` to `stop`, [n, Y, X] or, in colour, [n, Y, X, 3]."""
+    where = tuple(
+        slice(start, stop) if i == axis else slice(None)
+        for i in range(len(volume.axes))
+    )
     try:
         slab = np.asarray(volume.data[where])
     except BiomedParseError:

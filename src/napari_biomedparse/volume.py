@@ -12,6 +12,10 @@ import numpy.typing as npt
 from napari_biomedparse.errors import VolumeError
 
 SPATIAL_AXES = ("z", "y", "x")
+COLOURS = ("red", "green", "blue", "alpha")
+"""Channel names of a colour image."""
+RGB = "rgb"
+"""Chosen in place of one channel: all three, as colours."""
 
 
 @runtime_checkable
@@ -55,6 +59,9 @@ class Volume:
         One name per channel, or empty.
     levels : tuple of array
         Coarser versions of `data`, finest first, `data` itself left out.
+    flat : bool
+        Whether the first axis was added to a single image, to make it a volume of
+        one slice; its labels are without that axis again.
     """
 
     data: ArrayLike
@@ -66,6 +73,7 @@ class Volume:
     source: Path | None = None
     channel_names: tuple[str, ...] = ()
     levels: tuple[ArrayLike, ...] = ()
+    flat: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a description that does not fit the data."""
@@ -86,6 +94,16 @@ class Volume:
     def dtype(self) -> np.dtype[Any]:
         """Type of one voxel."""
         return np.dtype(self.data.dtype)
+
+    @property
+    def is_colour(self) -> bool:
+        """Whether this is a volume of colour slices: its last axis is R, G, B."""
+        return len(self.axes) == 4 and self.axes[-1] == "c" and self.shape[-1] == 3
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Size along each axis without the colours': the shape of the labels."""
+        return self.shape[:-1] if self.is_colour else self.shape
 
     def select(self, **index: int) -> Volume:
         """Pick one position along named axes, which drops them.
@@ -132,31 +150,38 @@ class Volume:
 
 
 def as_volume(source: Any, *, name: str = "volume") -> Volume:
-    """Take an array or a `Volume` and return a 3-D `Volume` fit to be segmented.
+    """Take an array or a `Volume` and return one fit to be segmented.
 
     Parameters
     ----------
     source : array or Volume
-        Three axes; axes of size one before the last three are dropped.
+        A volume of three axes, or a single image of two, which becomes a volume of
+        one slice. Channel and time axes of size one are dropped. Colours may come
+        with it: three or four channels called red, green, blue (and alpha, which is
+        dropped), or, as the last axis of three or four, without names.
     name : str
-        Name for a bare array.
+        Name for a bare array. Its last axis is taken for colour if it has a size of
+        three or four, those before it are longer, and values are uint8 or floating
+        point.
 
     Returns
     -------
     Volume
-        With exactly three axes.
+        Three axes, or four where the last holds red, green and blue.
 
     Raises
     ------
     VolumeError
-        For a wrong rank, an empty volume, or voxels that are not real numbers.
+        For axes that cannot be used, an empty volume, or voxels that are not real
+        numbers.
     """
-    volume = source if isinstance(source, Volume) else _from_array(source, name)
-    spare = volume.axes[:-3] if len(volume.axes) > 3 else ()
-    singles = {a: 0 for a in spare if volume.shape[volume.axes.index(a)] == 1}
-    if singles:
-        volume = volume.select(**singles)
-    if len(volume.axes) != 3:
+    volume = source if isinstance(source, Volume) else volume_of(source, name)
+    volume = _colours_last(_without_singles(volume))
+    if sorted(volume.axes[:2]) == ["x", "y"] and (
+        len(volume.axes) == 2 or _rgb(volume)
+    ):
+        volume = _as_one_slice(volume)
+    if not volume.is_colour and (len(volume.axes) != 3 or "c" in volume.axes):
         raise VolumeError(_rank_message(volume))
     if 0 in volume.shape:
         raise VolumeError(f"{volume.name} is empty: its shape is {volume.shape}.")
@@ -170,15 +195,164 @@ def as_volume(source: Any, *, name: str = "volume") -> Volume:
             f"{volume.name} has voxels of type {volume.dtype}; integers or real "
             "floating-point numbers are needed."
         )
+    if volume.is_colour and not _may_be_colour(volume.dtype):
+        raise VolumeError(
+            f"{volume.name} is in colour with values of type {volume.dtype}; 8-bit "
+            "colours (0 to 255) or floating-point ones (0 to 1) are needed. Convert "
+            "it, or choose one channel."
+        )
     return volume
 
 
-def _from_array(array: Any, name: str) -> Volume:
+def volume_of(array: Any, name: str = "volume") -> Volume:
+    """Give a bare array axes by its rank: the last of t, c, z, y, x, or colours.
+
+    Parameters
+    ----------
+    array : array or nested sequence
+    name : str
+
+    Returns
+    -------
+    Volume
+        Any rank, without spacing.
+
+    Raises
+    ------
+    VolumeError
+        If it is not a regular array.
+    """
     if not isinstance(array, ArrayLike):
         array = _plain_array(array, name)
     rank = len(array.shape)
-    axes = ("t", "c", *SPATIAL_AXES)[-rank:] if 0 < rank <= 5 else ("?",) * rank
+    axes: tuple[str, ...] = ("?",) * rank
+    if _looks_coloured(array):
+        axes = (*("t", *SPATIAL_AXES)[1 - rank :], "c")
+    elif 0 < rank <= 5:
+        axes = ("t", "c", *SPATIAL_AXES)[-rank:]
     return Volume(array, axes, (1.0,) * rank, ("pixel",) * rank, (0.0,) * rank, name)
+
+
+def choose_channel(volume: Volume, channel: int | str | None) -> Volume:
+    """Take one channel of a volume, or its colours.
+
+    Parameters
+    ----------
+    volume : Volume
+        Any rank.
+    channel : int, str or None
+        Number (from 0) or name of a channel, or "rgb" for three (or four) channels
+        that are red, green and blue. None is enough where there is no choice.
+
+    Returns
+    -------
+    Volume
+        Without a channel axis, or with the colours as the last axis.
+
+    Raises
+    ------
+    VolumeError
+        If the choice is missing or impossible.
+    """
+    if "c" not in volume.axes:
+        if channel not in (None, 0):
+            raise VolumeError(
+                f"{volume.name} has one channel only, not {channel!r}; leave the "
+                "channel out."
+            )
+        return volume
+    count = volume.shape[volume.axes.index("c")]
+    names = volume.channel_names or tuple(str(i) for i in range(count))
+    if channel == RGB and channel not in names and count in (3, 4):
+        return _colours_last(replace(volume, channel_names=COLOURS[:count]))
+    if channel is None and _is_coloured(volume):
+        return _colours_last(volume)
+    if channel is None and count == 1:
+        return volume.select(c=0)
+    if isinstance(channel, str) and channel in names:
+        return volume.select(c=names.index(channel))
+    if isinstance(channel, int) and 0 <= channel < count:
+        return volume.select(c=channel)
+    found = "no channel was chosen" if channel is None else f"{channel!r} is not one"
+    choices = ", ".join(f"{i} ({name})" for i, name in enumerate(names))
+    raise VolumeError(
+        f"{volume.name} has {count} channels and {found}; choose one of "
+        f"{choices if volume.channel_names else ', '.join(names)}"
+        f"{f', or {RGB} for all as colours' if count in (3, 4) else ''}."
+    )
+
+
+def _may_be_colour(dtype: np.dtype[Any]) -> bool:
+    return dtype == np.uint8 or dtype.kind == "f"
+
+
+def _looks_coloured(array: ArrayLike) -> bool:
+    """Whether a bare array ends in an axis of colours."""
+    shape = tuple(array.shape)
+    return (
+        3 <= len(shape) <= 5
+        and shape[-1] in (3, 4)
+        and min(shape[-3:-1]) > len(COLOURS)
+        and _may_be_colour(np.dtype(array.dtype))
+    )
+
+
+def _is_coloured(volume: Volume) -> bool:
+    """Whether the channels are colours: by their names or, without, as last axis."""
+    count = volume.shape[volume.axes.index("c")]
+    if volume.channel_names:
+        return count in (3, 4) and volume.channel_names == COLOURS[:count]
+    return count in (3, 4) and volume.axes[-1] == "c"
+
+
+def _rgb(volume: Volume) -> bool:
+    return volume.axes[2:] == ("c",) and volume.shape[2] == 3
+
+
+def _colours_last(volume: Volume) -> Volume:
+    """Bring colour channels to the end, without alpha; leave other volumes alone."""
+    if "c" not in volume.axes or not _is_coloured(volume):
+        return volume
+    at = volume.axes.index("c")
+    if at == len(volume.axes) - 1 and volume.shape[at] == 3:
+        return volume
+    data: Any = _lazy(volume.data)
+    order = [*(i for i in range(len(volume.axes)) if i != at), at]
+    return replace(
+        volume,
+        data=data.transpose(order)[..., :3],
+        levels=(),
+        axes=tuple(volume.axes[i] for i in order),
+        spacing=tuple(volume.spacing[i] for i in order),
+        units=tuple(volume.units[i] for i in order),
+        origin=tuple(volume.origin[i] for i in order),
+        channel_names=COLOURS[:3],
+    )
+
+
+def _without_singles(volume: Volume) -> Volume:
+    """Drop channel and time axes of size one, time only from more than three axes."""
+    for axis, least in (("c", 3), ("t", 4)):
+        if axis in volume.axes and len(volume.axes) >= least:
+            if volume.shape[volume.axes.index(axis)] == 1:
+                volume = volume.select(**{axis: 0})
+    return volume
+
+
+def _as_one_slice(volume: Volume) -> Volume:
+    """Make a volume of one slice of a single image."""
+    data: Any = _lazy(volume.data)
+    levels: Any = tuple(map(_lazy, volume.levels))
+    return replace(
+        volume,
+        data=data[None],
+        levels=tuple(level[None] for level in levels),
+        axes=("z", *volume.axes),
+        spacing=(1.0, *volume.spacing),
+        units=(volume.units[0], *volume.units),
+        origin=(0.0, *volume.origin),
+        flat=True,
+    )
 
 
 def _plain_array(values: Any, name: str) -> npt.NDArray[Any]:
@@ -198,18 +372,19 @@ def _lazy(array: ArrayLike) -> ArrayLike:
 
 
 def _rank_message(volume: Volume) -> str:
-    found = f"{volume.name} has {len(volume.axes)} axes of sizes {volume.shape}"
-    if len(volume.axes) < 3:
+    sizes = ", ".join(
+        f"{axis} {size}" for axis, size in zip(volume.axes, volume.shape, strict=True)
+    )
+    found = f"{volume.name} has {len(volume.axes)} axes ({sizes})"
+    extra = [axis for axis in ("c", "t") if axis in volume.axes]
+    if not extra or len(set(volume.axes) & set(SPATIAL_AXES)) < 2:
         return (
-            f"{found}; a volume of three is needed. Give a single image as "
-            "a volume of one slice: image[None]."
+            f"{found}; a volume of three axes (z, y, x) or an image of two is needed."
         )
-    if volume.shape[-1] in (3, 4):
-        return (
-            f"{found}, which looks like a colour image (RGB); a volume of three axes "
-            "is needed. Give one channel, for example image[..., 0]."
-        )
+    words = {"c": "one channel", "t": "one time point"}
+    choice = " and ".join(words[axis] for axis in extra)
+    example = ", ".join(f"{axis}=0" for axis in extra)
     return (
-        f"{found} ({', '.join(volume.axes)}); a volume of three is needed. Choose one "
-        "channel and one time point."
+        f"{found}; choose {choice}, as in volume.select({example}), or use "
+        "segment_series for all time points."
     )
