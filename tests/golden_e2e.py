@@ -60,9 +60,8 @@ def end_to_end(folder: Path, path: Path) -> Iterator[Result]:
         labels = np.concatenate([d.labels for d in done], axis=axis)
         edges = np.concatenate([d.edges for d in done], axis=axis)
         kept = SlicePrediction(*map(torch.cat, zip(*engine.kept, strict=True)))
-        yield _labels(
-            case, kind, labels, file[f"labels_{kind}"], kept.mask_logits, plan
-        )
+        margin = _margin(kept.mask_logits, kept.existence, plan)
+        yield _labels(case, kind, labels, file[f"labels_{kind}"], margin)
         if f"edge_labels_{kind}" in file:
             expected = file[f"edge_labels_{kind}"]
             name = f"{case} edge"
