@@ -83,3 +83,9 @@ print(json.dumps([seconds, [name.partition(".")[0] for name in sys.modules]]))
     seconds, modules = json.loads(fresh_python(code))
     assert seconds < 0.3
     assert HEAVY.isdisjoint(modules)
+
+
+@pytest.mark.parametrize("module", ["_napari", "cli"])
+def test_readers_and_help_do_not_load_torch(module: str) -> None:
+    code = f"import napari_biomedparse.{module}, sys; print('torch' in sys.modules)"
+    assert fresh_python(code) == "False\n"

@@ -13,7 +13,7 @@ import napari_biomedparse
 PACKAGE = "napari_biomedparse"
 ROWS = (
     {"errors"},
-    {"model", "prompts", "tokenizer", "volume"},
+    {"model", "prompts", "slices", "tokenizer", "volume"},
     {
         "hub",
         "instances",
@@ -25,7 +25,7 @@ ROWS = (
         "preprocess",
         "weights",
     },
-    {"engine", "plan", "stream", "tiling"},
+    {"engine", "options", "plan", "stream", "tiling"},
     {"segment"},
     {"_napari", "evaluate", "remote", "report", "training", "worker"},
     {"_widgets", "cli"},

@@ -25,15 +25,15 @@ from napari_biomedparse.errors import (
 
 if TYPE_CHECKING:
     from napari_biomedparse.io import open_file, open_volume, save_labels
-    from napari_biomedparse.plan import SegmentOptions
+    from napari_biomedparse.options import SegmentOptions
     from napari_biomedparse.prompts import Prompt, PromptSet, parse_prompts
     from napari_biomedparse.segment import (
         Segmentation,
-        SegmentedSlices,
         iter_segment,
         segment,
         segment_lazy,
     )
+    from napari_biomedparse.slices import SegmentedSlices
     from napari_biomedparse.volume import Volume
     from napari_biomedparse.weights import load_model
 
@@ -66,9 +66,9 @@ __all__ = [
 _HOMES = {
     "Prompt": "prompts",
     "PromptSet": "prompts",
-    "SegmentOptions": "plan",
+    "SegmentOptions": "options",
     "Segmentation": "segment",
-    "SegmentedSlices": "segment",
+    "SegmentedSlices": "slices",
     "Volume": "volume",
     "iter_segment": "segment",
     "load_model": "weights",

@@ -2,25 +2,27 @@
 
 Slices are given as planes, with the slicing axis moved to the front. Reading them
 from a file and running the network on them happens elsewhere. Source: section 1 of
-the architecture description.
+the architecture description. Imports torch only where tensors are made, so that forms
+can ask for the slicing axis without it.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 
 from napari_biomedparse.errors import OptionError, VolumeError
 
+if TYPE_CHECKING:
+    import torch
+
 CELL = 4
 """Network pixels that share one mask logit along each axis."""
-RESIZABLE = (torch.uint8, torch.float16, torch.float32, torch.float64)
+RESIZABLE = ("uint8", "float16", "float32", "float64")
 
 
 def choose_axis(shape: tuple[int, ...]) -> int:
@@ -113,6 +115,9 @@ class SliceGeometry:
                 f"Slices of {tuple(planes.shape[1:])} voxels were given for a volume "
                 f"whose slices have {self.plane_shape}."
             )
+        import torch
+        import torch.nn.functional as F
+
         tensor = _as_tensor(planes)
         (top, bottom), (left, right) = self.pad
         padded = F.pad(tensor.cpu(), (left, right, top, bottom))
@@ -134,7 +139,7 @@ class SliceGeometry:
         ndarray [B, Y, X]
             The nearest label of each voxel, same dtype.
         """
-        values = labels.cpu().numpy() if isinstance(labels, torch.Tensor) else labels
+        values = labels if isinstance(labels, np.ndarray) else labels.cpu().numpy()
         (top, _), (left, _) = self.pad
         rows, columns = self.plane_shape
         down = _nearest(self.working_shape[0], self.padded_shape[0])[top : top + rows]
@@ -245,6 +250,8 @@ def stack_context(planes: torch.Tensor) -> torch.Tensor:
     Tensor [B, 3, H, W]
         Channels: this slice, the previous one, the next one.
     """
+    import torch
+
     return torch.stack((planes[1:-1], planes[:-2], planes[2:]), dim=1)
 
 
@@ -258,6 +265,9 @@ def _nearest(source: int, target: int) -> npt.NDArray[np.intp]:
     That is ``floor(i * (source / target))`` in float32, which for some sizes differs
     from the exact quotient by one.
     """
+    import torch
+    import torch.nn.functional as F
+
     line = torch.arange(source, dtype=torch.float32)[None, None]
     index = F.interpolate(line, size=target, mode="nearest")[0, 0]
     return index.numpy().astype(np.intp)
@@ -265,12 +275,14 @@ def _nearest(source: int, target: int) -> npt.NDArray[np.intp]:
 
 def _as_tensor(planes: npt.NDArray[Any] | torch.Tensor) -> torch.Tensor:
     """Return `planes` as a tensor; refuse dtypes that cannot be resized."""
+    import torch
+
     if isinstance(planes, np.ndarray):
         if planes.dtype.kind not in "biuf" or planes.dtype.itemsize > 8:
             raise VolumeError(_dtype_message(planes.dtype))
         native = planes.dtype.newbyteorder("=")
         planes = torch.from_numpy(np.array(planes, dtype=native, order="C"))
-    if planes.dtype not in RESIZABLE:
+    if planes.dtype not in [getattr(torch, name) for name in RESIZABLE]:
         raise VolumeError(_dtype_message(planes.dtype))
     return planes
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from napari_biomedparse.prompts import Prompt, PromptSet
-    from napari_biomedparse.segment import SegmentedSlices
+    from napari_biomedparse.slices import SegmentedSlices
 
 WEAK_EXISTENCE = 0.1
 """Best existence below which a target most likely is not there, or not meant so."""

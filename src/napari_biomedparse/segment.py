@@ -25,8 +25,10 @@ from napari_biomedparse.engine import Engine, SlicePrediction
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.instances import split_instances
 from napari_biomedparse.model.biomedparse import BiomedParse
-from napari_biomedparse.plan import RunPlan, SegmentOptions, plan_run
+from napari_biomedparse.options import SegmentOptions
+from napari_biomedparse.plan import RunPlan, plan_run
 from napari_biomedparse.postprocess import resolve
+from napari_biomedparse.slices import SegmentedSlices
 from napari_biomedparse.stream import read_ahead, slice_batches
 from napari_biomedparse.tiling import predict_tiles
 from napari_biomedparse.weights import default_model, load_model, model_identity
@@ -37,42 +39,6 @@ if TYPE_CHECKING:
     from napari_biomedparse.prompts import PromptSet
 
 Model = str | os.PathLike[str] | BiomedParse | Engine
-
-
-@dataclass(frozen=True)
-class SegmentedSlices:
-    """Finished slices, in the volume's own grid.
-
-    Parameters
-    ----------
-    start, stop : int
-        Range along the slicing axis.
-    axis : int
-        The slicing axis.
-    labels : unsigned ndarray
-        The volume's shape (three axes, also for a single image) but for the slicing
-        axis, which is ``stop - start`` long;
-        0 is background, other values are label ids.
-    existence : float32 ndarray [P, stop - start]
-        Probability that a prompt's target occurs in a slice.
-    edges : ndarray like `labels`, optional
-        Label ids at predicted object boundaries.
-    """
-
-    start: int
-    stop: int
-    axis: int
-    labels: npt.NDArray[Any]
-    existence: npt.NDArray[np.float32]
-    edges: npt.NDArray[Any] | None = None
-
-    @property
-    def where(self) -> tuple[slice, ...]:
-        """Index of these slices in the volume."""
-        return tuple(
-            slice(self.start, self.stop) if i == self.axis else slice(None)
-            for i in range(3)
-        )
 
 
 @dataclass(frozen=True)
@@ -105,13 +71,18 @@ class Segmentation:
         return self.prompts.ids
 
 
-def run_plan(plan: RunPlan, engine: Engine) -> Iterator[SegmentedSlices]:
+def run_plan(
+    plan: RunPlan, engine: Engine, *, align: int | None = None
+) -> Iterator[SegmentedSlices]:
     """Segment slice by slice; closing the generator stops the run.
 
     Parameters
     ----------
     plan : RunPlan
     engine : Engine
+    align : int, optional
+        Batches end at multiples of so many slices, so that a run that was cut off
+        there goes on with the same batches.
 
     Yields
     ------
@@ -133,6 +104,7 @@ def run_plan(plan: RunPlan, engine: Engine) -> Iterator[SegmentedSlices]:
         plan.start,
         plan.stop,
         plan.slices_at_once,
+        align=align,
     )
     for start, slices in read_ahead(batches):
         prediction = _predict(plan, engine, slices, tokens)
@@ -178,8 +150,8 @@ def iter_segment(
     SegmentedSlices
         In order, a batch at a time.
     """
-    options = _options(options, changes)
-    engine = _engine(model, device, options)
+    options = merge_options(options, changes)
+    engine = make_engine(model, device, options)
     plan = plan_run(volume, prompts, options, config=engine.model.config)
     yield from run_plan(plan, engine)
 
@@ -227,8 +199,8 @@ def segment(
     FormatError
         If a part of the volume cannot be read.
     """
-    options = _options(options, changes)
-    engine = _engine(model, device, options)
+    options = merge_options(options, changes)
+    engine = make_engine(model, device, options)
     plan = plan_run(volume, prompts, options, config=engine.model.config)
     return collect(plan, run_plan(plan, engine), model_identity(engine.model))
 
@@ -294,8 +266,8 @@ def segment_lazy(
         Labels of the volume's shape without colours (of the range of slices, if one
         is chosen), one block a batch of slices.
     """
-    options = _options(options, changes)
-    engine = _engine(model, device, options)
+    options = merge_options(options, changes)
+    engine = make_engine(model, device, options)
     plan = plan_run(volume, prompts, options, config=engine.model.config)
     one_at_a_time = threading.Lock()
 
@@ -330,9 +302,10 @@ def _predict(
     )
 
 
-def _options(
+def merge_options(
     options: SegmentOptions | None, changes: Mapping[str, Any]
 ) -> SegmentOptions:
+    """Return options with some fields changed; an unknown one is an `OptionError`."""
     known = {item.name for item in fields(SegmentOptions)}
     if unknown := sorted(set(changes) - known):
         raise OptionError(
@@ -342,7 +315,8 @@ def _options(
     return replace(options or SegmentOptions(), **changes)
 
 
-def _engine(model: Model | None, device: str, options: SegmentOptions) -> Engine:
+def make_engine(model: Model | None, device: str, options: SegmentOptions) -> Engine:
+    """Return an engine around a model, which is loaded if it is a name or a path."""
     if isinstance(model, Engine):
         return model
     if not isinstance(model, BiomedParse):

@@ -22,7 +22,7 @@ from napari_biomedparse.remote.wire import Connection
 if TYPE_CHECKING:
     from napari_biomedparse.plan import RunPlan
     from napari_biomedparse.prompts import PromptSet
-    from napari_biomedparse.segment import SegmentedSlices
+    from napari_biomedparse.slices import SegmentedSlices
     from napari_biomedparse.volume import Volume
 
 _SLAB_BYTES = 2**26
@@ -42,7 +42,8 @@ class Network:
         """Do one run; a `Segment`."""
         # torch takes seconds to import: the other side is told what it waits for.
         job.say("status", text="Starting the network's process…")
-        from napari_biomedparse.plan import SegmentOptions, plan_run
+        from napari_biomedparse.options import SegmentOptions
+        from napari_biomedparse.plan import plan_run
         from napari_biomedparse.segment import run_plan
         from napari_biomedparse.weights import model_identity
 

@@ -13,8 +13,8 @@ from napari_biomedparse._widgets._form import form_layout, option_fields
 from napari_biomedparse._widgets._model_choice import ModelChoice
 from napari_biomedparse._widgets._scope import SliceScope
 from napari_biomedparse.errors import VolumeError
-from napari_biomedparse.plan import SegmentOptions
 from napari_biomedparse.intensity import MODALITIES
+from napari_biomedparse.options import SegmentOptions
 from napari_biomedparse.preprocess import choose_axis
 from napari_biomedparse.prompts import PromptSet, parse_prompts
 

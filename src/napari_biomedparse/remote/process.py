@@ -20,7 +20,7 @@ from napari_biomedparse.remote.wire import Connection, Message
 
 if TYPE_CHECKING:
     from napari_biomedparse.remote.run import Run
-    from napari_biomedparse.segment import SegmentedSlices
+    from napari_biomedparse.slices import SegmentedSlices
     from napari_biomedparse.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ def _planned(fields: dict[str, Any]) -> Planned:
 
 
 def _slices(message: Message) -> SegmentedSlices:
-    from napari_biomedparse.segment import SegmentedSlices
+    from napari_biomedparse.slices import SegmentedSlices
 
     labels, existence = message.arrays
     return SegmentedSlices(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from napari_biomedparse.remote.events import Objects, Planned, Status
-    from napari_biomedparse.segment import SegmentedSlices
+    from napari_biomedparse.slices import SegmentedSlices
     from napari_biomedparse.volume import Volume
 
     Event = Status | Planned | SegmentedSlices | Objects

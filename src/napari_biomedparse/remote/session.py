@@ -13,8 +13,8 @@ from napari_biomedparse.remote.run import Run
 from napari_biomedparse.volume import Volume, as_volume
 
 if TYPE_CHECKING:
+    from napari_biomedparse.options import SegmentOptions
     from napari_biomedparse.prompts import PromptSet
-    from napari_biomedparse.plan import SegmentOptions
 
 COMMAND = (sys.executable, "-m", "napari_biomedparse.worker")
 PATIENCE = 0.8

@@ -1,0 +1,381 @@
+"""The command line: parse, call the package, show. Errors are one line on stderr."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from napari_biomedparse.errors import (
+    BiomedParseError,
+    OptionError,
+    OutputError,
+    PromptError,
+)
+from napari_biomedparse.intensity import MODALITIES
+from napari_biomedparse.io import open_file, open_volume, save_labels
+from napari_biomedparse.options import SegmentOptions
+from napari_biomedparse.prompts import PromptSet, parse_prompts
+from napari_biomedparse.report import Tally, truncation_warning, why_nothing
+
+if TYPE_CHECKING:
+    from napari_biomedparse.plan import RunPlan
+    from napari_biomedparse.report import Finding
+    from napari_biomedparse.segment import Segmentation
+    from napari_biomedparse.slices import SegmentedSlices
+    from napari_biomedparse.volume import Volume
+
+USAGE, INTERRUPTED = 2, 130
+"""Exit codes, by convention, besides 1 for what went wrong."""
+app = typer.Typer(
+    name="napari-biomedparse",
+    help="Find structures in biomedical volumes by describing them in words.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_FINE = "Fine control"
+_out = Console()
+_err = Console(stderr=True)
+_HELP = {item.name: item.metadata.get("help", "") for item in fields(SegmentOptions)}
+_DEFAULT = {item.name: item.default for item in fields(SegmentOptions)}
+
+
+@app.command()
+def segment(
+    volume: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN",
+            help="The volume: a challenge .npz, a TIFF, or an OME-Zarr folder.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="Where the labels go; the ending says the format: .npz, .tif or "
+            ".zarr.",
+        ),
+    ],
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt",
+            "-p",
+            metavar="TEXT",
+            help="What to find, for example 'mitochondria in electron microscopy'. "
+            "Repeat it to find several things; the first gets label 1, the second 2, "
+            "and so on. Left out, the prompts stored in the file are used.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME|FILE",
+            help="v2 (the published network; downloaded on first use), demo (small, "
+            "built in), tiny (random, for trying out), or a weights file. Left out, "
+            "v2 if it was downloaded before, else demo.",
+            show_default=False,
+        ),
+    ] = None,
+    modality: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND", help=f"{_HELP['modality']} One of {', '.join(MODALITIES)}."
+        ),
+    ] = _DEFAULT["modality"],
+    slices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIRST:END",
+            help="Only these slices, counted from 0; 10:20 means 10 to 19.",
+        ),
+    ] = None,
+    instances: Annotated[
+        bool | None,
+        typer.Option(
+            "--instances/--no-instances", help=_HELP["instances"], show_default=False
+        ),
+    ] = None,
+    channel: Annotated[
+        str | None,
+        typer.Option(help="Channel, by number (from 0) or by name.", metavar="C"),
+    ] = None,
+    time: Annotated[
+        int | None, typer.Option(help="Time point, from 0.", metavar="T")
+    ] = None,
+    axis: Annotated[
+        int | None,
+        typer.Option(metavar="0|1|2", help=_HELP["axis"], rich_help_panel=_FINE),
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Where to compute: auto (the fastest), cpu, cuda, cuda:1, mps.",
+            rich_help_panel=_FINE,
+        ),
+    ] = "auto",
+    seed: Annotated[
+        int, typer.Option(help=_HELP["seed"], rich_help_panel=_FINE)
+    ] = _DEFAULT["seed"],
+    batch_size: Annotated[
+        int, typer.Option(help=_HELP["batch_size"], rich_help_panel=_FINE)
+    ] = _DEFAULT["batch_size"],
+    existence_threshold: Annotated[
+        float, typer.Option(help=_HELP["existence_threshold"], rich_help_panel=_FINE)
+    ] = _DEFAULT["existence_threshold"],
+    overlap_threshold: Annotated[
+        float, typer.Option(help=_HELP["overlap_threshold"], rich_help_panel=_FINE)
+    ] = _DEFAULT["overlap_threshold"],
+    tile: Annotated[
+        str,
+        typer.Option(
+            metavar="none|auto|PIXELS", help=_HELP["tile"], rich_help_panel=_FINE
+        ),
+    ] = _DEFAULT["tile"],
+    pixel_size: Annotated[
+        float | None, typer.Option(help=_HELP["pixel_size"], rich_help_panel=_FINE)
+    ] = _DEFAULT["pixel_size"],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
+    ] = False,
+) -> None:
+    """Segment a volume and save the labels.
+
+    Each voxel of the result holds the number of the prompt that it belongs to, or 0.
+    """
+    with _told_in_one_line():
+        options = SegmentOptions(
+            modality=modality,
+            axis=axis,
+            slices=_range(slices),
+            tile=_number(tile),
+            pixel_size=pixel_size,
+            existence_threshold=existence_threshold,
+            overlap_threshold=overlap_threshold,
+            instances=instances,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        _check_output(output, overwrite=overwrite)
+        opened = open_volume(
+            volume, channel=None if channel is None else _number(channel), time=time
+        )
+        prompts = parse_prompts(prompt) if prompt else _prompts_in(volume)
+        result, findings, plan = _run(opened, prompts, model, options, device)
+        labels = result.labels if result.instances is None else result.instances
+        save_labels(
+            output,
+            labels,
+            volume=opened,
+            prompts=replace(prompts, instance=plan.instances),
+            overwrite=overwrite,
+        )
+        _show_findings(findings, plan)
+        _out.print(f"Labels are in {output}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def info(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A .npz, a TIFF, or an OME-Zarr folder."),
+    ],
+) -> None:
+    """Say what is in a file: images, existing labels and prompts."""
+    with _told_in_one_line():
+        contents = open_file(file)
+        table = Table("", "name", "axes", "type", "voxel size")
+        for image in contents.images:
+            table.add_row("image", *_described(image))
+        for labels in contents.labels:
+            table.add_row("labels", *_described(labels.volume))
+        _out.print(table)
+        for image in contents.images:
+            if image.channel_names:
+                _out.print("Channels: " + ", ".join(image.channel_names))
+        if contents.prompts is None:
+            _out.print("No prompts in the file; give yours with -p.")
+            return
+        prompts = Table("label", "prompt")
+        for one in contents.prompts.prompts:
+            prompts.add_row(str(one.id), one.text)
+        _out.print(prompts)
+
+
+def _run(
+    volume: Volume,
+    prompts: PromptSet,
+    model: str | None,
+    options: SegmentOptions,
+    device: str,
+) -> tuple[Segmentation, tuple[Finding, ...], RunPlan]:
+    """Do the run, with a progress bar."""
+    # torch takes seconds to import, and --help should not.
+    from napari_biomedparse.engine import Engine
+    from napari_biomedparse.plan import plan_run
+    from napari_biomedparse.segment import collect, run_plan
+    from napari_biomedparse.weights import default_model, load_model, model_identity
+
+    with _progress() as progress:
+        bar = progress.add_task("Loading the model", total=None)
+        network = load_model(
+            model or default_model(),
+            on_progress=lambda done, total: progress.update(
+                bar,
+                description="Downloading (MB)",
+                completed=done // 10**6,
+                total=total // 10**6,
+            ),
+        )
+        engine = Engine(network, device, seed=options.seed)
+        progress.update(bar, description="Looking at grey levels", total=None)
+        plan = plan_run(volume, prompts, options, config=network.config)
+        progress.update(
+            bar,
+            description=f"Slices on {engine.device}",
+            completed=0,
+            total=plan.stop - plan.start,
+        )
+        tally = Tally(plan.prompts, plan.geometry.depth)
+
+        def counted() -> Iterator[SegmentedSlices]:
+            for part in run_plan(plan, engine):
+                tally.add(part)
+                progress.advance(bar, part.stop - part.start)
+                yield part
+
+        result = collect(plan, counted(), model_identity(network))
+    return result, tally.findings(), plan
+
+
+def _check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse, before anything is computed, what could not be written."""
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists already; add --overwrite to replace it.")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise OutputError(f"The folder {folder} does not exist; make it first.")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"The folder {folder} cannot be written to; choose another.")
+
+
+def _prompts_in(path: Path) -> PromptSet:
+    prompts = open_file(path).prompts
+    if prompts is None:
+        raise PromptError(
+            f"{path} holds no prompts; say what to find, for example "
+            "-p 'mitochondria in electron microscopy'."
+        )
+    return prompts
+
+
+def _show_findings(findings: Sequence[Finding], plan: RunPlan) -> None:
+    table = Table("label", "prompt", "slices", "existence", "voxels")
+    for finding in findings:
+        table.add_row(
+            str(finding.prompt.id),
+            finding.prompt.text,
+            f"{finding.slices} ({finding.first} to {finding.last})"
+            if finding.slices
+            else "-",
+            f"{finding.best:.2f} (slice {finding.best_slice})",
+            f"{finding.voxels:,}",
+        )
+    _out.print(table)
+    if plan.truncated:
+        _err.print(truncation_warning(plan.truncated))
+    if not any(finding.voxels for finding in findings):
+        _out.print(
+            why_nothing(
+                findings,
+                intensity=plan.intensity.describe(),
+                threshold=plan.options.existence_threshold,
+                truncated=plan.truncated,
+            )
+        )
+
+
+def _described(volume: Volume) -> tuple[str, str, str, str]:
+    """Return name, axes with sizes, type and voxel size of an image."""
+    sizes = zip(volume.axes, volume.shape, strict=True)
+    return (
+        volume.name,
+        " ".join(f"{axis}:{size}" for axis, size in sizes),
+        str(volume.dtype),
+        _voxel_size(volume) or "unknown",
+    )
+
+
+def _voxel_size(volume: Volume) -> str:
+    steps: dict[str, list[str]] = {}
+    for axis, step, unit in zip(volume.axes, volume.spacing, volume.units, strict=True):
+        if unit != "pixel":
+            steps.setdefault(unit, []).append(f"{axis} {step:.4g}")
+    return "; ".join(f"{', '.join(sizes)} {unit}" for unit, sizes in steps.items())
+
+
+def _range(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, colon, end = text.partition(":")
+    if not (colon and first.strip().isdigit() and end.strip().isdigit()):
+        raise typer.BadParameter(
+            f"{text!r} is no range of slices; write, for example, 10:20.",
+            param_hint="--slices",
+        )
+    return int(first), int(end)
+
+
+def _number(text: str) -> int | str:
+    return int(text) if text.isdigit() else text
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=_err,
+        transient=True,
+    )
+
+
+@contextmanager
+def _told_in_one_line() -> Iterator[None]:
+    """End with a message and an exit code instead of a traceback."""
+    try:
+        yield
+    except BiomedParseError as error:
+        _err.print(
+            f"Error: {error}",
+            style="red",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        code = USAGE if isinstance(error, OptionError) else 1
+        raise typer.Exit(code) from error
+    except KeyboardInterrupt:
+        _err.print("Interrupted; nothing was written.")
+        raise typer.Exit(INTERRUPTED) from None

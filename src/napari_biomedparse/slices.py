@@ -1,0 +1,46 @@
+"""The noun `SegmentedSlices`: what a run hands on as it goes. Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class SegmentedSlices:
+    """Finished slices, in the volume's own grid.
+
+    Parameters
+    ----------
+    start, stop : int
+        Range along the slicing axis.
+    axis : int
+        The slicing axis.
+    labels : unsigned ndarray
+        The volume's shape (three axes, also for a single image) but for the slicing
+        axis, which is ``stop - start`` long;
+        0 is background, other values are label ids.
+    existence : float32 ndarray [P, stop - start]
+        Probability that a prompt's target occurs in a slice.
+    edges : ndarray like `labels`, optional
+        Label ids at predicted object boundaries.
+    """
+
+    start: int
+    stop: int
+    axis: int
+    labels: npt.NDArray[Any]
+    existence: npt.NDArray[np.float32]
+    edges: npt.NDArray[Any] | None = None
+
+    @property
+    def where(self) -> tuple[slice, ...]:
+        """Index of these slices in the volume."""
+        return tuple(
+            slice(self.start, self.stop) if i == self.axis else slice(None)
+            for i in range(3)
+        )

@@ -1,0 +1,161 @@
+"""The command line: the same labels as Python, and errors people understand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+from typer.testing import CliRunner
+
+from napari_biomedparse import cli
+from napari_biomedparse.io import open_file
+from napari_biomedparse.segment import segment
+
+PROMPT = "mitochondria in electron microscopy"
+
+
+@pytest.fixture
+def stack(tmp_path):
+    """A TIFF of 5 slices, 0.5 x 0.25 x 0.25 micrometer."""
+    path = tmp_path / "stack.tif"
+    grey = np.random.default_rng(1).integers(0, 255, (5, 64, 48), dtype=np.uint8)
+    tifffile.imwrite(
+        path,
+        grey,
+        imagej=True,
+        resolution=(4, 4),
+        metadata={"axes": "ZYX", "spacing": 0.5, "unit": "um"},
+    )
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Run a command and return its result; messages of both streams in `output`."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(cli, "_out", cli.Console(width=200))
+    monkeypatch.setattr(cli, "_err", cli.Console(width=200, stderr=True))
+
+    def invoke(*arguments):
+        return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+    return invoke
+
+
+@pytest.mark.parametrize("ending", [".npz", ".tif", ".zarr"])
+def test_labels_are_those_of_python(run, stack, tmp_path, ending):
+    out = tmp_path / f"labels{ending}"
+    result = run(
+        "segment", stack, "-p", PROMPT, "-p", "nuclei", "-o", out, "-m", "tiny"
+    )
+    assert result.exit_code == 0, result.output
+    expected = segment(tifffile.imread(stack), [PROMPT, "nuclei"], "tiny")
+    (labels,) = open_file(out).labels or open_file(out).images
+    volume = getattr(labels, "volume", labels)
+    np.testing.assert_array_equal(np.asarray(volume.data), expected.labels)
+    assert PROMPT in result.stdout
+    assert str(out) in result.stdout
+    if ending != ".npz":
+        assert volume.spacing == pytest.approx((0.5, 0.25, 0.25))
+
+
+def test_options_reach_the_run(run, stack, tmp_path):
+    out = tmp_path / "labels.npz"
+    result = run(
+        *("segment", stack, "-p", PROMPT, "-o", out, "-m", "tiny", "--slices", "1:3"),
+        *("--seed", 5, "--batch-size", 1, "--instances", "--device", "cpu"),
+    )
+    assert result.exit_code == 0, result.output
+    expected = segment(
+        tifffile.imread(stack), [PROMPT], "tiny", seed=5, slices=(1, 3), instances=True
+    )
+    np.testing.assert_array_equal(np.load(out)["segs"], expected.instances)
+
+
+def test_prompts_come_from_the_file(run, shared, tmp_path):
+    path = shared / "data" / "challenge_npz" / "imgs" / "CT_AMOS_amos_0018.npz"
+    out = tmp_path / "labels.npz"
+    result = run("segment", path, "-o", out, "-m", "tiny", "--slices", "30:31")
+    assert result.exit_code == 0, result.output
+    assert "Abdominal CT showing the left kidney" in result.stdout
+
+
+def test_info(run, shared):
+    path = shared / "data" / "challenge_npz" / "imgs" / "CT_AMOS_amos_0018.npz"
+    result = run("info", path)
+    assert result.exit_code == 0
+    assert "z:63 y:512 x:512" in result.stdout
+    assert "z 5, y 0.846" in result.stdout
+    assert "Abdominal CT showing the left kidney" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["-p", "nuclei", "-o", "{tmp}/no/x.npz"], 1, "does not exist"),
+        (["-p", "nuclei", "-o", "{tmp}/stack.tif"], 1, "exists already"),
+        (["-p", "nuclei", "-o", "{tmp}/x.jpg"], 2, "choose one of"),
+        (["-p", " ", "-o", "{tmp}/x.npz"], 1, "empty"),
+        (["-o", "{tmp}/x.npz"], 1, "no prompts"),
+        (["-p", "nuclei", "-o", "{tmp}/x.npz", "--modality", "xray"], 2, "ultrasound"),
+        (["-p", "nuclei", "-o", "{tmp}/x.npz", "--slices", "3"], 2, "10:20"),
+        (["-p", "nuclei", "-o", "{tmp}/x.npz", "--slices", "3:9"], 2, "5 slices"),
+        (["-p", "nuclei", "-o", "{tmp}/x.npz", "--device", "abacus"], 1, "abacus"),
+        (["-p", "nuclei", "-o", "{tmp}/x.npz", "-m", "none.pt"], 1, "none.pt"),
+        (["-p", "nuclei"], 2, "--output"),
+    ],
+)
+def test_bad_input_is_explained(run, stack, tmp_path, arguments, code, message):
+    given = [a.format(tmp=tmp_path) for a in arguments]
+    if "-m" not in given:
+        given += ["-m", "tiny"]
+    result = run("segment", stack, *given)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["stack.tif"]
+
+
+def test_output_is_refused_before_computing(run, stack, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "_run", lambda *_: pytest.fail("computed"))
+    result = run("segment", stack, "-p", PROMPT, "-o", stack)
+    assert result.exit_code == 1
+    assert "exists already" in result.stderr
+    result = run("segment", stack, "-p", PROMPT, "-o", tmp_path / "x.jpg")
+    assert result.exit_code == 2
+
+
+def test_overwrite(run, stack, tmp_path):
+    out = tmp_path / "labels.npz"
+    out.write_bytes(b"old")
+    result = run("segment", stack, "-p", PROMPT, "-o", out, "-m", "tiny", "--overwrite")
+    assert result.exit_code == 0, result.output
+    assert "segs" in np.load(out)
+
+
+def test_interruption(run, stack, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", interrupted)
+    result = run("segment", stack, "-p", PROMPT, "-o", tmp_path / "x.npz")
+    assert result.exit_code == 130
+    assert "nothing was written" in result.stderr
+
+
+def test_help_is_quick():
+    code = (
+        "import sys\n"
+        "from napari_biomedparse.cli import app\n"
+        "try:\n"
+        "    app(['segment', '--help'])\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code\n"
+        "assert not {'torch', 'napari', 'qtpy'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "What to find" in done.stdout
