@@ -58,6 +58,8 @@ def slice_batches(
     start: int,
     stop: int,
     batch_size: int,
+    *,
+    align: int | None = None,
 ) -> Iterator[SliceBatch]:
     """Read slices and prepare them for the network, each once.
 
@@ -74,6 +76,8 @@ def slice_batches(
         Range of slices. The neighbours of its ends are read too, where there are any.
     batch_size : int
         Slices a batch; the last one may be smaller.
+    align : int, optional
+        Batches also end at multiples of so many slices.
 
     Yields
     ------
@@ -88,8 +92,7 @@ def slice_batches(
     first, last = _needed(start, stop, depth, margin)
     slabs = _slabs(volume, geometry.axis, first, last, batch_size)
     window, window_start = torch.empty(0, dtype=torch.int32), first
-    for begin in range(start, stop, batch_size):
-        end = min(begin + batch_size, stop)
+    for begin, end in _batches(start, stop, batch_size, align):
         low, high = _needed(begin, end, depth, margin)
         parts = [window[low - window_start :]] if len(window) else []
         while low + sum(len(part) for part in parts) < high:
@@ -152,6 +155,18 @@ def read_ahead(items: Iterable[T], depth: int = READ_AHEAD) -> Iterator[T]:
     finally:
         stopped.set()
         thread.join()
+
+
+def _batches(
+    start: int, stop: int, batch_size: int, align: int | None
+) -> Iterator[tuple[int, int]]:
+    """Yield where each batch begins and ends."""
+    while start < stop:
+        end = min(start + batch_size, stop)
+        if align is not None:
+            end = min(end, (start // align + 1) * align)
+        yield start, end
+        start = end
 
 
 def _needed(start: int, stop: int, depth: int, margin: int) -> tuple[int, int]:
