@@ -21,7 +21,7 @@ from napari_biomedparse.volume import SPATIAL_AXES, Volume
 if TYPE_CHECKING:
     import pint
     from napari.components import Dims
-    from napari.layers import Image
+    from napari.layers import Image, Labels
 
     from napari_biomedparse.io.contents import Colour
 
@@ -103,7 +103,7 @@ def volume_from_layer(layer: Image, dims: Dims | None = None) -> Volume:
             "'Split RGB' and take one of the three."
         )
     kept = _kept_axes(layer)
-    position = _position(layer, dims)
+    position = shown_position(layer, dims)
     index = tuple(slice(None) if i in kept else p for i, p in enumerate(position))
     data = layer.data[0] if layer.multiscale else layer.data
     axes = tuple(layer.axis_labels[i].lower() for i in kept)
@@ -117,6 +117,37 @@ def volume_from_layer(layer: Image, dims: Dims | None = None) -> Volume:
         tuple(float(layer.translate[i]) for i in kept),
         layer.name,
     )
+
+
+def shown_position(layer: Image | Labels, dims: Dims | None) -> tuple[int, ...]:
+    """Return where in a layer's data the viewer is.
+
+    Parameters
+    ----------
+    layer : napari.layers.Image or Labels
+    dims : napari.components.Dims, optional
+        The viewer's ``dims``; without it, the first position.
+
+    Returns
+    -------
+    tuple of int
+        Index along each of the layer's axes, within its data.
+    """
+    if dims is None:
+        return (0,) * int(layer.ndim)
+    point = list(dims.point[-layer.ndim :])
+    world = getattr(dims, "units", None)
+    if world is not None:
+        for i, unit in enumerate(world[-layer.ndim :]):
+            point[i] *= _factor(unit, layer.units[i])
+    data = np.rint(layer.world_to_data(point)).astype(int)
+    shape = (layer.data[0] if layer.multiscale else layer.data).shape
+    return tuple(int(np.clip(p, 0, n - 1)) for p, n in zip(data, shape, strict=True))
+
+
+def prompts_of_layer(layer: Image) -> PromptSet | None:
+    """Return the prompts that came with a layer's file, or None if there are none."""
+    return _stored({"metadata": layer.metadata})
 
 
 def labels_layer_kwargs(
@@ -273,20 +304,6 @@ def _kept_axes(layer: Image) -> list[int]:
     labels = [label.lower() for label in layer.axis_labels]
     kept = [i for i, label in enumerate(labels) if label not in ("c", "t")]
     return kept if len(kept) == 3 else list(range(layer.ndim - 3, layer.ndim))
-
-
-def _position(layer: Image, dims: Dims | None) -> tuple[int, ...]:
-    """Return the index along each of the layer's axes at which the viewer is."""
-    if dims is None:
-        return (0,) * int(layer.ndim)
-    point = list(dims.point[-layer.ndim :])
-    world = getattr(dims, "units", None)
-    if world is not None:
-        for i, unit in enumerate(world[-layer.ndim :]):
-            point[i] *= _factor(unit, layer.units[i])
-    data = np.rint(layer.world_to_data(point)).astype(int)
-    shape = (layer.data[0] if layer.multiscale else layer.data).shape
-    return tuple(int(np.clip(p, 0, n - 1)) for p, n in zip(data, shape, strict=True))
 
 
 def _factor(unit: pint.Unit, other: pint.Unit) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -23,11 +22,10 @@ from rich.table import Table
 from napari_biomedparse.errors import (
     BiomedParseError,
     OptionError,
-    OutputError,
     PromptError,
 )
 from napari_biomedparse.intensity import MODALITIES
-from napari_biomedparse.io import open_file, open_volume, save_labels
+from napari_biomedparse.io import check_output, open_file, open_volume, save_labels
 from napari_biomedparse.options import SegmentOptions
 from napari_biomedparse.prompts import PromptSet, parse_prompts
 from napari_biomedparse.report import Tally, truncation_warning, why_nothing
@@ -176,7 +174,7 @@ def segment(
             batch_size=batch_size,
             seed=seed,
         )
-        _check_output(output, overwrite=overwrite)
+        check_output(output, overwrite=overwrite)
         opened = open_volume(
             volume, channel=None if channel is None else _number(channel), time=time
         )
@@ -266,17 +264,6 @@ def _run(
 
         result = collect(plan, counted(), model_identity(network))
     return result, tally.findings(), plan
-
-
-def _check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse, before anything is computed, what could not be written."""
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists already; add --overwrite to replace it.")
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise OutputError(f"The folder {folder} does not exist; make it first.")
-    if not os.access(folder, os.W_OK):
-        raise OutputError(f"The folder {folder} cannot be written to; choose another.")
 
 
 def _prompts_in(path: Path) -> PromptSet:

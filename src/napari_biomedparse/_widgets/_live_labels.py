@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_biomedparse._napari import _position
+from napari_biomedparse._napari import shown_position
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -71,7 +71,7 @@ class LiveLabels(QObject):
         dims = self._viewer.dims
         if dims.ndim - self.layer.ndim + axis in dims.displayed:
             return True
-        return start <= _position(self.layer, dims)[axis] < stop
+        return start <= shown_position(self.layer, dims)[axis] < stop
 
     def _on_layer_removed(self, event: Event) -> None:
         if event.value is self.layer:

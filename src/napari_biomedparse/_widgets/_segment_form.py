@@ -8,7 +8,7 @@ from magicgui.widgets import ComboBox, TextEdit
 from napari.layers import Image
 from qtpy.QtWidgets import QWidget
 
-from napari_biomedparse._napari import _stored, volume_from_layer
+from napari_biomedparse._napari import prompts_of_layer, volume_from_layer
 from napari_biomedparse._widgets._form import form_layout, option_fields
 from napari_biomedparse._widgets._model_choice import ModelChoice
 from napari_biomedparse._widgets._scope import SliceScope
@@ -161,9 +161,7 @@ class SegmentForm(QWidget):
 
     def _on_image_changed(self) -> None:
         self._set_depth()
-        known = (
-            None if self.layer is None else _stored({"metadata": self.layer.metadata})
-        )
+        known = None if self.layer is None else prompts_of_layer(self.layer)
         if self.prompts.value.strip() not in ("", self._prefilled):
             return
         self._known = known

@@ -10,8 +10,8 @@ from napari.utils.notifications import show_error
 from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
 from napari_biomedparse._napari import (
-    _position,
     labels_layer_kwargs,
+    shown_position,
     volume_from_layer,
 )
 from napari_biomedparse._widgets._live_run import LiveRun
@@ -111,7 +111,7 @@ class SegmentWidget(QWidget):
         axis = self.form.slicing_axis()
         if axis is None:
             return 0
-        return _position(image, self._viewer.dims)[axis + image.ndim - 3]
+        return shown_position(image, self._viewer.dims)[axis + image.ndim - 3]
 
 
 def _fold(title: str, content: QWidget) -> QPushButton:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from napari_biomedparse.io.contents import Contents, LabelVolume
 from napari_biomedparse.io.files import (
+    check_output,
     open_file,
     open_volume,
     recognise,
@@ -16,6 +17,7 @@ from napari_biomedparse.io.files import (
 __all__ = [
     "Contents",
     "LabelVolume",
+    "check_output",
     "open_file",
     "open_volume",
     "recognise",

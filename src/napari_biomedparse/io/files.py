@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from napari_biomedparse.errors import FormatError, OptionError, VolumeError
 from napari_biomedparse.io import npz, tiff, zarr
+from napari_biomedparse.io.output import check_place
 
 if TYPE_CHECKING:
     from napari_biomedparse.io.contents import Contents
@@ -152,6 +153,27 @@ def open_volume(
             "a volume of three axes is needed."
         )
     return volume
+
+
+def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Refuse, before anything is computed, what `save_labels` could not write.
+
+    Parameters
+    ----------
+    path : path-like
+        Where labels are to go.
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    OptionError
+        For an unknown ending.
+    OutputError
+        If the file exists, or its folder is missing or cannot be written.
+    """
+    _find_saver(Path(path))
+    check_place(Path(path), overwrite=overwrite)
 
 
 def save_labels(

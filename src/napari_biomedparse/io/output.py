@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -46,14 +47,7 @@ def whole_or_nothing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         If `path` exists, or its folder is missing or cannot be written.
     """
     path = path.absolute()
-    if path.exists() and not overwrite:
-        raise OutputError(
-            f"{path} exists already; choose another name or ask to overwrite it."
-        )
-    if path.is_dir() and not _is_zarr(path):
-        raise OutputError(f"{path} is a folder of other things and is not replaced.")
-    if not path.parent.is_dir():
-        raise OutputError(f"The folder {path.parent} does not exist; make it first.")
+    check_place(path, overwrite=overwrite)
     try:
         folder = Path(tempfile.mkdtemp(prefix=".biomedparse-", dir=path.parent))
     except OSError as error:
@@ -67,6 +61,36 @@ def whole_or_nothing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         raise _unwritable(path, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_place(path: Path, *, overwrite: bool) -> None:
+    """Refuse a place where nothing can be written, as far as can be told before.
+
+    Parameters
+    ----------
+    path : Path
+        File or folder to make.
+    overwrite : bool
+        Whether one of that name may be replaced.
+
+    Raises
+    ------
+    OutputError
+        If `path` exists, or its folder is missing or cannot be written.
+    """
+    path = path.absolute()
+    if path.exists() and not overwrite:
+        raise OutputError(
+            f"{path} exists already; choose another name or ask to overwrite it."
+        )
+    if path.is_dir() and not _is_zarr(path):
+        raise OutputError(f"{path} is a folder of other things and is not replaced.")
+    if not path.parent.is_dir():
+        raise OutputError(f"The folder {path.parent} does not exist; make it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(
+            f"The folder {path.parent} may not be written to; choose another."
+        )
 
 
 def label_dtype(labels: ArrayLike, prompts: PromptSet | None) -> np.dtype[Any]:
