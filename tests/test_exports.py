@@ -13,6 +13,7 @@ import napari_biomedparse
 PUBLIC = [
     "BiomedParseError",
     "CheckpointError",
+    "Consensus",
     "DeviceError",
     "FormatError",
     "OptionError",
@@ -33,7 +34,9 @@ PUBLIC = [
     "parse_prompts",
     "save_labels",
     "segment",
+    "segment_consensus",
     "segment_lazy",
+    "segment_series",
 ]
 HEAVY = {"dask", "magicgui", "napari", "numpy", "qtpy", "torch", "typer", "zarr"}
 

@@ -26,8 +26,18 @@ ROWS = (
         "weights",
     },
     {"engine", "options", "plan", "stream", "tiling"},
-    {"segment"},
-    {"_napari", "evaluate", "remote", "report", "training", "worker"},
+    {"consensus", "segment", "series"},
+    {
+        "_napari",
+        "_samples",
+        "demo",
+        "evaluate",
+        "remote",
+        "report",
+        "runs",
+        "training",
+        "worker",
+    },
     {"_widgets", "cli"},
 )
 ROW = {module: row for row, modules in enumerate(ROWS) for module in modules}
@@ -35,7 +45,7 @@ DOORS = ROWS[-1]
 ONLY_IN = {
     "lightning": {"training"},
     "magicgui": {"_napari", "_widgets"},
-    "napari": {"_napari", "_widgets"},
+    "napari": {"_napari", "_samples", "_widgets"},
     "qtpy": {"_napari", "_widgets"},
     "superqt": {"_napari", "_widgets"},
     "typer": {"cli"},

@@ -24,6 +24,7 @@ from napari_biomedparse.errors import (
 )
 
 if TYPE_CHECKING:
+    from napari_biomedparse.consensus import Consensus, segment_consensus
     from napari_biomedparse.io import open_file, open_volume, save_labels
     from napari_biomedparse.options import SegmentOptions
     from napari_biomedparse.prompts import Prompt, PromptSet, parse_prompts
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         segment,
         segment_lazy,
     )
+    from napari_biomedparse.series import segment_series
     from napari_biomedparse.slices import SegmentedSlices
     from napari_biomedparse.volume import Volume
     from napari_biomedparse.weights import load_model
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BiomedParseError",
     "CheckpointError",
+    "Consensus",
     "DeviceError",
     "FormatError",
     "OptionError",
@@ -60,10 +63,13 @@ __all__ = [
     "parse_prompts",
     "save_labels",
     "segment",
+    "segment_consensus",
     "segment_lazy",
+    "segment_series",
 ]
 
 _HOMES = {
+    "Consensus": "consensus",
     "Prompt": "prompts",
     "PromptSet": "prompts",
     "SegmentOptions": "options",
@@ -77,7 +83,9 @@ _HOMES = {
     "parse_prompts": "prompts",
     "save_labels": "io",
     "segment": "segment",
+    "segment_consensus": "consensus",
     "segment_lazy": "segment",
+    "segment_series": "series",
 }
 
 

@@ -236,7 +236,7 @@ def collect(
     instances = None
     if edges is not None:
         instances = split_instances(np.asarray(labels[...]), np.asarray(edges[...]))
-    labels = labels if in_memory else _as_dask(labels)
+    labels = labels if in_memory else as_dask(labels)
     flat = plan.volume.flat
     return Segmentation(
         labels=labels[0] if flat else labels,
@@ -329,21 +329,24 @@ def _in_memory(plan: RunPlan) -> npt.NDArray[Any]:
 
 
 def _on_disk(plan: RunPlan) -> zarr.Array[Any]:
-    """Make a Zarr array in a temporary folder that lives as long as the array."""
-    folder = tempfile.mkdtemp(prefix="napari-biomedparse-")
     chunks = list(plan.geometry.shape)
     chunks[plan.geometry.axis] = plan.slices_at_once
+    return temporary_array(plan.geometry.shape, tuple(chunks), plan.label_dtype)
+
+
+def temporary_array(
+    shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype[Any]
+) -> zarr.Array[Any]:
+    """Make a Zarr array of zeros in a temporary folder that lives as long as it."""
+    folder = tempfile.mkdtemp(prefix="napari-biomedparse-")
     array = zarr.create_array(
-        store=folder,
-        shape=plan.geometry.shape,
-        chunks=tuple(chunks),
-        dtype=plan.label_dtype,
-        fill_value=0,
+        store=folder, shape=shape, chunks=chunks, dtype=dtype, fill_value=0
     )
     weakref.finalize(array, shutil.rmtree, folder, ignore_errors=True)
     return array
 
 
-def _as_dask(array: zarr.Array[Any]) -> da.Array:
+def as_dask(array: zarr.Array[Any]) -> da.Array:
+    """Return a Zarr array as a lazy one, which keeps it alive."""
     lazy: da.Array = da.from_array(array)  # type: ignore[no-untyped-call]
     return lazy

@@ -1,0 +1,228 @@
+"""Time series and channels: one run a time point, one after the other.
+
+Each time point is a volume of its own: its labels are those of a run on it alone.
+Objects are not followed over time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_biomedparse.errors import VolumeError
+from napari_biomedparse.instances import split_instances
+from napari_biomedparse.plan import plan_run
+from napari_biomedparse.prompts import parse_prompts
+from napari_biomedparse.segment import (
+    Model,
+    Segmentation,
+    as_dask,
+    make_engine,
+    merge_options,
+    run_plan,
+    temporary_array,
+)
+from napari_biomedparse.volume import Volume, as_volume, choose_channel, volume_of
+from napari_biomedparse.weights import model_identity
+
+if TYPE_CHECKING:
+    from napari_biomedparse.engine import Engine
+    from napari_biomedparse.options import SegmentOptions
+    from napari_biomedparse.plan import RunPlan
+    from napari_biomedparse.prompts import PromptSet
+    from napari_biomedparse.slices import SegmentedSlices
+
+Times = int | tuple[int, int] | None
+"""One time point, a first and the one after the last, or all."""
+Watch = Callable[[int, "SegmentedSlices"], None]
+"""Told the time point and the slices as they finish."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """What is to be segmented: one channel, at some time points.
+
+    Parameters
+    ----------
+    volume : Volume
+        With the axis t and without channels, unless these are colours at the end.
+    start, stop : int
+        Range of time points.
+    """
+
+    volume: Volume
+    start: int
+    stop: int
+
+    def at(self, time: int) -> Volume:
+        """Return one time point as a volume fit to be segmented, still lazy."""
+        return as_volume(self.volume.select(t=time))
+
+
+def open_series(
+    source: Any, *, channel: int | str | None = None, time: Times = None
+) -> Series:
+    """Choose a channel and time points of a volume.
+
+    Parameters
+    ----------
+    source : array or Volume
+        With the axis t, and two or three of space. A bare array of five axes is taken
+        as t, c, z, y, x.
+    channel : int, str, optional
+        Number, name, or "rgb"; see `choose_channel`.
+    time : int or pair of int, optional
+        One time point, or the first and the one after the last; by default all.
+
+    Returns
+    -------
+    Series
+
+    Raises
+    ------
+    VolumeError
+        If there is no axis t, or a choice is missing or impossible.
+    """
+    volume = source if isinstance(source, Volume) else volume_of(source)
+    volume = choose_channel(volume, channel)
+    if "t" not in volume.axes:
+        raise VolumeError(
+            f"{volume.name} has the axes {', '.join(volume.axes)} and none of time "
+            "(t); segment it as one volume, or name its axes with a Volume."
+        )
+    count = volume.shape[volume.axes.index("t")]
+    if time is None:
+        start, stop = 0, count
+    else:
+        start, stop = (time, time + 1) if isinstance(time, int) else time
+    if not 0 <= start < stop <= count:
+        raise VolumeError(
+            f"{volume.name} has the time points 0 to {count - 1}, and {time!r} does "
+            "not lie in them; choose one, or a first and the one after the last."
+        )
+    return Series(volume, start, stop)
+
+
+def segment_series(
+    volume: Any,
+    prompts: Any,
+    model: Model | None = None,
+    options: SegmentOptions | None = None,
+    *,
+    channel: int | str | None = None,
+    time: Times = None,
+    device: str = "auto",
+    **changes: Any,
+) -> Segmentation:
+    """Segment a channel of a volume at all, or some, of its time points.
+
+    One time point is read and computed after the other, slice by slice; a series that
+    is not in memory gets its labels on disk.
+
+    Parameters
+    ----------
+    volume : array or Volume
+        With the axis t, see `open_series`.
+    prompts, model, options, device, **changes
+        As for `segment`.
+    channel : int or str, optional
+        Which channel; needed where there are several.
+    time : int or pair of int, optional
+        One time point, or the first and the one after the last; by default all.
+
+    Returns
+    -------
+    Segmentation
+        Labels have the axis t first, also for a single time point; so have instances,
+        which are numbered anew at each time point. Existence is [P, T, slices].
+
+    Raises
+    ------
+    VolumeError
+        If there is no axis t, or a choice is missing or impossible.
+    PromptError, OptionError, CheckpointError, DeviceError, FormatError
+        As for `segment`.
+    """
+    options = merge_options(options, changes)
+    series = open_series(volume, channel=channel, time=time)
+    engine = make_engine(model, device, options)
+    return run_series(series, parse_prompts(prompts), engine, options)
+
+
+def run_series(
+    series: Series,
+    prompts: PromptSet,
+    engine: Engine,
+    options: SegmentOptions,
+    watch: Watch | None = None,
+) -> Segmentation:
+    """Segment time point by time point.
+
+    Parameters
+    ----------
+    series : Series
+    prompts : PromptSet
+    engine : Engine
+    options : SegmentOptions
+    watch : callable, optional
+        For progress.
+
+    Returns
+    -------
+    Segmentation
+        As `segment_series` returns it.
+    """
+    count = series.stop - series.start
+    first = plan_run(
+        series.at(series.start), prompts, options, config=engine.model.config
+    )
+    in_memory = isinstance(series.volume.data, np.ndarray)
+    labels: Any = _array(first, count, first.label_dtype, in_memory)
+    instances: Any = None
+    if first.instances:
+        instances = _array(first, count, np.dtype(np.int32), in_memory)
+    existence = np.full((len(prompts), count, first.geometry.depth), np.nan, np.float32)
+    for at, time in enumerate(range(series.start, series.stop)):
+        plan = plan_run(series.at(time), prompts, options, config=engine.model.config)
+        edges = np.zeros(labels.shape[1:], plan.label_dtype) if plan.instances else None
+        for done in run_plan(plan, engine):
+            flat = (0,) if plan.volume.flat else ()
+            where = done.where[len(flat) :]
+            labels[(at, *where)] = done.labels[flat]
+            existence[:, at, done.start : done.stop] = done.existence
+            if edges is not None and done.edges is not None:
+                edges[where] = done.edges[flat]
+            if watch is not None:
+                watch(time, done)
+        if edges is not None:
+            instances[at] = _split(np.asarray(labels[at]), edges)
+    parameters = first.parameters() | {
+        "model": model_identity(engine.model),
+        "times": [series.start, series.stop],
+    }
+    if not in_memory:
+        labels = as_dask(labels)
+        instances = None if instances is None else as_dask(instances)
+    return Segmentation(labels, existence, prompts, parameters, instances)
+
+
+def _split(labels: Any, edges: Any) -> Any:
+    """Split the objects of a volume or, of two axes, of a single image."""
+    if labels.ndim == 3:
+        return split_instances(labels, edges)
+    return split_instances(labels[None], edges[None])[0]
+
+
+def _array(plan: RunPlan, count: int, dtype: np.dtype[Any], in_memory: bool) -> Any:
+    """Make an array for one time point after the other, in memory or on disk."""
+    shape = plan.geometry.shape[1:] if plan.volume.flat else plan.geometry.shape
+    if in_memory:
+        return np.zeros((count, *shape), dtype)
+    chunks = list(plan.geometry.shape)
+    chunks[plan.geometry.axis] = plan.slices_at_once
+    return temporary_array(
+        (count, *shape), (1, *chunks[len(chunks) - len(shape) :]), dtype
+    )
