@@ -52,7 +52,7 @@ class SegmentWidget(QWidget):
         layout.addWidget(_fold("Advanced", self.form.advanced))
         layout.addWidget(self.form.advanced)
         layout.addWidget(self.view, 1)
-        self.view.run_requested.connect(self._on_run_requested)
+        self.view.run_requested.connect(self.start)
         self.view.cancel_requested.connect(self._on_cancel_requested)
         session, form = self.session, self.form
         self.destroyed.connect(lambda *_: (session.close(), form.disconnect()))
@@ -61,7 +61,8 @@ class SegmentWidget(QWidget):
         """Offer the layers there are now; napari calls this when they change."""
         self.form.reset_choices()
 
-    def _on_run_requested(self) -> None:
+    def start(self) -> None:
+        """Do what the Run button does."""
         if self.run is not None:
             return
         try:
