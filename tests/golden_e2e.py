@@ -18,6 +18,7 @@ from napari_biomedparse.plan import SegmentOptions, plan_run
 from napari_biomedparse.postprocess import resolve, upsample
 from napari_biomedparse.prompts import Prompt, PromptSet
 from napari_biomedparse.segment import run_plan
+from napari_biomedparse.volume import Volume
 
 LABEL_SHARE = {"binary": 1e-3, "hash": 5e-3, "const": 5e-3}
 NEAR_THRESHOLD = 1e-2
@@ -40,7 +41,9 @@ def end_to_end(folder: Path, path: Path) -> Iterator[Result]:
     """Labels, edge labels, existence and masks of one volume."""
     file = network.load(path)
     kinds = [kind for kind in network.FIELDS if f"labels_{kind}" in file]
-    volume = _volume(folder, file, file[f"labels_{kinds[0]}"].shape)
+    array = _volume(folder, file, file[f"labels_{kinds[0]}"].shape)
+    # With its axes named: a thin last axis would otherwise be taken for colours.
+    volume = Volume(array, ("z", "y", "x"), (1,) * 3, ("pixel",) * 3, (0,) * 3)
     ids = [int(i) for i in file["ids"]]
     texts = [str(text) for text in file["prompts"]]
     prompts = PromptSet(tuple(map(Prompt, ids, texts)))
