@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -52,7 +52,7 @@ _FINE = "Fine control"
 _out = Console()
 _err = Console(stderr=True)
 _HELP = {item.name: item.metadata.get("help", "") for item in fields(SegmentOptions)}
-_DEFAULT = {item.name: item.default for item in fields(SegmentOptions)}
+_DEFAULT: dict[str, Any] = {item.name: item.default for item in fields(SegmentOptions)}
 
 
 @app.command()
@@ -124,8 +124,8 @@ def segment(
         int | None, typer.Option(help="Time point, from 0.", metavar="T")
     ] = None,
     axis: Annotated[
-        int | None,
-        typer.Option(metavar="0|1|2", help=_HELP["axis"], rich_help_panel=_FINE),
+        str | None,
+        typer.Option(metavar="z|y|x", help=_HELP["axis"], rich_help_panel=_FINE),
     ] = None,
     device: Annotated[
         str,
@@ -166,7 +166,7 @@ def segment(
     with _told_in_one_line():
         options = SegmentOptions(
             modality=modality,
-            axis=axis,
+            axis=None if axis is None else _number(axis),
             slices=_range(slices),
             tile=_number(tile),
             pixel_size=pixel_size,

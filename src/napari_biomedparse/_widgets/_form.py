@@ -27,7 +27,7 @@ def option_fields(
     ----------
     options : type
         Dataclass whose fields have metadata ``label``, ``help`` and either
-        ``choices`` or ``min`` and ``max``.
+        ``choices``, ``names`` or ``min`` and ``max``.
     names : sequence of str
         Which fields.
     captions : mapping, optional
@@ -67,8 +67,8 @@ def _widget(item: Field[Any], captions: Mapping[Any, str]) -> ValueWidget[Any]:
     meta = item.metadata
     common = {"name": item.name, "label": meta["label"], "tooltip": meta["help"]}
     choices = meta.get("choices")
-    if item.default is None and "min" in meta:
-        choices = (None, *range(meta["min"], meta["max"] + 1))
+    if "names" in meta:
+        choices = (item.default, *meta["names"])
     if choices:
         named = [(captions.get(value, _caption(value)), value) for value in choices]
         return ComboBox(value=item.default, choices=named, **common)

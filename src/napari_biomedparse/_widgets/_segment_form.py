@@ -22,16 +22,17 @@ if TYPE_CHECKING:
     from napari import Viewer
     from napari.utils.events import Event
 
+    from napari_biomedparse.volume import Volume
+
 PLACEHOLDER = """one per line, for example
 mitochondria in electron microscopy
 nuclei in light-sheet microscopy"""
 DEVICES = ("auto", "cpu", "cuda", "mps")
-CAPTIONS = {
+CAPTIONS: dict[str, dict[Any, str]] = {
     "modality": {
         **{key: modality.label for key, modality in MODALITIES.items()},
         "auto": "automatic",
     },
-    "axis": {None: "automatic", 0: "0 (first)", 1: "1", 2: "2 (last)"},
 }
 ADVANCED = ("axis", "existence_threshold", "overlap_threshold", "batch_size", "seed")
 _ROWS = 5
@@ -128,10 +129,13 @@ class SegmentForm(QWidget):
 
     def slicing_axis(self) -> int | None:
         """Return the axis of the volume that is cut, or None without a volume."""
-        if self._options["axis"].value is not None:
-            return int(self._options["axis"].value)
-        shape = self._shape()
-        return None if shape is None else choose_axis(shape)
+        volume = self._volume()
+        if volume is None:
+            return None
+        name = self._options["axis"].value
+        if name in volume.axes:
+            return volume.axes.index(name)
+        return choose_axis(volume.shape[:3])
 
     def reset_choices(self, *_: Any) -> None:
         """Offer the layers there are now, and stay with the one chosen."""
@@ -148,9 +152,9 @@ class SegmentForm(QWidget):
     def _images(self, _: Any) -> list[Image]:
         return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
 
-    def _shape(self) -> tuple[int, ...] | None:
+    def _volume(self) -> Volume | None:
         try:
-            return None if self.layer is None else volume_from_layer(self.layer).shape
+            return None if self.layer is None else volume_from_layer(self.layer)
         except VolumeError:  # told when the user presses Run
             return None
 
@@ -170,9 +174,9 @@ class SegmentForm(QWidget):
         self.instances.value = known is not None and known.instance
 
     def _set_depth(self) -> None:
-        shape, axis = self._shape(), self.slicing_axis()
-        if shape is not None and axis is not None:
-            self.scope.set_depth(shape[axis])
+        volume, axis = self._volume(), self.slicing_axis()
+        if volume is not None and axis is not None:
+            self.scope.set_depth(volume.shape[axis])
 
     def _style_prompts(self) -> None:
         edit = self.prompts.native

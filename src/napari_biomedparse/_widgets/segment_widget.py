@@ -54,8 +54,8 @@ class SegmentWidget(QWidget):
         layout.addWidget(self.view, 1)
         self.view.run_requested.connect(self.start)
         self.view.cancel_requested.connect(self._on_cancel_requested)
-        session, form = self.session, self.form
-        self.destroyed.connect(lambda *_: (session.close(), form.disconnect()))
+        for clean in (self.session.close, self.form.disconnect):
+            self.destroyed.connect(lambda *_, clean=clean: clean())
 
     def reset_choices(self, *_: Any) -> None:
         """Offer the layers there are now; napari calls this when they change."""
@@ -112,7 +112,8 @@ class SegmentWidget(QWidget):
         axis = self.form.slicing_axis()
         if axis is None:
             return 0
-        return shown_position(image, self._viewer.dims)[axis + image.ndim - 3]
+        position = shown_position(image, self._viewer.dims)
+        return int(position[axis + image.ndim - 3])
 
 
 def _fold(title: str, content: QWidget) -> QPushButton:
