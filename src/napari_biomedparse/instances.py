@@ -5,13 +5,15 @@ End of section 6 of the architecture description. Whole volumes in, whole volume
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import cc3d
 import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.errors import VolumeError
+
+Numbers = TypeVar("Numbers", bound=np.integer[Any])
 
 NEIGHBOURS = ((2, -1), (1, -1), (0, -1), (0, 1), (1, 1), (2, 1))
 """Axis and direction of the face neighbours, in the order in which they win ties.
@@ -52,7 +54,9 @@ def split_instances(
             f"{edge_labels.shape}; they must have the same."
         )
     interior = np.where(edge_labels == 0, labels, 0)
-    return _grow(label_components(interior), labels > 0)
+    grown = grow(label_components(interior))
+    grown[labels <= 0] = 0
+    return grown
 
 
 def label_components(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:
@@ -72,11 +76,20 @@ def label_components(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int
     return cc3d.connected_components(native, connectivity=6).astype(np.int32)
 
 
-def _grow(
-    objects: npt.NDArray[np.int32], within: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.int32]:
-    """Give free voxels the number of a face neighbour, like `expand_labels` by 1."""
-    grown: npt.NDArray[np.int32] = objects.copy()
+def grow(objects: npt.NDArray[Numbers]) -> npt.NDArray[Numbers]:
+    """Give free voxels the number of a face neighbour, like `expand_labels` by 1.
+
+    Parameters
+    ----------
+    objects : ndarray [Z, Y, X]
+        Integers; 0 is free.
+
+    Returns
+    -------
+    ndarray [Z, Y, X]
+        Same dtype.
+    """
+    grown = objects.copy()
     for axis, direction in NEIGHBOURS:
         here = [slice(None)] * objects.ndim
         there = [slice(None)] * objects.ndim
@@ -84,5 +97,4 @@ def _grow(
         there[axis] = slice(0, -1) if direction < 0 else slice(1, None)
         target = grown[tuple(here)]
         np.copyto(target, objects[tuple(there)], where=target == 0)
-    grown[~within] = 0
     return grown

@@ -1,0 +1,279 @@
+"""Many files, one run's folder each, and a table of what was found."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from napari_biomedparse.errors import (
+    BiomedParseError,
+    FormatError,
+    OutputError,
+    PromptError,
+)
+from napari_biomedparse.io import open_file, recognise
+from napari_biomedparse.runs.durable import write_durably
+from napari_biomedparse.runs.folder import LOCK, Run, writing
+from napari_biomedparse.runs.manifest import MANIFEST
+from napari_biomedparse.runs.run import segment_to_folder
+from napari_biomedparse.weights import default_model, load_model
+
+if TYPE_CHECKING:
+    from napari_biomedparse.model.biomedparse import BiomedParse
+    from napari_biomedparse.options import SegmentOptions
+    from napari_biomedparse.runs.run import Progress
+
+logger = logging.getLogger(__name__)
+
+SUMMARY = "summary.csv"
+SUFFIXES = (".npz", ".tif", ".tiff", ".zarr")
+COLUMNS = (
+    "file", "status", "label", "prompt", "existence", "voxels", "seconds", "error",
+)  # fmt: skip
+
+Status = Literal["done", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class FileOutcome:
+    """What became of one file of a batch.
+
+    Parameters
+    ----------
+    file : Path
+    status : {"done", "skipped", "failed"}
+        Skipped if it was finished before.
+    seconds : float
+    run : Run, optional
+        The finished run; None if it failed.
+    error : str
+        Why it failed, or empty.
+    """
+
+    file: Path
+    status: Status
+    seconds: float
+    run: Run | None = None
+    error: str = ""
+
+
+def segment_files(
+    inputs: Iterable[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    prompts: Any = None,
+    model: str | os.PathLike[str] | BiomedParse | None = None,
+    options: SegmentOptions | None = None,
+    *,
+    continue_: bool = False,
+    on_file: Callable[[Path, int, int], None] | None = None,
+    on_progress: Progress | None = None,
+    **more: Any,
+) -> tuple[FileOutcome, ...]:
+    """Segment many files; one that fails does not stop the others.
+
+    Each gets a run's folder of its name in `out`; ``summary.csv`` there has a line
+    for each file and prompt, and is up to date after every file.
+
+    Parameters
+    ----------
+    inputs : iterable of path
+        Files, folders of files, and patterns such as ``scans/*.tif``.
+    out : path
+        Folder for the results; made if it is missing.
+    prompts : see `parse_prompts`, optional
+        By default those that each file holds.
+    model, options
+        As for `segment_to_folder`.
+    continue_ : bool
+        Whether to go on with what an earlier call began: what is finished is skipped.
+    on_file : callable, optional
+        Called before each file with its path, its number from 0, and how many.
+    on_progress : callable, optional
+        As for `segment_to_folder`, for each file.
+    **more
+        Other keywords of `segment_to_folder`, also single options.
+
+    Returns
+    -------
+    tuple of FileOutcome
+        In order; those that failed say why.
+
+    Raises
+    ------
+    FormatError
+        If there is no file.
+    OutputError
+        If `out` cannot be written, or holds results and `continue_` is not set.
+    CheckpointError
+        If the model cannot be loaded.
+    """
+    folder = Path(out)
+    files = find_files(inputs)
+    names = folder_names(files)
+    if not continue_:
+        _refuse_existing([folder / name for name in names])
+    if model is None or isinstance(model, str | os.PathLike):
+        load: Any = default_model() if model is None else model
+        network, more = load_model(load), {**more, "load": load}
+    else:
+        network = model
+    outcomes: list[FileOutcome] = []
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for number, (file, name) in enumerate(zip(files, names, strict=True)):
+        if on_file:
+            on_file(file, number, len(files))
+        begun = time.monotonic()
+        was_finished = _is_finished(folder / name)
+        status: Status = "skipped" if was_finished else "done"
+        run, error = None, ""
+        try:
+            run = segment_to_folder(
+                file,
+                _prompts_in(file) if prompts is None else prompts,
+                folder / name,
+                network,
+                options,
+                on_progress=on_progress,
+                **more,
+            )
+        except BiomedParseError as problem:
+            error = str(problem)
+        except Exception as problem:  # the other files must go on
+            logger.exception("%s failed", file)
+            error = f"{type(problem).__name__}: {problem}"
+        outcomes.append(
+            FileOutcome(
+                file,
+                "failed" if error else status,
+                time.monotonic() - begun,
+                run,
+                error,
+            )
+        )
+        with writing(folder):
+            write_durably(folder / SUMMARY, summary(outcomes))
+    return tuple(outcomes)
+
+
+def find_files(inputs: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
+    """Find the files that paths, folders and patterns stand for, each once.
+
+    Parameters
+    ----------
+    inputs : iterable of path
+        A Zarr folder is a file; of other folders the files in them are taken whose
+        format or ending is known.
+
+    Returns
+    -------
+    tuple of Path
+        In the order given, within a folder or pattern by name.
+
+    Raises
+    ------
+    FormatError
+        If an input stands for no file.
+    """
+    found: dict[Path, None] = {}
+    for given in inputs:
+        path = Path(given).expanduser()
+        if path.is_dir() and recognise(path) is None:
+            some = [p for p in sorted(path.iterdir()) if _may_be_image(p)]
+        elif not path.exists() and glob.has_magic(str(path)):
+            some = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
+        else:
+            some = [path]
+        if not some:
+            raise FormatError(
+                f"{path} stands for no file to segment; give files, folders that hold "
+                f"some ({', '.join(SUFFIXES)}), or a pattern such as 'scans/*.tif'."
+            )
+        found |= dict.fromkeys(some)
+    return tuple(found)
+
+
+def folder_names(files: Sequence[Path]) -> list[str]:
+    """Name the result of each file after it; where names meet, after its path too."""
+    stems = [file.name.partition(".")[0] or file.name for file in files]
+    names = []
+    for file, stem in zip(files, stems, strict=True):
+        if stems.count(stem) > 1:
+            parts = file.absolute().parent.parts[-2:]
+            stem = "_".join(part.strip("/\\:") for part in (*parts, file.name))
+        names.append(stem)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise OutputError(
+            f"Several files would have their result in {twice!r}; segment them in two "
+            "calls, to different folders."
+        )
+    return [name.replace(".", "_") for name in names]
+
+
+def summary(outcomes: Iterable[FileOutcome]) -> str:
+    """Return a CSV table with a line for each file and prompt."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    for outcome in outcomes:
+        line = {
+            "file": str(outcome.file),
+            "status": outcome.status,
+            "seconds": f"{outcome.seconds:.1f}",
+            "error": outcome.error,
+        }
+        if outcome.run is None:
+            table.writerow(line)
+            continue
+        voxels = np.sum([np.sum(b.voxels, 1) for b in outcome.run.manifest.blocks], 0)
+        best = np.nanmax(outcome.run.existence, axis=1)
+        for i, prompt in enumerate(outcome.run.prompts.prompts):
+            table.writerow(
+                line
+                | {
+                    "label": prompt.id,
+                    "prompt": prompt.text,
+                    "existence": f"{best[i]:.3f}",
+                    "voxels": int(voxels[i]),
+                }
+            )
+    return text.getvalue()
+
+
+def _prompts_in(file: Path) -> Any:
+    prompts = open_file(file).prompts
+    if prompts is None:
+        raise PromptError(f"{file} holds no prompts; say what to find.")
+    return prompts
+
+
+def _is_finished(folder: Path) -> bool:
+    try:
+        return Run(folder).finished
+    except FormatError:
+        return False
+
+
+def _refuse_existing(folders: Sequence[Path]) -> None:
+    there = [f for f in folders if (f / MANIFEST).exists() or (f / LOCK).exists()]
+    if there:
+        raise OutputError(
+            f"{len(there)} of {len(folders)} results exist already, for example "
+            f"{there[0]}; choose another folder, or continue (--continue): what is "
+            "finished is skipped then."
+        )
+
+
+def _may_be_image(path: Path) -> bool:
+    return recognise(path) is not None or path.suffix.lower() in SUFFIXES

@@ -1,0 +1,232 @@
+"""The work of a run: slices become blocks, and blocks go to the disk."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_biomedparse.runs.folder import (
+    COMPONENTS,
+    EDGES,
+    LABELS,
+    OBJECTS,
+    checksum,
+    layout_of,
+    record_block,
+    writing,
+)
+from napari_biomedparse.runs.manifest import Block, Manifest
+from napari_biomedparse.runs.objects import block_shape, scratch, split_blockwise
+from napari_biomedparse.runs.store import (
+    LabelStore,
+    Layout,
+    create_labels,
+    plan_thickness,
+)
+from napari_biomedparse.segment import run_plan
+
+if TYPE_CHECKING:
+    from napari_biomedparse.engine import Engine
+    from napari_biomedparse.plan import RunPlan
+    from napari_biomedparse.slices import SegmentedSlices
+    from napari_biomedparse.volume import Volume
+
+
+class FilledBlock(NamedTuple):
+    """All slices of a block, and whole chunks of labels.
+
+    Attributes
+    ----------
+    start, stop : int
+        Range of slices that were run.
+    first : int
+        Slice at which the chunks begin, `start` or before it.
+    labels, edges : ndarray
+        Whole chunks; 0 where not run. Edges only if they are wanted.
+    existence : float32 ndarray [P, stop - start]
+    """
+
+    start: int
+    stop: int
+    first: int
+    labels: npt.NDArray[Any]
+    edges: npt.NDArray[Any] | None
+    existence: npt.NDArray[np.float32]
+
+
+def open_stores(plan: RunPlan, manifest: Manifest, folder: Path) -> list[LabelStore]:
+    """Open the stores of labels and, if wanted, edges; make them if need be."""
+    layout, grid = layout_of(manifest), grid_volume(plan.volume)
+    stores = []
+    for name in (LABELS, EDGES) if plan.instances else (LABELS,):
+        create_labels(
+            folder / name, layout, grid, replace(plan.prompts, instance=False)
+        )
+        stores.append(LabelStore(folder / name, layout))
+    return stores
+
+
+def unfinished(
+    plan: RunPlan, manifest: Manifest, blocks: Mapping[int, Block]
+) -> list[tuple[int, int]]:
+    """Return the ranges of slices that are not finished, each as long as possible."""
+    layout, ranges, start = layout_of(manifest), [], plan.start
+    begun: int | None = None
+    while start < plan.stop:
+        stop = min(layout.block(start)[1], plan.stop)
+        if start not in blocks:
+            begun = start if begun is None else begun
+        elif begun is not None:
+            ranges.append((begun, start))
+            begun = None
+        start = stop
+    return [*ranges, (begun, plan.stop)] if begun is not None else ranges
+
+
+def run_blocks(
+    plan: RunPlan,
+    engine: Engine,
+    folder: Path,
+    stores: list[LabelStore],
+    start: int,
+    stop: int,
+) -> Iterator[Block]:
+    """Run a range of whole blocks; each is yielded once it is safely on the disk."""
+    layout = stores[0].layout
+    part = replace(plan, start=start, stop=stop)
+
+    def write(block: FilledBlock) -> Block:
+        with writing(folder):
+            for store, data in zip(stores, (block.labels, block.edges), strict=False):
+                assert data is not None  # one store each
+                store.write(block.first, data)
+                store.sync()
+            record = _record(plan, block)
+            record_block(folder, record)
+        return record
+
+    slices = run_plan(part, engine, align=layout.thickness)
+    yield from write_behind(_fill(slices, part, stores), write)
+
+
+def write_behind(
+    items: Iterable[FilledBlock], write: Callable[[FilledBlock], Block]
+) -> Iterator[Block]:
+    """Write items in a thread while the next one is made, and yield what comes of it.
+
+    What was made before an error is still written.
+    """
+    waiting: deque[Future[Block]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="napari-biomedparse writer") as pool:
+        for item in items:
+            waiting.append(pool.submit(write, item))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def write_objects(folder: Path, plan: RunPlan, stores: list[LabelStore]) -> int:
+    """Tell the objects of a run's labels apart, on disk; return how many there are.
+
+    Parameters
+    ----------
+    folder : Path
+    plan : RunPlan
+    stores : list of two LabelStore
+        Labels and edges, finished.
+    """
+    labels, edges = (store.levels[0] for store in stores)
+    shape, axis = plan.geometry.shape, plan.geometry.axis
+    dtype = np.dtype(np.uint32)
+    thickness = plan_thickness(shape, axis, dtype.itemsize)
+    layout = Layout(shape, dtype, axis, thickness, stores[0].layout.version)
+    prompts = replace(plan.prompts, instance=True)
+    with writing(folder):
+        create_labels(folder / OBJECTS, layout, grid_volume(plan.volume), prompts)
+        store = LabelStore(folder / OBJECTS, layout)
+        chunks = layout.chunks(0)
+        components = scratch(folder / COMPONENTS, shape, chunks)
+        block = block_shape(chunks, shape)
+        count = split_blockwise(labels, edges, components, store.levels[0], block)
+        for start in range(0, shape[axis], thickness):
+            store.write(start, store.read(*layout.block(start)), finest=1)
+        store.sync()
+    return count
+
+
+def grid_volume(volume: Volume) -> Volume:
+    """Return a volume without voxels and colours: the scale of its labels."""
+    return replace(
+        volume,
+        data=np.broadcast_to(np.uint8(0), volume.grid),
+        axes=volume.axes[:3],
+        spacing=volume.spacing[:3],
+        units=volume.units[:3],
+        origin=volume.origin[:3],
+        channel_names=(),
+        levels=(),
+    )
+
+
+def _fill(
+    slices: Iterable[SegmentedSlices], plan: RunPlan, stores: list[LabelStore]
+) -> Iterator[FilledBlock]:
+    """Put slices together to blocks."""
+    layout, filled = stores[0].layout, None
+    for part in slices:
+        if filled is None:
+            filled = _empty(part.start, plan, stores)
+        where = [slice(None)] * 3
+        where[layout.axis] = slice(part.start - filled.first, part.stop - filled.first)
+        filled.labels[tuple(where)] = part.labels
+        if filled.edges is not None:
+            filled.edges[tuple(where)] = part.edges
+        at = slice(part.start - filled.start, part.stop - filled.start)
+        filled.existence[:, at] = part.existence
+        if part.stop == filled.stop:
+            yield filled
+            filled = None
+
+
+def _empty(start: int, plan: RunPlan, stores: list[LabelStore]) -> FilledBlock:
+    layout = stores[0].layout
+    first, last = layout.block(start)
+    stop = min(last, plan.stop)
+    shape = list(layout.shape)
+    shape[layout.axis] = last - first
+    labels, *edges = (np.zeros(shape, layout.dtype) for _ in stores)
+    existence = np.full((len(plan.prompts), stop - start), np.nan, np.float32)
+    return FilledBlock(
+        start, stop, first, labels, edges[0] if edges else None, existence
+    )
+
+
+def _record(plan: RunPlan, block: FilledBlock) -> Block:
+    axis = plan.geometry.axis
+    where = [slice(None)] * 3
+    where[axis] = slice(block.start - block.first, block.stop - block.first)
+    parts = [
+        array[tuple(where)]
+        for array in (block.labels, block.edges)
+        if array is not None
+    ]
+    ids = list(plan.prompts.ids)
+    counts = [
+        np.bincount(plane.ravel(), minlength=ids[-1] + 1)[ids].tolist()
+        for plane in np.moveaxis(parts[0], axis, 0)
+    ]
+    return Block(
+        start=block.start,
+        stop=block.stop,
+        existence=block.existence.astype(float).tolist(),
+        voxels=[list(row) for row in zip(*counts, strict=True)],
+        checksum=checksum(*parts),
+    )

@@ -1,0 +1,271 @@
+"""A run's folder: its lock, its manifest, and the records of finished blocks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock, Timeout
+
+from napari_biomedparse.errors import FormatError, OutputError
+from napari_biomedparse.runs.durable import PARTIAL, write_durably
+from napari_biomedparse.runs.manifest import (
+    MANIFEST,
+    Block,
+    Manifest,
+    read_manifest,
+    refuse_differences,
+)
+from napari_biomedparse.runs.store import LabelStore, Layout
+
+if TYPE_CHECKING:
+    from napari_biomedparse.prompts import PromptSet
+
+logger = logging.getLogger(__name__)
+
+LABELS = "labels.ome.zarr"
+OBJECTS = "instances.ome.zarr"
+EDGES = "edges.zarr"
+COMPONENTS = "components.zarr"
+BLOCKS = "blocks"
+LOCK = ".lock"
+
+
+@contextmanager
+def open_folder(
+    folder: Path, manifest: Manifest, *, overwrite: bool
+) -> Iterator[Manifest]:
+    """Lock a run's folder, new or begun, for as long as the run writes to it.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is missing.
+    manifest : Manifest
+        What is to be run.
+    overwrite : bool
+        Whether another run's folder is emptied first.
+
+    Yields
+    ------
+    Manifest
+        That of the folder: the one given, or the one found, which is the same run.
+
+    Raises
+    ------
+    OutputError
+        If the folder is in use, holds another run or other things, or cannot be
+        written.
+    """
+    with writing(folder):
+        if folder.name.lower().endswith((".zarr", ".npz", ".tif", ".tiff")):
+            raise OutputError(
+                f"{folder} is to be a run's folder, which the labels will lie in as "
+                f"{LABELS}; choose a name without an ending."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise OutputError(
+                f"{folder} is being written by another process; wait for it, or "
+                "choose another folder."
+            ) from error
+    try:
+        with writing(folder):
+            yield _prepare(folder, manifest, overwrite)
+    finally:
+        lock.release()
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn what the system says about a full or lost disk into an `OutputError`."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be written: {error.strerror or error}. Finished blocks "
+            "are kept: make room, or bring the disk back, and run the same again to "
+            "continue."
+        ) from error
+
+
+def record_block(folder: Path, block: Block) -> None:
+    """Record that a block is finished; its labels must be on the disk already."""
+    (folder / BLOCKS).mkdir(exist_ok=True)
+    write_durably(folder / BLOCKS / f"{block.start:08d}.json", block.text())
+
+
+def recorded_blocks(folder: Path) -> dict[int, Block]:
+    """Read the records of a run's finished blocks, by start."""
+    found = {}
+    for path in (folder / BLOCKS).glob("*.json"):
+        block = Block(**json.loads(path.read_text("utf-8")))
+        found[block.start] = block
+    return found
+
+
+def verified_blocks(folder: Path, stores: list[LabelStore]) -> dict[int, Block]:
+    """Return the finished blocks whose labels on the disk are what was recorded."""
+    good = {}
+    for start, block in recorded_blocks(folder).items():
+        try:
+            parts = [store.read(start, block.stop) for store in stores]
+            whole = checksum(*parts) == block.checksum
+        except Exception as error:  # a damaged chunk fails as its codec likes
+            logger.info("%s: block %d: %s", folder, start, error)
+            whole = False
+        if whole:
+            good[start] = block
+        else:
+            logger.warning("%s: slices from %d on are done again.", folder, start)
+    return good
+
+
+def checksum(*parts: npt.NDArray[Any]) -> str:
+    """Compute a checksum of labels (and edges)."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()[:16]
+
+
+def finish(folder: Path, manifest: Manifest, blocks: dict[int, Block]) -> Manifest:
+    """Write the final manifest, and drop what it makes superfluous."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    done = replace(manifest.with_blocks(blocks), finished=now)
+    done.save(folder)
+    _tidy(folder)
+    return done
+
+
+def layout_of(manifest: Manifest) -> Layout:
+    """Return how a run's labels lie on the disk."""
+    output = manifest.output
+    return Layout(
+        tuple(output["shape"]),
+        np.dtype(output["dtype"]),
+        output["axis"],
+        output["thickness"],
+        output["ome_zarr"],
+    )
+
+
+class Run:
+    """A run's folder, finished or not, to be read.
+
+    Parameters
+    ----------
+    folder : path
+        As given to `segment_to_folder`.
+
+    Raises
+    ------
+    FormatError
+        If it is no run's folder.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        manifest = read_manifest(self.folder)
+        if manifest.finished is None:
+            manifest = manifest.with_blocks(recorded_blocks(self.folder))
+        self.manifest = manifest
+
+    @property
+    def finished(self) -> bool:
+        """Whether all is done."""
+        return self.manifest.finished is not None
+
+    @property
+    def labels_path(self) -> Path:
+        """The OME-Zarr label image, there from the run's start."""
+        return self.folder / LABELS
+
+    @property
+    def labels(self) -> da.Array:
+        """Labels, unsigned [Z, Y, X]; 0 is background. Lazy."""
+        return self._array(LABELS)
+
+    @property
+    def instances(self) -> da.Array | None:
+        """Objects, uint32 [Z, Y, X], lazy; None if they were not told apart."""
+        return self._array(OBJECTS) if self.manifest.objects is not None else None
+
+    @property
+    def existence(self) -> npt.NDArray[np.float32]:
+        """Existence probabilities, float32 [P, slices]; NaN where not run."""
+        return self.manifest.existence
+
+    @property
+    def prompts(self) -> PromptSet:
+        """The prompts."""
+        return self.manifest.prompts
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All that the labels depend on, as plain JSON types."""
+        return {**self.manifest.parameters, "model": self.manifest.model}
+
+    def _array(self, name: str) -> da.Array:
+        path = self.folder / name / "s0"
+        if not path.is_dir():
+            raise FormatError(f"{path} is missing; run the same again.")
+        lazy: da.Array = da.from_zarr(str(path))  # type: ignore[no-untyped-call]
+        return lazy
+
+
+def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> Manifest:
+    others = [p.name for p in folder.iterdir() if p.name != LOCK and not _is_partial(p)]
+    if (folder / MANIFEST).is_file():
+        if not overwrite:
+            found = read_manifest(folder)
+            refuse_differences(folder, found, manifest)
+            _drop_partial(folder)
+            return found
+        (folder / MANIFEST).unlink()
+        for name in (LABELS, OBJECTS):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        _tidy(folder)
+        others = [name for name in others if (folder / name).exists()]
+    if others:
+        raise OutputError(
+            f"{folder} holds other things ({', '.join(sorted(others)[:3])}); choose a "
+            "new folder for the run."
+        )
+    _drop_partial(folder)
+    manifest.save(folder)
+    return manifest
+
+
+def _tidy(folder: Path) -> None:
+    for name in (BLOCKS, EDGES, COMPONENTS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _is_partial(path: Path) -> bool:
+    return path.name.endswith(PARTIAL)
+
+
+def _drop_partial(folder: Path) -> None:
+    """Remove what a crash left of files that were being written."""
+    for path in list(folder.rglob(f"*{PARTIAL}")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,81 @@
+"""Which volume this is: enough to notice that a run would go on with another one."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from napari_biomedparse.volume import Volume
+
+SAMPLES = 3
+"""Places at which a lazy volume is looked at."""
+SAMPLE_EDGE = 64
+"""Rows and columns that are looked at there."""
+_ZARR_METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
+
+
+def identify(volume: Volume) -> dict[str, Any]:
+    """Describe a volume so that another one can be told from it.
+
+    Parameters
+    ----------
+    volume : Volume
+
+    Returns
+    -------
+    dict
+        Plain JSON types: path, axes, shape, dtype, spacing, units, origin; for a file
+        its size and time of change, for a Zarr folder a checksum of its metadata; and
+        a checksum of the voxels: all of an array in memory, three small windows of
+        what is on disk.
+    """
+    path = None if volume.source is None else volume.source.absolute()
+    found: dict[str, Any] = {
+        "path": None if path is None else str(path),
+        "axes": list(volume.axes),
+        "shape": list(volume.shape),
+        "dtype": str(volume.dtype),
+        "spacing": list(volume.spacing),
+        "units": list(volume.units),
+        "origin": list(volume.origin),
+        "voxels": _checksum(volume),
+    }
+    if path is not None and path.is_file():
+        status = path.stat()
+        found |= {"bytes": status.st_size, "changed": status.st_mtime_ns}
+    elif path is not None and path.is_dir():
+        found["metadata"] = _zarr_checksum(path)
+    return found
+
+
+def _checksum(volume: Volume) -> str:
+    digest = hashlib.sha256()
+    if isinstance(volume.data, np.ndarray):
+        for plane in volume.data:
+            digest.update(np.ascontiguousarray(plane).data)
+        return digest.hexdigest()[:16]
+    depth, *plane_shape = volume.grid
+    window = tuple(
+        slice((n - min(n, SAMPLE_EDGE)) // 2, (n + min(n, SAMPLE_EDGE)) // 2)
+        for n in plane_shape
+    )
+    for at in sorted({i * (depth - 1) // (SAMPLES - 1) for i in range(SAMPLES)}):
+        part = np.asarray(volume.data[(slice(at, at + 1), *window)])
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()[:16]
+
+
+def _zarr_checksum(folder: Path) -> str:
+    """Compute a checksum of the metadata of a Zarr folder and of what lies in it."""
+    digest = hashlib.sha256()
+    children = sorted(path for path in folder.iterdir() if path.is_dir())
+    for place in (folder, *children):
+        for name in _ZARR_METADATA:
+            if (place / name).is_file():
+                digest.update(f"{place.relative_to(folder)}/{name}\n".encode())
+                digest.update((place / name).read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,183 @@
+"""The record of a run: what it was made from, how, and which blocks are finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_biomedparse.errors import FormatError, OutputError
+from napari_biomedparse.options import SegmentOptions
+from napari_biomedparse.prompts import INSTANCE_KEY, PromptSet, parse_prompts
+from napari_biomedparse.runs.durable import write_durably
+
+MANIFEST = "manifest.json"
+KIND = "napari-biomedparse run"
+VERSION = 1
+MUST_MATCH = ("source", "model", "parameters", "output")
+"""Parts of which any difference makes it another run."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A finished block: slices whose labels are on the disk.
+
+    Parameters
+    ----------
+    start, stop : int
+        Range along the slicing axis.
+    existence : list of P lists of float
+        Probability that a prompt's target occurs, for each slice.
+    voxels : list of P lists of int
+        Voxels of each prompt, for each slice.
+    checksum : str
+        Of the labels (and edges).
+    """
+
+    start: int
+    stop: int
+    existence: list[list[float]]
+    voxels: list[list[int]]
+    checksum: str
+
+    def text(self) -> str:
+        """Return the block as JSON."""
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that a run's labels depend on, as plain JSON types, and its blocks.
+
+    Parameters
+    ----------
+    source : dict
+        The volume; see `identify`, and channel and time point if chosen from a file.
+    model : str
+        Identity of the weights.
+    parameters : dict
+        See `RunPlan.parameters`.
+    output : dict
+        Shape, dtype, slicing axis, thickness of a block and OME-Zarr version.
+    load : str, optional
+        Name or path by which the model can be loaded again.
+    environment : dict
+        Versions and device; not part of what must match, but for the device's type.
+    blocks : tuple of Block
+        By ascending start; complete once the run is finished.
+    finished : str, optional
+        When, in UTC.
+    objects : int, optional
+        How many, if objects were told apart.
+    """
+
+    source: dict[str, Any]
+    model: str
+    parameters: dict[str, Any]
+    output: dict[str, Any]
+    load: str | None
+    environment: dict[str, str]
+    blocks: tuple[Block, ...] = ()
+    finished: str | None = None
+    objects: int | None = None
+
+    @property
+    def prompts(self) -> PromptSet:
+        """The prompts."""
+        instance = int(self.parameters["instances"])
+        return parse_prompts({**self.parameters["prompts"], INSTANCE_KEY: instance})
+
+    @property
+    def options(self) -> SegmentOptions:
+        """The options."""
+        values = {f.name: self.parameters[f.name] for f in fields(SegmentOptions)}
+        return SegmentOptions(**(values | {"slices": tuple(values["slices"])}))
+
+    @property
+    def existence(self) -> npt.NDArray[np.float32]:
+        """Existence probabilities, float32 [P, slices]; NaN where not run."""
+        depth = self.output["shape"][self.output["axis"]]
+        found = np.full((len(self.prompts), depth), np.nan, np.float32)
+        for block in self.blocks:
+            found[:, block.start : block.stop] = block.existence
+        return found
+
+    def differences(self, other: Manifest) -> list[str]:
+        """Say in words what differs between this run and another one."""
+        mine, others = (
+            dict(_flat({part: getattr(manifest, part) for part in MUST_MATCH}))
+            for manifest in (self, other)
+        )
+        return [
+            f"{key} was {mine.get(key)!r} and is {others.get(key)!r}"
+            for key in sorted(mine.keys() | others.keys())
+            if mine.get(key) != others.get(key)
+        ]
+
+    def save(self, folder: Path) -> None:
+        """Write the manifest of a run folder, atomically."""
+        record = {"kind": KIND, "version": VERSION, **asdict(self)}
+        write_durably(folder / MANIFEST, json.dumps(record, indent=1))
+
+    def with_blocks(self, blocks: Mapping[int, Block]) -> Manifest:
+        """Return the manifest with these blocks, by start."""
+        return replace(self, blocks=tuple(blocks[i] for i in sorted(blocks)))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest.
+
+    Parameters
+    ----------
+    path : Path
+        The file, or the run's folder.
+
+    Returns
+    -------
+    Manifest
+
+    Raises
+    ------
+    FormatError
+        If it is none.
+    """
+    path = path / MANIFEST if path.is_dir() else path
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        if record.pop("kind") != KIND or record.pop("version") != VERSION:
+            raise ValueError("it was written by something else or a later version")
+        blocks = tuple(Block(**block) for block in record.pop("blocks"))
+        return Manifest(**record, blocks=blocks)
+    except OSError as error:
+        raise FormatError(
+            f"{path} cannot be read ({error.strerror}); give a run's folder or its "
+            f"{MANIFEST}."
+        ) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(
+            f"{path} is not the record of a run ({error}); give a run's folder or its "
+            f"{MANIFEST}."
+        ) from error
+
+
+def refuse_differences(folder: Path, old: Manifest, new: Manifest) -> None:
+    """Raise an `OutputError` that names what differs, if anything does."""
+    if found := old.differences(new):
+        raise OutputError(
+            f"{folder} holds another run: {'; '.join(found)}. Choose another folder, "
+            "give the same as before to continue it, or ask to overwrite it."
+        )
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested dictionaries by their dotted names."""
+    if not isinstance(value, Mapping):
+        yield key, json.loads(json.dumps(value))
+        return
+    for name, inner in value.items():
+        yield from _flat(inner, f"{key}.{name}" if key else str(name))

@@ -1,0 +1,188 @@
+"""An OME-Zarr label image that is written block by block, with its pyramid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from napari_biomedparse.io.zarr_metadata import describe_labels
+from napari_biomedparse.runs.durable import PARTIAL, SyncedStore, sync_folder
+
+if TYPE_CHECKING:
+    from napari_biomedparse.prompts import PromptSet
+    from napari_biomedparse.volume import Volume
+
+BLOCK_BYTES = 2**26
+"""Most that a block should take in memory."""
+CHUNK_VOXELS = 2**20
+THICKEST = 16
+"""Most slices of a block."""
+SMALLEST = 256
+"""The pyramid ends once a plane is this small."""
+
+OmeVersion = Literal["0.4", "0.5"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How labels lie on the disk.
+
+    Parameters
+    ----------
+    shape : tuple of three int
+    dtype : numpy dtype
+        Unsigned.
+    axis : int
+        The slicing axis, along which blocks follow each other.
+    thickness : int
+        Slices of a block, a power of two: one chunk along the slicing axis.
+    version : {"0.4", "0.5"}
+        Of OME-Zarr.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    axis: int
+    thickness: int
+    version: OmeVersion = "0.5"
+
+    def chunks(self, level: int) -> tuple[int, ...]:
+        """Chunk shape of a level; a block is one chunk thick at every level."""
+        edge = 2 ** int(math.log2(math.sqrt(CHUNK_VOXELS / self.thickness)))
+        sizes = [edge] * 3
+        sizes[self.axis] = max(1, self.thickness // self.step(level)[self.axis])
+        shape = self.level_shape(level)
+        return tuple(max(1, min(s, n)) for s, n in zip(sizes, shape, strict=True))
+
+    def level_shape(self, level: int) -> tuple[int, ...]:
+        """Shape of a level."""
+        steps = zip(self.shape, self.step(level), strict=True)
+        return tuple(-(-size // step) for size, step in steps)
+
+    def step(self, level: int) -> tuple[int, int, int]:
+        """Voxels of the finest level that one voxel of a level stands for, by axis."""
+        return (1, 2**level, 2**level)
+
+    @property
+    def levels(self) -> int:
+        """Number of levels, each with every second row and column of the one before."""
+        count = 1
+        while max(self.level_shape(count - 1)[1:]) > SMALLEST:
+            count += 1
+        return count
+
+    def block(self, start: int) -> tuple[int, int]:
+        """First and last-but-one slice of the block that holds a slice."""
+        first = start // self.thickness * self.thickness
+        return first, min(first + self.thickness, self.shape[self.axis])
+
+
+def plan_thickness(shape: Sequence[int], axis: int, itemsize: int) -> int:
+    """Choose how many slices make a block, so that it stays within bounds."""
+    plane = math.prod(shape) // shape[axis] * itemsize
+    most = max(1, min(THICKEST, BLOCK_BYTES // max(1, plane)))
+    return 1 << int(math.log2(most))
+
+
+class LabelStore:
+    """An OME-Zarr label image on disk.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder; `create_labels` makes it.
+    layout : Layout
+    """
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        self.layout = layout
+        self._store = SyncedStore(path)
+        group = zarr.open_group(self._store, mode="r+")
+        self.levels: list[Any] = [group[f"s{i}"] for i in range(layout.levels)]
+
+    def write(self, start: int, block: npt.NDArray[Any], *, finest: int = 0) -> None:
+        """Write a block, whole chunks of every level.
+
+        Parameters
+        ----------
+        start : int
+            Its first slice, a multiple of the layout's thickness.
+        block : ndarray
+            The image's shape but for the slicing axis.
+        finest : int
+            Level to begin with.
+        """
+        axis = self.layout.axis
+        for number, level in enumerate(self.levels[finest:], start=finest):
+            steps = self.layout.step(number)
+            first = -(-start // steps[axis])
+            take = [slice(None, None, step) for step in steps]
+            take[axis] = slice(first * steps[axis] - start, None, steps[axis])
+            part = block[tuple(take)]
+            if part.shape[axis]:
+                put = [slice(None)] * 3
+                put[axis] = slice(first, first + part.shape[axis])
+                level[tuple(put)] = part
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Read slices of the finest level, of the image's shape but for their axis."""
+        where = [slice(None)] * 3
+        where[self.layout.axis] = slice(start, stop)
+        return np.asarray(self.levels[0][tuple(where)])
+
+    def sync(self) -> None:
+        """Wait until all that was written is on the disk."""
+        self._store.sync()
+
+
+def create_labels(
+    path: Path, layout: Layout, volume: Volume, prompts: PromptSet
+) -> None:
+    """Make an empty label image, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The new folder; one that is there is kept.
+    layout : Layout
+    volume : Volume
+        Axes, scale and origin; three axes.
+    prompts : PromptSet
+        Names of the label values.
+    """
+    if path.is_dir():
+        return
+    partial = path.with_name(f"{path.name}.{uuid4().hex}{PARTIAL}")
+    store = SyncedStore(partial)
+    old = layout.version == "0.4"
+    group = zarr.create_group(store, zarr_format=2 if old else 3)
+    for level in range(layout.levels):
+        more: dict[str, Any] = {"dimension_names": volume.axes}
+        if old:
+            more = {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
+        group.create_array(
+            f"s{level}",
+            shape=layout.level_shape(level),
+            dtype=layout.dtype,
+            chunks=layout.chunks(level),
+            fill_value=0,
+            **more,
+        )
+    described = describe_labels(volume, prompts, layout.levels)
+    if old:
+        multiscale = {**described["multiscales"][0], "version": "0.4"}
+        group.attrs["multiscales"] = [multiscale]
+        group.attrs["image-label"] = described["image-label"] | {"version": "0.4"}
+    else:
+        group.attrs["ome"] = described
+    store.sync()
+    partial.rename(path)
+    sync_folder(path.parent)

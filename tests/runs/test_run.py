@@ -1,0 +1,277 @@
+"""Runs that write as they go: the same labels after whatever cut them off."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from napari_biomedparse.errors import OptionError, OutputError
+from napari_biomedparse.io import open_file
+from napari_biomedparse.model.biomedparse import BiomedParse
+from napari_biomedparse.runs import durable
+from napari_biomedparse.runs.folder import Run
+from napari_biomedparse.runs.run import reproduce, segment_to_folder
+from napari_biomedparse.segment import segment
+from napari_biomedparse.volume import Volume
+
+PROMPTS = {2: "liver", 5: "mitochondria in electron microscopy"}
+MICRO = ("micrometer",) * 3
+
+
+@pytest.fixture(scope="module")
+def volume() -> Volume:
+    """Grey levels, 37 slices of 40 x 30: three blocks."""
+    grey = np.random.default_rng(0).integers(0, 255, (37, 40, 30), dtype=np.uint8)
+    data = da.from_array(grey, chunks=(5, 40, 30))
+    return Volume(
+        data, ("z", "y", "x"), (2.0, 0.5, 0.5), MICRO, (1.0, 2.0, 3.0), "noise"
+    )
+
+
+@pytest.fixture(scope="module")
+def expected(volume: Volume, tiny_model: BiomedParse) -> Any:
+    result = segment(volume, PROMPTS, tiny_model, instances=True)
+    assert len(np.unique(np.asarray(result.labels))) == 3
+    return result
+
+
+def _same(run: Run, expected: Any) -> None:
+    assert run.finished
+    np.testing.assert_array_equal(run.labels, expected.labels)
+    np.testing.assert_array_equal(run.existence, expected.existence)
+    if run.instances is not None:
+        ours, theirs = np.asarray(run.instances), np.asarray(expected.instances)
+        pairs = np.unique(np.stack([ours.ravel(), theirs.ravel()]), axis=1)
+        assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
+
+
+class _Cut(Exception):
+    """Ends a run from within."""
+
+
+def _cut_after(slices: int) -> Callable[[int, int], None]:
+    def check(done: int, total: int) -> None:
+        if done >= slices:
+            raise _Cut
+
+    return check
+
+
+def test_the_same_labels_as_in_memory(
+    volume: Volume, expected: Any, tiny_model: BiomedParse, tmp_path: Path
+) -> None:
+    seen: list[tuple[int, int]] = []
+    run = segment_to_folder(
+        volume,
+        PROMPTS,
+        tmp_path / "run",
+        tiny_model,
+        instances=True,
+        on_progress=lambda *done: seen.append(done),
+    )
+    _same(run, expected)
+    assert run.parameters == expected.parameters
+    assert seen == [(16, 37), (32, 37), (37, 37)]
+    assert sorted(p.name for p in run.folder.iterdir() if p.name != ".lock") == [
+        "instances.ome.zarr",
+        "labels.ome.zarr",
+        "manifest.json",
+    ]
+    again = segment_to_folder(
+        volume, PROMPTS, tmp_path / "run", tiny_model, instances=True
+    )
+    assert again.manifest == run.manifest
+
+
+@pytest.mark.parametrize("axis", ["y", "x"])
+def test_other_axes_and_a_range_of_slices(
+    volume: Volume, tiny_model: BiomedParse, tmp_path: Path, axis: str
+) -> None:
+    options: dict[str, Any] = {"axis": axis, "slices": (3, 20), "instances": True}
+    expected = segment(volume, PROMPTS, tiny_model, **options)
+    run = segment_to_folder(volume, PROMPTS, tmp_path / "r", tiny_model, **options)
+    _same(run, expected)
+
+
+def test_an_interrupted_run_goes_on(
+    volume: Volume, expected: Any, tiny_model: BiomedParse, tmp_path: Path
+) -> None:
+    with pytest.raises(_Cut):
+        segment_to_folder(
+            volume, PROMPTS, tmp_path / "r", tiny_model, on_progress=_cut_after(16)
+        )
+    begun = Run(tmp_path / "r")
+    assert not begun.finished
+    assert np.isnan(begun.existence[:, -1]).all()
+    done = begun.manifest.blocks
+    assert 0 < len(done) < 3
+    seen: list[int] = []
+    run = segment_to_folder(
+        volume,
+        PROMPTS,
+        tmp_path / "r",
+        tiny_model,
+        on_progress=lambda done, _: seen.append(done),
+    )
+    assert len(seen) == 3 - len(done)
+    _same(run, expected)
+
+
+def test_damaged_blocks_are_done_again(
+    volume: Volume, expected: Any, tiny_model: BiomedParse, tmp_path: Path
+) -> None:
+    with pytest.raises(_Cut):
+        segment_to_folder(
+            volume, PROMPTS, tmp_path / "r", tiny_model, on_progress=_cut_after(32)
+        )
+    chunk = tmp_path / "r" / "labels.ome.zarr" / "s0" / "c" / "0" / "0" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:10])
+    _same(segment_to_folder(volume, PROMPTS, tmp_path / "r", tiny_model), expected)
+
+
+def test_a_full_disk(
+    volume: Volume,
+    expected: Any,
+    tiny_model: BiomedParse,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, left = durable.SyncedStore.set, [1]
+
+    async def full(self: Any, key: str, value: Any) -> None:
+        left[0] -= "/c/" in key
+        if left[0] < 0:
+            raise OSError(28, "No space left on device")
+        await real(self, key, value)
+
+    monkeypatch.setattr(durable.SyncedStore, "set", full)
+    with pytest.raises(OutputError, match=r"No space left.*run the same again"):
+        segment_to_folder(volume, PROMPTS, tmp_path / "r", tiny_model)
+    assert len(Run(tmp_path / "r").manifest.blocks) >= 1
+    left[0] = 1000
+    _same(segment_to_folder(volume, PROMPTS, tmp_path / "r", tiny_model), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts": {2: "kidney"}}, r"prompts\.2 was 'liver' and is 'kidney'"),
+        ({"seed": 3}, r"parameters\.seed was 0 and is 3"),
+        ({"volume": np.zeros((37, 40, 30), np.uint8)}, r"source\.voxels was"),
+        ({"ome_zarr": "0.4"}, r"output\.ome_zarr was '0\.5' and is '0\.4'"),
+    ],
+)
+def test_another_run_is_refused(
+    volume: Volume,
+    tiny_model: BiomedParse,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    given: dict[str, Any] = {"volume": volume, "prompts": PROMPTS}
+    out = tmp_path / "r"
+    with pytest.raises(_Cut):
+        segment_to_folder(**given, out=out, model=tiny_model, on_progress=_cut_after(1))
+    with pytest.raises(OutputError, match=message):
+        segment_to_folder(**(given | changes), out=out, model=tiny_model)
+    run = segment_to_folder(
+        **(given | changes), out=out, model=tiny_model, overwrite=True
+    )
+    assert run.finished
+
+
+def test_folders_that_cannot_be_used(
+    volume: Volume, tiny_model: BiomedParse, tmp_path: Path
+) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    for name, message in (("notes", "other things"), ("a.zarr", "without an ending")):
+        for overwrite in (False, True):
+            with pytest.raises(OutputError, match=message):
+                segment_to_folder(
+                    volume, "a", tmp_path / name, tiny_model, overwrite=overwrite
+                )
+    assert (tmp_path / "notes" / "a.txt").read_text() == "mine"
+    with pytest.raises(OptionError, match=r"0\.4 or 0\.5"):
+        segment_to_folder(volume, "a", tmp_path / "b", tiny_model, ome_zarr="0.3")  # type: ignore[arg-type]
+
+
+def test_two_writers_refuse(
+    volume: Volume, tiny_model: BiomedParse, tmp_path: Path
+) -> None:
+    def second(done: int, total: int) -> None:
+        with pytest.raises(OutputError, match="another process"):
+            segment_to_folder(volume, PROMPTS, tmp_path / "r", tiny_model)
+
+    segment_to_folder(volume, PROMPTS, tmp_path / "r", tiny_model, on_progress=second)
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_output_is_valid_and_opens(
+    tiny_model: BiomedParse, tmp_path: Path, version: Any
+) -> None:
+    grey = np.random.default_rng(1).integers(0, 255, (3, 300, 520), dtype=np.uint8)
+    volume = Volume(grey, ("z", "y", "x"), (2.0, 0.5, 0.5), MICRO, (1.0, 2.0, 3.0))
+    run = segment_to_folder(
+        volume, PROMPTS, tmp_path / "r", tiny_model, ome_zarr=version
+    )
+    (found,) = open_file(run.labels_path).labels
+    assert found.volume.spacing == volume.spacing
+    assert found.volume.units == volume.units
+    assert found.volume.origin == volume.origin
+    assert found.texts == PROMPTS
+    assert set(found.colours) == set(PROMPTS)
+    (half,) = found.volume.levels[:1]
+    np.testing.assert_array_equal(half, np.asarray(run.labels)[:, ::2, ::2])
+    models = pytest.importorskip("ome_zarr_models")
+    if version == "0.4":
+        from ome_zarr_models.v04.image_label import ImageLabel
+    else:
+        from ome_zarr_models.v05.image_label import ImageLabel  # type: ignore[assignment]
+    assert models
+    ImageLabel.from_zarr(zarr.open_group(str(run.labels_path), mode="r"))
+
+
+def test_reproduce(tiny_model: BiomedParse, tmp_path: Path) -> None:
+    grey = np.random.default_rng(1).integers(0, 255, (9, 30, 20), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "in.tif", grey)
+    run = segment_to_folder(
+        tmp_path / "in.tif", PROMPTS, tmp_path / "r", "tiny", instances=True
+    )
+    again, differences = reproduce(tmp_path / "r" / "manifest.json", tmp_path / "again")
+    assert differences == []
+    np.testing.assert_array_equal(again.labels, run.labels)
+    _, differences = reproduce(tmp_path / "r", tmp_path / "b", volume=255 - grey)
+    assert any("have other labels" in one for one in differences)
+    record = json.loads((tmp_path / "r" / "manifest.json").read_text())
+    record["source"]["path"] = None
+    (tmp_path / "mailed.json").write_text(json.dumps(record))
+    with pytest.raises(OptionError, match="give the volume"):
+        reproduce(tmp_path / "mailed.json", tmp_path / "c")
+
+
+KILLED = Path(__file__).with_name("killed_runs.py")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+@pytest.mark.parametrize(
+    "kills", [5, pytest.param(20, marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_killed_at_any_moment(tmp_path: Path, kills: int) -> None:
+    done = subprocess.run(
+        [sys.executable, str(KILLED), str(tmp_path), str(kills)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{kills} of {kills} equal" in done.stdout
