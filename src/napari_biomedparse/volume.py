@@ -62,6 +62,9 @@ class Volume:
     flat : bool
         Whether the first axis was added to a single image, to make it a volume of
         one slice; its labels are without that axis again.
+    header : bytes, optional
+        Header of the NIfTI file the data come from, which tells how they lie in the
+        world; labels written as NIfTI get it back.
     """
 
     data: ArrayLike
@@ -74,6 +77,7 @@ class Volume:
     channel_names: tuple[str, ...] = ()
     levels: tuple[ArrayLike, ...] = ()
     flat: bool = False
+    header: bytes | None = None
 
     def __post_init__(self) -> None:
         """Refuse a description that does not fit the data."""

@@ -18,7 +18,13 @@ from napari_biomedparse.errors import (
     OutputError,
     VolumeError,
 )
-from napari_biomedparse.io import open_file, open_volume, recognise, save_labels
+from napari_biomedparse.io import (
+    open_file,
+    open_image,
+    open_volume,
+    recognise,
+    save_labels,
+)
 from napari_biomedparse.prompts import parse_prompts
 from napari_biomedparse.volume import Volume, as_volume
 
@@ -132,11 +138,46 @@ def test_a_single_image_is_a_volume_of_one_slice(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, LABELS[0])
 
 
-def test_colour_needs_a_choice(shared: Path) -> None:
+def test_colours_are_taken_together_or_one_by_one(shared: Path, tmp_path: Path) -> None:
     path = shared / "data" / "formats" / "thirdparty_test_image.ome.tif"
-    with pytest.raises(VolumeError, match=r"0 \(red\), 1 \(green\), 2 \(blue\)"):
-        open_volume(path)
+    colours = open_volume(path)
+    assert colours.is_colour and colours.shape == (1, 513, 639, 3)
+    expected = np.moveaxis(tifffile.imread(path), 0, -1)
+    np.testing.assert_array_equal(np.asarray(colours.data[0]), expected)
     assert open_volume(path, channel="green").shape == (1, 513, 639)
+    with pytest.raises(VolumeError, match=r"0 \(red\), 1 \(green\), 2 \(blue\)"):
+        open_volume(path, channel="infrared")
+    labels = np.ones((513, 639), np.uint8)
+    for name in ("a.tif", "a.npz", "a.zarr"):
+        save_labels(tmp_path / name, labels, volume=colours, prompts=PROMPTS)
+        found = open_file(tmp_path / name).labels[0].volume
+        assert (found.shape, found.axes) == (labels.shape, ("y", "x"))
+
+
+def test_an_image_with_all_its_axes(shared: Path) -> None:
+    formats = shared / "data" / "formats"
+    assert open_image(formats / "derived_nuclei_czyx.ome.tif").axes == tuple("czyx")
+    assert open_image(formats / "nibabel_example4d.nii.gz").axes == tuple("tzyx")
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.tif", "a.zarr"])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_labels_over_time(name: str, lazy: bool, tmp_path: Path) -> None:
+    values = np.arange(2 * 5 * 300 * 9, dtype=np.uint16).reshape(2, 5, 300, 9) % 3
+    units = ("second", *("micrometer",) * 3)
+    spacing = (2.0, 3.0, 0.5, 0.25)
+    volume = Volume(values, ("t", "z", "y", "x"), spacing, units, (0.0,) * 4)
+    labels: Any = da.from_array(values, chunks=(1, 2, 300, 9)) if lazy else values
+    save_labels(tmp_path / name, labels, volume=volume, prompts=PROMPTS)
+    found = open_file(tmp_path / name).labels[0].volume
+    np.testing.assert_array_equal(np.asarray(found.data), values)
+    if not name.endswith("npz"):
+        assert found.axes == volume.axes
+        assert (found.spacing, found.units) == (spacing, units)
+    if name.endswith("zarr"):
+        np.testing.assert_array_equal(
+            np.asarray(found.levels[0]), values[..., ::2, ::2]
+        )
 
 
 @pytest.mark.parametrize(
@@ -213,8 +254,8 @@ def test_a_failure_leaves_no_half_file(name: str, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
-    for name in ("a.nii.gz", "a", "a.png"):
-        with pytest.raises(OptionError, match=r"one of \.npz, \.tif, \.tiff, \.zarr"):
+    for name in ("a.gz", "a", "a.png"):
+        with pytest.raises(OptionError, match=r"\.npz, .*\.nii, \.nii\.gz, \.zarr"):
             save_labels(tmp_path / name, LABELS, volume=VOLUME, prompts=PROMPTS)
     with pytest.raises(VolumeError, match="both must be the same"):
         save_labels(tmp_path / "a.tif", LABELS[1:], volume=VOLUME, prompts=PROMPTS)

@@ -9,6 +9,7 @@ from napari_biomedparse.io.contents import Contents, LabelVolume
 from napari_biomedparse.io.files import (
     check_output,
     open_file,
+    open_image,
     open_volume,
     recognise,
     save_labels,
@@ -19,6 +20,7 @@ __all__ = [
     "LabelVolume",
     "check_output",
     "open_file",
+    "open_image",
     "open_volume",
     "recognise",
     "save_labels",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from napari_biomedparse.errors import FormatError, OptionError, VolumeError
-from napari_biomedparse.io import npz, tiff, zarr
+from napari_biomedparse.io import nifti, npz, tiff, zarr
 from napari_biomedparse.io.output import check_place
+from napari_biomedparse.volume import as_volume, choose_channel
 
 if TYPE_CHECKING:
     from napari_biomedparse.io.contents import Contents
@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["npz", "tiff", "zarr"]
-_KNOWN = "challenge .npz, TIFF (.tif, .tiff) and OME-Zarr or Zarr folders (.zarr)"
+Kind = Literal["nifti", "npz", "tiff", "zarr"]
+_KNOWN = (
+    "challenge .npz, TIFF (.tif, .tiff), NIfTI (.nii, .nii.gz) and OME-Zarr or Zarr "
+    "folders (.zarr)"
+)
 _OPENERS: dict[Kind, Callable[[Path], Contents]] = {
+    "nifti": nifti.open_nifti,
     "npz": npz.open_npz,
     "tiff": tiff.open_tiff,
     "zarr": zarr.open_zarr,
@@ -51,7 +55,7 @@ def recognise(path: str | os.PathLike[str]) -> Kind | None:
 
     Returns
     -------
-    {"npz", "tiff", "zarr"} or None
+    {"nifti", "npz", "tiff", "zarr"} or None
         None if it is none of these, or cannot be read.
     """
     path = Path(path)
@@ -64,7 +68,9 @@ def recognise(path: str | os.PathLike[str]) -> Kind | None:
         return None
     if npz.is_npz(head):
         return "npz"
-    return "tiff" if tiff.is_tiff(head) else None
+    if tiff.is_tiff(head):
+        return "tiff"
+    return "nifti" if nifti.is_nifti(path) else None
 
 
 def open_file(path: str | os.PathLike[str]) -> Contents:
@@ -73,7 +79,7 @@ def open_file(path: str | os.PathLike[str]) -> Contents:
     Parameters
     ----------
     path : path-like
-        Challenge ``.npz``, TIFF of any kind, or a Zarr folder.
+        Challenge ``.npz``, TIFF of any kind, NIfTI, or a Zarr folder.
 
     Returns
     -------
@@ -100,22 +106,23 @@ def open_volume(
     channel: int | str | None = None,
     time: int | None = None,
 ) -> Volume:
-    """Open the first image of a file as a volume of three axes.
+    """Open the first image of a file as a volume fit to be segmented.
 
     Parameters
     ----------
     path : path-like
         As for `open_file`.
     channel : int or str, optional
-        Number (from 0) or name of the channel; needed where there are several.
+        Number (from 0) or name of the channel, or "rgb" for all as colours; needed
+        where there are several that are not called red, green and blue.
     time : int, optional
         Time point (from 0); needed where volumes of several are stored.
 
     Returns
     -------
     Volume
-        Lazy. A single image becomes a volume of one slice; images over time become
-        one whose first axis is time.
+        Lazy; three axes, and a fourth for colours. A single image becomes a volume of
+        one slice; images over time become one whose first axis is time.
 
     Raises
     ------
@@ -123,6 +130,37 @@ def open_volume(
         As for `open_file`, or if the file holds labels only.
     VolumeError
         If a choice is missing or impossible, or there are not two or three axes.
+    """
+    volume = choose_channel(open_image(path), channel)
+    if "t" in volume.axes and (len(volume.axes) > 3 or time is not None):
+        volume = volume.select(t=_choose_time(volume, time))
+    elif time not in (None, 0):
+        raise VolumeError(f"{path} has one time point only; leave the time out.")
+    try:
+        return as_volume(volume)
+    except VolumeError:
+        if len(volume.axes) != 3:
+            raise
+        return volume  # what is wrong with its values is said when it is used
+
+
+def open_image(path: str | os.PathLike[str]) -> Volume:
+    """Open the first image of a file with all its channels and time points.
+
+    Parameters
+    ----------
+    path : path-like
+        As for `open_file`.
+
+    Returns
+    -------
+    Volume
+        Any rank, lazy.
+
+    Raises
+    ------
+    FormatError
+        As for `open_file`, or if the file holds labels only.
     """
     contents = open_file(path)
     if not contents.images:
@@ -136,21 +174,6 @@ def open_volume(
             path,
             1 + len(others),
             volume.name,
-        )
-    if "c" in volume.axes:
-        volume = volume.select(c=_choose_channel(volume, channel))
-    elif channel not in (None, 0):
-        raise VolumeError(f"{path} has one channel only; leave the channel out.")
-    if "t" in volume.axes and (len(volume.axes) > 3 or time is not None):
-        volume = volume.select(t=_choose_time(volume, time))
-    elif time not in (None, 0):
-        raise VolumeError(f"{path} has one time point only; leave the time out.")
-    if len(volume.axes) == 2:
-        volume = _as_one_slice(volume)
-    if len(volume.axes) != 3:
-        raise VolumeError(
-            f"{path} has the axes {', '.join(volume.axes)} of sizes {volume.shape}; "
-            "a volume of three axes is needed."
         )
     return volume
 
@@ -190,13 +213,16 @@ def save_labels(
     ----------
     path : path-like
         Its ending says the format: ``.npz`` (array ``segs``; spacing in millimetres
-        where it is known), ``.tif`` or ``.tiff`` (OME-TIFF), ``.zarr`` (OME-Zarr 0.5
-        label image, which alone also keeps the origin).
+        where it is known), ``.tif`` or ``.tiff`` (OME-TIFF), ``.nii`` or ``.nii.gz``
+        (NIfTI, with the affine of the volume's file; needs the extra ``nifti``),
+        ``.zarr`` (OME-Zarr 0.5 label image). The last two also keep the origin.
     labels : array
         Whole numbers, 0 is background; numpy, dask or zarr, with the shape of
-        `volume`. Lazy ones are computed block by block.
+        `volume` (without colours; without the slice axis of a single image). Lazy
+        ones are computed block by block.
     volume : Volume
-        Axes, spacing, units and origin to keep; three axes.
+        Axes, spacing, units and origin to keep; two axes to four, the first of which
+        is time.
     prompts : PromptSet or None
         Names to store with the label values.
     overwrite : bool
@@ -213,23 +239,33 @@ def save_labels(
     """
     path = Path(path)
     saver = _find_saver(path)
-    if len(labels.shape) != 3 or tuple(labels.shape) != volume.shape:
+    volume = _without_colour(volume)
+    if volume.flat and tuple(labels.shape) == volume.shape[1:]:
+        volume = volume.select(z=0)
+    if tuple(labels.shape) != volume.shape or not 2 <= len(volume.shape) <= 4:
         raise VolumeError(
             f"The labels have the shape {tuple(labels.shape)} and {volume.name} has "
-            f"{volume.shape}; both must be the same, with three axes."
+            f"{volume.shape}; both must be the same, with two to four axes."
         )
     saver(path, labels, volume=volume, prompts=prompts, overwrite=overwrite)
 
 
+def _without_colour(volume: Volume) -> Volume:
+    return volume.select(c=0) if "c" in volume.axes else volume
+
+
 def _find_saver(path: Path) -> _Saver:
-    suffix = path.suffix.lower()
+    name = path.name.lower()
     savers: tuple[tuple[tuple[str, ...], _Saver], ...] = (
         (npz.SUFFIXES, npz.save_npz),
         (tiff.SUFFIXES, tiff.save_tiff),
+        (nifti.SUFFIXES, nifti.save_nifti),
         (zarr.SUFFIXES, zarr.save_zarr),
     )
     for suffixes, saver in savers:
-        if suffix in suffixes:
+        if name.endswith(suffixes):
+            if saver is nifti.save_nifti:
+                nifti.require_nibabel(OptionError)
             return saver
     known = ", ".join(suffix for suffixes, _ in savers for suffix in suffixes)
     raise OptionError(
@@ -257,23 +293,6 @@ def _refusal(path: Path) -> str:
     )
 
 
-def _choose_channel(volume: Volume, channel: int | str | None) -> int:
-    count = volume.shape[volume.axes.index("c")]
-    names = volume.channel_names or tuple(str(i) for i in range(count))
-    if channel is None and count == 1:
-        return 0
-    if isinstance(channel, str) and channel in names:
-        return names.index(channel)
-    if isinstance(channel, int) and 0 <= channel < count:
-        return channel
-    found = "no channel was chosen" if channel is None else f"{channel!r} is not one"
-    choices = ", ".join(f"{i} ({name})" for i, name in enumerate(names))
-    raise VolumeError(
-        f"{volume.name} has {count} channels and {found}; choose one of "
-        f"{choices if volume.channel_names else ', '.join(names)}."
-    )
-
-
 def _choose_time(volume: Volume, time: int | None) -> int:
     count = volume.shape[volume.axes.index("t")]
     if time is None and count == 1:
@@ -283,16 +302,4 @@ def _choose_time(volume: Volume, time: int | None) -> int:
     found = "none was chosen" if time is None else f"{time} is not one"
     raise VolumeError(
         f"{volume.name} has {count} time points and {found}; choose 0 to {count - 1}."
-    )
-
-
-def _as_one_slice(volume: Volume) -> Volume:
-    return replace(
-        volume,
-        data=volume.data[None],
-        levels=tuple(level[None] for level in volume.levels),
-        axes=("z", *volume.axes),
-        spacing=(1.0, *volume.spacing),
-        units=(volume.units[-1], *volume.units),
-        origin=(0.0, *volume.origin),
     )

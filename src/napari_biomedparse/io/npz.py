@@ -19,7 +19,7 @@ from napari_biomedparse.io.output import fit, label_dtype, whole_or_nothing
 from napari_biomedparse.io.pickles import MAX_BYTES, read_pickle
 from napari_biomedparse.io.units import PIXEL, to_millimeters, unit_name
 from napari_biomedparse.prompts import INSTANCE_KEY, PromptSet, parse_prompts
-from napari_biomedparse.volume import ArrayLike, Volume
+from napari_biomedparse.volume import SPATIAL_AXES, ArrayLike, Volume
 
 SUFFIXES = (".npz",)
 IMAGE_KEY = "imgs"
@@ -102,11 +102,14 @@ def save_npz(
 
 
 def _describe(volume: Volume, prompts: PromptSet | None) -> dict[str, npt.NDArray[Any]]:
-    pairs = zip(volume.spacing, volume.units, strict=True)
+    pairs = list(zip(volume.spacing, volume.units, strict=True))[-3:]
+    pairs = [pairs[0]] * (3 - len(pairs)) + pairs  # three, also for a single image
     lengths = [to_millimeters(size, unit) for size, unit in pairs]
     known = all(length is not None for length in lengths)
     described = {
-        "spacing": np.array((lengths if known else volume.spacing)[::-1], np.float64),
+        "spacing": np.array(
+            lengths if known else [size for size, _ in pairs], np.float64
+        )[::-1],
         "spacing_unit": np.array("millimeter" if known else PIXEL),
     }
     if prompts is not None:
@@ -146,6 +149,8 @@ def _make_volume(
     if rank not in _AXES:
         raise member.fault(f"has {rank} axes where three (z, y, x) are expected")
     axes = _AXES[rank]
+    if rank == 4 and member.key in LABEL_KEYS:
+        axes = ("t", *SPATIAL_AXES)
     if rank == 3 and member.shape[-1] in (3, 4) and min(member.shape[:2]) > 4:
         axes = ("y", "x", "c")
     spatial, unit = _read_spacing(members)

@@ -101,7 +101,11 @@ def save_tiff(
     big = math.prod(shape) * dtype.itemsize > _CLASSIC_BYTES
     with whole_or_nothing(path, overwrite=overwrite) as temporary:
         slabs = in_order(labels, temporary.parent)
-        planes = (fit(plane, dtype) for slab in slabs for plane in slab)
+        planes = (
+            fit(plane, dtype)
+            for slab in slabs
+            for plane in slab.reshape(-1, *shape[-2:])
+        )
         with tifffile.TiffWriter(temporary, bigtiff=big, ome=True) as writer:
             writer.write(
                 planes,

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".zarr",)
 _MARKERS = ("zarr.json", ".zgroup", ".zarray")
 _AXES = ("t", "c", "z", "y", "x")
-_CHUNK = (16, 256, 256)
+_CHUNK = (1, 16, 256, 256)
 _SMALLEST = 256
 """The label pyramid ends once a plane is this small."""
 
@@ -92,19 +92,29 @@ def save_zarr(
     with whole_or_nothing(path, overwrite=overwrite) as temporary:
         root = zarr.create_group(store=str(temporary), zarr_format=3)
         levels = [_create_level(root, 0, shape, dtype, volume.axes)]
-        while max(levels[-1].shape[1:]) > _SMALLEST:
-            depth, rows, columns = levels[-1].shape
-            halved = (depth, -(-rows // 2), -(-columns // 2))
+        while max(levels[-1].shape[-2:]) > _SMALLEST:
+            *others, rows, columns = levels[-1].shape
+            halved = (*others, -(-rows // 2), -(-columns // 2))
             level = _create_level(root, len(levels), halved, dtype, volume.axes)
             levels.append(level)
-        start = 0
-        for slab in in_order(labels, temporary.parent):
-            block = fit(slab, dtype)
-            for level in levels:
-                level[start : start + len(slab)] = block
-                block = block[:, ::2, ::2]
-            start += len(slab)
+        if len(shape) == 2:
+            _write(levels, (), fit(np.asarray(labels[...]), dtype))
+        else:
+            start = 0
+            for slab in in_order(labels, temporary.parent):
+                stop = start + len(slab)
+                _write(levels, (slice(start, stop),), fit(slab, dtype))
+                start = stop
         root.attrs["ome"] = describe_labels(volume, prompts, len(levels))
+
+
+def _write(
+    levels: list[zarr.Array[Any]], where: tuple[slice, ...], block: npt.NDArray[Any]
+) -> None:
+    """Write a block to every level of the pyramid."""
+    for level in levels:
+        level[where or ...] = block
+        block = block[..., ::2, ::2]
 
 
 def _create_level(
@@ -118,7 +128,9 @@ def _create_level(
         f"s{level}",
         shape=shape,
         dtype=dtype,
-        chunks=tuple(max(1, min(c, n)) for c, n in zip(_CHUNK, shape, strict=True)),
+        chunks=tuple(
+            max(1, min(c, n)) for c, n in zip(_CHUNK[-len(shape) :], shape, strict=True)
+        ),
         dimension_names=axes,
         fill_value=0,
     )
