@@ -1,0 +1,127 @@
+"""Compare the speed of the widget in a real napari window with the command line's.
+
+Both segment the same volume by turns, each in a fresh process, and time themselves
+from the first finished slices to the last ones, so that starting up and loading the
+model do not count. A timer in the Qt loop tells how long the GUI was blocked.
+
+    xvfb-run -a -s "-screen 0 1600x1000x24" python benchmarks/gui_speed.py --model demo
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+PROMPTS = "mitochondria in electron microscopy\ncell membranes in electron microscopy"
+TICK = 0.005
+"""Seconds between two beats of the timer in the Qt loop."""
+
+
+def volume(slices: int, size: int) -> np.ndarray:
+    """Noise: what is in the image does not change how long it takes."""
+    shape = (slices, size, size)
+    return np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+
+
+def pace(times: list[tuple[float, int]]) -> float:
+    """Slices a second from the first to the last of (time, slices done)."""
+    (began, first), (ended, last) = times[0], times[-1]
+    return (last - first) / (ended - began)
+
+
+def plain(args: argparse.Namespace) -> dict[str, float]:
+    """Do what the command line does, without reading and writing files."""
+    from napari_biomedparse.engine import Engine
+    from napari_biomedparse.plan import plan_run
+    from napari_biomedparse.segment import run_plan
+    from napari_biomedparse.weights import load_model
+
+    engine = Engine(load_model(args.model), args.device)
+    data = volume(args.slices, args.size)
+    plan = plan_run(data, PROMPTS, config=engine.model.config)
+    times = [(time.monotonic(), part.stop) for part in run_plan(plan, engine)]
+    return {"pace": pace(times)}
+
+
+def window(args: argparse.Namespace) -> dict[str, float]:
+    """Do what a user does: the widget, its process, a Labels layer that fills."""
+    import napari
+    from qtpy.QtCore import QTimer
+    from qtpy.QtWidgets import QApplication
+
+    from napari_biomedparse._widgets._live_run import LiveRun
+    from napari_biomedparse._widgets.segment_widget import SegmentWidget
+
+    times: list[tuple[float, int]] = []
+    shown = LiveRun._on_changed
+
+    def timed(run: LiveRun, step: object) -> None:
+        times.append((time.monotonic(), step.done))  # type: ignore[attr-defined]
+        shown(run, step)  # type: ignore[arg-type]
+
+    LiveRun._on_changed = timed  # type: ignore[method-assign]
+    viewer = napari.Viewer()
+    viewer.add_image(volume(args.slices, args.size))
+    widget = SegmentWidget(viewer)
+    viewer.window.add_dock_widget(widget)
+    widget.form.model.value = args.model
+    widget.form.device.value = args.device
+    widget.form.prompts.value = PROMPTS
+    beats: list[float] = []
+    timer = QTimer()
+    timer.timeout.connect(lambda: beats.append(time.monotonic()))
+    timer.start(round(1000 * TICK))
+    widget.start()
+    while widget.run is not None:
+        QApplication.processEvents()
+        time.sleep(0.001)
+    gaps = np.diff([t for t in beats if t >= times[0][0]]) - TICK
+    widget.session.close()
+    viewer.close()
+    return {
+        "pace": pace(times),
+        "blocked_ms_median": 1000 * float(np.median(gaps)),
+        "blocked_ms_99": 1000 * float(np.percentile(gaps, 99)),
+        "blocked_ms_max": 1000 * float(gaps.max()),
+    }
+
+
+def by_turns(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
+    """Run each way in processes of their own."""
+    for _ in range(args.repeats):
+        for way in ("plain", "window"):
+            command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+            yield way, json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Print one line a run, and the ratio of the medians."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--slices", type=int, default=120)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--way", choices=("plain", "window"))
+    args = parser.parse_args()
+    if args.way:
+        print(json.dumps({"plain": plain, "window": window}[args.way](args)))
+        return
+    paces: dict[str, list[float]] = {"plain": [], "window": []}
+    for way, result in by_turns(args):
+        paces[way].append(result["pace"])
+        print(way, {key: round(value, 2) for key, value in result.items()}, flush=True)
+    middle = {way: statistics.median(values) for way, values in paces.items()}
+    print(f"window / command line: {middle['window'] / middle['plain']:.3f}")
+
+
+if __name__ == "__main__":
+    main()
