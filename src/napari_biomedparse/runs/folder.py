@@ -108,7 +108,7 @@ def writing(folder: Path) -> Iterator[None]:
 def record_block(folder: Path, block: Block) -> None:
     """Record that a block is finished; its labels must be on the disk already."""
     (folder / BLOCKS).mkdir(exist_ok=True)
-    write_durably(folder / BLOCKS / f"{block.start:08d}.json", block.text())
+    write_durably(folder / BLOCKS / _record_name(block.start), block.text())
 
 
 def recorded_blocks(folder: Path) -> dict[int, Block]:
@@ -134,6 +134,7 @@ def verified_blocks(folder: Path, stores: list[LabelStore]) -> dict[int, Block]:
             good[start] = block
         else:
             logger.warning("%s: slices from %d on are done again.", folder, start)
+            (folder / BLOCKS / _record_name(start)).unlink()
     return good
 
 
@@ -256,6 +257,10 @@ def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> Manifest:
 def _tidy(folder: Path) -> None:
     for name in (BLOCKS, EDGES, COMPONENTS):
         shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _record_name(start: int) -> str:
+    return f"{start:08d}.json"
 
 
 def _is_partial(path: Path) -> bool:

@@ -113,6 +113,8 @@ class Manifest:
             dict(_flat({part: getattr(manifest, part) for part in MUST_MATCH}))
             for manifest in (self, other)
         )
+        if weights_checksum(self.model) == weights_checksum(other.model):
+            others["model"] = mine["model"]  # however the file is called
         return [
             f"{key} was {mine.get(key)!r} and is {others.get(key)!r}"
             for key in sorted(mine.keys() | others.keys())
@@ -172,6 +174,11 @@ def refuse_differences(folder: Path, old: Manifest, new: Manifest) -> None:
             f"{folder} holds another run: {'; '.join(found)}. Choose another folder, "
             "give the same as before to continue it, or ask to overwrite it."
         )
+
+
+def weights_checksum(model: str) -> str:
+    """Return the checksum in what `model_identity` says."""
+    return model.rpartition(" ")[2]
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

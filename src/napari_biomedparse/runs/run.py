@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +33,18 @@ from napari_biomedparse.segment import make_engine, merge_options
 from napari_biomedparse.weights import default_model, model_identity
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from napari_biomedparse.engine import Engine
     from napari_biomedparse.model.biomedparse import BiomedParse
     from napari_biomedparse.options import SegmentOptions
 
 Progress = Callable[[int, int], None]
 """Called with the slices that are finished, and all."""
+DoBlocks = Callable[
+    ["RunPlan", Path, "Manifest", Iterable[tuple[int, int]]], Iterator["Block"]
+]
+"""Runs ranges of slices; see `blocks_on_cluster`."""
 OME_VERSIONS = ("0.4", "0.5")
 
 
@@ -51,6 +61,8 @@ def segment_to_folder(
     ome_zarr: OmeVersion = "0.5",
     overwrite: bool = False,
     load: str | os.PathLike[str] | None = None,
+    scheduler: str | Client | None = None,
+    workers: int | None = None,
     on_progress: Progress | None = None,
     **changes: Any,
 ) -> Run:
@@ -78,6 +90,12 @@ def segment_to_folder(
         Whether another run in the folder is replaced.
     load : str or path, optional
         By which a network that is given as such can be loaded again.
+    scheduler : str or distributed.Client, optional
+        Have the blocks run on a cluster, which must see `volume` and `out` under the
+        same paths; its address or a client.
+    workers : int, optional
+        Have them run in so many processes here. A script that asks for this must
+        guard its main part by ``if __name__ == "__main__":``.
     on_progress : callable, optional
         Called with the slices that are finished and all, after each block.
 
@@ -104,9 +122,21 @@ def segment_to_folder(
     engine = make_engine(model, device, options)
     plan = plan_run(volume, prompts, options, config=engine.model.config)
     manifest = describe_run(plan, engine, chosen, _load_name(load or model), ome_zarr)
-    return run_to_folder(
-        plan, engine, manifest, Path(out), overwrite=overwrite, on_progress=on_progress
-    )
+    do: DoBlocks | None = None
+    with ExitStack() as stack:
+        if scheduler is not None or workers is not None:
+            cluster = _import_cluster()
+            client = stack.enter_context(cluster.connect(scheduler, workers))
+            do = partial(cluster.blocks_on_cluster, client, model=model, device=device)
+        return run_to_folder(
+            plan,
+            engine,
+            manifest,
+            Path(out),
+            overwrite=overwrite,
+            do=do,
+            on_progress=on_progress,
+        )
 
 
 def reproduce(
@@ -218,23 +248,44 @@ def run_to_folder(
     folder: Path,
     *,
     overwrite: bool = False,
+    do: DoBlocks | None = None,
     on_progress: Progress | None = None,
 ) -> Run:
-    """Do what is missing of a run; see `segment_to_folder`."""
+    """Do what is missing of a run; see `segment_to_folder`.
+
+    `do` runs ranges of blocks elsewhere; by default `engine` runs them here.
+    """
     with open_folder(folder, manifest, overwrite=overwrite) as found:
         if found.finished is None:
             stores = open_stores(plan, found, folder)
             blocks = verified_blocks(folder, stores)
             total = plan.stop - plan.start
-            for start, stop in unfinished(plan, found, blocks):
-                for block in run_blocks(plan, engine, folder, stores, start, stop):
-                    blocks[block.start] = block
-                    if on_progress:
-                        on_progress(_count(blocks), total)
+            ranges = unfinished(plan, found, blocks)
+            if do is not None:
+                new = do(plan, folder, found, ranges)
+            else:
+                new = chain.from_iterable(
+                    run_blocks(plan, engine, folder, stores, start, stop)
+                    for start, stop in ranges
+                )
+            for block in new:
+                blocks[block.start] = block
+                if on_progress:
+                    on_progress(_count(blocks), total)
             if plan.instances:
                 found = replace(found, objects=write_objects(folder, plan, stores))
             finish(folder, found, blocks)
     return Run(folder)
+
+
+def _import_cluster() -> Any:
+    try:
+        return import_module("napari_biomedparse.runs.cluster")
+    except ImportError as error:
+        raise OptionError(
+            f"Clusters need more packages ({error}); install them with: pip install "
+            "'napari-biomedparse[cluster]'"
+        ) from error
 
 
 def _count(blocks: Mapping[int, Block]) -> int:

@@ -1,0 +1,258 @@
+"""A run's blocks on the workers of a dask.distributed cluster.
+
+Every worker holds the network once, reads the volume itself and writes its own
+chunks; only the records of finished blocks travel. The folder must be in reach of all
+workers under the same path.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+import numpy as np
+import torch
+from distributed import (
+    Client,
+    KilledWorker,
+    LocalCluster,
+    WorkerPlugin,
+    as_completed,
+    get_worker,
+)
+
+from napari_biomedparse.engine import Engine
+from napari_biomedparse.errors import OptionError, OutputError, WorkerError
+from napari_biomedparse.runs.blocks import open_stores, run_blocks, unfinished
+from napari_biomedparse.runs.folder import layout_of, recorded_blocks
+from napari_biomedparse.runs.manifest import (
+    MANIFEST,
+    Block,
+    Manifest,
+    read_manifest,
+    weights_checksum,
+)
+from napari_biomedparse.weights import load_model, model_identity
+
+if TYPE_CHECKING:
+    from napari_biomedparse.model.biomedparse import BiomedParse
+    from napari_biomedparse.plan import RunPlan
+
+logger = logging.getLogger(__name__)
+
+PLUGIN = "napari-biomedparse"
+LEAST_CHUNKS = 2
+"""Chunks of the volume that a task reads at least, so that none is read thrice."""
+
+
+class NetworkOnWorker(WorkerPlugin):  # type: ignore[misc]  # distributed is untyped
+    """Holds the network of a worker, loaded at first use.
+
+    Parameters
+    ----------
+    model : str, path or BiomedParse
+        A name or path is loaded by the worker itself.
+    identity : str
+        What `model_identity` must say of it.
+    device : str
+        "auto" and "cuda" give the workers of a local cluster a card each, in turn.
+    seed : int
+    """
+
+    name = PLUGIN
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | BiomedParse,
+        identity: str,
+        device: str,
+        seed: int,
+    ) -> None:
+        self._model, self._identity = model, identity
+        self._device, self._seed = device, seed
+
+    def setup(self, worker: Any) -> None:
+        """Prepare for a worker."""
+        self.lock = Lock()
+        self._engine: Engine | None = None
+        cards = torch.cuda.device_count()
+        if self._device in ("auto", "cuda") and cards > 1:
+            number = worker.name if isinstance(worker.name, int) else 0
+            self._device = f"cuda:{number % cards}"
+
+    def engine(self) -> Engine:
+        """Return the network on its device."""
+        if self._engine is None:
+            model = self._model
+            if isinstance(model, str | os.PathLike):
+                model = load_model(model)
+            found = model_identity(model)
+            if weights_checksum(found) != weights_checksum(self._identity):
+                raise WorkerError(
+                    f"A worker has other weights, {found} and not {self._identity}; "
+                    "give all machines the same file."
+                )
+            self._engine = Engine(model, self._device, seed=self._seed)
+        return self._engine
+
+
+@contextmanager
+def connect(
+    scheduler: str | Client | None = None, workers: int | None = None
+) -> Iterator[Client]:
+    """Give a client of a cluster: one that runs, or a local one for the time being.
+
+    Parameters
+    ----------
+    scheduler : str or distributed.Client, optional
+        Address of a running scheduler, or a client, which stays open.
+    workers : int, optional
+        Processes of a local cluster, if no scheduler is given.
+
+    Yields
+    ------
+    distributed.Client
+
+    Raises
+    ------
+    OptionError
+        If both or neither are given.
+    WorkerError
+        If the scheduler does not answer.
+    """
+    if (scheduler is None) == (workers is None):
+        raise OptionError(
+            "Give either the address of a scheduler or a number of local workers."
+        )
+    if isinstance(scheduler, Client):
+        yield scheduler
+    elif scheduler is not None:
+        try:
+            client = Client(scheduler)
+        except (OSError, ValueError) as error:
+            raise WorkerError(
+                f"No scheduler answers at {scheduler} ({error}); start one with: dask "
+                "scheduler"
+            ) from error
+        with client:
+            yield client
+    else:
+        with (
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                memory_limit=0,
+                dashboard_address=None,
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            yield client
+
+
+def blocks_on_cluster(
+    client: Client,
+    plan: RunPlan,
+    folder: Path,
+    manifest: Manifest,
+    ranges: Iterable[tuple[int, int]],
+    model: str | os.PathLike[str] | BiomedParse,
+    device: str,
+) -> Iterator[Block]:
+    """Run ranges of blocks on a cluster; yield each block once it is on the disk.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    plan : RunPlan
+        Of a volume on disk.
+    folder : Path
+        The run's, with its stores; locked by the caller.
+    manifest : Manifest
+    ranges : iterable of (int, int)
+        Slices, whole blocks.
+    model, device
+        See `NetworkOnWorker`.
+
+    Raises
+    ------
+    OptionError
+        If the volume is in memory.
+    WorkerError
+        If tasks go down with their workers again and again.
+    OutputError, FormatError, DeviceError
+        As the workers meet them.
+    """
+    if isinstance(plan.volume.data, np.ndarray):
+        raise OptionError(
+            f"{plan.volume.name} is in memory, where the workers of a cluster cannot "
+            "read it; give a path, or save it as Zarr first."
+        )
+    plugin = NetworkOnWorker(model, manifest.model, device, plan.options.seed)
+    client.register_plugin(plugin)
+    size = _task_size(plan, layout_of(manifest).thickness)
+    shared = client.submit(bytes, cloudpickle.dumps(plan), pure=False)
+    futures = [
+        client.submit(_run_task, shared, str(folder.absolute()), *part, pure=False)
+        for start, stop in ranges
+        for part in _split(start, stop, size)
+    ]
+    try:
+        for _, blocks in as_completed(futures, with_results=True):
+            yield from blocks
+    except KilledWorker as error:
+        raise WorkerError(
+            f"Workers die on the same slices again and again ({error}); their memory "
+            "may not suffice. Finished blocks are kept: run the same again to continue."
+        ) from error
+    finally:
+        client.cancel([*futures, shared])
+
+
+def _run_task(plan_bytes: bytes, folder_name: str, start: int, stop: int) -> Any:
+    """Run, on a worker, what is not yet finished of a range of blocks."""
+    folder = Path(folder_name)
+    if not (folder / MANIFEST).is_file():
+        raise OutputError(
+            f"The worker {get_worker().address} does not see {folder}; choose a folder "
+            "on a disk that all machines share."
+        )
+    plan: RunPlan = cloudpickle.loads(plan_bytes)
+    part = replace(plan, start=start, stop=stop)
+    manifest = read_manifest(folder)
+    network = get_worker().plugins[PLUGIN]
+    with network.lock:
+        done = {
+            at: block
+            for at, block in recorded_blocks(folder).items()
+            if start <= at < stop
+        }
+        stores = open_stores(part, manifest, folder)
+        for first, last in unfinished(part, manifest, done):
+            for block in run_blocks(
+                part, network.engine(), folder, stores, first, last
+            ):
+                done[block.start] = block
+    return [done[at] for at in sorted(done)]
+
+
+def _task_size(plan: RunPlan, thickness: int) -> int:
+    """Slices of a task: whole blocks, and several chunks of the volume."""
+    data, axis = plan.volume.data, plan.geometry.axis
+    chunks = getattr(data, "shards", None) or getattr(data, "chunks", None)
+    chunk = 1 if chunks is None else int(np.max(chunks[axis]))
+    return thickness * math.ceil(LEAST_CHUNKS * chunk / thickness)
+
+
+def _split(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
+    while start < stop:
+        end = min(stop, (start // size + 1) * size)
+        yield start, end
+        start = end
