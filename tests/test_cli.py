@@ -159,3 +159,41 @@ def test_help_is_quick():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "What to find" in done.stdout
+
+
+def test_a_run_in_a_folder_and_again(run, stack, tmp_path):
+    out = tmp_path / "run"
+    given = ("segment", stack, "-p", PROMPT, "-o", out, "-m", "tiny")
+    for _ in range(2):
+        result = run(*given)
+        assert result.exit_code == 0, result.output
+        assert PROMPT in result.stdout
+    (labels,) = open_file(out / "labels.ome.zarr").labels
+    expected = segment(tifffile.imread(stack), [PROMPT], "tiny")
+    np.testing.assert_array_equal(np.asarray(labels.volume.data), expected.labels)
+    result = run("reproduce", out / "manifest.json", "-o", tmp_path / "again")
+    assert result.exit_code == 0, result.output
+    assert "to the bit" in result.stdout
+    result = run(*given, "--seed", 4)
+    assert result.exit_code == 1
+    assert "parameters.seed was 0 and is 4" in result.output
+
+
+def test_a_folder_of_files(run, stack, tmp_path):
+    (tmp_path / "broken.tif").write_text("no TIFF")
+    out = tmp_path / "out"
+    given = ("segment", tmp_path / "*.tif", "-p", PROMPT, "-o", out, "-m", "tiny")
+    result = run(*given)
+    assert result.exit_code == 1
+    assert "1 done, 0 finished before, 1 failed" in result.stdout
+    assert "broken.tif" in result.output
+    assert (out / "summary.csv").is_file()
+    assert "--continue" in run(*given).output
+    assert "0 done, 1 finished before, 1 failed" in run(*given, "--continue").stdout
+
+
+def test_files_are_not_continued(run, stack, tmp_path):
+    out = tmp_path / "labels.npz"
+    result = run("segment", stack, "-p", PROMPT, "-o", out, "--workers", 2)
+    assert result.exit_code == 2
+    assert "without an ending" in result.output

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -31,6 +31,8 @@ from napari_biomedparse.options import SegmentOptions
 from napari_biomedparse.phantoms import sample_em, sample_light_sheet
 from napari_biomedparse.prompts import PromptSet, parse_prompts
 from napari_biomedparse.report import Tally, truncation_warning, why_nothing
+from napari_biomedparse.report import findings as all_findings
+from napari_biomedparse.runs.inputs import stands_for_several
 
 if TYPE_CHECKING:
     from napari_biomedparse.plan import RunPlan
@@ -49,6 +51,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _FINE = "Fine control"
+_LARGE = "Large volumes and many of them"
 _out = Console()
 _err = Console(stderr=True)
 _HELP = {item.name: item.metadata.get("help", "") for item in fields(SegmentOptions)}
@@ -57,11 +60,12 @@ _DEFAULT: dict[str, Any] = {item.name: item.default for item in fields(SegmentOp
 
 @app.command()
 def segment(
-    volume: Annotated[
-        Path,
+    volumes: Annotated[
+        list[Path],
         typer.Argument(
-            metavar="IN",
-            help="The volume: a challenge .npz, a TIFF, or an OME-Zarr folder.",
+            metavar="IN...",
+            help="The volume: a challenge .npz, a TIFF, NIfTI, or an OME-Zarr folder. "
+            "Also several, folders of them, and patterns in quotes: 'scans/*.tif'.",
         ),
     ],
     output: Annotated[
@@ -70,8 +74,10 @@ def segment(
             "--output",
             "-o",
             metavar="OUT",
-            help="Where the labels go; the ending says the format: .npz, .tif or "
-            ".zarr.",
+            help="Where the labels go; the ending says the format: .npz, .tif, .nii "
+            "or .zarr. Without an ending it is a folder, to which the labels of any "
+            "size are written as they come, and which the same command continues "
+            "after an interruption; for several volumes a folder of such folders.",
         ),
     ],
     prompt: Annotated[
@@ -158,6 +164,40 @@ def segment(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
     ] = False,
+    continue_: Annotated[
+        bool,
+        typer.Option(
+            "--continue",
+            help="Several volumes: skip what is finished, go on with the rest.",
+            rich_help_panel=_LARGE,
+        ),
+    ] = False,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="dask.distributed scheduler whose workers are to compute.",
+            rich_help_panel=_LARGE,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Compute in so many processes here; each gets a graphics card of "
+            "its own if there are several.",
+            rich_help_panel=_LARGE,
+        ),
+    ] = None,
+    ome_zarr: Annotated[
+        str,
+        typer.Option(
+            metavar="0.4|0.5",
+            help="Version of the label images in a folder.",
+            rich_help_panel=_LARGE,
+        ),
+    ] = "0.5",
 ) -> None:
     """Segment a volume and save the labels.
 
@@ -176,10 +216,34 @@ def segment(
             batch_size=batch_size,
             seed=seed,
         )
+        number = None if channel is None else _number(channel)
+        (volume, *others) = volumes
+        several = bool(others) or stands_for_several(volume)
+        if several or not output.suffix:
+            common: dict[str, Any] = {
+                "device": device,
+                "channel": number,
+                "time": time,
+                "overwrite": overwrite,
+                "scheduler": scheduler,
+                "workers": workers,
+                "ome_zarr": ome_zarr,
+            }
+            chosen = parse_prompts(prompt) if prompt else None
+            if several:
+                common["continue_"] = continue_
+                _run_files(volumes, output, chosen, model, options, common)
+            else:
+                chosen = chosen or _prompts_in(volume)
+                _run_to_folder(volume, chosen, output, model, options, common)
+            return
+        if continue_ or scheduler is not None or workers is not None:
+            raise OptionError(
+                f"{output.name} is a file that is written in the end; to continue or "
+                "to compute elsewhere, give a folder: a name without an ending."
+            )
         check_output(output, overwrite=overwrite)
-        opened = open_volume(
-            volume, channel=None if channel is None else _number(channel), time=time
-        )
+        opened = open_volume(volume, channel=number, time=time)
         prompts = parse_prompts(prompt) if prompt else _prompts_in(volume)
         result, findings, plan = _run(opened, prompts, model, options, device)
         labels = result.labels if result.instances is None else result.instances
@@ -190,8 +254,58 @@ def segment(
             prompts=replace(prompts, instance=plan.instances),
             overwrite=overwrite,
         )
-        _show_findings(findings, plan)
+        _show_findings(
+            findings,
+            plan.intensity.describe(),
+            plan.options.existence_threshold,
+            plan.truncated,
+        )
         _out.print(f"Labels are in {output}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def reproduce(
+    record: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN.json", help="A run's manifest.json, or the run's folder."
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FOLDER", help="For the new run."),
+    ],
+    volume: Annotated[
+        Path | None,
+        typer.Option(help="Where the volume is now, if it was moved."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Where the weights are now."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="By default the kind that was recorded.")
+    ] = None,
+) -> None:
+    """Do a recorded run again and say whether the labels are equal to the bit."""
+    with _told_in_one_line():
+        from napari_biomedparse.runs.run import reproduce as run_again
+
+        with _progress() as progress:
+            run, differences = run_again(
+                record,
+                output,
+                volume=volume,
+                model=model,
+                device=device,
+                on_progress=_bar(progress, "Slices"),
+            )
+        _out.print(f"Labels are in {run.labels_path}", highlight=False, soft_wrap=True)
+        if differences:
+            for difference in differences:
+                _err.print(difference, style="red", markup=False, soft_wrap=True)
+            raise typer.Exit(1)
+        _out.print("Equal to the recorded run, to the bit.")
 
 
 @app.command()
@@ -338,7 +452,93 @@ def _prompts_in(path: Path) -> PromptSet:
     return prompts
 
 
-def _show_findings(findings: Sequence[Finding], plan: RunPlan) -> None:
+def _run_to_folder(
+    volume: Path,
+    prompts: PromptSet,
+    folder: Path,
+    model: str | None,
+    options: SegmentOptions,
+    common: dict[str, Any],
+) -> None:
+    """Do a run that writes to a folder as it goes, or continue it."""
+    from napari_biomedparse.runs.run import segment_to_folder
+
+    with _progress() as progress:
+        run = segment_to_folder(
+            volume,
+            prompts,
+            folder,
+            model,
+            options,
+            on_progress=_bar(progress, "Slices"),
+            **common,
+        )
+    _show_findings(
+        all_findings(run.prompts, run.existence, run.voxels),
+        run.parameters["intensity"],
+        options.existence_threshold,
+        run.parameters["truncated_prompts"],
+    )
+    path = run.labels_path if run.instances_path is None else run.instances_path
+    _out.print(f"Labels are in {path}", highlight=False, soft_wrap=True)
+
+
+def _run_files(
+    inputs: Sequence[Path],
+    folder: Path,
+    prompts: PromptSet | None,
+    model: str | None,
+    options: SegmentOptions,
+    common: dict[str, Any],
+) -> None:
+    """Do many runs; failed ones are listed at the end, and make the exit code 1."""
+    from napari_biomedparse.runs.batch import SUMMARY, segment_files
+
+    with _progress() as progress:
+        bar = progress.add_task("Loading the model", total=None)
+
+        def show(file: Path, number: int, count: int) -> None:
+            progress.update(bar, description=file.name, completed=number, total=count)
+
+        outcomes = segment_files(
+            inputs,
+            folder,
+            prompts,
+            model,
+            options,
+            on_file=show,
+            on_progress=_bar(progress, "Slices"),
+            **common,
+        )
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    skipped = sum(outcome.status == "skipped" for outcome in outcomes)
+    _out.print(
+        f"{len(outcomes) - len(failed) - skipped} done, {skipped} finished before, "
+        f"{len(failed)} failed; the table is {folder / SUMMARY}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for outcome in failed:
+        message = f"{outcome.file}: {outcome.error}"
+        _err.print(message, style="red", markup=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _bar(progress: Progress, title: str) -> Callable[[int, int], None]:
+    """Return what a run calls to move a bar, which appears with the first call."""
+    bar = progress.add_task(title, total=None, visible=False)
+    return lambda done, total: progress.update(
+        bar, completed=done, total=total, visible=True
+    )
+
+
+def _show_findings(
+    findings: Sequence[Finding],
+    intensity: str,
+    threshold: float,
+    truncated: Sequence[str],
+) -> None:
     table = Table("label", "prompt", "slices", "existence", "voxels")
     for finding in findings:
         table.add_row(
@@ -351,15 +551,15 @@ def _show_findings(findings: Sequence[Finding], plan: RunPlan) -> None:
             f"{finding.voxels:,}",
         )
     _out.print(table)
-    if plan.truncated:
-        _err.print(truncation_warning(plan.truncated))
+    if truncated:
+        _err.print(truncation_warning(truncated))
     if not any(finding.voxels for finding in findings):
         _out.print(
             why_nothing(
                 findings,
-                intensity=plan.intensity.describe(),
-                threshold=plan.options.existence_threshold,
-                truncated=plan.truncated,
+                intensity=intensity,
+                threshold=threshold,
+                truncated=truncated,
             )
         )
 

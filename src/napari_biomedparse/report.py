@@ -72,12 +72,27 @@ class Tally:
 
     def findings(self) -> tuple[Finding, ...]:
         """Return what was found so far, one entry a prompt."""
-        return tuple(
-            _finding(prompt, scores, voxels)
-            for prompt, scores, voxels in zip(
-                self.prompts.prompts, self.existence, self._voxels, strict=True
-            )
-        )
+        return findings(self.prompts, self.existence, self._voxels)
+
+
+def findings(
+    prompts: PromptSet,
+    existence: npt.NDArray[np.float32],
+    voxels: npt.NDArray[np.int64],
+) -> tuple[Finding, ...]:
+    """Return what was found, one entry a prompt.
+
+    Parameters
+    ----------
+    prompts : PromptSet
+    existence : float32 ndarray [P, slices]
+        Probabilities; NaN where not run.
+    voxels : int64 ndarray [P, slices]
+        Voxels of each prompt.
+    """
+    return tuple(
+        _finding(*row) for row in zip(prompts.prompts, existence, voxels, strict=True)
+    )
 
 
 def _finding(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import glob
 import io
 import logging
 import os
@@ -21,9 +20,10 @@ from napari_biomedparse.errors import (
     OutputError,
     PromptError,
 )
-from napari_biomedparse.io import open_file, recognise
+from napari_biomedparse.io import open_file
 from napari_biomedparse.runs.durable import write_durably
 from napari_biomedparse.runs.folder import LOCK, Run, writing
+from napari_biomedparse.runs.inputs import find_files, folder_names
 from napari_biomedparse.runs.manifest import MANIFEST
 from napari_biomedparse.runs.run import segment_to_folder
 from napari_biomedparse.weights import default_model, load_model
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SUMMARY = "summary.csv"
-SUFFIXES = (".npz", ".tif", ".tiff", ".zarr")
 COLUMNS = (
     "file", "status", "label", "prompt", "existence", "voxels", "seconds", "error",
 )  # fmt: skip
@@ -166,61 +165,6 @@ def segment_files(
     return tuple(outcomes)
 
 
-def find_files(inputs: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
-    """Find the files that paths, folders and patterns stand for, each once.
-
-    Parameters
-    ----------
-    inputs : iterable of path
-        A Zarr folder is a file; of other folders the files in them are taken whose
-        format or ending is known.
-
-    Returns
-    -------
-    tuple of Path
-        In the order given, within a folder or pattern by name.
-
-    Raises
-    ------
-    FormatError
-        If an input stands for no file.
-    """
-    found: dict[Path, None] = {}
-    for given in inputs:
-        path = Path(given).expanduser()
-        if path.is_dir() and recognise(path) is None:
-            some = [p for p in sorted(path.iterdir()) if _may_be_image(p)]
-        elif not path.exists() and glob.has_magic(str(path)):
-            some = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
-        else:
-            some = [path]
-        if not some:
-            raise FormatError(
-                f"{path} stands for no file to segment; give files, folders that hold "
-                f"some ({', '.join(SUFFIXES)}), or a pattern such as 'scans/*.tif'."
-            )
-        found |= dict.fromkeys(some)
-    return tuple(found)
-
-
-def folder_names(files: Sequence[Path]) -> list[str]:
-    """Name the result of each file after it; where names meet, after its path too."""
-    stems = [file.name.partition(".")[0] or file.name for file in files]
-    names = []
-    for file, stem in zip(files, stems, strict=True):
-        if stems.count(stem) > 1:
-            parts = file.absolute().parent.parts[-2:]
-            stem = "_".join(part.strip("/\\:") for part in (*parts, file.name))
-        names.append(stem)
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise OutputError(
-            f"Several files would have their result in {twice!r}; segment them in two "
-            "calls, to different folders."
-        )
-    return [name.replace(".", "_") for name in names]
-
-
 def summary(outcomes: Iterable[FileOutcome]) -> str:
     """Return a CSV table with a line for each file and prompt."""
     text = io.StringIO()
@@ -236,7 +180,7 @@ def summary(outcomes: Iterable[FileOutcome]) -> str:
         if outcome.run is None:
             table.writerow(line)
             continue
-        voxels = np.sum([np.sum(b.voxels, 1) for b in outcome.run.manifest.blocks], 0)
+        voxels = outcome.run.voxels.sum(axis=1)
         best = np.nanmax(outcome.run.existence, axis=1)
         for i, prompt in enumerate(outcome.run.prompts.prompts):
             table.writerow(
@@ -273,7 +217,3 @@ def _refuse_existing(folders: Sequence[Path]) -> None:
             f"{there[0]}; choose another folder, or continue (--continue): what is "
             "finished is skipped then."
         )
-
-
-def _may_be_image(path: Path) -> bool:
-    return recognise(path) is not None or path.suffix.lower() in SUFFIXES

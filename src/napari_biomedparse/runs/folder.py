@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from napari_biomedparse.errors import FormatError, OutputError
 from napari_biomedparse.runs.durable import PARTIAL, write_durably
+from napari_biomedparse.runs.inputs import SUFFIXES
 from napari_biomedparse.runs.manifest import (
     MANIFEST,
     Block,
@@ -69,7 +70,7 @@ def open_folder(
         written.
     """
     with writing(folder):
-        if folder.name.lower().endswith((".zarr", ".npz", ".tif", ".tiff")):
+        if folder.name.lower().endswith(SUFFIXES):
             raise OutputError(
                 f"{folder} is to be a run's folder, which the labels will lie in as "
                 f"{LABELS}; choose a name without an ending."
@@ -199,6 +200,11 @@ class Run:
         return self.folder / LABELS
 
     @property
+    def instances_path(self) -> Path | None:
+        """The OME-Zarr label image of objects, if they were told apart."""
+        return self.folder / OBJECTS if self.manifest.objects is not None else None
+
+    @property
     def labels(self) -> da.Array:
         """Labels, unsigned [Z, Y, X]; 0 is background. Lazy."""
         return self._array(LABELS)
@@ -206,12 +212,17 @@ class Run:
     @property
     def instances(self) -> da.Array | None:
         """Objects, uint32 [Z, Y, X], lazy; None if they were not told apart."""
-        return self._array(OBJECTS) if self.manifest.objects is not None else None
+        return None if self.instances_path is None else self._array(OBJECTS)
 
     @property
     def existence(self) -> npt.NDArray[np.float32]:
         """Existence probabilities, float32 [P, slices]; NaN where not run."""
         return self.manifest.existence
+
+    @property
+    def voxels(self) -> npt.NDArray[np.int64]:
+        """Voxels of each prompt, int64 [P, slices]; 0 where not run."""
+        return self.manifest.voxels
 
     @property
     def prompts(self) -> PromptSet:

@@ -101,11 +101,22 @@ class Manifest:
     @property
     def existence(self) -> npt.NDArray[np.float32]:
         """Existence probabilities, float32 [P, slices]; NaN where not run."""
-        depth = self.output["shape"][self.output["axis"]]
-        found = np.full((len(self.prompts), depth), np.nan, np.float32)
+        found = np.full((len(self.prompts), self._depth), np.nan, np.float32)
         for block in self.blocks:
             found[:, block.start : block.stop] = block.existence
         return found
+
+    @property
+    def voxels(self) -> npt.NDArray[np.int64]:
+        """Voxels of each prompt, int64 [P, slices]; 0 where not run."""
+        found = np.zeros((len(self.prompts), self._depth), np.int64)
+        for block in self.blocks:
+            found[:, block.start : block.stop] = block.voxels
+        return found
+
+    @property
+    def _depth(self) -> int:
+        return int(self.output["shape"][self.output["axis"]])
 
     def differences(self, other: Manifest) -> list[str]:
         """Say in words what differs between this run and another one."""

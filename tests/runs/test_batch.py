@@ -1,0 +1,106 @@
+"""Many files: one result each, a table, and failures that stop nothing."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_biomedparse.errors import FormatError, OutputError
+from napari_biomedparse.model.biomedparse import BiomedParse
+from napari_biomedparse.runs.batch import SUMMARY, segment_files
+from napari_biomedparse.runs.inputs import find_files, folder_names
+from napari_biomedparse.segment import segment
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """Three TIFFs, of which one is damaged, and a text."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for name in ("a", "c"):
+        grey = np.random.default_rng(ord(name)).integers(0, 255, (3, 30, 20), np.uint8)
+        tifffile.imwrite(folder / f"{name}.tif", grey, photometric="minisblack")
+    (folder / "b.tif").write_bytes(b"no TIFF at all")
+    (folder / "readme.txt").write_text("hello")
+    return folder
+
+
+def test_a_failed_file_stops_nothing(
+    scans: Path, tmp_path: Path, tiny_model: BiomedParse
+) -> None:
+    seen: list[str] = []
+    outcomes = segment_files(
+        [scans],
+        tmp_path / "out",
+        ["liver", "cell"],
+        tiny_model,
+        on_file=lambda file, number, count: seen.append(
+            f"{number}/{count} {file.name}"
+        ),
+    )
+    assert seen == ["0/3 a.tif", "1/3 b.tif", "2/3 c.tif"]
+    assert [o.status for o in outcomes] == ["done", "failed", "done"]
+    assert "b.tif" in outcomes[1].error
+    last = outcomes[2].run
+    assert last is not None
+    expected = segment(tifffile.imread(scans / "c.tif"), ["liver", "cell"], tiny_model)
+    np.testing.assert_array_equal(np.asarray(last.labels), expected.labels)
+    with (tmp_path / "out" / SUMMARY).open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [(Path(x["file"]).name, x["status"], x["prompt"]) for x in lines] == [
+        ("a.tif", "done", "liver"),
+        ("a.tif", "done", "cell"),
+        ("b.tif", "failed", ""),
+        ("c.tif", "done", "liver"),
+        ("c.tif", "done", "cell"),
+    ]
+    assert int(lines[3]["voxels"]) == (expected.labels == 1).sum()
+    assert float(lines[4]["existence"]) == pytest.approx(
+        expected.existence[1].max(), abs=1e-3
+    )
+
+
+def test_continue_skips_what_is_finished(
+    scans: Path, tmp_path: Path, tiny_model: BiomedParse
+) -> None:
+    out = tmp_path / "out"
+    segment_files([scans / "a.tif"], out, "liver", tiny_model)
+    with pytest.raises(OutputError, match=r"1 of 2 results exist.*--continue"):
+        segment_files([scans / "[ac].tif"], out, "liver", tiny_model)
+    outcomes = segment_files(
+        [scans / "[ac].tif"], out, "liver", tiny_model, continue_=True
+    )
+    assert [o.status for o in outcomes] == ["skipped", "done"]
+    (other,) = segment_files(
+        [scans / "a.tif"], out, "kidney", tiny_model, continue_=True
+    )
+    assert other.status == "failed"
+    assert "'liver' and is 'kidney'" in other.error
+
+
+def test_prompts_must_come_from_somewhere(
+    scans: Path, tmp_path: Path, tiny_model: BiomedParse
+) -> None:
+    (outcome,) = segment_files([scans / "a.tif"], tmp_path / "o", model=tiny_model)
+    assert "holds no prompts" in outcome.error
+
+
+def test_inputs(scans: Path) -> None:
+    files = find_files([scans / "c.tif", scans])
+    assert [file.name for file in files] == ["c.tif", "a.tif", "b.tif"]
+    for nothing in (scans / "*.zarr", scans / "empty"):
+        if not nothing.name.startswith("*"):
+            nothing.mkdir()
+        with pytest.raises(FormatError, match="stands for no file"):
+            find_files([nothing])
+
+
+def test_names_of_results() -> None:
+    files = [Path("/d/x/a.ome.tif"), Path("/d/y/a.tif"), Path("/d/b.ome.zarr")]
+    assert folder_names(files) == ["d_x_a_ome_tif", "d_y_a_tif", "b"]
+    with pytest.raises(OutputError, match="two calls"):
+        folder_names([Path("/1/d/x/a.tif"), Path("/2/d/x/a.tif")])
