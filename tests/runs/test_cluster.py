@@ -18,7 +18,8 @@ from napari_biomedparse.runs.run import segment_to_folder
 
 pytest.importorskip("distributed")
 from napari_biomedparse.plan import plan_run
-from napari_biomedparse.runs.cluster import _split, _task_size, connect
+from napari_biomedparse.runs.blocks import split_range, task_size
+from napari_biomedparse.runs.cluster import connect
 
 PROMPTS = ["liver", "cell"]
 
@@ -69,5 +70,5 @@ def test_what_a_cluster_cannot_do(tmp_path: Path, tiny_model: BiomedParse) -> No
 def test_tasks_are_whole_blocks_and_two_chunks(tiny_model: BiomedParse) -> None:
     data = da.zeros((90, 40, 30), chunks=(20, 40, 30), dtype=np.uint8)
     plan = plan_run(data, PROMPTS, config=tiny_model.config)
-    assert _task_size(plan, 16) == 48
-    assert list(_split(3, 90, 48)) == [(3, 48), (48, 90)]
+    assert task_size(plan, 16) == 48
+    assert list(split_range(3, 90, 48)) == [(3, 48), (48, 90)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,25 @@ import pytest
 import tifffile
 import zarr
 
+from napari_biomedparse.engine import Engine
 from napari_biomedparse.errors import OptionError, OutputError
 from napari_biomedparse.io import open_file
 from napari_biomedparse.model.biomedparse import BiomedParse
+from napari_biomedparse.plan import plan_run
 from napari_biomedparse.runs import durable
+from napari_biomedparse.runs.blocks import (
+    open_stores,
+    run_blocks,
+    split_range,
+    task_size,
+)
 from napari_biomedparse.runs.folder import Run
-from napari_biomedparse.runs.run import reproduce, segment_to_folder
+from napari_biomedparse.runs.run import (
+    describe_run,
+    reproduce,
+    run_to_folder,
+    segment_to_folder,
+)
 from napari_biomedparse.segment import segment
 from napari_biomedparse.volume import Volume
 
@@ -258,6 +272,60 @@ def test_reproduce(tiny_model: BiomedParse, tmp_path: Path) -> None:
     (tmp_path / "mailed.json").write_text(json.dumps(record))
     with pytest.raises(OptionError, match="give the volume"):
         reproduce(tmp_path / "mailed.json", tmp_path / "c")
+
+
+def test_labels_can_be_seen_while_they_grow(
+    volume: Volume, expected: Any, tiny_model: BiomedParse, tmp_path: Path
+) -> None:
+    seen: list[Any] = []
+
+    def look(done: int, total: int) -> None:
+        if not seen:
+            (labels,) = open_file(tmp_path / "r" / "labels.ome.zarr").labels
+            seen.append(labels.volume.data)
+        np.testing.assert_array_equal(
+            np.asarray(seen[0][:done]), np.asarray(expected.labels)[:done]
+        )
+
+    segment_to_folder(volume, PROMPTS, tmp_path / "r", tiny_model, on_progress=look)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("tasks", [False, True], ids=["one process", "tasks"])
+@pytest.mark.parametrize("chunk", [5, 16, 20])
+def test_each_chunk_is_read_at_most_twice(
+    tiny_model: BiomedParse, tmp_path: Path, chunk: int, tasks: bool
+) -> None:
+    reads: Counter[int] = Counter()
+
+    def block(block_info: Any = None) -> np.ndarray[Any, Any]:
+        (start, stop), *_ = block_info[None]["array-location"]
+        reads[start] += 1
+        return np.full((stop - start, 20, 10), start, np.uint8)
+
+    sizes = da.core.normalize_chunks((chunk, 20, 10), (90, 20, 10))
+    data = da.map_blocks(
+        block, chunks=sizes, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8)
+    )
+    plan = plan_run(data, "liver", config=tiny_model.config)
+    engine = Engine(tiny_model)
+    manifest = describe_run(plan, engine, {}, None, "0.5")
+    reads.clear()  # three windows of it were looked at
+
+    def in_tasks(
+        plan: Any, folder: Path, manifest: Any, ranges: Iterable[tuple[int, int]]
+    ) -> Iterator[Any]:
+        stores = open_stores(plan, manifest, folder)
+        size = task_size(plan, 16)
+        for first, last in ranges:
+            for start, stop in split_range(first, last, size):
+                yield from run_blocks(plan, engine, folder, stores, start, stop)
+
+    run_to_folder(
+        plan, engine, manifest, tmp_path / "r", do=in_tasks if tasks else None
+    )
+    assert len(reads) == -(-90 // chunk)
+    assert max(reads.values()) <= (2 if tasks else 1)
 
 
 KILLED = Path(__file__).with_name("killed_runs.py")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from napari_biomedparse.plan import RunPlan
     from napari_biomedparse.slices import SegmentedSlices
     from napari_biomedparse.volume import Volume
+
+LEAST_CHUNKS = 2
+"""Chunks of the volume that a task reads at least, so that none is read thrice."""
 
 
 class FilledBlock(NamedTuple):
@@ -230,3 +234,19 @@ def _record(plan: RunPlan, block: FilledBlock) -> Block:
         voxels=[list(row) for row in zip(*counts, strict=True)],
         checksum=checksum(*parts),
     )
+
+
+def task_size(plan: RunPlan, thickness: int) -> int:
+    """Return the slices of a task: whole blocks, and several of the volume's chunks."""
+    data, axis = plan.volume.data, plan.geometry.axis
+    chunks = getattr(data, "shards", None) or getattr(data, "chunks", None)
+    chunk = 1 if chunks is None else int(np.max(chunks[axis]))
+    return thickness * math.ceil(LEAST_CHUNKS * chunk / thickness)
+
+
+def split_range(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
+    """Cut a range of slices into tasks."""
+    while start < stop:
+        end = min(stop, (start // size + 1) * size)
+        yield start, end
+        start = end

@@ -8,7 +8,6 @@ workers under the same path.
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -31,7 +30,13 @@ from distributed import (
 
 from napari_biomedparse.engine import Engine
 from napari_biomedparse.errors import OptionError, OutputError, WorkerError
-from napari_biomedparse.runs.blocks import open_stores, run_blocks, unfinished
+from napari_biomedparse.runs.blocks import (
+    open_stores,
+    run_blocks,
+    split_range,
+    task_size,
+    unfinished,
+)
 from napari_biomedparse.runs.folder import layout_of, recorded_blocks
 from napari_biomedparse.runs.manifest import (
     MANIFEST,
@@ -49,8 +54,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PLUGIN = "napari-biomedparse"
-LEAST_CHUNKS = 2
-"""Chunks of the volume that a task reads at least, so that none is read thrice."""
 
 
 class NetworkOnWorker(WorkerPlugin):  # type: ignore[misc]  # distributed is untyped
@@ -197,12 +200,12 @@ def blocks_on_cluster(
         )
     plugin = NetworkOnWorker(model, manifest.model, device, plan.options.seed)
     client.register_plugin(plugin)
-    size = _task_size(plan, layout_of(manifest).thickness)
+    size = task_size(plan, layout_of(manifest).thickness)
     shared = client.submit(bytes, cloudpickle.dumps(plan), pure=False)
     futures = [
         client.submit(_run_task, shared, str(folder.absolute()), *part, pure=False)
         for start, stop in ranges
-        for part in _split(start, stop, size)
+        for part in split_range(start, stop, size)
     ]
     try:
         for _, blocks in as_completed(futures, with_results=True):
@@ -241,18 +244,3 @@ def _run_task(plan_bytes: bytes, folder_name: str, start: int, stop: int) -> Any
             ):
                 done[block.start] = block
     return [done[at] for at in sorted(done)]
-
-
-def _task_size(plan: RunPlan, thickness: int) -> int:
-    """Slices of a task: whole blocks, and several chunks of the volume."""
-    data, axis = plan.volume.data, plan.geometry.axis
-    chunks = getattr(data, "shards", None) or getattr(data, "chunks", None)
-    chunk = 1 if chunks is None else int(np.max(chunks[axis]))
-    return thickness * math.ceil(LEAST_CHUNKS * chunk / thickness)
-
-
-def _split(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
-    while start < stop:
-        end = min(stop, (start // size + 1) * size)
-        yield start, end
-        start = end

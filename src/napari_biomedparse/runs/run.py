@@ -127,7 +127,9 @@ def segment_to_folder(
         if scheduler is not None or workers is not None:
             cluster = _import_cluster()
             client = stack.enter_context(cluster.connect(scheduler, workers))
-            do = partial(cluster.blocks_on_cluster, client, model=model, device=device)
+            do = partial(
+                cluster.blocks_on_cluster, client, model=load or model, device=device
+            )
         return run_to_folder(
             plan,
             engine,
