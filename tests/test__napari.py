@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -17,7 +18,6 @@ from napari_biomedparse._napari import (
     volume_from_layer,
     write_labels,
 )
-from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.io import open_file
 from napari_biomedparse.io.output import label_colour
 from napari_biomedparse.prompts import PromptSet, parse_prompts
@@ -37,7 +37,8 @@ def read(path: Path) -> list[Layer]:
 
 
 def paths_of(shared: Path) -> list[Path]:
-    found = [*shared.rglob("*.tif"), *shared.rglob("*.npz"), *shared.rglob("*.zarr")]
+    patterns = ("*.tif", "*.npz", "*.zarr", "*.nii", "*.nii.gz")
+    found = [path for pattern in patterns for path in shared.rglob(pattern)]
     return sorted(path for path in found if path.suffix != ".zarr" or path.is_dir())
 
 
@@ -190,11 +191,28 @@ def test_a_layer_in_other_units_than_the_viewer() -> None:
     np.testing.assert_array_equal(np.asarray(volume.data), STACK[1])
 
 
-def test_images_that_are_no_volume() -> None:
-    with pytest.raises(VolumeError, match=r"in colour .*Split RGB"):
-        volume_from_layer(Image(np.zeros((4, 8, 9, 3), np.uint8), rgb=True))
-    with pytest.raises(VolumeError, match="'flat' is a single image"):
-        volume_from_layer(Image(STACK[0, 0], name="flat"))
+def test_a_single_image_in_grey_and_in_colour() -> None:
+    flat = volume_from_layer(Image(STACK[0, 0], name="flat", scale=(2, 3)))
+    assert (flat.shape, flat.flat, flat.spacing[1:]) == ((1, 4, 5), True, (2, 3))
+    np.testing.assert_array_equal(np.asarray(flat.data[0]), STACK[0, 0])
+    values = np.arange(2 * 8 * 9 * 4, dtype=np.uint8).reshape(2, 8, 9, 4)
+    picture = volume_from_layer(Image(values[0], rgb=True))
+    assert (picture.is_colour, picture.flat) == (True, True)
+    np.testing.assert_array_equal(np.asarray(picture.data[:]), values[:1, ..., :3])
+    stack = volume_from_layer(Image(values[..., :3], rgb=True, scale=(4, 2, 2)))
+    assert (stack.is_colour, stack.flat) == (True, False)
+    assert (stack.grid, stack.spacing) == ((2, 8, 9), (4, 2, 2, 1))
+    np.testing.assert_array_equal(np.asarray(stack.data), values[..., :3])
+
+
+def test_a_channel_of_a_single_image_is_the_one_shown() -> None:
+    viewer = ViewerModel()
+    layer = viewer.add_image(STACK[0], axis_labels=("c", "y", "x"))
+    viewer.dims.set_current_step(0, 2)
+    volume = volume_from_layer(layer, viewer.dims)
+    assert (volume.shape, volume.flat) == ((1, 4, 5), True)
+    np.testing.assert_array_equal(np.asarray(volume.data[0]), STACK[0, 2])
+    assert Labels(STACK[0, 0], **_on(layer)).ndim == 2
 
 
 TRANSFORMS: dict[str, dict[str, Any]] = {
@@ -256,6 +274,41 @@ def test_each_prompt_has_a_row_and_a_colour() -> None:
 def test_instances_keep_naparis_colours() -> None:
     keywords = _on(Image(STACK[0]), PromptSet(PROMPTS.prompts, instance=True))
     assert not {"colormap", "features"} & set(keywords)
+
+
+SUFFIXES = ("npz", "tif", "ome.tif", "zarr", "ome.zarr", "nii", "nii.gz")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("rank", [2, 3, 4])
+def test_napari_saves_labels_through_the_manifest(
+    suffix: str, rank: int, tmp_path: Path
+) -> None:
+    """`layer.save` finds the writer by npe2, as the File menu does."""
+    values = np.arange(2 * 3 * 8 * 9, dtype=np.uint16).reshape(2, 3, 8, 9) % 5
+    values = values[(0,) * (4 - rank)]
+    image = Image(values, scale=(2, 3, 0.5, 0.25)[-rank:], axis_labels="tzyx"[-rank:])
+    keywords = _on(image) if rank < 4 else {"axis_labels": "tzyx", "scale": image.scale}
+    path = tmp_path / f"a.{suffix}"
+    layer = Labels(values, **keywords)
+    assert layer.save(str(path), plugin="napari-biomedparse") == [str(path)]
+    (found,) = open_file(path).labels
+    np.testing.assert_array_equal(np.asarray(found.volume.data), values)
+    if suffix != "npz":
+        assert found.volume.spacing[-3:] == tuple(layer.scale)[-3:]
+
+
+def test_labels_on_a_nifti_image_keep_its_affine(shared: Path, tmp_path: Path) -> None:
+    source = shared / "data" / "formats" / "nibabel_anatomical.nii"
+    (image,) = read(source)
+    assert isinstance(image, Image)
+    layer = Labels(np.ones(image.data.shape, np.uint8), **_on(image))
+    layer.save(str(tmp_path / "a.nii.gz"), plugin="napari-biomedparse")
+    found: Any = nibabel.load(tmp_path / "a.nii.gz")
+    expected: Any = nibabel.load(source)
+    np.testing.assert_array_equal(found.affine, expected.affine)
+    (again,) = read(tmp_path / "a.nii.gz")
+    assert isinstance(again, Labels)
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.tif", "a.zarr"])

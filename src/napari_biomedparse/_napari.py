@@ -10,13 +10,12 @@ import numpy as np
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.transforms import Affine
 
-from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.io import Contents, LabelVolume, open_file, save_labels
 from napari_biomedparse.io.files import recognise
 from napari_biomedparse.io.output import label_colour
 from napari_biomedparse.io.units import unit_name
 from napari_biomedparse.prompts import INSTANCE_KEY, PromptSet, parse_prompts
-from napari_biomedparse.volume import SPATIAL_AXES, Volume
+from napari_biomedparse.volume import SPATIAL_AXES, Volume, as_volume
 
 if TYPE_CHECKING:
     import pint
@@ -29,6 +28,7 @@ LayerTuple = tuple[Any, dict[str, Any], str]
 """Data, keywords and type of a layer, as npe2 wants them."""
 METADATA_KEY = "biomedparse"
 """Where a layer's ``metadata`` hold what this plugin knows about it."""
+_HEADER_KEY = "nifti_header"
 _AXES = ("t", "c", *SPATIAL_AXES)
 _CHANNEL_COLORMAPS = ("magenta", "green", "cyan", "yellow", "red", "blue")
 _UNNAMED: Colour = (128, 128, 128, 255)
@@ -82,7 +82,8 @@ def volume_from_layer(layer: Image, dims: Dims | None = None) -> Volume:
     Parameters
     ----------
     layer : napari.layers.Image
-        Of three axes or more; of a multiscale layer the finest level is taken.
+        A volume or a single image, in grey or colour, with further axes or not; of a
+        multiscale layer the finest level is taken.
     dims : napari.components.Dims, optional
         The viewer's ``dims``: of further axes (channel, time) the position shown is
         taken. Without it, the first.
@@ -90,33 +91,31 @@ def volume_from_layer(layer: Image, dims: Dims | None = None) -> Volume:
     Returns
     -------
     Volume
-        Three axes, lazy if the layer's data are.
+        As `as_volume` makes it; lazy if the layer's data are. A single image is a
+        volume of one slice, and `flat`.
 
     Raises
     ------
     VolumeError
-        If the layer is a single image or in colour.
+        If the layer's values cannot be segmented.
     """
-    if layer.rgb:
-        raise VolumeError(
-            f"The layer {layer.name!r} is in colour (RGB); right-click it, choose "
-            "'Split RGB' and take one of the three."
-        )
     kept = _kept_axes(layer)
     position = shown_position(layer, dims)
     index = tuple(slice(None) if i in kept else p for i, p in enumerate(position))
     data = layer.data[0] if layer.multiscale else layer.data
     axes = tuple(layer.axis_labels[i].lower() for i in kept)
     if len(set(axes)) < len(axes) or not set(axes) <= set(_AXES):
-        axes = SPATIAL_AXES
-    return Volume(
+        axes = SPATIAL_AXES[-len(kept) :]
+    colours = 1 if layer.rgb else 0  # a last axis that napari does not count
+    volume = Volume(
         data[index],
-        axes,
-        tuple(abs(float(layer.scale[i])) for i in kept),
-        tuple(unit_name(layer.units[i]) for i in kept),
-        tuple(float(layer.translate[i]) for i in kept),
+        axes + ("c",) * colours,
+        tuple(abs(float(layer.scale[i])) for i in kept) + (1.0,) * colours,
+        tuple(unit_name(layer.units[i]) for i in kept) + ("pixel",) * colours,
+        tuple(float(layer.translate[i]) for i in kept) + (0.0,) * colours,
         layer.name,
     )
+    return as_volume(volume)
 
 
 def shown_position(layer: Image | Labels, dims: Dims | None) -> tuple[int, ...]:
@@ -141,7 +140,7 @@ def shown_position(layer: Image | Labels, dims: Dims | None) -> tuple[int, ...]:
         for i, unit in enumerate(world[-layer.ndim :]):
             point[i] *= _factor(unit, layer.units[i])
     data = np.rint(layer.world_to_data(point)).astype(int)
-    shape = (layer.data[0] if layer.multiscale else layer.data).shape
+    shape = (layer.data[0] if layer.multiscale else layer.data).shape[: layer.ndim]
     return tuple(int(np.clip(p, 0, n - 1)) for p, n in zip(data, shape, strict=True))
 
 
@@ -176,7 +175,7 @@ def labels_layer_kwargs(
         "name": name,
         "units": tuple(layer.units[i] for i in kept),
         "axis_labels": tuple(layer.axis_labels[i] for i in kept),
-        "metadata": {METADATA_KEY: _prompt_metadata(prompts)},
+        "metadata": {METADATA_KEY: {**_header(layer), **_prompt_metadata(prompts)}},
         **_transforms(layer, kept),
     }
     if not prompts.instance:
@@ -194,7 +193,7 @@ def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
         Ending in a format that `napari_biomedparse.io.save_labels` knows; replaced
         if it exists, as napari has asked already.
     data : array
-        The labels, three axes.
+        The labels, two axes to four.
     meta : dict
         The layer's keywords.
 
@@ -214,6 +213,7 @@ def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
         tuple(map(unit_name, meta.get("units") or ("pixel",) * rank)),
         tuple(map(float, meta.get("translate", (0.0,) * rank))),
         str(meta.get("name", "labels")),
+        header=((meta.get("metadata") or {}).get(METADATA_KEY) or {}).get(_HEADER_KEY),
     )
     save_labels(path, data, volume=volume, prompts=_stored(meta), overwrite=True)
     return [path]
@@ -262,8 +262,16 @@ def _data_and_keywords(
         "multiscale": bool(volume.levels),
         "metadata": {METADATA_KEY: {"source": str(volume.source), **known}},
     }
+    if volume.header is not None:
+        keywords["metadata"][METADATA_KEY][_HEADER_KEY] = volume.header
     data = [volume.data, *volume.levels] if volume.levels else volume.data
     return data, keywords
+
+
+def _header(layer: Image) -> dict[str, bytes]:
+    """Return the NIfTI header that came with a layer's file, to be passed on."""
+    known = layer.metadata.get(METADATA_KEY) or {}
+    return {_HEADER_KEY: known[_HEADER_KEY]} if _HEADER_KEY in known else {}
 
 
 def _prompt_metadata(prompts: PromptSet) -> dict[str, Any]:
@@ -296,14 +304,11 @@ def _named_labels(
 
 def _kept_axes(layer: Image) -> list[int]:
     """Return which axes make up the volume: all but channel, time or leading ones."""
-    if layer.ndim < 3:
-        raise VolumeError(
-            f"The layer {layer.name!r} is a single image; a volume of three axes is "
-            "needed. Open a stack, or convert the image to a stack of one slice."
-        )
     labels = [label.lower() for label in layer.axis_labels]
     kept = [i for i, label in enumerate(labels) if label not in ("c", "t")]
-    return kept if len(kept) == 3 else list(range(layer.ndim - 3, layer.ndim))
+    if len(kept) == 3 or ("c" in labels and len(kept) == 2):
+        return kept
+    return list(range(max(0, layer.ndim - 3), layer.ndim))
 
 
 def _factor(unit: pint.Unit, other: pint.Unit) -> float:
@@ -324,10 +329,11 @@ def _transforms(layer: Image, kept: list[int]) -> dict[str, Any]:
             ndim=layer.ndim,
         ).set_slice(kept)
         affine = affine.set_slice(kept)
+    count = len(kept) * (len(kept) - 1) // 2  # napari gives one too many for two axes
     return {
         "scale": own.scale,
         "translate": own.translate,
         "rotate": own.rotate,
-        "shear": own.shear,
+        "shear": own.shear[:count],
         "affine": affine.affine_matrix,
     }

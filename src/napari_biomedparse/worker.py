@@ -123,7 +123,7 @@ class Objects:
     """
 
     def __init__(self, plan: RunPlan) -> None:
-        self._labels = np.zeros(plan.volume.shape, plan.label_dtype)
+        self._labels = np.zeros(plan.geometry.shape, plan.label_dtype)
         self._edges = np.zeros_like(self._labels)
 
     def add(self, part: SegmentedSlices) -> None:

@@ -98,7 +98,7 @@ def open_nifti(path: Path) -> Contents:
     """
     nibabel = require_nibabel(FormatError)
     try:
-        image = nibabel.load(path)
+        image = nibabel.load(path, mmap=False)  # else it would stay open
         header = image.header
         volume = _make_volume(image, path)
     except FormatError:
