@@ -36,6 +36,7 @@ ROWS = (
         "report",
         "runs",
         "training",
+        "doctor",
         "worker",
     },
     {"_widgets", "cli"},
