@@ -18,12 +18,12 @@ QT_BINDINGS = ("PyQt6", "PySide6", "PyQt5", "PySide2")
 
 def em_layers() -> list[LayerTuple]:
     """Return the electron microscopy sample and its true labels, as layers."""
-    return _layers(sample_em())
+    return _layers(sample_em(), "EM sample")
 
 
 def light_sheet_layers() -> list[LayerTuple]:
     """Return the light-sheet sample and its true labels, as layers."""
-    return _layers(sample_light_sheet())
+    return _layers(sample_light_sheet(), "light-sheet sample")
 
 
 def can_open_a_window() -> bool:
@@ -57,10 +57,10 @@ def open_demo(sample: str) -> None:
     napari.run()
 
 
-def _layers(phantom: Phantom) -> list[LayerTuple]:
-    volume, prompts = phantom.volume, phantom.prompts
+def _layers(phantom: Phantom, name: str) -> list[LayerTuple]:
+    volume, prompts = replace(phantom.volume, name=name), phantom.prompts
     truth = LabelVolume(
-        replace(volume, data=phantom.labels, name=f"{volume.name} truth"),
+        replace(volume, data=phantom.labels, name=f"{name} truth"),
         dict(zip(prompts.ids, prompts.texts, strict=True)),
     )
     return to_layer_tuples(Contents((volume,), (truth,), prompts))

@@ -13,7 +13,7 @@ from napari_biomedparse._widgets.segment_widget import SegmentWidget
 from napari_biomedparse.remote import Session
 
 FAKE = Path(__file__).parents[1] / "remote" / "fake_worker.py"
-LONGEST_WAIT = 20_000
+LONGEST_WAIT = 90_000
 """Milliseconds; the model process may have to import torch on a busy machine."""
 
 

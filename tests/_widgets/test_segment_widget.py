@@ -10,6 +10,7 @@ import pytest
 from napari.utils.notifications import notification_manager
 
 from napari_biomedparse._napari import METADATA_KEY
+from napari_biomedparse.segment import segment
 
 
 @pytest.fixture
@@ -139,10 +140,8 @@ def test_errors_of_the_process_are_shown(desk_that, voxels, notes):
         (None, "nuclei", "no image"),
         (np.zeros((5, 20, 20), np.uint8), "  \n ", "no prompt"),
         (np.zeros((5, 20, 20), np.uint8), "a [SEP] b", "SEP"),
-        (np.zeros((20, 20), np.uint8), "nuclei", "single image"),
-        (np.zeros((64, 64, 3), np.uint8), "nuclei", "RGB"),
     ],
-    ids=["no-image", "no-prompt", "separator", "2d", "colour"],
+    ids=["no-image", "no-prompt", "separator"],
 )
 def test_what_cannot_run_is_explained(desk_that, notes, data, prompts, message):
     desk = desk_that("works")
@@ -153,6 +152,22 @@ def test_what_cannot_run_is_explained(desk_that, notes, data, prompts, message):
     desk.view.run_button.click()
     assert message in notes[0]
     assert len(desk.viewer.layers) == count
+
+
+@pytest.mark.parametrize("instances", [False, True])
+@pytest.mark.parametrize("shape", [(40, 90), (40, 90, 3), (3, 40, 90, 4)])
+def test_single_images_and_colours(desk_that, tiny_model, shape, instances):
+    values = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+    desk = desk_that(None)
+    image = desk.viewer.add_image(values, rgb=shape[-1] < 5)
+    desk.form.instances.value = instances
+    layer = desk.start()
+    desk.wait_for_end()
+    expected = segment(values, "bright things", tiny_model, instances=instances)
+    assert layer.ndim == image.ndim
+    found = expected.instances if instances else expected.labels
+    np.testing.assert_array_equal(layer.data, found)
+    np.testing.assert_array_equal(layer.extent.world, image.extent.world)
 
 
 def test_nothing_found_is_explained(desk_that):

@@ -27,7 +27,7 @@ class LiveLabels(QObject):
     ----------
     viewer : napari.Viewer
     layer : napari.layers.Labels
-        In the viewer; three axes.
+        In the viewer; three axes, or two of a single image.
     """
 
     removed = Signal()
@@ -69,6 +69,8 @@ class LiveLabels(QObject):
         if not self.layer.visible:
             return False
         dims = self._viewer.dims
+        if self.layer.ndim == 2:  # a single image
+            return True
         if dims.ndim - self.layer.ndim + axis in dims.displayed:
             return True
         return start <= shown_position(self.layer, dims)[axis] < stop

@@ -38,17 +38,26 @@ class LiveRun(QObject):
     task : Task
     view : RunView
         Also the parent: nothing is shown any more once it is gone.
+    image_name : str
+        What napari's activity dock says is being segmented.
     """
 
     finished = Signal()
 
     def __init__(
-        self, viewer: Viewer, layer: Labels, task: Task, view: RunView
+        self,
+        viewer: Viewer,
+        layer: Labels,
+        task: Task,
+        view: RunView,
+        *,
+        image_name: str,
     ) -> None:
         super().__init__(view)
         self.task = task
         self._view = view
         self._layer = layer
+        self._image_name = image_name
         self._live = LiveLabels(viewer, layer)
         self._thread = TaskThread(task)
         self._began = time.monotonic()
@@ -63,7 +72,7 @@ class LiveRun(QObject):
         """Start the task."""
         # Separated objects replace all labels at the end, painted ones included.
         self._layer.editable = not self.task.prompts.instance
-        self._view.begin(self._layer.name)
+        self._view.begin(self._image_name)
         self._thread.start()
 
     def cancel(self) -> None:
@@ -117,8 +126,9 @@ class LiveRun(QObject):
         took = duration(time.monotonic() - self._began)
         if complete:
             parameters = self._parameters()
+            model = parameters["model"].split()[0]  # the checksum is in the metadata
             return (
-                f"Done: {self._total} slices in {took} by {parameters['model']} on "
+                f"Done: {self._total} slices in {took} by {model} on "
                 f"{parameters['device']}."
             )
         how = "Stopped by an error" if self._failed else "Cancelled"

@@ -40,6 +40,13 @@ class ModelChoice(ComboBox):
         )
         self.changed.connect(self._on_changed)
 
+    def choose(self, model: str) -> None:
+        """Choose a model by its name, or a weights file, which joins the list."""
+        if model in available_models():
+            self.value = model
+        else:
+            self.choose_file(model)
+
     def choose_file(self, path: str) -> None:
         """Add a weights file to the list and choose it."""
         self._files = (*(file for file in self._files if file != path), path)

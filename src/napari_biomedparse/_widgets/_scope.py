@@ -63,6 +63,10 @@ class SliceScope(Container[ComboBox | SpinBox | Label]):
         self._scope.value = RANGE
         self._first.value, self._last.value = first, last
 
+    def choose_current(self) -> None:
+        """Choose the slice in view."""
+        self._scope.value = CURRENT
+
     def choose_all(self) -> None:
         """Choose all slices."""
         self._scope.value = ALL

@@ -36,6 +36,8 @@ CAPTIONS: dict[str, dict[Any, str]] = {
 }
 ADVANCED = ("axis", "existence_threshold", "overlap_threshold", "batch_size", "seed")
 _ROWS = 5
+_FRAME = 24
+"""Pixels of the prompt box that are not text."""
 
 
 class SegmentForm(QWidget):
@@ -135,7 +137,7 @@ class SegmentForm(QWidget):
         name = self._options["axis"].value
         if name in volume.axes:
             return volume.axes.index(name)
-        return choose_axis(volume.shape[:3])
+        return 0 if volume.is_colour else choose_axis(volume.grid)
 
     def reset_choices(self, *_: Any) -> None:
         """Offer the layers there are now, and stay with the one chosen."""
@@ -182,4 +184,4 @@ class SegmentForm(QWidget):
         edit = self.prompts.native
         edit.setPlaceholderText(PLACEHOLDER)
         edit.setTabChangesFocus(True)
-        edit.setFixedHeight(_ROWS * edit.fontMetrics().lineSpacing() + 12)
+        edit.setFixedHeight(_ROWS * edit.fontMetrics().lineSpacing() + _FRAME)

@@ -91,7 +91,7 @@ class SegmentWidget(QWidget):
         if not consent_to_download(model, self):
             return
         dtype = np.int32 if wanted else np.min_scalar_type(prompts.ids[-1])
-        labels = np.zeros(volume.shape, dtype)
+        labels = np.zeros(volume.grid, dtype)
         task = Task(
             lambda: self.session.run(
                 volume, prompts, options, model=model, device=device
@@ -102,15 +102,16 @@ class SegmentWidget(QWidget):
         keywords = labels_layer_kwargs(
             image, prompts, name=f"{image.name} segmentation"
         )
-        layer = self._viewer.add_labels(labels, **keywords)
-        self.run = LiveRun(self._viewer, layer, task, self.view)
+        shown = labels[0] if volume.flat else labels  # a view: it fills with labels
+        layer = self._viewer.add_labels(shown, **keywords)
+        self.run = LiveRun(self._viewer, layer, task, self.view, image_name=image.name)
         self.run.finished.connect(self._on_finished)
         self.run.start()
 
     def _current_slice(self, image: Image) -> int:
         """Return the position in view along the slicing axis."""
         axis = self.form.slicing_axis()
-        if axis is None:
+        if axis is None or image.ndim == 2:
             return 0
         position = shown_position(image, self._viewer.dims)
         return int(position[axis + image.ndim - 3])

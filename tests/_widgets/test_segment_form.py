@@ -1,0 +1,120 @@
+"""The form: what it offers, follows and keeps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_biomedparse._napari import METADATA_KEY
+from napari_biomedparse._widgets import _model_choice
+from napari_biomedparse._widgets._model_choice import consent_to_download
+from napari_biomedparse._widgets._segment_form import SegmentForm
+from napari_biomedparse.options import SegmentOptions
+from napari_biomedparse.weights import PUBLISHED
+
+FROM_FILE = {METADATA_KEY: {"text_prompts": {3: "liver", 8: "spleen"}}}
+
+
+@pytest.fixture
+def viewer(make_napari_viewer):
+    return make_napari_viewer()
+
+
+@pytest.fixture
+def form(viewer, qtbot):
+    form = SegmentForm(viewer)
+    qtbot.addWidget(form)
+    viewer.layers.events.inserted.connect(form.reset_choices)
+    yield form
+    form.disconnect()
+
+
+def test_defaults_are_those_of_the_options(form):
+    form.instances.value = False
+    assert form.options(0) == SegmentOptions(instances=False)
+
+
+def test_image_follows_the_selection_but_not_labels(viewer, form):
+    first = viewer.add_image(np.zeros((5, 20, 20)), name="a")
+    second = viewer.add_image(np.zeros((9, 20, 20)), name="b")
+    labels = viewer.add_labels(np.zeros((5, 20, 20), np.uint8))
+    assert form.layer is second
+    viewer.layers.selection.active = first
+    assert form.layer is first
+    viewer.layers.selection.active = labels
+    assert form.layer is first
+    first.name = "z"
+    form.reset_choices()
+    assert form.layer is first
+
+
+def test_prompts_of_the_file_keep_their_ids(viewer, form):
+    viewer.add_image(np.zeros((5, 20, 20)), metadata=FROM_FILE)
+    assert form.prompts.value == "liver\nspleen"
+    assert form.prompt_set().ids == (3, 8)
+    form.prompts.value = "liver\nkidney"
+    assert form.prompt_set().ids == (1, 2)
+
+
+def test_what_the_user_wrote_is_not_replaced(viewer, form):
+    form.prompts.value = "nuclei"
+    viewer.add_image(np.zeros((5, 20, 20)), metadata=FROM_FILE)
+    assert form.prompts.value == "nuclei"
+
+
+def test_file_says_whether_objects_are_separated(viewer, form):
+    known = {**FROM_FILE[METADATA_KEY], "instance_label": 1}
+    viewer.add_image(np.zeros((5, 20, 20)), metadata={METADATA_KEY: known})
+    assert form.instances.value
+
+
+def test_slices(viewer, form):
+    viewer.add_image(np.zeros((30, 20, 20)))
+    assert form.options(4).slices is None
+    form.scope.choose(9, 3)
+    assert form.options(4).slices == (3, 10)
+    form.scope.choose_current()
+    assert form.options(4).slices == (4, 5)
+    form.scope.choose_all()
+    assert form.options(4).slices is None
+
+
+def test_range_is_cut_to_the_volume(viewer, form):
+    viewer.add_image(np.zeros((30, 20, 20)), name="long")
+    form.scope.choose(0, 29)
+    viewer.add_image(np.zeros((6, 20, 20)), name="short")
+    assert form.options(0).slices == (0, 6)
+
+
+def test_a_weights_file_joins_the_list(form, tmp_path):
+    path = str(tmp_path / "mine.safetensors")
+    form.model.choose(path)
+    assert form.model.value == path
+    form.model.choose("tiny")
+    assert path in form.model.choices
+
+
+def test_every_field_explains_itself(form):
+    for name, widget in form._options.items():
+        assert len(widget.tooltip) > 20, name
+    for widget in (form.image, form.prompts, form.model, form.device):
+        assert widget.tooltip
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_licence_is_shown_before_a_download(form, monkeypatch, accepted):
+    asked = []
+    buttons = _model_choice.QMessageBox.StandardButton
+
+    def question(parent, title, text, *_):
+        asked.append(text)
+        return buttons.Ok if accepted else buttons.Cancel
+
+    monkeypatch.setattr(_model_choice.QMessageBox, "question", question)
+    monkeypatch.setattr(_model_choice, "is_downloaded", lambda: False)
+    assert consent_to_download("v2", form) is accepted
+    assert asked == [PUBLISHED.licence]
+    assert consent_to_download("tiny", form)
+    monkeypatch.setattr(_model_choice, "is_downloaded", lambda: True)
+    assert consent_to_download("v2", form)
+    assert len(asked) == 1

@@ -1,0 +1,112 @@
+"""The real model process: the same labels as in this process, and a kept model."""
+
+from __future__ import annotations
+
+import os
+
+import dask.array as da
+import numpy as np
+import pytest
+
+from napari_biomedparse.errors import CheckpointError, DeviceError, OptionError
+from napari_biomedparse.options import SegmentOptions
+from napari_biomedparse.prompts import parse_prompts
+from napari_biomedparse.remote import Objects, Planned, Session, Status
+from napari_biomedparse.segment import segment
+from napari_biomedparse.slices import SegmentedSlices
+from napari_biomedparse.volume import as_volume
+
+PROMPTS = parse_prompts(["nuclei", "mitochondria in electron microscopy"])
+
+
+@pytest.fixture(scope="module")
+def session():
+    session = Session()
+    yield session
+    session.close()
+
+
+@pytest.fixture(scope="module")
+def grey():
+    return np.random.default_rng(1).integers(0, 3000, (7, 64, 48), dtype=np.uint16)
+
+
+def run(session, volume, options, **how):
+    how = {"model": "tiny", "device": "cpu", **how}
+    return list(session.run(as_volume(volume), PROMPTS, options, **how))
+
+
+@pytest.mark.parametrize("kind", ["numpy", "dask"])
+def test_labels_and_scores_are_those_of_python(session, grey, kind):
+    options = SegmentOptions(seed=3, batch_size=2)
+    data = grey if kind == "numpy" else da.from_array(grey, chunks=(3, 64, 48))
+    events = run(session, data, options)
+    expected = segment(grey, PROMPTS, "tiny", options, device="cpu")
+    (plan,) = [event for event in events if isinstance(event, Planned)]
+    labels = np.zeros(grey.shape, np.uint8)
+    existence = np.zeros_like(expected.existence)
+    for event in events:
+        if isinstance(event, SegmentedSlices):
+            labels[event.where] = event.labels
+            existence[:, event.start : event.stop] = event.existence
+    np.testing.assert_array_equal(labels, expected.labels)
+    np.testing.assert_array_equal(existence, expected.existence)
+    assert {**plan.parameters, "device": None} == {
+        **expected.parameters,
+        "device": None,
+    }
+    assert "become 0 to 255" in plan.intensity
+
+
+def test_objects_come_last_with_their_owners(session, grey):
+    events = run(session, grey, SegmentOptions(instances=True))
+    expected = segment(grey, PROMPTS, "tiny", device="cpu", instances=True)
+    (objects,) = [event for event in events if isinstance(event, Objects)]
+    assert events[-1] is objects
+    np.testing.assert_array_equal(objects.labels, expected.instances)
+    owners = objects.owners[objects.labels]
+    np.testing.assert_array_equal(owners, expected.labels * (objects.labels > 0))
+
+
+def test_the_model_is_loaded_once(session, grey):
+    run(session, grey, SegmentOptions(slices=(0, 1)))
+    pid = session.pid
+    events = run(session, grey, SegmentOptions(slices=(1, 2), seed=9))
+    assert session.pid == pid
+    assert not any(
+        isinstance(event, Status) and "Loading" in event.text for event in events
+    )
+
+
+def test_prompt_cut_at_77_tokens_is_told(session, grey):
+    prompts = parse_prompts(["nuclei " * 100])
+    events = session.run(
+        as_volume(grey),
+        prompts,
+        SegmentOptions(slices=(0, 1)),
+        model="tiny",
+        device="cpu",
+    )
+    (plan,) = [event for event in events if isinstance(event, Planned)]
+    assert plan.truncated == prompts.texts
+
+
+@pytest.mark.parametrize(
+    ("options", "how", "error"),
+    [
+        (SegmentOptions(slices=(3, 99)), {}, OptionError),
+        (SegmentOptions(), {"device": "abacus"}, DeviceError),
+        (SegmentOptions(), {"model": "/no/such/weights.pt"}, CheckpointError),
+    ],
+)
+def test_errors_keep_their_kind(session, grey, options, how, error):
+    with pytest.raises(error):
+        run(session, grey, options, **how)
+
+
+def test_nothing_but_this_process_keeps_it_alive(session, grey):
+    run(session, grey, SegmentOptions(slices=(0, 1)))
+    pid = session.pid
+    session.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
