@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from skimage.io import imread
 
 import napari_biomedparse as nbp
 from napari_biomedparse.phantoms import em_phantom
@@ -81,6 +84,18 @@ def test_show_in_napari(
     assert labels.data.shape == image.data.shape == (5, 64, 48)
     np.testing.assert_array_equal(labels.scale, image.scale)
     np.testing.assert_allclose(image.scale, (0.05, 0.01, 0.01))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("qapp")
+def test_readme_pictures(cells: Path, tmp_path: Path) -> None:
+    script = [sys.executable, EXAMPLES / "readme_pictures.py", "--model", "tiny"]
+    given = ["--volume", cells, "--slices", "1", "2", "--out", tmp_path / "pictures"]
+    settings = {"NAPARI_CONFIG": str(tmp_path / "settings.yaml")}
+    subprocess.run([*script, *given], check=True, env=os.environ | settings)
+    before, after = sorted((tmp_path / "pictures").iterdir(), reverse=True)
+    assert (before.name, after.name) == ("cells.ome_form.png", "cells.ome.png")
+    assert not np.array_equal(imread(before), imread(after))
 
 
 def test_every_example_is_tested_here() -> None:
