@@ -137,8 +137,9 @@ class Objects:
 
         objects = split_instances(self._labels, self._edges)
         owners = np.zeros(int(objects.max()) + 1, self._labels.dtype)
-        owners[objects.ravel()] = self._labels.ravel()
-        owners[0] = 0  # labelled voxels that are no part of an object are there too
+        # Objects grow a voxel beyond their own label, so that only their inside tells.
+        inside = (self._edges == 0) & (self._labels > 0)
+        owners[objects[inside]] = self._labels[inside]
         thickness = max(1, _SLAB_BYTES // max(1, objects[:1].nbytes))
         for start in range(0, len(objects), thickness):
             slab = objects[start : start + thickness]
