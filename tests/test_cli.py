@@ -11,8 +11,10 @@ import tifffile
 from typer.testing import CliRunner
 
 from napari_biomedparse import cli
+from napari_biomedparse.consensus import segment_consensus
 from napari_biomedparse.io import open_file
 from napari_biomedparse.segment import segment
+from napari_biomedparse.series import segment_series
 
 PROMPT = "mitochondria in electron microscopy"
 
@@ -197,3 +199,70 @@ def test_files_are_not_continued(run, stack, tmp_path):
     result = run("segment", stack, "-p", PROMPT, "-o", out, "--workers", 2)
     assert result.exit_code == 2
     assert "without an ending" in result.output
+
+
+def saved(path):
+    """Voxels and axes of the labels in a file."""
+    (labels,) = open_file(path).labels
+    return np.asarray(labels.volume.data), labels.volume.axes
+
+
+@pytest.mark.parametrize("ending", [".tif", ".zarr", ".nii.gz"])
+def test_a_series_of_two_channels(run, tmp_path, ending):
+    values = np.random.default_rng(1).integers(0, 255, (3, 2, 4, 40, 30), np.uint8)
+    path, out = tmp_path / "series.ome.tif", tmp_path / f"labels{ending}"
+    channels = {"Name": ["membrane", "nuclei"]}
+    metadata = {"axes": "TCZYX", "Channel": channels}
+    tifffile.imwrite(path, values, ome=True, metadata=metadata)
+    common = ("segment", path, "-p", PROMPT, "-m", "tiny", "-o", out)
+    refused = run(*common)
+    assert refused.exit_code == 1
+    assert "2 channels and no channel was chosen" in refused.output
+    result = run(*common, "--channel", "nuclei")
+    assert result.exit_code == 0, result.output
+    expected = segment_series(values, PROMPT, "tiny", channel=1)
+    labels, axes = saved(out)
+    assert axes == ("t", "z", "y", "x")
+    np.testing.assert_array_equal(labels, expected.labels)
+    one = run(*common, "--channel", "1", "--time", "2", "--overwrite")
+    assert one.exit_code == 0, one.output
+    np.testing.assert_array_equal(saved(out)[0], expected.labels[2])
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (40, 30, 3), (5, 40, 30, 3)])
+def test_single_images_and_colours(run, tmp_path, shape):
+    values = np.random.default_rng(1).integers(0, 255, shape, np.uint8)
+    path, out = tmp_path / "image.tif", tmp_path / "labels.tif"
+    photometric = "rgb" if shape[-1] == 3 else "minisblack"
+    tifffile.imwrite(path, values, photometric=photometric)
+    result = run("segment", path, "-p", PROMPT, "-m", "tiny", "-o", out)
+    assert result.exit_code == 0, result.output
+    expected = segment(values, PROMPT, "tiny")
+    np.testing.assert_array_equal(saved(out)[0], expected.labels)
+
+
+def test_a_consensus(run, tmp_path):
+    values = np.random.default_rng(1).integers(0, 255, (20, 24, 22), np.uint8)
+    even, out = tmp_path / "even.npz", tmp_path / "labels.tif"
+    np.savez(even, imgs=values, spacing=[1.0, 1.0, 1.0])
+    result = run("segment", even, "-p", PROMPT, "-m", "tiny", "-o", out, "--consensus")
+    assert result.exit_code == 0, result.output
+    expected = segment_consensus(values, PROMPT, "tiny")
+    np.testing.assert_array_equal(saved(out)[0], expected.labels)
+    assert "existence along y" in result.output
+    flat = tmp_path / "flat.npz"
+    np.savez(flat, imgs=values, spacing=[1.0, 1.0, 5.0])
+    common = ("segment", flat, "-p", PROMPT, "-m", "tiny", "-o", out, "--consensus")
+    refused = run(*common, "--overwrite")
+    assert refused.exit_code == 1
+    assert "is not isotropic" in refused.output
+    assert run(*common, "--overwrite", "--force").exit_code == 0
+    refused = run(*common[:-2], tmp_path / "folder", "--consensus")
+    assert "A consensus is written to a file" in refused.output
+
+
+def test_doctor(run):
+    result = run("doctor")
+    assert result.exit_code == 0, result.output
+    assert "torch: " in result.output
+    assert "Free disk" in result.output

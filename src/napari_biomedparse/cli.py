@@ -15,6 +15,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -26,15 +27,24 @@ from napari_biomedparse.errors import (
     PromptError,
 )
 from napari_biomedparse.intensity import MODALITIES
-from napari_biomedparse.io import check_output, open_file, open_volume, save_labels
+from napari_biomedparse.io import (
+    check_output,
+    open_file,
+    open_image,
+    open_volume,
+    save_labels,
+)
 from napari_biomedparse.options import SegmentOptions
 from napari_biomedparse.phantoms import sample_em, sample_light_sheet
 from napari_biomedparse.prompts import PromptSet, parse_prompts
 from napari_biomedparse.report import Tally, truncation_warning, why_nothing
 from napari_biomedparse.report import findings as all_findings
 from napari_biomedparse.runs.inputs import stands_for_several
+from napari_biomedparse.volume import choose_channel, has_time_points
 
 if TYPE_CHECKING:
+    from napari_biomedparse.consensus import Consensus
+    from napari_biomedparse.engine import Engine
     from napari_biomedparse.plan import RunPlan
     from napari_biomedparse.report import Finding
     from napari_biomedparse.segment import Segmentation
@@ -124,11 +134,36 @@ def segment(
     ] = None,
     channel: Annotated[
         str | None,
-        typer.Option(help="Channel, by number (from 0) or by name.", metavar="C"),
+        typer.Option(
+            help="Channel, by number (from 0) or by name; rgb: all three as colours.",
+            metavar="C",
+        ),
     ] = None,
     time: Annotated[
-        int | None, typer.Option(help="Time point, from 0.", metavar="T")
+        int | None,
+        typer.Option(
+            help="Time point, from 0. Left out, all time points of a series are "
+            "segmented, one after the other.",
+            metavar="T",
+        ),
     ] = None,
+    consensus: Annotated[
+        bool,
+        typer.Option(
+            "--consensus",
+            help="Run along z, y and x and let each voxel have the label that two of "
+            "three runs agree on, else that of z. For isotropic volumes.",
+            rich_help_panel=_FINE,
+        ),
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Form a consensus of a volume that is not isotropic, too.",
+            rich_help_panel=_FINE,
+        ),
+    ] = False,
     axis: Annotated[
         str | None,
         typer.Option(metavar="z|y|x", help=_HELP["axis"], rich_help_panel=_FINE),
@@ -219,6 +254,11 @@ def segment(
         number = None if channel is None else _number(channel)
         (volume, *others) = volumes
         several = bool(others) or stands_for_several(volume)
+        if consensus and (several or not output.suffix):
+            raise OptionError(
+                "A consensus is written to a file: give one volume, and an output "
+                "with an ending."
+            )
         if several or not output.suffix:
             common: dict[str, Any] = {
                 "device": device,
@@ -243,24 +283,25 @@ def segment(
                 "to compute elsewhere, give a folder: a name without an ending."
             )
         check_output(output, overwrite=overwrite)
-        opened = open_volume(volume, channel=number, time=time)
         prompts = parse_prompts(prompt) if prompt else _prompts_in(volume)
+        image = choose_channel(open_image(volume), number)
+        if not consensus and time is None and has_time_points(image):
+            result, opened = _run_series(image, prompts, model, options, device)
+            _save(output, result, opened, overwrite)
+            return
+        opened = open_volume(volume, channel=number, time=time)
+        if consensus:
+            agreed = _run_consensus(opened, prompts, model, options, device, force)
+            _save(output, agreed, opened, overwrite)
+            return
         result, findings, plan = _run(opened, prompts, model, options, device)
-        labels = result.labels if result.instances is None else result.instances
-        save_labels(
-            output,
-            labels,
-            volume=opened,
-            prompts=replace(prompts, instance=plan.instances),
-            overwrite=overwrite,
-        )
         _show_findings(
             findings,
             plan.intensity.describe(),
             plan.options.existence_threshold,
             plan.truncated,
         )
-        _out.print(f"Labels are in {output}", highlight=False, soft_wrap=True)
+        _save(output, result, opened, overwrite)
 
 
 @app.command()
@@ -306,6 +347,14 @@ def reproduce(
                 _err.print(difference, style="red", markup=False, soft_wrap=True)
             raise typer.Exit(1)
         _out.print("Equal to the recorded run, to the bit.")
+
+
+@app.command()
+def doctor() -> None:
+    """Describe this installation and machine, to paste into a bug report."""
+    from napari_biomedparse.doctor import report
+
+    _out.print(report(), highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -405,23 +454,14 @@ def _run(
 ) -> tuple[Segmentation, tuple[Finding, ...], RunPlan]:
     """Do the run, with a progress bar."""
     # torch takes seconds to import, and --help should not.
-    from napari_biomedparse.engine import Engine
     from napari_biomedparse.plan import plan_run
     from napari_biomedparse.segment import collect, run_plan
-    from napari_biomedparse.weights import default_model, load_model, model_identity
+    from napari_biomedparse.weights import model_identity
 
     with _progress() as progress:
         bar = progress.add_task("Loading the model", total=None)
-        network = load_model(
-            model or default_model(),
-            on_progress=lambda done, total: progress.update(
-                bar,
-                description="Downloading (MB)",
-                completed=done // 10**6,
-                total=total // 10**6,
-            ),
-        )
-        engine = Engine(network, device, seed=options.seed)
+        engine = _engine(progress, bar, model, options, device)
+        network = engine.model
         progress.update(bar, description="Looking at grey levels", total=None)
         plan = plan_run(volume, prompts, options, config=network.config)
         progress.update(
@@ -440,6 +480,111 @@ def _run(
 
         result = collect(plan, counted(), model_identity(network))
     return result, tally.findings(), plan
+
+
+def _engine(
+    progress: Progress,
+    bar: TaskID,
+    model: str | None,
+    options: SegmentOptions,
+    device: str,
+) -> Engine:
+    """Load the model, with what has to be downloaded on the bar."""
+    from napari_biomedparse.engine import Engine
+    from napari_biomedparse.weights import default_model, load_model
+
+    network = load_model(
+        model or default_model(),
+        on_progress=lambda done, total: progress.update(
+            bar,
+            description="Downloading (MB)",
+            completed=done // 10**6,
+            total=total // 10**6,
+        ),
+    )
+    return Engine(network, device, seed=options.seed)
+
+
+def _run_series(
+    image: Volume,
+    prompts: PromptSet,
+    model: str | None,
+    options: SegmentOptions,
+    device: str,
+) -> tuple[Segmentation, Volume]:
+    """Segment all time points; returns what was found and the volume it lies in."""
+    from napari_biomedparse.series import open_series, run_series
+
+    series = open_series(image)
+    with _progress() as progress:
+        bar = progress.add_task("Loading the model", total=None)
+        engine = _engine(progress, bar, model, options, device)
+
+        def watch(time: int, part: SegmentedSlices) -> None:
+            progress.update(
+                bar,
+                description=f"Time points on {engine.device}, slice {part.start}",
+                completed=time,
+                total=series.stop,
+            )
+
+        result = run_series(series, prompts, engine, options, watch)
+    table = Table("label", "prompt", "time points", "best existence")
+    for prompt, scores in zip(prompts.prompts, result.existence, strict=True):
+        likely = (scores >= options.existence_threshold).any(axis=1)
+        best = f"{scores.max():.2f} (time {scores.max(axis=1).argmax()})"
+        table.add_row(str(prompt.id), prompt.text, f"{likely.sum()}", best)
+    _out.print(table)
+    return result, series.holding(result.labels)
+
+
+def _run_consensus(
+    volume: Volume,
+    prompts: PromptSet,
+    model: str | None,
+    options: SegmentOptions,
+    device: str,
+    force: bool,
+) -> Consensus:
+    """Run along each axis and let the runs vote."""
+    from napari_biomedparse.consensus import segment_consensus
+
+    with _progress() as progress:
+        bar = progress.add_task("Loading the model", total=None)
+        engine = _engine(progress, bar, model, options, device)
+
+        def watch(axis: str, part: SegmentedSlices) -> None:
+            progress.update(
+                bar,
+                description=f"Slices along {axis} on {engine.device}",
+                completed=part.stop,
+                total=volume.shape[volume.axes.index(axis)],
+            )
+
+        result = segment_consensus(
+            volume, prompts, engine, options, force=force, watch=watch
+        )
+    table = Table("label", "prompt", *(f"existence along {a}" for a in volume.axes))
+    for i, prompt in enumerate(prompts.prompts):
+        best = [f"{scores[i].max():.2f}" for scores in result.existence.values()]
+        table.add_row(str(prompt.id), prompt.text, *best)
+    _out.print(table)
+    return result
+
+
+def _save(
+    output: Path, result: Segmentation | Consensus, volume: Volume, overwrite: bool
+) -> None:
+    """Write labels, or objects if they were separated."""
+    objects = result.instances
+    save_labels(
+        output,
+        result.labels if objects is None else objects,
+        volume=volume,
+        prompts=replace(result.prompts, instance=objects is not None),
+        overwrite=overwrite,
+    )
+    _out.print(f"Labels are in {output}", highlight=False, soft_wrap=True)
 
 
 def _prompts_in(path: Path) -> PromptSet:

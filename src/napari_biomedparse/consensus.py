@@ -74,6 +74,7 @@ def segment_consensus(
     options: SegmentOptions | None = None,
     *,
     force: bool = False,
+    watch: Watch | None = None,
     device: str = "auto",
     **changes: Any,
 ) -> Consensus:
@@ -88,6 +89,8 @@ def segment_consensus(
         As for `segment`, but for the options axis and slices.
     force : bool
         Whether to go on with voxels that are far from cubes.
+    watch : callable, optional
+        For progress: told the slicing axis and the slices as they finish.
 
     Returns
     -------
@@ -111,7 +114,7 @@ def segment_consensus(
     volume = as_volume(volume)
     check_isotropy(volume, force=force)
     engine = make_engine(model, device, options)
-    return run_consensus(volume, parse_prompts(prompts), engine, options)
+    return run_consensus(volume, parse_prompts(prompts), engine, options, watch)
 
 
 def check_isotropy(volume: Volume, *, force: bool = False) -> None:

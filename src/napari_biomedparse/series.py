@@ -61,6 +61,21 @@ class Series:
         """Return one time point as a volume fit to be segmented, still lazy."""
         return as_volume(self.volume.select(t=time))
 
+    def holding(self, labels: Any) -> Volume:
+        """Return labels of `segment_series` as a volume, with axes, sizes and units."""
+        one, at = self.at(self.start), self.volume.axes.index("t")
+        kept = slice(1, 3) if one.flat else slice(0, 3)
+        return Volume(
+            labels,
+            ("t", *one.axes[kept]),
+            (self.volume.spacing[at], *one.spacing[kept]),
+            (self.volume.units[at], *one.units[kept]),
+            (self.volume.origin[at], *one.origin[kept]),
+            one.name,
+            one.source,
+            header=one.header,
+        )
+
 
 def open_series(
     source: Any, *, channel: int | str | None = None, time: Times = None

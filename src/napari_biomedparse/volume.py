@@ -286,6 +286,12 @@ def choose_channel(volume: Volume, channel: int | str | None) -> Volume:
     )
 
 
+def has_time_points(volume: Volume) -> bool:
+    """Say whether a volume has several time points besides three axes of space."""
+    several = "t" in volume.axes and volume.shape[volume.axes.index("t")] > 1
+    return several and set(SPATIAL_AXES) <= set(volume.axes)
+
+
 def _may_be_colour(dtype: np.dtype[Any]) -> bool:
     return dtype == np.uint8 or dtype.kind == "f"
 
