@@ -15,9 +15,9 @@ from typing import Any
 import fastremap
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import find_objects  # type: ignore[import-untyped]
-from scipy.sparse import csr_array  # type: ignore[import-untyped]
-from scipy.sparse.csgraph import maximum_bipartite_matching  # type: ignore[import-untyped]
+from scipy.ndimage import find_objects
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.instances import label_components

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage  # type: ignore[import-untyped]
-from scipy.spatial import cKDTree  # type: ignore[import-untyped]
+from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from napari_biomedparse.phantoms.fields import (
     Floats,
