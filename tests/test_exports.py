@@ -21,6 +21,7 @@ PUBLIC = [
     "Prompt",
     "PromptError",
     "PromptSet",
+    "Run",
     "SegmentOptions",
     "Segmentation",
     "SegmentedSlices",
@@ -32,11 +33,14 @@ PUBLIC = [
     "open_file",
     "open_volume",
     "parse_prompts",
+    "reproduce",
     "save_labels",
     "segment",
     "segment_consensus",
+    "segment_files",
     "segment_lazy",
     "segment_series",
+    "segment_to_folder",
 ]
 HEAVY = {"dask", "magicgui", "napari", "numpy", "qtpy", "torch", "typer", "zarr"}
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from napari_biomedparse.io import open_file, open_volume, save_labels
     from napari_biomedparse.options import SegmentOptions
     from napari_biomedparse.prompts import Prompt, PromptSet, parse_prompts
+    from napari_biomedparse.runs.batch import segment_files
+    from napari_biomedparse.runs.folder import Run
+    from napari_biomedparse.runs.run import reproduce, segment_to_folder
     from napari_biomedparse.segment import (
         Segmentation,
         iter_segment,
@@ -50,6 +53,7 @@ __all__ = [
     "Prompt",
     "PromptError",
     "PromptSet",
+    "Run",
     "SegmentOptions",
     "Segmentation",
     "SegmentedSlices",
@@ -61,17 +65,21 @@ __all__ = [
     "open_file",
     "open_volume",
     "parse_prompts",
+    "reproduce",
     "save_labels",
     "segment",
     "segment_consensus",
+    "segment_files",
     "segment_lazy",
     "segment_series",
+    "segment_to_folder",
 ]
 
 _HOMES = {
     "Consensus": "consensus",
     "Prompt": "prompts",
     "PromptSet": "prompts",
+    "Run": "runs.folder",
     "SegmentOptions": "options",
     "Segmentation": "segment",
     "SegmentedSlices": "slices",
@@ -81,11 +89,14 @@ _HOMES = {
     "open_file": "io",
     "open_volume": "io",
     "parse_prompts": "prompts",
+    "reproduce": "runs.run",
     "save_labels": "io",
     "segment": "segment",
     "segment_consensus": "consensus",
+    "segment_files": "runs.batch",
     "segment_lazy": "segment",
     "segment_series": "series",
+    "segment_to_folder": "runs.run",
 }
 
 

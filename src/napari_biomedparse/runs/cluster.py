@@ -17,6 +17,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
+import dask
 import numpy as np
 import torch
 from distributed import (
@@ -28,8 +29,13 @@ from distributed import (
     get_worker,
 )
 
-from napari_biomedparse.engine import Engine
-from napari_biomedparse.errors import OptionError, OutputError, WorkerError
+from napari_biomedparse.engine import Engine, find_device
+from napari_biomedparse.errors import (
+    DeviceError,
+    OptionError,
+    OutputError,
+    WorkerError,
+)
 from napari_biomedparse.runs.blocks import (
     open_stores,
     run_blocks,
@@ -139,7 +145,7 @@ def connect(
         yield scheduler
     elif scheduler is not None:
         try:
-            client = Client(scheduler)
+            client = Client(scheduler, set_as_default=False)
         except (OSError, ValueError) as error:
             raise WorkerError(
                 f"No scheduler answers at {scheduler} ({error}); start one with: dask "
@@ -155,9 +161,15 @@ def connect(
                 memory_limit=0,
                 dashboard_address=None,
             ) as cluster,
-            Client(cluster) as client,
+            Client(cluster, set_as_default=False) as client,
         ):
             yield client
+
+
+def kind_of_device(client: Client, device: str) -> str:
+    """Ask a worker which kind of device a name stands for: cpu, cuda or mps."""
+    kind: str = client.submit(_kind_of_device, device, pure=False).result()
+    return kind
 
 
 def blocks_on_cluster(
@@ -208,7 +220,7 @@ def blocks_on_cluster(
         for part in split_range(start, stop, size)
     ]
     try:
-        for _, blocks in as_completed(futures, with_results=True):
+        for _, blocks in as_completed(futures, loop=client.loop, with_results=True):
             yield from blocks
     except KilledWorker as error:
         raise WorkerError(
@@ -217,6 +229,10 @@ def blocks_on_cluster(
         ) from error
     finally:
         client.cancel([*futures, shared])
+
+
+def _kind_of_device(device: str) -> str:
+    return find_device(device).type
 
 
 def _run_task(plan_bytes: bytes, folder_name: str, start: int, stop: int) -> Any:
@@ -231,7 +247,15 @@ def _run_task(plan_bytes: bytes, folder_name: str, start: int, stop: int) -> Any
     part = replace(plan, start=start, stop=stop)
     manifest = read_manifest(folder)
     network = get_worker().plugins[PLUGIN]
-    with network.lock:
+    # A worker reads by itself, not by way of other workers.
+    with network.lock, dask.config.set(scheduler="threads"):
+        engine = network.engine()
+        if engine.device.type != manifest.output["device"]:
+            raise DeviceError(
+                f"A worker computes on {engine.device.type} and the run on "
+                f"{manifest.output['device']}, whose numbers differ; give workers of "
+                "one kind, or name the device."
+            )
         done = {
             at: block
             for at, block in recorded_blocks(folder).items()
@@ -239,8 +263,6 @@ def _run_task(plan_bytes: bytes, folder_name: str, start: int, stop: int) -> Any
         }
         stores = open_stores(part, manifest, folder)
         for first, last in unfinished(part, manifest, done):
-            for block in run_blocks(
-                part, network.engine(), folder, stores, first, last
-            ):
+            for block in run_blocks(part, engine, folder, stores, first, last):
                 done[block.start] = block
     return [done[at] for at in sorted(done)]

@@ -119,17 +119,21 @@ def segment_to_folder(
         volume = open_volume(volume, channel=channel, time=time)
         chosen = {"channel": channel, "time": time}
     model = default_model() if model is None else model
-    engine = make_engine(model, device, options)
-    plan = plan_run(volume, prompts, options, config=engine.model.config)
-    manifest = describe_run(plan, engine, chosen, _load_name(load or model), ome_zarr)
     do: DoBlocks | None = None
     with ExitStack() as stack:
+        local, kind = device, None
         if scheduler is not None or workers is not None:
             cluster = _import_cluster()
             client = stack.enter_context(cluster.connect(scheduler, workers))
+            local, kind = "cpu", cluster.kind_of_device(client, device)
             do = partial(
                 cluster.blocks_on_cluster, client, model=load or model, device=device
             )
+        engine = make_engine(model, local, options)
+        plan = plan_run(volume, prompts, options, config=engine.model.config)
+        manifest = describe_run(
+            plan, engine, chosen, _load_name(load or model), ome_zarr, kind=kind
+        )
         return run_to_folder(
             plan,
             engine,
@@ -216,8 +220,14 @@ def describe_run(
     chosen: Mapping[str, Any],
     load: str | None,
     ome_zarr: OmeVersion,
+    *,
+    kind: str | None = None,
 ) -> Manifest:
-    """Make the manifest of a run that has not begun."""
+    """Make the manifest of a run that has not begun.
+
+    `kind` is that of the devices that will compute, if not the engine's.
+    """
+    device = str(engine.device) if kind is None else kind
     shape, axis = plan.geometry.shape, plan.geometry.axis
     itemsize = plan.label_dtype.itemsize * (2 if plan.instances else 1)
     return Manifest(
@@ -230,11 +240,11 @@ def describe_run(
             "axis": axis,
             "thickness": plan_thickness(shape, axis, itemsize),
             "ome_zarr": ome_zarr,
-            "device": engine.device.type,
+            "device": device.partition(":")[0],
         },
         load=load,
         environment={
-            "device": str(engine.device),
+            "device": device,
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
