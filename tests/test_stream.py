@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_biomedparse.errors import FormatError
@@ -35,6 +35,7 @@ def _grey(array: Any) -> Volume:
     return Volume(array, ("z", "y", "x"), (1.0,) * 3, ("pixel",) * 3, (0.0,) * 3)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     depth=st.integers(1, 23),
     batch_size=st.integers(1, 9),
@@ -70,6 +71,7 @@ def test_every_slice_comes_once_with_its_neighbours(
     assert numbers.tolist() == expected
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     depth=st.integers(1, 9),
     batch_size=st.integers(1, 4),
