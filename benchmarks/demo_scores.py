@@ -115,7 +115,7 @@ def speed(engine: Engine) -> dict[str, float]:
 
 def summary(scores: Scores) -> dict[str, float]:
     """Average each score, and the groups that the aims are stated for."""
-    means = {name: float(np.mean(values)) for name, values in sorted(scores.items())}
+    means = {name: float(np.mean(vs)) for name, vs in sorted(scores.items()) if len(vs)}
     for kind, targets in KINDS.items():
         for what in ("dice", "dice, unseen wording"):
             values = [v for t in targets for v in scores.get(f"{what}: {t}", [])]
