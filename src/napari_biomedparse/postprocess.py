@@ -65,7 +65,7 @@ def resolve(
     Resolved
         On the device of `mask_logits`.
     """
-    scores = existence.sigmoid()
+    scores = probability(existence)
     single = len(ids) == 1
     candidates = likely(existence, existence_threshold)
     labels, kept = [], []
@@ -102,8 +102,28 @@ def likely(existence: torch.Tensor, threshold: float) -> torch.Tensor:
     Tensor [B, P]
         bool.
     """
-    scores = existence.sigmoid()
+    scores = probability(existence)
     return scores > threshold if existence.shape[1] == 1 else scores >= threshold
+
+
+def probability(existence: torch.Tensor) -> torch.Tensor:
+    """Turn existence logits into probabilities, whatever the batch to the same bits.
+
+    The float32 sigmoid rounds some elements of a tensor differently from others, by
+    their place in it; float64, rounded once, does not show that.
+
+    Parameters
+    ----------
+    existence : Tensor [B, P]
+        float32 logits.
+
+    Returns
+    -------
+    Tensor [B, P]
+        float32, on the same device.
+    """
+    exact = existence.to("cpu", torch.float64).sigmoid()  # MPS has no float64
+    return exact.to(torch.float32).to(existence.device)
 
 
 def upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -27,7 +27,7 @@ from napari_biomedparse.instances import split_instances
 from napari_biomedparse.model.biomedparse import BiomedParse
 from napari_biomedparse.options import SegmentOptions
 from napari_biomedparse.plan import RunPlan, plan_run
-from napari_biomedparse.postprocess import resolve
+from napari_biomedparse.postprocess import probability, resolve
 from napari_biomedparse.slices import SegmentedSlices
 from napari_biomedparse.stream import read_ahead, slice_batches
 from napari_biomedparse.tiling import predict_tiles
@@ -127,7 +127,7 @@ def run_plan(
             stop=start + len(slices),
             axis=plan.geometry.axis,
             labels=native(prediction.mask_logits, existence),
-            existence=existence.T.sigmoid().cpu().numpy(),
+            existence=probability(existence).T.cpu().numpy(),
             edges=native(prediction.edge_logits, existence) if plan.instances else None,
         )
 
