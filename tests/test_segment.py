@@ -16,7 +16,7 @@ from napari_biomedparse.engine import Engine
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.model.biomedparse import BiomedParse
 from napari_biomedparse.plan import SegmentOptions, plan_run
-from napari_biomedparse.postprocess import resolve
+from napari_biomedparse.postprocess import probability, resolve
 from napari_biomedparse.preprocess import plan_slices
 from napari_biomedparse.segment import (
     Segmentation,
@@ -156,7 +156,7 @@ def test_colours_are_the_network_s_three_channels(
         by_hand = plan_slices((1, 48, 48), size, axis=0).restore(resolved.labels)[0]
         labels = result.labels if depth is None else result.labels[i]
         np.testing.assert_array_equal(labels, by_hand)
-        expected = found.existence[0].sigmoid().numpy()
+        expected = probability(found.existence)[0].numpy()
         np.testing.assert_array_equal(result.existence[:, i], expected)
     lazy = segment(da.from_array(colours, chunks=20), PROMPTS, tiny_model)
     np.testing.assert_array_equal(np.asarray(lazy.labels), result.labels)
