@@ -71,7 +71,7 @@ def window(args: argparse.Namespace) -> dict[str, float]:
     viewer.add_image(volume(args.slices, args.size))
     widget = SegmentWidget(viewer)
     viewer.window.add_dock_widget(widget)
-    widget.form.model.value = args.model
+    widget.form.model.choose(args.model)
     widget.form.device.value = args.device
     widget.form.prompts.value = PROMPTS
     beats: list[float] = []
