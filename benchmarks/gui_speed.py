@@ -53,8 +53,7 @@ def plain(args: argparse.Namespace) -> dict[str, float]:
 def window(args: argparse.Namespace) -> dict[str, float]:
     """Do what a user does: the widget, its process, a Labels layer that fills."""
     import napari
-    from qtpy.QtCore import QTimer
-    from qtpy.QtWidgets import QApplication
+    from qtpy.QtCore import QEventLoop, QTimer
 
     from napari_biomedparse._widgets._live_run import LiveRun
     from napari_biomedparse._widgets.segment_widget import SegmentWidget
@@ -79,9 +78,10 @@ def window(args: argparse.Namespace) -> dict[str, float]:
     timer.timeout.connect(lambda: beats.append(time.monotonic()))
     timer.start(round(1000 * TICK))
     widget.start()
-    while widget.run is not None:
-        QApplication.processEvents()
-        time.sleep(0.001)
+    loop = QEventLoop()  # as napari runs: a loop of our own would take CPU time away
+    assert widget.run is not None
+    widget.run.finished.connect(loop.quit)
+    loop.exec()
     gaps = np.diff([t for t in beats if t >= times[0][0]]) - TICK
     widget.session.close()
     viewer.close()
