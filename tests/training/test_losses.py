@@ -123,6 +123,15 @@ def test_masks_of_absent_targets_can_be_made_to_count() -> None:
     assert float(weighted) == pytest.approx(float(terms[0] + 2 * terms[4]))
 
 
+def test_missed_edges_can_be_made_to_cost_more() -> None:
+    logits, truth = fixed()
+    terms = segmentation_losses(*logits, truth, edge_weight=3.0)
+    x, t = logits[1].numpy(), truth.edges.numpy()
+    pixels = 3.0 * t * np.log1p(np.exp(-x)) + (1.0 - t) * np.log1p(np.exp(x))
+    expected = pixels.mean(axis=(2, 3))[EXISTS == 1].mean()
+    assert float(terms.edge_bce) == pytest.approx(expected, rel=1e-12)
+
+
 def test_pairs_that_do_not_count_teach_nothing_of_existence() -> None:
     logits, truth = fixed()
     existence = logits[2].clone().requires_grad_()
@@ -154,8 +163,8 @@ def test_edges_part_touching_objects_and_contacts_only_those() -> None:
     objects[0, 3:9, 2:8], objects[0, 3:9, 8:14] = 1, 2
     assert bool(object_edges(objects)[0, 3:9, 7:9].all())
     contacts = object_contacts(objects)
-    assert bool(contacts[0, 3:9, 6:10].all())
-    assert not bool(contacts[0, :, :6].any())
+    assert bool(contacts[0, 3:9, 5:11].all())
+    assert not bool(contacts[0, :, :5].any())
     assert not bool(object_contacts((objects == 1).long()).any())
 
 

@@ -25,14 +25,16 @@ from napari_biomedparse.training.losses import (
     object_edges,
 )
 
-SEEN = 12
+SEEN = 24
 """Pixels of a target that must be in a slice for it to exist there."""
 STRIDE = 4
 """Pixels of a slice per pixel of the predicted masks."""
 OBJECTS = 65_536
 """More than there are objects of a label in a case."""
-EDGE_GAIN = 1.2
-"""Makes borders that cover most of half a coarse pixel predicted edges."""
+BORDER_GAIN, CONTACT_GAIN = 0.6, 3.0
+"""What objects share of a coarse pixel, to what an edge it is: where two objects meet,
+a little makes it one; at other borders, where an edge would only shrink the object,
+hardly anything does."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,25 @@ class Augmentation:
     blur: float = 0.15
 
 
+class Stage(NamedTuple):
+    """A part of the training: how many steps, of what batches.
+
+    Attributes
+    ----------
+    steps : int
+        Number of batches.
+    size : int
+        Side of the slices in pixels. Smaller slices are cut from smaller parts of the
+        case, so that its objects keep their size.
+    slices : int
+        Slices in a batch.
+    """
+
+    steps: int
+    size: int
+    slices: int
+
+
 class Batches:
     """Balanced batches from cases.
 
@@ -148,10 +169,9 @@ class Batches:
         Volumes in memory.
     ask : callable
         ``ask(rng)`` returns the questions of one batch.
-    size : int
-        Side of the slices in pixels.
-    slices : int
-        Slices in a batch.
+    stages : sequence of Stage
+        In order; what comes after the last is like the last. Crops are laid out for
+        its size.
     seed : int
         Fixes every batch.
     augmentation : Augmentation, optional
@@ -163,13 +183,12 @@ class Batches:
         cases: Sequence[Case],
         ask: Callable[[np.random.Generator], list[Question]],
         *,
-        size: int,
-        slices: int,
+        stages: Sequence[Stage],
         seed: int,
         augmentation: Augmentation | None = None,
     ) -> None:
         self._cases, self._ask = cases, ask
-        self._size, self._slices, self._seed = size, slices, seed
+        self._stages, self._seed = stages, seed
         self._augmentation = augmentation
         self._where = _occurrences(cases)
         self._wanted = sorted(self._where)
@@ -179,13 +198,27 @@ class Batches:
         rng = np.random.default_rng([self._seed, step])
         questions = self._ask(rng)
         shift = int(rng.integers(len(self._wanted)))
-        drawn = [self._draw(rng, step + shift + i) for i in range(self._slices)]
+        stage = self._stage(step)
+        drawn = [
+            self._draw(rng, step + shift + i, stage.size) for i in range(stage.slices)
+        ]
         pictures = torch.stack([picture for picture, _, _ in drawn])
         truths = torch.stack([truth for _, truth, _ in drawn])
         kinds = [kind for _, _, kind in drawn]
         return _assemble(pictures, truths, kinds, questions)
 
-    def _draw(self, rng: np.random.Generator, turn: int) -> tuple[Tensor, Tensor, str]:
+    def _stage(self, step: int) -> Stage:
+        """Return the stage that a step belongs to."""
+        end = 0
+        for stage in self._stages:
+            end += stage.steps
+            if step < end:
+                break
+        return stage
+
+    def _draw(
+        self, rng: np.random.Generator, turn: int, size: int
+    ) -> tuple[Tensor, Tensor, str]:
         """Draw a slice in which the target whose turn it is occurs, as often as not."""
         kind, label = self._wanted[turn % len(self._wanted)]
         if rng.random() < 0.75:
@@ -198,11 +231,12 @@ class Batches:
         case = self._cases[index]
         planes, truth = _planes(case, z)
         if self._augmentation is None:
-            return *_resized(planes, truth, self._size), kind
+            return *_resized(planes, truth, size), kind
         spots = np.argwhere(case.labels[z] == label)
         focus = spots[rng.integers(len(spots))] if len(spots) else None
-        planes, truth = _cut(rng, planes, truth, focus, self._augmentation)
-        picture, truth = _resized(planes, truth, self._size)
+        share = size / self._stages[-1].size
+        planes, truth = _cut(rng, planes, truth, focus, share, self._augmentation)
+        picture, truth = _resized(planes, truth, size)
         picture, truth = _turn(rng, picture, truth)
         return _distort(rng, picture, self._augmentation), truth, kind
 
@@ -242,12 +276,13 @@ def _cut(
     planes: Tensor,
     truth: Tensor,
     focus: npt.NDArray[np.intp] | None,
+    share: float,
     options: Augmentation,
 ) -> tuple[Tensor, Tensor]:
     """Cut out a part of random size, about `focus` or anywhere; maybe add margins."""
     chances = [chance for chance, _, _ in options.crop]
     _, low, high = options.crop[rng.choice(len(chances), p=chances)]
-    side = np.exp(rng.uniform(np.log(low), np.log(high)))
+    side = share * np.exp(rng.uniform(np.log(low), np.log(high)))
     ratio = 1.0 + rng.uniform(0.0, options.stretch)
     sides = np.array([side, side / ratio])[:: rng.choice([-1, 1])]
     whole = np.array(planes.shape[-2:])
@@ -325,13 +360,13 @@ def _assemble(
     edges = torch.zeros_like(masks)
     edges[present] = object_edges((objects[:, None] * masks)[present])
     meeting = object_contacts(objects + labels * OBJECTS) | (stacked > 0)
-    edges |= meeting[:, None] & masks
-    sizes = masks.sum(dim=(-2, -1))
     coarse = (pictures.shape[-2] // STRIDE, pictures.shape[-1] // STRIDE)
+    contacts = (CONTACT_GAIN * coverage(meeting[:, None] & masks, coarse)).clamp(max=1)
+    borders = torch.maximum(BORDER_GAIN * coverage(edges, coarse), contacts)
+    sizes = masks.sum(dim=(-2, -1))
     exists = (sizes >= SEEN).float()
     counts = ((sizes == 0) | (sizes >= SEEN)).float()
     ids, real = padded([q.ids for q in questions])
-    borders = (EDGE_GAIN * coverage(edges, coarse)).clamp(max=1.0)
     targets = Targets(coverage(masks, coarse), borders, exists, counts)
     return Batch(pictures, ids, real, targets)
 

@@ -1,7 +1,7 @@
 """The recipe of the demo model: phantoms, their prompts, a small network.
 
-``python -m napari_biomedparse.training.demo --output DIR --seed 0 --steps 10000``
-trains it anew; cut off, the same command goes on where it was. Only phantoms are used,
+``python -m napari_biomedparse.training.demo --output DIR --seed 0`` trains it anew; cut
+off, the same command goes on where it was. Only phantoms are used,
 so that the weights carry nobody's data.
 """
 
@@ -36,6 +36,7 @@ from napari_biomedparse.training.data import (
     Batches,
     Case,
     Question,
+    Stage,
     question,
 )
 from napari_biomedparse.training.loop import Trainer, TrainOptions
@@ -43,7 +44,7 @@ from napari_biomedparse.training.loop import Trainer, TrainOptions
 logger = logging.getLogger(__name__)
 
 CONFIG = BiomedParseConfig(
-    image_size=128,
+    image_size=192,
     backbone_widths=(32, 64, 96, 160),
     backbone_depths=(2, 2, 3, 1),
     focal_levels=3,
@@ -52,7 +53,7 @@ CONFIG = BiomedParseConfig(
     feedforward=128,
     norm_groups=8,
     encoder_layers=2,
-    decoder_layers=3,
+    decoder_layers=6,
     text_width=32,
     text_layers=2,
 )
@@ -61,7 +62,9 @@ CONFIG = BiomedParseConfig(
 PHANTOM_SHAPE = (12, 256, 256)
 """Shape of the phantoms that are trained on; slices are cut from them."""
 EM_SHARE = 0.6
-SLICES = 12
+STEPS = 7500
+STAGES = ((0.6, 128, 12), (0.4, 192, 8))
+"""Share of the steps, size and number of the slices: small ones are learned faster."""
 LEARNING_RATE = 1.5e-3
 NUCLEI = {"em": "nucleus", "light-sheet": "nuclei"}
 """Without a modality these two have the same name."""
@@ -211,9 +214,7 @@ def export(model: BiomedParse, path: Path, about: dict[str, str]) -> None:
     part.replace(path)
 
 
-def train(
-    output: Path, *, seed: int, steps: int, minutes: float | None, phantoms: int
-) -> Path:
+def train(output: Path, *, seed: int, steps: int, phantoms: int) -> Path:
     """Train the demo model, or go on with it.
 
     Parameters
@@ -223,9 +224,7 @@ def train(
     seed : int
         Fixes phantoms, weights and batches.
     steps : int
-        Number of batches, if `minutes` is None.
-    minutes : float or None
-        Wall-clock limit instead.
+        Number of batches.
     phantoms : int
         How many volumes to train on.
 
@@ -238,20 +237,19 @@ def train(
     batches = Batches(
         cases,
         ask_about_phantoms,
-        size=CONFIG.image_size,
-        slices=SLICES,
+        stages=[Stage(round(part * steps), *rest) for part, *rest in STAGES],
         seed=seed,
         augmentation=Augmentation(),
     )
     options = TrainOptions(
         steps=steps,
-        minutes=minutes,
         learning_rate=LEARNING_RATE,
         clip=1.0,
         # Every slice gets as many absent targets as present ones: no need to weigh.
         existence_weight=1.0,
         absent_weight=1.0,
-        coefficients=(1.0, 1.0, 1.0, 1.0, 2.0),
+        edge_weight=2.0,
+        coefficients=(1.0, 1.0, 0.5, 1.0, 3.0),
         seed=seed,
     )
     weights = output / "demo.safetensors"
@@ -259,22 +257,22 @@ def train(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def keep(model: BiomedParse, step: int) -> None:
-        export(model, weights, _about(seed, step, phantoms))
+        export(model, weights, _about(seed, steps, step, phantoms))
 
     Trainer(new_model(seed).to(device), batches, options, output, keep).run()
     return weights
 
 
-def _about(seed: int, step: int, phantoms: int) -> dict[str, str]:
+def _about(seed: int, steps: int, step: int, phantoms: int) -> dict[str, str]:
     """Describe where the weights come from, for the file's header."""
     return {
         "name": "napari-biomedparse demo model",
         "command": "python -m napari_biomedparse.training.demo --output DIR "
-        f"--seed {seed} --steps {step} --phantoms {phantoms}",
+        f"--seed {seed} --steps {steps} --phantoms {phantoms}",
         "data": f"{phantoms} procedural phantoms of napari_biomedparse.phantoms from "
         f"seed {100_000 * seed} on, shape {PHANTOM_SHAPE}; no real images",
         "seed": str(seed),
-        "steps": str(step),
+        "steps": f"{step} of {steps}",
         "commit": _commit(),
         "licence": "BSD-3-Clause",
     }
@@ -300,8 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the demo model anew.")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--minutes", type=float, help="wall-clock limit, not steps")
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--phantoms", type=int, default=320)
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -309,7 +306,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chosen.output,
         seed=chosen.seed,
         steps=chosen.steps,
-        minutes=chosen.minutes,
         phantoms=chosen.phantoms,
     )
     logger.info("wrote %s", path)

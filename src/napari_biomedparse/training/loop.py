@@ -39,8 +39,6 @@ class TrainOptions:
     ----------
     steps : int
         Number of batches the schedule is laid out for.
-    minutes : float, optional
-        Wall-clock limit; the schedule then follows the clock and `steps` the pace.
     learning_rate : float
         Largest learning rate, after the warm-up.
     weight_decay : float
@@ -51,7 +49,7 @@ class TrainOptions:
         Largest norm of the gradient.
     averaging : float
         Decay of the running average of the weights, which is what is kept.
-    existence_weight, absent_weight : float
+    existence_weight, absent_weight, edge_weight : float
         See `segmentation_losses`.
     coefficients : tuple of float
         Of the terms of `Losses`.
@@ -64,7 +62,6 @@ class TrainOptions:
     """
 
     steps: int = 10_000
-    minutes: float | None = None
     learning_rate: float = 1e-5
     weight_decay: float = 0.01
     warmup: float = 0.03
@@ -72,6 +69,7 @@ class TrainOptions:
     averaging: float = 0.998
     existence_weight: float = EXISTENCE_WEIGHT
     absent_weight: float = 0.0
+    edge_weight: float = 1.0
     coefficients: tuple[float, ...] = (1.0,) * len(Losses._fields)
     seed: int = 0
     save_every: float = 3.0
@@ -167,9 +165,7 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """Share of the run that is done, by the clock or by steps."""
-        if self.options.minutes is not None:
-            return self.elapsed / (60.0 * self.options.minutes)
+        """Share of the run that is done."""
         return self.step / self.options.steps
 
     def save(self) -> None:
@@ -216,6 +212,7 @@ class Trainer:
             type(batch.targets)(*(part.to(device) for part in batch.targets)),
             existence_weight=options.existence_weight,
             absent_weight=options.absent_weight,
+            edge_weight=options.edge_weight,
         )
         self._optimizer.zero_grad(set_to_none=True)
         losses.total(options.coefficients).backward()  # type: ignore[no-untyped-call]
