@@ -11,6 +11,7 @@ import tifffile
 from typer.testing import CliRunner
 
 from napari_biomedparse import cli
+from napari_biomedparse.cli import _show
 from napari_biomedparse.consensus import segment_consensus
 from napari_biomedparse.io import open_file
 from napari_biomedparse.segment import segment
@@ -38,8 +39,8 @@ def stack(tmp_path):
 def run(monkeypatch):
     """Run a command and return its result; messages of both streams in `output`."""
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(cli, "_out", cli.Console(width=200))
-    monkeypatch.setattr(cli, "_err", cli.Console(width=200, stderr=True))
+    for console in (_show.out, _show.err):
+        monkeypatch.setattr(console, "width", 200)
 
     def invoke(*arguments):
         return CliRunner().invoke(cli.app, [str(a) for a in arguments])
@@ -122,7 +123,7 @@ def test_bad_input_is_explained(run, stack, tmp_path, arguments, code, message):
 
 
 def test_output_is_refused_before_computing(run, stack, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_run", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(cli.segment, "run_volume", lambda *_: pytest.fail("computed"))
     result = run("segment", stack, "-p", PROMPT, "-o", stack)
     assert result.exit_code == 1
     assert "exists already" in result.stderr
@@ -142,7 +143,7 @@ def test_interruption(run, stack, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_run", interrupted)
+    monkeypatch.setattr(cli.segment, "run_volume", interrupted)
     result = run("segment", stack, "-p", PROMPT, "-o", tmp_path / "x.npz")
     assert result.exit_code == 130
     assert "nothing was written" in result.stderr

@@ -10,6 +10,7 @@ from skimage.io import imread
 from typer.testing import CliRunner
 
 from napari_biomedparse import cli
+from napari_biomedparse.cli import _show
 from napari_biomedparse.demo import run_demo
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.io import open_file
@@ -47,9 +48,9 @@ def test_unwritable_folder_is_refused(phantom, tmp_path):
 
 @pytest.mark.skipif("demo" not in available_models(), reason="no demo weights")
 def test_command_without_a_display(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_out", cli.Console(width=200))
+    monkeypatch.setattr(_show.out, "width", 200)
     small = em_phantom(3, shape=(3, 128, 128))
-    monkeypatch.setattr(cli, "sample_em", lambda: small)
+    monkeypatch.setattr(cli.demo, "sample_em", lambda: small)
     result = CliRunner().invoke(cli.app, ["demo", "--no-window", "-o", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "mitochondria in electron microscopy" in result.stdout

@@ -1,0 +1,254 @@
+"""The runs behind `segment`: each shows a bar, then a table of what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.progress import Progress, TaskID
+from rich.table import Table
+
+from napari_biomedparse.cli._show import bar_for, err, out, progress_bar, show_findings
+from napari_biomedparse.errors import PromptError
+from napari_biomedparse.io import open_file, save_labels
+from napari_biomedparse.options import SegmentOptions
+from napari_biomedparse.prompts import PromptSet
+from napari_biomedparse.report import Tally
+from napari_biomedparse.report import findings as all_findings
+
+if TYPE_CHECKING:
+    from napari_biomedparse.consensus import Consensus
+    from napari_biomedparse.engine import Engine
+    from napari_biomedparse.plan import RunPlan
+    from napari_biomedparse.report import Finding
+    from napari_biomedparse.segment import Segmentation
+    from napari_biomedparse.slices import SegmentedSlices
+    from napari_biomedparse.volume import Volume
+
+
+def run_volume(
+    volume: Volume,
+    prompts: PromptSet,
+    model: str | None,
+    options: SegmentOptions,
+    device: str,
+) -> tuple[Segmentation, tuple[Finding, ...], RunPlan]:
+    """Do the run, with a progress bar."""
+    # torch takes seconds to import, and --help should not.
+    from napari_biomedparse.plan import plan_run
+    from napari_biomedparse.segment import collect, run_plan
+    from napari_biomedparse.weights import model_identity
+
+    with progress_bar() as progress:
+        bar = progress.add_task("Loading the model", total=None)
+        engine = _engine(progress, bar, model, options, device)
+        network = engine.model
+        progress.update(bar, description="Looking at grey levels", total=None)
+        plan = plan_run(volume, prompts, options, config=network.config)
+        progress.update(
+            bar,
+            description=f"Slices on {engine.device}",
+            completed=0,
+            total=plan.stop - plan.start,
+        )
+        tally = Tally(plan.prompts, plan.geometry.depth)
+
+        def counted() -> Iterator[SegmentedSlices]:
+            for part in run_plan(plan, engine):
+                tally.add(part)
+                progress.advance(bar, part.stop - part.start)
+                yield part
+
+        result = collect(plan, counted(), model_identity(network))
+    return result, tally.findings(), plan
+
+
+def run_times(
+    image: Volume,
+    prompts: PromptSet,
+    model: str | None,
+    options: SegmentOptions,
+    device: str,
+) -> tuple[Segmentation, Volume]:
+    """Segment all time points; returns what was found and the volume it lies in."""
+    from napari_biomedparse.series import open_series, run_series
+
+    series = open_series(image)
+    with progress_bar() as progress:
+        bar = progress.add_task("Loading the model", total=None)
+        engine = _engine(progress, bar, model, options, device)
+
+        def watch(time: int, part: SegmentedSlices) -> None:
+            progress.update(
+                bar,
+                description=f"Time points on {engine.device}, slice {part.start}",
+                completed=time,
+                total=series.stop,
+            )
+
+        result = run_series(series, prompts, engine, options, watch)
+    table = Table("label", "prompt", "time points", "best existence")
+    for prompt, scores in zip(prompts.prompts, result.existence, strict=True):
+        likely = (scores >= options.existence_threshold).any(axis=1)
+        best = f"{scores.max():.2f} (time {scores.max(axis=1).argmax()})"
+        table.add_row(str(prompt.id), prompt.text, f"{likely.sum()}", best)
+    out.print(table)
+    return result, series.holding(result.labels)
+
+
+def run_axes(
+    volume: Volume,
+    prompts: PromptSet,
+    model: str | None,
+    options: SegmentOptions,
+    device: str,
+    force: bool,
+) -> Consensus:
+    """Run along each axis and let the runs vote."""
+    from napari_biomedparse.consensus import segment_consensus
+
+    with progress_bar() as progress:
+        bar = progress.add_task("Loading the model", total=None)
+        engine = _engine(progress, bar, model, options, device)
+
+        def watch(axis: str, part: SegmentedSlices) -> None:
+            progress.update(
+                bar,
+                description=f"Slices along {axis} on {engine.device}",
+                completed=part.stop,
+                total=volume.shape[volume.axes.index(axis)],
+            )
+
+        result = segment_consensus(
+            volume, prompts, engine, options, force=force, watch=watch
+        )
+    table = Table("label", "prompt", *(f"existence along {a}" for a in volume.axes))
+    for i, prompt in enumerate(prompts.prompts):
+        best = [f"{scores[i].max():.2f}" for scores in result.existence.values()]
+        table.add_row(str(prompt.id), prompt.text, *best)
+    out.print(table)
+    return result
+
+
+def run_to_folder(
+    volume: Path,
+    prompts: PromptSet,
+    folder: Path,
+    model: str | None,
+    options: SegmentOptions,
+    common: dict[str, Any],
+) -> None:
+    """Do a run that writes to a folder as it goes, or continue it."""
+    from napari_biomedparse.runs.run import segment_to_folder
+
+    with progress_bar() as progress:
+        run = segment_to_folder(
+            volume,
+            prompts,
+            folder,
+            model,
+            options,
+            on_progress=bar_for(progress, "Slices"),
+            **common,
+        )
+    show_findings(
+        all_findings(run.prompts, run.existence, run.voxels),
+        run.parameters["intensity"],
+        options.existence_threshold,
+        run.parameters["truncated_prompts"],
+    )
+    path = run.labels_path if run.instances_path is None else run.instances_path
+    out.print(f"Labels are in {path}", highlight=False, soft_wrap=True)
+
+
+def run_files(
+    inputs: Sequence[Path],
+    folder: Path,
+    prompts: PromptSet | None,
+    model: str | None,
+    options: SegmentOptions,
+    common: dict[str, Any],
+) -> None:
+    """Do many runs; failed ones are listed at the end, and make the exit code 1."""
+    from napari_biomedparse.runs.batch import SUMMARY, segment_files
+
+    with progress_bar() as progress:
+        bar = progress.add_task("Loading the model", total=None)
+
+        def show(file: Path, number: int, count: int) -> None:
+            progress.update(bar, description=file.name, completed=number, total=count)
+
+        outcomes = segment_files(
+            inputs,
+            folder,
+            prompts,
+            model,
+            options,
+            on_file=show,
+            on_progress=bar_for(progress, "Slices"),
+            **common,
+        )
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    skipped = sum(outcome.status == "skipped" for outcome in outcomes)
+    out.print(
+        f"{len(outcomes) - len(failed) - skipped} done, {skipped} finished before, "
+        f"{len(failed)} failed; the table is {folder / SUMMARY}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for outcome in failed:
+        message = f"{outcome.file}: {outcome.error}"
+        err.print(message, style="red", markup=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def prompts_in(path: Path) -> PromptSet:
+    prompts = open_file(path).prompts
+    if prompts is None:
+        raise PromptError(
+            f"{path} holds no prompts; say what to find, for example "
+            "-p 'mitochondria in electron microscopy'."
+        )
+    return prompts
+
+
+def save(
+    output: Path, result: Segmentation | Consensus, volume: Volume, overwrite: bool
+) -> None:
+    """Write labels, or objects if they were separated."""
+    objects = result.instances
+    save_labels(
+        output,
+        result.labels if objects is None else objects,
+        volume=volume,
+        prompts=replace(result.prompts, instance=objects is not None),
+        overwrite=overwrite,
+    )
+    out.print(f"Labels are in {output}", highlight=False, soft_wrap=True)
+
+
+def _engine(
+    progress: Progress,
+    bar: TaskID,
+    model: str | None,
+    options: SegmentOptions,
+    device: str,
+) -> Engine:
+    """Load the model, with what has to be downloaded on the bar."""
+    from napari_biomedparse.engine import Engine
+    from napari_biomedparse.weights import default_model, load_model
+
+    network = load_model(
+        model or default_model(),
+        on_progress=lambda done, total: progress.update(
+            bar,
+            description="Downloading (MB)",
+            completed=done // 10**6,
+            total=total // 10**6,
+        ),
+    )
+    return Engine(network, device, seed=options.seed)

@@ -1,0 +1,99 @@
+"""What the commands share: where they write, bars, tables, and errors in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from napari_biomedparse.errors import BiomedParseError, OptionError
+from napari_biomedparse.report import truncation_warning, why_nothing
+
+if TYPE_CHECKING:
+    from napari_biomedparse.report import Finding
+
+USAGE, INTERRUPTED = 2, 130
+"""Exit codes, by convention, besides 1 for what went wrong."""
+out = Console()
+err = Console(stderr=True)
+
+
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """End with a message and an exit code instead of a traceback."""
+    try:
+        yield
+    except BiomedParseError as error:
+        err.print(
+            f"Error: {error}",
+            style="red",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        code = USAGE if isinstance(error, OptionError) else 1
+        raise typer.Exit(code) from error
+    except KeyboardInterrupt:
+        err.print("Interrupted; nothing was written.")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def progress_bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    )
+
+
+def bar_for(progress: Progress, title: str) -> Callable[[int, int], None]:
+    """Return what a run calls to move a bar, which appears with the first call."""
+    bar = progress.add_task(title, total=None, visible=False)
+    return lambda done, total: progress.update(
+        bar, completed=done, total=total, visible=True
+    )
+
+
+def show_findings(
+    findings: Sequence[Finding],
+    intensity: str,
+    threshold: float,
+    truncated: Sequence[str],
+) -> None:
+    table = Table("label", "prompt", "slices", "existence", "voxels")
+    for finding in findings:
+        table.add_row(
+            str(finding.prompt.id),
+            finding.prompt.text,
+            f"{finding.slices} ({finding.first} to {finding.last})"
+            if finding.slices
+            else "-",
+            f"{finding.best:.2f} (slice {finding.best_slice})",
+            f"{finding.voxels:,}",
+        )
+    out.print(table)
+    if truncated:
+        err.print(truncation_warning(truncated))
+    if not any(finding.voxels for finding in findings):
+        out.print(
+            why_nothing(
+                findings,
+                intensity=intensity,
+                threshold=threshold,
+                truncated=truncated,
+            )
+        )

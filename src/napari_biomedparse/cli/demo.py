@@ -1,0 +1,73 @@
+"""The command `demo`: a sample and the built-in model, without any download."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from napari_biomedparse.cli._show import err, out, told_in_one_line
+from napari_biomedparse.errors import OptionError
+from napari_biomedparse.phantoms import sample_em, sample_light_sheet
+
+
+def demo(
+    sample: Annotated[
+        str, typer.Option(help="Which sample: em or light-sheet.")
+    ] = "em",
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="Where labels, a picture and a table go if no window can be opened.",
+        ),
+    ] = Path("napari-biomedparse-demo"),
+    window: Annotated[
+        bool,
+        typer.Option(
+            "--window/--no-window",
+            help="Whether napari is to be opened.",
+        ),
+    ] = True,
+) -> None:
+    """See it work: segment a synthetic sample with the small built-in model.
+
+    Needs no download. Without a display the results are written to files.
+    """
+    with told_in_one_line():
+        from napari_biomedparse._samples import can_open_a_window, open_demo
+
+        samples = {"em": sample_em, "light-sheet": sample_light_sheet}
+        if sample not in samples:
+            raise OptionError(
+                f"There is no sample {sample!r}; choose em or light-sheet."
+            )
+        if window and can_open_a_window():
+            open_demo(sample)
+            return
+        from napari_biomedparse.demo import run_demo
+
+        with err.status("Segmenting the sample with the demo model"):
+            rows = run_demo(samples[sample](), output)
+        table = Table("label", "prompt", "existence", "voxels", "objects", "Dice")
+        for row in rows:
+            overlap = "absent" if math.isnan(row.dice) else f"{row.dice:.2f}"
+            table.add_row(
+                str(row.label),
+                row.prompt,
+                f"{row.existence:.2f}",
+                f"{row.voxels:,}",
+                str(row.objects),
+                overlap,
+            )
+        out.print(table)
+        out.print(
+            f"Labels (OME-Zarr), a picture and this table are in {output.absolute()}",
+            highlight=False,
+            soft_wrap=True,
+        )

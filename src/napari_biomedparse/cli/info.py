@@ -1,0 +1,61 @@
+"""The command `info`: what is in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from napari_biomedparse.cli._show import out, told_in_one_line
+from napari_biomedparse.io import open_file
+
+if TYPE_CHECKING:
+    from napari_biomedparse.volume import Volume
+
+
+def info(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A .npz, a TIFF, or an OME-Zarr folder."),
+    ],
+) -> None:
+    """Say what is in a file: images, existing labels and prompts."""
+    with told_in_one_line():
+        contents = open_file(file)
+        table = Table("", "name", "axes", "type", "voxel size")
+        for image in contents.images:
+            table.add_row("image", *described(image))
+        for labels in contents.labels:
+            table.add_row("labels", *described(labels.volume))
+        out.print(table)
+        for image in contents.images:
+            if image.channel_names:
+                out.print("Channels: " + ", ".join(image.channel_names))
+        if contents.prompts is None:
+            out.print("No prompts in the file; give yours with -p.")
+            return
+        prompts = Table("label", "prompt")
+        for one in contents.prompts.prompts:
+            prompts.add_row(str(one.id), one.text)
+        out.print(prompts)
+
+
+def described(volume: Volume) -> tuple[str, str, str, str]:
+    """Return name, axes with sizes, type and voxel size of an image."""
+    sizes = zip(volume.axes, volume.shape, strict=True)
+    return (
+        volume.name,
+        " ".join(f"{axis}:{size}" for axis, size in sizes),
+        str(volume.dtype),
+        _voxel_size(volume) or "unknown",
+    )
+
+
+def _voxel_size(volume: Volume) -> str:
+    steps: dict[str, list[str]] = {}
+    for axis, step, unit in zip(volume.axes, volume.spacing, volume.units, strict=True):
+        if unit != "pixel":
+            steps.setdefault(unit, []).append(f"{axis} {step:.4g}")
+    return "; ".join(f"{', '.join(sizes)} {unit}" for unit, sizes in steps.items())
