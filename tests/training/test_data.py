@@ -13,7 +13,6 @@ from napari_biomedparse.training.data import (
     Batches,
     Case,
     Question,
-    Stage,
     padded,
     question,
 )
@@ -41,8 +40,7 @@ def ask(rng: np.random.Generator) -> list[Question]:
 
 
 def batches(*cases: Case, augmentation: Augmentation | None = None) -> Batches:
-    stages = [Stage(1, SIZE, 6)]
-    return Batches(cases, ask, stages=stages, seed=5, augmentation=augmentation)
+    return Batches(cases, ask, size=SIZE, slices=6, seed=5, augmentation=augmentation)
 
 
 @pytest.mark.parametrize("augmentation", [None, Augmentation()])
@@ -129,10 +127,3 @@ def test_a_case_off_its_grid_is_refused() -> None:
     good = case()
     with pytest.raises(VolumeError, match="labels of shape \\(4, 32, 32\\)"):
         Case("a", good.image, good.labels[1:], good.objects)
-
-
-def test_stages_follow_one_another_and_the_last_goes_on() -> None:
-    stages = [Stage(2, 32, 3), Stage(1, 64, 2)]
-    staged = Batches([case()], ask, stages=stages, seed=0, augmentation=Augmentation())
-    shapes = [tuple(staged[step].slices.shape) for step in (0, 1, 2, 7)]
-    assert shapes == [(3, 3, 32, 32)] * 2 + [(2, 3, 64, 64)] * 2

@@ -12,7 +12,7 @@ import torch
 from napari_biomedparse.errors import CheckpointError
 from napari_biomedparse.model.biomedparse import BiomedParse
 from napari_biomedparse.model.config import TINY
-from napari_biomedparse.training.data import Batches, Case, Question, Stage, question
+from napari_biomedparse.training.data import Batches, Case, Question, question
 from napari_biomedparse.training.loop import CHECKPOINT, Trainer, TrainOptions
 
 
@@ -25,7 +25,7 @@ def squares() -> Batches:
     def ask(rng: np.random.Generator) -> list[Question]:
         return [question("square", {"a": 1}), question("circle", {})]
 
-    return Batches([case], ask, stages=[Stage(1, 64, 2)], seed=0)
+    return Batches([case], ask, size=64, slices=2, seed=0)
 
 
 def model() -> BiomedParse:

@@ -141,25 +141,6 @@ class Augmentation:
     blur: float = 0.15
 
 
-class Stage(NamedTuple):
-    """A part of the training: how many steps, of what batches.
-
-    Attributes
-    ----------
-    steps : int
-        Number of batches.
-    size : int
-        Side of the slices in pixels. Smaller slices are cut from smaller parts of the
-        case, so that its objects keep their size.
-    slices : int
-        Slices in a batch.
-    """
-
-    steps: int
-    size: int
-    slices: int
-
-
 class Batches:
     """Balanced batches from cases.
 
@@ -169,9 +150,10 @@ class Batches:
         Volumes in memory.
     ask : callable
         ``ask(rng)`` returns the questions of one batch.
-    stages : sequence of Stage
-        In order; what comes after the last is like the last. Crops are laid out for
-        its size.
+    size : int
+        Side of the slices in pixels.
+    slices : int
+        Slices in a batch.
     seed : int
         Fixes every batch.
     augmentation : Augmentation, optional
@@ -183,12 +165,13 @@ class Batches:
         cases: Sequence[Case],
         ask: Callable[[np.random.Generator], list[Question]],
         *,
-        stages: Sequence[Stage],
+        size: int,
+        slices: int,
         seed: int,
         augmentation: Augmentation | None = None,
     ) -> None:
         self._cases, self._ask = cases, ask
-        self._stages, self._seed = stages, seed
+        self._size, self._slices, self._seed = size, slices, seed
         self._augmentation = augmentation
         self._where = _occurrences(cases)
         self._wanted = sorted(self._where)
@@ -198,27 +181,13 @@ class Batches:
         rng = np.random.default_rng([self._seed, step])
         questions = self._ask(rng)
         shift = int(rng.integers(len(self._wanted)))
-        stage = self._stage(step)
-        drawn = [
-            self._draw(rng, step + shift + i, stage.size) for i in range(stage.slices)
-        ]
+        drawn = [self._draw(rng, step + shift + i) for i in range(self._slices)]
         pictures = torch.stack([picture for picture, _, _ in drawn])
         truths = torch.stack([truth for _, truth, _ in drawn])
         kinds = [kind for _, _, kind in drawn]
         return _assemble(pictures, truths, kinds, questions)
 
-    def _stage(self, step: int) -> Stage:
-        """Return the stage that a step belongs to."""
-        end = 0
-        for stage in self._stages:
-            end += stage.steps
-            if step < end:
-                break
-        return stage
-
-    def _draw(
-        self, rng: np.random.Generator, turn: int, size: int
-    ) -> tuple[Tensor, Tensor, str]:
+    def _draw(self, rng: np.random.Generator, turn: int) -> tuple[Tensor, Tensor, str]:
         """Draw a slice in which the target whose turn it is occurs, as often as not."""
         kind, label = self._wanted[turn % len(self._wanted)]
         if rng.random() < 0.75:
@@ -231,12 +200,11 @@ class Batches:
         case = self._cases[index]
         planes, truth = _planes(case, z)
         if self._augmentation is None:
-            return *_resized(planes, truth, size), kind
+            return *_resized(planes, truth, self._size), kind
         spots = np.argwhere(case.labels[z] == label)
         focus = spots[rng.integers(len(spots))] if len(spots) else None
-        share = size / self._stages[-1].size
-        planes, truth = _cut(rng, planes, truth, focus, share, self._augmentation)
-        picture, truth = _resized(planes, truth, size)
+        planes, truth = _cut(rng, planes, truth, focus, self._augmentation)
+        picture, truth = _resized(planes, truth, self._size)
         picture, truth = _turn(rng, picture, truth)
         return _distort(rng, picture, self._augmentation), truth, kind
 
@@ -276,13 +244,12 @@ def _cut(
     planes: Tensor,
     truth: Tensor,
     focus: npt.NDArray[np.intp] | None,
-    share: float,
     options: Augmentation,
 ) -> tuple[Tensor, Tensor]:
     """Cut out a part of random size, about `focus` or anywhere; maybe add margins."""
     chances = [chance for chance, _, _ in options.crop]
     _, low, high = options.crop[rng.choice(len(chances), p=chances)]
-    side = share * np.exp(rng.uniform(np.log(low), np.log(high)))
+    side = np.exp(rng.uniform(np.log(low), np.log(high)))
     ratio = 1.0 + rng.uniform(0.0, options.stretch)
     sides = np.array([side, side / ratio])[:: rng.choice([-1, 1])]
     whole = np.array(planes.shape[-2:])

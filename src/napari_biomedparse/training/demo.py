@@ -1,8 +1,12 @@
 """The recipe of the demo model: phantoms, their prompts, a small network.
 
 ``python -m napari_biomedparse.training.demo --output DIR --seed 0`` trains it anew; cut
-off, the same command goes on where it was. Only phantoms are used,
-so that the weights carry nobody's data.
+off, the same command goes on where it was. Only phantoms are used, so that the weights
+carry nobody's data.
+
+Two parts: `FIRST`, with small slices and three decoder layers, learns what things look
+like; the network of `CONFIG` goes on from there with finer masks and deeper layers,
+which look closer at small targets.
 """
 
 from __future__ import annotations
@@ -12,7 +16,8 @@ import json
 import logging
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +41,10 @@ from napari_biomedparse.training.data import (
     Batches,
     Case,
     Question,
-    Stage,
     question,
 )
-from napari_biomedparse.training.loop import Trainer, TrainOptions
+from napari_biomedparse.training.deepen import deepened
+from napari_biomedparse.training.loop import Trainer, TrainOptions, predict
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +63,14 @@ CONFIG = BiomedParseConfig(
     text_layers=2,
 )
 """Sizes of the demo model."""
+FIRST = replace(CONFIG, image_size=128, decoder_layers=3)
+"""Sizes of the network that is trained first."""
 
 PHANTOM_SHAPE = (12, 256, 256)
 """Shape of the phantoms that are trained on; slices are cut from them."""
+PHANTOMS = 320
+STEPS = (7391, 3800)
 EM_SHARE = 0.6
-STEPS = 7500
-STAGES = ((0.6, 128, 12), (0.4, 192, 8))
-"""Share of the steps, size and number of the slices: small ones are learned faster."""
-LEARNING_RATE = 1.5e-3
 NUCLEI = {"em": "nucleus", "light-sheet": "nuclei"}
 """Without a modality these two have the same name."""
 
@@ -188,10 +193,10 @@ def known_tokens() -> set[int]:
     return {START_ID, END_ID} | {int(i) for text in texts for i in tokenize(text).ids}
 
 
-def new_model(seed: int) -> BiomedParse:
+def new_model(seed: int, config: BiomedParseConfig = FIRST) -> BiomedParse:
     """Make the untrained network; words that training does not use mean nothing."""
     torch.manual_seed(seed)
-    model = BiomedParse(CONFIG)
+    model = BiomedParse(config)
     table = model.mask_decoder.language_encoder.encoder_transformer.token_embedding
     with torch.no_grad():
         table.weight.normal_(0.0, 0.1)
@@ -214,17 +219,19 @@ def export(model: BiomedParse, path: Path, about: dict[str, str]) -> None:
     part.replace(path)
 
 
-def train(output: Path, *, seed: int, steps: int, phantoms: int) -> Path:
+def train(
+    output: Path, *, seed: int, steps: tuple[int, int] = STEPS, phantoms: int = PHANTOMS
+) -> Path:
     """Train the demo model, or go on with it.
 
     Parameters
     ----------
     output : Path
-        Folder for phantoms, checkpoint and `demo.safetensors`.
+        Folder for phantoms, checkpoints and `demo.safetensors`.
     seed : int
         Fixes phantoms, weights and batches.
-    steps : int
-        Number of batches.
+    steps : (int, int)
+        Number of batches of the two parts.
     phantoms : int
         How many volumes to train on.
 
@@ -233,46 +240,57 @@ def train(output: Path, *, seed: int, steps: int, phantoms: int) -> Path:
     Path
         The weights, averaged over the last steps.
     """
-    cases = make_cases(output / "phantoms", phantoms, seed)
-    batches = Batches(
-        cases,
-        ask_about_phantoms,
-        stages=[Stage(round(part * steps), *rest) for part, *rest in STAGES],
-        seed=seed,
-        augmentation=Augmentation(),
-    )
-    options = TrainOptions(
-        steps=steps,
-        learning_rate=LEARNING_RATE,
-        clip=1.0,
-        # Every slice gets as many absent targets as present ones: no need to weigh.
-        existence_weight=1.0,
-        absent_weight=1.0,
-        edge_weight=2.0,
-        coefficients=(1.0, 1.0, 0.5, 1.0, 3.0),
-        seed=seed,
-    )
-    weights = output / "demo.safetensors"
     torch.set_flush_denormal(True)  # numbers that small only cost time
+    cases = make_cases(output / "phantoms", phantoms, seed)
+    batches = partial(
+        Batches, cases, ask_about_phantoms, seed=seed, augmentation=Augmentation()
+    )
+    # Every slice gets as many absent targets as present ones: no need to weigh.
+    common = TrainOptions(
+        clip=1.0, existence_weight=1.0, absent_weight=1.0, edge_weight=2.0, seed=seed
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def keep(model: BiomedParse, step: int) -> None:
-        export(model, weights, _about(seed, steps, step, phantoms))
+    first = Trainer(
+        new_model(seed).to(device),
+        batches(size=FIRST.image_size, slices=12),
+        replace(
+            common,
+            steps=steps[0],
+            learning_rate=1.5e-3,
+            coefficients=(1.0, 1.0, 1.0, 1.0, 2.0),
+        ),
+        output / "first",
+    ).run()
 
-    Trainer(new_model(seed).to(device), batches, options, output, keep).run()
+    finer = batches(size=CONFIG.image_size, slices=8)
+    generator = torch.Generator().manual_seed(seed)
+    weights = output / "demo.safetensors"
+    about = _about(seed, steps, phantoms)
+    Trainer(
+        deepened(first, CONFIG, lambda m: predict(m, finer[0], generator, device)),
+        finer,
+        replace(
+            common,
+            steps=steps[1],
+            learning_rate=7e-4,
+            coefficients=(1.0, 1.0, 0.5, 1.0, 3.0),
+        ),
+        output / "second",
+        lambda model, step: export(model, weights, {**about, "step": str(step)}),
+    ).run()
     return weights
 
 
-def _about(seed: int, steps: int, step: int, phantoms: int) -> dict[str, str]:
+def _about(seed: int, steps: tuple[int, int], phantoms: int) -> dict[str, str]:
     """Describe where the weights come from, for the file's header."""
     return {
         "name": "napari-biomedparse demo model",
         "command": "python -m napari_biomedparse.training.demo --output DIR "
-        f"--seed {seed} --steps {steps} --phantoms {phantoms}",
+        f"--seed {seed} --steps {steps[0]} {steps[1]} --phantoms {phantoms}",
         "data": f"{phantoms} procedural phantoms of napari_biomedparse.phantoms from "
         f"seed {100_000 * seed} on, shape {PHANTOM_SHAPE}; no real images",
         "seed": str(seed),
-        "steps": f"{step} of {steps}",
         "commit": _commit(),
         "licence": "BSD-3-Clause",
     }
@@ -298,14 +316,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the demo model anew.")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--phantoms", type=int, default=320)
+    parser.add_argument(
+        "--steps", type=int, nargs=2, default=STEPS, help="batches of the two parts"
+    )
+    parser.add_argument("--phantoms", type=int, default=PHANTOMS)
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     path = train(
         chosen.output,
         seed=chosen.seed,
-        steps=chosen.steps,
+        steps=tuple(chosen.steps),
         phantoms=chosen.phantoms,
     )
     logger.info("wrote %s", path)
