@@ -118,3 +118,31 @@ def test_licence_is_shown_before_a_download(form, monkeypatch, accepted):
     monkeypatch.setattr(_model_choice, "is_downloaded", lambda: True)
     assert consent_to_download("v2", form)
     assert len(asked) == 1
+
+
+def test_tiles_and_pixel_size(viewer, form):
+    viewer.add_image(
+        np.zeros((5, 20, 20)), scale=(2, 0.25, 0.25), units=("um", "um", "um")
+    )
+    assert (form.options(0).tile, form.options(0).pixel_size) == ("auto", None)
+    for tile in ("none", 256, "auto"):
+        form.tiles.choose(tile)
+        assert (form.options(0).tile, form.options(0).pixel_size) == (tile, None)
+    form.tiles.choose("auto", 0.125)
+    assert (form.options(0).tile, form.options(0).pixel_size) == ("auto", 0.125)
+
+
+def test_pixel_size_begins_with_that_of_the_layer(viewer, form):
+    viewer.add_image(
+        np.zeros((5, 20, 20)), scale=(2, 0.25, 0.25), units=("um", "um", "um")
+    )
+    size = form.tiles[2]
+    assert (size.value, size.native.suffix()) == (0.25, " µm")
+    form.tiles.choose("auto", 0.5)
+    viewer.add_image(np.zeros((5, 20, 20)), scale=(9, 8, 8), units=("nm", "nm", "nm"))
+    assert (size.value, size.native.suffix()) == (0.5, " nm")
+
+
+def test_layers_without_a_unit_take_no_pixel_size(viewer, form):
+    viewer.add_image(np.zeros((5, 20, 20)))
+    assert form.tiles[2].native.suffix() == " pixel"

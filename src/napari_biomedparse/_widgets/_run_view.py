@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from napari.utils import progress
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QMovie
 from qtpy.QtWidgets import (
     QApplication,
     QFrame,
@@ -22,6 +22,9 @@ from qtpy.QtWidgets import (
 )
 
 from napari_biomedparse.report import Finding, duration
+
+if TYPE_CHECKING:
+    from qtpy.QtGui import QMovie
 
 SPINNER_SPEED = 5
 """Per cent of napari's own speed while a run lasts. Each picture of the spinner has the

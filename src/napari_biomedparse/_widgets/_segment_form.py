@@ -12,6 +12,7 @@ from napari_biomedparse._napari import prompts_of_layer, volume_from_layer
 from napari_biomedparse._widgets._form import form_layout, option_fields
 from napari_biomedparse._widgets._model_choice import ModelChoice
 from napari_biomedparse._widgets._scope import SliceScope
+from napari_biomedparse._widgets._tiles import TileChoice
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.intensity import MODALITIES
 from napari_biomedparse.options import SegmentOptions
@@ -78,6 +79,7 @@ class SegmentForm(QWidget):
             tooltip="Where the network runs; auto takes the fastest there is.",
         )
         self.scope = SliceScope()
+        self.tiles = TileChoice()
         self.instances = main["instances"]
         form_layout(
             self,
@@ -92,7 +94,8 @@ class SegmentForm(QWidget):
             ],
         )
         self.advanced = QWidget()
-        form_layout(self.advanced, list(advanced.values()))
+        axis, *others = advanced.values()
+        form_layout(self.advanced, [axis, self.tiles, *others])
         self._style_prompts()
         self.image.changed.connect(self._on_image_changed)
         self._options["axis"].changed.connect(self._set_depth)
@@ -127,7 +130,12 @@ class SegmentForm(QWidget):
             The slice in view.
         """
         values = {name: widget.value for name, widget in self._options.items()}
-        return SegmentOptions(slices=self.scope.slices(current), **values)
+        return SegmentOptions(
+            slices=self.scope.slices(current),
+            tile=self.tiles.tile,
+            pixel_size=self.tiles.pixel_size,
+            **values,
+        )
 
     def slicing_axis(self) -> int | None:
         """Return the axis of the volume that is cut, or None without a volume."""
@@ -179,6 +187,7 @@ class SegmentForm(QWidget):
         volume, axis = self._volume(), self.slicing_axis()
         if volume is not None and axis is not None:
             self.scope.set_depth(volume.shape[axis])
+            self.tiles.set_volume(volume, axis)
 
     def _style_prompts(self) -> None:
         edit = self.prompts.native

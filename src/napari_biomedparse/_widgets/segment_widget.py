@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.utils.notifications import show_error
-from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_biomedparse._napari import (
     labels_layer_kwargs,
     shown_position,
     volume_from_layer,
 )
+from napari_biomedparse._widgets._fold import Scrolled, fold
 from napari_biomedparse._widgets._live_run import LiveRun
 from napari_biomedparse._widgets._model_choice import consent_to_download
 from napari_biomedparse._widgets._run_view import RunView
@@ -48,9 +49,8 @@ class SegmentWidget(QWidget):
         self.form = SegmentForm(napari_viewer)
         self.view = RunView()
         layout = QVBoxLayout(self)
-        layout.addWidget(self.form)
-        layout.addWidget(_fold("Advanced", self.form.advanced))
-        layout.addWidget(self.form.advanced)
+        advanced = self.form.advanced
+        layout.addWidget(Scrolled(self.form, fold("Advanced", advanced), advanced))
         layout.addWidget(self.view, 1)
         self.view.run_requested.connect(self.start)
         self.view.cancel_requested.connect(self._on_cancel_requested)
@@ -115,19 +115,3 @@ class SegmentWidget(QWidget):
             return 0
         position = shown_position(image, self._viewer.dims)
         return int(position[axis + image.ndim - 3])
-
-
-def _fold(title: str, content: QWidget) -> QPushButton:
-    """Make a button that shows and hides some content, hidden at first."""
-    button = QPushButton(f"▸ {title}")
-    button.setFlat(True)
-    button.setCheckable(True)
-    button.setStyleSheet("text-align: left; padding-left: 4px")
-    content.hide()
-
-    def on_toggled(shown: bool) -> None:
-        content.setVisible(shown)
-        button.setText(f"{'▾' if shown else '▸'} {title}")
-
-    button.toggled.connect(on_toggled)
-    return button

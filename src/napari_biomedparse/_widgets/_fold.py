@@ -1,0 +1,77 @@
+"""Room for many fields in a small window: what is folded away, and what scrolls."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import QEvent, QObject, QSize, Qt
+from qtpy.QtWidgets import (
+    QFrame,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+_LEAST_HEIGHT = 150
+
+
+class Scrolled(QScrollArea):
+    """As high as what it holds, and where there is no room for that it scrolls.
+
+    Parameters
+    ----------
+    *widgets : QWidget
+        Below each other.
+    """
+
+    def __init__(self, *widgets: QWidget) -> None:
+        super().__init__()
+        content = QWidget()
+        layout = QVBoxLayout(content)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for widget in widgets:
+            layout.addWidget(widget)
+        layout.addStretch(1)
+        content.installEventFilter(self)
+        self.setWidget(content)
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
+        self.setMinimumHeight(_LEAST_HEIGHT)
+
+    def sizeHint(self) -> QSize:
+        """Return the size of what it holds."""
+        hint = self.widget().sizeHint()
+        bar = self.verticalScrollBar().sizeHint().width()
+        return QSize(hint.width() + bar, hint.height())
+
+    def minimumSizeHint(self) -> QSize:
+        """Return a size in which nothing is cut off at the sides."""
+        bar = self.verticalScrollBar().sizeHint().width()
+        return QSize(
+            self.widget().minimumSizeHint().width() + bar, self.minimumHeight()
+        )
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Ask for more or less room when the content does."""
+        if event is not None and event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return bool(super().eventFilter(watched, event))
+
+
+def fold(title: str, content: QWidget) -> QPushButton:
+    """Make a button that shows and hides some content, hidden at first."""
+    button = QPushButton(f"▸ {title}")
+    button.setFlat(True)
+    button.setCheckable(True)
+    button.setStyleSheet("text-align: left; padding-left: 4px")
+    button.setToolTip(f"Show or hide: {title}.")
+    content.hide()
+
+    def on_toggled(shown: bool) -> None:
+        content.setVisible(shown)
+        button.setText(f"{'▾' if shown else '▸'} {title}")
+
+    button.toggled.connect(on_toggled)
+    return button
