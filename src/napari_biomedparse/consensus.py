@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from napari_biomedparse.prompts import parse_prompts
 from napari_biomedparse.segment import (
     Model,
     as_dask,
+    fill,
     make_engine,
     merge_options,
     run_plan,
@@ -187,13 +189,8 @@ def run_consensus(
         found = _array(plan)
         borders = _array(plan) if plan.instances else None
         scores = np.full((len(prompts), plan.geometry.depth), np.nan, np.float32)
-        for done in run_plan(plan, engine):
-            found[done.where] = done.labels
-            scores[:, done.start : done.stop] = done.existence
-            if borders is not None:
-                borders[done.where] = done.edges
-            if watch is not None:
-                watch(axis, done)
+        told = None if watch is None else partial(watch, axis)
+        fill(run_plan(plan, engine), found, scores, borders, watch=told)
         runs.append(found)
         edges += [] if borders is None else [borders]
         existence[axis] = scores

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -228,11 +228,7 @@ def collect(
     edges: Any = new(plan) if plan.instances else None
     shape = (len(plan.prompts), plan.geometry.depth)
     existence = np.full(shape, np.nan, dtype=np.float32)
-    for done in parts:
-        labels[done.where] = done.labels
-        existence[:, done.start : done.stop] = done.existence
-        if edges is not None:
-            edges[done.where] = done.edges
+    fill(parts, labels, existence, edges)
     instances = None
     if edges is not None:
         instances = split_instances(np.asarray(labels[...]), np.asarray(edges[...]))
@@ -245,6 +241,34 @@ def collect(
         parameters={**plan.parameters(), "model": model},
         instances=instances[0] if flat and instances is not None else instances,
     )
+
+
+def fill(
+    parts: Iterable[SegmentedSlices],
+    labels: Any,
+    existence: npt.NDArray[np.float32],
+    edges: Any = None,
+    *,
+    watch: Callable[[SegmentedSlices], None] | None = None,
+) -> None:
+    """Put finished slices where they belong.
+
+    Parameters
+    ----------
+    parts : iterable of SegmentedSlices
+    labels : writable array [Z, Y, X]
+    existence : float32 ndarray [P, slices]
+    edges : writable array [Z, Y, X], optional
+    watch : callable, optional
+        Told the slices as they finish.
+    """
+    for done in parts:
+        labels[done.where] = done.labels
+        existence[:, done.start : done.stop] = done.existence
+        if edges is not None:
+            edges[done.where] = done.edges
+        if watch is not None:
+            watch(done)
 
 
 def segment_lazy(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from napari_biomedparse.segment import (
     Model,
     Segmentation,
     as_dask,
+    fill,
     make_engine,
     merge_options,
     run_plan,
@@ -203,17 +205,12 @@ def run_series(
     for at, time in enumerate(range(series.start, series.stop)):
         plan = plan_run(series.at(time), prompts, options, config=engine.model.config)
         edges = np.zeros(labels.shape[1:], plan.label_dtype) if plan.instances else None
-        for done in run_plan(plan, engine):
-            flat = (0,) if plan.volume.flat else ()
-            where = done.where[len(flat) :]
-            labels[(at, *where)] = done.labels[flat]
-            existence[:, at, done.start : done.stop] = done.existence
-            if edges is not None and done.edges is not None:
-                edges[where] = done.edges[flat]
-            if watch is not None:
-                watch(time, done)
+        told = None if watch is None else partial(watch, time)
+        fill(
+            run_plan(plan, engine), _At(labels, at), existence[:, at], edges, watch=told
+        )
         if edges is not None:
-            instances[at] = _split(np.asarray(labels[at]), edges)
+            instances[at] = split_instances(np.asarray(labels[at]), edges)
     parameters = first.parameters() | {
         "model": model_identity(engine.model),
         "times": [series.start, series.stop],
@@ -221,23 +218,27 @@ def run_series(
     if not in_memory:
         labels = as_dask(labels)
         instances = None if instances is None else as_dask(instances)
+    if first.volume.flat:
+        labels = labels[:, 0]
+        instances = None if instances is None else instances[:, 0]
     return Segmentation(labels, existence, prompts, parameters, instances)
 
 
-def _split(labels: Any, edges: Any) -> Any:
-    """Split the objects of a volume or, of two axes, of a single image."""
-    if labels.ndim == 3:
-        return split_instances(labels, edges)
-    return split_instances(labels[None], edges[None])[0]
+class _At:
+    """One time point of an array, which Zarr has no view of."""
+
+    def __init__(self, array: Any, time: int) -> None:
+        self._array, self._time = array, time
+
+    def __setitem__(self, where: tuple[slice, ...], values: Any) -> None:
+        self._array[(self._time, *where)] = values
 
 
 def _array(plan: RunPlan, count: int, dtype: np.dtype[Any], in_memory: bool) -> Any:
     """Make an array for one time point after the other, in memory or on disk."""
-    shape = plan.geometry.shape[1:] if plan.volume.flat else plan.geometry.shape
+    shape = (count, *plan.geometry.shape)
     if in_memory:
-        return np.zeros((count, *shape), dtype)
-    chunks = list(plan.geometry.shape)
-    chunks[plan.geometry.axis] = plan.slices_at_once
-    return temporary_array(
-        (count, *shape), (1, *chunks[len(chunks) - len(shape) :]), dtype
-    )
+        return np.zeros(shape, dtype)
+    chunks = [1, *plan.geometry.shape]
+    chunks[1 + plan.geometry.axis] = plan.slices_at_once
+    return temporary_array(shape, tuple(chunks), dtype)
