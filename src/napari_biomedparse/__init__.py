@@ -26,6 +26,7 @@ from napari_biomedparse.errors import (
 if TYPE_CHECKING:
     from napari_biomedparse.consensus import Consensus, segment_consensus
     from napari_biomedparse.io import open_file, open_volume, save_labels
+    from napari_biomedparse.measure import measure_objects
     from napari_biomedparse.options import SegmentOptions
     from napari_biomedparse.prompts import Prompt, PromptSet, parse_prompts
     from napari_biomedparse.runs.batch import segment_files
@@ -62,6 +63,7 @@ __all__ = [
     "WorkerError",
     "iter_segment",
     "load_model",
+    "measure_objects",
     "open_file",
     "open_volume",
     "parse_prompts",
@@ -86,6 +88,7 @@ _HOMES = {
     "Volume": "volume",
     "iter_segment": "segment",
     "load_model": "weights",
+    "measure_objects": "measure",
     "open_file": "io",
     "open_volume": "io",
     "parse_prompts": "prompts",

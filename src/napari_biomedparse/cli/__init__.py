@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from napari_biomedparse.cli import demo, doctor, info, reproduce, segment
+from napari_biomedparse.cli import demo, doctor, info, measure, reproduce, segment
 
 app = typer.Typer(
     name="napari-biomedparse",
@@ -20,4 +20,5 @@ app.command()(segment.segment)
 app.command()(reproduce.reproduce)
 app.command()(doctor.doctor)
 app.command()(info.info)
+app.command()(measure.measure)
 app.command()(demo.demo)

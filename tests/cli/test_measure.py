@@ -1,0 +1,71 @@
+"""The command `measure` on files as `segment` writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from typer.testing import CliRunner
+
+from napari_biomedparse.cli import app
+from napari_biomedparse.io import open_volume, save_labels
+from napari_biomedparse.prompts import parse_prompts
+
+IMAGE = np.arange(4 * 16 * 16, dtype=np.uint16).reshape(4, 16, 16)
+
+
+def files(folder: Path, name: str) -> tuple[str, str]:
+    """Write an image with voxels of 3 x 1 x 1 and two labels, one in two parts."""
+    image = folder / "stack.tif"
+    tifffile.imwrite(
+        image,
+        IMAGE,
+        imagej=True,
+        resolution=(1.0, 1.0),
+        metadata={"axes": "ZYX", "spacing": 3.0, "unit": "um"},
+    )
+    labels = np.zeros(IMAGE.shape, np.uint8)
+    labels[1:3, 1:4, 1:4], labels[:, 10:12, 10:12], labels[3, 5, 5] = 1, 2, 1
+    prompts = parse_prompts(["nuclei", "vessels"])
+    save_labels(folder / name, labels, volume=open_volume(image), prompts=prompts)
+    return str(folder / name), str(image)
+
+
+@pytest.mark.parametrize("name", ["labels.ome.zarr", "labels.tif", "labels.npz"])
+def test_pieces_of_labels_are_measured(tmp_path: Path, name: str) -> None:
+    labels, image = files(tmp_path, name)
+    table = tmp_path / "table.csv"
+    done = CliRunner().invoke(app, ["measure", labels, "-i", image, "-o", str(table)])
+    assert done.exit_code == 0, done.output
+    assert "3 objects" in done.output
+    rows = pd.read_csv(table).sort_values("voxels")
+    assert rows["voxels"].tolist() == [1, 16, 18]
+    assert rows["volume"].tolist() == pytest.approx([3.0, 48.0, 54.0])
+    assert rows["mean_intensity"].iloc[0] == IMAGE[3, 5, 5]
+    if name != "labels.tif":  # a TIFF does not say what its values stand for
+        assert rows["prompt"].tolist() == ["nuclei", "vessels", "nuclei"]
+
+
+def test_label_values_can_be_objects_already(tmp_path: Path) -> None:
+    labels, image = files(tmp_path, "labels.npz")
+    table = tmp_path / "table.csv"
+    command = ["measure", labels, "-i", image, "-o", str(table), "--objects"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert pd.read_csv(table)["voxels"].tolist() == [19, 16]
+
+
+def test_faults_are_told_in_one_line(tmp_path: Path) -> None:
+    labels, image = files(tmp_path, "labels.npz")
+    nowhere = str(tmp_path / "missing" / "table.csv")
+    done = CliRunner().invoke(app, ["measure", labels, "-i", image, "-o", nowhere])
+    assert done.exit_code == 1
+    assert "cannot be written" in done.output
+    floats = tmp_path / "floats.tif"
+    tifffile.imwrite(floats, IMAGE.astype(np.float32), photometric="minisblack")
+    command = ["measure", str(floats), "-i", image, "-o", str(tmp_path / "t.csv")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 1
+    assert "no labels" in done.output
