@@ -7,7 +7,15 @@ from __future__ import annotations
 
 import typer
 
-from napari_biomedparse.cli import demo, doctor, info, measure, reproduce, segment
+from napari_biomedparse.cli import (
+    demo,
+    doctor,
+    info,
+    measure,
+    reproduce,
+    segment,
+    vocabulary,
+)
 
 app = typer.Typer(
     name="napari-biomedparse",
@@ -21,4 +29,5 @@ app.command()(reproduce.reproduce)
 app.command()(doctor.doctor)
 app.command()(info.info)
 app.command()(measure.measure)
+app.command()(vocabulary.vocabulary)
 app.command()(demo.demo)
