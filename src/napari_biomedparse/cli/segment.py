@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from napari_biomedparse.cli._parse import slice_range, to_number
 from napari_biomedparse.cli._runs import (
     prompts_in,
     run_axes,
@@ -204,9 +205,9 @@ def segment(
     with told_in_one_line():
         options = SegmentOptions(
             modality=modality,
-            axis=None if axis is None else _number(axis),
-            slices=_range(slices),
-            tile=_number(tile),
+            axis=None if axis is None else to_number(axis),
+            slices=slice_range(slices),
+            tile=to_number(tile),
             pixel_size=pixel_size,
             existence_threshold=existence_threshold,
             overlap_threshold=overlap_threshold,
@@ -214,7 +215,7 @@ def segment(
             batch_size=batch_size,
             seed=seed,
         )
-        number = None if channel is None else _number(channel)
+        number = None if channel is None else to_number(channel)
         (volume, *others) = volumes
         several = bool(others) or stands_for_several(volume)
         if consensus and (several or not output.suffix):
@@ -265,19 +266,3 @@ def segment(
             plan.truncated,
         )
         save(output, result, opened, overwrite)
-
-
-def _range(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    first, colon, end = text.partition(":")
-    if not (colon and first.strip().isdigit() and end.strip().isdigit()):
-        raise typer.BadParameter(
-            f"{text!r} is no range of slices; write, for example, 10:20.",
-            param_hint="--slices",
-        )
-    return int(first), int(end)
-
-
-def _number(text: str) -> int | str:
-    return int(text) if text.isdigit() else text

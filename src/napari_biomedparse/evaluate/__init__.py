@@ -1,0 +1,1 @@
+"""Many cases with their truth -> scores, tables, pictures and one page."""

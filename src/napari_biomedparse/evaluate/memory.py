@@ -1,0 +1,70 @@
+"""The largest memory that a piece of work takes."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from pathlib import Path
+from types import TracebackType
+
+MIB = 2**20
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+class PeakMemory:
+    """Measures from entering to leaving a ``with`` block.
+
+    Attributes
+    ----------
+    host_mib : float
+        Largest resident memory of this process, in MiB. Where the system cannot start
+        a new measurement (not Linux) it is that since the process began; NaN on
+        Windows.
+    device_mib : float
+        Largest memory allocated on the current CUDA device, in MiB; NaN without one.
+    """
+
+    host_mib = math.nan
+    device_mib = math.nan
+
+    def __enter__(self) -> PeakMemory:
+        """Begin anew."""
+        with contextlib.suppress(OSError):
+            _RESET.write_text("5")
+        if _uses_cuda():
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take note of the largest values."""
+        self.host_mib = _host_peak()
+        if _uses_cuda():
+            import torch
+
+            self.device_mib = torch.cuda.max_memory_allocated() / MIB
+
+
+def _uses_cuda() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_available()
+
+
+def _host_peak() -> float:
+    if _STATUS.exists():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    if sys.platform == "win32":
+        return math.nan
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (MIB if sys.platform == "darwin" else 1024)
