@@ -326,7 +326,9 @@ def _assemble(
     present = masks.flatten(2).any(dim=2)
     edges = torch.zeros_like(masks)
     edges[present] = object_edges((objects[:, None] * masks)[present])
-    meeting = object_contacts(objects + labels * OBJECTS) | (stacked > 0)
+    meeting = object_contacts(objects + labels * OBJECTS)
+    # As wide within the slice as what meets there: one pixel would let objects leak.
+    meeting |= F.max_pool2d(stacked, kernel_size=5, stride=1, padding=2) > 0
     coarse = (pictures.shape[-2] // STRIDE, pictures.shape[-1] // STRIDE)
     contacts = (CONTACT_GAIN * coverage(meeting[:, None] & masks, coarse)).clamp(max=1)
     borders = torch.maximum(BORDER_GAIN * coverage(edges, coarse), contacts)

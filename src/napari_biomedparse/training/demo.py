@@ -69,7 +69,7 @@ FIRST = replace(CONFIG, image_size=128, decoder_layers=3)
 PHANTOM_SHAPE = (12, 256, 256)
 """Shape of the phantoms that are trained on; slices are cut from them."""
 PHANTOMS = 320
-STEPS = (7391, 3800)
+STEPS = (7391, 3300)
 EM_SHARE = 0.6
 NUCLEI = {"em": "nucleus", "light-sheet": "nuclei"}
 """Without a modality these two have the same name."""
@@ -247,7 +247,7 @@ def train(
     )
     # Every slice gets as many absent targets as present ones: no need to weigh.
     common = TrainOptions(
-        clip=1.0, existence_weight=1.0, absent_weight=1.0, edge_weight=2.0, seed=seed
+        clip=1.0, existence_weight=1.0, absent_weight=1.0, edge_weight=4.0, seed=seed
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -274,7 +274,7 @@ def train(
             common,
             steps=steps[1],
             learning_rate=7e-4,
-            coefficients=(1.0, 1.0, 0.5, 1.0, 3.0),
+            coefficients=(1.0, 1.0, 1.0, 1.5, 3.0),
         ),
         output / "second",
         lambda model, step: export(model, weights, {**about, "step": str(step)}),
