@@ -30,7 +30,8 @@ def test_modulation_equals_the_plain_formula() -> None:
         + F.gelu(context.mean((2, 3)))[..., None, None] * gates[..., levels][:, None]
     )
     expected = module.proj(query * module.h(total / (levels + 1)).movedim(1, -1))
-    torch.testing.assert_close(module(x), expected, atol=1e-5, rtol=1e-4)
+    for way in (module, module._planar, module._channels_last):
+        torch.testing.assert_close(way(x), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_odd_sizes_are_padded_right_and_bottom() -> None:

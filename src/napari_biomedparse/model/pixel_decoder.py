@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from napari_biomedparse.model.convolution import SameConv
 from napari_biomedparse.model.layers import Attention, sine_positions
 
 if TYPE_CHECKING:
@@ -31,11 +32,11 @@ class PixelFeatures(NamedTuple):
     levels: tuple[Tensor, Tensor, Tensor]
 
 
-class NormedConv(nn.Conv2d):
+class NormedConv(SameConv):
     """Convolution without bias, then group normalisation."""
 
     def __init__(self, channels: int, dim: int, kernel: int, groups: int) -> None:
-        super().__init__(channels, dim, kernel, padding=kernel // 2, bias=False)
+        super().__init__(channels, dim, kernel, bias=False)
         self.norm = nn.GroupNorm(groups, dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,13 +89,13 @@ class PixelDecoder(nn.Module):
         super().__init__()
         dim, groups = config.dim, config.norm_groups
         *lateral_widths, coarsest_width = config.backbone_widths
-        self.input_proj = nn.Conv2d(coarsest_width, dim, 1)
+        self.input_proj = SameConv(coarsest_width, dim, 1)
         self.transformer = nn.ModuleDict({"encoder": Encoder(config)})
         for i, width in enumerate(lateral_widths, start=1):
             self.add_module(f"adapter_{i}", NormedConv(width, dim, 1, groups))
         for i in range(1, 5):
             self.add_module(f"layer_{i}", NormedConv(dim, dim, 3, groups))
-        self.mask_features = nn.Conv2d(dim, dim, 3, padding=1)
+        self.mask_features = SameConv(dim, dim, 3)
 
     def forward(self, features: tuple[Tensor, ...]) -> PixelFeatures:
         """Decode res2 to res5 of the backbone, each [B, width, H, W]."""
