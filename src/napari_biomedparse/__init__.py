@@ -25,6 +25,7 @@ from napari_biomedparse.errors import (
 
 if TYPE_CHECKING:
     from napari_biomedparse.consensus import Consensus, segment_consensus
+    from napari_biomedparse.evaluate.run import Evaluation, evaluate
     from napari_biomedparse.io import open_file, open_volume, save_labels
     from napari_biomedparse.measure import measure_objects
     from napari_biomedparse.options import SegmentOptions
@@ -48,6 +49,7 @@ __all__ = [
     "CheckpointError",
     "Consensus",
     "DeviceError",
+    "Evaluation",
     "FormatError",
     "OptionError",
     "OutputError",
@@ -61,6 +63,7 @@ __all__ = [
     "Volume",
     "VolumeError",
     "WorkerError",
+    "evaluate",
     "iter_segment",
     "load_model",
     "measure_objects",
@@ -79,6 +82,7 @@ __all__ = [
 
 _HOMES = {
     "Consensus": "consensus",
+    "Evaluation": "evaluate.run",
     "Prompt": "prompts",
     "PromptSet": "prompts",
     "Run": "runs.folder",
@@ -86,6 +90,7 @@ _HOMES = {
     "Segmentation": "segment",
     "SegmentedSlices": "slices",
     "Volume": "volume",
+    "evaluate": "evaluate.run",
     "iter_segment": "segment",
     "load_model": "weights",
     "measure_objects": "measure",

@@ -10,6 +10,7 @@ import typer
 from napari_biomedparse.cli import (
     demo,
     doctor,
+    evaluate,
     info,
     measure,
     reproduce,
@@ -30,4 +31,5 @@ app.command()(doctor.doctor)
 app.command()(info.info)
 app.command()(measure.measure)
 app.command()(vocabulary.vocabulary)
+app.command()(evaluate.evaluate)
 app.command()(demo.demo)
