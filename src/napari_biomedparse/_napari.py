@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,7 +77,13 @@ def to_layer_tuples(contents: Contents) -> list[LayerTuple]:
     return layers
 
 
-def volume_from_layer(layer: Image, dims: Dims | None = None) -> Volume:
+def volume_from_layer(
+    layer: Image,
+    dims: Dims | None = None,
+    *,
+    at: Mapping[str, int] = MappingProxyType({}),
+    series: bool = False,
+) -> Volume:
     """Return the volume of a layer that the viewer is showing.
 
     Parameters
@@ -87,25 +94,34 @@ def volume_from_layer(layer: Image, dims: Dims | None = None) -> Volume:
     dims : napari.components.Dims, optional
         The viewer's ``dims``: of further axes (channel, time) the position shown is
         taken. Without it, the first.
+    at : mapping of str to int
+        Positions to take instead along further axes, by the names of `stacked_axes`.
+    series : bool
+        Whether the axis of time is kept, as the first one.
 
     Returns
     -------
     Volume
         As `as_volume` makes it; lazy if the layer's data are. A single image is a
-        volume of one slice, and `flat`.
+        volume of one slice, and `flat`. A series has the axis t, two or three of
+        space, and maybe colours, and is left as it is.
 
     Raises
     ------
     VolumeError
         If the layer's values cannot be segmented.
     """
-    kept = _kept_axes(layer)
-    position = shown_position(layer, dims)
-    index = tuple(slice(None) if i in kept else p for i, p in enumerate(position))
-    data = layer.data[0] if layer.multiscale else layer.data
+    kept, stacked = _kept_axes(layer), stacked_axes(layer)
+    position = list(shown_position(layer, dims))
+    for name, where in at.items():
+        position[stacked[name]] = where
     axes = tuple(layer.axis_labels[i].lower() for i in kept)
     if len(set(axes)) < len(axes) or not set(axes) <= set(_AXES):
         axes = SPATIAL_AXES[-len(kept) :]
+    if series:
+        kept, axes = [stacked["t"], *kept], ("t", *axes)
+    index = tuple(slice(None) if i in kept else p for i, p in enumerate(position))
+    data = layer.data[0] if layer.multiscale else layer.data
     colours = 1 if layer.rgb else 0  # a last axis that napari does not count
     volume = Volume(
         data[index],
@@ -115,7 +131,37 @@ def volume_from_layer(layer: Image, dims: Dims | None = None) -> Volume:
         tuple(float(layer.translate[i]) for i in kept) + (0.0,) * colours,
         layer.name,
     )
-    return as_volume(volume)
+    return volume if series else as_volume(volume)
+
+
+def stacked_axes(layer: Image) -> dict[str, int]:
+    """Return which axes of a layer are of time (t) and channel (c).
+
+    Axes that the layer has no names for are taken as t and then c.
+
+    Parameters
+    ----------
+    layer : napari.layers.Image
+
+    Returns
+    -------
+    dict of str to int
+        Of those that are no part of the volume.
+    """
+    kept = _kept_axes(layer)
+    labels = {i: layer.axis_labels[i].lower() for i in range(layer.ndim)}
+    rest = [i for i in labels if i not in kept]
+    found = {labels[i]: i for i in rest if labels[i] in _AXES[:2]}
+    unnamed = (i for i in rest if i not in found.values())
+    free = (name for name in _AXES[:2] if name not in found)
+    return found | dict(zip(free, unnamed, strict=False))
+
+
+def is_series(layer: Image) -> bool:
+    """Say whether a layer holds volumes at several time points."""
+    at = stacked_axes(layer).get("t")
+    data = layer.data[0] if layer.multiscale else layer.data
+    return at is not None and at < min(_kept_axes(layer)) and data.shape[at] > 1
 
 
 def shown_position(layer: Image | Labels, dims: Dims | None) -> tuple[int, ...]:
@@ -150,7 +196,7 @@ def prompts_of_layer(layer: Image) -> PromptSet | None:
 
 
 def labels_layer_kwargs(
-    layer: Image, prompts: PromptSet, *, name: str
+    layer: Image, prompts: PromptSet, *, name: str, series_at: int | None = None
 ) -> dict[str, Any]:
     """Return the keywords of a Labels layer that lies on an Image layer's volume.
 
@@ -163,6 +209,9 @@ def labels_layer_kwargs(
         label id, and ``prompt``); instances get napari's own colours.
     name : str
         Name of the new layer.
+    series_at : int, optional
+        Channel of a series, whose labels have the axes of `series_axes`; 0 if there
+        are no channels.
 
     Returns
     -------
@@ -170,7 +219,7 @@ def labels_layer_kwargs(
         All transforms of the image (scale, translate, rotate, shear, affine), units,
         axis labels, colours, features and metadata; data are not among them.
     """
-    kept = _kept_axes(layer)
+    kept = _kept_axes(layer) if series_at is None else series_axes(layer)
     keywords: dict[str, Any] = {
         "name": name,
         "units": tuple(layer.units[i] for i in kept),
@@ -178,10 +227,31 @@ def labels_layer_kwargs(
         "metadata": {METADATA_KEY: {**_header(layer), **_prompt_metadata(prompts)}},
         **_transforms(layer, kept),
     }
+    channel = stacked_axes(layer).get("c")
+    if series_at is not None and channel in kept:
+        offset = list(map(float, keywords["translate"]))
+        offset[kept.index(channel)] += series_at * float(layer.scale[channel])
+        keywords["translate"] = offset
     if not prompts.instance:
         texts = dict(zip(prompts.ids, prompts.texts, strict=True))
         keywords |= _named_labels(texts, {i: label_colour(i) for i in prompts.ids})
     return keywords
+
+
+def series_axes(layer: Image) -> list[int]:
+    """Return the axes of a layer that the labels of its time series have, too.
+
+    These are time and all after it: napari aligns layers by their last axes, so that a
+    channel between time and space must stay, with the one position that was chosen.
+    """
+    return list(range(stacked_axes(layer)["t"], layer.ndim))
+
+
+def shown_series(layer: Image, labels: Any) -> Any:
+    """Return labels [T, space] as a view that has the axes of `series_axes`."""
+    kept = _kept_axes(layer)
+    others = (slice(None) if i in kept else None for i in series_axes(layer)[1:])
+    return labels[(slice(None), *others)]
 
 
 def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
@@ -233,6 +303,7 @@ def _image_layers(volume: Volume, prompts: PromptSet | None) -> list[LayerTuple]
         data, keywords = _data_and_keywords(volume.select(c=i), prompts)
         if count > 1:
             own = name if name in ("red", "green", "blue") else None
+            keywords["metadata"][METADATA_KEY]["channel"] = i
             keywords |= {
                 "name": f"{volume.name} {name}",
                 "colormap": own or _CHANNEL_COLORMAPS[i % len(_CHANNEL_COLORMAPS)],

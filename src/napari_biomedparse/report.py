@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,6 +92,34 @@ def findings(
     """
     return tuple(
         _finding(*row) for row in zip(prompts.prompts, existence, voxels, strict=True)
+    )
+
+
+def together(parts: Sequence[Sequence[Finding]]) -> tuple[Finding, ...]:
+    """Put what was found at several time points together.
+
+    Parameters
+    ----------
+    parts : sequence of sequence of Finding
+        One a time point, of the same prompts.
+
+    Returns
+    -------
+    tuple of Finding
+        Slices and voxels are added up; the best slice is that of the time point with
+        the highest probability.
+    """
+    return tuple(map(_together, zip(*parts, strict=True)))
+
+
+def _together(parts: Sequence[Finding]) -> Finding:
+    best = max(parts, key=lambda finding: np.nan_to_num(finding.best, nan=-1.0))
+    return replace(
+        best,
+        slices=sum(part.slices for part in parts),
+        first=min((p.first for p in parts if p.first is not None), default=None),
+        last=max((p.last for p in parts if p.last is not None), default=None),
+        voxels=sum(part.voxels for part in parts),
     )
 
 

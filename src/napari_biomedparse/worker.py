@@ -8,10 +8,13 @@ they are finished. It ends when its stdin does.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
@@ -20,6 +23,10 @@ from napari_biomedparse.remote.serve import Cancelled, Job, serve
 from napari_biomedparse.remote.wire import Connection
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from napari_biomedparse.engine import Engine
+    from napari_biomedparse.options import SegmentOptions
     from napari_biomedparse.plan import RunPlan
     from napari_biomedparse.prompts import PromptSet
     from napari_biomedparse.slices import SegmentedSlices
@@ -45,35 +52,24 @@ class Network:
         from napari_biomedparse.options import SegmentOptions
         from napari_biomedparse.plan import plan_run
         from napari_biomedparse.segment import run_plan
-        from napari_biomedparse.weights import model_identity
 
         options = SegmentOptions(**job.fields["options"])
         yield
         engine = self._ready_engine(job, options.seed)
         yield
         job.say("status", text="Looking at the grey levels…")
+        if job.fields["consensus"]:
+            yield from run_consensus(volume, prompts, options, engine, job)
+            return
         plan = plan_run(volume, prompts, options, config=engine.model.config)
-        job.say(
-            "planned",
-            axis=plan.geometry.axis,
-            start=plan.start,
-            stop=plan.stop,
-            intensity=plan.intensity.describe(),
-            truncated=plan.truncated,
-            parameters={
-                **plan.parameters(),
-                "model": model_identity(engine.model),
-                "device": str(engine.device),
-            },
-        )
+        _say_planned(job, plan, engine)
         objects = Objects(plan) if plan.instances else None
         yield
         parts = cast("Generator[SegmentedSlices, None, None]", run_plan(plan, engine))
         with contextlib.closing(parts):
             for part in parts:
                 arrays = (part.labels, part.existence)
-                at = {"start": part.start, "stop": part.stop, "axis": part.axis}
-                job.say("slices", arrays=arrays, **at)
+                job.say("slices", arrays=arrays, **_where(part))
                 if objects is not None:
                     objects.add(part)
                 yield
@@ -96,6 +92,92 @@ class Network:
             self._engine = Engine(model, device, seed=seed)
             self._key = (name, device, seed)
         return self._engine
+
+
+def run_consensus(
+    volume: Volume,
+    prompts: PromptSet,
+    options: SegmentOptions,
+    engine: Engine,
+    job: Job,
+) -> Iterator[None]:
+    """Run along each axis, show what comes of it, and then what the runs agree on."""
+    from napari_biomedparse.consensus import segment_consensus
+    from napari_biomedparse.plan import plan_run
+
+    first = replace(options, axis=0) if options.axis is None else options
+    plan = plan_run(volume, prompts, first, config=engine.model.config)
+    _say_planned(
+        job,
+        plan,
+        engine,
+        total=sum(volume.grid),
+        parameters={"axis": None, "slicing_axis": "consensus"},
+    )
+    yield
+
+    def watch(axis: str, part: SegmentedSlices) -> None:
+        if job.cancelled:
+            raise Cancelled
+        job.say("slices", arrays=(part.labels, part.existence), **_where(part))
+
+    found = segment_consensus(volume, prompts, engine, options, watch=watch)
+    existence = found.existence[volume.axes[0]]
+    for start, labels in _slabs(found.labels):
+        at = {"start": start, "stop": start + len(labels), "axis": 0}
+        scores = existence[:, start : start + len(labels)]
+        job.say("voted", arrays=(labels, scores), **at)
+        yield
+    if found.instances is not None:
+        say_objects(job, found.instances, np.asarray(found.labels))
+
+
+def _say_planned(
+    job: Job,
+    plan: RunPlan,
+    engine: Engine,
+    *,
+    total: int | None = None,
+    parameters: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Tell what is about to be computed, in the words of a run's manifest."""
+    from napari_biomedparse.runs.volume_run import describe_run
+
+    manifest = describe_run(plan, engine, {}, job.fields["model"], "0.5")
+    used = {**manifest.parameters, **parameters}
+    job.say(
+        "planned",
+        axis=plan.geometry.axis,
+        start=plan.start,
+        stop=plan.stop,
+        total=plan.stop - plan.start if total is None else total,
+        intensity=plan.intensity.describe(),
+        truncated=plan.truncated,
+        parameters={
+            **used,
+            "model": manifest.model,
+            "device": manifest.environment["device"],
+        },
+        provenance={
+            "source": manifest.source,
+            "model": manifest.model,
+            "load": manifest.load,
+            "parameters": used,
+            "environment": manifest.environment,
+        },
+    )
+
+
+def _where(part: SegmentedSlices) -> dict[str, int]:
+    return {"start": part.start, "stop": part.stop, "axis": part.axis}
+
+
+def _slabs(array: Any) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Cut an array along its first axis to what can be sent at once."""
+    plane = math.prod(array.shape[1:]) * array.dtype.itemsize
+    thickness = max(1, _SLAB_BYTES // max(1, plane))
+    for start in range(0, len(array), thickness):
+        yield start, np.asarray(array[start : start + thickness])
 
 
 def _download_report(job: Job) -> Callable[[int, int], None]:
@@ -136,14 +218,24 @@ class Objects:
         from napari_biomedparse.instances import split_instances
 
         objects = split_instances(self._labels, self._edges)
-        owners = np.zeros(int(objects.max()) + 1, self._labels.dtype)
         # Objects grow a voxel beyond their own label, so that only their inside tells.
-        inside = (self._edges == 0) & (self._labels > 0)
-        owners[objects[inside]] = self._labels[inside]
-        thickness = max(1, _SLAB_BYTES // max(1, objects[:1].nbytes))
-        for start in range(0, len(objects), thickness):
-            slab = objects[start : start + thickness]
-            job.say("objects", arrays=(slab, owners), start=start)
+        inside = np.where(self._edges == 0, self._labels, 0)
+        say_objects(job, objects, inside)
+
+
+def say_objects(
+    job: Job, objects: npt.NDArray[np.int32], labels: npt.NDArray[Any]
+) -> None:
+    """Send objects, and which label each belongs to, a slab at a time."""
+    count = int(objects.max()) + 1
+    owners, most = np.zeros(count, labels.dtype), np.zeros(count, np.int64)
+    for label in np.unique(labels[labels > 0]):
+        voxels = np.bincount(objects[labels == label], minlength=count)
+        owners[voxels > most] = label
+        most = np.maximum(most, voxels)
+    owners[0] = 0
+    for start, slab in _slabs(objects):
+        job.say("objects", arrays=(slab, owners), start=start)
 
 
 def private_stdout() -> BinaryIO:

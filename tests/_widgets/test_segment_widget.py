@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from napari.utils.notifications import notification_manager
 
-from napari_biomedparse._napari import METADATA_KEY
+from napari_biomedparse._napari import METADATA_KEY, shown_position
+from napari_biomedparse.consensus import segment_consensus
 from napari_biomedparse.segment import segment
+from napari_biomedparse.series import segment_series
 
 
 @pytest.fixture
@@ -201,6 +203,77 @@ def test_only_the_time_point_in_view_is_segmented(desk_that, voxels):
     layer = desk.start()
     desk.wait_for_end()
     np.testing.assert_array_equal(layer.data, voxels[::-1] > 100)
+
+
+def test_a_time_series_becomes_one_layer(desk_that, tiny_model):
+    grey = np.random.default_rng(3).integers(0, 255, (3, 2, 4, 40, 30), dtype=np.uint8)
+    axes = ("t", "c", "z", "y", "x")
+    expected = segment_series(grey, "bright things", tiny_model, channel=1)
+    desk = desk_that(None)
+    image = desk.viewer.add_image(
+        grey, axis_labels=axes, scale=(9, 1, 3, 2, 2), translate=(1, 0, 4, 5, 6)
+    )
+    desk.form.stack.channel.value = 1
+    desk.form.stack.choose_all_times()
+    layer = desk.start()
+    desk.wait_for_end()
+    assert expected.labels.any()
+    np.testing.assert_array_equal(layer.data[:, 0], expected.labels)
+    np.testing.assert_array_equal(layer.translate, (1, 1, 4, 5, 6))
+    np.testing.assert_array_equal(layer.scale, image.scale)
+    np.testing.assert_array_equal(
+        layer.metadata[METADATA_KEY]["existence"], expected.existence
+    )
+    assert "Done: 12 slices" in desk.view.status.text()
+    desk.viewer.dims.set_point((0, 1, 2), (19, 1, 7))
+    assert shown_position(layer, desk.viewer.dims)[:3] == (2, 0, 1)
+
+
+def test_images_over_time_with_channels(desk_that, voxels):
+    desk = desk_that("works")
+    series = np.stack([voxels, voxels[::-1]])  # t, c, y, x
+    desk.viewer.add_image(series, axis_labels=("t", "c", "y", "x"))
+    desk.form.stack.channel.value = 2
+    desk.form.stack.choose_all_times()
+    layer = desk.start()
+    desk.wait_for_end()
+    np.testing.assert_array_equal(layer.data[:, 0], series[:, 2] > 100)
+
+
+def test_fields_for_channel_and_time_appear_where_there_is_a_choice(desk_that, voxels):
+    desk = desk_that("works")
+    stack = desk.form.stack
+    desk.viewer.add_image(voxels)
+    assert not stack.channel.native.isVisibleTo(desk.widget)
+    assert not stack.time.native.isVisibleTo(desk.widget)
+    series = np.stack([voxels, voxels])
+    desk.viewer.add_image(series)
+    assert stack.time.native.isVisibleTo(desk.widget)
+    assert not stack.channel.native.isVisibleTo(desk.widget)
+    desk.viewer.add_image(series, axis_labels=("c", "z", "y", "x"))
+    assert stack.channel.native.isVisibleTo(desk.widget)
+    assert not stack.time.native.isVisibleTo(desk.widget)
+
+
+@pytest.mark.parametrize("instances", [False, True])
+def test_consensus_of_three_axes(desk_that, tiny_model, instances):
+    grey = np.random.default_rng(1).integers(0, 255, (20, 30, 40), dtype=np.uint8)
+    prompts = ["nuclei", "mitochondria in electron microscopy"]
+    expected = segment_consensus(grey, prompts, tiny_model, instances=instances)
+    desk = desk_that(None)
+    desk.viewer.add_image(grey)
+    desk.form.prompts.value = "\n".join(prompts)
+    desk.form.instances.value = instances
+    desk.form.consensus.value = True
+    layer = desk.start()
+    desk.wait_for_end()
+    wanted = expected.instances if instances else expected.labels
+    assert wanted.any()
+    np.testing.assert_array_equal(layer.data, wanted)
+    known = layer.metadata[METADATA_KEY]
+    np.testing.assert_array_equal(known["existence"], expected.existence["z"])
+    assert known["parameters"]["slicing_axis"] == "consensus"
+    assert "Done: 90 slices" in desk.view.status.text()
 
 
 def test_3d_view_during_a_run(desk_that, voxels):

@@ -27,6 +27,8 @@ def segment(volume, prompts, job):
         axis=0,
         start=0,
         stop=depth,
+        total=depth,
+        provenance={},
         intensity="as they are",
         truncated=[],
         parameters={

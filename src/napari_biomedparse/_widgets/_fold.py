@@ -7,6 +7,7 @@ from qtpy.QtWidgets import (
     QFrame,
     QPushButton,
     QScrollArea,
+    QScrollBar,
     QSizePolicy,
     QVBoxLayout,
     QWidget,
@@ -26,14 +27,16 @@ class Scrolled(QScrollArea):
 
     def __init__(self, *widgets: QWidget) -> None:
         super().__init__()
-        content = QWidget()
-        layout = QVBoxLayout(content)
+        self._content = QWidget()
+        layout = QVBoxLayout(self._content)
         layout.setContentsMargins(0, 0, 0, 0)
         for widget in widgets:
             layout.addWidget(widget)
         layout.addStretch(1)
-        content.installEventFilter(self)
-        self.setWidget(content)
+        self._content.installEventFilter(self)
+        self._bar = QScrollBar()
+        self.setVerticalScrollBar(self._bar)
+        self.setWidget(self._content)
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -42,16 +45,13 @@ class Scrolled(QScrollArea):
 
     def sizeHint(self) -> QSize:
         """Return the size of what it holds."""
-        hint = self.widget().sizeHint()
-        bar = self.verticalScrollBar().sizeHint().width()
-        return QSize(hint.width() + bar, hint.height())
+        hint = self._content.sizeHint()
+        return QSize(hint.width() + self._bar.sizeHint().width(), hint.height())
 
     def minimumSizeHint(self) -> QSize:
         """Return a size in which nothing is cut off at the sides."""
-        bar = self.verticalScrollBar().sizeHint().width()
-        return QSize(
-            self.widget().minimumSizeHint().width() + bar, self.minimumHeight()
-        )
+        width = self._content.minimumSizeHint().width()
+        return QSize(width + self._bar.sizeHint().width(), self.minimumHeight())
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """Ask for more or less room when the content does."""

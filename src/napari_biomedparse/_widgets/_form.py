@@ -44,7 +44,7 @@ def option_fields(
     }
 
 
-def form_layout(parent: QWidget, widgets: Sequence[Widget]) -> None:
+def form_layout(parent: QWidget, widgets: Sequence[Widget]) -> QFormLayout:
     """Put magicgui widgets below each other, their labels in a column.
 
     Parameters
@@ -53,6 +53,10 @@ def form_layout(parent: QWidget, widgets: Sequence[Widget]) -> None:
         Gets the layout.
     widgets : sequence of magicgui widgets
         A check box carries its label itself.
+
+    Returns
+    -------
+    QFormLayout
     """
     layout = QFormLayout(parent)
     layout.setContentsMargins(0, 0, 0, 0)
@@ -61,6 +65,15 @@ def form_layout(parent: QWidget, widgets: Sequence[Widget]) -> None:
         label = QLabel("" if isinstance(widget, CheckBox) else widget.label)
         label.setToolTip(widget.tooltip)
         layout.addRow(label, widget.native)
+    return layout
+
+
+def show_row(layout: QFormLayout, widget: Widget, shown: bool) -> None:
+    """Show or hide a widget together with its label."""
+    label = layout.labelForField(widget.native)
+    if label is not None:
+        label.setVisible(shown)
+    widget.visible = shown
 
 
 def _widget(item: Field[Any], captions: Mapping[Any, str]) -> ValueWidget[Any]:

@@ -27,24 +27,37 @@ class LiveLabels(QObject):
     ----------
     viewer : napari.Viewer
     layer : napari.layers.Labels
-        In the viewer; three axes, or two of a single image.
+        In the viewer; its last axes are those of the volume.
+    flat : bool
+        Whether these are two, of a single image.
     """
 
     removed = Signal()
 
-    def __init__(self, viewer: Viewer, layer: Labels) -> None:
+    def __init__(self, viewer: Viewer, layer: Labels, *, flat: bool = False) -> None:
         super().__init__()
         self.layer = layer
         self._viewer = viewer
+        self._flat = flat
         self._stale = False
         self._pause = QTimer(self)
         self._pause.setSingleShot(True)
         self._pause.timeout.connect(self.repaint)
         viewer.layers.events.removed.connect(self._on_layer_removed)
 
-    def changed(self, axis: int, start: int, stop: int) -> None:
-        """Have the slices `start` to `stop` along `axis` repainted if in view."""
-        if not self._stale and self._in_view(axis, start, stop):
+    def changed(
+        self, axis: int, start: int, stop: int, time: int | None = None
+    ) -> None:
+        """Have slices repainted if in view.
+
+        Parameters
+        ----------
+        axis, start, stop : int
+            Which, in the volume.
+        time : int, optional
+            At which point of a series, whose layer has time as its first axis.
+        """
+        if not self._stale and self._in_view(axis, start, stop, time):
             self._stale = True
             if not self._pause.isActive():
                 self._pause.start(0)
@@ -65,12 +78,17 @@ class LiveLabels(QObject):
         self._pause.stop()
         self._viewer.layers.events.removed.disconnect(self._on_layer_removed)
 
-    def _in_view(self, axis: int, start: int, stop: int) -> bool:
+    def _in_view(self, axis: int, start: int, stop: int, time: int | None) -> bool:
         if not self.layer.visible:
             return False
+        at_time = time is None or self._shows(0, time, time + 1)
+        if self._flat or not at_time:
+            return at_time
+        return self._shows(self.layer.ndim - 3 + axis, start, stop)
+
+    def _shows(self, axis: int, start: int, stop: int) -> bool:
+        """Say whether something between two positions of the layer's axis is shown."""
         dims = self._viewer.dims
-        if self.layer.ndim == 2:  # a single image
-            return True
         if dims.ndim - self.layer.ndim + axis in dims.displayed:
             return True
         return start <= shown_position(self.layer, dims)[axis] < stop

@@ -40,6 +40,8 @@ class LiveRun(QObject):
         Also the parent: nothing is shown any more once it is gone.
     image_name : str
         What napari's activity dock says is being segmented.
+    flat : bool
+        Whether it is a single image, or a series of such.
     """
 
     finished = Signal()
@@ -52,13 +54,14 @@ class LiveRun(QObject):
         view: RunView,
         *,
         image_name: str,
+        flat: bool = False,
     ) -> None:
         super().__init__(view)
         self.task = task
         self._view = view
         self._layer = layer
         self._image_name = image_name
-        self._live = LiveLabels(viewer, layer)
+        self._live = LiveLabels(viewer, layer, flat=flat)
         self._thread = TaskThread(task)
         self._began = time.monotonic()
         self._time_left = TimeLeft()
@@ -92,7 +95,7 @@ class LiveRun(QObject):
             show_error(str(step.error))
 
     def _on_planned(self, plan: Planned) -> None:
-        self._total = plan.stop - plan.start
+        self._total = self.task.total
         self._view.set_total(self._total)
         self._view.say("The first slices are on their way…")
         self._remember(complete=False)
@@ -103,7 +106,7 @@ class LiveRun(QObject):
         self._done = step.done
         left = self._time_left.update(step.done, self._total, time.monotonic())
         self._view.set_done(step.done, left)
-        self._live.changed(step.axis, step.start, step.stop)
+        self._live.changed(step.axis, step.start, step.stop, step.time)
 
     def _on_finished(self) -> None:
         try:
@@ -135,10 +138,10 @@ class LiveRun(QObject):
         return f"{how}: {self._done} of {self._total} slices are done and kept."
 
     def _show_findings(self) -> None:
-        plan, tally = self.task.plan, self.task.tally
-        if plan is None or tally is None or not self._done:
+        plan = self.task.plan
+        if plan is None or not self._done:
             return
-        findings, note = tally.findings(), ""
+        findings, note = self.task.findings(), ""
         if not any(finding.voxels for finding in findings):
             note = why_nothing(
                 findings,
@@ -178,5 +181,7 @@ class LiveRun(QObject):
         known = self._layer.metadata.setdefault(METADATA_KEY, {})
         known["parameters"] = self._parameters()
         known["complete"] = complete
-        if self.task.tally is not None:
-            known["existence"] = self.task.tally.existence
+        if self.task.plan is not None:
+            known["provenance"] = self.task.plan.provenance
+        if (existence := self.task.existence) is not None:
+            known["existence"] = existence

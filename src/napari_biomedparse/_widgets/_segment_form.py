@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import ComboBox, TextEdit
+from magicgui.widgets import CheckBox, ComboBox, TextEdit
 from napari.layers import Image
 from qtpy.QtWidgets import QWidget
 
 from napari_biomedparse._napari import prompts_of_layer, volume_from_layer
-from napari_biomedparse._widgets._form import form_layout, option_fields
+from napari_biomedparse._widgets._form import form_layout, option_fields, show_row
 from napari_biomedparse._widgets._model_choice import ModelChoice
 from napari_biomedparse._widgets._scope import SliceScope
+from napari_biomedparse._widgets._stack_choice import StackChoice
 from napari_biomedparse._widgets._tiles import TileChoice
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.intensity import MODALITIES
@@ -79,12 +80,22 @@ class SegmentForm(QWidget):
             tooltip="Where the network runs; auto takes the fastest there is.",
         )
         self.scope = SliceScope()
+        self.stack = StackChoice()
         self.tiles = TileChoice()
+        self.consensus = CheckBox(
+            name="consensus",
+            label="Consensus of three axes",
+            tooltip="Run along z, y and x and let each voxel have the label that two "
+            "of the three runs agree on, else that of z. For isotropic volumes; takes "
+            "three times as long.",
+        )
         self.instances = main["instances"]
-        form_layout(
+        self._layout = form_layout(
             self,
             [
                 self.image,
+                self.stack.channel,
+                self.stack.time,
                 main["modality"],
                 self.prompts,
                 self.model,
@@ -95,7 +106,7 @@ class SegmentForm(QWidget):
         )
         self.advanced = QWidget()
         axis, *others = advanced.values()
-        form_layout(self.advanced, [axis, self.tiles, *others])
+        form_layout(self.advanced, [axis, self.consensus, self.tiles, *others])
         self._style_prompts()
         self.image.changed.connect(self._on_image_changed)
         self._options["axis"].changed.connect(self._set_depth)
@@ -175,6 +186,9 @@ class SegmentForm(QWidget):
 
     def _on_image_changed(self) -> None:
         self._set_depth()
+        self.stack.set_layer(self.layer)
+        for field in (self.stack.channel, self.stack.time):
+            show_row(self._layout, field, self.stack.offers(field))
         known = None if self.layer is None else prompts_of_layer(self.layer)
         if self.prompts.value.strip() not in ("", self._prefilled):
             return

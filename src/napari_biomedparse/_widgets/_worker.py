@@ -7,21 +7,23 @@ whole process into a notification, and it hides errors that are a `RuntimeError`
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from qtpy.QtCore import QObject, Signal
 
 from napari_biomedparse.errors import BiomedParseError
-from napari_biomedparse.remote import Objects, Planned, Run, Status
-from napari_biomedparse.report import Tally
+from napari_biomedparse.remote import Objects, Planned, Run, Status, Voted
+from napari_biomedparse.report import Finding, Tally, together
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_biomedparse.prompts import PromptSet
+    from napari_biomedparse.slices import SegmentedSlices
 
 POLL_SECONDS = 0.1
 """How often a run looks whether it was cancelled while nothing happens."""
@@ -37,12 +39,15 @@ class Changed:
         Where, in the volume.
     done : int
         Slices finished so far.
+    time : int, optional
+        At which point of a time series.
     """
 
     axis: int
     start: int
     stop: int
     done: int
+    time: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,32 +66,66 @@ class Failed:
 Step = Status | Planned | Changed | Failed
 
 
-class Task:
-    """One run that fills an array.
+@dataclass(frozen=True)
+class Part:
+    """One run in the model process, and the array it fills.
 
     Parameters
     ----------
     begin : callable
-        Starts the run in the model process; may take a second.
-    prompts : PromptSet
-        What is looked for.
+        Starts the run; may take a second.
     labels : ndarray [Z, Y, X]
         Filled slice by slice.
+    time : int, optional
+        Which point of a time series it is.
     """
 
-    def __init__(
-        self,
-        begin: Callable[[], Run],
-        prompts: PromptSet,
-        labels: npt.NDArray[Any],
-    ) -> None:
+    begin: Callable[[], Run]
+    labels: npt.NDArray[Any]
+    time: int | None = None
+
+
+class Task:
+    """One run that fills an array, or one for each point of a time series.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+        Done one after the other.
+    prompts : PromptSet
+        What is looked for.
+    """
+
+    def __init__(self, parts: Sequence[Part], prompts: PromptSet) -> None:
         self.prompts = prompts
-        self.labels = labels
         self.plan: Planned | None = None
-        self.tally: Tally | None = None
         self.owners: npt.NDArray[Any] | None = None
-        self._begin = begin
+        self._parts = parts
+        self._tallies: list[Tally] = []
+        self._done = 0
         self._cancelled = threading.Event()
+
+    @property
+    def total(self) -> int:
+        """Slices of all parts; 0 before the first one is planned."""
+        return 0 if self.plan is None else self.plan.total * len(self._parts)
+
+    @property
+    def existence(self) -> npt.NDArray[np.float32] | None:
+        """Existence probabilities [P, slices], of a series [P, T, slices]."""
+        if not self._tallies:
+            return None
+        if self._parts[0].time is None:
+            return self._tallies[0].existence
+        unknown = np.full_like(self._tallies[0].existence, np.nan)
+        rest = [unknown] * (len(self._parts) - len(self._tallies))
+        return np.stack([*(tally.existence for tally in self._tallies), *rest], axis=1)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return what was found so far, one entry a prompt; empty before the start."""
+        if not self._tallies:
+            return ()
+        return together([tally.findings() for tally in self._tallies])
 
     @property
     def cancelled(self) -> bool:
@@ -100,13 +139,15 @@ class Task:
     def steps(self) -> Iterator[Step]:
         """Follow the run to its end and yield what is new."""
         try:
-            with closing(self._begin()) as run:
-                yield from self._follow(run)
+            for part in self._parts:
+                if self.cancelled:
+                    return
+                with closing(part.begin()) as run:
+                    yield from self._follow(run, part)
         except BiomedParseError as error:
             yield Failed(error)
 
-    def _follow(self, run: Run) -> Iterator[Step]:
-        done = 0
+    def _follow(self, run: Run, part: Part) -> Iterator[Step]:
         while not self.cancelled:
             try:
                 event = run.poll(POLL_SECONDS)
@@ -117,20 +158,28 @@ class Task:
             if isinstance(event, Status):
                 yield event
             elif isinstance(event, Planned):
-                self.plan = event
-                self.tally = Tally(self.prompts, self.labels.shape[event.axis])
-                yield event
-            elif isinstance(event, Objects):
-                stop = event.start + len(event.labels)
-                self.labels[event.start : stop] = event.labels
-                self.owners = event.owners
-                yield Changed(0, event.start, stop, done)
+                self._tallies.append(Tally(self.prompts, part.labels.shape[event.axis]))
+                if self.plan is None:
+                    self.plan = event
+                    yield event
             else:
-                self.labels[event.where] = event.labels
-                if self.tally is not None:
-                    self.tally.add(event)
-                done += event.stop - event.start
-                yield Changed(event.axis, event.start, event.stop, done)
+                yield self._take(event, part)
+
+    def _take(self, event: SegmentedSlices | Voted | Objects, part: Part) -> Changed:
+        """Put new labels where they belong."""
+        if isinstance(event, Objects):
+            stop = event.start + len(event.labels)
+            part.labels[event.start : stop] = event.labels
+            if part.time is None:  # a series is numbered anew at each time point
+                self.owners = event.owners
+            return Changed(0, event.start, stop, self._done, part.time)
+        slices = event.slices if isinstance(event, Voted) else event
+        part.labels[slices.where] = slices.labels
+        if self.plan is not None and slices.axis == self.plan.axis:
+            self._tallies[-1].add(slices)
+        if not isinstance(event, Voted):
+            self._done += slices.stop - slices.start
+        return Changed(slices.axis, slices.start, slices.stop, self._done, part.time)
 
 
 class TaskThread(QObject):

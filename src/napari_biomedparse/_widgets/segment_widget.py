@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from napari_biomedparse._napari import (
     labels_layer_kwargs,
     shown_position,
+    shown_series,
     volume_from_layer,
 )
 from napari_biomedparse._widgets._fold import Scrolled, fold
@@ -19,13 +20,16 @@ from napari_biomedparse._widgets._live_run import LiveRun
 from napari_biomedparse._widgets._model_choice import consent_to_download
 from napari_biomedparse._widgets._run_view import RunView
 from napari_biomedparse._widgets._segment_form import SegmentForm
-from napari_biomedparse._widgets._worker import Task
+from napari_biomedparse._widgets._worker import Part, Task
 from napari_biomedparse.errors import BiomedParseError, VolumeError
 from napari_biomedparse.remote import Session
+from napari_biomedparse.volume import as_volume
 
 if TYPE_CHECKING:
     from napari import Viewer
     from napari.layers import Image
+
+    from napari_biomedparse.volume import Volume
 
 
 class SegmentWidget(QWidget):
@@ -83,30 +87,59 @@ class SegmentWidget(QWidget):
             raise VolumeError(
                 "There is no image to segment; open one, or drop a file on the viewer."
             )
-        volume = volume_from_layer(image, self._viewer.dims)
         options = self.form.options(self._current_slice(image))
         wanted = bool(options.instances)
         prompts = replace(self.form.prompt_set(), instance=wanted)
         model, device = self.form.model.value, self.form.device.value
         if not consent_to_download(model, self):
             return
+        consensus = self.form.consensus.value
+        volumes, channel = self._volumes(image)
+        first = volumes[0]
         dtype = np.int32 if wanted else np.min_scalar_type(prompts.ids[-1])
-        labels = np.zeros(volume.grid, dtype)
-        task = Task(
-            lambda: self.session.run(
-                volume, prompts, options, model=model, device=device
-            ),
-            prompts,
-            labels,
-        )
+        labels = np.zeros((len(volumes), *first.grid), dtype)
+
+        def part(at: int) -> Part:
+            return Part(
+                lambda: self.session.run(
+                    volumes[at],
+                    prompts,
+                    options,
+                    model=model,
+                    device=device,
+                    consensus=consensus,
+                ),
+                labels[at],
+                None if channel is None else at,
+            )
+
+        task = Task([part(at) for at in range(len(volumes))], prompts)
         keywords = labels_layer_kwargs(
-            image, prompts, name=f"{image.name} segmentation"
+            image, prompts, name=f"{image.name} segmentation", series_at=channel
         )
-        shown = labels[0] if volume.flat else labels  # a view: it fills with labels
+        # Views, which fill with the labels.
+        shown = labels[:, 0] if first.flat else labels
+        shown = shown[0] if channel is None else shown_series(image, shown)
         layer = self._viewer.add_labels(shown, **keywords)
-        self.run = LiveRun(self._viewer, layer, task, self.view, image_name=image.name)
+        self.run = LiveRun(
+            self._viewer,
+            layer,
+            task,
+            self.view,
+            image_name=image.name,
+            flat=first.flat,
+        )
         self.run.finished.connect(self._on_finished)
         self.run.start()
+
+    def _volumes(self, image: Image) -> tuple[list[Volume], int | None]:
+        """Return what is to be segmented, and the channel of a whole time series."""
+        at = self.form.stack.position(self._viewer.dims)
+        if not self.form.stack.whole_series:
+            return [volume_from_layer(image, self._viewer.dims, at=at)], None
+        series = volume_from_layer(image, self._viewer.dims, at=at, series=True)
+        volumes = [as_volume(series.select(t=t)) for t in range(series.shape[0])]
+        return volumes, at.get("c", 0)
 
     def _current_slice(self, image: Image) -> int:
         """Return the position in view along the slicing axis."""

@@ -7,14 +7,14 @@ stays here: the other side asks for the slabs it needs. What a run yields is wha
 
 We say ``run`` (volume's description, prompts, options, model, device), ``slab`` (the
 voxels asked for) and ``cancel``; the worker says ``status``, ``planned``, ``read``
-(index ranges), ``slices`` (labels and scores), ``objects``, ``done`` and ``error``.
-Each message names its run.
+(index ranges), ``slices`` (labels and scores), ``voted`` (the same, of a consensus),
+``objects``, ``done`` and ``error``. Each message names its run.
 """
 
 from __future__ import annotations
 
-from napari_biomedparse.remote.events import Objects, Planned, Status
+from napari_biomedparse.remote.events import Objects, Planned, Status, Voted
 from napari_biomedparse.remote.run import Run
 from napari_biomedparse.remote.session import Session
 
-__all__ = ["Objects", "Planned", "Run", "Session", "Status"]
+__all__ = ["Objects", "Planned", "Run", "Session", "Status", "Voted"]

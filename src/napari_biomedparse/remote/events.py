@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from napari_biomedparse.slices import SegmentedSlices
+
 
 @dataclass(frozen=True)
 class Status:
@@ -37,6 +39,13 @@ class Planned:
         Prompts too long for the network, which were cut.
     parameters : dict
         Everything needed to repeat the run.
+    total : int
+        Slices that will go through the network; more than those of the range if they
+        are cut along several axes.
+    provenance : dict
+        What a run's manifest says of source, model, parameters and environment.
+    folder : str, optional
+        Where the labels are written, if they are not sent.
     """
 
     axis: int
@@ -45,6 +54,22 @@ class Planned:
     intensity: str
     truncated: tuple[str, ...]
     parameters: dict[str, Any]
+    total: int
+    provenance: dict[str, Any]
+    folder: str | None = None
+
+
+@dataclass(frozen=True)
+class Voted:
+    """Final labels of a consensus, in place of those of its runs.
+
+    Parameters
+    ----------
+    slices : SegmentedSlices
+        Along the first axis.
+    """
+
+    slices: SegmentedSlices
 
 
 @dataclass(frozen=True)

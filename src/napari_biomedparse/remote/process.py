@@ -15,7 +15,7 @@ import numpy as np
 
 from napari_biomedparse import errors
 from napari_biomedparse.errors import BiomedParseError, FormatError, WorkerError
-from napari_biomedparse.remote.events import Objects, Planned, Status
+from napari_biomedparse.remote.events import Objects, Planned, Status, Voted
 from napari_biomedparse.remote.wire import Connection, Message
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ class Process:
             run.put(_planned(fields))
         elif message.kind == "slices":
             run.put(_slices(message))
+        elif message.kind == "voted":
+            run.put(Voted(_slices(message)))
         elif message.kind == "objects":
             run.put(Objects(fields["start"], *message.arrays))
         elif message.kind in ("done", "error"):
@@ -169,6 +171,9 @@ def _planned(fields: dict[str, Any]) -> Planned:
         intensity=fields["intensity"],
         truncated=tuple(fields["truncated"]),
         parameters=fields["parameters"],
+        total=fields["total"],
+        provenance=fields["provenance"],
+        folder=fields.get("folder"),
     )
 
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from napari_biomedparse.remote.events import Objects, Planned, Status
+    from napari_biomedparse.remote.events import Objects, Planned, Status, Voted
     from napari_biomedparse.slices import SegmentedSlices
     from napari_biomedparse.volume import Volume
 
-    Event = Status | Planned | SegmentedSlices | Objects
+    Event = Status | Planned | SegmentedSlices | Voted | Objects
 
 
 class Run:
@@ -58,7 +58,7 @@ class Run:
 
         Returns
         -------
-        Status, Planned, SegmentedSlices, Objects or None
+        Status, Planned, SegmentedSlices, Voted, Objects or None
             None if nothing happened in the time.
 
         Raises

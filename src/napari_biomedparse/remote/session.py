@@ -47,6 +47,7 @@ class Session:
         *,
         model: str = "v2",
         device: str = "auto",
+        consensus: bool = False,
     ) -> Run:
         """Segment a volume in the model process.
 
@@ -62,6 +63,8 @@ class Session:
             Name, file or folder, as `load_model` takes it.
         device : str
             "auto", "cpu", "cuda", "cuda:1", "mps", ...
+        consensus : bool
+            Whether to run along all axes and vote; see `segment_consensus`.
 
         Returns
         -------
@@ -80,9 +83,8 @@ class Session:
             self._runs += 1
             run = Run(self._runs, volume)
             described = _describe(volume, prompts, options)
-            self._idle_process().start(
-                run, {**described, "model": model, "device": device}
-            )
+            more = {"model": model, "device": device, "consensus": consensus}
+            self._idle_process().start(run, described | more)
         return run
 
     def close(self) -> None:
