@@ -33,6 +33,7 @@ from napari_biomedparse.weights import model_identity
 
 if TYPE_CHECKING:
     from napari_biomedparse.engine import Engine
+    from napari_biomedparse.model.config import BiomedParseConfig
     from napari_biomedparse.options import SegmentOptions
     from napari_biomedparse.prompts import PromptSet
     from napari_biomedparse.slices import SegmentedSlices
@@ -108,15 +109,38 @@ def segment_consensus(
         As for `segment`.
     """
     options = merge_options(options, changes)
+    volume = as_volume(volume)
+    check_consensus(volume, options, force=force)
+    engine = make_engine(model, device, options)
+    return run_consensus(volume, parse_prompts(prompts), engine, options, watch)
+
+
+def check_consensus(
+    volume: Volume, options: SegmentOptions, *, force: bool = False
+) -> None:
+    """Refuse what no consensus can be formed of.
+
+    Parameters
+    ----------
+    volume : Volume
+        Of `as_volume`.
+    options : SegmentOptions
+    force : bool
+        Whether voxels far from cubes will do, too.
+
+    Raises
+    ------
+    OptionError
+        If an axis or a range of slices is chosen.
+    VolumeError
+        If slices along different axes do not look alike.
+    """
     if options.axis is not None or options.slices is not None:
         raise OptionError(
             "A consensus runs along all axes and over all slices: leave the slicing "
             "axis (axis) and the range (slices) out."
         )
-    volume = as_volume(volume)
     check_isotropy(volume, force=force)
-    engine = make_engine(model, device, options)
-    return run_consensus(volume, parse_prompts(prompts), engine, options, watch)
 
 
 def check_isotropy(volume: Volume, *, force: bool = False) -> None:
@@ -169,7 +193,7 @@ def run_consensus(
     Parameters
     ----------
     volume : Volume
-        That `check_isotropy` accepts.
+        That `check_consensus` accepts.
     prompts : PromptSet
     engine : Engine
     options : SegmentOptions
@@ -181,11 +205,9 @@ def run_consensus(
     Consensus
     """
     existence, runs, edges = {}, [], []
-    parameters: dict[str, Any] = {}
-    for axis in volume.axes:
-        plan = plan_run(
-            volume, prompts, replace(options, axis=axis), config=engine.model.config
-        )
+    plans = plan_consensus(volume, prompts, options, engine.model.config)
+    for plan in plans:
+        axis = plan.axis_name
         found = _array(plan)
         borders = _array(plan) if plan.instances else None
         scores = np.full((len(prompts), plan.geometry.depth), np.nan, np.float32)
@@ -194,7 +216,6 @@ def run_consensus(
         runs.append(found)
         edges += [] if borders is None else [borders]
         existence[axis] = scores
-        parameters = parameters or plan.parameters()
     labels = _vote_by_block(plan, runs)
     instances = None
     if edges:
@@ -204,14 +225,30 @@ def run_consensus(
         labels=labels if isinstance(labels, np.ndarray) else as_dask(labels),
         existence=existence,
         prompts=prompts,
-        parameters=parameters
-        | {
-            "axis": None,
-            "slicing_axis": "consensus",
+        parameters={
+            **voted_parameters(plans[0]),
             "model": model_identity(engine.model),
         },
         instances=instances,
     )
+
+
+def plan_consensus(
+    volume: Volume,
+    prompts: PromptSet,
+    options: SegmentOptions,
+    config: BiomedParseConfig,
+) -> list[RunPlan]:
+    """Plan the run along each axis, in the volume's order."""
+    return [
+        plan_run(volume, prompts, replace(options, axis=axis), config=config)
+        for axis in volume.axes
+    ]
+
+
+def voted_parameters(first: RunPlan) -> dict[str, Any]:
+    """Return what a consensus should remember, from the plan along the first axis."""
+    return first.parameters() | {"axis": None, "slicing_axis": "consensus"}
 
 
 def vote(

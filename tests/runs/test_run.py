@@ -29,12 +29,8 @@ from napari_biomedparse.runs.blocks import (
     task_size,
 )
 from napari_biomedparse.runs.folder import Run
-from napari_biomedparse.runs.run import (
-    describe_run,
-    reproduce,
-    run_to_folder,
-    segment_to_folder,
-)
+from napari_biomedparse.runs.run import reproduce, segment_to_folder
+from napari_biomedparse.runs.volume_run import describe_run, run_to_folder
 from napari_biomedparse.segment import segment
 from napari_biomedparse.volume import Volume
 

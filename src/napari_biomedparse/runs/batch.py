@@ -31,7 +31,7 @@ from napari_biomedparse.weights import default_model, load_model
 if TYPE_CHECKING:
     from napari_biomedparse.model.biomedparse import BiomedParse
     from napari_biomedparse.options import SegmentOptions
-    from napari_biomedparse.runs.run import Progress
+    from napari_biomedparse.runs.volume_run import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -180,8 +180,9 @@ def summary(outcomes: Iterable[FileOutcome]) -> str:
         if outcome.run is None:
             table.writerow(line)
             continue
-        voxels = outcome.run.voxels.sum(axis=1)
-        best = np.nanmax(outcome.run.existence, axis=1)
+        count = len(outcome.run.prompts)
+        voxels = outcome.run.voxels.reshape(count, -1).sum(axis=1)
+        best = np.nanmax(outcome.run.existence.reshape(count, -1), axis=1)
         for i, prompt in enumerate(outcome.run.prompts.prompts):
             table.writerow(
                 line

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +20,7 @@ from napari_biomedparse.runs.folder import (
     LABELS,
     OBJECTS,
     checksum,
+    home_of,
     layout_of,
     record_block,
     writing,
@@ -66,14 +68,20 @@ class FilledBlock(NamedTuple):
 
 
 def open_stores(plan: RunPlan, manifest: Manifest, folder: Path) -> list[LabelStore]:
-    """Open the stores of labels and, if wanted, edges; make them if need be."""
+    """Open the stores of labels and, if wanted, edges; make them if need be.
+
+    The labels of a time point are in those of its series, which are there already.
+    """
     layout, grid = layout_of(manifest), grid_volume(plan.volume)
-    stores = []
-    for name in (LABELS, EDGES) if plan.instances else (LABELS,):
-        create_labels(
-            folder / name, layout, grid, replace(plan.prompts, instance=False)
-        )
-        stores.append(LabelStore(folder / name, layout))
+    single = replace(layout, times=None)
+    prompts = replace(plan.prompts, instance=False)
+    home = home_of(folder, manifest)
+    if home == folder:
+        create_labels(folder / LABELS, layout, grid, prompts)
+    stores = [LabelStore(home / LABELS, layout, manifest.output.get("time", 0))]
+    if plan.instances:
+        create_labels(folder / EDGES, single, grid, prompts)
+        stores.append(LabelStore(folder / EDGES, single))
     return stores
 
 
@@ -106,18 +114,24 @@ def run_blocks(
     layout = stores[0].layout
     part = replace(plan, start=start, stop=stop)
 
-    def write(block: FilledBlock) -> Block:
-        with writing(folder):
-            for store, data in zip(stores, (block.labels, block.edges), strict=False):
-                assert data is not None  # one store each
-                store.write(block.first, data)
-                store.sync()
-            record = _record(plan, block)
-            record_block(folder, record)
-        return record
-
     slices = run_plan(part, engine, align=layout.thickness)
-    yield from write_behind(_fill(slices, part, stores), write)
+    yield from write_behind(
+        _fill(slices, part, stores), partial(write_block, plan, folder, stores)
+    )
+
+
+def write_block(
+    plan: RunPlan, folder: Path, stores: list[LabelStore], block: FilledBlock
+) -> Block:
+    """Write a block, and record it once it is safely on the disk."""
+    with writing(folder):
+        for store, data in zip(stores, (block.labels, block.edges), strict=False):
+            assert data is not None  # one store each
+            store.write(block.first, data)
+            store.sync()
+        record = _record(plan, block)
+        record_block(folder, record)
+    return record
 
 
 def write_behind(
@@ -137,33 +151,41 @@ def write_behind(
             yield waiting.popleft().result()
 
 
-def write_objects(folder: Path, plan: RunPlan, stores: list[LabelStore]) -> int:
+def write_objects(
+    folder: Path, plan: RunPlan, manifest: Manifest, stores: list[LabelStore]
+) -> int:
     """Tell the objects of a run's labels apart, on disk; return how many there are.
 
     Parameters
     ----------
     folder : Path
     plan : RunPlan
+    manifest : Manifest
     stores : list of two LabelStore
         Labels and edges, finished.
     """
-    labels, edges = (store.levels[0] for store in stores)
-    shape, axis = plan.geometry.shape, plan.geometry.axis
-    dtype = np.dtype(np.uint32)
-    thickness = plan_thickness(shape, axis, dtype.itemsize)
-    layout = Layout(shape, dtype, axis, thickness, stores[0].layout.version)
+    labels, edges = stores
+    layout, home = object_layout(labels.layout), home_of(folder, manifest)
     prompts = replace(plan.prompts, instance=True)
     with writing(folder):
-        create_labels(folder / OBJECTS, layout, grid_volume(plan.volume), prompts)
-        store = LabelStore(folder / OBJECTS, layout)
+        if home == folder:
+            create_labels(folder / OBJECTS, layout, grid_volume(plan.volume), prompts)
+        store = LabelStore(home / OBJECTS, layout, manifest.output.get("time", 0))
         chunks = layout.chunks(0)
-        components = scratch(folder / COMPONENTS, shape, chunks)
-        block = block_shape(chunks, shape)
-        count = split_blockwise(labels, edges, components, store.levels[0], block)
-        for start in range(0, shape[axis], thickness):
+        components = scratch(folder / COMPONENTS, layout.shape, chunks)
+        block = block_shape(chunks, layout.shape)
+        count = split_blockwise(labels, edges, components, store, block)
+        for start in range(0, layout.shape[layout.axis], layout.thickness):
             store.write(start, store.read(*layout.block(start)), finest=1)
         store.sync()
     return count
+
+
+def object_layout(layout: Layout) -> Layout:
+    """Return how the objects of labels lie on the disk."""
+    dtype = np.dtype(np.uint32)
+    thickness = plan_thickness(layout.shape, layout.axis, dtype.itemsize)
+    return replace(layout, dtype=dtype, thickness=thickness)
 
 
 def grid_volume(volume: Volume) -> Volume:

@@ -24,6 +24,7 @@ from napari_biomedparse.runs.inputs import SUFFIXES
 from napari_biomedparse.runs.manifest import (
     MANIFEST,
     Block,
+    Kind,
     Manifest,
     read_manifest,
     refuse_differences,
@@ -40,6 +41,7 @@ OBJECTS = "instances.ome.zarr"
 EDGES = "edges.zarr"
 COMPONENTS = "components.zarr"
 BLOCKS = "blocks"
+PARTS = "parts"
 LOCK = ".lock"
 
 
@@ -147,12 +149,18 @@ def checksum(*parts: npt.NDArray[Any]) -> str:
     return digest.hexdigest()[:16]
 
 
-def finish(folder: Path, manifest: Manifest, blocks: dict[int, Block]) -> Manifest:
+def finish(
+    folder: Path,
+    manifest: Manifest,
+    blocks: dict[int, Block],
+    *,
+    keep_edges: bool = False,
+) -> Manifest:
     """Write the final manifest, and drop what it makes superfluous."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     done = replace(manifest.with_blocks(blocks), finished=now)
     done.save(folder)
-    _tidy(folder)
+    _tidy(folder, (EDGES,) if keep_edges else ())
     return done
 
 
@@ -165,7 +173,23 @@ def layout_of(manifest: Manifest) -> Layout:
         output["axis"],
         output["thickness"],
         output["ome_zarr"],
+        output.get("times"),
     )
+
+
+def home_of(folder: Path, manifest: Manifest) -> Path:
+    """Return the folder that labels lie in: for a time point that of its series."""
+    return folder.parents[1] if "time" in manifest.output else folder
+
+
+def part_folders(folder: Path, manifest: Manifest) -> list[Path]:
+    """Return the folders of the runs that a series or a consensus is made of."""
+    output = manifest.output
+    if manifest.kind == "volume":
+        return []
+    if manifest.kind == "series":
+        return [folder / PARTS / f"t{i:06d}" for i in range(output["times"])]
+    return [folder / PARTS / f"along_{axis}" for axis in output["along"]]
 
 
 class Run:
@@ -187,7 +211,18 @@ class Run:
         manifest = read_manifest(self.folder)
         if manifest.finished is None:
             manifest = manifest.with_blocks(recorded_blocks(self.folder))
-        self.manifest = manifest
+            begun = [
+                Run(part).manifest
+                for part in part_folders(self.folder, manifest)
+                if (part / MANIFEST).is_file()
+            ]
+            manifest = replace(manifest, parts=tuple(begun))
+        self.manifest: Manifest = manifest
+
+    @property
+    def kind(self) -> Kind:
+        """Whether this is one volume, a time series, or a consensus."""
+        return self.manifest.kind
 
     @property
     def finished(self) -> bool:
@@ -206,22 +241,29 @@ class Run:
 
     @property
     def labels(self) -> da.Array:
-        """Labels, unsigned [Z, Y, X]; 0 is background. Lazy."""
+        """Labels, unsigned [Z, Y, X], of a series [T, Z, Y, X]; lazy."""
         return self._array(LABELS)
 
     @property
     def instances(self) -> da.Array | None:
-        """Objects, uint32 [Z, Y, X], lazy; None if they were not told apart."""
+        """Objects, uint32 of the labels' shape, lazy; None if not told apart."""
         return None if self.instances_path is None else self._array(OBJECTS)
 
     @property
     def existence(self) -> npt.NDArray[np.float32]:
-        """Existence probabilities, float32 [P, slices]; NaN where not run."""
+        """Existence probabilities, float32; NaN where not run.
+
+        [P, slices]; of a series [P, T, slices]; of a consensus [P, 3, slices], one
+        row an axis, with NaN after the end of a shorter one.
+        """
         return self.manifest.existence
 
     @property
     def voxels(self) -> npt.NDArray[np.int64]:
-        """Voxels of each prompt, int64 [P, slices]; 0 where not run."""
+        """Voxels of each prompt, int64 [P, slices]; 0 where not run.
+
+        Of a series [P, T, slices]; of a consensus along the first axis.
+        """
         return self.manifest.voxels
 
     @property
@@ -265,8 +307,8 @@ def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> Manifest:
     return manifest
 
 
-def _tidy(folder: Path) -> None:
-    for name in (BLOCKS, EDGES, COMPONENTS):
+def _tidy(folder: Path, keep: tuple[str, ...] = ()) -> None:
+    for name in {BLOCKS, EDGES, COMPONENTS, PARTS}.difference(keep):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

@@ -58,10 +58,11 @@ def _checksum(volume: Volume) -> str:
         for plane in volume.data:
             digest.update(np.ascontiguousarray(plane).data)
         return digest.hexdigest()[:16]
-    depth, *plane_shape = volume.grid
+    depth, *others = volume.grid
+    edges = [1] * (len(others) - 2) + [SAMPLE_EDGE] * 2
     window = tuple(
-        slice((n - min(n, SAMPLE_EDGE)) // 2, (n + min(n, SAMPLE_EDGE)) // 2)
-        for n in plane_shape
+        slice((n - min(n, edge)) // 2, (n + min(n, edge)) // 2)
+        for n, edge in zip(others, edges, strict=True)
     )
     for at in sorted({i * (depth - 1) // (SAMPLES - 1) for i in range(SAMPLES)}):
         part = np.asarray(volume.data[(slice(at, at + 1), *window)])

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from napari_biomedparse.runs.durable import write_durably
 MANIFEST = "manifest.json"
 KIND = "napari-biomedparse run"
 VERSION = 1
+Kind = Literal["volume", "series", "consensus"]
 MUST_MATCH = ("source", "model", "parameters", "output")
 """Parts of which any difference makes it another run."""
 
@@ -73,7 +74,10 @@ class Manifest:
     finished : str, optional
         When, in UTC.
     objects : int, optional
-        How many, if objects were told apart.
+        How many, if objects were told apart; of a series the sum of all time points.
+    parts : tuple of Manifest
+        Of a series its time points, of a consensus the runs along each axis; complete
+        once the run is finished.
     """
 
     source: dict[str, Any]
@@ -85,6 +89,14 @@ class Manifest:
     blocks: tuple[Block, ...] = ()
     finished: str | None = None
     objects: int | None = None
+    parts: tuple[Manifest, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """Whether this is one volume, a time series, or a consensus."""
+        if "times" in self.parameters:
+            return "series"
+        return "consensus" if "along" in self.output else "volume"
 
     @property
     def prompts(self) -> PromptSet:
@@ -96,11 +108,30 @@ class Manifest:
     def options(self) -> SegmentOptions:
         """The options."""
         values = {f.name: self.parameters[f.name] for f in fields(SegmentOptions)}
-        return SegmentOptions(**(values | {"slices": tuple(values["slices"])}))
+        slices = None if self.kind == "consensus" else tuple(values["slices"])
+        return SegmentOptions(**(values | {"slices": slices}))
 
     @property
     def existence(self) -> npt.NDArray[np.float32]:
-        """Existence probabilities, float32 [P, slices]; NaN where not run."""
+        """Existence probabilities, float32; NaN where not run.
+
+        [P, slices]; of a series [P, T, slices]; of a consensus [P, 3, slices], one
+        row an axis, with NaN after the end of a shorter one.
+        """
+        if self.kind == "volume":
+            return self._block_existence()
+        shape = self.output["shape"]
+        if self.kind == "series":
+            size = (self.output["times"], self._depth)
+        else:
+            size = (len(shape), max(shape))
+        found = np.full((len(self.prompts), *size), np.nan, np.float32)
+        for number, part in enumerate(self.parts):
+            scores = part.existence
+            found[:, number, : scores.shape[1]] = scores
+        return found
+
+    def _block_existence(self) -> npt.NDArray[np.float32]:
         found = np.full((len(self.prompts), self._depth), np.nan, np.float32)
         for block in self.blocks:
             found[:, block.start : block.stop] = block.existence
@@ -108,7 +139,16 @@ class Manifest:
 
     @property
     def voxels(self) -> npt.NDArray[np.int64]:
-        """Voxels of each prompt, int64 [P, slices]; 0 where not run."""
+        """Voxels of each prompt, int64 [P, slices]; 0 where not run.
+
+        Of a series [P, T, slices]; of a consensus along the first axis.
+        """
+        if self.kind == "series":
+            size = (len(self.prompts), self.output["times"], self._depth)
+            found = np.zeros(size, np.int64)
+            for number, part in enumerate(self.parts):
+                found[:, number] = part.voxels
+            return found
         found = np.zeros((len(self.prompts), self._depth), np.int64)
         for block in self.blocks:
             found[:, block.start : block.stop] = block.voxels
@@ -164,8 +204,7 @@ def read_manifest(path: Path) -> Manifest:
         record = json.loads(path.read_text("utf-8"))
         if record.pop("kind") != KIND or record.pop("version") != VERSION:
             raise ValueError("it was written by something else or a later version")
-        blocks = tuple(Block(**block) for block in record.pop("blocks"))
-        return Manifest(**record, blocks=blocks)
+        return _parsed(record)
     except OSError as error:
         raise FormatError(
             f"{path} cannot be read ({error.strerror}); give a run's folder or its "
@@ -176,6 +215,12 @@ def read_manifest(path: Path) -> Manifest:
             f"{path} is not the record of a run ({error}); give a run's folder or its "
             f"{MANIFEST}."
         ) from error
+
+
+def _parsed(record: dict[str, Any]) -> Manifest:
+    blocks = tuple(Block(**block) for block in record.pop("blocks"))
+    parts = tuple(map(_parsed, record.pop("parts", ())))
+    return Manifest(**record, blocks=blocks, parts=parts)
 
 
 def refuse_differences(folder: Path, old: Manifest, new: Manifest) -> None:

@@ -3,48 +3,45 @@
 from __future__ import annotations
 
 import os
-import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from importlib import import_module
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
+from napari_biomedparse.consensus import check_consensus
 from napari_biomedparse.errors import OptionError
-from napari_biomedparse.io import open_volume
-from napari_biomedparse.plan import RunPlan, plan_run
-from napari_biomedparse.runs.blocks import (
-    open_stores,
-    run_blocks,
-    unfinished,
-    write_objects,
+from napari_biomedparse.io import open_image, open_volume
+from napari_biomedparse.plan import plan_run
+from napari_biomedparse.prompts import parse_prompts
+from napari_biomedparse.runs.manifest import Manifest, read_manifest
+from napari_biomedparse.runs.parts import (
+    Job,
+    consensus_to_folder,
+    series_to_folder,
+    volume_to_folder,
 )
-from napari_biomedparse.runs.folder import Run, finish, open_folder, verified_blocks
-from napari_biomedparse.runs.identity import identify
-from napari_biomedparse.runs.manifest import Block, Manifest, read_manifest
-from napari_biomedparse.runs.store import OmeVersion, plan_thickness
 from napari_biomedparse.segment import make_engine, merge_options
-from napari_biomedparse.weights import default_model, model_identity
+from napari_biomedparse.series import Series, open_series
+from napari_biomedparse.volume import (
+    Volume,
+    as_volume,
+    choose_channel,
+    has_time_points,
+    volume_of,
+)
+from napari_biomedparse.weights import default_model
 
 if TYPE_CHECKING:
     from distributed import Client
 
-    from napari_biomedparse.engine import Engine
     from napari_biomedparse.model.biomedparse import BiomedParse
     from napari_biomedparse.options import SegmentOptions
+    from napari_biomedparse.runs.folder import Run
+    from napari_biomedparse.runs.store import OmeVersion
+    from napari_biomedparse.runs.volume_run import DoBlocks, Progress
+    from napari_biomedparse.series import Times
 
-Progress = Callable[[int, int], None]
-"""Called with the slices that are finished, and all."""
-DoBlocks = Callable[
-    ["RunPlan", Path, "Manifest", Iterable[tuple[int, int]]], Iterator["Block"]
-]
-"""Runs ranges of slices; see `blocks_on_cluster`."""
 OME_VERSIONS = ("0.4", "0.5")
 
 
@@ -57,7 +54,9 @@ def segment_to_folder(
     *,
     device: str = "auto",
     channel: int | str | None = None,
-    time: int | None = None,
+    time: Times = None,
+    consensus: bool = False,
+    force: bool = False,
     ome_zarr: OmeVersion = "0.5",
     overwrite: bool = False,
     load: str | os.PathLike[str] | None = None,
@@ -77,13 +76,22 @@ def segment_to_folder(
     Parameters
     ----------
     volume : path, array or Volume
-        A path is what `reproduce` needs.
+        A path is what `reproduce` needs. Of volumes over time (t, z, y, x) all time
+        points, or some, are segmented one after the other, as by `segment_series`.
     prompts, model, options, device, **changes
         As for `segment`.
     out : path
         The run's folder, new or begun by the same call.
-    channel, time
-        As for `open_volume`, if a path is given.
+    channel : int or str, optional
+        Which channel; needed where there are several.
+    time : int or pair of int, optional
+        One time point, or the first and the one after the last; by default all. One
+        is segmented as a volume of its own.
+    consensus : bool
+        Whether to run along each axis and let the three runs vote, as
+        `segment_consensus` does.
+    force : bool
+        Whether to form a consensus of a volume that is not isotropic, too.
     ome_zarr : {"0.5", "0.4"}
         Version of the label images.
     overwrite : bool
@@ -114,10 +122,14 @@ def segment_to_folder(
     options = merge_options(options, changes)
     if ome_zarr not in OME_VERSIONS:
         raise OptionError(f"OME-Zarr can be written as 0.4 or 0.5, not {ome_zarr!r}.")
-    chosen: dict[str, Any] = {}
+    chosen = {}
     if isinstance(volume, str | os.PathLike):
-        volume = open_volume(volume, channel=channel, time=time)
-        chosen = {"channel": channel, "time": time}
+        times = list(time) if isinstance(time, tuple) else time
+        chosen = {"channel": channel, "time": times}
+    opened = _open(volume, channel, time, consensus=consensus)
+    if consensus and isinstance(opened, Volume):
+        check_consensus(opened, options, force=force)
+    prompts, folder = parse_prompts(prompts), Path(out)
     model = default_model() if model is None else model
     do: DoBlocks | None = None
     with ExitStack() as stack:
@@ -129,20 +141,22 @@ def segment_to_folder(
             do = partial(
                 cluster.blocks_on_cluster, client, model=load or model, device=device
             )
-        engine = make_engine(model, local, options)
-        plan = plan_run(volume, prompts, options, config=engine.model.config)
-        manifest = describe_run(
-            plan, engine, chosen, _load_name(load or model), ome_zarr, kind=kind
-        )
-        return run_to_folder(
-            plan,
-            engine,
-            manifest,
-            Path(out),
-            overwrite=overwrite,
+        job = Job(
+            make_engine(model, local, options),
+            chosen,
+            _load_name(load or model),
+            ome_zarr,
+            kind=kind,
             do=do,
+            overwrite=overwrite,
             on_progress=on_progress,
         )
+        if isinstance(opened, Series):
+            return series_to_folder(opened, prompts, options, folder, job)
+        if consensus:
+            return consensus_to_folder(opened, prompts, options, folder, job)
+        plan = plan_run(opened, prompts, options, config=job.engine.model.config)
+        return volume_to_folder(plan, folder, job)
 
 
 def reproduce(
@@ -190,6 +204,7 @@ def reproduce(
             raise OptionError(
                 f"{os.fspath(record)} was run on a {what} from memory; give the {what}."
             )
+    time = old.source.get("time")
     run = segment_to_folder(
         volume,
         old.prompts,
@@ -198,96 +213,48 @@ def reproduce(
         old.options,
         device=device or old.environment["device"].partition(":")[0],
         channel=old.source.get("channel"),
-        time=old.source.get("time"),
+        time=tuple(time) if isinstance(time, list) else time,
+        consensus=old.kind == "consensus",
+        force=True,
         ome_zarr=old.output["ome_zarr"],
         on_progress=on_progress,
     )
     new = run.manifest
     found = old.differences(new)
-    found += [
-        f"slices {a.start} to {a.stop - 1} have other labels"
-        for a, b in zip(old.blocks, new.blocks, strict=False)
-        if a != b
-    ]
+    found += _other_labels(old, new)
+    for at, (a, b) in enumerate(zip(old.parts, new.parts, strict=False)):
+        where = f"time point {at}" if old.kind == "series" else f"run {at + 1} of 3"
+        found += [f"{where}: {other}" for other in _other_labels(a, b)]
     if old.finished is None:
         found.append("the recorded run was not finished")
     return run, found
 
 
-def describe_run(
-    plan: RunPlan,
-    engine: Engine,
-    chosen: Mapping[str, Any],
-    load: str | None,
-    ome_zarr: OmeVersion,
-    *,
-    kind: str | None = None,
-) -> Manifest:
-    """Make the manifest of a run that has not begun.
-
-    `kind` is that of the devices that will compute, if not the engine's.
-    """
-    device = str(engine.device) if kind is None else kind
-    shape, axis = plan.geometry.shape, plan.geometry.axis
-    itemsize = plan.label_dtype.itemsize * (2 if plan.instances else 1)
-    return Manifest(
-        source={**identify(plan.volume), **chosen},
-        model=model_identity(engine.model),
-        parameters=plan.parameters(),
-        output={
-            "shape": list(shape),
-            "dtype": str(plan.label_dtype),
-            "axis": axis,
-            "thickness": plan_thickness(shape, axis, itemsize),
-            "ome_zarr": ome_zarr,
-            "device": device.partition(":")[0],
-        },
-        load=load,
-        environment={
-            "device": device,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-        },
-    )
+def _open(
+    volume: Any, channel: int | str | None, time: Times, *, consensus: bool
+) -> Volume | Series:
+    """Choose a channel and time points; several of these are a series."""
+    if isinstance(volume, str | os.PathLike):
+        image = choose_channel(open_image(volume), channel)
+        if isinstance(time, int) or consensus or not has_time_points(image):
+            one = time if isinstance(time, int) else None
+            return open_volume(volume, channel=channel, time=one)
+        return open_series(image, time=time)
+    image = volume if isinstance(volume, Volume) else volume_of(volume)
+    image = choose_channel(image, channel)
+    if isinstance(time, int):
+        return open_series(image, time=time).at(time)
+    if has_time_points(image) and not consensus:
+        return open_series(image, time=time)
+    return as_volume(image)
 
 
-def run_to_folder(
-    plan: RunPlan,
-    engine: Engine,
-    manifest: Manifest,
-    folder: Path,
-    *,
-    overwrite: bool = False,
-    do: DoBlocks | None = None,
-    on_progress: Progress | None = None,
-) -> Run:
-    """Do what is missing of a run; see `segment_to_folder`.
-
-    `do` runs ranges of blocks elsewhere; by default `engine` runs them here.
-    """
-    with open_folder(folder, manifest, overwrite=overwrite) as found:
-        if found.finished is None:
-            stores = open_stores(plan, found, folder)
-            blocks = verified_blocks(folder, stores)
-            total = plan.stop - plan.start
-            ranges = unfinished(plan, found, blocks)
-            if do is not None:
-                new = do(plan, folder, found, ranges)
-            else:
-                new = chain.from_iterable(
-                    run_blocks(plan, engine, folder, stores, start, stop)
-                    for start, stop in ranges
-                )
-            for block in new:
-                blocks[block.start] = block
-                if on_progress:
-                    on_progress(_count(blocks), total)
-            if plan.instances:
-                found = replace(found, objects=write_objects(folder, plan, stores))
-            finish(folder, found, blocks)
-    return Run(folder)
+def _other_labels(old: Manifest, new: Manifest) -> list[str]:
+    return [
+        f"slices {a.start} to {a.stop - 1} have other labels"
+        for a, b in zip(old.blocks, new.blocks, strict=False)
+        if a != b
+    ]
 
 
 def _import_cluster() -> Any:
@@ -298,10 +265,6 @@ def _import_cluster() -> Any:
             f"Clusters need more packages ({error}); install them with: pip install "
             "'napari-biomedparse[cluster]'"
         ) from error
-
-
-def _count(blocks: Mapping[int, Block]) -> int:
-    return sum(block.stop - block.start for block in blocks.values())
 
 
 def _load_name(model: str | os.PathLike[str] | BiomedParse) -> str | None:

@@ -46,6 +46,9 @@ class Layout:
         Slices of a block, a power of two: one chunk along the slicing axis.
     version : {"0.4", "0.5"}
         Of OME-Zarr.
+    times : int, optional
+        Number of volumes of this shape, time being the first axis of the arrays; None
+        for a single volume without such an axis.
     """
 
     shape: tuple[int, ...]
@@ -53,6 +56,7 @@ class Layout:
     axis: int
     thickness: int
     version: OmeVersion = "0.5"
+    times: int | None = None
 
     def chunks(self, level: int) -> tuple[int, ...]:
         """Chunk shape of a level; a block is one chunk thick at every level."""
@@ -93,17 +97,20 @@ def plan_thickness(shape: Sequence[int], axis: int, itemsize: int) -> int:
 
 
 class LabelStore:
-    """An OME-Zarr label image on disk.
+    """An OME-Zarr label image on disk, or one time point of it.
 
     Parameters
     ----------
     path : Path
         Its folder; `create_labels` makes it.
     layout : Layout
+    time : int
+        Which time point, of a layout that has several.
     """
 
-    def __init__(self, path: Path, layout: Layout) -> None:
+    def __init__(self, path: Path, layout: Layout, time: int = 0) -> None:
         self.layout = layout
+        self._at = () if layout.times is None else (time,)
         self._store = SyncedStore(path)
         group = zarr.open_group(self._store, mode="r+")
         self.levels: list[Any] = [group[f"s{i}"] for i in range(layout.levels)]
@@ -130,13 +137,35 @@ class LabelStore:
             if part.shape[axis]:
                 put = [slice(None)] * 3
                 put[axis] = slice(first, first + part.shape[axis])
-                level[tuple(put)] = part
+                level[(*self._at, *put)] = part
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Read slices of the finest level, of the image's shape but for their axis."""
+        return self.read_along(self.layout.axis, start, stop)
+
+    def read_along(self, axis: int, start: int, stop: int) -> npt.NDArray[Any]:
+        """Read a range along any axis of the finest level."""
         where = [slice(None)] * 3
-        where[self.layout.axis] = slice(start, stop)
-        return np.asarray(self.levels[0][tuple(where)])
+        where[axis] = slice(start, stop)
+        return self[tuple(where)]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the finest level, [Z, Y, X]."""
+        return self.layout.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of a voxel."""
+        return self.layout.dtype
+
+    def __getitem__(self, where: tuple[slice, ...]) -> npt.NDArray[Any]:
+        """Read a part of the finest level."""
+        return np.asarray(self.levels[0][(*self._at, *where)])
+
+    def __setitem__(self, where: tuple[slice, ...], values: npt.NDArray[Any]) -> None:
+        """Write a part of the finest level alone, without those made of it."""
+        self.levels[0][(*self._at, *where)] = values
 
     def sync(self) -> None:
         """Wait until all that was written is on the disk."""
@@ -154,7 +183,7 @@ def create_labels(
         The new folder; one that is there is kept.
     layout : Layout
     volume : Volume
-        Axes, scale and origin; three axes.
+        Axes, scale and origin; three axes, after that of time if there is one.
     prompts : PromptSet
         Names of the label values.
     """
@@ -168,11 +197,14 @@ def create_labels(
         more: dict[str, Any] = {"dimension_names": volume.axes}
         if old:
             more = {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
+        shape, chunks = layout.level_shape(level), layout.chunks(level)
+        if layout.times is not None:
+            shape, chunks = (layout.times, *shape), (1, *chunks)
         group.create_array(
             f"s{level}",
-            shape=layout.level_shape(level),
+            shape=shape,
             dtype=layout.dtype,
-            chunks=layout.chunks(level),
+            chunks=chunks,
             fill_value=0,
             **more,
         )
