@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import CheckBox, ComboBox, TextEdit
 from napari.layers import Image
 from qtpy.QtWidgets import QWidget
 
-from napari_biomedparse._napari import prompts_of_layer, volume_from_layer
+from napari_biomedparse._napari import (
+    prompts_of_layer,
+    shown_position,
+    volume_from_layer,
+)
 from napari_biomedparse._widgets._form import form_layout, option_fields, show_row
 from napari_biomedparse._widgets._model_choice import ModelChoice
+from napari_biomedparse._widgets._request import Request
 from napari_biomedparse._widgets._scope import SliceScope
 from napari_biomedparse._widgets._stack_choice import StackChoice
+from napari_biomedparse._widgets._suggestions import PromptLine
 from napari_biomedparse._widgets._tiles import TileChoice
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.intensity import MODALITIES
@@ -104,10 +111,15 @@ class SegmentForm(QWidget):
                 self.instances,
             ],
         )
+        self.prompt_line = PromptLine()
+        below = self._layout.getWidgetPosition(self.prompts.native)[0] + 1
+        self._layout.insertRow(below, "", self.prompt_line)
         self.advanced = QWidget()
         axis, *others = advanced.values()
         form_layout(self.advanced, [axis, self.consensus, self.tiles, *others])
         self._style_prompts()
+        self.prompt_line.entered.connect(self._add_prompt)
+        main["modality"].changed.connect(self.prompt_line.set_modality)
         self.image.changed.connect(self._on_image_changed)
         self._options["axis"].changed.connect(self._set_depth)
         viewer.layers.selection.events.active.connect(self._on_layer_selected)
@@ -148,6 +160,31 @@ class SegmentForm(QWidget):
             **values,
         )
 
+    def request(self) -> Request:
+        """Return the run that the form describes.
+
+        Raises
+        ------
+        VolumeError, PromptError, OptionError
+            If there is no image or no prompt, or one cannot be used.
+        """
+        image = self.layer
+        if image is None:
+            raise VolumeError(
+                "There is no image to segment; open one, or drop a file on the viewer."
+            )
+        options = self.options(self._current_slice(image))
+        return Request(
+            image=image,
+            at=self.stack.position(self._viewer.dims),
+            series=self.stack.whole_series,
+            prompts=replace(self.prompt_set(), instance=bool(options.instances)),
+            options=options,
+            model=self.model.value,
+            device=self.device.value,
+            consensus=bool(self.consensus.value),
+        )
+
     def slicing_axis(self) -> int | None:
         """Return the axis of the volume that is cut, or None without a volume."""
         volume = self._volume()
@@ -172,6 +209,14 @@ class SegmentForm(QWidget):
 
     def _images(self, _: Any) -> list[Image]:
         return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
+
+    def _current_slice(self, image: Image) -> int:
+        """Return the position in view along the slicing axis."""
+        axis = self.slicing_axis()
+        if axis is None or image.ndim == 2:
+            return 0
+        position = shown_position(image, self._viewer.dims)
+        return int(position[axis + image.ndim - 3])
 
     def _volume(self) -> Volume | None:
         try:
@@ -202,6 +247,10 @@ class SegmentForm(QWidget):
         if volume is not None and axis is not None:
             self.scope.set_depth(volume.shape[axis])
             self.tiles.set_volume(volume, axis)
+
+    def _add_prompt(self, text: str) -> None:
+        lines = self.prompts.value.rstrip()
+        self.prompts.value = f"{lines}\n{text}" if lines else text
 
     def _style_prompts(self) -> None:
         edit = self.prompts.native
