@@ -225,6 +225,13 @@ def test_a_series_of_two_channels(run, tmp_path, ending):
     labels, axes = saved(out)
     assert axes == ("t", "z", "y", "x")
     np.testing.assert_array_equal(labels, expected.labels)
+    folder = tmp_path / "folder"
+    whole = run(*common[:-1], folder, "--channel", "nuclei")
+    assert whole.exit_code == 0, whole.output
+    assert "time points" in whole.output
+    labels, axes = saved(folder / "labels.ome.zarr")
+    assert axes == ("t", "z", "y", "x")
+    np.testing.assert_array_equal(labels, expected.labels)
     one = run(*common, "--channel", "1", "--time", "2", "--overwrite")
     assert one.exit_code == 0, one.output
     np.testing.assert_array_equal(saved(out)[0], expected.labels[2])
@@ -258,8 +265,14 @@ def test_a_consensus(run, tmp_path):
     assert refused.exit_code == 1
     assert "is not isotropic" in refused.output
     assert run(*common, "--overwrite", "--force").exit_code == 0
-    refused = run(*common[:-2], tmp_path / "folder", "--consensus")
-    assert "A consensus is written to a file" in refused.output
+    folder = tmp_path / "folder"
+    result = run(
+        *("segment", even, "-p", PROMPT, "-m", "tiny"), "-o", folder, "--consensus"
+    )
+    assert result.exit_code == 0, result.output
+    assert "existence along y" in result.output
+    labels, _ = saved(folder / "labels.ome.zarr")
+    np.testing.assert_array_equal(labels, expected.labels)
 
 
 def test_doctor(run):

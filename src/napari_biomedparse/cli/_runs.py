@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.progress import Progress, TaskID
-from rich.table import Table
 
-from napari_biomedparse.cli._show import bar_for, err, out, progress_bar, show_findings
+from napari_biomedparse.cli._show import (
+    bar_for,
+    err,
+    out,
+    progress_bar,
+    show_axes,
+    show_findings,
+    show_times,
+)
 from napari_biomedparse.errors import PromptError
 from napari_biomedparse.io import open_file, save_labels
 from napari_biomedparse.options import SegmentOptions
@@ -90,12 +97,7 @@ def run_times(
             )
 
         result = run_series(series, prompts, engine, options, watch)
-    table = Table("label", "prompt", "time points", "best existence")
-    for prompt, scores in zip(prompts.prompts, result.existence, strict=True):
-        likely = (scores >= options.existence_threshold).any(axis=1)
-        best = f"{scores.max():.2f} (time {scores.max(axis=1).argmax()})"
-        table.add_row(str(prompt.id), prompt.text, f"{likely.sum()}", best)
-    out.print(table)
+    show_times(prompts, result.existence, options.existence_threshold)
     return result, series.holding(result.labels)
 
 
@@ -125,11 +127,7 @@ def run_axes(
         result = segment_consensus(
             volume, prompts, engine, options, force=force, watch=watch
         )
-    table = Table("label", "prompt", *(f"existence along {a}" for a in volume.axes))
-    for i, prompt in enumerate(prompts.prompts):
-        best = [f"{scores[i].max():.2f}" for scores in result.existence.values()]
-        table.add_row(str(prompt.id), prompt.text, *best)
-    out.print(table)
+    show_axes(prompts, result.existence)
     return result
 
 
@@ -154,12 +152,20 @@ def run_to_folder(
             on_progress=bar_for(progress, "Slices"),
             **common,
         )
-    show_findings(
-        all_findings(run.prompts, run.existence, run.voxels),
-        run.parameters["intensity"],
-        options.existence_threshold,
-        run.parameters["truncated_prompts"],
-    )
+    if run.kind == "series":
+        first = run.parameters["times"][0]
+        show_times(run.prompts, run.existence, options.existence_threshold, first)
+    elif run.kind == "consensus":
+        axes = run.manifest.output["along"]
+        scores = {axis: run.existence[:, row] for row, axis in enumerate(axes)}
+        show_axes(run.prompts, scores)
+    else:
+        show_findings(
+            all_findings(run.prompts, run.existence, run.voxels),
+            run.parameters["intensity"],
+            options.existence_threshold,
+            run.parameters["truncated_prompts"],
+        )
     path = run.labels_path if run.instances_path is None else run.instances_path
     out.print(f"Labels are in {path}", highlight=False, soft_wrap=True)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +23,7 @@ from napari_biomedparse.errors import BiomedParseError, OptionError
 from napari_biomedparse.report import truncation_warning, why_nothing
 
 if TYPE_CHECKING:
+    from napari_biomedparse.prompts import PromptSet
     from napari_biomedparse.report import Finding
 
 USAGE, INTERRUPTED = 2, 130
@@ -97,3 +100,30 @@ def show_findings(
                 truncated=truncated,
             )
         )
+
+
+def show_times(
+    prompts: PromptSet,
+    existence: npt.NDArray[np.float32],
+    threshold: float,
+    first: int = 0,
+) -> None:
+    """Show at how many time points something was found; existence is [P, T, slices]."""
+    table = Table("label", "prompt", "time points", "best existence")
+    best = np.nanmax(existence, axis=2)
+    for prompt, scores in zip(prompts.prompts, best, strict=True):
+        likely = int((scores >= threshold).sum())
+        when = f"{scores.max():.2f} (time {first + int(scores.argmax())})"
+        table.add_row(str(prompt.id), prompt.text, str(likely), when)
+    out.print(table)
+
+
+def show_axes(
+    prompts: PromptSet, existence: Mapping[str, npt.NDArray[np.float32]]
+) -> None:
+    """Show the existence that each run of a consensus found, [P, slices] an axis."""
+    table = Table("label", "prompt", *(f"existence along {axis}" for axis in existence))
+    for i, prompt in enumerate(prompts.prompts):
+        best = [f"{np.nanmax(scores[i]):.2f}" for scores in existence.values()]
+        table.add_row(str(prompt.id), prompt.text, *best)
+    out.print(table)

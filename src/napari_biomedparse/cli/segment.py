@@ -218,16 +218,13 @@ def segment(
         number = None if channel is None else to_number(channel)
         (volume, *others) = volumes
         several = bool(others) or stands_for_several(volume)
-        if consensus and (several or not output.suffix):
-            raise OptionError(
-                "A consensus is written to a file: give one volume, and an output "
-                "with an ending."
-            )
         if several or not output.suffix:
             common: dict[str, Any] = {
                 "device": device,
                 "channel": number,
                 "time": time,
+                "consensus": consensus,
+                "force": force,
                 "overwrite": overwrite,
                 "scheduler": scheduler,
                 "workers": workers,
