@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from qtpy.QtCore import QStringListModel, Qt, QTimer, Signal
 from qtpy.QtWidgets import QCompleter, QLineEdit
 
 from napari_biomedparse.vocabulary import suggested_prompts
+
+if TYPE_CHECKING:
+    from qtpy.QtGui import QShowEvent
 
 _SHOWN = 12
 
@@ -38,6 +43,15 @@ class PromptLine(QLineEdit):
     def set_modality(self, modality: str) -> None:
         """Suggest targets of one modality, or of all."""
         self._suggestions.setStringList(list(suggested_prompts(modality)))
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Give the list of suggestions, a window of its own, the theme of napari's."""
+        super().showEvent(event)
+        completer = self.completer()
+        popup = None if completer is None else completer.popup()
+        window = self.window()
+        if popup is not None and window is not None:
+            popup.setStyleSheet(window.styleSheet())
 
     def _choose(self, text: str) -> None:
         self.setText(text)
