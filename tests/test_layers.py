@@ -30,10 +30,13 @@ ROWS = (
     {
         "_napari",
         "_samples",
+        "_source",
         "demo",
+        "estimate",
         "evaluate",
         "remote",
         "report",
+        "snippets",
         "runs",
         "training",
         "doctor",
@@ -46,7 +49,7 @@ DOORS = ROWS[-1]
 ONLY_IN = {
     "lightning": {"training"},
     "magicgui": {"_napari", "_widgets"},
-    "napari": {"_napari", "_samples", "_widgets"},
+    "napari": {"_napari", "_samples", "_source", "_widgets"},
     "qtpy": {"_napari", "_widgets"},
     "superqt": {"_napari", "_widgets"},
     "typer": {"cli"},

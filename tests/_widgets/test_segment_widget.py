@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 
 import numpy as np
 import pytest
+import tifffile
 from napari.utils.notifications import notification_manager
+from qtpy.QtWidgets import QApplication
+from typer.testing import CliRunner
 
 from napari_biomedparse._napari import METADATA_KEY, shown_position
+from napari_biomedparse._widgets._run_view import COMMAND, PYTHON
+from napari_biomedparse.cli import app
 from napari_biomedparse.consensus import segment_consensus
+from napari_biomedparse.io import open_file
 from napari_biomedparse.segment import segment
 from napari_biomedparse.series import segment_series
 
@@ -309,3 +316,52 @@ def test_real_network_gives_what_python_gives(desk_that, instances):
         z, y, x = np.argwhere(layer.data == 1)[0]
         text = prompts[expected.labels[z, y, x] - 1]
         assert owners[1] == text
+
+
+def copied(desk, language):
+    QApplication.clipboard().clear()
+    desk.view.copy_requested.emit(language)
+    return QApplication.clipboard().text()
+
+
+def test_a_series_by_widget_command_and_python(
+    desk_that, tiny_model, tmp_path, monkeypatch
+):
+    """Issue 4, what it must show, 6: two channels over time, the same three ways."""
+    monkeypatch.chdir(tmp_path)
+    grey = np.random.default_rng(3).integers(0, 255, (2, 2, 3, 40, 30), dtype=np.uint8)
+    tifffile.imwrite("movie.ome.tif", grey, metadata={"axes": "TCZYX"}, ome=True)
+    desk = desk_that(None)
+    _, second = desk.viewer.open("movie.ome.tif", plugin="napari-biomedparse")
+    desk.form.image.value = second
+    desk.form.stack.choose_all_times()
+    desk.form.scope.choose(1, 2)
+    command, python = (copied(desk, language) for language in (COMMAND, PYTHON))
+    layer = desk.start()
+    desk.wait_for_end()
+    assert layer.data.shape == (2, 3, 40, 30)
+    assert layer.data.any()
+    result = CliRunner().invoke(app, shlex.split(command)[1:], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    (written,) = open_file("movie_labels.ome.zarr").labels
+    np.testing.assert_array_equal(written.volume.data, layer.data)
+    names = {}
+    exec(python, names)
+    np.testing.assert_array_equal(names["labels"], layer.data)
+    expected = segment_series(
+        grey, "bright things", tiny_model, channel=1, slices=(1, 3)
+    )
+    np.testing.assert_array_equal(expected.labels, layer.data)
+
+
+def test_a_changed_layer_cannot_be_copied(desk_that, tmp_path, voxels, notes):
+    tifffile.imwrite(tmp_path / "a.ome.tif", voxels, metadata={"axes": "ZYX"}, ome=True)
+    desk = desk_that("works")
+    (layer,) = desk.viewer.open(tmp_path / "a.ome.tif", plugin="napari-biomedparse")
+    assert str(tmp_path / "a.ome.tif") in copied(desk, COMMAND)
+    layer.data = voxels[::-1]
+    assert copied(desk, COMMAND) == ""
+    assert "not what" in notes[-1]
+    desk.viewer.add_image(voxels)
+    assert copied(desk, PYTHON) == ""
+    assert "in memory only" in notes[-1]

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from napari.utils import progress
 from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QAction
 from qtpy.QtWidgets import (
     QApplication,
     QFrame,
     QHBoxLayout,
     QLabel,
+    QMenu,
     QProgressBar,
     QPushButton,
     QScrollArea,
@@ -26,6 +28,7 @@ from napari_biomedparse.report import Finding, duration
 if TYPE_CHECKING:
     from qtpy.QtGui import QMovie
 
+COMMAND, PYTHON = "a command", "Python"
 SPINNER_SPEED = 5
 """Per cent of napari's own speed while a run lasts. Each picture of the spinner has the
 whole window composed anew, 33 times a second: without a graphics card, that takes a
@@ -37,6 +40,7 @@ class RunView(QWidget):
 
     run_requested = Signal()
     cancel_requested = Signal()
+    copy_requested = Signal(str)
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,6 +48,18 @@ class RunView(QWidget):
         self.run_button.setToolTip("Segment; the labels appear slice by slice.")
         self.cancel_button = QPushButton("Cancel")
         self.cancel_button.setToolTip("Stop; finished slices are kept.")
+        self.copy_button = QPushButton("Copy")
+        self.copy_button.setToolTip(
+            "Copy this run as a command line or as Python: it gives the same labels."
+        )
+        menu = QMenu(self.copy_button)
+        for language in (COMMAND, PYTHON):
+            action = QAction(f"Copy as {language}", menu)
+            action.triggered.connect(
+                lambda *_, language=language: self.copy_requested.emit(language)
+            )
+            menu.addAction(action)
+        self.copy_button.setMenu(menu)
         self.bar = QProgressBar()
         self.bar.setFormat("%v of %m slices")
         self.status = _text()
@@ -59,6 +75,7 @@ class RunView(QWidget):
         buttons = QHBoxLayout()
         buttons.addWidget(self.run_button, 2)
         buttons.addWidget(self.cancel_button, 1)
+        buttons.addWidget(self.copy_button, 1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(buttons)

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.utils.notifications import show_error
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtWidgets import QApplication, QVBoxLayout, QWidget
 
 from napari_biomedparse._napari import (
     labels_layer_kwargs,
-    shown_position,
     shown_series,
-    volume_from_layer,
 )
 from napari_biomedparse._widgets._fold import Scrolled, fold
 from napari_biomedparse._widgets._live_run import LiveRun
 from napari_biomedparse._widgets._model_choice import consent_to_download
-from napari_biomedparse._widgets._run_view import RunView
+from napari_biomedparse._widgets._run_view import PYTHON, RunView
 from napari_biomedparse._widgets._segment_form import SegmentForm
 from napari_biomedparse._widgets._worker import Part, Task
-from napari_biomedparse.errors import BiomedParseError, VolumeError
+from napari_biomedparse.errors import BiomedParseError
 from napari_biomedparse.remote import Session
-from napari_biomedparse.volume import as_volume
+from napari_biomedparse.snippets import as_command, as_python
 
 if TYPE_CHECKING:
     from napari import Viewer
-    from napari.layers import Image
-
-    from napari_biomedparse.volume import Volume
 
 
 class SegmentWidget(QWidget):
@@ -58,6 +52,7 @@ class SegmentWidget(QWidget):
         layout.addWidget(self.view, 1)
         self.view.run_requested.connect(self.start)
         self.view.cancel_requested.connect(self._on_cancel_requested)
+        self.view.copy_requested.connect(self._on_copy_requested)
         for clean in (self.session.close, self.form.disconnect):
             self.destroyed.connect(lambda *_, clean=clean: clean())
 
@@ -82,21 +77,12 @@ class SegmentWidget(QWidget):
         self.run = None
 
     def _start(self) -> None:
-        image = self.form.layer
-        if image is None:
-            raise VolumeError(
-                "There is no image to segment; open one, or drop a file on the viewer."
-            )
-        options = self.form.options(self._current_slice(image))
-        wanted = bool(options.instances)
-        prompts = replace(self.form.prompt_set(), instance=wanted)
-        model, device = self.form.model.value, self.form.device.value
-        if not consent_to_download(model, self):
+        asked = self.form.request()
+        if not consent_to_download(asked.model, self):
             return
-        consensus = self.form.consensus.value
-        volumes, channel = self._volumes(image)
-        first = volumes[0]
-        dtype = np.int32 if wanted else np.min_scalar_type(prompts.ids[-1])
+        volumes, channel = asked.volumes, asked.channel_of_series
+        first, prompts = volumes[0], asked.prompts
+        dtype = np.int32 if prompts.instance else np.min_scalar_type(prompts.ids[-1])
         labels = np.zeros((len(volumes), *first.grid), dtype)
 
         def part(at: int) -> Part:
@@ -104,16 +90,17 @@ class SegmentWidget(QWidget):
                 lambda: self.session.run(
                     volumes[at],
                     prompts,
-                    options,
-                    model=model,
-                    device=device,
-                    consensus=consensus,
+                    asked.options,
+                    model=asked.model,
+                    device=asked.device,
+                    consensus=asked.consensus,
                 ),
                 labels[at],
                 None if channel is None else at,
             )
 
         task = Task([part(at) for at in range(len(volumes))], prompts)
+        image = asked.image
         keywords = labels_layer_kwargs(
             image, prompts, name=f"{image.name} segmentation", series_at=channel
         )
@@ -132,19 +119,14 @@ class SegmentWidget(QWidget):
         self.run.finished.connect(self._on_finished)
         self.run.start()
 
-    def _volumes(self, image: Image) -> tuple[list[Volume], int | None]:
-        """Return what is to be segmented, and the channel of a whole time series."""
-        at = self.form.stack.position(self._viewer.dims)
-        if not self.form.stack.whole_series:
-            return [volume_from_layer(image, self._viewer.dims, at=at)], None
-        series = volume_from_layer(image, self._viewer.dims, at=at, series=True)
-        volumes = [as_volume(series.select(t=t)) for t in range(series.shape[0])]
-        return volumes, at.get("c", 0)
-
-    def _current_slice(self, image: Image) -> int:
-        """Return the position in view along the slicing axis."""
-        axis = self.form.slicing_axis()
-        if axis is None or image.ndim == 2:
-            return 0
-        position = shown_position(image, self._viewer.dims)
-        return int(position[axis + image.ndim - 3])
+    def _on_copy_requested(self, language: str) -> None:
+        try:
+            recipe = self.form.request().recipe()
+            text = as_python(recipe) if language == PYTHON else as_command(recipe)
+        except BiomedParseError as error:
+            show_error(str(error))
+            return
+        clipboard = QApplication.clipboard()
+        assert clipboard is not None
+        clipboard.setText(text)
+        self.view.say(f"Copied, to be run as {language}.")

@@ -1,0 +1,103 @@
+"""All that the form says at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from napari_biomedparse._napari import volume_from_layer
+from napari_biomedparse._source import find_file
+from napari_biomedparse.snippets import Recipe
+from napari_biomedparse.volume import as_volume
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from napari.layers import Image
+
+    from napari_biomedparse.options import SegmentOptions
+    from napari_biomedparse.prompts import PromptSet
+    from napari_biomedparse.volume import Volume
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run that is asked for.
+
+    Parameters
+    ----------
+    image : napari.layers.Image
+    at : mapping of str to int
+        Positions along the layer's further axes, t and c.
+    series : bool
+        Whether all time points are wanted.
+    prompts : PromptSet
+    options : SegmentOptions
+    model, device : str
+    consensus : bool
+        Whether to run along all axes and vote.
+    folder : Path, optional
+        The run's folder, if labels are to be written as they come.
+    scheduler : str, optional
+        Address of the cluster that is to compute.
+    """
+
+    image: Image
+    at: Mapping[str, int]
+    series: bool
+    prompts: PromptSet
+    options: SegmentOptions
+    model: str
+    device: str
+    consensus: bool
+    folder: Path | None = None
+    scheduler: str | None = None
+
+    @cached_property
+    def volume(self) -> Volume:
+        """The volume; of a series one with the axis t.
+
+        Raises
+        ------
+        VolumeError
+            If it cannot be segmented.
+        """
+        return volume_from_layer(self.image, at=self.at, series=self.series)
+
+    @cached_property
+    def volumes(self) -> list[Volume]:
+        """The volume at each time point that is wanted."""
+        if not self.series:
+            return [self.volume]
+        count = self.volume.shape[0]
+        return [as_volume(self.volume.select(t=time)) for time in range(count)]
+
+    @property
+    def channel_of_series(self) -> int | None:
+        """Which channel a series is of, 0 without channels; None if it is no series."""
+        return self.at.get("c", 0) if self.series else None
+
+    def recipe(self) -> Recipe:
+        """Return the run in a form that can be told to others.
+
+        Raises
+        ------
+        VolumeError
+            If the volume is not the content of a file.
+        """
+        file = find_file(self.image, self.volume, self.at, series=self.series)
+        return Recipe(
+            source=file.path,
+            prompts=self.prompts,
+            options=self.options,
+            model=self.model,
+            device=self.device,
+            channel=file.channel,
+            time=file.time,
+            series=self.series,
+            consensus=self.consensus,
+            folder=self.folder,
+            scheduler=self.scheduler,
+        )
