@@ -275,6 +275,21 @@ def test_a_consensus(run, tmp_path):
     np.testing.assert_array_equal(labels, expected.labels)
 
 
+def test_a_dry_run(run, stack, tmp_path):
+    out = tmp_path / "run"
+    given = ("segment", stack, "-p", PROMPT, "-m", "tiny", "-o", out, "--dry-run")
+    result = run(*given)
+    assert result.exit_code == 0, result.output
+    assert f"{stack}: about " in result.stdout
+    assert "GB on disk" in result.stdout
+    assert not out.exists()
+    (tmp_path / "second.tif").write_bytes(stack.read_bytes())
+    result = run("segment", tmp_path, *given[2:])
+    assert result.exit_code == 0, result.output
+    assert "Together: about" in result.stdout
+    assert not out.exists()
+
+
 def test_doctor(run):
     result = run("doctor")
     assert result.exit_code == 0, result.output

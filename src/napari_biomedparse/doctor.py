@@ -1,27 +1,17 @@
-"""What helps before a run and after trouble: a report of the machine, an estimate.
+"""What helps after trouble: a report of the machine.
 
-The report imports neither Qt nor napari, which may be what does not work.
+It imports neither Qt nor napari, which may be what does not work.
 """
 
 from __future__ import annotations
 
-import math
 import platform
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-if TYPE_CHECKING:
-    from napari_biomedparse.engine import Engine
-    from napari_biomedparse.plan import RunPlan
 
 PACKAGES = (
     "numpy",
@@ -37,90 +27,6 @@ PACKAGES = (
 )
 BINDINGS = ("PyQt6", "PySide6", "PyQt5", "PySide2")
 _GB = 1e9
-_PYRAMID = 4 / 3
-"""What a label image takes with its coarser levels, as a share of the finest."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a run will take.
-
-    Parameters
-    ----------
-    seconds : float
-        From the pace of one slice.
-    memory : int or None
-        Most bytes of this process; None where the system does not tell.
-    device_memory : int or None
-        Most bytes on a CUDA device; None on others.
-    disk : int
-        Bytes of the labels before compression, coarser levels included.
-    """
-
-    seconds: float
-    memory: int | None
-    device_memory: int | None
-    disk: int
-
-    def describe(self) -> str:
-        """Say it in one line."""
-        parts = [f"about {_duration(self.seconds)}"]
-        if self.memory is not None:
-            parts.append(f"{self.memory / _GB:.1f} GB of memory")
-        if self.device_memory is not None:
-            parts.append(f"{self.device_memory / _GB:.1f} GB on the device")
-        parts.append(f"at most {self.disk / _GB:.2f} GB on disk")
-        return ", ".join(parts)
-
-
-def estimate(plan: RunPlan, engine: Engine) -> Estimate:
-    """Run one slice in the middle and say what all of them will take.
-
-    Parameters
-    ----------
-    plan : RunPlan
-    engine : Engine
-
-    Returns
-    -------
-    Estimate
-
-    Raises
-    ------
-    FormatError, DeviceError
-        As for the run itself.
-    """
-    import torch
-
-    from napari_biomedparse.segment import run_plan
-
-    middle = (plan.start + plan.stop) // 2
-    one = replace(plan, start=middle, stop=middle + 1)
-    on_cuda = engine.device.type == "cuda"
-    list(run_plan(one, engine))  # the first slice also pays for prompts and kernels
-    if on_cuda:
-        before = torch.cuda.memory_allocated(engine.device)
-        torch.cuda.reset_peak_memory_stats(engine.device)
-    began = time.perf_counter()
-    list(run_plan(one, engine))
-    seconds = time.perf_counter() - began
-    at_once = min(plan.slices_at_once, plan.stop - plan.start)
-    device_memory = None
-    if on_cuda:
-        peak = torch.cuda.max_memory_allocated(engine.device)
-        device_memory = before + at_once * (peak - before)
-    labels = math.prod(plan.geometry.shape) * plan.label_dtype.itemsize
-    memory = _peak_memory()
-    if memory is not None:
-        memory += (at_once - 1) * _slice_bytes(plan)
-        if isinstance(plan.volume.data, np.ndarray):
-            memory += labels * (2 if plan.instances else 1)
-    return Estimate(
-        seconds * (plan.stop - plan.start),
-        memory,
-        device_memory,
-        round(labels * _PYRAMID),
-    )
 
 
 def report() -> str:
@@ -194,27 +100,3 @@ def _free(folder: Path) -> str:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return f"{shutil.disk_usage(folder).free / _GB:.1f} GB"
-
-
-def _slice_bytes(plan: RunPlan) -> int:
-    """Bytes that one more slice in a batch takes: input, and a few maps a prompt."""
-    pixels = math.prod(plan.geometry.working_shape)
-    maps = 3 + 3 * len(plan.prompts) * (2 if plan.instances else 1)
-    return pixels * maps * np.dtype(np.float32).itemsize
-
-
-def _peak_memory() -> int | None:
-    """Most bytes this process has held so far."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -29,6 +29,7 @@ from napari_biomedparse.report import findings as all_findings
 if TYPE_CHECKING:
     from napari_biomedparse.consensus import Consensus
     from napari_biomedparse.engine import Engine
+    from napari_biomedparse.estimate import Estimate
     from napari_biomedparse.plan import RunPlan
     from napari_biomedparse.report import Finding
     from napari_biomedparse.segment import Segmentation
@@ -212,6 +213,36 @@ def run_files(
         raise typer.Exit(1)
 
 
+def show_estimates(
+    files: Sequence[Path],
+    prompts: PromptSet | None,
+    model: str | None,
+    options: SegmentOptions,
+    device: str,
+    **more: Any,
+) -> None:
+    """Say what runs will take; `more` are keywords of `estimate_run`."""
+    from napari_biomedparse.estimate import estimate_run, together
+
+    found: list[Estimate] = []
+    with progress_bar() as progress:
+        bar = progress.add_task("Loading the model", total=None)
+        engine = _engine(progress, bar, model, options, device)
+        for file in files:
+            progress.update(
+                bar,
+                description=f"Trying a few slices of {file.name}",
+                completed=len(found),
+                total=len(files),
+            )
+            chosen = prompts or prompts_in(file)
+            found.append(estimate_run(file, chosen, engine, options, **more))
+    for file, one in zip(files, found, strict=True):
+        out.print(f"{file}: {one.describe()}", highlight=False, soft_wrap=True)
+    if len(files) > 1:
+        out.print(f"Together: {together(found).describe()}", highlight=False)
+
+
 def prompts_in(path: Path) -> PromptSet:
     prompts = open_file(path).prompts
     if prompts is None:
@@ -246,6 +277,7 @@ def _engine(
 ) -> Engine:
     """Load the model, with what has to be downloaded on the bar."""
     from napari_biomedparse.engine import Engine
+    from napari_biomedparse.estimate import Estimate
     from napari_biomedparse.weights import default_model, load_model
 
     network = load_model(

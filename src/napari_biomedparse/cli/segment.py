@@ -17,6 +17,7 @@ from napari_biomedparse.cli._runs import (
     run_to_folder,
     run_volume,
     save,
+    show_estimates,
 )
 from napari_biomedparse.cli._show import show_findings, told_in_one_line
 from napari_biomedparse.errors import OptionError
@@ -24,7 +25,7 @@ from napari_biomedparse.intensity import MODALITIES
 from napari_biomedparse.io import check_output, open_image, open_volume
 from napari_biomedparse.options import SegmentOptions
 from napari_biomedparse.prompts import parse_prompts
-from napari_biomedparse.runs.inputs import stands_for_several
+from napari_biomedparse.runs.inputs import find_files, stands_for_several
 from napari_biomedparse.volume import choose_channel, has_time_points
 
 _FINE = "Fine control"
@@ -163,6 +164,14 @@ def segment(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Write nothing: try a few slices, and say how much time, memory and "
+            "disk all of it will take.",
+        ),
+    ] = False,
     continue_: Annotated[
         bool,
         typer.Option(
@@ -218,6 +227,20 @@ def segment(
         number = None if channel is None else to_number(channel)
         (volume, *others) = volumes
         several = bool(others) or stands_for_several(volume)
+        if dry_run:
+            show_estimates(
+                find_files(volumes),
+                parse_prompts(prompt) if prompt else None,
+                model,
+                options,
+                device,
+                channel=number,
+                time=time,
+                consensus=consensus,
+                force=force,
+                to_folder=several or not output.suffix,
+            )
+            return
         if several or not output.suffix:
             common: dict[str, Any] = {
                 "device": device,

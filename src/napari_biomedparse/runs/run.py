@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +13,8 @@ from napari_biomedparse.errors import OptionError
 from napari_biomedparse.io import open_image, open_volume
 from napari_biomedparse.plan import plan_run
 from napari_biomedparse.prompts import parse_prompts
+from napari_biomedparse.runs.asked import Asked
+from napari_biomedparse.runs.folder import JOB, Run
 from napari_biomedparse.runs.manifest import Manifest, read_manifest
 from napari_biomedparse.runs.parts import (
     Job,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
     from napari_biomedparse.model.biomedparse import BiomedParse
     from napari_biomedparse.options import SegmentOptions
-    from napari_biomedparse.runs.folder import Run
     from napari_biomedparse.runs.store import OmeVersion
     from napari_biomedparse.runs.volume_run import DoBlocks, Progress
     from napari_biomedparse.series import Times
@@ -99,8 +99,9 @@ def segment_to_folder(
     load : str or path, optional
         By which a network that is given as such can be loaded again.
     scheduler : str or distributed.Client, optional
-        Have the blocks run on a cluster, which must see `volume` and `out` under the
-        same paths; its address or a client.
+        Have a cluster do it, which must see `volume` and `out` under the same paths;
+        its address or a client. The run goes on if this process ends, and the same
+        call, also without `scheduler`, attaches to it.
     workers : int, optional
         Have them run in so many processes here. A script that asks for this must
         guard its main part by ``if __name__ == "__main__":``.
@@ -119,44 +120,87 @@ def segment_to_folder(
     VolumeError, PromptError, OptionError, CheckpointError, DeviceError, FormatError
         As for `segment`.
     """
-    options = merge_options(options, changes)
     if ome_zarr not in OME_VERSIONS:
         raise OptionError(f"OME-Zarr can be written as 0.4 or 0.5, not {ome_zarr!r}.")
+    asked = Asked(
+        volume,
+        parse_prompts(prompts),
+        Path(out),
+        default_model() if model is None else model,
+        merge_options(options, changes),
+        device=device,
+        channel=channel,
+        time=time,
+        consensus=consensus,
+        force=force,
+        ome_zarr=ome_zarr,
+        overwrite=overwrite,
+        load=load,
+    )
+    if workers is None and (scheduler is not None or (asked.folder / JOB).is_file()):
+        jobs = _import_extra("jobs")
+        with jobs.job_client(scheduler, asked.folder) as client:
+            if client is not None:
+                jobs.follow_job(client, asked, on_progress)
+                return Run(asked.folder)
+        (asked.folder / JOB).unlink()
+    if scheduler is None and workers is None:
+        return do_asked(asked, None, on_progress)
+    with _import_extra("cluster").connect(scheduler, workers) as client:
+        return do_asked(asked, client, on_progress)
+
+
+def do_asked(
+    asked: Asked,
+    client: Client | None,
+    on_progress: Progress | None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Run:
+    """Do a run, its blocks on a cluster if there is a client of one.
+
+    `stopped` is asked again and again whether the rest is not wanted any more.
+    """
     chosen = {}
-    if isinstance(volume, str | os.PathLike):
-        times = list(time) if isinstance(time, tuple) else time
-        chosen = {"channel": channel, "time": times}
-    opened = _open(volume, channel, time, consensus=consensus)
-    if consensus and isinstance(opened, Volume):
-        check_consensus(opened, options, force=force)
-    prompts, folder = parse_prompts(prompts), Path(out)
-    model = default_model() if model is None else model
+    if asked.is_path:
+        times = list(asked.time) if isinstance(asked.time, tuple) else asked.time
+        chosen = {"channel": asked.channel, "time": times}
+    opened = open_input(
+        asked.volume, asked.channel, asked.time, consensus=asked.consensus
+    )
+    if asked.consensus and isinstance(opened, Volume):
+        check_consensus(opened, asked.options, force=asked.force)
+    local, kind = asked.device, None
     do: DoBlocks | None = None
-    with ExitStack() as stack:
-        local, kind = device, None
-        if scheduler is not None or workers is not None:
-            cluster = _import_cluster()
-            client = stack.enter_context(cluster.connect(scheduler, workers))
-            local, kind = "cpu", cluster.kind_of_device(client, device)
-            do = partial(
-                cluster.blocks_on_cluster, client, model=load or model, device=device
-            )
-        job = Job(
-            make_engine(model, local, options),
-            chosen,
-            _load_name(load or model),
-            ome_zarr,
-            kind=kind,
-            do=do,
-            overwrite=overwrite,
-            on_progress=on_progress,
+    model = asked.load or asked.model
+    if client is not None:
+        cluster = _import_extra("cluster")
+        local, kind = "cpu", cluster.kind_of_device(client, asked.device)
+        do = partial(
+            cluster.blocks_on_cluster,
+            client,
+            model=model,
+            device=asked.device,
+            stopped=stopped,
         )
-        if isinstance(opened, Series):
-            return series_to_folder(opened, prompts, options, folder, job)
-        if consensus:
-            return consensus_to_folder(opened, prompts, options, folder, job)
-        plan = plan_run(opened, prompts, options, config=job.engine.model.config)
-        return volume_to_folder(plan, folder, job)
+    job = Job(
+        make_engine(asked.model, local, asked.options),
+        chosen,
+        _load_name(model),
+        asked.ome_zarr,
+        kind=kind,
+        do=do,
+        overwrite=asked.overwrite,
+        on_progress=on_progress,
+    )
+    given = (asked.prompts, asked.options, asked.folder, job)
+    if isinstance(opened, Series):
+        return series_to_folder(opened, *given)
+    if asked.consensus:
+        return consensus_to_folder(opened, *given)
+    plan = plan_run(
+        opened, asked.prompts, asked.options, config=job.engine.model.config
+    )
+    return volume_to_folder(plan, asked.folder, job)
 
 
 def reproduce(
@@ -230,7 +274,7 @@ def reproduce(
     return run, found
 
 
-def _open(
+def open_input(
     volume: Any, channel: int | str | None, time: Times, *, consensus: bool
 ) -> Volume | Series:
     """Choose a channel and time points; several of these are a series."""
@@ -257,9 +301,9 @@ def _other_labels(old: Manifest, new: Manifest) -> list[str]:
     ]
 
 
-def _import_cluster() -> Any:
+def _import_extra(name: str) -> Any:
     try:
-        return import_module("napari_biomedparse.runs.cluster")
+        return import_module(f"napari_biomedparse.runs.{name}")
     except ImportError as error:
         raise OptionError(
             f"Clusters need more packages ({error}); install them with: pip install "
