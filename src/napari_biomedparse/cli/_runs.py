@@ -277,7 +277,6 @@ def _engine(
 ) -> Engine:
     """Load the model, with what has to be downloaded on the bar."""
     from napari_biomedparse.engine import Engine
-    from napari_biomedparse.estimate import Estimate
     from napari_biomedparse.weights import default_model, load_model
 
     network = load_model(
