@@ -11,6 +11,7 @@ from napari_biomedparse.cli import (
     demo,
     doctor,
     evaluate,
+    finetune,
     info,
     measure,
     reproduce,
@@ -32,4 +33,5 @@ app.command()(info.info)
 app.command()(measure.measure)
 app.command()(vocabulary.vocabulary)
 app.command()(evaluate.evaluate)
+app.command()(finetune.finetune)
 app.command()(demo.demo)

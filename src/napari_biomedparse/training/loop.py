@@ -136,7 +136,9 @@ class Trainer:
         self.step, self.elapsed = 0, 0.0
         self._batches, self._folder, self._watch = batches, folder, watch
         self._optimizer = torch.optim.AdamW(
-            _groups(model, options.weight_decay), lr=options.learning_rate, fused=True
+            parameter_groups(model, options.weight_decay),
+            lr=options.learning_rate,
+            fused=True,
         )
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / CHECKPOINT).exists():
@@ -267,11 +269,13 @@ def _schedule(progress: float, warmup: float) -> float:
     return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * rest))
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Part the parameters into those that decay and those that do not."""
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Part what is trained into what decays and what does not."""
     decayed: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         table = "embed" in name or "query_feat" in name or "classifier_query" in name
         group = spared if parameter.ndim < 2 or table else decayed
         group.append(parameter)

@@ -1,0 +1,202 @@
+"""The command `finetune`: one's own images and labels to a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from threading import Event
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from napari_biomedparse.cli._show import out, progress_bar, told_in_one_line
+from napari_biomedparse.errors import OptionError
+from napari_biomedparse.intensity import MODALITIES
+from napari_biomedparse.training.options import FinetuneOptions
+
+if TYPE_CHECKING:
+    from napari_biomedparse.training.finetune import Finetuned, Progress
+
+_FINE = "Fine control"
+_HELP = {item.name: item.metadata["help"] for item in fields(FinetuneOptions)}
+_DEFAULT: dict[str, Any] = {item.name: item.default for item in fields(FinetuneOptions)}
+
+
+def finetune(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="Folder with imgs and gts (challenge .npz), or images and labels "
+            "(TIFF, NIfTI, OME-Zarr) of the same names, or with OME-Zarr images that "
+            "hold labels; and class_prompts.json: "
+            '{"data set": {"1": ["wording", ...], "instance_label": 0}}.',
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="For finetuned.safetensors, the log and checkpoints; the same command "
+            "goes on there after an interruption.",
+        ),
+    ],
+    checkpoint: Annotated[
+        str,
+        typer.Option(
+            "--checkpoint", "-c", metavar="NAME|FILE", help="v2, demo, or weights."
+        ),
+    ] = "v2",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The wordings, if they lie elsewhere."),
+    ] = None,
+    epochs: Annotated[int, typer.Option(help=_HELP["epochs"])] = _DEFAULT["epochs"],
+    batch_size: Annotated[int, typer.Option(help=_HELP["batch_size"])] = _DEFAULT[
+        "batch_size"
+    ],
+    learning_rate: Annotated[
+        float, typer.Option(help=_HELP["learning_rate"])
+    ] = _DEFAULT["learning_rate"],
+    validation: Annotated[float, typer.Option(help=_HELP["validation"])] = _DEFAULT[
+        "validation"
+    ],
+    patience: Annotated[int, typer.Option(help=_HELP["patience"])] = _DEFAULT[
+        "patience"
+    ],
+    modality: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND", help=f"{_HELP['modality']} One of {', '.join(MODALITIES)}."
+        ),
+    ] = _DEFAULT["modality"],
+    device: Annotated[
+        str, typer.Option(help="auto (the fastest), cpu, cuda, cuda:1, mps.")
+    ] = "auto",
+    seed: Annotated[
+        int, typer.Option(help=_HELP["seed"], rich_help_panel=_FINE)
+    ] = _DEFAULT["seed"],
+    prompts_a_batch: Annotated[
+        int, typer.Option(help=_HELP["prompts"], rich_help_panel=_FINE)
+    ] = _DEFAULT["prompts"],
+    freeze: Annotated[
+        str,
+        typer.Option(
+            metavar="PART,PART|none", help=_HELP["freeze"], rich_help_panel=_FINE
+        ),
+    ] = ",".join(_DEFAULT["freeze"]),
+    accumulate: Annotated[
+        int, typer.Option(help=_HELP["accumulate"], rich_help_panel=_FINE)
+    ] = _DEFAULT["accumulate"],
+    checkpointing: Annotated[
+        bool,
+        typer.Option(
+            "--checkpointing", help=_HELP["checkpointing"], rich_help_panel=_FINE
+        ),
+    ] = _DEFAULT["checkpointing"],
+    augment: Annotated[
+        bool,
+        typer.Option(
+            "--augment/--no-augment", help=_HELP["augment"], rich_help_panel=_FINE
+        ),
+    ] = _DEFAULT["augment"],
+    max_steps: Annotated[
+        int | None, typer.Option(help=_HELP["max_steps"], rich_help_panel=_FINE)
+    ] = _DEFAULT["max_steps"],
+    save_every: Annotated[
+        int, typer.Option(help=_HELP["save_every"], rich_help_panel=_FINE)
+    ] = _DEFAULT["save_every"],
+) -> None:
+    """Teach a network the targets of your own images."""
+    with told_in_one_line():
+        options = FinetuneOptions(
+            epochs=epochs,
+            batch_size=batch_size,
+            prompts=prompts_a_batch,
+            learning_rate=learning_rate,
+            validation=validation,
+            patience=patience,
+            augment=augment,
+            freeze=() if freeze == "none" else tuple(freeze.split(",")),
+            accumulate=accumulate,
+            checkpointing=checkpointing,
+            max_steps=max_steps,
+            save_every=save_every,
+            modality=modality,
+            seed=seed,
+        )
+        result = _run(data, output, checkpoint, options, prompts, device)
+        scores = ", ".join(f"{k} {v:.4g}" for k, v in result.best.items())
+        out.print(
+            f"{result.step} steps; held out: {result.held_out}. The best weights "
+            f"({scores}) are in {result.checkpoint}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _run(
+    data: Path,
+    output: Path,
+    checkpoint: str,
+    options: FinetuneOptions,
+    prompts: Path | None,
+    device: str,
+) -> Finetuned:
+    # torch and lightning take seconds to import, and --help should not.
+    try:
+        from napari_biomedparse.training.finetune import finetune as run
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            f"Fine-tuning needs more packages ({error}); install them with: pip "
+            "install 'napari-biomedparse[train]'"
+        ) from error
+    stopped = Event()
+    with progress_bar() as progress, _interruption(stopped):
+        bar = progress.add_task("Reading", total=None)
+
+        def show_case(name: str, number: int, count: int) -> None:
+            progress.update(bar, description=name, completed=number, total=count)
+
+        def show_step(now: Progress) -> None:
+            dice = "" if now.val_dice is None else f", held-out Dice {now.val_dice:.3f}"
+            progress.update(
+                bar,
+                description=f"Training: loss {now.loss:.3f}{dice}",
+                completed=now.step,
+                total=now.steps,
+            )
+
+        return run(
+            data,
+            output,
+            checkpoint,
+            options,
+            prompts=prompts,
+            device=device,
+            on_case=show_case,
+            on_progress=show_step,
+            stop=stopped.is_set,
+        )
+
+
+@contextmanager
+def _interruption(stopped: Event) -> Iterator[None]:
+    """Let Ctrl-C end training after the batch at hand, and a second one at once."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

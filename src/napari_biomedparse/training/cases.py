@@ -1,0 +1,314 @@
+"""Training data from files: found, checked as a whole, and kept ready for slicing.
+
+Every problem is named before training starts. What was read is kept as plain ``.npy``
+files that are mapped into memory, so that any slice along any axis is quickly there
+and memory does not grow with the data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_biomedparse.errors import (
+    BiomedParseError,
+    FormatError,
+    PromptError,
+    VolumeError,
+)
+from napari_biomedparse.evaluate.pairs import Pair, find_pairs, open_labels
+from napari_biomedparse.intensity import choose_intensity
+from napari_biomedparse.io import open_file, open_volume
+from napari_biomedparse.preprocess import choose_axis
+from napari_biomedparse.prompts import parse_prompts
+from napari_biomedparse.runs.identity import identify
+from napari_biomedparse.training.wordings import (
+    ANY,
+    FILE_NAME,
+    Wordings,
+    read_wordings,
+    wordings_for,
+)
+
+if TYPE_CHECKING:
+    from napari_biomedparse.io import LabelVolume
+    from napari_biomedparse.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+LAYOUTS = (("imgs", "gts"), ("images", "labels"))
+"""Names of the two folders in which images and labels may lie."""
+SIMILAR_SIZES, SIMILAR_SPACING = 0.5, 1.1
+"""Relative difference of sizes, and ratio of spacings, up to which a volume is sliced
+along all its axes."""
+_SLAB = 2**24
+
+
+@dataclass(frozen=True)
+class TrainingVolume:
+    """An image with its labels, checked, on one grid.
+
+    Parameters
+    ----------
+    name, dataset : str
+    image : uint8 array [Z, Y, X]
+    labels : integer array [Z, Y, X]
+        Label ids, or object numbers where the wordings say so; 0 is background.
+    wordings : Wordings
+    axes : tuple of int
+        Along which slices are cut.
+    """
+
+    name: str
+    dataset: str
+    image: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.integer[Any]]
+    wordings: Wordings
+    axes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse arrays that do not fit, labels of fractions and unknown classes."""
+        check_fit(self.name, self.image.shape, self.labels.shape)
+        if self.labels.dtype.kind not in "bui":
+            raise VolumeError(
+                f"{self.name} has labels of type {self.labels.dtype}; whole numbers "
+                "are needed."
+            )
+
+
+def slicing_axes(
+    shape: tuple[int, ...], spacing: tuple[float, ...] | None
+) -> tuple[int, ...]:
+    """Return all axes if a volume is close to isotropic, else that of inference.
+
+    Parameters
+    ----------
+    shape : tuple of three int
+    spacing : tuple of three float, optional
+        None if it is not known.
+    """
+    differences = [2 * abs(a - b) / (a + b) for a in shape for b in shape]
+    alike = spacing is not None and max(spacing) <= SIMILAR_SPACING * min(spacing)
+    if alike and max(differences) < SIMILAR_SIZES:
+        return 0, 1, 2
+    return (choose_axis(shape),)
+
+
+def load_cases(
+    data: Path,
+    cache: Path,
+    *,
+    prompts: Path | None = None,
+    modality: str = "auto",
+    on_case: Callable[[str, int, int], None] | None = None,
+) -> tuple[TrainingVolume, ...]:
+    """Read all training data of a folder, and name all that is wrong with it.
+
+    Parameters
+    ----------
+    data : Path
+        Folder with ``imgs`` and ``gts`` or ``images`` and ``labels``, whose files have
+        the same names up to the ending; or with files that hold both, such as
+        OME-Zarr images with labels.
+    cache : Path
+        Folder for what was read.
+    prompts : Path, optional
+        See `read_wordings`; by default ``class_prompts.json`` in `data`. Without
+        it the prompts in each file count.
+    modality : str
+        How grey levels become 0 to 255; see `choose_intensity`.
+    on_case : callable, optional
+        Called before each case with its name, its number from 0, and how many.
+
+    Returns
+    -------
+    tuple of TrainingVolume
+
+    Raises
+    ------
+    FormatError
+        If there are no data.
+    VolumeError
+        If any case cannot be used; all of them are named.
+    PromptError
+        If the file with the wordings cannot be used.
+    """
+    pairs = _find(data)
+    path = data / FILE_NAME if prompts is None else prompts
+    known = read_wordings(path) if prompts or path.exists() else {}
+    cache.mkdir(parents=True, exist_ok=True)
+    volumes: list[TrainingVolume] = []
+    problems: list[str] = []
+    for number, pair in enumerate(pairs):
+        if on_case:
+            on_case(pair.name, number, len(pairs))
+        try:
+            volumes.append(_load(pair, known, cache, modality))
+        except BiomedParseError as error:
+            problems.append(f"{pair.name}: {error}")
+        except Exception as error:  # damage shows in any way its codec likes
+            logger.debug("%s", pair.name, exc_info=True)
+            problems.append(f"{pair.image}: {type(error).__name__}: {error}")
+    if problems:
+        listed = "\n".join(f"- {problem}" for problem in problems)
+        raise VolumeError(
+            f"{len(problems)} of {len(pairs)} cases cannot be used:\n{listed}\n"
+            "Mend or remove them; nothing was trained."
+        )
+    require_targets(volumes)
+    return tuple(volumes)
+
+
+def require_targets(volumes: Iterable[TrainingVolume]) -> None:
+    """Refuse data without a single voxel of any class.
+
+    Raises
+    ------
+    VolumeError
+    """
+    if not any(targets(volume.labels, volume.wordings).any() for volume in volumes):
+        raise VolumeError(
+            "The training data are empty: no voxel has a label with a prompt."
+        )
+
+
+def targets(
+    labels: npt.NDArray[np.integer[Any]], wordings: Wordings
+) -> npt.NDArray[np.bool_]:
+    """Tell which voxels belong to a class that is asked for."""
+    if wordings.instance:
+        return np.asarray(labels > 0)
+    return np.isin(labels, wordings.classes)
+
+
+def check_fit(name: str, image: tuple[int, ...], labels: tuple[int, ...]) -> None:
+    """Refuse an image and labels of different shape.
+
+    Raises
+    ------
+    VolumeError
+    """
+    if tuple(image) != tuple(labels):
+        raise VolumeError(
+            f"{name} has an image of shape {tuple(image)} and labels of shape "
+            f"{tuple(labels)}; they must be the same."
+        )
+
+
+def check_classes(values: Iterable[int], wordings: Wordings) -> None:
+    """Refuse label values that nothing is known of.
+
+    Raises
+    ------
+    PromptError
+    """
+    found = {int(value) for value in values} - {0}
+    if any(value < 0 for value in found):
+        raise PromptError("its labels are below 0; 0 is background, classes lie above")
+    unknown = sorted(found - set(wordings.texts))
+    if unknown and not wordings.instance:
+        shown = ", ".join(map(str, unknown[:5]))
+        raise PromptError(
+            f"its labels have {len(unknown)} classes without a prompt ({shown}); add "
+            "wordings for them, or an empty list to make them background (set "
+            "instance_label to 1 if the values are objects)"
+        )
+
+
+def _find(data: Path) -> tuple[Pair, ...]:
+    for images, labels in LAYOUTS:
+        if (data / images).is_dir() and (data / labels).is_dir():
+            return find_pairs(data / images, data / labels)
+    if not data.exists():
+        raise FormatError(f"{data} does not exist; check the name.")
+    return find_pairs(data, data)
+
+
+def _load(
+    pair: Pair, known: Mapping[str, Wordings], cache: Path, modality: str
+) -> TrainingVolume:
+    if pair.missing:
+        raise FormatError(f"there is no file with labels for {pair.image}")
+    image, truth = open_volume(pair.image), open_labels(pair.truth)
+    if image.is_colour:
+        raise VolumeError(f"{pair.image} is in colour; choose one channel of it.")
+    check_fit(pair.name, image.grid, truth.volume.shape)
+    dataset, wordings = ANY, Wordings()
+    if known:
+        dataset, wordings = wordings_for(pair.name, known)
+    else:
+        wordings = _stored_wordings(pair, truth)
+    paths = _cached(pair, image, truth, cache, modality)
+    labels = np.load(paths["labels"], mmap_mode="r")
+    values = json.loads(paths["facts"].read_text("utf-8"))["values"]
+    check_classes(values, wordings)
+    spacing = None if "pixel" in image.units else image.spacing
+    return TrainingVolume(
+        pair.name,
+        dataset if known else pair.name,
+        np.load(paths["image"], mmap_mode="r"),
+        labels,
+        wordings,
+        slicing_axes(image.shape, spacing),
+    )
+
+
+def _stored_wordings(pair: Pair, truth: LabelVolume) -> Wordings:
+    prompts = open_file(pair.image).prompts
+    if prompts is None and truth.texts:
+        prompts = parse_prompts({str(k): v for k, v in truth.texts.items()})
+    if prompts is None:
+        raise PromptError(
+            f"its classes have no prompts: write a {FILE_NAME} beside the data, for "
+            'example {"1": ["mitochondria in electron microscopy"]}'
+        )
+    return Wordings.of(prompts)
+
+
+def _cached(
+    pair: Pair, image: Volume, truth: LabelVolume, cache: Path, modality: str
+) -> dict[str, Path]:
+    """Read a case as a whole, once; the file with the facts is written last."""
+    key = [identify(image), identify(truth.volume), modality]
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+    stem = f"{pair.name}-{digest}"
+    paths = {kind: cache / f"{stem}.{kind}.npy" for kind in ("image", "labels")}
+    paths["facts"] = cache / f"{stem}.json"
+    if not paths["facts"].exists():
+        intensity = choose_intensity(image.data, modality)
+        _copy(image.data, paths["image"], np.dtype(np.uint8), intensity.apply)
+        values = _copy(truth.volume.data, paths["labels"], truth.volume.dtype, None)
+        part = paths["facts"].with_suffix(".part")
+        part.write_text(json.dumps({"values": sorted(values)}), "utf-8")
+        part.replace(paths["facts"])
+    return paths
+
+
+def _copy(
+    data: Any,
+    path: Path,
+    dtype: np.dtype[Any],
+    change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None,
+) -> set[int]:
+    """Copy an array slab by slab; return the values of labels."""
+    dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
+    target = np.lib.format.open_memmap(path, "w+", dtype, data.shape)
+    thickness = max(1, _SLAB // max(1, data[:1].size))
+    values: set[int] = set()
+    for start in range(0, data.shape[0], thickness):
+        slab = np.asarray(data[start : start + thickness])
+        if change is None:
+            values |= set(np.unique(slab).tolist())
+        else:
+            slab = change(slab)
+        target[start : start + len(slab)] = slab
+    target.flush()
+    return values

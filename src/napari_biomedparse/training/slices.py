@@ -1,0 +1,284 @@
+"""Volumes -> batches of slices with their prompts, the same in every run.
+
+A batch holds slices of one data set and is a function of the seed, the epoch and its
+number, so that a run that was cut off goes on with the data it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from napari_biomedparse.preprocess import (
+    SliceGeometry,
+    neighbour_index,
+    plan_slices,
+)
+from napari_biomedparse.tokenizer import tokenize
+from napari_biomedparse.training.augment import Variation, vary
+from napari_biomedparse.training.cases import TrainingVolume, targets
+from napari_biomedparse.training.data import Batch, padded
+from napari_biomedparse.training.losses import Targets, object_edges
+
+EMPTY_SHARE = 0.25
+"""Slices without any target, to those with some: enough to learn what is absent."""
+
+
+class Sample(NamedTuple):
+    """A slice: number of its volume, slicing axis, place along it."""
+
+    volume: int
+    axis: int
+    place: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which slices are trained on, and which are held out.
+
+    Parameters
+    ----------
+    train, validation : tuple of Sample
+    how : str
+        In words.
+    """
+
+    train: tuple[Sample, ...]
+    validation: tuple[Sample, ...]
+    how: str
+
+
+def split(volumes: Sequence[TrainingVolume], share: float, seed: int) -> Split:
+    """Hold out whole volumes, or a block of the slices if there is one volume only.
+
+    The slices at either side of a block are left out altogether, as they are seen as
+    neighbours of held-out ones. A single volume is cut along its first axis only:
+    slices along others would cross the block.
+
+    Parameters
+    ----------
+    volumes : sequence of TrainingVolume
+    share : float
+        Of the volumes, or slices, to hold out; 0 for none.
+    seed : int
+        Draws them.
+
+    Returns
+    -------
+    Split
+    """
+    rng = np.random.default_rng([seed, 1])
+    everything = [_useful(volume, i) for i, volume in enumerate(volumes)]
+    if share == 0:
+        return Split(tuple(s for part in everything for s in part), (), "nothing")
+    if len(volumes) > 1:
+        count = min(max(1, round(share * len(volumes))), len(volumes) - 1)
+        out = set(rng.permutation(len(volumes))[:count].tolist())
+        parts: tuple[list[Sample], list[Sample]] = ([], [])
+        for i, samples in enumerate(everything):
+            parts[i in out].extend(samples)
+        names = ", ".join(volumes[i].name for i in sorted(out))
+        return Split(tuple(parts[0]), tuple(parts[1]), f"volumes {names}")
+    axis = volumes[0].axes[0]
+    depth = volumes[0].labels.shape[axis]
+    length = max(1, round(share * depth))
+    start = int(rng.integers(0, depth - length + 1))
+    stop = start + length
+    samples = [sample for sample in everything[0] if sample.axis == axis]
+    return Split(
+        tuple(s for s in samples if not start - 1 <= s.place <= stop),
+        tuple(s for s in samples if start <= s.place < stop),
+        f"slices {start} to {stop - 1} of {volumes[0].name}",
+    )
+
+
+class SliceBatches:
+    """Batches by epoch and number.
+
+    Parameters
+    ----------
+    volumes : sequence of TrainingVolume
+    samples : sequence of Sample
+    size : int
+        Side of the slices in pixels.
+    slices : int
+        Slices in a batch.
+    prompts : int
+        Most prompts in a batch.
+    seed : int
+        Fixes every batch.
+    variation : Variation, optional
+        None leaves slices as they are and always asks in the same words.
+    """
+
+    def __init__(
+        self,
+        volumes: Sequence[TrainingVolume],
+        samples: Sequence[Sample],
+        *,
+        size: int,
+        slices: int,
+        prompts: int,
+        seed: int,
+        variation: Variation | None,
+    ) -> None:
+        self._volumes, self._size, self._slices = volumes, size, slices
+        self._prompts, self._seed, self._variation = prompts, seed, variation
+        self._groups: dict[str, list[Sample]] = {}
+        for sample in samples:
+            self._groups.setdefault(volumes[sample.volume].dataset, []).append(sample)
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return sum(-(-len(group) // self._slices) for group in self._groups.values())
+
+    def order(self, epoch: int) -> list[list[Sample]]:
+        """Return the slices of each batch of an epoch."""
+        rng = np.random.default_rng([self._seed, 2, epoch])
+        batches = []
+        for _, group in sorted(self._groups.items()):
+            order = np.arange(len(group))
+            if self._variation is not None:
+                order = rng.permutation(len(group))
+            for start in range(0, len(order), self._slices):
+                chosen = order[start : start + self._slices]
+                batches.append([group[i] for i in chosen])
+        if self._variation is not None:
+            return [batches[i] for i in rng.permutation(len(batches))]
+        return batches
+
+    def batch(self, epoch: int, number: int) -> Batch:
+        """Make a batch."""
+        epoch = 0 if self._variation is None else epoch
+        rng = np.random.default_rng([self._seed, 3, epoch, number])
+        samples = self.order(epoch)[number]
+        pictures, planes = [], []
+        for sample in samples:
+            picture, labels = cut(self._volumes[sample.volume], sample, self._size)
+            if self._variation is not None:
+                picture, labels = vary(rng, picture, labels, self._variation)
+            pictures.append(picture)
+            planes.append(labels)
+        volume = self._volumes[samples[0].volume]
+        asked = self._ask(rng, volume, np.stack(planes))
+        ids, real = padded([_token_ids(text) for _, text in asked])
+        truth = make_targets(np.stack(planes), volume, [label for label, _ in asked])
+        return Batch(torch.stack(pictures), ids, real, truth)
+
+    def _ask(
+        self,
+        rng: np.random.Generator,
+        volume: TrainingVolume,
+        planes: npt.NDArray[np.int64],
+    ) -> list[tuple[int, str]]:
+        """Choose label ids and wordings, those that occur first; 0 for what is absent.
+
+        At least one place is kept for what is not there, if there is such a thing.
+        """
+        wordings = volume.wordings
+        values = set(np.unique(planes).tolist()) - {0}
+        if wordings.instance:
+            values = set(wordings.classes) if values else set()
+        here = [label for label in wordings.classes if label in values]
+        others: list[tuple[int, tuple[str, ...]]] = [
+            (label, wordings.texts[label])
+            for label in wordings.classes
+            if label not in values
+        ]
+        others += [(0, (text,)) for text in wordings.absent]
+        if self._variation is not None:
+            here = [here[i] for i in rng.permutation(len(here))]
+            others = [others[i] for i in rng.permutation(len(others))]
+        room = self._prompts - (1 if others and self._prompts > 1 else 0)
+        chosen = [(label, wordings.texts[label]) for label in here[:room]]
+        chosen += others[: self._prompts - len(chosen)]
+        which = 0 if self._variation is None else int(rng.integers(2**31))
+        return [(label, texts[which % len(texts)]) for label, texts in chosen]
+
+
+def cut(
+    volume: TrainingVolume, sample: Sample, size: int
+) -> tuple[Tensor, npt.NDArray[np.int64]]:
+    """Cut a slice with its neighbours as inference does, and its labels.
+
+    Returns
+    -------
+    picture : float32 Tensor [3, S, S]
+        Grey levels: slice, previous, next.
+    labels : int64 ndarray [S, S]
+        That of the voxel at each pixel's centre.
+    """
+    geometry = plan_slices(volume.image.shape, size, sample.axis)
+    places = [
+        neighbour_index(sample.place + step, geometry.depth) for step in (0, -1, 1)
+    ]
+    planes = np.stack([volume.image.take(i, sample.axis) for i in places])
+    labels = np.asarray(volume.labels.take(sample.place, sample.axis), np.int64)
+    return geometry.prepare(planes).float(), _resized(labels, geometry, size)
+
+
+def make_targets(
+    planes: npt.NDArray[np.int64], volume: TrainingVolume, labels: Sequence[int]
+) -> Targets:
+    """Say what the network should answer, at the full resolution of the slices.
+
+    Parameters
+    ----------
+    planes : int64 ndarray [B, S, S]
+        Labels of a batch.
+    volume : TrainingVolume
+        Whose wordings say what label values are.
+    labels : sequence of int
+        Label id that each prompt asks for, 0 for none.
+
+    Returns
+    -------
+    Targets
+        Edges are the 3 x 3 morphological gradient of masks, or of objects.
+    """
+    values = torch.from_numpy(planes)[:, None]
+    wanted = torch.tensor(labels)[None, :, None, None]
+    if volume.wordings.instance:
+        masks = (values > 0) & (wanted > 0)
+        edges = object_edges(values * masks)
+    else:
+        masks = (values == wanted) & (wanted > 0)
+        edges = object_edges(masks)
+    exists = masks.flatten(2).any(dim=2).float()
+    return Targets(masks.float(), edges.float(), exists, torch.ones_like(exists))
+
+
+def _useful(volume: TrainingVolume, number: int) -> list[Sample]:
+    """List the slices with a target, and some without."""
+    there = targets(volume.labels, volume.wordings)
+    chosen = []
+    for axis in volume.axes:
+        others = tuple(i for i in range(3) if i != axis)
+        found = np.asarray(there.any(axis=others))
+        empty = np.flatnonzero(~found)
+        count = min(len(empty), int(np.ceil(EMPTY_SHARE * found.sum())))
+        kept = empty[np.linspace(0, len(empty) - 1, count).round().astype(int)]
+        where = np.sort(np.concatenate([np.flatnonzero(found), kept]))
+        chosen += [Sample(number, axis, int(index)) for index in where]
+    return chosen
+
+
+def _resized(
+    labels: npt.NDArray[np.int64], geometry: SliceGeometry, size: int
+) -> npt.NDArray[np.int64]:
+    padded_labels = np.pad(labels, geometry.pad)
+    side = padded_labels.shape[0]
+    index = ((np.arange(size) + 0.5) * side / size).astype(np.intp)
+    resized: npt.NDArray[np.int64] = padded_labels[np.ix_(index, index)]
+    return resized
+
+
+def _token_ids(text: str) -> npt.NDArray[np.int64]:
+    tokens = tokenize(text)
+    return tokens.ids[: tokens.length]

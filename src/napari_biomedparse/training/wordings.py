@@ -1,0 +1,142 @@
+"""What training asks about: for each data set its classes and their wordings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_biomedparse.errors import PromptError
+from napari_biomedparse.prompts import INSTANCE_KEY, Prompt
+
+if TYPE_CHECKING:
+    from napari_biomedparse.prompts import PromptSet
+
+FILE_NAME = "class_prompts.json"
+ANY = "*"
+"""Data set of files that belong to no other."""
+ABSENT_KEY = "absent"
+
+
+@dataclass(frozen=True)
+class Wordings:
+    """How the classes of a data set may be asked for.
+
+    Parameters
+    ----------
+    texts : mapping of int to tuple of str
+        Wordings of each label id; without any, its voxels are background.
+    instance : bool
+        Whether label values are objects, all of the one class there is.
+    absent : tuple of str
+        Prompts for what is certainly in none of the images.
+    """
+
+    texts: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    instance: bool = False
+    absent: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what is no prompt, and objects of several classes."""
+        for label, texts in self.texts.items():
+            for text in texts:
+                Prompt(label, text)
+        for text in self.absent:
+            Prompt(1, text)
+        if self.instance and len(self.classes) != 1:
+            raise PromptError(
+                f"Where {INSTANCE_KEY} is 1 the labels are objects of one class, but "
+                f"{len(self.classes)} classes have prompts; give wordings for one."
+            )
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Label ids that are asked for."""
+        return tuple(label for label, texts in self.texts.items() if texts)
+
+    @classmethod
+    def of(cls, prompts: PromptSet) -> Wordings:
+        """Take the prompts of a file, each the only wording of its class."""
+        texts = {prompt.id: (prompt.text,) for prompt in prompts.prompts}
+        return cls(texts, prompts.instance)
+
+
+def read_wordings(path: Path) -> dict[str, Wordings]:
+    """Read the wordings of each data set.
+
+    Parameters
+    ----------
+    path : Path
+        JSON: data set -> label id -> a wording or a list of them (none: that class
+        is background), besides ``instance_label`` (0 or 1) and ``absent`` (a list of
+        prompts for what is certainly nowhere). Without the outer level it is meant
+        for all files.
+
+    Returns
+    -------
+    dict of str to Wordings
+        By data set, which is how the names of its files begin; `ANY` for the rest.
+
+    Raises
+    ------
+    PromptError
+        If the file cannot be read or has another content.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise PromptError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(content, dict) or not content:
+        raise PromptError(
+            f"{path} must be a JSON object of data set -> class -> texts."
+        )
+    if not all(isinstance(value, dict) for value in content.values()):
+        content = {ANY: content}
+    try:
+        return {name: _parse(value) for name, value in content.items()}
+    except PromptError as error:
+        raise PromptError(f"{path}: {error}") from error
+
+
+def wordings_for(name: str, known: Mapping[str, Wordings]) -> tuple[str, Wordings]:
+    """Find the data set of a file: the longest that its name begins with.
+
+    Raises
+    ------
+    PromptError
+        If there is none.
+    """
+    fitting = [dataset for dataset in known if name.startswith(dataset)]
+    dataset = max(fitting, key=len) if fitting else ANY
+    if dataset not in known:
+        raise PromptError(
+            f"no data set has a name that {name} begins with (there are "
+            f"{', '.join(known)}); add it, or one called {ANY} for all others"
+        )
+    return dataset, known[dataset]
+
+
+def _parse(values: Any) -> Wordings:
+    if not isinstance(values, dict):
+        raise PromptError(f"A data set must map class to texts, not be {values!r}.")
+    texts: dict[int, tuple[str, ...]] = {}
+    for key, value in values.items():
+        if key in (INSTANCE_KEY, ABSENT_KEY):
+            continue
+        if not str(key).isdigit():
+            raise PromptError(f"Classes are numbers (label ids), but one is {key!r}.")
+        texts[int(key)] = _texts(key, value)
+    instance = values.get(INSTANCE_KEY, 0)
+    if instance not in (0, 1):
+        raise PromptError(f"{INSTANCE_KEY} must be 0 or 1, not {instance!r}.")
+    absent = _texts(ABSENT_KEY, values.get(ABSENT_KEY, []))
+    return Wordings(dict(sorted(texts.items())), bool(instance), absent)
+
+
+def _texts(key: str, value: Any) -> tuple[str, ...]:
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, list) or not all(isinstance(x, str) for x in listed):
+        raise PromptError(f"The wordings of {key} must be text or a list of texts.")
+    return tuple(listed)
