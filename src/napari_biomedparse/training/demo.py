@@ -247,7 +247,7 @@ def train(
     )
     # Every slice gets as many absent targets as present ones: no need to weigh.
     common = TrainOptions(
-        clip=1.0, existence_weight=1.0, absent_weight=1.0, edge_weight=4.0, seed=seed
+        clip=1.0, existence_weight=1.0, absent_weight=1.0, edge_weight=7.0, seed=seed
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
