@@ -15,6 +15,7 @@ ROWS = (
     {"errors"},
     {"model", "prompts", "slices", "tokenizer", "volume"},
     {
+        "chunks",
         "hub",
         "instances",
         "intensity",

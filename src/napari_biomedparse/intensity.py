@@ -6,6 +6,7 @@ documented to have had (CVPR 2025 text-guided segmentation challenge).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_biomedparse.chunks import read_windows
 from napari_biomedparse.errors import OptionError, VolumeError
 
 if TYPE_CHECKING:
@@ -77,6 +79,8 @@ class Intensity:
         The method in words.
     hint : str
         A sentence of advice for the user, or empty.
+    sampled : str
+        Checksum of the voxels that were looked at to choose, or empty.
     """
 
     method: str
@@ -84,6 +88,7 @@ class Intensity:
     high: float = 255.0
     label: str = "values as they are"
     hint: str = ""
+    sampled: str = ""
 
     def apply(self, planes: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Map the values of some slices.
@@ -208,6 +213,7 @@ def _window_hint(dtype: np.dtype[Any]) -> str:
 def _spread(data: ArrayLike, dtype: np.dtype[Any]) -> Intensity:
     """Choose the range from percentiles of the data."""
     values = _sample(data)
+    sampled = hashlib.sha256(values.data).hexdigest()[:16]
     low, high = (
         float(v) for v in np.percentile(values, PERCENTILES, overwrite_input=True)
     )
@@ -219,18 +225,19 @@ def _spread(data: ArrayLike, dtype: np.dtype[Any]) -> Intensity:
         )
     if low < high:
         label = "percentiles {} to {}".format(*PERCENTILES)
-        return Intensity("percentile", low, high, label, hint)
+        return Intensity("percentile", low, high, label, hint, sampled)
     low, high = float(values.min()), float(values.max())
-    return Intensity("range", low, high, "lowest to highest value", hint)
+    return Intensity("range", low, high, "lowest to highest value", hint, sampled)
 
 
 def _sample(data: ArrayLike) -> npt.NDArray[np.floating[Any]]:
     """Read the finite values, all or evenly spaced ones, as a flat float array."""
     dtype = np.dtype(data.dtype)
     working = np.float32 if dtype.itemsize <= 2 or dtype == np.float32 else np.float64
+    windows = list(_windows(tuple(int(n) for n in data.shape)))
     parts = []
-    for window in _windows(tuple(int(n) for n in data.shape)):
-        part = np.asarray(data[window]).astype(working).ravel()
+    for part in read_windows(data, windows):
+        part = part.astype(working).ravel()
         parts.append(part if dtype.kind != "f" else part[np.isfinite(part)])
     values = np.concatenate(parts)
     if values.size == 0:

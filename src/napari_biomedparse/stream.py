@@ -7,6 +7,7 @@ number of slices.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 from queue import Full, Queue
 from threading import Event, Thread
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from napari_biomedparse.chunks import can_spool, spool
 from napari_biomedparse.errors import BiomedParseError, FormatError
 from napari_biomedparse.preprocess import (
     SliceGeometry,
@@ -33,7 +35,7 @@ T = TypeVar("T")
 READ_AHEAD = 2
 """Batches that wait, ready, for the network."""
 SLAB_BYTES = 2**28
-"""Chunks thicker than this many bytes along the slicing axis are read in parts."""
+"""Chunks thicker than this many bytes along the slicing axis are taken in parts."""
 _POLL_SECONDS = 0.1
 
 
@@ -192,10 +194,15 @@ def _slabs(
         plane_bytes *= 1 if i == axis else size
     most = max(batch_size, SLAB_BYTES // plane_bytes)
     for chunk_stop in _chunk_stops(volume, axis, batch_size):
-        while start < min(chunk_stop, stop):
-            end = min(start + most, chunk_stop, stop)
-            yield _read(volume, axis, start, end)
+        end = min(chunk_stop, stop)
+        if end - start > most and can_spool(volume.data, (end - start) * plane_bytes):
+            with _explained(volume, start, end):
+                yield from spool(volume.data, axis, start, end, most)
             start = end
+        while start < end:
+            part = min(start + most, end)
+            yield _read(volume, axis, start, part)
+            start = part
 
 
 def _chunk_stops(volume: Volume, axis: int, batch_size: int) -> Iterator[int]:
@@ -219,8 +226,16 @@ def _read(volume: Volume, axis: int, start: int, stop: int) -> npt.NDArray[Any]:
         slice(start, stop) if i == axis else slice(None)
         for i in range(len(volume.axes))
     )
-    try:
+    with _explained(volume, start, stop):
         slab = np.asarray(volume.data[where])
+    return np.moveaxis(slab, axis, 0)
+
+
+@contextmanager
+def _explained(volume: Volume, start: int, stop: int) -> Iterator[None]:
+    """Say which slices cannot be read."""
+    try:
+        yield
     except BiomedParseError:
         raise
     except Exception as error:
@@ -229,4 +244,3 @@ def _read(volume: Volume, axis: int, start: int, stop: int) -> npt.NDArray[Any]:
             f"read ({type(error).__name__}: {error}). The file may be damaged or have "
             "moved; check it, or leave these slices out."
         ) from error
-    return np.moveaxis(slab, axis, 0)

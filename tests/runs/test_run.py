@@ -324,6 +324,49 @@ def test_each_chunk_is_read_at_most_twice(
     assert max(reads.values()) <= (2 if tasks else 1)
 
 
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+@pytest.mark.parametrize(
+    ("chunks", "options"),
+    [
+        ((5, 32, 32), {"tile": "none"}),
+        ((5, 32, 32), {"tile": 64}),
+        ((20, 32, 32), {"tile": 64}),
+        ((1, 96, 80), {"tile": 64, "axis": "x"}),
+        ((5, 32, 32), {"tile": 64, "instances": True, "slices": (7, 33)}),
+    ],
+    ids=["whole slices", "tiles", "thick chunks", "across", "a range"],
+)
+def test_each_chunk_on_disk_is_read_at_most_twice(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    chunks: tuple[int, ...],
+    options: dict[str, Any],
+    dtype: str,
+) -> None:
+    """To look at the volume before the run, and for the run itself."""
+    monkeypatch.setattr("napari_biomedparse.io.lazy.BLOCK_BYTES", 2**14)
+    monkeypatch.setattr("napari_biomedparse.stream.SLAB_BYTES", 8 * 96 * 80)
+    monkeypatch.setattr("napari_biomedparse.intensity.SAMPLE_VOXELS", 2**16)
+    path, shape = tmp_path / "in.zarr", (40, 96, 80)
+    grey = np.random.default_rng(0).integers(0, 255, shape).astype(dtype)
+    array = zarr.create_array(str(path), shape=shape, chunks=chunks, dtype=dtype)
+    array[:] = grey
+    reads: Counter[str] = Counter()
+    real = zarr.storage.LocalStore.get
+
+    async def get(self: Any, key: str, *more: Any, **others: Any) -> Any:
+        if self.root == path and key.startswith("c/"):
+            reads[key] += 1
+        return await real(self, key, *more, **others)
+
+    monkeypatch.setattr(zarr.storage.LocalStore, "get", get)
+    run = segment_to_folder(path, "liver", tmp_path / "r", "tiny", **options)
+    assert run.finished
+    if "slices" not in options:
+        assert len(reads) == array.nchunks
+    assert max(reads.values()) <= 2
+
+
 KILLED = Path(__file__).with_name("killed_runs.py")
 
 

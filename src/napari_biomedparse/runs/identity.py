@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_biomedparse.chunks import read_windows
+
 if TYPE_CHECKING:
     from napari_biomedparse.volume import Volume
 
@@ -18,12 +20,15 @@ SAMPLE_EDGE = 64
 _ZARR_METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
 
-def identify(volume: Volume) -> dict[str, Any]:
+def identify(volume: Volume, sampled: str = "") -> dict[str, Any]:
     """Describe a volume so that another one can be told from it.
 
     Parameters
     ----------
     volume : Volume
+    sampled : str
+        Checksum of voxels that were read before; of one on disk no others are read
+        then.
 
     Returns
     -------
@@ -31,7 +36,7 @@ def identify(volume: Volume) -> dict[str, Any]:
         Plain JSON types: path, axes, shape, dtype, spacing, units, origin; for a file
         its size and time of change, for a Zarr folder a checksum of its metadata; and
         a checksum of the voxels: all of an array in memory, three small windows of
-        what is on disk.
+        what is on disk, or `sampled`.
     """
     path = None if volume.source is None else volume.source.absolute()
     found: dict[str, Any] = {
@@ -42,7 +47,7 @@ def identify(volume: Volume) -> dict[str, Any]:
         "spacing": list(volume.spacing),
         "units": list(volume.units),
         "origin": list(volume.origin),
-        "voxels": _checksum(volume),
+        "voxels": _checksum(volume, sampled),
     }
     if path is not None and path.is_file():
         status = path.stat()
@@ -52,20 +57,23 @@ def identify(volume: Volume) -> dict[str, Any]:
     return found
 
 
-def _checksum(volume: Volume) -> str:
+def _checksum(volume: Volume, sampled: str) -> str:
     digest = hashlib.sha256()
     if isinstance(volume.data, np.ndarray):
         for plane in volume.data:
             digest.update(np.ascontiguousarray(plane).data)
         return digest.hexdigest()[:16]
+    if sampled:
+        return sampled
     depth, *others = volume.grid
     edges = [1] * (len(others) - 2) + [SAMPLE_EDGE] * 2
     window = tuple(
         slice((n - min(n, edge)) // 2, (n + min(n, edge)) // 2)
         for n, edge in zip(others, edges, strict=True)
     )
-    for at in sorted({i * (depth - 1) // (SAMPLES - 1) for i in range(SAMPLES)}):
-        part = np.asarray(volume.data[(slice(at, at + 1), *window)])
+    places = sorted({i * (depth - 1) // (SAMPLES - 1) for i in range(SAMPLES)})
+    windows = [(slice(at, at + 1), *window) for at in places]
+    for part in read_windows(volume.data, windows):
         digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()[:16]
 

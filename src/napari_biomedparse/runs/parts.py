@@ -139,7 +139,7 @@ def series_to_folder(
     common = one.output | {"times": len(times)}
     manifest = replace(
         one,
-        source={**identify(series.volume), **job.chosen},
+        source={**identify(series.volume, one.source["voxels"]), **job.chosen},
         parameters=one.parameters | {"times": [series.start, series.stop]},
         output=common,
     )
@@ -148,8 +148,12 @@ def series_to_folder(
             _create_series(series, first, found, folder)
             parts, size = [], first.stop - first.start
             for at, place in enumerate(part_folders(folder, found)):
-                plan = plan_run(series.at(times[at]), prompts, options, config=config)
-                part = replace(job.describe(plan), output=common | {"time": at})
+                plan, part = first, one  # each time point is looked at once
+                if at > 0:
+                    volume = series.at(times[at])
+                    plan = plan_run(volume, prompts, options, config=config)
+                    part = job.describe(plan)
+                part = replace(part, output=common | {"time": at})
                 progress = job.counting_from(at * size, len(times) * size)
                 parts.append(job.run(plan, part, place, on_progress=progress))
             found = replace(found, parts=tuple(parts))

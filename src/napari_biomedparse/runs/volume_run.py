@@ -53,7 +53,7 @@ def describe_run(
     shape, axis = plan.geometry.shape, plan.geometry.axis
     itemsize = plan.label_dtype.itemsize * (2 if plan.instances else 1)
     return Manifest(
-        source={**identify(plan.volume), **chosen},
+        source={**identify(plan.volume, plan.intensity.sampled), **chosen},
         model=model_identity(engine.model),
         parameters=plan.parameters(),
         output={
