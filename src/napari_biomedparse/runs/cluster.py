@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,6 @@ from distributed import (
     KilledWorker,
     LocalCluster,
     WorkerPlugin,
-    as_completed,
     get_worker,
 )
 
@@ -57,13 +57,20 @@ if TYPE_CHECKING:
     from napari_biomedparse.model.biomedparse import BiomedParse
     from napari_biomedparse.plan import RunPlan
 
+
+class Stopped(Exception):
+    """A run on a cluster was told to stop."""
+
+
 logger = logging.getLogger(__name__)
 
 PLUGIN = "napari-biomedparse"
+LOOK_SECONDS = 0.5
+"""How often blocks on a cluster, and those who follow them, look what is new."""
 
 
 class NetworkOnWorker(WorkerPlugin):  # type: ignore[misc]  # distributed is untyped
-    """Holds the network of a worker, loaded at first use.
+    """Holds the network of a worker, loaded at first use and kept for later runs.
 
     Parameters
     ----------
@@ -76,7 +83,7 @@ class NetworkOnWorker(WorkerPlugin):  # type: ignore[misc]  # distributed is unt
     seed : int
     """
 
-    name = PLUGIN
+    idempotent = True
 
     def __init__(
         self,
@@ -85,6 +92,8 @@ class NetworkOnWorker(WorkerPlugin):  # type: ignore[misc]  # distributed is unt
         device: str,
         seed: int,
     ) -> None:
+        # Runs of several people, with other weights, may share the workers.
+        self.name = f"{PLUGIN} {weights_checksum(identity)} {device} {seed}"
         self._model, self._identity = model, identity
         self._device, self._seed = device, seed
 
@@ -97,9 +106,18 @@ class NetworkOnWorker(WorkerPlugin):  # type: ignore[misc]  # distributed is unt
             number = worker.name if isinstance(worker.name, int) else 0
             self._device = f"cuda:{number % cards}"
 
+    def forget(self) -> None:
+        """Give back the network's memory, unless it is at work."""
+        if self.lock.acquire(blocking=False):
+            self._engine = None
+            self.lock.release()
+
     def engine(self) -> Engine:
         """Return the network on its device."""
         if self._engine is None:
+            for other in list(get_worker().plugins.values()):
+                if isinstance(other, NetworkOnWorker) and other is not self:
+                    other.forget()
             model = self._model
             if isinstance(model, str | os.PathLike):
                 model = load_model(model)
@@ -180,6 +198,7 @@ def blocks_on_cluster(
     ranges: Iterable[tuple[int, int]],
     model: str | os.PathLike[str] | BiomedParse,
     device: str,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Block]:
     """Run ranges of blocks on a cluster; yield each block once it is on the disk.
 
@@ -195,9 +214,13 @@ def blocks_on_cluster(
         Slices, whole blocks.
     model, device
         See `NetworkOnWorker`.
+    stopped : callable
+        Asked again and again whether the rest is not wanted any more.
 
     Raises
     ------
+    Stopped
+        If so.
     OptionError
         If the volume is in memory.
     WorkerError
@@ -215,13 +238,25 @@ def blocks_on_cluster(
     size = task_size(plan, layout_of(manifest).thickness)
     shared = client.submit(bytes, cloudpickle.dumps(plan), pure=False)
     futures = [
-        client.submit(_run_task, shared, str(folder.absolute()), *part, pure=False)
+        client.submit(
+            _run_task, plugin.name, shared, str(folder.absolute()), *part, pure=False
+        )
         for start, stop in ranges
         for part in split_range(start, stop, size)
     ]
     try:
-        for _, blocks in as_completed(futures, loop=client.loop, with_results=True):
-            yield from blocks
+        seen = set(recorded_blocks(folder))
+        while not all(future.done() for future in futures):
+            if stopped():
+                raise Stopped
+            if any(future.status == "error" for future in futures):
+                break
+            new = recorded_blocks(folder, skip=seen)
+            yield from new.values()
+            seen.update(new)
+            time.sleep(LOOK_SECONDS / 5)
+        for future in futures:
+            yield from (block for block in future.result() if block.start not in seen)
     except KilledWorker as error:
         raise WorkerError(
             f"Workers die on the same slices again and again ({error}); their memory "
@@ -235,7 +270,9 @@ def _kind_of_device(device: str) -> str:
     return find_device(device).type
 
 
-def _run_task(plan_bytes: bytes, folder_name: str, start: int, stop: int) -> Any:
+def _run_task(
+    plugin: str, plan_bytes: bytes, folder_name: str, start: int, stop: int
+) -> Any:
     """Run, on a worker, what is not yet finished of a range of blocks."""
     folder = Path(folder_name)
     if not (folder / MANIFEST).is_file():
@@ -246,7 +283,7 @@ def _run_task(plan_bytes: bytes, folder_name: str, start: int, stop: int) -> Any
     plan: RunPlan = cloudpickle.loads(plan_bytes)
     part = replace(plan, start=start, stop=stop)
     manifest = read_manifest(folder)
-    network = get_worker().plugins[PLUGIN]
+    network = get_worker().plugins[plugin]
     # A worker reads by itself, not by way of other workers.
     with network.lock, dask.config.set(scheduler="threads"):
         engine = network.engine()

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -43,6 +43,8 @@ COMPONENTS = "components.zarr"
 BLOCKS = "blocks"
 PARTS = "parts"
 LOCK = ".lock"
+JOB = "job.json"
+"""Which cluster does the run, while it does."""
 
 
 @contextmanager
@@ -114,10 +116,12 @@ def record_block(folder: Path, block: Block) -> None:
     write_durably(folder / BLOCKS / _record_name(block.start), block.text())
 
 
-def recorded_blocks(folder: Path) -> dict[int, Block]:
-    """Read the records of a run's finished blocks, by start."""
+def recorded_blocks(folder: Path, skip: Container[int] = ()) -> dict[int, Block]:
+    """Read the records of a run's finished blocks, by start, but for some."""
     found = {}
     for path in (folder / BLOCKS).glob("*.json"):
+        if skip and int(path.stem) in skip:
+            continue
         block = Block(**json.loads(path.read_text("utf-8")))
         found[block.start] = block
     return found
@@ -285,7 +289,10 @@ class Run:
 
 
 def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> Manifest:
-    others = [p.name for p in folder.iterdir() if p.name != LOCK and not _is_partial(p)]
+    ours = (LOCK, JOB)
+    others = [
+        p.name for p in folder.iterdir() if p.name not in ours and not _is_partial(p)
+    ]
     if (folder / MANIFEST).is_file():
         if not overwrite:
             found = read_manifest(folder)

@@ -34,6 +34,8 @@ from napari_biomedparse.volume import (
 from napari_biomedparse.weights import default_model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from distributed import Client
 
     from napari_biomedparse.model.biomedparse import BiomedParse

@@ -1,0 +1,191 @@
+"""Runs that a cluster does by itself: they go on when whoever asked for them is gone.
+
+One task on the cluster, the driver, does what `segment_to_folder` does, with blocks as
+further tasks. It is a published dataset of the scheduler, named after the run's folder,
+which keeps it alive and lets others find it; progress is a `distributed.Variable`, and
+a `distributed.Event` tells it to stop. Should the driver's worker die, the scheduler
+starts it again on another one, and it resumes the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+import numpy as np
+from distributed import Client, Event, Future, Variable, worker_client
+
+from napari_biomedparse.errors import OptionError, OutputError
+from napari_biomedparse.runs.cluster import LOOK_SECONDS, PLUGIN, connect
+from napari_biomedparse.runs.durable import write_durably
+from napari_biomedparse.runs.folder import JOB, writing
+from napari_biomedparse.runs.run import do_asked
+from napari_biomedparse.volume import Volume
+
+if TYPE_CHECKING:
+    from napari_biomedparse.runs.asked import Asked
+    from napari_biomedparse.runs.volume_run import Progress
+
+PATIENCE = 10.0
+"""Seconds to wait for a run that was told to stop, and for a scheduler's answer."""
+
+
+@contextlib.contextmanager
+def job_client(scheduler: str | Client | None, folder: Path) -> Iterator[Client | None]:
+    """Give a client of the cluster that is to do a run, or that does it already.
+
+    Parameters
+    ----------
+    scheduler : str or distributed.Client, optional
+        The cluster that is to do it. Without it, the one that the folder names.
+    folder : Path
+        The run's.
+
+    Yields
+    ------
+    distributed.Client or None
+        None if no scheduler is given and no cluster works on the folder any more.
+
+    Raises
+    ------
+    WorkerError
+        If the given scheduler does not answer.
+    """
+    if scheduler is not None:
+        with connect(scheduler) as client:
+            yield client
+        return
+    try:
+        address = json.loads((folder / JOB).read_text("utf-8"))["scheduler"]
+        client = Client(address, timeout=PATIENCE, set_as_default=False)
+    except (OSError, ValueError, KeyError):
+        yield None
+        return
+    with client:
+        yield client if _find(client, _name(folder)) else None
+
+
+def follow_job(client: Client, asked: Asked, on_progress: Progress | None) -> None:
+    """Have a cluster do a run, or attach to it if it does already; wait for the end.
+
+    Interrupted by Ctrl-C, or with this process gone, the run goes on, and the same call
+    attaches to it again. Any exception that `on_progress` raises stops the run.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    asked : Asked
+        Its volume on disk.
+    on_progress : callable, optional
+        Called with the slices that are finished and all, twice a second.
+
+    Raises
+    ------
+    OutputError
+        If the cluster does another run in the same folder.
+    OptionError
+        If the volume is in memory.
+    BiomedParseError
+        As the run meets it.
+    """
+    name = _name(asked.folder)
+    job = _find(client, name)
+    if job is None:
+        job = _submit(client, asked, name)
+    _refuse_differences(asked, job["asked"])
+    run, progress = job["run"], Variable(name, client=client)
+    try:
+        while not run.done():
+            done, total = progress.get()
+            if total and on_progress:
+                on_progress(done, total)
+            time.sleep(LOOK_SECONDS)
+        run.result()
+    except Exception:
+        _stop(client, name, run)
+        raise
+    client.unpublish_dataset(name)
+
+
+def _name(folder: Path) -> str:
+    return f"{PLUGIN} {folder.absolute()}"
+
+
+def _find(client: Client, name: str) -> dict[str, Any] | None:
+    """Return the job of that name unless it failed, which is to be tried again."""
+    if name not in client.list_datasets():
+        return None
+    job: dict[str, Any] = client.get_dataset(name)
+    if job["run"].status in ("pending", "finished"):
+        return job
+    client.unpublish_dataset(name)
+    return None
+
+
+def _submit(client: Client, asked: Asked, name: str) -> dict[str, Any]:
+    volume = asked.volume.data if isinstance(asked.volume, Volume) else asked.volume
+    if isinstance(volume, np.ndarray):
+        raise OptionError(
+            "The volume is in memory, where the workers of a cluster cannot read it; "
+            "give a path, or save it as Zarr first."
+        )
+    if asked.is_path:
+        asked = replace(asked, volume=Path(asked.volume).absolute())
+    asked = replace(asked, folder=asked.folder.absolute())
+    Event(name, client=client).clear()
+    Variable(name, client=client).set([0, 0])
+    run = client.submit(_drive, cloudpickle.dumps(asked), name, pure=False)
+    job = {"run": run, "asked": asked.words()}
+    client.publish_dataset(job, name=name)
+    with writing(asked.folder):
+        asked.folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"scheduler": client.scheduler.address})
+        write_durably(asked.folder / JOB, text)
+    return job
+
+
+def _refuse_differences(asked: Asked, running: dict[str, str]) -> None:
+    mine = asked.words()
+    found = [
+        f"{key} was {running.get(key)} and is {mine[key]}"
+        for key in mine
+        if key != "batch_size" and mine[key] != running.get(key)
+    ]
+    if found:
+        raise OutputError(
+            f"{asked.folder} is where a cluster does another run: {'; '.join(found)}. "
+            "Choose another folder, or give the same as before to attach to it."
+        )
+
+
+def _stop(client: Client, name: str, run: Future) -> None:
+    """Tell a run to stop, and wait a while for it."""
+    with contextlib.suppress(OSError):  # the scheduler may be what failed
+        Event(name, client=client).set()
+        end = time.monotonic() + PATIENCE
+        while not run.done() and time.monotonic() < end:
+            time.sleep(LOOK_SECONDS / 5)
+        client.unpublish_dataset(name)
+
+
+def _drive(asked_bytes: bytes, name: str) -> None:
+    """Do a run, on a worker that has others do its blocks."""
+    asked: Asked = cloudpickle.loads(asked_bytes)
+    with worker_client() as client:
+        progress, stop = Variable(name, client=client), Event(name, client=client)
+
+        def tell(done: int, total: int) -> None:
+            progress.set([done, total])
+
+        try:
+            do_asked(asked, client, tell, stopped=stop.is_set)
+        finally:
+            (asked.folder / JOB).unlink(missing_ok=True)
+        if name in client.list_datasets():
+            client.unpublish_dataset(name)
