@@ -21,7 +21,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from napari_biomedparse.engine import find_device
-from napari_biomedparse.errors import CheckpointError, OutputError, VolumeError
+from napari_biomedparse.errors import (
+    CheckpointError,
+    OptionError,
+    OutputError,
+    VolumeError,
+)
 from napari_biomedparse.model.checkpoint import read_checkpoint, save_weights
 from napari_biomedparse.runs.durable import write_durably
 from napari_biomedparse.runs.folder import writing
@@ -46,6 +51,8 @@ BEST, LAST, LOG, RUN, CACHE = (
     "finetuned.safetensors", "last.ckpt", "log.csv", "run.json", "cache",
 )  # fmt: skip
 COLUMNS = ("epoch", "step", "loss", *Losses._fields, "val_loss", "val_dice")
+GAIN = 1e-4
+"""Smaller gains of the held-out loss are none."""
 _LOADED_BY_WORKERS = 4
 
 
@@ -140,6 +147,8 @@ def finetune(
         If the data cannot be used; all problems are named before training starts.
     CheckpointError, DeviceError
         If the network cannot be loaded, or not on that device.
+    OptionError
+        If the learning rate is so high that the loss is no number any more.
     OutputError
         If the folder holds another training, or cannot be written.
     """
@@ -190,7 +199,9 @@ def _train(
     last = folder / LAST
     callbacks: list[Callback] = [keeper]
     if parts.validation:
-        callbacks.insert(0, EarlyStopping("val_loss", patience=options.patience))
+        callbacks.insert(
+            0, EarlyStopping("val_loss", min_delta=GAIN, patience=options.patience)
+        )
     with warnings.catch_warnings(), _quiet():
         # Few workers, short epochs, reloaded data: all of it is meant so.
         warnings.filterwarnings("ignore", module=r"lightning\.")
@@ -321,6 +332,11 @@ class _Keeper(Callback):
         """Write log and checkpoint, which are whole or as they were before."""
         terms = torch.stack([torch.stack(tuple(x)) for x in pl_module.recent]).mean(0)
         pl_module.recent.clear()
+        if not terms.isfinite().all():
+            raise OptionError(
+                f"After {self.step} steps the loss is no number any more; choose a "
+                "lower learning rate."
+            )
         values = dict(zip(Losses._fields, terms.tolist(), strict=True))
         row = {"epoch": trainer.current_epoch // self.chunks, "step": self.step}
         self._rows.append(

@@ -90,7 +90,7 @@ def read_wordings(path: Path) -> dict[str, Wordings]:
         raise PromptError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(content, dict) or not content:
         raise PromptError(
-            f"{path} must be a JSON object of data set -> class -> texts."
+            f"{path} must map data set to class to texts, as a JSON object."
         )
     if not all(isinstance(value, dict) for value in content.values()):
         content = {ANY: content}
