@@ -1,11 +1,22 @@
 from __future__ import annotations
 
+import contextlib
+import logging
+
 import pytest
 import torch
 
-from napari_biomedparse.engine import Engine, available_devices, find_device
+from napari_biomedparse.engine import (
+    Engine,
+    available_devices,
+    find_device,
+    find_precision,
+)
 from napari_biomedparse.errors import DeviceError
 from napari_biomedparse.model.biomedparse import BiomedParse
+from napari_biomedparse.model.config import TINY
+from napari_biomedparse.model.mask_decoder import ImageFeatures
+from napari_biomedparse.weights import model_identity
 
 
 @pytest.fixture
@@ -65,3 +76,142 @@ def test_missing_devices_are_named() -> None:
         find_device("warp")
     with pytest.raises(DeviceError, match=r"no device 'cuda:99'.*cpu"):
         find_device("cuda:99")
+
+
+def _seen(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Batch sizes that the image side is asked for, from now on."""
+    sizes: list[int] = []
+    encode = engine._network.encode_image
+
+    def counting(slices: torch.Tensor) -> object:
+        sizes.append(len(slices))
+        return encode(slices)
+
+    monkeypatch.setattr(engine._network, "encode_image", counting)
+    return sizes
+
+
+def test_another_prompt_on_a_slice_costs_only_the_decoder(
+    tiny_model: BiomedParse, slices: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(tiny_model)
+    liver, kidney = engine.encode_prompts(["liver", "kidney"])[:, None]
+    fresh = Engine(tiny_model, cache_bytes=0).predict(slices[:1], kidney)
+    sizes = _seen(engine, monkeypatch)
+    engine.predict(slices[:1], liver)
+    again = engine.predict(slices[:1].clone(), kidney)
+    assert len(sizes) == 1
+    for cached, expected in zip(again, fresh, strict=True):
+        assert torch.equal(cached, expected)
+    engine.predict(slices[1:2], liver)
+    engine.predict(slices[:1], liver)
+    assert len(sizes) == 2
+    engine.predict(slices, liver)  # a batch that streams by pushes nothing out
+    assert len(engine.cache) == 2
+    assert len(sizes) == 5
+
+
+def test_precision_is_chosen_by_name() -> None:
+    cpu = torch.device("cpu")
+    assert find_precision("auto", cpu) == torch.float32
+    assert find_precision("float16", cpu) == torch.float16
+    with pytest.raises(DeviceError, match=r"no precision 'int4'.*bfloat16"):
+        find_precision("int4", cpu)
+
+
+@pytest.mark.parametrize(("bf16", "expected"), [(True, "bfloat16"), (False, "float16")])
+def test_half_precision_on_cuda_is_the_one_that_it_computes_in(
+    monkeypatch: pytest.MonkeyPatch, bf16: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: bf16)
+    found = find_precision("auto", torch.device("cuda:0"))
+    assert found == getattr(torch, expected)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_stays_close(
+    tiny_model: BiomedParse, slices: torch.Tensor, precision: str
+) -> None:
+    def field(call: int, keys: int) -> torch.Tensor:
+        """Zeros and ones, so that rounding hardly ever changes what is hidden."""
+        generator = torch.Generator().manual_seed(100 * call + keys)
+        shape = (TINY.heads, TINY.queries, keys)
+        return (torch.rand(shape, generator=generator) >= 0.9).float()
+
+    identity = model_identity(tiny_model)
+    exact = Engine(tiny_model, field=field)
+    half = Engine(tiny_model, field=field, precision=precision)
+    tokens = exact.encode_prompts(["liver", "kidney"])
+    torch.testing.assert_close(half.encode_prompts(["liver", "kidney"]), tokens)
+    expected, found = exact.predict(slices, tokens), half.predict(slices, tokens)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == torch.float32
+        assert not torch.equal(ours, theirs)
+        assert (ours - theirs).abs().max() < 0.05 * theirs.std() + 0.02
+    assert model_identity(half.model) == identity
+    assert {p.dtype for p in tiny_model.parameters()} == {torch.float32}
+    kept = {
+        name.rpartition(".")[2]
+        for name, p in half._network.backbone.named_parameters()
+        if p.dtype == torch.float32
+    }
+    assert kept == {"gamma_1", "gamma_2"}
+    assert {p.dtype for p in half._network.mask_decoder.parameters()} == {torch.float32}
+
+
+def _run_short_beyond(
+    engine: Engine, pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Give a network so little memory that only so many slices x prompts fit."""
+    engine._most_slices = engine._most_prompts = 1000
+    decode = engine._network.decode
+
+    def limited(image: ImageFeatures, tokens: torch.Tensor, field: object) -> object:
+        if len(image.mask_features) * len(tokens) > pairs:
+            raise torch.OutOfMemoryError("out of memory, tried to allocate 2 GiB")
+        return decode(image, tokens, field)
+
+    monkeypatch.setattr(engine._network, "decode", limited)
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 3, 6, 9])
+def test_a_run_short_of_memory_goes_on_with_less_at_once(
+    tiny_model: BiomedParse,
+    slices: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    pairs: int,
+) -> None:
+    engine = Engine(tiny_model)
+    tokens = engine.encode_prompts(["liver", "kidney", "spleen"])
+    expected = engine.predict(slices, tokens)
+    _run_short_beyond(engine, pairs, monkeypatch)
+    with caplog.at_level(logging.WARNING):
+        found = engine.predict(slices, tokens)
+    assert ("ran out" in caplog.text) == (pairs < 9)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    caplog.clear()
+    engine.predict(slices, tokens)
+    assert not caplog.text  # it does not run into the wall again
+
+
+def test_no_memory_for_a_single_slice_is_said(
+    tiny_model: BiomedParse, slices: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(tiny_model)
+    tokens = engine.encode_prompts(["liver"])
+    engine.predict(slices[:1], tokens)
+    _run_short_beyond(engine, 0, monkeypatch)
+    with pytest.raises(DeviceError, match=r"memory of cpu does not suffice"):
+        engine.predict(slices[:1], tokens)
+    assert not len(engine.cache)  # it was given up first
+
+
+def test_other_errors_pass(
+    tiny_model: BiomedParse, slices: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(tiny_model)
+    with pytest.raises(RuntimeError, match="size"):
+        engine.predict(slices, torch.zeros(1, 3, 5))

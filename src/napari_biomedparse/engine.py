@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import logging
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from napari_biomedparse.errors import DeviceError
+from napari_biomedparse.feature_cache import FeatureCache
 from napari_biomedparse.model.boltzmann import RandomField, SeededField
 from napari_biomedparse.tokenizer import tokenize
 
 if TYPE_CHECKING:
     from napari_biomedparse.model.biomedparse import BiomedParse
+    from napari_biomedparse.model.mask_decoder import ImageFeatures
+
+_LOGGER = logging.getLogger(__name__)
 
 REMEMBERED_PROMPTS = 256
+CACHE_BYTES = 2**30
+"""Room for the features of recently seen slices: nine of the published network."""
+PRECISIONS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 class SlicePrediction(NamedTuple):
@@ -36,23 +49,33 @@ class SlicePrediction(NamedTuple):
 
 
 class Engine:
-    """A network on a device, with the prompts it has already encoded.
+    """A network on a device, with the prompts and slices it has already encoded.
 
     Parameters
     ----------
     model : BiomedParse
-        In evaluation mode.
+        In evaluation mode. It is moved to the device; where another precision is
+        used there, it stays as it is and a copy goes.
     device : str
         "auto" (the fastest there is), "cpu", "cuda", "cuda:1", "mps", ...
     seed : int
         Fixes the attention masks' random field.
     field : RandomField, optional
         Used in place of the seeded one.
+    precision : str
+        Of the image side, which is nearly all of the work: "float32", "bfloat16" or
+        "float16". "auto" is the fastest safe one: on CUDA bfloat16 where the device
+        computes in it, else float16; float32 elsewhere. Norms' statistics, mask
+        logits, attention masks' probabilities and the decoder's queries are always
+        float32.
+    cache_bytes : int
+        Room for the features of slices that came one by one, as a viewer's current
+        slice does; those of longer batches are not kept.
 
     Raises
     ------
     DeviceError
-        If this machine has no such device.
+        If this machine has no such device, or there is no such precision.
     """
 
     def __init__(
@@ -62,14 +85,22 @@ class Engine:
         *,
         seed: int = 0,
         field: RandomField | None = None,
+        precision: str = "auto",
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.device = find_device(device)
-        self.model = model.to(self.device)
+        self.dtype = find_precision(precision, self.device)
+        self.model = model
+        self._network = _place(model, self.device, self.dtype)
+        self.cache = FeatureCache(cache_bytes)
         config = model.config
         self._field = field or SeededField(
             seed, config.heads, config.queries, self.device
         )
         self._encode = lru_cache(maxsize=REMEMBERED_PROMPTS)(self._encode_prompt)
+        one_by_one = self.device.type == "cpu"
+        self._most_slices = 1 if one_by_one else 2**31
+        self._most_prompts = 1 if one_by_one else 2**31
 
     @torch.inference_mode()
     def encode_prompts(self, texts: Sequence[str]) -> Tensor:
@@ -94,7 +125,8 @@ class Engine:
 
         On a CPU slices and prompts go through one at a time, which costs nothing
         there and makes the numbers of each independent of its company: matrix
-        products of other sizes round differently.
+        products of other sizes round differently. Where the device's memory runs out,
+        half as many go through at once from then on.
 
         Parameters
         ----------
@@ -106,26 +138,72 @@ class Engine:
         Returns
         -------
         SlicePrediction
+
+        Raises
+        ------
+        DeviceError
+            If the device's memory does not suffice for one slice and one prompt.
         """
-        slices = slices.to(self.device, non_blocking=True)
-        if self.device.type != "cpu":
-            image = self.model.encode_image(slices)
-            return SlicePrediction(*self.model.decode(image, tokens, self._field))
+        remember = len(slices) == 1
+        while True:
+            try:
+                return self._predict(slices, tokens, remember)
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                shortage = str(error)
+            # Out of the handler, whose traceback would keep the tensors alive.
+            self._make_room(len(slices), len(tokens), shortage)
+            remember = False
+
+    def _predict(
+        self, slices: Tensor, tokens: Tensor, remember: bool
+    ) -> SlicePrediction:
+        """Predict in parts of as many slices and prompts as fit at once."""
         rows = []
-        for one in torch.split(slices, 1):
-            image = self.model.encode_image(one)
+        for some in torch.split(slices, self._most_slices):
+            image = self.cache.get(some, self._look) if remember else self._look(some)
             columns = [
-                self.model.decode(image, prompt, self._field)
-                for prompt in torch.split(tokens, 1)
+                self._network.decode(image, prompts, self._field)
+                for prompts in torch.split(tokens, self._most_prompts)
             ]
             rows.append([torch.cat(x, dim=1) for x in zip(*columns, strict=True)])
         return SlicePrediction(*(torch.cat(x) for x in zip(*rows, strict=True)))
+
+    def _look(self, slices: Tensor) -> ImageFeatures:
+        """Compute what all prompts share of slices, which may lie on the CPU."""
+        return self._network.encode_image(slices.to(self.device, non_blocking=True))
+
+    def _make_room(self, slices: int, prompts: int, shortage: str) -> None:
+        """Forget slices; if there were none, halve what goes through at once."""
+        if len(self.cache):
+            self.cache.clear()
+        elif (at_once := min(slices, self._most_slices)) > 1:
+            self._most_slices = at_once // 2
+        elif (at_once := min(prompts, self._most_prompts)) > 1:
+            self._most_prompts = at_once // 2
+        else:
+            raise DeviceError(
+                f"The memory of {self.device} does not suffice for a single slice and "
+                f"prompt ({shortage.splitlines()[0]}). Close other programs that use "
+                "it, or choose the CPU."
+            )
+        _LOGGER.warning(
+            "The memory of %s ran out; going on with %d slices and %d prompts at once",
+            self.device,
+            min(slices, self._most_slices),
+            min(prompts, self._most_prompts),
+        )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.device.type == "mps":
+            torch.mps.empty_cache()
 
     def _encode_prompt(self, text: str) -> Tensor:
         """[T, C], without padding: later tokens would not change earlier ones."""
         found = tokenize(text)
         ids = torch.from_numpy(found.ids[: found.length]).to(self.device)
-        return self.model.encode_prompts(ids[None])[0]
+        return self._network.encode_prompts(ids[None])[0]
 
 
 def find_device(name: str) -> torch.device:
@@ -170,3 +248,76 @@ def available_devices() -> list[str]:
     cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     mps = ["mps"] if torch.backends.mps.is_available() else []
     return [*cuda, *mps, "cpu"]
+
+
+def find_precision(name: str, device: torch.device) -> torch.dtype:
+    """Turn a precision's name into a data type.
+
+    Parameters
+    ----------
+    name : str
+        "auto" or one of `PRECISIONS`.
+    device : torch.device
+
+    Returns
+    -------
+    torch.dtype
+
+    Raises
+    ------
+    DeviceError
+        If there is no such precision.
+    """
+    if name == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    if name not in PRECISIONS:
+        raise DeviceError(
+            f"There is no precision {name!r}; choose auto or one of "
+            f"{', '.join(PRECISIONS)}."
+        )
+    return PRECISIONS[name]
+
+
+def _place(model: BiomedParse, device: torch.device, dtype: torch.dtype) -> BiomedParse:
+    """Move a network to a device, or copy it there in another precision.
+
+    Tensor by tensor, so that weights that are mapped from a file never lie in memory
+    a second time.
+    """
+    if dtype == torch.float32:
+        return model.to(device)
+    low = set(map(id, _image_side(model)))
+    copies: dict[int, Tensor] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        moved = tensor.detach().to(device, dtype if id(tensor) in low else None)
+        if moved.dim() == 4 and device.type == "cuda":
+            moved = moved.contiguous(memory_format=torch.channels_last)
+        copies[id(tensor)] = (
+            nn.Parameter(moved, requires_grad=False)
+            if isinstance(tensor, nn.Parameter)
+            else moved
+        )
+    return copy.deepcopy(model, copies)
+
+
+def _image_side(model: BiomedParse) -> Iterator[Tensor]:
+    """Yield the weights that a lower precision serves well enough.
+
+    The residual branches' scales are not among them: they keep the backbone's
+    residual stream, a sum over all of its blocks, in float32.
+    """
+    for name, parameter in model.backbone.named_parameters():
+        if not name.endswith(("gamma_1", "gamma_2")):
+            yield parameter
+    yield from model.pixel_decoder.parameters()
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether a device's memory ran out; MPS has no error class of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        str(error).startswith("MPS backend out of memory")
+    )

@@ -62,6 +62,7 @@ def slice_batches(
     batch_size: int,
     *,
     align: int | None = None,
+    pin: bool = False,
 ) -> Iterator[SliceBatch]:
     """Read slices and prepare them for the network, each once.
 
@@ -80,6 +81,8 @@ def slice_batches(
         Slices a batch; the last one may be smaller.
     align : int, optional
         Batches also end at multiples of so many slices.
+    pin : bool
+        Put batches into pinned memory, from which a GPU copies without waiting.
 
     Yields
     ------
@@ -101,10 +104,13 @@ def slice_batches(
             parts.append(_prepare(geometry, intensity.apply(next(slabs))))
         window, window_start = torch.cat(parts), low
         if volume.is_colour:
-            yield SliceBatch(begin, window[: end - begin])
-            continue
-        places = [neighbour_index(i, depth) - low for i in range(begin - 1, end + 1)]
-        yield SliceBatch(begin, stack_context(window[places]))
+            slices = window[: end - begin]
+        else:
+            around = range(begin - 1, end + 1)
+            slices = stack_context(
+                window[[neighbour_index(i, depth) - low for i in around]]
+            )
+        yield SliceBatch(begin, slices.pin_memory() if pin else slices)
 
 
 def read_ahead(items: Iterable[T], depth: int = READ_AHEAD) -> Iterator[T]:

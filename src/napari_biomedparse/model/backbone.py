@@ -102,8 +102,10 @@ class FocalBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
-        x = x + self.gamma_1 * self.norm1(self.modulation(x))
-        x = x + self.gamma_2 * self.norm2(self.mlp(x))
+        # The sum may be of higher precision than what is computed from it.
+        low = self.norm1.weight.dtype
+        x = x + self.gamma_1 * self.norm1(self.modulation(x.to(low)))
+        x = x + self.gamma_2 * self.norm2(self.mlp(x.to(low)))
         return x
 
 
@@ -122,6 +124,7 @@ class PatchEmbed(nn.Module):
         """[B, C, H, W] -> [B, H / stride, W / stride, width], sizes rounded up."""
         height, width = image.shape[-2:]
         image = F.pad(image, (0, -width % self.stride, 0, -height % self.stride))
+        image = image.to(self.proj.weight.dtype)
         y: Tensor = self.norm(self.proj(image).permute(0, 2, 3, 1))
         return y
 
@@ -177,7 +180,7 @@ class Backbone(nn.Module):
             stage = cast("Stage", layer)
             x = stage(x)
             norm = self.get_submodule(f"norm{i}")
-            features.append(norm(x).permute(0, 3, 1, 2))
+            features.append(norm(x.to(norm.weight.dtype)).permute(0, 3, 1, 2))
             if stage.downsample is not None:
                 x = stage.downsample(x.permute(0, 3, 1, 2))
         return tuple(features)

@@ -8,6 +8,8 @@ float32, about twice the rounding error of the plain sum.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -77,6 +79,10 @@ class SameConv(nn.Conv2d):
         if self._pays_winograd(x):
             return winograd(x, self._winograd_kernel(), self.bias)
         return super().forward(x)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what can be made again out of copies and pickles."""
+        return {**self.__dict__, "_winograd": None}
 
     def _pays_winograd(self, x: Tensor) -> bool:
         learning = torch.is_grad_enabled() and (

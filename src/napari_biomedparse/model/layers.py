@@ -46,9 +46,12 @@ class Attention(nn.Module):
         return self.attend(query, keys, values, causal=causal)
 
     def project_memory(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Project what is attended to: [N, K, C] each to [N, heads, K, C / heads]."""
-        _, weight_k, weight_v = self.in_proj_weight.chunk(3)
-        _, bias_k, bias_v = self.in_proj_bias.chunk(3)
+        """Project what is attended to: [N, K, C] each to [N, heads, K, C / heads].
+
+        A memory of lower precision than the weights is projected in its own.
+        """
+        _, weight_k, weight_v = self.in_proj_weight.to(key.dtype).chunk(3)
+        _, bias_k, bias_v = self.in_proj_bias.to(key.dtype).chunk(3)
         return (
             self._split(F.linear(key, weight_k, bias_k)),
             self._split(F.linear(value, weight_v, bias_v)),
@@ -83,9 +86,9 @@ class Attention(nn.Module):
         bias_q, _, _ = self.in_proj_bias.chunk(3)
         queries = self._split(F.linear(query, weight_q, bias_q))
         mixed = F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=visible, is_causal=causal
+            queries.to(keys.dtype), keys, values, attn_mask=visible, is_causal=causal
         )  # [N, heads, Q, C / heads]
-        merged: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        merged: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2).to(query.dtype))
         return merged
 
     def _split(self, x: Tensor) -> Tensor:

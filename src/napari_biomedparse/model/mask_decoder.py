@@ -41,6 +41,17 @@ class ImageFeatures(NamedTuple):
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that the features take up."""
+        tensors = (
+            self.mask_features,
+            *self.level_mask_features,
+            *self.keys,
+            *self.values,
+        )
+        return sum(x.untyped_storage().nbytes() for x in tensors)
+
     def slice(self, index: int) -> ImageFeatures:
         """Return the features of one slice of the batch, B = 1."""
         one = slice(index, index + 1)
@@ -174,7 +185,7 @@ class MaskDecoder(nn.Module):
         """Compute the image side of the decoder, which all prompts share."""
         levels, placed = [], []
         for embed, level in zip(self.level_embed.weight, pixels.levels, strict=True):
-            tokens = level.flatten(2).transpose(1, 2) + embed  # [B, K, C]
+            tokens = level.flatten(2).transpose(1, 2) + embed.to(level.dtype)
             height, width = level.shape[-2:]
             positions = sine_positions(
                 height, width, tokens.shape[-1], tokens.device, tokens.dtype
@@ -240,7 +251,7 @@ class MaskDecoder(nn.Module):
         with torch.no_grad():
             embedding = self.mask_embed(self.decoder_norm(q))  # [N, Q, C]
             embedding = embedding.view(slices, -1, embedding.shape[-1])
-            logits = embedding @ features  # [B, P * Q, K]
+            logits = embedding @ features.to(embedding.dtype)  # [B, P * Q, K]
             logits = logits.view(slices, -1, 1, self.queries, keys)  # [B, P, 1, Q, K]
             hidden = hidden_keys(logits, call, field(call, keys))
             return ~hidden.transpose(1, 2).flatten(2, 3)
@@ -256,7 +267,8 @@ class MaskDecoder(nn.Module):
         means = torch.stack([mask.mean(dim=1), edge.mean(dim=1)], dim=1)  # [N, 2, C]
         slices, channels, height, width = image.mask_features.shape
         means = means.view(slices, prompts * 2, channels)
-        logits = means @ image.mask_features.flatten(2)  # [B, P * 2, h * w]
+        masks = image.mask_features.flatten(2).to(means.dtype)
+        logits = means @ masks  # [B, P * 2, h * w]
         logits = logits.view(slices, prompts, 2, height, width)
         existence = self.classifier(c).view(slices, prompts)
         return Decoded(logits[:, :, 0], logits[:, :, 1], existence)
