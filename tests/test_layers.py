@@ -26,7 +26,7 @@ ROWS = (
         "preprocess",
         "weights",
     },
-    {"engine", "options", "plan", "stream", "tiling"},
+    {"engine", "feature_cache", "options", "plan", "stream", "tiling"},
     {"consensus", "segment", "series"},
     {
         "_napari",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -354,3 +356,19 @@ def test_identity_follows_training() -> None:
         model.pixel_mean.add_(1)
     assert model_identity(model) != before
     assert model_identity(BiomedParse(TINY)).startswith("custom ")
+
+
+def test_the_demo_loads_fast_and_without_a_compiler() -> None:
+    code = """
+import sys, time, torch
+from napari_biomedparse.weights import load_model
+start = time.process_time()
+load_model("demo")
+print(time.process_time() - start, "torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    seconds, compiler = done.stdout.split()
+    assert compiler == "False"
+    assert float(seconds) < 1

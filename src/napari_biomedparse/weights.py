@@ -183,14 +183,11 @@ def _build(
     config: BiomedParseConfig, tensors: Mapping[str, Tensor] | None, source: str | Path
 ) -> BiomedParse:
     """Make a network around its weights, which by default are synthetic."""
-    import torch
-
-    from napari_biomedparse.model.biomedparse import BiomedParse
+    from napari_biomedparse.model.biomedparse import unfilled
     from napari_biomedparse.model.checkpoint import load_weights
     from napari_biomedparse.model.synthetic import synthetic_state_dict
 
-    with torch.device("meta"):
-        model = BiomedParse(config)
+    model = unfilled(config)
     if tensors is None:
         shapes = {key: value.shape for key, value in model.state_dict().items()}
         tensors = synthetic_state_dict(shapes)

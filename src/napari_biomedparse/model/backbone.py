@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LAYER_SCALE = 0.1
 """Initial value of the residual branches' scale."""
+PLANAR_PIXELS = 256
+"""Size of a map from which on a CPU computes it plane by plane."""
 
 
 class FocalModulation(nn.Module):
@@ -37,8 +39,11 @@ class FocalModulation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
         # Depthwise convolutions of a CPU are twice as fast plane by plane, and its
-        # matrix products take and give planes at no cost.
-        return self._planar(x) if x.device.type == "cpu" else self._channels_last(x)
+        # matrix products take and give planes at no cost. On tiny planes it gains
+        # nothing, and the products' rounding depends on where weights lie in memory.
+        if x.device.type == "cpu" and x.shape[1] * x.shape[2] >= PLANAR_PIXELS:
+            return self._planar(x)
+        return self._channels_last(x)
 
     def _channels_last(self, x: Tensor) -> Tensor:
         query, context, gates = torch.split(self.f(x), self._parts, dim=-1)

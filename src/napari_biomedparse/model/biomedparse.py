@@ -6,10 +6,12 @@ its two neighbours as channels. ARCHITECTURE is the specification followed here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from napari_biomedparse.model.backbone import Backbone
 from napari_biomedparse.model.config import V2, BiomedParseConfig
@@ -100,3 +102,38 @@ class BiomedParse(nn.Module):
         """
         decoded: Decoded = self.mask_decoder(image, tokens, field)
         return decoded
+
+
+def unfilled(config: BiomedParseConfig) -> BiomedParse:
+    """Build a network on the meta device, for weights that are then assigned to it.
+
+    Parameters
+    ----------
+    config : BiomedParseConfig
+
+    Returns
+    -------
+    BiomedParse
+        Without memory for its tensors.
+    """
+    with torch.device("meta"), _WithoutDrawing():
+        return BiomedParse(config)
+
+
+class _WithoutDrawing(TorchFunctionMode):
+    """Leaves tensors unfilled: even on the meta device, drawing imports a compiler."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Return what would be filled with random numbers as it is."""
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, Tensor.uniform_) or (
+            getattr(func, "__module__", None) == nn.init.__name__
+        ):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)

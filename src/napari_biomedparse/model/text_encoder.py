@@ -56,8 +56,9 @@ class TextTransformer(nn.Module):
         width = config.text_width
         self.token_embedding = nn.Embedding(config.vocabulary, width)
         self.positional_embedding = nn.Parameter(
-            torch.randn(config.context_length, width) * 0.01
+            torch.empty(config.context_length, width)
         )
+        nn.init.normal_(self.positional_embedding, std=0.01)
         self.resblocks = nn.ModuleList(
             TextBlock(width, config.heads) for _ in range(config.text_layers)
         )
@@ -81,9 +82,8 @@ class TextEncoder(nn.Module):
     def __init__(self, config: BiomedParseConfig) -> None:
         super().__init__()
         self.encoder_transformer = TextTransformer(config)
-        self.lang_proj = nn.Parameter(
-            torch.randn(config.text_width, config.dim) * config.text_width**-0.5
-        )
+        self.lang_proj = nn.Parameter(torch.empty(config.text_width, config.dim))
+        nn.init.normal_(self.lang_proj, std=config.text_width**-0.5)
         self.logit_scale = nn.Parameter(torch.ones(()))
 
     def forward(self, ids: Tensor) -> Tensor:
