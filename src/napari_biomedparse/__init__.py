@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     )
     from napari_biomedparse.series import segment_series
     from napari_biomedparse.slices import SegmentedSlices
+    from napari_biomedparse.training.finetune import finetune
+    from napari_biomedparse.training.options import FinetuneOptions
     from napari_biomedparse.volume import Volume
     from napari_biomedparse.weights import load_model
 
@@ -50,6 +52,7 @@ __all__ = [
     "Consensus",
     "DeviceError",
     "Evaluation",
+    "FinetuneOptions",
     "FormatError",
     "OptionError",
     "OutputError",
@@ -64,6 +67,7 @@ __all__ = [
     "VolumeError",
     "WorkerError",
     "evaluate",
+    "finetune",
     "iter_segment",
     "load_model",
     "measure_objects",
@@ -83,6 +87,7 @@ __all__ = [
 _HOMES = {
     "Consensus": "consensus",
     "Evaluation": "evaluate.run",
+    "FinetuneOptions": "training.options",
     "Prompt": "prompts",
     "PromptSet": "prompts",
     "Run": "runs.folder",
@@ -91,6 +96,7 @@ _HOMES = {
     "SegmentedSlices": "slices",
     "Volume": "volume",
     "evaluate": "evaluate.run",
+    "finetune": "training.finetune",
     "iter_segment": "segment",
     "load_model": "weights",
     "measure_objects": "measure",

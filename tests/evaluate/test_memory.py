@@ -1,0 +1,21 @@
+"""Peak memory of a piece of work, not of the process's life."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from napari_biomedparse.evaluate.memory import PeakMemory
+
+MIB = 2**20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can start anew")
+def test_each_measurement_is_its_own() -> None:
+    with PeakMemory() as large:
+        assert np.ones(200 * MIB, np.uint8).any()
+    with PeakMemory() as small:
+        pass
+    assert large.host_mib > small.host_mib + 150
