@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ from napari_biomedparse.engine import SlicePrediction
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.model.biomedparse import BiomedParse
 from napari_biomedparse.model.config import TINY
+from napari_biomedparse.phantoms import em_phantom, light_sheet_phantom
 from napari_biomedparse.plan import SegmentOptions, plan_run
 from napari_biomedparse.preprocess import CELL, plan_large_slices
 from napari_biomedparse.segment import segment
 from napari_biomedparse.tiling import OVERLAP, TileGrid, predict_tiles
 from napari_biomedparse.volume import Volume
+from napari_biomedparse.weights import available_models, load_model
 
 SIZE = 64
 THERE, ABSENT = 8.0, -8.0
@@ -170,3 +173,46 @@ def test_large_slices_come_back_to_their_grid(
     assert geometry.restore(prepared).shape == planes.shape
     if factor == 1.0:
         np.testing.assert_array_equal(geometry.restore(prepared), planes)
+
+
+BAND = 8
+"""Voxels on either side of a tile's border."""
+
+
+def _disagreement(
+    model: BiomedParse, whole: BiomedParse, grey: Any, prompts: Any
+) -> tuple[float, float, float, float]:
+    """Voxels that differ, and all: near tile borders, and elsewhere."""
+    size, edge = model.config.image_size, grey.shape[1]
+    options = SegmentOptions(slices=(1, 2), tile=size)
+    expected = segment(grey, prompts, whole, tile="none", slices=(1, 2)).labels[1]
+    tiled = segment(grey, prompts, model, options).labels[1]
+    grid = plan_run(grey, prompts, options, config=model.config).tiles
+    near = np.zeros(grid.shape, bool)
+    for y, x in grid.corners:
+        for border in {y, y + size} - {0, edge}:
+            near[border - BAND : border + BAND] = True
+        for border in {x, x + size} - {0, edge}:
+            near[:, border - BAND : border + BAND] = True
+    differ = tiled != expected
+    assert near.any()
+    assert (expected != 0).any()
+    return differ[near].sum(), near.sum(), differ[~near].sum(), (~near).sum()
+
+
+@pytest.mark.skipif("demo" not in available_models(), reason="no demo weights")
+def test_no_seams_against_a_network_that_sees_the_whole_slice() -> None:
+    """Windows lie at random in the phantoms, whose middle is unlike their rim."""
+    model = load_model("demo")
+    size = model.config.image_size
+    edge = 9 * size // 4  # three tiles a row, which overlap by less than a half
+    whole = BiomedParse(replace(model.config, image_size=edge)).eval()
+    whole.load_state_dict(model.state_dict())
+    places, counts = np.random.default_rng(0), np.zeros(4)
+    for seed, make in enumerate((em_phantom, light_sheet_phantom, em_phantom)):
+        phantom = make(4000 + seed, shape=(3, 2 * edge, 2 * edge))
+        for y, x in places.integers(0, edge, (4, 2)):
+            grey = np.asarray(phantom.volume.data)[:, y : y + edge, x : x + edge]
+            counts += _disagreement(model, whole, grey, phantom.prompts)
+    near, all_near, far, all_far = counts
+    assert near / all_near <= 1.2 * far / all_far
