@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_biomedparse.engine import Engine
+    from napari_biomedparse.model.biomedparse import BiomedParse
     from napari_biomedparse.options import SegmentOptions
     from napari_biomedparse.plan import RunPlan
     from napari_biomedparse.prompts import PromptSet
@@ -44,7 +46,7 @@ class Network:
         self._engine: Any = None
 
     def __call__(
-        self, volume: Volume, prompts: PromptSet, job: Job
+        self, volume: Volume | None, prompts: PromptSet, job: Job
     ) -> Generator[None, None, None]:
         """Do one run; a `Segment`."""
         # torch takes seconds to import: the other side is told what it waits for.
@@ -58,6 +60,9 @@ class Network:
         engine = self._ready_engine(job, options.seed)
         yield
         job.say("status", text="Looking at the grey levels…")
+        if volume is None:
+            run_to_folder(prompts, options, engine.model, job)
+            return
         if job.fields["consensus"]:
             yield from run_consensus(volume, prompts, options, engine, job)
             return
@@ -92,6 +97,75 @@ class Network:
             self._engine = Engine(model, device, seed=seed)
             self._key = (name, device, seed)
         return self._engine
+
+
+def run_to_folder(
+    prompts: PromptSet, options: SegmentOptions, model: BiomedParse, job: Job
+) -> None:
+    """Do a run that reads a file and writes to a folder, here or on a cluster."""
+    from napari_biomedparse.runs.run import segment_to_folder
+
+    said, planned = job.fields, False
+    folder = Path(said["folder"])
+
+    def tell(done: int, total: int) -> None:
+        nonlocal planned
+        if job.cancelled:
+            raise Cancelled
+        if not planned:
+            _say_planned_folder(job, folder, total)
+            planned = True
+        job.say("written", done=done, total=total)
+
+    run = segment_to_folder(
+        said["source"],
+        prompts,
+        folder,
+        model,
+        options,
+        device=said["device"],
+        channel=said["channel"],
+        time=said["time"],
+        consensus=said["consensus"],
+        scheduler=said["scheduler"],
+        load=said["model"],
+        on_progress=tell,
+    )
+    if not planned:  # it was finished before
+        start, stop = run.parameters["slices"]
+        tell(stop - start, stop - start)
+    existence, voxels = run.existence, run.voxels
+    if run.kind == "consensus":
+        existence = existence[:, 0, : voxels.shape[1]]
+    job.say("found", arrays=(existence, voxels))
+
+
+def _say_planned_folder(job: Job, folder: Path, total: int) -> None:
+    """Tell what a run's folder says of it."""
+    from napari_biomedparse.runs.folder import Run
+
+    manifest = Run(folder).manifest
+    used = manifest.parameters
+    start, stop = used["slices"]
+    device = manifest.environment["device"]
+    job.say(
+        "planned",
+        axis=manifest.output["axis"],
+        start=start,
+        stop=stop,
+        total=total,
+        intensity=used["intensity"],
+        truncated=used["truncated_prompts"],
+        parameters={**used, "model": manifest.model, "device": device},
+        provenance={
+            "source": manifest.source,
+            "model": manifest.model,
+            "load": manifest.load,
+            "parameters": used,
+            "environment": manifest.environment,
+        },
+        folder=str(folder),
+    )
 
 
 def run_consensus(

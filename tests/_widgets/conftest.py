@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from napari.utils.notifications import notification_manager
 
 from napari_biomedparse._widgets.segment_widget import SegmentWidget
 from napari_biomedparse.remote import Session
@@ -68,3 +69,16 @@ def desk_that(make_napari_viewer, qtbot):
 def voxels():
     """Noise of which about 60 % is above the fake model's threshold."""
     return np.random.default_rng(0).integers(0, 255, (6, 40, 30), dtype=np.uint8)
+
+
+@pytest.fixture
+def notes():
+    """Messages that napari shows."""
+    shown = []
+
+    def keep(note):
+        shown.append(note.message)
+
+    notification_manager.notification_ready.connect(keep)
+    yield shown
+    notification_manager.notification_ready.disconnect(keep)

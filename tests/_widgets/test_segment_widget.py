@@ -9,7 +9,6 @@ import signal
 import numpy as np
 import pytest
 import tifffile
-from napari.utils.notifications import notification_manager
 from qtpy.QtWidgets import QApplication
 from typer.testing import CliRunner
 
@@ -20,19 +19,6 @@ from napari_biomedparse.consensus import segment_consensus
 from napari_biomedparse.io import open_file
 from napari_biomedparse.segment import segment
 from napari_biomedparse.series import segment_series
-
-
-@pytest.fixture
-def notes():
-    """Messages that napari shows."""
-    shown = []
-
-    def keep(note):
-        shown.append(note.message)
-
-    notification_manager.notification_ready.connect(keep)
-    yield shown
-    notification_manager.notification_ready.disconnect(keep)
 
 
 def test_labels_fill_and_lie_on_the_image(desk_that, voxels):

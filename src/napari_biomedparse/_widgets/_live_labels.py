@@ -58,9 +58,17 @@ class LiveLabels(QObject):
             At which point of a series, whose layer has time as its first axis.
         """
         if not self._stale and self._in_view(axis, start, stop, time):
-            self._stale = True
-            if not self._pause.isActive():
-                self._pause.start(0)
+            self._mark_stale()
+
+    def changed_anywhere(self) -> None:
+        """Have all that is in view repainted."""
+        if not self._stale and self.layer.visible:
+            self._mark_stale()
+
+    def _mark_stale(self) -> None:
+        self._stale = True
+        if not self._pause.isActive():
+            self._pause.start(0)
 
     def repaint(self) -> None:
         """Draw again what has changed in view, and then pause."""

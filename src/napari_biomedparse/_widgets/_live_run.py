@@ -10,9 +10,10 @@ from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QObject, Signal
 
 from napari_biomedparse._napari import METADATA_KEY
+from napari_biomedparse._widgets._folder_layers import FolderLayers
 from napari_biomedparse._widgets._live_labels import LiveLabels
 from napari_biomedparse._widgets._worker import Changed, Failed, Step, Task, TaskThread
-from napari_biomedparse.remote import Planned, Status
+from napari_biomedparse.remote import Planned, Status, Written
 from napari_biomedparse.report import (
     TimeLeft,
     duration,
@@ -33,8 +34,9 @@ class LiveRun(QObject):
     Parameters
     ----------
     viewer : napari.Viewer
-    layer : napari.layers.Labels
-        Shows the array that the task fills.
+    shown : napari.layers.Labels or FolderLayers
+        The layer of the array that the task fills, or what makes the layers of the
+        folder that it writes.
     task : Task
     view : RunView
         Also the parent: nothing is shown any more once it is gone.
@@ -49,7 +51,7 @@ class LiveRun(QObject):
     def __init__(
         self,
         viewer: Viewer,
-        layer: Labels,
+        shown: Labels | FolderLayers,
         task: Task,
         view: RunView,
         *,
@@ -58,23 +60,27 @@ class LiveRun(QObject):
     ) -> None:
         super().__init__(view)
         self.task = task
+        self._viewer = viewer
         self._view = view
-        self._layer = layer
+        self._folder = shown if isinstance(shown, FolderLayers) else None
+        self._layer: Labels | None = None
+        self._live: LiveLabels | None = None
         self._image_name = image_name
-        self._live = LiveLabels(viewer, layer, flat=flat)
+        self._flat = flat
         self._thread = TaskThread(task)
         self._began = time.monotonic()
         self._time_left = TimeLeft()
         self._done = self._total = 0
         self._failed = False
-        self._live.removed.connect(task.cancel)
+        if not isinstance(shown, FolderLayers):
+            self._show(shown)
+            # Objects replace all labels at the end, painted ones included.
+            shown.editable = not task.prompts.instance
         self._thread.stepped.connect(self._on_step)
         self._thread.finished.connect(self._on_finished)
 
     def start(self) -> None:
         """Start the task."""
-        # Separated objects replace all labels at the end, painted ones included.
-        self._layer.editable = not self.task.prompts.instance
         self._view.begin(self._image_name)
         self._thread.start()
 
@@ -83,6 +89,12 @@ class LiveRun(QObject):
         self.task.cancel()
         self._view.say("Cancelling…")
 
+    def _show(self, layer: Labels) -> None:
+        """Keep a layer up to date, and stop when it is deleted."""
+        self._layer = layer
+        self._live = LiveLabels(self._viewer, layer, flat=self._flat)
+        self._live.removed.connect(self.task.cancel)
+
     def _on_step(self, step: Step) -> None:
         if isinstance(step, Status):
             self._view.say(step.text)
@@ -90,6 +102,10 @@ class LiveRun(QObject):
             self._on_planned(step)
         elif isinstance(step, Changed):
             self._on_changed(step)
+        elif isinstance(step, Written):
+            self._on_progress(step.done)
+            if self._live is not None:
+                self._live.changed_anywhere()
         elif isinstance(step, Failed):
             self._failed = True
             show_error(str(step.error))
@@ -98,15 +114,21 @@ class LiveRun(QObject):
         self._total = self.task.total
         self._view.set_total(self._total)
         self._view.say("The first slices are on their way…")
+        if self._folder is not None:
+            self._show(self._folder.add_labels())
         self._remember(complete=False)
         if plan.truncated:
             show_warning(truncation_warning(plan.truncated))
 
     def _on_changed(self, step: Changed) -> None:
-        self._done = step.done
-        left = self._time_left.update(step.done, self._total, time.monotonic())
-        self._view.set_done(step.done, left)
-        self._live.changed(step.axis, step.start, step.stop, step.time)
+        self._on_progress(step.done)
+        if self._live is not None:
+            self._live.changed(step.axis, step.start, step.stop, step.time)
+
+    def _on_progress(self, done: int) -> None:
+        self._done = done
+        left = self._time_left.update(done, self._total, time.monotonic())
+        self._view.set_done(done, left)
 
     def _on_finished(self) -> None:
         try:
@@ -115,11 +137,15 @@ class LiveRun(QObject):
             self.finished.emit()
 
     def _conclude(self) -> None:
-        self._live.release()
-        self._layer.editable = True
         complete = self._total > 0 and not (self._failed or self.task.cancelled)
+        if self._live is not None:
+            self._live.release()
+        if self._layer is not None and self._folder is None:
+            self._layer.editable = True
         self._remember(complete=complete)
         self._name_objects()
+        if self._folder is not None and complete and self.task.prompts.instance:
+            self._folder.add_objects()
         self._view.end(self._ending(complete))
         self._show_findings()
 
@@ -142,7 +168,7 @@ class LiveRun(QObject):
         if plan is None or not self._done:
             return
         findings, note = self.task.findings(), ""
-        if not any(finding.voxels for finding in findings):
+        if findings and not any(finding.voxels for finding in findings):
             note = why_nothing(
                 findings,
                 intensity=plan.intensity,
@@ -153,7 +179,8 @@ class LiveRun(QObject):
 
     def _colours(self) -> Mapping[int, str]:
         """Return the layer's colour of each label id, as HTML knows it."""
-        if self.task.prompts.instance:
+        shows_objects = self.task.prompts.instance and self._folder is None
+        if self._layer is None or shows_objects:
             return {}
         return {
             label: "#" + "".join(f"{round(255 * part):02x}" for part in rgba[:3])
@@ -164,7 +191,7 @@ class LiveRun(QObject):
     def _name_objects(self) -> None:
         """Let the status bar tell which prompt an object belongs to."""
         owners = self.task.owners
-        if owners is None:
+        if owners is None or self._layer is None:
             return
         texts = {0: "background"}
         texts |= dict(zip(self.task.prompts.ids, self.task.prompts.texts, strict=True))
@@ -178,6 +205,8 @@ class LiveRun(QObject):
 
     def _remember(self, *, complete: bool) -> None:
         """Write into the layer how it was made."""
+        if self._layer is None:
+            return
         known = self._layer.metadata.setdefault(METADATA_KEY, {})
         known["parameters"] = self._parameters()
         known["complete"] = complete

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import CheckBox, ComboBox, TextEdit
+from magicgui.types import FileDialogMode
+from magicgui.widgets import CheckBox, ComboBox, FileEdit, LineEdit, TextEdit
 from napari.layers import Image
 from qtpy.QtWidgets import QWidget
 
@@ -21,7 +23,7 @@ from napari_biomedparse._widgets._scope import SliceScope
 from napari_biomedparse._widgets._stack_choice import StackChoice
 from napari_biomedparse._widgets._suggestions import PromptLine
 from napari_biomedparse._widgets._tiles import TileChoice
-from napari_biomedparse.errors import VolumeError
+from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.intensity import MODALITIES
 from napari_biomedparse.options import SegmentOptions
 from napari_biomedparse.preprocess import choose_axis
@@ -50,7 +52,7 @@ _FRAME = 24
 
 
 class SegmentForm(QWidget):
-    """The form of a run; `advanced` is the part to be shown on demand.
+    """The form of a run; `advanced` and `large` are parts to be shown on demand.
 
     Parameters
     ----------
@@ -117,6 +119,28 @@ class SegmentForm(QWidget):
         self.advanced = QWidget()
         axis, *others = advanced.values()
         form_layout(self.advanced, [axis, self.consensus, self.tiles, *others])
+        self.folder = FileEdit(
+            name="folder",
+            label="Run folder",
+            mode=FileDialogMode.EXISTING_DIRECTORY,
+            nullable=True,
+            value=None,
+            tooltip="For volumes of any size: labels go to an OME-Zarr in this folder "
+            "as they come, and the layer shows it. After Cancel, a crash or a closed "
+            "window, the same folder and Run go on where it was. Empty: labels stay "
+            "in memory.",
+        )
+        self.scheduler = LineEdit(
+            name="scheduler",
+            label="Scheduler",
+            tooltip="Address of a dask.distributed scheduler, for example "
+            "tcp://server:8786: its workers compute, and go on when napari is closed. "
+            "The run folder and Run attach to it again; Cancel stops it. Both image "
+            "and run folder must be on a disk that all machines share.",
+        )
+        self.scheduler.native.setPlaceholderText("none: compute on this machine")
+        self.large = QWidget()
+        form_layout(self.large, [self.folder, self.scheduler])
         self._style_prompts()
         self.prompt_line.entered.connect(self._add_prompt)
         main["modality"].changed.connect(self.prompt_line.set_modality)
@@ -183,6 +207,8 @@ class SegmentForm(QWidget):
             model=self.model.value,
             device=self.device.value,
             consensus=bool(self.consensus.value),
+            folder=self._run_folder(),
+            scheduler=self.scheduler.value.strip() or None,
         )
 
     def slicing_axis(self) -> int | None:
@@ -209,6 +235,18 @@ class SegmentForm(QWidget):
 
     def _images(self, _: Any) -> list[Image]:
         return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
+
+    def _run_folder(self) -> Path | None:
+        """Return the run's folder, or None if labels are to stay in memory."""
+        folder = self.folder.value
+        if isinstance(folder, Path) and folder != Path():
+            return folder
+        if self.scheduler.value.strip():
+            raise OptionError(
+                "A cluster writes its labels to a run folder: choose one under Large "
+                "volumes, on a disk that all machines share."
+            )
+        return None
 
     def _current_slice(self, image: Image) -> int:
         """Return the position in view along the slicing axis."""

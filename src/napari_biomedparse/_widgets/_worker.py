@@ -7,6 +7,7 @@ whole process into a notification, and it hides errors that are a `RuntimeError`
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,13 +17,22 @@ import numpy as np
 from qtpy.QtCore import QObject, Signal
 
 from napari_biomedparse.errors import BiomedParseError
-from napari_biomedparse.remote import Objects, Planned, Run, Status, Voted
-from napari_biomedparse.report import Finding, Tally, together
+from napari_biomedparse.remote import (
+    Found,
+    Objects,
+    Planned,
+    Run,
+    Status,
+    Voted,
+    Written,
+)
+from napari_biomedparse.report import Finding, Tally, findings, together
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_biomedparse.prompts import PromptSet
+    from napari_biomedparse.remote.run import Event
     from napari_biomedparse.slices import SegmentedSlices
 
 POLL_SECONDS = 0.1
@@ -63,7 +73,7 @@ class Failed:
     error: BiomedParseError
 
 
-Step = Status | Planned | Changed | Failed
+Step = Status | Planned | Changed | Written | Failed
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,68 @@ class Part:
     time: int | None = None
 
 
-class Task:
+class Task(ABC):
+    """Something that the model process does, and what is known of it.
+
+    Parameters
+    ----------
+    prompts : PromptSet
+        What is looked for.
+    """
+
+    def __init__(self, prompts: PromptSet) -> None:
+        self.prompts = prompts
+        self.plan: Planned | None = None
+        self.owners: npt.NDArray[Any] | None = None
+        self._cancelled = threading.Event()
+
+    @property
+    @abstractmethod
+    def total(self) -> int:
+        """Slices to be done; 0 before that is planned."""
+
+    @property
+    @abstractmethod
+    def existence(self) -> npt.NDArray[np.float32] | None:
+        """Existence probabilities [P, slices], of a series [P, T, slices]."""
+
+    @abstractmethod
+    def findings(self) -> tuple[Finding, ...]:
+        """Return what was found so far, one entry a prompt; empty if nothing was."""
+
+    @abstractmethod
+    def _follow_all(self) -> Iterator[Step]:
+        """Do it and yield what is new."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the rest is not wanted any more."""
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        """Stop soon, wherever the network is; from any thread."""
+        self._cancelled.set()
+
+    def steps(self) -> Iterator[Step]:
+        """Do it to its end and yield what is new."""
+        try:
+            yield from self._follow_all()
+        except BiomedParseError as error:
+            yield Failed(error)
+
+    def _events(self, begin: Callable[[], Run]) -> Iterator[Event]:
+        """Yield what a run tells, until its end or until this is cancelled."""
+        with closing(begin()) as run:
+            while not self.cancelled:
+                try:
+                    event = run.poll(POLL_SECONDS)
+                except StopIteration:
+                    return
+                if event is not None:
+                    yield event
+
+
+class ArrayTask(Task):
     """One run that fills an array, or one for each point of a time series.
 
     Parameters
@@ -97,13 +168,10 @@ class Task:
     """
 
     def __init__(self, parts: Sequence[Part], prompts: PromptSet) -> None:
-        self.prompts = prompts
-        self.plan: Planned | None = None
-        self.owners: npt.NDArray[Any] | None = None
+        super().__init__(prompts)
         self._parts = parts
         self._tallies: list[Tally] = []
         self._done = 0
-        self._cancelled = threading.Event()
 
     @property
     def total(self) -> int:
@@ -122,48 +190,22 @@ class Task:
         return np.stack([*(tally.existence for tally in self._tallies), *rest], axis=1)
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return what was found so far, one entry a prompt; empty before the start."""
-        if not self._tallies:
-            return ()
+        """Return what was found so far, one entry a prompt; empty if nothing was."""
         return together([tally.findings() for tally in self._tallies])
 
-    @property
-    def cancelled(self) -> bool:
-        """Whether the rest is not wanted any more."""
-        return self._cancelled.is_set()
-
-    def cancel(self) -> None:
-        """Stop soon, wherever the network is; from any thread."""
-        self._cancelled.set()
-
-    def steps(self) -> Iterator[Step]:
-        """Follow the run to its end and yield what is new."""
-        try:
-            for part in self._parts:
-                if self.cancelled:
-                    return
-                with closing(part.begin()) as run:
-                    yield from self._follow(run, part)
-        except BiomedParseError as error:
-            yield Failed(error)
-
-    def _follow(self, run: Run, part: Part) -> Iterator[Step]:
-        while not self.cancelled:
-            try:
-                event = run.poll(POLL_SECONDS)
-            except StopIteration:
-                return
-            if event is None:
-                continue
-            if isinstance(event, Status):
-                yield event
-            elif isinstance(event, Planned):
-                self._tallies.append(Tally(self.prompts, part.labels.shape[event.axis]))
-                if self.plan is None:
-                    self.plan = event
+    def _follow_all(self) -> Iterator[Step]:
+        for part in self._parts:
+            for event in () if self.cancelled else self._events(part.begin):
+                if isinstance(event, Status):
                     yield event
-            else:
-                yield self._take(event, part)
+                elif isinstance(event, Planned):
+                    depth = part.labels.shape[event.axis]
+                    self._tallies.append(Tally(self.prompts, depth))
+                    if self.plan is None:
+                        self.plan = event
+                        yield event
+                elif not isinstance(event, Written | Found):
+                    yield self._take(event, part)
 
     def _take(self, event: SegmentedSlices | Voted | Objects, part: Part) -> Changed:
         """Put new labels where they belong."""
@@ -180,6 +222,53 @@ class Task:
         if not isinstance(event, Voted):
             self._done += slices.stop - slices.start
         return Changed(slices.axis, slices.start, slices.stop, self._done, part.time)
+
+
+class FolderTask(Task):
+    """One run whose labels are written to a folder.
+
+    Parameters
+    ----------
+    begin : callable
+        Starts the run; may take a second.
+    prompts : PromptSet
+        What is looked for.
+    """
+
+    def __init__(self, begin: Callable[[], Run], prompts: PromptSet) -> None:
+        super().__init__(prompts)
+        self._begin = begin
+        self._found: Found | None = None
+
+    @property
+    def total(self) -> int:
+        """Slices of the run; 0 before it is planned."""
+        return 0 if self.plan is None else self.plan.total
+
+    @property
+    def existence(self) -> npt.NDArray[np.float32] | None:
+        """Existence probabilities, once all is done."""
+        return None if self._found is None else self._found.existence
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return what was found, one entry a prompt; empty before the end."""
+        if self._found is None:
+            return ()
+        scores, voxels = self._found.existence, self._found.voxels
+        if scores.ndim == 2:
+            return findings(self.prompts, scores, voxels)
+        times = range(scores.shape[1])
+        parts = [findings(self.prompts, scores[:, t], voxels[:, t]) for t in times]
+        return together(parts)
+
+    def _follow_all(self) -> Iterator[Step]:
+        for event in self._events(self._begin):
+            if isinstance(event, Planned):
+                self.plan = event
+            if isinstance(event, Found):
+                self._found = event
+            if isinstance(event, Status | Planned | Written):
+                yield event
 
 
 class TaskThread(QObject):

@@ -13,17 +13,21 @@ from napari_biomedparse._napari import (
     shown_series,
 )
 from napari_biomedparse._widgets._fold import Scrolled, fold
+from napari_biomedparse._widgets._folder_layers import FolderLayers
 from napari_biomedparse._widgets._live_run import LiveRun
 from napari_biomedparse._widgets._model_choice import consent_to_download
 from napari_biomedparse._widgets._run_view import PYTHON, RunView
 from napari_biomedparse._widgets._segment_form import SegmentForm
-from napari_biomedparse._widgets._worker import Part, Task
+from napari_biomedparse._widgets._worker import ArrayTask, FolderTask, Part, Task
 from napari_biomedparse.errors import BiomedParseError
 from napari_biomedparse.remote import Session
 from napari_biomedparse.snippets import as_command, as_python
 
 if TYPE_CHECKING:
     from napari import Viewer
+    from napari.layers import Labels
+
+    from napari_biomedparse._widgets._request import Request
 
 
 class SegmentWidget(QWidget):
@@ -47,8 +51,16 @@ class SegmentWidget(QWidget):
         self.form = SegmentForm(napari_viewer)
         self.view = RunView()
         layout = QVBoxLayout(self)
-        advanced = self.form.advanced
-        layout.addWidget(Scrolled(self.form, fold("Advanced", advanced), advanced))
+        advanced, large = self.form.advanced, self.form.large
+        layout.addWidget(
+            Scrolled(
+                self.form,
+                fold("Advanced", advanced),
+                advanced,
+                fold("Large volumes", large),
+                large,
+            )
+        )
         layout.addWidget(self.view, 1)
         self.view.run_requested.connect(self.start)
         self.view.cancel_requested.connect(self._on_cancel_requested)
@@ -80,10 +92,21 @@ class SegmentWidget(QWidget):
         asked = self.form.request()
         if not consent_to_download(asked.model, self):
             return
+        in_folder = asked.folder is not None
+        self.run = (self._run_to_folder if in_folder else self._run_in_memory)(asked)
+        self.run.finished.connect(self._on_finished)
+        self.run.start()
+
+    def _run_to_folder(self, asked: Request) -> LiveRun:
+        recipe = asked.recipe()
+        task = FolderTask(lambda: self.session.run_to_folder(recipe), asked.prompts)
+        return self._live_run(asked, FolderLayers(self._viewer, asked), task)
+
+    def _run_in_memory(self, asked: Request) -> LiveRun:
         volumes, channel = asked.volumes, asked.channel_of_series
-        first, prompts = volumes[0], asked.prompts
+        prompts, image = asked.prompts, asked.image
         dtype = np.int32 if prompts.instance else np.min_scalar_type(prompts.ids[-1])
-        labels = np.zeros((len(volumes), *first.grid), dtype)
+        labels = np.zeros((len(volumes), *volumes[0].grid), dtype)
 
         def part(at: int) -> Part:
             return Part(
@@ -99,25 +122,26 @@ class SegmentWidget(QWidget):
                 None if channel is None else at,
             )
 
-        task = Task([part(at) for at in range(len(volumes))], prompts)
-        image = asked.image
+        task = ArrayTask([part(at) for at in range(len(volumes))], prompts)
         keywords = labels_layer_kwargs(
             image, prompts, name=f"{image.name} segmentation", series_at=channel
         )
         # Views, which fill with the labels.
-        shown = labels[:, 0] if first.flat else labels
+        shown = labels[:, 0] if volumes[0].flat else labels
         shown = shown[0] if channel is None else shown_series(image, shown)
-        layer = self._viewer.add_labels(shown, **keywords)
-        self.run = LiveRun(
+        return self._live_run(asked, self._viewer.add_labels(shown, **keywords), task)
+
+    def _live_run(
+        self, asked: Request, shown: Labels | FolderLayers, task: Task
+    ) -> LiveRun:
+        return LiveRun(
             self._viewer,
-            layer,
+            shown,
             task,
             self.view,
-            image_name=image.name,
-            flat=first.flat,
+            image_name=asked.image.name,
+            flat=asked.volumes[0].flat,
         )
-        self.run.finished.connect(self._on_finished)
-        self.run.start()
 
     def _on_copy_requested(self, language: str) -> None:
         try:

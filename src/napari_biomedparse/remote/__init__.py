@@ -5,16 +5,34 @@ thread of napari, and because napari stays alive when the network dies. The volu
 stays here: the other side asks for the slabs it needs. What a run yields is what
 `iter_segment` yields, plus what there is to tell meanwhile.
 
-We say ``run`` (volume's description, prompts, options, model, device), ``slab`` (the
+We say ``run`` (prompts, options, model, device, and a volume's description, or the
+file and the folder of a run that the worker reads and writes by itself), ``slab`` (the
 voxels asked for) and ``cancel``; the worker says ``status``, ``planned``, ``read``
 (index ranges), ``slices`` (labels and scores), ``voted`` (the same, of a consensus),
-``objects``, ``done`` and ``error``. Each message names its run.
+``objects``, ``written`` and ``found`` (of a run in a folder), ``done`` and ``error``.
+Each message names its run.
 """
 
 from __future__ import annotations
 
-from napari_biomedparse.remote.events import Objects, Planned, Status, Voted
+from napari_biomedparse.remote.events import (
+    Found,
+    Objects,
+    Planned,
+    Status,
+    Voted,
+    Written,
+)
 from napari_biomedparse.remote.run import Run
 from napari_biomedparse.remote.session import Session
 
-__all__ = ["Objects", "Planned", "Run", "Session", "Status", "Voted"]
+__all__ = [
+    "Found",
+    "Objects",
+    "Planned",
+    "Run",
+    "Session",
+    "Status",
+    "Voted",
+    "Written",
+]

@@ -73,6 +73,36 @@ class Voted:
 
 
 @dataclass(frozen=True)
+class Written:
+    """Labels are in the run's folder.
+
+    Parameters
+    ----------
+    done, total : int
+        Slices.
+    """
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a finished run in a folder found.
+
+    Parameters
+    ----------
+    existence : float32 ndarray [P, slices] or [P, T, slices]
+        Probabilities; NaN where not run.
+    voxels : int64 ndarray, of the same shape
+        Voxels of each prompt.
+    """
+
+    existence: npt.NDArray[np.float32]
+    voxels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Objects:
     """Objects told apart, after the last slice.
 

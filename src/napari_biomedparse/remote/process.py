@@ -15,7 +15,14 @@ import numpy as np
 
 from napari_biomedparse import errors
 from napari_biomedparse.errors import BiomedParseError, FormatError, WorkerError
-from napari_biomedparse.remote.events import Objects, Planned, Status, Voted
+from napari_biomedparse.remote.events import (
+    Found,
+    Objects,
+    Planned,
+    Status,
+    Voted,
+    Written,
+)
 from napari_biomedparse.remote.wire import Connection, Message
 
 if TYPE_CHECKING:
@@ -115,6 +122,10 @@ class Process:
             run.put(_slices(message))
         elif message.kind == "voted":
             run.put(Voted(_slices(message)))
+        elif message.kind == "written":
+            run.put(Written(fields["done"], fields["total"]))
+        elif message.kind == "found":
+            run.put(Found(*message.arrays))
         elif message.kind == "objects":
             run.put(Objects(fields["start"], *message.arrays))
         elif message.kind in ("done", "error"):
@@ -124,6 +135,7 @@ class Process:
     def _answer(self, run: Run, request: int, ranges: list[list[int]]) -> None:
         """Read a slab of voxels and send it; runs in a thread of its own."""
         about = {"run": run.number, "request": request}
+        assert run.volume is not None  # or nobody asks for its voxels
         try:
             index = tuple(slice(start, stop) for start, stop in ranges)
             slab = np.asarray(run.volume.data[index])

@@ -8,11 +8,18 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from napari_biomedparse.remote.events import Objects, Planned, Status, Voted
+    from napari_biomedparse.remote.events import (
+        Found,
+        Objects,
+        Planned,
+        Status,
+        Voted,
+        Written,
+    )
     from napari_biomedparse.slices import SegmentedSlices
     from napari_biomedparse.volume import Volume
 
-    Event = Status | Planned | SegmentedSlices | Voted | Objects
+    Event = Status | Planned | SegmentedSlices | Voted | Objects | Written | Found
 
 
 class Run:
@@ -24,11 +31,12 @@ class Run:
     ----------
     number : int
         Tells this run's messages from an earlier one's.
-    volume : Volume
-        Three axes; read in threads of their own, a slab at a time.
+    volume : Volume or None
+        Three axes; read in threads of their own, a slab at a time. None if the other
+        side opens a file.
     """
 
-    def __init__(self, number: int, volume: Volume) -> None:
+    def __init__(self, number: int, volume: Volume | None) -> None:
         self.number = number
         self.volume = volume
         self.stopped = threading.Event()
@@ -58,7 +66,7 @@ class Run:
 
         Returns
         -------
-        Status, Planned, SegmentedSlices, Voted, Objects or None
+        Event or None
             None if nothing happened in the time.
 
         Raises

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Segment = Callable[[Volume, PromptSet, "Job"], Generator[None, None, None]]
+Segment = Callable[[Volume | None, PromptSet, "Job"], Generator[None, None, None]]
 """Does a run, saying what it has by the job's ``say``; yields where it may stop."""
 
 
@@ -119,9 +119,14 @@ class Job:
         """Send a message of this run."""
         self._connection.send(kind, run=self.number, **message)
 
-    def volume(self) -> Volume:
-        """Return the volume to segment, with its voxels left on the other side."""
-        said = self.fields["volume"]
+    def volume(self) -> Volume | None:
+        """Return the volume to segment, with its voxels left on the other side.
+
+        None if this side is to open a file.
+        """
+        said = self.fields.get("volume")
+        if said is None:
+            return None
         shape, dtype = tuple(said["shape"]), np.dtype(said["dtype"])
         chunks = said["chunks"] and tuple(said["chunks"])
         return Volume(

@@ -15,6 +15,7 @@ from napari_biomedparse.volume import Volume, as_volume
 if TYPE_CHECKING:
     from napari_biomedparse.options import SegmentOptions
     from napari_biomedparse.prompts import PromptSet
+    from napari_biomedparse.snippets import Recipe
 
 COMMAND = (sys.executable, "-m", "napari_biomedparse.worker")
 PATIENCE = 0.8
@@ -79,12 +80,51 @@ class Session:
             If no process can be started.
         """
         volume = as_volume(volume)
+        more = {"model": model, "device": device, "consensus": consensus}
+        return self._start(
+            volume, _describe(volume) | _describe_task(prompts, options) | more
+        )
+
+    def run_to_folder(self, recipe: Recipe) -> Run:
+        """Have the model process read a file and write a run's folder.
+
+        Parameters
+        ----------
+        recipe : Recipe
+            With a folder.
+
+        Returns
+        -------
+        Run
+            As `run` returns it, but for the labels.
+
+        Raises
+        ------
+        WorkerError
+            If no process can be started.
+        """
+        plain = {
+            "source": str(recipe.source),
+            "folder": str(recipe.folder),
+            **{
+                name: getattr(recipe, name)
+                for name in (
+                    "model",
+                    "device",
+                    "channel",
+                    "time",
+                    "consensus",
+                    "scheduler",
+                )
+            },
+        }
+        return self._start(None, _describe_task(recipe.prompts, recipe.options) | plain)
+
+    def _start(self, volume: Volume | None, description: dict[str, Any]) -> Run:
         with self._starting:
             self._runs += 1
             run = Run(self._runs, volume)
-            described = _describe(volume, prompts, options)
-            more = {"model": model, "device": device, "consensus": consensus}
-            self._idle_process().start(run, described | more)
+            self._idle_process().start(run, description)
         return run
 
     def close(self) -> None:
@@ -108,10 +148,17 @@ class Session:
         return self._process
 
 
-def _describe(
-    volume: Volume, prompts: PromptSet, options: SegmentOptions
-) -> dict[str, Any]:
-    """Put a run in words that JSON can hold."""
+def _describe_task(prompts: PromptSet, options: SegmentOptions) -> dict[str, Any]:
+    """Put what is to be found, and how, in words that JSON can hold."""
+    return {
+        "prompts": [[prompt.id, prompt.text] for prompt in prompts.prompts],
+        "instance": prompts.instance,
+        "options": asdict(options),
+    }
+
+
+def _describe(volume: Volume) -> dict[str, Any]:
+    """Put all but the voxels of a volume in words that JSON can hold."""
     chunks = getattr(volume.data, "chunksize", getattr(volume.data, "chunks", None))
     return {
         "volume": {
@@ -124,7 +171,4 @@ def _describe(
             "origin": volume.origin,
             "name": volume.name,
         },
-        "prompts": [[prompt.id, prompt.text] for prompt in prompts.prompts],
-        "instance": prompts.instance,
-        "options": asdict(options),
     }

@@ -1,0 +1,115 @@
+"""Runs that write to a folder: shown as they grow, resumed, and found on a cluster."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import zarr
+
+from napari_biomedparse._napari import METADATA_KEY
+from napari_biomedparse.runs.folder import JOB, Run
+from napari_biomedparse.segment import segment
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A Zarr of 96 slices: six blocks."""
+    grey = np.random.default_rng(0).integers(0, 255, (96, 40, 30), dtype=np.uint8)
+    array = zarr.create_array(
+        str(tmp_path / "in.zarr"), shape=grey.shape, chunks=(16, 40, 30), dtype="u1"
+    )
+    array[:] = grey
+    return tmp_path / "in.zarr"
+
+
+@pytest.fixture
+def expected(source, tiny_model):
+    return segment(zarr.open_array(source)[:], "bright things", tiny_model)
+
+
+def opened(desk, source, folder):
+    desk.viewer.open(source, plugin="napari-biomedparse")
+    desk.form.folder.value = folder
+    return desk
+
+
+def wait_for_layer(desk):
+    desk.view.run_button.click()
+    desk.wait_until(lambda: len(desk.viewer.layers) > 1)
+    return desk.viewer.layers[1]
+
+
+def shown(layer):
+    return np.asarray(layer.data[0] if layer.multiscale else layer.data)
+
+
+def test_labels_are_written_and_shown_and_cancelled_runs_go_on(
+    desk_that, source, expected, tmp_path
+):
+    desk = opened(desk_that(None), source, tmp_path / "run")
+    layer = wait_for_layer(desk)
+    desk.view.cancel_button.click()
+    desk.wait_for_end()
+    assert "Cancelled" in desk.view.status.text()
+    begun = Run(tmp_path / "run")
+    assert 0 < len(begun.manifest.blocks) < 6
+    assert shown(layer).any()
+    desk.viewer.layers.remove(layer)
+    layer = wait_for_layer(desk)
+    desk.wait_for_end()
+    run = Run(tmp_path / "run")
+    assert run.finished
+    np.testing.assert_array_equal(shown(layer), expected.labels)
+    assert "Done: 96 slices" in desk.view.status.text()
+    assert "bright things" in desk.view.results.text()
+    known = layer.metadata[METADATA_KEY]
+    assert known["complete"]
+    np.testing.assert_array_equal(known["existence"], expected.existence)
+    for part in ("source", "model", "parameters", "environment"):
+        assert known["provenance"][part] == getattr(run.manifest, part)
+    desk.viewer.layers.remove(layer)
+    wait_for_layer(desk)  # a finished run is only shown
+    desk.wait_for_end()
+    assert Run(tmp_path / "run").manifest.finished == run.manifest.finished
+
+
+def test_objects_become_a_layer_of_their_own(desk_that, source, tiny_model, tmp_path):
+    desk = opened(desk_that(None), source, tmp_path / "run")
+    desk.form.scope.choose(0, 7)
+    desk.form.instances.value = True
+    wait_for_layer(desk)
+    desk.wait_for_end()
+    objects = desk.viewer.layers[-1]
+    assert objects.name.endswith("objects")
+    assert shown(objects).max() == Run(tmp_path / "run").manifest.objects > 0
+
+
+def test_a_volume_in_memory_is_refused(desk_that, voxels, tmp_path, notes):
+    desk = desk_that("works")
+    desk.viewer.add_image(voxels)
+    desk.form.folder.value = tmp_path / "run"
+    desk.view.run_button.click()
+    assert "in memory only" in notes[-1]
+    desk.form.folder.value = None
+    desk.form.scheduler.value = "tcp://127.0.0.1:1"
+    desk.view.run_button.click()
+    assert "run folder" in notes[-1]
+
+
+def test_a_cluster_goes_on_when_napari_is_closed(desk_that, source, expected, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, memory_limit=0, dashboard_address=None
+    ) as cluster:
+        desk = opened(desk_that(None), source, tmp_path / "run")
+        desk.form.scheduler.value = cluster.scheduler_address
+        wait_for_layer(desk)
+        assert (tmp_path / "run" / JOB).exists()
+        desk.widget.session.close()  # as closing napari does
+        desk.wait_for_end()
+        again = opened(desk_that(None), source, tmp_path / "run")
+        layer = wait_for_layer(again)
+        again.wait_for_end()
+        assert Run(tmp_path / "run").finished
+        np.testing.assert_array_equal(shown(layer), expected.labels)
+        assert "Done" in again.view.status.text()
