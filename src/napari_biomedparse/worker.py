@@ -63,6 +63,9 @@ class Network:
         if volume is None:
             run_to_folder(prompts, options, engine.model, job)
             return
+        if "estimate" in job.fields:
+            say_estimate(volume, prompts, options, engine, job)
+            return
         if job.fields["consensus"]:
             yield from run_consensus(volume, prompts, options, engine, job)
             return
@@ -97,6 +100,31 @@ class Network:
             self._engine = Engine(model, device, seed=seed)
             self._key = (name, device, seed)
         return self._engine
+
+
+def say_estimate(
+    volume: Volume,
+    prompts: PromptSet,
+    options: SegmentOptions,
+    engine: Engine,
+    job: Job,
+) -> None:
+    """Try a few slices and say what all of them will take."""
+    from napari_biomedparse.estimate import estimate_run
+
+    job.say("status", text="Trying a few slices…")
+    said = job.fields["estimate"]
+    one = estimate_run(
+        volume,
+        prompts,
+        engine,
+        options,
+        consensus=job.fields["consensus"],
+        to_folder=said["to_folder"],
+    )
+    times = said["times"]
+    whole = replace(one, seconds=times * one.seconds, disk=times * one.disk)
+    job.say("status", text=f"Estimate on {engine.device}: {whole.describe()}.")
 
 
 def run_to_folder(

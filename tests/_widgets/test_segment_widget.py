@@ -351,3 +351,16 @@ def test_a_changed_layer_cannot_be_copied(desk_that, tmp_path, voxels, notes):
     desk.viewer.add_image(voxels)
     assert copied(desk, PYTHON) == ""
     assert "in memory only" in notes[-1]
+
+
+def test_estimate_tells_and_adds_nothing(desk_that, voxels):
+    desk = desk_that(None)
+    desk.viewer.add_image(voxels)
+    desk.view.estimate_button.click()
+    assert not desk.view.run_button.isEnabled()
+    desk.wait_for_end()
+    text = desk.view.status.text()
+    assert text.startswith("Estimate on cpu: about")
+    assert "GB of memory" in text
+    assert len(desk.viewer.layers) == 1
+    assert desk.view.run_button.isEnabled()

@@ -41,6 +41,7 @@ class RunView(QWidget):
     run_requested = Signal()
     cancel_requested = Signal()
     copy_requested = Signal(str)
+    estimate_requested = Signal()
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,6 +52,10 @@ class RunView(QWidget):
         self.copy_button = QPushButton("Copy")
         self.copy_button.setToolTip(
             "Copy this run as a command line or as Python: it gives the same labels."
+        )
+        self.estimate_button = QPushButton("Estimate")
+        self.estimate_button.setToolTip(
+            "Try a few slices, and tell what the run will take: time, memory, disk."
         )
         menu = QMenu(self.copy_button)
         for language in (COMMAND, PYTHON):
@@ -75,6 +80,7 @@ class RunView(QWidget):
         buttons = QHBoxLayout()
         buttons.addWidget(self.run_button, 2)
         buttons.addWidget(self.cancel_button, 1)
+        buttons.addWidget(self.estimate_button, 1)
         buttons.addWidget(self.copy_button, 1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -84,11 +90,13 @@ class RunView(QWidget):
         layout.addWidget(_scrolled(self.results), 1)
         self.run_button.clicked.connect(self.run_requested)
         self.cancel_button.clicked.connect(self.cancel_requested)
+        self.estimate_button.clicked.connect(self.estimate_requested)
         self.set_running(False)
 
     def set_running(self, running: bool) -> None:
         """Offer Run or Cancel."""
-        self.run_button.setEnabled(not running)
+        for button in (self.run_button, self.estimate_button):
+            button.setEnabled(not running)
         self.cancel_button.setEnabled(running)
         self.bar.setVisible(running)
 

@@ -12,6 +12,7 @@ from napari_biomedparse._napari import (
     labels_layer_kwargs,
     shown_series,
 )
+from napari_biomedparse._widgets._estimation import EstimateTask, Estimation
 from napari_biomedparse._widgets._fold import Scrolled, fold
 from napari_biomedparse._widgets._folder_layers import FolderLayers
 from napari_biomedparse._widgets._live_run import LiveRun
@@ -24,6 +25,8 @@ from napari_biomedparse.remote import Session
 from napari_biomedparse.snippets import as_command, as_python
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from napari import Viewer
     from napari.layers import Labels
 
@@ -47,7 +50,7 @@ class SegmentWidget(QWidget):
         super().__init__()
         self._viewer = napari_viewer
         self.session = session or Session()
-        self.run: LiveRun | None = None
+        self.run: LiveRun | Estimation | None = None
         self.form = SegmentForm(napari_viewer)
         self.view = RunView()
         layout = QVBoxLayout(self)
@@ -64,6 +67,7 @@ class SegmentWidget(QWidget):
         layout.addWidget(self.view, 1)
         self.view.run_requested.connect(self.start)
         self.view.cancel_requested.connect(self._on_cancel_requested)
+        self.view.estimate_requested.connect(self.estimate)
         self.view.copy_requested.connect(self._on_copy_requested)
         for clean in (self.session.close, self.form.disconnect):
             self.destroyed.connect(lambda *_, clean=clean: clean())
@@ -74,12 +78,25 @@ class SegmentWidget(QWidget):
 
     def start(self) -> None:
         """Do what the Run button does."""
+        self._begin(self._live_run_of)
+
+    def estimate(self) -> None:
+        """Do what the Estimate button does."""
+        self._begin(self._estimation_of)
+
+    def _begin(self, make: Callable[[Request], LiveRun | Estimation]) -> None:
         if self.run is not None:
             return
         try:
-            self._start()
+            asked = self.form.request()
+            if not consent_to_download(asked.model, self):
+                return
+            self.run = make(asked)
         except BiomedParseError as error:
             show_error(str(error))
+            return
+        self.run.finished.connect(self._on_finished)
+        self.run.start()
 
     def _on_cancel_requested(self) -> None:
         if self.run is not None:
@@ -88,14 +105,25 @@ class SegmentWidget(QWidget):
     def _on_finished(self) -> None:
         self.run = None
 
-    def _start(self) -> None:
-        asked = self.form.request()
-        if not consent_to_download(asked.model, self):
-            return
+    def _estimation_of(self, asked: Request) -> Estimation:
+        volumes = asked.volumes
+        task = EstimateTask(
+            lambda: self.session.estimate(
+                volumes,
+                asked.prompts,
+                asked.options,
+                model=asked.model,
+                device=asked.device,
+                consensus=asked.consensus,
+                to_folder=asked.folder is not None,
+            ),
+            asked.prompts,
+        )
+        return Estimation(task, self.view)
+
+    def _live_run_of(self, asked: Request) -> LiveRun:
         in_folder = asked.folder is not None
-        self.run = (self._run_to_folder if in_folder else self._run_in_memory)(asked)
-        self.run.finished.connect(self._on_finished)
-        self.run.start()
+        return (self._run_to_folder if in_folder else self._run_in_memory)(asked)
 
     def _run_to_folder(self, asked: Request) -> LiveRun:
         recipe = asked.recipe()

@@ -85,6 +85,49 @@ class Session:
             volume, _describe(volume) | _describe_task(prompts, options) | more
         )
 
+    def estimate(
+        self,
+        volumes: Sequence[Volume],
+        prompts: PromptSet,
+        options: SegmentOptions,
+        *,
+        model: str,
+        device: str,
+        consensus: bool,
+        to_folder: bool,
+    ) -> Run:
+        """Try a few slices and tell what a run will take on this machine.
+
+        Parameters
+        ----------
+        volumes : sequence of Volume
+            One, or all time points of a series; the first is tried.
+        prompts, options, model, device, consensus
+            As for `run`.
+        to_folder : bool
+            Whether labels go to a run's folder as they come.
+
+        Returns
+        -------
+        Run
+            The estimate is its last `Status`.
+
+        Raises
+        ------
+        VolumeError, WorkerError
+            As for `run`.
+        """
+        volume = as_volume(volumes[0])
+        more = {
+            "model": model,
+            "device": device,
+            "consensus": consensus,
+            "estimate": {"to_folder": to_folder, "times": len(volumes)},
+        }
+        return self._start(
+            volume, _describe(volume) | _describe_task(prompts, options) | more
+        )
+
     def run_to_folder(self, recipe: Recipe) -> Run:
         """Have the model process read a file and write a run's folder.
 
