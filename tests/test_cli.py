@@ -275,6 +275,27 @@ def test_a_consensus(run, tmp_path):
     np.testing.assert_array_equal(labels, expected.labels)
 
 
+def test_slices_of_one_volume(run, tmp_path):
+    values = np.random.default_rng(1).integers(0, 255, (11, 40, 30), np.uint8)
+    (tmp_path / "in").mkdir()
+    for i, plane in enumerate(values):
+        tifffile.imwrite(tmp_path / "in" / f"{i}.tif", plane)
+    common = ("-p", PROMPT, "-m", "tiny", "--stack")
+    result = run("segment", tmp_path / "in", *common, "-o", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    expected = segment(values, PROMPT, "tiny")
+    labels, _ = saved(tmp_path / "run" / "labels.ome.zarr")
+    np.testing.assert_array_equal(labels, expected.labels)
+    out = tmp_path / "labels.tif"
+    result = run("segment", tmp_path / "in" / "*.tif", *common, "-o", out)
+    assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(saved(out)[0], expected.labels)
+    two = (tmp_path / "in" / "0.tif", tmp_path / "in" / "1.tif")
+    refused = run("segment", *two, *common, "-o", out)
+    assert refused.exit_code == 2
+    assert "a pattern in quotes" in refused.output
+
+
 def test_a_dry_run(run, stack, tmp_path):
     out = tmp_path / "run"
     given = ("segment", stack, "-p", PROMPT, "-m", "tiny", "-o", out, "--dry-run")

@@ -11,8 +11,13 @@ import numpy as np
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.transforms import Affine
 
-from napari_biomedparse.io import Contents, LabelVolume, open_file, save_labels
-from napari_biomedparse.io.files import recognise
+from napari_biomedparse.io import (
+    Contents,
+    LabelVolume,
+    can_open,
+    open_file,
+    save_labels,
+)
 from napari_biomedparse.io.output import label_colour
 from napari_biomedparse.io.units import unit_name
 from napari_biomedparse.prompts import INSTANCE_KEY, PromptSet, parse_prompts
@@ -40,7 +45,7 @@ def get_reader(
 ) -> Callable[[Any], list[LayerTuple]] | None:
     """Return the npe2 reader for one or several files, or None if one is not ours."""
     paths = _as_list(path)
-    return read_layers if paths and all(map(recognise, paths)) else None
+    return read_layers if paths and all(map(can_open, paths)) else None
 
 
 def read_layers(path: str | os.PathLike[str] | Sequence[str]) -> list[LayerTuple]:

@@ -164,6 +164,14 @@ def segment(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
     ] = False,
+    stack: Annotated[
+        bool,
+        typer.Option(
+            "--stack",
+            help="IN is a folder of TIFF files, or a pattern in quotes, that are the "
+            "slices of one volume.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -226,10 +234,15 @@ def segment(
         )
         number = None if channel is None else to_number(channel)
         (volume, *others) = volumes
-        several = bool(others) or stands_for_several(volume)
+        if stack and others:
+            raise OptionError(
+                f"{len(volumes)} files are given; slices of one volume (--stack) are "
+                "given as their folder, or as a pattern in quotes."
+            )
+        several = not stack and (bool(others) or stands_for_several(volume))
         if dry_run:
             show_estimates(
-                find_files(volumes),
+                volumes if stack else find_files(volumes),
                 parse_prompts(prompt) if prompt else None,
                 model,
                 options,

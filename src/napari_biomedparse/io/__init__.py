@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from napari_biomedparse.io.contents import Contents, LabelVolume
 from napari_biomedparse.io.files import (
+    can_open,
     check_output,
     open_file,
     open_image,
@@ -18,6 +19,7 @@ from napari_biomedparse.io.files import (
 __all__ = [
     "Contents",
     "LabelVolume",
+    "can_open",
     "check_output",
     "open_file",
     "open_image",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from napari_biomedparse.errors import FormatError, OptionError, VolumeError
-from napari_biomedparse.io import nifti, npz, tiff, zarr
+from napari_biomedparse.io import nifti, npz, stack, tiff, zarr
 from napari_biomedparse.io.output import check_place
 from napari_biomedparse.volume import as_volume, choose_channel
 
@@ -73,13 +73,19 @@ def recognise(path: str | os.PathLike[str]) -> Kind | None:
     return "nifti" if nifti.is_nifti(path) else None
 
 
+def can_open(path: str | os.PathLike[str]) -> bool:
+    """Say whether `open_file` knows what to do with a file, folder or pattern."""
+    return recognise(path) is not None or stack.is_stack(Path(path))
+
+
 def open_file(path: str | os.PathLike[str]) -> Contents:
     """Open everything of use in a file; no voxel is read yet.
 
     Parameters
     ----------
     path : path-like
-        Challenge ``.npz``, TIFF of any kind, NIfTI, or a Zarr folder.
+        Challenge ``.npz``, TIFF of any kind, NIfTI, or a Zarr folder; or a folder or
+        pattern (``slices/*.tif``) of TIFF files that are the slices of one volume.
 
     Returns
     -------
@@ -96,6 +102,8 @@ def open_file(path: str | os.PathLike[str]) -> Contents:
     path = Path(path)
     kind = recognise(path)
     if kind is None:
+        if stack.stack_files(path):
+            return stack.open_stack(path)
         raise FormatError(_refusal(path))
     return _OPENERS[kind](path)
 
@@ -277,7 +285,10 @@ def _refusal(path: Path) -> str:
     if not path.exists():
         return f"{path} does not exist; check the name."
     if path.is_dir():
-        return f"{path} is a folder without Zarr data; what can be opened is {_KNOWN}."
+        return (
+            f"{path} is a folder without Zarr data or TIFF slices; what can be opened "
+            f"is {_KNOWN}."
+        )
     if path.stat().st_size == 0:
         return f"{path} is empty; copy it again from where it came."
     try:

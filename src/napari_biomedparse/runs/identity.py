@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_biomedparse.chunks import read_windows
+from napari_biomedparse.io.stack import stack_files
 
 if TYPE_CHECKING:
     from napari_biomedparse.volume import Volume
@@ -34,7 +36,8 @@ def identify(volume: Volume, sampled: str = "") -> dict[str, Any]:
     -------
     dict
         Plain JSON types: path, axes, shape, dtype, spacing, units, origin; for a file
-        its size and time of change, for a Zarr folder a checksum of its metadata; and
+        its size and time of change, for slices in many files a checksum of these, for
+        a Zarr folder a checksum of its metadata; and
         a checksum of the voxels: all of an array in memory, three small windows of
         what is on disk, or `sampled`.
     """
@@ -52,6 +55,8 @@ def identify(volume: Volume, sampled: str = "") -> dict[str, Any]:
     if path is not None and path.is_file():
         status = path.stat()
         found |= {"bytes": status.st_size, "changed": status.st_mtime_ns}
+    elif path is not None and (files := stack_files(path)):
+        found["files"] = _files_checksum(files)
     elif path is not None and path.is_dir():
         found["metadata"] = _zarr_checksum(path)
     return found
@@ -75,6 +80,16 @@ def _checksum(volume: Volume, sampled: str) -> str:
     windows = [(slice(at, at + 1), *window) for at in places]
     for part in read_windows(volume.data, windows):
         digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()[:16]
+
+
+def _files_checksum(files: Iterable[Path]) -> str:
+    """Compute a checksum of the names, sizes and times of change of files."""
+    digest = hashlib.sha256()
+    for file in files:
+        status = file.stat()
+        line = f"{file.name} {status.st_size} {status.st_mtime_ns}\n"
+        digest.update(line.encode())
     return digest.hexdigest()[:16]
 
 
