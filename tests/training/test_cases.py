@@ -61,7 +61,7 @@ def test_ome_zarr_images_with_labels(tmp_path: Path, shared: Path) -> None:
     (tmp_path / FILE_NAME).write_text(json.dumps(texts))
     (volume,) = load_cases(tmp_path, tmp_path / "cache")
     assert volume.image.shape == volume.labels.shape
-    assert volume.labels.max() > 0
+    assert np.asarray(volume.labels).max() > 0
 
 
 def test_grey_levels_become_0_to_255(tmp_path: Path) -> None:
@@ -70,7 +70,8 @@ def test_grey_levels_become_0_to_255(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text(json.dumps(WORDINGS))
     (volume,) = load_cases(tmp_path, tmp_path / "cache")
     assert volume.image.dtype == np.uint8
-    assert (volume.image.min(), volume.image.max()) == (0, 255)
+    grey = np.asarray(volume.image)
+    assert (grey.min(), grey.max()) == (0, 255)
 
 
 def test_what_was_read_is_not_read_again_unless_it_changed(tmp_path: Path) -> None:
@@ -154,6 +155,26 @@ def test_arrays_of_layers_are_checked_too() -> None:
         TrainingVolume("a", "a", image, labels[1:], wordings, (0,))
     with pytest.raises(VolumeError, match="type float64"):
         TrainingVolume("a", "a", image, labels / 2, wordings, (0,))
+
+
+def test_colour_slices_bring_their_channels(tmp_path: Path) -> None:
+    _, labels = arrays(0)
+    image = np.random.default_rng(0).integers(0, 255, (*labels.shape, 3), np.uint8)
+    folder = write_folder(tmp_path, 1)
+    path = folder / "images" / "squares0.tif"
+    tifffile.imwrite(path, image, photometric="rgb")
+    (volume,) = load_cases(folder, folder / "cache")
+    assert volume.has_channels and volume.axes == (0,)
+    np.testing.assert_array_equal(volume.image, image)
+    with pytest.raises(VolumeError, match="first axis only"):
+        TrainingVolume("a", "a", image, labels, volume.wordings, (1,))
+
+
+def test_files_are_open_only_while_they_are_looked_at(tmp_path: Path) -> None:
+    (volume,) = load_cases(write_folder(tmp_path, 1), tmp_path / "cache")
+    plane = volume.image.take(3, 1)
+    np.testing.assert_array_equal(plane, arrays(0)[0][:, 3])
+    assert not isinstance(plane.base, np.memmap)
 
 
 @pytest.mark.parametrize(

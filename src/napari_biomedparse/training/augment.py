@@ -32,6 +32,8 @@ class Variation:
         Largest standard deviation of Gaussian noise, in grey levels.
     specks : float
         Largest share of pixels that become black or white.
+    swap : bool
+        Whether the two neighbours may change places.
     """
 
     chance: float = 0.5
@@ -39,6 +41,7 @@ class Variation:
     brightness: float = 0.1
     noise: float = 10.0
     specks: float = 0.01
+    swap: bool = True
 
 
 def vary(
@@ -72,7 +75,7 @@ def vary(
     for axis in (-2, -1):
         if wanted():
             picture, labels = picture.flip(axis), np.flip(labels, axis)
-    if wanted():
+    if wanted() and options.swap:
         picture = picture[[0, 2, 1]]
     if wanted():
         picture, labels = _cropped(rng, picture, labels, options.crop)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,50 @@ along all its axes."""
 _SLAB = 2**24
 
 
+class Planes(Protocol):
+    """What is asked of the arrays of a volume; numpy's do it, too."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size along each axis."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of one voxel."""
+
+    def take(self, index: int, axis: int, /) -> npt.NDArray[Any]:
+        """Return one plane."""
+
+    def __array__(self) -> npt.NDArray[Any]:
+        """Return everything."""
+
+
+class KeptArray:
+    """An array in a file, open only while it is looked at: there may be thousands.
+
+    Parameters
+    ----------
+    path : Path
+        An ``.npy``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        array = self.__array__()
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def take(self, index: int, axis: int, /) -> npt.NDArray[Any]:
+        """Return one plane, in memory."""
+        return np.array(self.__array__().take(index, axis))
+
+    def __array__(
+        self, dtype: Any = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]:
+        """Map everything into memory."""
+        array: npt.NDArray[Any] = np.load(self._path, mmap_mode="r")
+        return array if dtype is None else array.astype(dtype)
+
+
 @dataclass(frozen=True)
 class TrainingVolume:
     """An image with its labels, checked, on one grid.
@@ -59,29 +103,39 @@ class TrainingVolume:
     Parameters
     ----------
     name, dataset : str
-    image : uint8 array [Z, Y, X]
+    image : uint8 array [Z, Y, X] or [Z, Y, X, 3]
+        In grey, or with channels that enter the network as they are, such as colours.
     labels : integer array [Z, Y, X]
         Label ids, or object numbers where the wordings say so; 0 is background.
     wordings : Wordings
     axes : tuple of int
-        Along which slices are cut.
+        Along which slices are cut; with channels the first one only.
     """
 
     name: str
     dataset: str
-    image: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.integer[Any]]
+    image: Planes
+    labels: Planes
     wordings: Wordings
     axes: tuple[int, ...]
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not fit, labels of fractions and unknown classes."""
-        check_fit(self.name, self.image.shape, self.labels.shape)
+        check_fit(self.name, self.image.shape[:3], self.labels.shape)
         if self.labels.dtype.kind not in "bui":
             raise VolumeError(
                 f"{self.name} has labels of type {self.labels.dtype}; whole numbers "
                 "are needed."
             )
+        if self.has_channels and self.axes != (0,):
+            raise VolumeError(
+                f"{self.name} has channels; it can be sliced along its first axis only."
+            )
+
+    @property
+    def has_channels(self) -> bool:
+        """Whether slices bring their three channels instead of their neighbours."""
+        return len(self.image.shape) == 4
 
 
 def slicing_axes(
@@ -157,14 +211,24 @@ def load_cases(
         except Exception as error:  # damage shows in any way its codec likes
             logger.debug("%s", pair.name, exc_info=True)
             problems.append(f"{pair.image}: {type(error).__name__}: {error}")
+    refuse_problems(problems, len(pairs))
+    require_targets(volumes)
+    return tuple(volumes)
+
+
+def refuse_problems(problems: Sequence[str], count: int) -> None:
+    """Name all that is wrong with `count` cases, if anything is.
+
+    Raises
+    ------
+    VolumeError
+    """
     if problems:
         listed = "\n".join(f"- {problem}" for problem in problems)
         raise VolumeError(
-            f"{len(problems)} of {len(pairs)} cases cannot be used:\n{listed}\n"
+            f"{len(problems)} of {count} cases cannot be used:\n{listed}\n"
             "Mend or remove them; nothing was trained."
         )
-    require_targets(volumes)
-    return tuple(volumes)
 
 
 def require_targets(volumes: Iterable[TrainingVolume]) -> None:
@@ -180,13 +244,12 @@ def require_targets(volumes: Iterable[TrainingVolume]) -> None:
         )
 
 
-def targets(
-    labels: npt.NDArray[np.integer[Any]], wordings: Wordings
-) -> npt.NDArray[np.bool_]:
-    """Tell which voxels belong to a class that is asked for."""
+def targets(labels: Planes, wordings: Wordings) -> npt.NDArray[np.bool_]:
+    """Tell which voxels belong to a class that is asked for, bool [Z, Y, X]."""
+    values = np.asarray(labels)
     if wordings.instance:
-        return np.asarray(labels > 0)
-    return np.isin(labels, wordings.classes)
+        return np.asarray(values > 0)
+    return np.isin(values, wordings.classes)
 
 
 def check_fit(name: str, image: tuple[int, ...], labels: tuple[int, ...]) -> None:
@@ -238,8 +301,6 @@ def _load(
     if pair.missing:
         raise FormatError(f"there is no file with labels for {pair.image}")
     image, truth = open_volume(pair.image), open_labels(pair.truth)
-    if image.is_colour:
-        raise VolumeError(f"{pair.image} is in colour; choose one channel of it.")
     check_fit(pair.name, image.grid, truth.volume.shape)
     dataset, wordings = ANY, Wordings()
     if known:
@@ -247,17 +308,16 @@ def _load(
     else:
         wordings = _stored_wordings(pair, truth)
     paths = _cached(pair, image, truth, cache, modality)
-    labels = np.load(paths["labels"], mmap_mode="r")
     values = json.loads(paths["facts"].read_text("utf-8"))["values"]
     check_classes(values, wordings)
     spacing = None if "pixel" in image.units else image.spacing
     return TrainingVolume(
         pair.name,
         dataset if known else pair.name,
-        np.load(paths["image"], mmap_mode="r"),
-        labels,
+        KeptArray(paths["image"]),
+        KeptArray(paths["labels"]),
         wordings,
-        slicing_axes(image.shape, spacing),
+        (0,) if image.is_colour else slicing_axes(image.shape, spacing),
     )
 
 
@@ -283,7 +343,7 @@ def _cached(
     paths = {kind: cache / f"{stem}.{kind}.npy" for kind in ("image", "labels")}
     paths["facts"] = cache / f"{stem}.json"
     if not paths["facts"].exists():
-        intensity = choose_intensity(image.data, modality)
+        intensity = choose_intensity(image.data, modality, colour=image.is_colour)
         _copy(image.data, paths["image"], np.dtype(np.uint8), intensity.apply)
         values = _copy(truth.volume.data, paths["labels"], truth.volume.dtype, None)
         part = paths["facts"].with_suffix(".part")

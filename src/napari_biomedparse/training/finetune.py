@@ -39,6 +39,7 @@ from napari_biomedparse.training.cases import (
 from napari_biomedparse.training.losses import Losses
 from napari_biomedparse.training.module import FinetuneData, FinetuneModule, prepare
 from napari_biomedparse.training.options import FinetuneOptions
+from napari_biomedparse.training.processed import is_processed, load_processed
 from napari_biomedparse.training.slices import SliceBatches, Split, split
 from napari_biomedparse.weights import PUBLISHED, load_model, model_identity
 
@@ -120,7 +121,7 @@ def finetune(
     Parameters
     ----------
     data : path or sequence of TrainingVolume
-        A folder; see `load_cases`.
+        A folder; see `load_cases`, and `load_processed` for the original's PNGs.
     output : path
         Folder for ``finetuned.safetensors``, ``last.ckpt`` and ``log.csv``.
     checkpoint : str or path
@@ -157,13 +158,16 @@ def finetune(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(data, str | os.PathLike):
-            volumes = load_cases(
-                Path(data),
-                folder / CACHE,
-                prompts=None if prompts is None else Path(prompts),
-                modality=options.modality,
-                on_case=on_case,
-            )
+            if is_processed(Path(data)):
+                volumes = load_processed(Path(data), on_case)
+            else:
+                volumes = load_cases(
+                    Path(data),
+                    folder / CACHE,
+                    prompts=None if prompts is None else Path(prompts),
+                    modality=options.modality,
+                    on_case=on_case,
+                )
         else:
             volumes = tuple(data)
             require_targets(volumes)

@@ -7,7 +7,7 @@ number, so that a run that was cut off goes on with the data it would have seen.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -162,7 +162,10 @@ class SliceBatches:
         for sample in samples:
             picture, labels = cut(self._volumes[sample.volume], sample, self._size)
             if self._variation is not None:
-                picture, labels = vary(rng, picture, labels, self._variation)
+                changes = self._variation
+                if self._volumes[sample.volume].has_channels:
+                    changes = replace(changes, swap=False)
+                picture, labels = vary(rng, picture, labels, changes)
             pictures.append(picture)
             planes.append(labels)
         volume = self._volumes[samples[0].volume]
@@ -210,15 +213,18 @@ def cut(
     Returns
     -------
     picture : float32 Tensor [3, S, S]
-        Grey levels: slice, previous, next.
+        Grey levels: slice, previous, next; or the slice's own channels.
     labels : int64 ndarray [S, S]
         That of the voxel at each pixel's centre.
     """
-    geometry = plan_slices(volume.image.shape, size, sample.axis)
+    geometry = plan_slices(volume.labels.shape, size, sample.axis)
     places = [
         neighbour_index(sample.place + step, geometry.depth) for step in (0, -1, 1)
     ]
-    planes = np.stack([volume.image.take(i, sample.axis) for i in places])
+    if volume.has_channels:
+        planes = np.moveaxis(volume.image.take(sample.place, 0), -1, 0)
+    else:
+        planes = np.stack([volume.image.take(i, sample.axis) for i in places])
     labels = np.asarray(volume.labels.take(sample.place, sample.axis), np.int64)
     return geometry.prepare(planes).float(), _resized(labels, geometry, size)
 

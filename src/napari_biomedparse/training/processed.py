@@ -1,0 +1,221 @@
+"""The original's processed layout: PNG images, binary masks, sentences in a JSON.
+
+``train.json`` lists annotations (``mask_file``, ``file_name`` or ``image_id``, and
+``sentences`` with ``raw`` or ``sent``) and ``images`` (``id``, ``file_name``); images
+lie in ``train``, masks in ``train_mask``. Masks called
+``NAME_MODALITY_SITE_TARGET.png`` tell which targets were looked for in an image: those
+of its modality and site, so that the others are absent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+
+from napari_biomedparse.errors import (
+    BiomedParseError,
+    FormatError,
+    PromptError,
+    VolumeError,
+)
+from napari_biomedparse.training.cases import (
+    TrainingVolume,
+    refuse_problems,
+    require_targets,
+)
+from napari_biomedparse.training.wordings import Wordings
+
+ANNOTATIONS, IMAGES, MASKS = "train.json", "train", "train_mask"
+
+
+class _PngImage:
+    """A picture as a volume of one slice with three channels, read when asked for."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.shape = self.__array__().shape
+
+    def take(self, index: int, axis: int, /) -> npt.NDArray[Any]:
+        return np.asarray(self.__array__().take(index, axis))
+
+    def __array__(
+        self, dtype: Any = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]:
+        pixels = _read_png(self._path)
+        if pixels.dtype != np.uint8:
+            raise FormatError(
+                f"{self._path} has values of type {pixels.dtype}; 8 bits are needed."
+            )
+        if pixels.ndim == 2:
+            pixels = np.stack([pixels] * 3, axis=-1)
+        if pixels.shape[-1] == 2:  # grey and opacity
+            pixels = pixels[..., [0, 0, 0]]
+        image = pixels[None, ..., :3]
+        return image if dtype is None else image.astype(dtype)
+
+
+class _PngLabels:
+    """Masks of one picture as labels; of two at one place the smaller one counts."""
+
+    dtype = np.dtype(np.int64)
+
+    def __init__(
+        self, masks: Iterable[tuple[int, Path]], shape: tuple[int, ...]
+    ) -> None:
+        self._masks, self.shape = tuple(masks), shape
+        self.__array__()
+
+    def take(self, index: int, axis: int, /) -> npt.NDArray[Any]:
+        return np.asarray(self.__array__().take(index, axis))
+
+    def __array__(
+        self, dtype: Any = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]:
+        labels = np.zeros(self.shape, self.dtype if dtype is None else dtype)
+        found = []
+        for label, path in self._masks:
+            pixels = _read_png(path)
+            mask = np.asarray(
+                (pixels > 0).any(axis=-1) if pixels.ndim == 3 else pixels > 0
+            )
+            if mask.shape != self.shape[1:]:
+                raise VolumeError(
+                    f"{path} has the shape {mask.shape} and its image "
+                    f"{self.shape[1:]}; they must be the same."
+                )
+            found.append((int(mask.sum()), label, mask))
+        for _, label, mask in sorted(found, key=lambda one: -one[0]):
+            labels[0][mask] = label
+        return labels
+
+
+def is_processed(data: Path) -> bool:
+    """Tell whether a folder has the original's processed layout."""
+    return (data / ANNOTATIONS).is_file() and (data / IMAGES).is_dir()
+
+
+def load_processed(
+    data: Path, on_case: Callable[[str, int, int], None] | None = None
+) -> tuple[TrainingVolume, ...]:
+    """Open all images and masks of such a folder, and name all that is wrong.
+
+    Parameters
+    ----------
+    data : Path
+    on_case : callable, optional
+        Called before each image with its name, its number from 0, and how many.
+
+    Returns
+    -------
+    tuple of TrainingVolume
+        One an image. Its three channels enter the network as they are.
+
+    Raises
+    ------
+    FormatError
+        If the list of annotations cannot be read.
+    VolumeError
+        If an image or mask cannot be used; all of them are named.
+    """
+    by_image = _annotations(data / ANNOTATIONS)
+    groups = _wordings(by_image)
+    volumes: list[TrainingVolume] = []
+    problems: list[str] = []
+    for number, (name, listed) in enumerate(by_image.items()):
+        if on_case:
+            on_case(name, number, len(by_image))
+        try:
+            for group in sorted({_group(one) for one in listed}):
+                numbers, wordings = groups[group]
+                image = _PngImage(data / IMAGES / name)
+                masks = [
+                    (numbers[_target(one)], data / MASKS / one["mask_file"])
+                    for one in listed
+                    if _group(one) == group
+                ]
+                labels = _PngLabels(masks, image.shape[:3])
+                volumes.append(
+                    TrainingVolume(name, group, image, labels, wordings, (0,))
+                )
+        except (BiomedParseError, OSError) as error:
+            problems.append(f"{name}: {error}")
+    refuse_problems(problems, len(by_image))
+    require_targets(volumes)
+    return tuple(volumes)
+
+
+def _annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """List the annotations of each image."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        names = {one["id"]: one["file_name"] for one in content.get("images", [])}
+        by_image: dict[str, list[dict[str, Any]]] = {}
+        for one in content["annotations"]:
+            name = one.get("file_name") or names[one["image_id"]]
+            if not _sentences(one) or not isinstance(one["mask_file"], str):
+                raise KeyError("sentences")
+            by_image.setdefault(name, []).append(one)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FormatError(
+            f"{path} is no list of annotations with mask_file, file_name (or image_id) "
+            f"and sentences ({type(error).__name__}: {error})."
+        ) from error
+    if not by_image:
+        raise FormatError(f"{path} lists no annotations; there is nothing to learn.")
+    return by_image
+
+
+def _wordings(
+    by_image: Mapping[str, list[dict[str, Any]]],
+) -> dict[str, tuple[dict[str, int], Wordings]]:
+    """Give the targets of each group numbers, and collect their sentences."""
+    texts: dict[str, dict[str, list[str]]] = {}
+    for listed in by_image.values():
+        for one in listed:
+            target = texts.setdefault(_group(one), {}).setdefault(_target(one), [])
+            target += [text for text in _sentences(one) if text not in target]
+    groups = {}
+    for group, targets in texts.items():
+        numbers = {target: i for i, target in enumerate(sorted(targets), start=1)}
+        try:
+            wordings = Wordings({i: tuple(targets[t]) for t, i in numbers.items()})
+        except PromptError as error:
+            raise PromptError(f"A sentence about {group}: {error}") from error
+        groups[group] = (numbers, wordings)
+    return groups
+
+
+def _parts(annotation: Mapping[str, Any]) -> list[str]:
+    """Return modality, site and target, where the mask's name tells them."""
+    stem = Path(annotation["mask_file"]).stem
+    parts = [part.replace("+", " ").strip() for part in stem.rsplit("_", 3)]
+    return parts[1:] if len(parts) == 4 and all(parts) else []
+
+
+def _group(annotation: Mapping[str, Any]) -> str:
+    *where, _ = _parts(annotation) or (_sentences(annotation)[0], "")
+    return ", ".join(where)
+
+
+def _target(annotation: Mapping[str, Any]) -> str:
+    return (_parts(annotation) or _sentences(annotation))[-1]
+
+
+def _sentences(annotation: Mapping[str, Any]) -> list[str]:
+    return [one.get("raw") or one["sent"] for one in annotation["sentences"]]
+
+
+def _read_png(path: Path) -> npt.NDArray[Any]:
+    try:
+        pixels: npt.NDArray[Any] = imagecodecs.png_decode(path.read_bytes())
+    except (imagecodecs.PngError, ValueError) as error:
+        raise FormatError(f"{path} is damaged or no PNG ({error}).") from error
+    return pixels

@@ -1,0 +1,120 @@
+"""The original's folder of PNGs as training data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import torch
+
+from napari_biomedparse.errors import FormatError, VolumeError
+from napari_biomedparse.training.cases import TrainingVolume
+from napari_biomedparse.training.processed import is_processed, load_processed
+from napari_biomedparse.training.slices import Sample, SliceBatches, cut, split
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(1, 255, (32, 32, 3), np.uint8)
+
+
+def box(*ranges: tuple[int, int]) -> np.ndarray:
+    mask = np.zeros((32, 32), np.uint8)
+    mask[tuple(slice(*r) for r in ranges)] = 255
+    return mask
+
+
+MASKS = {
+    "a_CT_abdomen_liver.png": box((2, 30), (2, 30)),
+    "a_CT_abdomen_liver+tumor.png": box((5, 9), (5, 9)),
+    "b_CT_abdomen_left+kidney.png": box((10, 20), (10, 20)),
+    "c_MRI_brain_glioma.png": box((3, 8), (3, 8)),
+}
+
+
+def write(folder: Path, masks: dict[str, np.ndarray] = MASKS) -> Path:
+    (folder / "train").mkdir(parents=True)
+    (folder / "train_mask").mkdir()
+    annotations = []
+    for name, mask in masks.items():
+        image = f"{name[0]}.png"
+        pixels = PIXELS if image == "a.png" else PIXELS[..., 0].copy()
+        png = imagecodecs.png_encode(pixels)
+        (folder / "train" / image).write_bytes(png)
+        (folder / "train_mask" / name).write_bytes(imagecodecs.png_encode(mask))
+        target = name.rsplit("_", 1)[-1].removesuffix(".png").replace("+", " ")
+        sentences = [{"raw": f"{target} in {name.split('_')[1]}"}, {"sent": target}]
+        annotations.append(
+            {"mask_file": name, "image_id": ord(name[0]), "sentences": sentences}
+        )
+    images = [{"id": ord(c), "file_name": f"{c}.png"} for c in "abc"]
+    content = {"images": images, "annotations": annotations}
+    (folder / "train.json").write_text(json.dumps(content))
+    return folder
+
+
+def load(folder: Path) -> dict[str, TrainingVolume]:
+    return {volume.name: volume for volume in load_processed(folder)}
+
+
+def test_targets_of_one_modality_and_site_are_a_data_set(tmp_path: Path) -> None:
+    assert is_processed(write(tmp_path / "d")) and not is_processed(tmp_path)
+    volumes = load(tmp_path / "d")
+    assert [v.dataset for v in volumes.values()] == [
+        "CT, abdomen",
+        "CT, abdomen",
+        "MRI, brain",
+    ]
+    texts = volumes["b.png"].wordings.texts
+    assert texts == {
+        1: ("left kidney in CT", "left kidney"),
+        2: ("liver in CT", "liver"),
+        3: ("liver tumor in CT", "liver tumor"),
+    }
+
+
+def test_channels_enter_as_they_are_and_small_masks_lie_on_top(tmp_path: Path) -> None:
+    volume = load(write(tmp_path / "d"))["a.png"]
+    picture, labels = cut(volume, Sample(0, 0, 0), 32)
+    assert torch.equal(picture, torch.from_numpy(PIXELS).permute(2, 0, 1).float())
+    expected = np.where(MASKS["a_CT_abdomen_liver.png"], 2, 0)
+    expected[MASKS["a_CT_abdomen_liver+tumor.png"] > 0] = 3
+    np.testing.assert_array_equal(labels, expected)
+
+
+def test_batches_ask_for_what_is_absent_too(tmp_path: Path) -> None:
+    volumes = load_processed(write(tmp_path / "d"))
+    samples = split(volumes, 0.0, 0).train
+    batches = SliceBatches(
+        volumes, samples, size=32, slices=1, prompts=3, seed=0, variation=None
+    )
+    exists = [batches.batch(0, i).targets.exists[0].tolist() for i in range(3)]
+    assert exists == [[1, 1, 0], [1, 0, 0], [1]]
+
+
+def test_bad_files_are_all_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d")
+    (folder / "train" / "a.png").write_bytes(b"\x89PNG cut short")
+    small = imagecodecs.png_encode(box((1, 2))[:16])
+    (folder / "train_mask" / "b_CT_abdomen_left+kidney.png").write_bytes(small)
+    (folder / "train_mask" / "c_MRI_brain_glioma.png").unlink()
+    with pytest.raises(VolumeError) as caught:
+        load(folder)
+    text = str(caught.value)
+    assert "3 of 3 cases" in text and "a.png is damaged or no PNG" in text
+    assert "has the shape (16, 32) and its image (32, 32)" in text
+    assert "No such file" in text and "glioma" in text
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"annotations": [{"mask_file": "x"}]}']
+)
+def test_a_list_that_is_none_is_named(tmp_path: Path, content: str) -> None:
+    folder = write(tmp_path / "d")
+    (folder / "train.json").write_text(content)
+    with pytest.raises(FormatError, match=r"train\.json is no list of annotations"):
+        load(folder)
+    (folder / "train.json").write_text('{"annotations": []}')
+    with pytest.raises(FormatError, match="nothing to learn"):
+        load(folder)
