@@ -13,7 +13,14 @@ from golden_pure import run_nms_merge
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_biomedparse.postprocess import merge, resolve, suppress, upsample
+from napari_biomedparse import postprocess
+from napari_biomedparse.postprocess import (
+    merge,
+    resolve,
+    resolve_at_once,
+    suppress,
+    upsample,
+)
 
 SATURATED = 40.0
 
@@ -278,3 +285,33 @@ def test_resolve_agrees_on_the_gpu() -> None:
     assert torch.equal(on_gpu.keep.cpu(), expected.keep)
     differing = (on_gpu.labels.cpu() != expected.labels).float().mean()
     assert differing < 1e-3
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    prompts=st.integers(1, 6),
+    existence_threshold=st.sampled_from([0.0, 0.3, 0.5, 0.6, 1.0]),
+    overlap_threshold=st.sampled_from([0.0, 0.3, 0.5, 1.0]),
+    at_once=st.sampled_from([1, 2**26]),
+)
+def test_without_waiting_it_is_the_same(
+    seed: int,
+    prompts: int,
+    existence_threshold: float,
+    overlap_threshold: float,
+    at_once: int,
+) -> None:
+    logits, existence = random_case(seed, prompts=prompts)
+    ids = [3, 1, 200, 7, 5, 9][:prompts]
+    thresholds = {
+        "existence_threshold": existence_threshold,
+        "overlap_threshold": overlap_threshold,
+    }
+    expected = resolve(logits, existence, ids, (33, 33), **thresholds)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(postprocess, "AT_ONCE", at_once)
+        found = resolve_at_once(logits, existence, ids, (33, 33), **thresholds)
+    assert torch.equal(found.keep, expected.keep)
+    assert torch.equal(found.labels, expected.labels)
+    assert found.labels.dtype == expected.labels.dtype

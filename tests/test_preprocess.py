@@ -172,3 +172,15 @@ def test_channels_are_this_previous_next() -> None:
     stacked = stack_context(planes)
     assert stacked.shape == (3, 3, 2, 2)
     assert stacked[:, :, 0, 0].tolist() == [[1, 0, 2], [2, 1, 3], [3, 2, 4]]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
+def test_restored_labels_have_the_type_that_was_asked_for(dtype: type) -> None:
+    most = min(np.iinfo(dtype).max, 2**20)
+    labels = np.random.default_rng(0).integers(0, most, (2, 64, 64), dtype=np.int32)
+    geometry = plan_slices((2, 30, 50), 64)
+    expected = geometry.restore(labels)
+    for values in (labels, torch.from_numpy(labels)):
+        found = geometry.restore(values, dtype)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, expected)

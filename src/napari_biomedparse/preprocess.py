@@ -125,7 +125,9 @@ class SliceGeometry:
         return resized[:, 0].to(tensor.device, torch.int32)
 
     def restore(
-        self, labels: npt.NDArray[Any] | torch.Tensor
+        self,
+        labels: npt.NDArray[Any] | torch.Tensor,
+        dtype: npt.DTypeLike | None = None,
     ) -> npt.NDArray[np.integer[Any]]:
         """Bring labels from the network's scale back to the slices' own grid.
 
@@ -133,19 +135,27 @@ class SliceGeometry:
         ----------
         labels : array or tensor [B, H, W]
             Integers.
+        dtype : dtype, optional
+            Of the result, for labels that fit it; from another device labels then
+            also travel in it. By default that of `labels`.
 
         Returns
         -------
         ndarray [B, Y, X]
-            The nearest label of each voxel, same dtype.
+            The nearest label of each voxel.
         """
-        values = labels if isinstance(labels, np.ndarray) else labels.cpu().numpy()
         (top, _), (left, _) = self.pad
         rows, columns = self.plane_shape
         down = _nearest(self.working_shape[0], self.padded_shape[0])[top : top + rows]
         across = _nearest(self.working_shape[1], self.padded_shape[1])
         across = across[left : left + columns]
-        restored: npt.NDArray[np.integer[Any]] = values[:, down[:, None], across]
+        if isinstance(labels, np.ndarray):
+            values = labels[:, down[:, None], across]
+        else:
+            values = _pick(labels, down, across, dtype).cpu().numpy()
+        restored: npt.NDArray[np.integer[Any]] = values.astype(
+            dtype or values.dtype, copy=False
+        )
         return restored
 
 
@@ -271,6 +281,26 @@ def _nearest(source: int, target: int) -> npt.NDArray[np.intp]:
     line = torch.arange(source, dtype=torch.float32)[None, None]
     index = F.interpolate(line, size=target, mode="nearest")[0, 0]
     return index.numpy().astype(np.intp)
+
+
+def _pick(
+    labels: torch.Tensor,
+    rows: npt.NDArray[np.intp],
+    columns: npt.NDArray[np.intp],
+    dtype: npt.DTypeLike | None,
+) -> torch.Tensor:
+    """Take rows and columns of labels where they lie, in as few bytes as will do."""
+    import torch
+
+    down, across = (
+        torch.from_numpy(index).to(labels.device, non_blocking=True)
+        for index in (rows, columns)
+    )
+    picked = labels[:, down[:, None], across]
+    if dtype == np.uint8:
+        return picked.to(torch.uint8)
+    # torch knows uint16 by name only; the bits of int16 are the same.
+    return picked.to(torch.int16) if dtype == np.uint16 else picked
 
 
 def _as_tensor(planes: npt.NDArray[Any] | torch.Tensor) -> torch.Tensor:

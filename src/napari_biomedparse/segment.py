@@ -105,6 +105,7 @@ def run_plan(
         plan.stop,
         plan.slices_at_once,
         align=align,
+        pin=engine.device.type == "cuda",
     )
     for start, slices in read_ahead(batches):
         prediction = _predict(plan, engine, slices, tokens)
@@ -119,8 +120,8 @@ def run_plan(
                 existence_threshold=plan.options.existence_threshold,
                 overlap_threshold=plan.options.overlap_threshold,
             )
-            planes = plan.geometry.restore(resolved.labels)
-            return np.moveaxis(planes.astype(plan.label_dtype), 0, plan.geometry.axis)
+            planes = plan.geometry.restore(resolved.labels, plan.label_dtype)
+            return np.moveaxis(planes, 0, plan.geometry.axis)
 
         yield SegmentedSlices(
             start=start,
