@@ -45,13 +45,17 @@ class Scrolled(QScrollArea):
 
     def sizeHint(self) -> QSize:
         """Return the size of what it holds."""
-        hint = self._content.sizeHint()
-        return QSize(hint.width() + self._bar.sizeHint().width(), hint.height())
+        return self._content.sizeHint() + self._extra()
 
     def minimumSizeHint(self) -> QSize:
         """Return a size in which nothing is cut off at the sides."""
-        width = self._content.minimumSizeHint().width()
-        return QSize(width + self._bar.sizeHint().width(), self.minimumHeight())
+        size = self._content.minimumSizeHint() + self._extra()
+        return QSize(size.width(), self.minimumHeight())
+
+    def _extra(self) -> QSize:
+        """Return the room that the bar and napari's frame take."""
+        frame = 2 * self.frameWidth()
+        return QSize(self._bar.sizeHint().width() + frame, frame)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """Ask for more or less room when the content does."""

@@ -72,4 +72,6 @@ class Asked:
             "ome_zarr": self.ome_zarr,
             **asdict(self.options),
         }
+        if self.options.instances is None:
+            told["instances"] = self.prompts.instance
         return {key: str(value) for key, value in told.items()}

@@ -21,7 +21,7 @@ import cloudpickle
 import numpy as np
 from distributed import Client, Event, Future, Variable, worker_client
 
-from napari_biomedparse.errors import OptionError, OutputError
+from napari_biomedparse.errors import OptionError, OutputError, WorkerError
 from napari_biomedparse.runs.cluster import LOOK_SECONDS, PLUGIN, connect
 from napari_biomedparse.runs.durable import write_durably
 from napari_biomedparse.runs.folder import JOB, writing
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from napari_biomedparse.runs.asked import Asked
     from napari_biomedparse.runs.volume_run import Progress
 
+_GONE = (
+    "The run was dropped by its scheduler, or that answers no more. Finished blocks "
+    "are kept: the same call attaches to it if it still goes on, or continues it."
+)
 PATIENCE = 10.0
 """Seconds to wait for a run that was told to stop, and for a scheduler's answer."""
 
@@ -102,13 +106,16 @@ def follow_job(client: Client, asked: Asked, on_progress: Progress | None) -> No
     run, progress = job["run"], Variable(name, client=client)
     try:
         while not run.done():
-            done, total = progress.get()
+            done, total = _look(progress)
             if total and on_progress:
                 on_progress(done, total)
             time.sleep(LOOK_SECONDS)
+        if run.status in ("cancelled", "lost"):
+            raise WorkerError(_GONE)
         run.result()
     except Exception:
-        _stop(client, name, run)
+        if client.status == "running":
+            _stop(client, name, run)
         raise
     client.unpublish_dataset(name)
 
@@ -126,6 +133,15 @@ def _find(client: Client, name: str) -> dict[str, Any] | None:
         return job
     client.unpublish_dataset(name)
     return None
+
+
+def _look(progress: Variable) -> tuple[int, int]:
+    """Return the slices that are finished, and all, as the driver says."""
+    try:
+        done, total = progress.get()
+    except OSError as error:
+        raise WorkerError(_GONE) from error
+    return done, total
 
 
 def _submit(client: Client, asked: Asked, name: str) -> dict[str, Any]:
