@@ -91,6 +91,9 @@ def finetune(
             metavar="PART,PART|none", help=_HELP["freeze"], rich_help_panel=_FINE
         ),
     ] = ",".join(_DEFAULT["freeze"]),
+    rank: Annotated[
+        int, typer.Option(help=_HELP["rank"], rich_help_panel=_FINE)
+    ] = _DEFAULT["rank"],
     accumulate: Annotated[
         int, typer.Option(help=_HELP["accumulate"], rich_help_panel=_FINE)
     ] = _DEFAULT["accumulate"],
@@ -124,6 +127,7 @@ def finetune(
             patience=patience,
             augment=augment,
             freeze=() if freeze == "none" else tuple(freeze.split(",")),
+            rank=rank,
             accumulate=accumulate,
             checkpointing=checkpointing,
             max_steps=max_steps,

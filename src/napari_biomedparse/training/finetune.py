@@ -30,6 +30,7 @@ from napari_biomedparse.errors import (
 from napari_biomedparse.model.checkpoint import read_checkpoint, save_weights
 from napari_biomedparse.runs.durable import write_durably
 from napari_biomedparse.runs.folder import writing
+from napari_biomedparse.training.adapters import merged_state_dict
 from napari_biomedparse.training.augment import Variation
 from napari_biomedparse.training.cases import (
     TrainingVolume,
@@ -203,9 +204,13 @@ def _train(
     last = folder / LAST
     callbacks: list[Callback] = [keeper]
     if parts.validation:
-        callbacks.insert(
-            0, EarlyStopping("val_loss", min_delta=GAIN, patience=options.patience)
+        early = EarlyStopping(
+            "val_loss",
+            min_delta=GAIN,
+            patience=options.patience,
+            check_on_train_epoch_end=False,  # a chunk that ends early has no validation
         )
+        callbacks.insert(0, early)
     with warnings.catch_warnings(), _quiet():
         # Few workers, short epochs, reloaded data: all of it is meant so.
         warnings.filterwarnings("ignore", module=r"lightning\.")
@@ -362,7 +367,7 @@ class _Keeper(Callback):
     def _keep(self, model: BiomedParse) -> None:
         self.best = {"step": float(self.step), **self._held_out}
         facts = {**self._facts, "best": json.dumps(self.best)}
-        save_weights(self._folder / BEST, model.state_dict(), facts, model.config)
+        save_weights(self._folder / BEST, merged_state_dict(model), facts, model.config)
 
 
 def _provenance(

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
 from napari_biomedparse.postprocess import upsample
+from napari_biomedparse.training.adapters import add_adapters
 from napari_biomedparse.training.loop import parameter_groups, predict
 from napari_biomedparse.training.losses import Losses, segmentation_losses
 
@@ -179,6 +180,8 @@ def prepare(model: BiomedParse, options: FinetuneOptions) -> None:
     }
     for part in options.freeze:
         parts[part].requires_grad_(False)
+    if options.rank:
+        add_adapters(model, options.rank, options.seed)
     if options.checkpointing:
         for stage in model.backbone.layers:
             _checkpointed(stage)

@@ -81,6 +81,14 @@ class FinetuneOptions:
     freeze: tuple[str, ...] = _option(
         ("text",), "Keep", f"Parts that are not trained, of {', '.join(PARTS)}."
     )
+    rank: int = _option(
+        0,
+        "Rank of adapters",
+        "Train a change of so low a rank of each matrix instead of the matrix itself, "
+        "for few data or little memory; 0 trains everything.",
+        min=0,
+        max=1024,
+    )
     accumulate: int = _option(
         1, "Batches a step", "Batches whose gradients are added up.", min=1, max=1024
     )
