@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from napari_biomedparse.engine import (
     Engine,
@@ -16,6 +17,7 @@ from napari_biomedparse.errors import DeviceError
 from napari_biomedparse.model.biomedparse import BiomedParse
 from napari_biomedparse.model.config import TINY
 from napari_biomedparse.model.mask_decoder import ImageFeatures
+from napari_biomedparse.postprocess import resolve, resolve_at_once
 from napari_biomedparse.weights import model_identity
 
 
@@ -215,3 +217,41 @@ def test_other_errors_pass(
     engine = Engine(tiny_model)
     with pytest.raises(RuntimeError, match="size"):
         engine.predict(slices, torch.zeros(1, 3, 5))
+
+
+class _Asking(TorchDispatchMode):
+    """Notes what would make a program wait for a GPU: values that decide on the way."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        name = func.overloadpacket.__name__
+        by_mask = name.startswith("index") and any(
+            isinstance(x, torch.Tensor) and x.dtype == torch.bool
+            for arg in args
+            if isinstance(arg, list | tuple)
+            for x in arg
+        )
+        if name in self.WAITS or by_mask:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_on_a_gpu_waits_for_a_value(
+    tiny_model: BiomedParse, slices: torch.Tensor
+) -> None:
+    """Shown on the CPU with the operations that a GPU would run."""
+    engine = Engine(tiny_model, precision="bfloat16", cache_bytes=0)
+    engine._most_slices = engine._most_prompts = 1000
+    tokens = engine.encode_prompts(["liver", "kidney", "spleen"])
+    engine.predict(slices, tokens)  # position encodings and random field are made once
+    with _Asking() as asking, torch.inference_mode():
+        found = engine.predict(slices, tokens)
+        resolve_at_once(found.mask_logits, found.existence, [1, 2, 3], (64, 64))
+        assert asking.found == []
+        resolve(found.mask_logits, found.existence, [1, 2, 3], (64, 64))
+        assert asking.found  # the CPU's way does, and the test would see it
