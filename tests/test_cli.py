@@ -147,6 +147,10 @@ def test_interruption(run, stack, tmp_path, monkeypatch):
     result = run("segment", stack, "-p", PROMPT, "-o", tmp_path / "x.npz")
     assert result.exit_code == 130
     assert "nothing was written" in result.stderr
+    monkeypatch.setattr(cli.segment, "run_to_folder", interrupted)
+    result = run("segment", stack, "-p", PROMPT, "-o", tmp_path / "run")
+    assert result.exit_code == 130
+    assert "finished blocks are kept" in result.stderr
 
 
 def test_help_is_quick():

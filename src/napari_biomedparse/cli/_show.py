@@ -33,8 +33,11 @@ err = Console(stderr=True)
 
 
 @contextmanager
-def told_in_one_line() -> Iterator[None]:
-    """End with a message and an exit code instead of a traceback."""
+def told_in_one_line(remains: str = "nothing was written") -> Iterator[None]:
+    """End with a message and an exit code instead of a traceback.
+
+    `remains` says what an interruption leaves behind.
+    """
     try:
         yield
     except BiomedParseError as error:
@@ -48,7 +51,7 @@ def told_in_one_line() -> Iterator[None]:
         code = USAGE if isinstance(error, OptionError) else 1
         raise typer.Exit(code) from error
     except KeyboardInterrupt:
-        err.print("Interrupted; nothing was written.")
+        err.print(f"Interrupted; {remains}.", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
 
 

@@ -219,7 +219,8 @@ def segment(
 
     Each voxel of the result holds the number of the prompt that it belongs to, or 0.
     """
-    with told_in_one_line():
+    kept = "finished blocks are kept: run the same again to continue"
+    with told_in_one_line("nothing was written" if output.suffix else kept):
         options = SegmentOptions(
             modality=modality,
             axis=None if axis is None else to_number(axis),
