@@ -10,21 +10,24 @@ from napari_biomedparse._napari import METADATA_KEY
 from napari_biomedparse.runs.folder import JOB, Run
 from napari_biomedparse.segment import segment
 
+TILE = 16
 
-@pytest.fixture
-def source(tmp_path):
-    """A Zarr of 96 slices: six blocks."""
-    grey = np.random.default_rng(0).integers(0, 255, (96, 40, 30), dtype=np.uint8)
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A Zarr of 48 slices: three blocks."""
+    grey = np.random.default_rng(0).integers(0, 255, (48, 40, 30), dtype=np.uint8)
+    path = tmp_path_factory.mktemp("source") / "in.zarr"
     array = zarr.create_array(
-        str(tmp_path / "in.zarr"), shape=grey.shape, chunks=(16, 40, 30), dtype="u1"
+        str(path), shape=grey.shape, chunks=(16, 40, 30), dtype="u1"
     )
     array[:] = grey
-    return tmp_path / "in.zarr"
+    return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def expected(source, tiny_model):
-    return segment(zarr.open_array(source)[:], "bright things", tiny_model)
+    return segment(zarr.open_array(source)[:], "bright things", tiny_model, tile=TILE)
 
 
 def opened(desk, source, folder):
@@ -47,12 +50,18 @@ def test_labels_are_written_and_shown_and_cancelled_runs_go_on(
     desk_that, source, expected, tmp_path
 ):
     desk = opened(desk_that(None), source, tmp_path / "run")
+    desk.form.tiles.choose(TILE)  # a block takes longer than what the window does
+
+    def cancel(event):
+        desk.view.cancel_button.click()
+
+    desk.viewer.layers.events.inserted.connect(cancel)
     layer = wait_for_layer(desk)
-    desk.view.cancel_button.click()
+    desk.viewer.layers.events.inserted.disconnect(cancel)
     desk.wait_for_end()
     assert "Cancelled" in desk.view.status.text()
     begun = Run(tmp_path / "run")
-    assert 0 < len(begun.manifest.blocks) < 6
+    assert 0 < len(begun.manifest.blocks) < 3
     assert shown(layer).any()
     desk.viewer.layers.remove(layer)
     layer = wait_for_layer(desk)
@@ -60,7 +69,7 @@ def test_labels_are_written_and_shown_and_cancelled_runs_go_on(
     run = Run(tmp_path / "run")
     assert run.finished
     np.testing.assert_array_equal(shown(layer), expected.labels)
-    assert "Done: 96 slices" in desk.view.status.text()
+    assert "Done: 48 slices" in desk.view.status.text()
     assert "bright things" in desk.view.results.text()
     known = layer.metadata[METADATA_KEY]
     assert known["complete"]
@@ -103,11 +112,13 @@ def test_a_cluster_goes_on_when_napari_is_closed(desk_that, source, expected, tm
     ) as cluster:
         desk = opened(desk_that(None), source, tmp_path / "run")
         desk.form.scheduler.value = cluster.scheduler_address
+        desk.form.tiles.choose(TILE)
         wait_for_layer(desk)
         assert (tmp_path / "run" / JOB).exists()
         desk.widget.session.close()  # as closing napari does
         desk.wait_for_end()
         again = opened(desk_that(None), source, tmp_path / "run")
+        again.form.tiles.choose(TILE)
         layer = wait_for_layer(again)
         again.wait_for_end()
         assert Run(tmp_path / "run").finished
