@@ -18,16 +18,19 @@ speed of a large matrix product in the same precision, measured in the same run.
 What was tried on a CPU (AMD EPYC, AVX2, one core, PyTorch 2.13) and not taken:
 
 - item 12 of PERFORMANCE.md, the fold of the mask features' convolution: by Winograd's
-  algorithm the whole convolution takes 0.31 s instead of 0.84 s, less than its fold
-  (a), 25 of 77 GFLOP at the same speed; fold (b) costs every prompt 3 GFLOP more, and
-  the marginal prompt has to stay below 2 % of a slice.
+  algorithm the whole convolution takes 0.31 s instead of 0.84 s, about what fold (a)
+  would (25 of 77 GFLOP, 0.28 s at the speed of a plain product), and layer_1, which
+  cannot be folded, gains as much; fold (b) costs every prompt 3 GFLOP more.
 - item 13, absorbing the key projection into the query: it gains 13 GFLOP with one
   prompt, but costs each further one 3.9 GFLOP, more than the whole decoder now takes.
 - channels last everywhere: depthwise convolutions take 5.3, 3.1 and 1.6 ms (kernels 9,
   7, 5; 768 x 32 x 32) instead of 2.2, 1.5 and 1.0 ms plane by plane. The pixel
   decoder is channels last.
-- bfloat16: the CPU has no instructions for it (see --precision bfloat16).
-- torch.compile: its import alone takes longer than loading the model.
+- bfloat16: without instructions for it a slice was not done after four times the
+  float32 time (--precision bfloat16 measures it on other CPUs).
+- torch.compile: importing it takes 1.4 CPU-seconds, loading the demo model 0.1.
+
+Not measured for want of a GPU: CUDA graphs, torch.compile there, fused gates.
 """
 
 from __future__ import annotations
@@ -80,6 +83,10 @@ STAGES = (
 )  # fmt: skip
 
 
+_now = time.perf_counter
+"""What tells the time; of the process alone with --cpu-time."""
+
+
 class Clock:
     """Adds up seconds by stage; what runs inside another stage is taken off that."""
 
@@ -108,10 +115,10 @@ class Clock:
     def measure(self, stage: str) -> Iterator[None]:
         """Time a block."""
         self.wait()
-        start = time.perf_counter()
+        start = _now()
         yield
         self.wait()
-        seconds = time.perf_counter() - start
+        seconds = _now() - start
         self.seconds[stage] += seconds
         if stage in self._inside:
             self.seconds[self._inside[stage]] -= seconds
@@ -174,22 +181,22 @@ def product(
             timed = clock.timed("postprocess", resolve)
             stack.enter_context(mock.patch("napari_biomedparse.segment.resolve", timed))
         memory = Memory(engine.device)
-        start = time.perf_counter()
+        start = _now()
         volume = open_volume(path)
         plan = plan_run(volume, texts, config=engine.model.config)
         plan = _with_batch(plan, batch)
         labels = np.zeros(volume.shape, plan.label_dtype)
-        begun = time.perf_counter()
+        begun = _now()
         first = None
         for part in run_plan(plan, engine):
             labels[part.where] = part.labels
-            first = first or time.perf_counter() - begun
+            first = first or _now() - begun
         with clock.measure("write"):
             out = path.with_name("labels.ome.tif")
             save_labels(
                 out, labels, volume=volume, prompts=plan.prompts, overwrite=True
             )
-        total = time.perf_counter() - start
+        total = _now() - start
     return {
         "seconds": total,
         "first_batch": first,
@@ -218,7 +225,7 @@ def original(
     """Do the same as the original does it, class templates not included."""
     clock, model = Clock(engine.device), engine.model
     memory = Memory(engine.device)
-    start = time.perf_counter()
+    start = _now()
     volume = open_volume(path)
     plan = _with_batch(plan_run(volume, texts, config=model.config), batch)
     batches = list(
@@ -250,7 +257,7 @@ def original(
         out = path.with_name("naive.ome.tif")
         labels = np.moveaxis(labels, 0, plan.geometry.axis).astype(plan.label_dtype)
         save_labels(out, labels, volume=volume, prompts=plan.prompts, overwrite=True)
-    total = time.perf_counter() - start
+    total = _now() - start
     assert decoders
     return {
         "seconds": total,
@@ -352,6 +359,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "machine": _machine(engine),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "clock": "CPU time" if args.cpu_time else "wall",
         "precision": str(engine.dtype).removeprefix("torch."),
         "slices": slices,
         "batch": batch,
@@ -389,7 +397,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 ]
                 row["product"]["stages"] = middle(staged)["stages"]
                 row["product"]["memory"] = alone[count]
-            row["gflop"] = gflop(engine, count)
+            row["gflop"] = gflop(engine, count) if not args.no_flop else {}
             result["prompts"][count] = row
             _print_row(count, row, result)
     result["second_prompt"] = second_prompt(engine, args.repeats)
@@ -453,7 +461,8 @@ def _print_row(count: int, row: dict[str, Any], result: dict[str, Any]) -> None:
             continue
         one = row[name]
         seconds = one["seconds"] / result["slices"]
-        speed = row["gflop"][name] / seconds
+        work = row["gflop"].get(name, float("nan"))
+        speed = work / seconds
         share = speed / result["ceilings"]["gflop_a_second"]
         stages = "  ".join(
             f"{stage} {1000 * value / result['slices']:.0f}"
@@ -462,7 +471,7 @@ def _print_row(count: int, row: dict[str, Any], result: dict[str, Any]) -> None:
         memory = ", ".join(f"{k} {v}" for k, v in one["memory"].items())
         print(
             f"{count:3} prompts, {name:7}: {1 / seconds:8.3f} slices/s, "
-            f"{row['gflop'][name]:.0f} GFLOP a slice at {speed:.0f} GFLOP/s "
+            f"{work:.0f} GFLOP a slice at {speed:.0f} GFLOP/s "
             f"({share:.0%} of the ceiling), peak MiB: {memory}\n"
             f"    ms a slice: {stages}",
             flush=True,
@@ -485,8 +494,18 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=1)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--no-naive", action="store_true")
+    parser.add_argument("--no-flop", action="store_true", help="saves two slices")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="CPU-seconds of the process instead of the wall clock: for one thread on "
+        "a machine that others use too",
+    )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    if args.cpu_time:
+        global _now
+        _now = time.process_time
     if args.threads:
         torch.set_num_threads(args.threads)
     result = measure(args)
