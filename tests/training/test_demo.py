@@ -92,11 +92,20 @@ class TestShippedModel:
         assert {"command", "data", "seed", "commit", "licence"} <= set(about)
         assert json.loads(about["config"])["image_size"] == CONFIG.image_size
 
-    @pytest.mark.xfail(
-        strict=True,
-        reason="issue 3: existence of vesicles, and of rare targets, is not learnt yet",
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            "em",
+            pytest.param(
+                "light-sheet",
+                marks=pytest.mark.xfail(
+                    strict=True,
+                    reason="where a vessel enters the volume, in two of eight slices, "
+                    "the model does not see it yet",
+                ),
+            ),
+        ],
     )
-    @pytest.mark.parametrize("kind", KINDS)
     def test_finds_the_targets_and_misses_the_absent(self, kind: str) -> None:
         from napari_biomedparse.metrics import dice
         from napari_biomedparse.segment import segment
