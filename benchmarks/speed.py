@@ -438,7 +438,9 @@ def _summary(result: dict[str, Any]) -> dict[str, Any]:
     if "templates" in result and most > least:
         times = {}
         for name in ("product", "naive"):
-            per_prompt = (alone[most][name] - alone[least][name]) / (most - least)
+            # Noise may make further prompts look cheaper than none.
+            further = max(0.0, alone[most][name] - alone[least][name])
+            per_prompt = further / (most - least)
             a_slice = alone[least][name] + per_prompt * (count - least)
             text = rows[most][name]["stages"]["text"] * count / most
             times[name] = text + depth * a_slice

@@ -39,6 +39,11 @@ def _gui_problem() -> str | None:
     return None
 
 
+THREADS = {
+    name: os.environ.get(name)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+}
+"""How many threads the tests' processes use, before dask.distributed changes it."""
 GUI_PROBLEM = _gui_problem()
 collect_ignore_glob = ["_widgets/*"] if GUI_PROBLEM else []
 
@@ -77,6 +82,30 @@ def tiny_model() -> BiomedParse:
     from napari_biomedparse.weights import load_model
 
     return load_model("tiny")
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo what clusters that other fixtures start set for all later processes.
+
+    Results are compared to the bit, and rounding depends on the number of threads.
+    """
+    for name, value in THREADS.items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, as the workers of a cluster do."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,7 @@ from napari_biomedparse.runs.cluster import connect
 PROMPTS = ["liver", "cell"]
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_two_workers_one_killed(tmp_path: Path, tiny_model: BiomedParse) -> None:
     grey = np.random.default_rng(0).integers(0, 255, (90, 40, 30), dtype=np.uint8)
     array = zarr.create_array(
@@ -58,6 +59,13 @@ def test_two_workers_one_killed(tmp_path: Path, tiny_model: BiomedParse) -> None
     np.testing.assert_array_equal(
         np.asarray(there.instances), np.asarray(here.instances)
     )
+
+
+def test_the_environment_is_as_before_a_cluster() -> None:
+    before = dict(os.environ)
+    with connect(workers=1):
+        pass
+    assert dict(os.environ) == before
 
 
 def test_what_a_cluster_cannot_do(tmp_path: Path, tiny_model: BiomedParse) -> None:

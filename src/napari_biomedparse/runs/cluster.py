@@ -173,6 +173,7 @@ def connect(
             yield client
     else:
         with (
+            _environment_kept(),
             LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
@@ -182,6 +183,21 @@ def connect(
             Client(cluster, set_as_default=False) as client,
         ):
             yield client
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Undo what dask.distributed leaves behind in this process's environment.
+
+    It tells its workers by variables to use one thread each; processes started later
+    would do so, too, and be slow.
+    """
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def kind_of_device(client: Client, device: str) -> str:
