@@ -79,9 +79,14 @@ def test_objects_of_a_run_are_recognised(bench):
 def test_what_does_not_fit_is_told(bench):
     viewer, widget, _ = bench
     shown = []
-    notification_manager.notification_ready.connect(lambda n: shown.append(n.message))
+
+    def keep(note):
+        shown.append(note.message)
+
+    notification_manager.notification_ready.connect(keep)
     viewer.add_image(IMAGE[:2], name="other")
     widget.reset_choices()
     widget.image.value = viewer.layers["other"]
     measured(*bench)
+    notification_manager.notification_ready.disconnect(keep)
     assert "same three axes" in shown[-1]

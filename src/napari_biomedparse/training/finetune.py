@@ -356,7 +356,7 @@ class _Keeper(Callback):
         if self.stopped:  # in the middle: what it goes on from must be a whole chunk
             return
         part = self._folder / f"{LAST}.part"
-        trainer.save_checkpoint(part, weights_only=False)
+        trainer.save_checkpoint(part)
         part.replace(self._folder / LAST)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
