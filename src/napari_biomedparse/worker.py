@@ -25,13 +25,12 @@ from napari_biomedparse.remote.tasks import (
     say_planned,
     where,
 )
+from napari_biomedparse.remote.training import train
 from napari_biomedparse.remote.wire import Connection
 
 if TYPE_CHECKING:
     from napari_biomedparse.plan import RunPlan
-    from napari_biomedparse.prompts import PromptSet
     from napari_biomedparse.slices import SegmentedSlices
-    from napari_biomedparse.volume import Volume
 
 _REPORT_SECONDS = 0.5
 
@@ -43,10 +42,12 @@ class Network:
         self._key: tuple[str, str, int] | None = None
         self._engine: Any = None
 
-    def __call__(
-        self, volume: Volume | None, prompts: PromptSet, job: Job
-    ) -> Generator[None, None, None]:
-        """Do one run; a `Segment`."""
+    def __call__(self, job: Job) -> Generator[None, None, None]:
+        """Do one run; a `Work`."""
+        if "training" in job.fields:
+            train(job)
+            return
+        volume, prompts = job.volume(), job.prompts()
         # torch takes seconds to import: the other side is told what it waits for.
         job.say("status", text="Starting the network's process…")
         from napari_biomedparse.options import SegmentOptions

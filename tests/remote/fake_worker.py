@@ -19,7 +19,8 @@ from napari_biomedparse.worker import private_stdout
 MODE = sys.argv[1]
 
 
-def segment(volume, prompts, job):
+def segment(job):
+    volume, prompts = job.volume(), job.prompts()
     job.say("status", text="Loading")
     depth = volume.shape[0]
     job.say(

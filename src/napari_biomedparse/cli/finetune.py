@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from napari_biomedparse.cli._show import out, progress_bar, told_in_one_line
-from napari_biomedparse.errors import OptionError
 from napari_biomedparse.intensity import MODALITIES
+from napari_biomedparse.training import load_finetune
 from napari_biomedparse.training.options import FinetuneOptions
 
 if TYPE_CHECKING:
@@ -153,14 +153,7 @@ def _run(
     prompts: Path | None,
     device: str,
 ) -> Finetuned:
-    # torch and lightning take seconds to import, and --help should not.
-    try:
-        from napari_biomedparse.training.finetune import finetune as run
-    except ModuleNotFoundError as error:
-        raise OptionError(
-            f"Fine-tuning needs more packages ({error}); install them with: pip "
-            "install 'napari-biomedparse[train]'"
-        ) from error
+    run = load_finetune()
     stopped = Event()
     with progress_bar() as progress, _interruption(stopped):
         bar = progress.add_task("Reading", total=None)

@@ -9,7 +9,8 @@ We say ``run`` (prompts, options, model, device, and a volume's description, or 
 file and the folder of a run that the worker reads and writes by itself), ``slab`` (the
 voxels asked for) and ``cancel``; the worker says ``status``, ``planned``, ``read``
 (index ranges), ``slices`` (labels and scores), ``voted`` (the same, of a consensus),
-``objects``, ``written`` and ``found`` (of a run in a folder), ``done`` and ``error``.
+``objects``, ``written`` and ``found`` (of a run in a folder), ``trained`` and ``tuned``
+(of fine-tuning), ``done`` and ``error``.
 Each message names its run.
 """
 
@@ -20,6 +21,8 @@ from napari_biomedparse.remote.events import (
     Objects,
     Planned,
     Status,
+    Trained,
+    Tuned,
     Voted,
     Written,
 )
@@ -33,6 +36,8 @@ __all__ = [
     "Run",
     "Session",
     "Status",
+    "Trained",
+    "Tuned",
     "Voted",
     "Written",
 ]

@@ -103,6 +103,49 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """How far fine-tuning is.
+
+    Parameters
+    ----------
+    step, steps : int
+        Batches that were learned from, and at most.
+    loss : float
+        Of the last batch.
+    val_loss, val_dice : float or None
+        On what is held out, as last measured.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    val_loss: float | None
+    val_dice: float | None
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Fine-tuning is over, or was stopped.
+
+    Parameters
+    ----------
+    checkpoint : str
+        The best weights.
+    step : int
+        Steps that were made.
+    held_out : str
+        What was not trained on.
+    best : dict
+        Step, loss and Dice of the best weights, as far as they were measured.
+    """
+
+    checkpoint: str
+    step: int
+    held_out: str
+    best: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Objects:
     """Objects told apart, after the last slice.
 

@@ -20,6 +20,8 @@ from napari_biomedparse.remote.events import (
     Objects,
     Planned,
     Status,
+    Trained,
+    Tuned,
     Voted,
     Written,
 )
@@ -126,6 +128,10 @@ class Process:
             run.put(Written(fields["done"], fields["total"]))
         elif message.kind == "found":
             run.put(Found(*message.arrays))
+        elif message.kind == "trained":
+            run.put(Trained(**fields["progress"]))
+        elif message.kind == "tuned":
+            run.put(Tuned(**fields["result"]))
         elif message.kind == "objects":
             run.put(Objects(fields["start"], *message.arrays))
         elif message.kind in ("done", "error"):

@@ -13,13 +13,25 @@ if TYPE_CHECKING:
         Objects,
         Planned,
         Status,
+        Trained,
+        Tuned,
         Voted,
         Written,
     )
     from napari_biomedparse.slices import SegmentedSlices
     from napari_biomedparse.volume import Volume
 
-    Event = Status | Planned | SegmentedSlices | Voted | Objects | Written | Found
+    Event = (
+        Status
+        | Planned
+        | SegmentedSlices
+        | Voted
+        | Objects
+        | Written
+        | Found
+        | Trained
+        | Tuned
+    )
 
 
 class Run:
@@ -88,8 +100,12 @@ class Run:
         return event
 
     def close(self) -> None:
-        """Cancel what is left of the run; returns at once."""
+        """Cancel what is left of the run and hear no more; returns at once."""
         self._over = True
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Ask the run to end; what it still tells is heard."""
         if not self.stopped.is_set() and self._cancel is not None:
             self._cancel()
 

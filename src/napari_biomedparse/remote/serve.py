@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Segment = Callable[[Volume | None, PromptSet, "Job"], Generator[None, None, None]]
+Work = Callable[["Job"], Generator[None, None, None]]
 """Does a run, saying what it has by the job's ``say``; yields where it may stop."""
 
 
@@ -169,16 +169,14 @@ class Job:
         return waiting.result()
 
 
-def serve(
-    connection: Connection, segment: Segment, *, on_end: Callable[[], None]
-) -> None:
+def serve(connection: Connection, work: Work, *, on_end: Callable[[], None]) -> None:
     """Do the runs that are asked for, one after the other.
 
     Parameters
     ----------
     connection : Connection
         To the side that asks.
-    segment : callable
+    work : callable
         Does one run.
     on_end : callable
         Called from another thread as soon as the other side is gone.
@@ -204,14 +202,14 @@ def serve(
 
     threading.Thread(target=listen, daemon=True).start()
     while (job := jobs.get()) is not None:
-        _do(job, segment)
+        _do(job, work)
         del known[job.number]
 
 
-def _do(job: Job, segment: Segment) -> None:
+def _do(job: Job, work: Work) -> None:
     """Do one run and say how it ended."""
     try:
-        with contextlib.closing(segment(job.volume(), job.prompts(), job)) as steps:
+        with contextlib.closing(work(job)) as steps:
             for _ in steps:
                 if job.cancelled:
                     break

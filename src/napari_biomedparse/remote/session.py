@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_biomedparse.remote.process import Process
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.options import SegmentOptions
     from napari_biomedparse.prompts import PromptSet
     from napari_biomedparse.snippets import Recipe
+    from napari_biomedparse.training.options import FinetuneOptions
 
 COMMAND = (sys.executable, "-m", "napari_biomedparse.worker")
 PATIENCE = 0.8
@@ -162,6 +164,44 @@ class Session:
             },
         }
         return self._start(None, _describe_task(recipe.prompts, recipe.options) | plain)
+
+    def finetune(
+        self,
+        data: Path,
+        output: Path,
+        checkpoint: str,
+        options: FinetuneOptions,
+        *,
+        device: str = "auto",
+    ) -> Run:
+        """Have the process fine-tune a network; cancelled, the best weights are kept.
+
+        Parameters
+        ----------
+        data, output : Path
+        checkpoint : str
+        options : FinetuneOptions
+        device : str
+            As for `napari_biomedparse.finetune`.
+
+        Returns
+        -------
+        Run
+            Its events are `Status`, `Trained` and at last `Tuned`.
+
+        Raises
+        ------
+        WorkerError
+            If no process can be started.
+        """
+        asked = {
+            "data": str(data),
+            "output": str(output),
+            "checkpoint": checkpoint,
+            "options": asdict(options),
+            "device": device,
+        }
+        return self._start(None, {"training": asked})
 
     def _start(self, volume: Volume | None, description: dict[str, Any]) -> Run:
         with self._starting:

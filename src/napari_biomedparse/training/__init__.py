@@ -1,1 +1,30 @@
 """Training: cases to batches, losses, the loop, and the recipe of the demo model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari_biomedparse.errors import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari_biomedparse.training.finetune import Finetuned
+
+
+def load_finetune() -> Callable[..., Finetuned]:
+    """Import `finetune`, which takes seconds, and not all have what it needs.
+
+    Raises
+    ------
+    OptionError
+        If a package is missing.
+    """
+    try:
+        from napari_biomedparse.training.finetune import finetune
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            f"Fine-tuning needs more packages ({error}); install them with: pip "
+            "install 'napari-biomedparse[train]'"
+        ) from error
+    return finetune
