@@ -27,13 +27,13 @@ from napari_biomedparse.remote import (
     Written,
 )
 from napari_biomedparse.report import Finding, Tally, findings, together
+from napari_biomedparse.slices import SegmentedSlices
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_biomedparse.prompts import PromptSet
     from napari_biomedparse.remote.run import Event
-    from napari_biomedparse.slices import SegmentedSlices
 
 POLL_SECONDS = 0.1
 """How often a run looks whether it was cancelled while nothing happens."""
@@ -204,7 +204,7 @@ class ArrayTask(Task):
                     if self.plan is None:
                         self.plan = event
                         yield event
-                elif not isinstance(event, Written | Found):
+                elif isinstance(event, SegmentedSlices | Voted | Objects):
                     yield self._take(event, part)
 
     def _take(self, event: SegmentedSlices | Voted | Objects, part: Part) -> Changed:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -60,7 +61,7 @@ class Process:
         self._connection = Connection(
             cast(Any, self._popen.stdout), cast(Any, self._popen.stdin)
         )
-        self._run: Run | None = None
+        self._runs: dict[int, Run] = {}
         self._stopping = False
         self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
         self._readers = ThreadPoolExecutor(_READERS, "biomedparse-read")
@@ -69,17 +70,30 @@ class Process:
 
     def start(self, run: Run, description: dict[str, Any]) -> None:
         """Say what to do; events go to `run`."""
-        run.attach(lambda: self._say("cancel", run=run.number))
-        self._run = run
+        run.attach(lambda kind, fields: self._say(kind, run=run.number, **fields))
+        self._runs[run.number] = run
         self._say("run", run=run.number, **description)
 
     def becomes_idle(self, patience: float) -> bool:
-        """Cancel a run in progress; return whether the process can take another."""
-        if self._run is not None:
-            self._run.close()
-            self._run.stopped.wait(patience)
-        idle = self._run is None or self._run.stopped.is_set()
-        return idle and self._popen.poll() is None and self._listening.is_alive()
+        """Cancel what is in progress; return whether the process can take a run.
+
+        Brief tasks need not have ended: the run waits for its turn behind them.
+        """
+        unfinished = list(self._runs.values())
+        for run in unfinished:
+            run.close()
+        deadline = time.monotonic() + patience
+        for run in unfinished:
+            if not run.brief:
+                run.stopped.wait(max(0.0, deadline - time.monotonic()))
+        return self.is_alive and all(
+            run.brief or run.stopped.is_set() for run in unfinished
+        )
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it takes what it is told."""
+        return self._popen.poll() is None and self._listening.is_alive()
 
     def stop(self) -> None:
         """End the process now, and the run in progress without an error."""
@@ -96,17 +110,16 @@ class Process:
     def _listen(self) -> None:
         try:
             while (message := self._connection.receive()) is not None:
-                run = self._run
-                if run is not None and message.fields["run"] == run.number:
+                run = self._runs.get(message.fields["run"])
+                if run is not None:
                     self._handle(run, message)
         except (OSError, ValueError, WorkerError) as error:
             logger.warning("The stream from the model process broke: %s", error)
             self._popen.kill()
         self._popen.wait()
         self._overhearing.join()
-        if self._run is not None and not self._run.stopped.is_set():
-            self._run.put(None if self._stopping else self._obituary())
-            self._run.stopped.set()
+        for run in list(self._runs.values()):
+            self._end(run, None if self._stopping else self._obituary())
         self._readers.shutdown(wait=False, cancel_futures=True)
         for pipe in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
             with contextlib.suppress(OSError):
@@ -135,8 +148,13 @@ class Process:
         elif message.kind == "objects":
             run.put(Objects(fields["start"], *message.arrays))
         elif message.kind in ("done", "error"):
-            run.put(_error(fields) if message.kind == "error" else None)
-            run.stopped.set()
+            self._end(run, _error(fields) if message.kind == "error" else None)
+
+    def _end(self, run: Run, error: BiomedParseError | None) -> None:
+        """Tell a run that nothing comes any more."""
+        run.put(error)
+        run.stopped.set()
+        del self._runs[run.number]
 
     def _answer(self, run: Run, request: int, ranges: list[list[int]]) -> None:
         """Read a slab of voxels and send it; runs in a thread of its own."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_biomedparse.remote.events import (
@@ -46,13 +46,19 @@ class Run:
     volume : Volume or None
         Three axes; read in threads of their own, a slab at a time. None if the other
         side opens a file.
+    brief : bool
+        Whether it takes a moment, so that others need not be stopped for it and wait
+        for their turn behind it.
     """
 
-    def __init__(self, number: int, volume: Volume | None) -> None:
+    def __init__(
+        self, number: int, volume: Volume | None, *, brief: bool = False
+    ) -> None:
         self.number = number
         self.volume = volume
+        self.brief = brief
         self.stopped = threading.Event()
-        self._cancel: Callable[[], None] | None = None
+        self._tell: Callable[[str, dict[str, Any]], None] | None = None
         self._events: queue.SimpleQueue[Event | BaseException | None] = (
             queue.SimpleQueue()
         )
@@ -106,12 +112,19 @@ class Run:
 
     def cancel(self) -> None:
         """Ask the run to end; what it still tells is heard."""
-        if not self.stopped.is_set() and self._cancel is not None:
-            self._cancel()
+        self._say("cancel")
 
-    def attach(self, cancel: Callable[[], None]) -> None:
-        """Learn how to tell the process that the rest is not wanted."""
-        self._cancel = cancel
+    def look_at(self, at: int) -> None:
+        """Have the slices next to one come first; returns at once."""
+        self._say("front", at=at)
+
+    def attach(self, tell: Callable[[str, dict[str, Any]], None]) -> None:
+        """Learn how to tell the process what is wanted in the meantime."""
+        self._tell = tell
+
+    def _say(self, kind: str, **fields: Any) -> None:
+        if not self.stopped.is_set() and self._tell is not None:
+            self._tell(kind, fields)
 
     def put(self, event: Event | BaseException | None) -> None:
         """Append an event; None or an exception is the last one."""

@@ -111,6 +111,8 @@ class Job:
         self.fields = fields
         self.number: int = fields["run"]
         self.cancelled = False
+        self.front: int | None = fields.get("front")
+        """The slice in view, which is wanted first."""
         self._connection = connection
         self._requests = itertools.count()
         self._asked: dict[int, Future[npt.NDArray[Any]]] = {}
@@ -193,6 +195,8 @@ def serve(connection: Connection, work: Work, *, on_end: Callable[[], None]) -> 
                     jobs.put(known[number])
                 elif number in known and message.kind == "cancel":
                     known[number].cancel()
+                elif number in known and message.kind == "front":
+                    known[number].front = message.fields["at"]
                 elif number in known and message.kind == "slab":
                     known[number].answer(message)
         for job in list(known.values()):
@@ -208,6 +212,9 @@ def serve(connection: Connection, work: Work, *, on_end: Callable[[], None]) -> 
 
 def _do(job: Job, work: Work) -> None:
     """Do one run and say how it ended."""
+    if job.cancelled:
+        job.say("done")
+        return
     try:
         with contextlib.closing(work(job)) as steps:
             for _ in steps:

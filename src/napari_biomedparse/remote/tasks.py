@@ -150,6 +150,7 @@ def run_to_folder(
         scheduler=said["scheduler"],
         load=said["model"],
         on_progress=tell,
+        stopped=lambda: job.cancelled,
     )
     if not planned:  # it was finished before
         start, stop = run.parameters["slices"]
