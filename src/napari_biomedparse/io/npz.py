@@ -81,17 +81,19 @@ def save_npz(
     volume: Volume,
     prompts: PromptSet | None,
     overwrite: bool,
+    key: str = LABEL_KEYS[1],
 ) -> None:
-    """Write labels under ``segs`` with their spacing and prompts, without objects.
+    """Write labels under ``segs``, or another `key`, with spacing and prompts.
 
-    See `napari_biomedparse.io.save_labels`. The format has no place for the origin.
+    Nothing is pickled, and the format has no place for the origin; see
+    `napari_biomedparse.io.save_labels`.
     """
     dtype = label_dtype(labels, prompts)
     with (
         whole_or_nothing(path, overwrite=overwrite) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
     ):
-        with archive.open("segs.npy", "w", force_zip64=True) as file:
+        with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
             header = {"descr": dtype.str, "fortran_order": False, "shape": labels.shape}
             np.lib.format.write_array_header_1_0(file, header)
             for slab in in_order(labels, temporary.parent):

@@ -49,6 +49,8 @@ LAYOUTS = (("imgs", "gts"), ("images", "labels"))
 SIMILAR_SIZES, SIMILAR_SPACING = 0.5, 1.1
 """Relative difference of sizes, and ratio of spacings, up to which a volume is sliced
 along all its axes."""
+REVIEWED_KEY, REVIEWED_AXIS_KEY = "reviewed", "reviewed_axis"
+"""In an ``.npz``: which slices have labels that are right, and along which axis."""
 _SLAB = 2**24
 
 
@@ -110,6 +112,8 @@ class TrainingVolume:
     wordings : Wordings
     axes : tuple of int
         Along which slices are cut; with channels the first one only.
+    reviewed : tuple of int, optional
+        Slices along the one axis there is that may be learned from; all by default.
     """
 
     name: str
@@ -118,6 +122,7 @@ class TrainingVolume:
     labels: Planes
     wordings: Wordings
     axes: tuple[int, ...]
+    reviewed: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not fit, labels of fractions and unknown classes."""
@@ -131,6 +136,12 @@ class TrainingVolume:
             raise VolumeError(
                 f"{self.name} has channels; it can be sliced along its first axis only."
             )
+        if self.reviewed is not None:
+            (axis,) = self.axes
+            if not set(self.reviewed) <= set(range(self.labels.shape[axis])):
+                raise VolumeError(
+                    f"{self.name} names slices as reviewed that it does not have."
+                )
 
     @property
     def has_channels(self) -> bool:
@@ -311,14 +322,32 @@ def _load(
     values = json.loads(paths["facts"].read_text("utf-8"))["values"]
     check_classes(values, wordings)
     spacing = None if "pixel" in image.units else image.spacing
+    axes = (0,) if image.is_colour else slicing_axes(image.shape, spacing)
+    reviewed = None
+    if (known_right := _read_reviewed(pair.image)) is not None:
+        axes, reviewed = known_right
     return TrainingVolume(
         pair.name,
         dataset if known else pair.name,
         KeptArray(paths["image"]),
         KeptArray(paths["labels"]),
         wordings,
-        (0,) if image.is_colour else slicing_axes(image.shape, spacing),
+        axes,
+        reviewed,
     )
+
+
+def _read_reviewed(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Return the axis and the slices that were reviewed, if a file says so."""
+    if path.suffix.lower() != ".npz":
+        return None
+    with np.load(path, allow_pickle=False) as kept:
+        if REVIEWED_KEY not in kept.files:
+            return None
+        places, axis = kept[REVIEWED_KEY], int(kept[REVIEWED_AXIS_KEY])
+    if places.dtype.kind not in "ui" or axis not in (0, 1, 2):
+        raise FormatError(f"{path} does not say which slices were reviewed.")
+    return (axis,), tuple(places.ravel().tolist())
 
 
 def _stored_wordings(pair: Pair, truth: LabelVolume) -> Wordings:

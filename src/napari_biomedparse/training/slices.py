@@ -86,15 +86,15 @@ def split(volumes: Sequence[TrainingVolume], share: float, seed: int) -> Split:
         names = ", ".join(volumes[i].name for i in sorted(out))
         return Split(tuple(parts[0]), tuple(parts[1]), f"volumes {names}")
     axis = volumes[0].axes[0]
-    depth = volumes[0].labels.shape[axis]
-    length = max(1, round(share * depth))
-    start = int(rng.integers(0, depth - length + 1))
-    stop = start + length
+    places = _places(volumes[0], axis)
+    length = max(1, round(share * len(places)))
+    start = int(rng.integers(0, len(places) - length + 1))
+    first, last = int(places[start]), int(places[start + length - 1])
     samples = [sample for sample in everything[0] if sample.axis == axis]
     return Split(
-        tuple(s for s in samples if not start - 1 <= s.place <= stop),
-        tuple(s for s in samples if start <= s.place < stop),
-        f"slices {start} to {stop - 1} of {volumes[0].name}",
+        tuple(s for s in samples if not first - 1 <= s.place <= last + 1),
+        tuple(s for s in samples if first <= s.place <= last),
+        f"slices {first} to {last} of {volumes[0].name}",
     )
 
 
@@ -266,13 +266,21 @@ def _useful(volume: TrainingVolume, number: int) -> list[Sample]:
     chosen = []
     for axis in volume.axes:
         others = tuple(i for i in range(3) if i != axis)
-        found = np.asarray(there.any(axis=others))
-        empty = np.flatnonzero(~found)
+        places = _places(volume, axis)
+        found = np.asarray(there.any(axis=others))[places]
+        empty = places[~found]
         count = min(len(empty), int(np.ceil(EMPTY_SHARE * found.sum())))
         kept = empty[np.linspace(0, len(empty) - 1, count).round().astype(int)]
-        where = np.sort(np.concatenate([np.flatnonzero(found), kept]))
+        where = np.sort(np.concatenate([places[found], kept]))
         chosen += [Sample(number, axis, int(index)) for index in where]
     return chosen
+
+
+def _places(volume: TrainingVolume, axis: int) -> npt.NDArray[np.int64]:
+    """Return the slices along an axis whose labels are known to be right."""
+    if volume.reviewed is None:
+        return np.arange(volume.labels.shape[axis], dtype=np.int64)
+    return np.unique(np.asarray(volume.reviewed, np.int64))
 
 
 def _resized(

@@ -1,0 +1,182 @@
+"""Corrected labels -> a training set: what was looked at, in what `finetune` reads."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_biomedparse.errors import PromptError, VolumeError
+from napari_biomedparse.io.lazy import in_order
+from napari_biomedparse.io.npz import IMAGE_KEY, LABEL_KEYS, save_npz
+from napari_biomedparse.io.output import whole_or_nothing
+from napari_biomedparse.prompts import INSTANCE_KEY, PromptSet
+from napari_biomedparse.runs.durable import write_durably
+from napari_biomedparse.runs.folder import writing
+from napari_biomedparse.training.cases import (
+    REVIEWED_AXIS_KEY,
+    REVIEWED_KEY,
+    check_classes,
+    check_fit,
+)
+from napari_biomedparse.training.wordings import (
+    ANY,
+    FILE_NAME,
+    Wordings,
+    read_wordings,
+    wordings_for,
+)
+
+if TYPE_CHECKING:
+    from napari_biomedparse.volume import Volume
+
+_AWKWARD = re.compile(r"[^\w.-]+")
+
+
+def add_to_training_set(
+    folder: Path,
+    volume: Volume,
+    labels: npt.NDArray[np.integer[Any]],
+    prompts: PromptSet,
+    *,
+    reviewed: Sequence[int] | None = None,
+    axis: int = 0,
+) -> Path:
+    """Write an image with its labels and prompts where `finetune` finds them.
+
+    The file has the layout of the challenge (``imgs``, ``gts``, ``spacing``, prompts).
+    Where not all slices were reviewed, it holds those, their neighbours, which the
+    network sees beside them, and what lies between; ``reviewed`` lists which of its
+    slices are learned from, and the labels of the others are 0.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there. A volume of the same name is replaced.
+    volume : Volume
+        Three axes, or four of which the last are the colours.
+    labels : integer ndarray [Z, Y, X]
+        Values are prompt ids; or objects, if the prompts say so.
+    prompts : PromptSet
+        Also written to ``class_prompts.json``, where more wordings may be added.
+    reviewed : sequence of int, optional
+        Slices whose labels are right; all by default.
+    axis : int
+        Along which they are counted.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    VolumeError, PromptError
+        If labels and image or prompts do not fit, or nothing was reviewed.
+    OutputError
+        If the folder cannot be written.
+    """
+    wordings = Wordings.of(prompts)
+    check_fit(volume.name, volume.grid, labels.shape)
+    kept, more = slice(None), {}
+    if reviewed is not None:
+        kept, inside = _part(reviewed, labels.shape[axis])
+        more = {REVIEWED_KEY: inside, REVIEWED_AXIS_KEY: np.array(axis)}
+    where = tuple(kept if i == axis else slice(None) for i in range(3))
+    chosen = np.array(labels[where])
+    if reviewed is not None:
+        others = np.setdiff1d(np.arange(chosen.shape[axis]), more[REVIEWED_KEY])
+        np.moveaxis(chosen, axis, 0)[others] = 0
+    try:
+        check_classes(np.unique(chosen), wordings)
+    except PromptError as error:
+        raise PromptError(f"{volume.name} cannot be learned from: {error}.") from error
+    name = _AWKWARD.sub("_", volume.name) or "volume"
+    path = folder / f"{name}.npz"
+    part = replace(volume, data=volume.data[where], levels=())
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_or_nothing(path, overwrite=True) as temporary:
+            _write(temporary, part, chosen, prompts, more)
+        _add_wordings(folder / FILE_NAME, name, wordings)
+    return path
+
+
+def _part(reviewed: Sequence[int], depth: int) -> tuple[slice, npt.NDArray[np.int64]]:
+    """Return which slices are kept, and where among them the reviewed ones are."""
+    places = np.unique(np.asarray(reviewed, np.int64))
+    if not places.size:
+        raise VolumeError("No slice was reviewed; accept those whose labels are right.")
+    if places[0] < 0 or places[-1] >= depth:
+        raise VolumeError(
+            f"Slices {places[0]} to {places[-1]} were reviewed, but there are {depth}."
+        )
+    start = max(0, int(places[0]) - 1)
+    return slice(start, min(depth, int(places[-1]) + 2)), places - start
+
+
+def _write(
+    path: Path,
+    volume: Volume,
+    labels: npt.NDArray[np.integer[Any]],
+    prompts: PromptSet,
+    more: dict[str, npt.NDArray[Any]],
+) -> None:
+    space = slice(0, 3)
+    lying = replace(
+        volume,
+        data=labels,
+        axes=volume.axes[space],
+        spacing=volume.spacing[space],
+        units=volume.units[space],
+        origin=volume.origin[space],
+        channel_names=(),
+    )
+    save_npz(
+        path, labels, volume=lying, prompts=prompts, overwrite=True, key=LABEL_KEYS[0]
+    )
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open(f"{IMAGE_KEY}.npy", "w", force_zip64=True) as file:
+            dtype = volume.dtype.newbyteorder("=")
+            header = {
+                "descr": dtype.str, "fortran_order": False, "shape": volume.shape
+            }  # fmt: skip
+            np.lib.format.write_array_header_1_0(file, header)
+            for slab in in_order(volume.data, path.parent):
+                file.write(np.ascontiguousarray(slab, dtype).data)
+        for key, values in more.items():
+            with archive.open(f"{key}.npy", "w") as file:
+                np.lib.format.write_array(file, values, allow_pickle=False)
+
+
+def _add_wordings(path: Path, name: str, wordings: Wordings) -> None:
+    """Have a file's prompts among the wordings; what is there already stays."""
+    known: dict[str, Any] = {}
+    if path.exists():
+        parsed = read_wordings(path)
+        known = json.loads(path.read_text("utf-8"))
+        if not all(isinstance(value, dict) for value in known.values()):
+            known = {ANY: known}
+        try:
+            if _covers(wordings_for(name, parsed)[1], wordings):
+                return
+        except PromptError:  # none is meant for this file
+            pass
+    taken = ANY in known or any(name.startswith(dataset) for dataset in known)
+    entry: dict[str, Any] = {str(k): list(v) for k, v in wordings.texts.items()}
+    known[name if taken else ANY] = {**entry, INSTANCE_KEY: int(wordings.instance)}
+    write_durably(path, json.dumps(known, indent=1, ensure_ascii=False))
+
+
+def _covers(known: Wordings, wordings: Wordings) -> bool:
+    return known.instance == wordings.instance and all(
+        set(texts) <= set(known.texts.get(label, ()))
+        for label, texts in wordings.texts.items()
+    )
