@@ -37,7 +37,10 @@ segment_to_folder(
 @pytest.fixture(scope="module")
 def cluster() -> Any:
     with LocalCluster(
-        n_workers=1, threads_per_worker=1, memory_limit=0, dashboard_address=None
+        n_workers=1,
+        threads_per_worker=1,
+        memory_limit=0,
+        dashboard_address="127.0.0.1:0",
     ) as cluster:
         yield cluster
 

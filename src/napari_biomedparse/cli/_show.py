@@ -50,8 +50,8 @@ def told_in_one_line(remains: str = "nothing was written") -> Iterator[None]:
         )
         code = USAGE if isinstance(error, OptionError) else 1
         raise typer.Exit(code) from error
-    except KeyboardInterrupt:
-        err.print(f"Interrupted; {remains}.", soft_wrap=True)
+    except KeyboardInterrupt as stop:  # its text, if it has one, knows better
+        err.print(f"Interrupted; {stop or remains}.", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
 
 

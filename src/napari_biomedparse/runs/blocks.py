@@ -45,6 +45,10 @@ LEAST_CHUNKS = 2
 """Chunks of the volume that a task reads at least, so that none is read thrice."""
 
 
+class Stopped(Exception):
+    """A run was told to stop."""
+
+
 class FilledBlock(NamedTuple):
     """All slices of a block, and whole chunks of labels.
 
@@ -109,14 +113,18 @@ def run_blocks(
     stores: list[LabelStore],
     start: int,
     stop: int,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Block]:
-    """Run a range of whole blocks; each is yielded once it is safely on the disk."""
+    """Run a range of whole blocks; each is yielded once it is safely on the disk.
+
+    `stopped` is asked after every batch of slices; if so, `Stopped` is raised.
+    """
     layout = stores[0].layout
     part = replace(plan, start=start, stop=stop)
-
     slices = run_plan(part, engine, align=layout.thickness)
     yield from write_behind(
-        _fill(slices, part, stores), partial(write_block, plan, folder, stores)
+        _fill(slices, part, stores, stopped),
+        partial(write_block, plan, folder, stores),
     )
 
 
@@ -203,11 +211,16 @@ def grid_volume(volume: Volume) -> Volume:
 
 
 def _fill(
-    slices: Iterable[SegmentedSlices], plan: RunPlan, stores: list[LabelStore]
+    slices: Iterable[SegmentedSlices],
+    plan: RunPlan,
+    stores: list[LabelStore],
+    stopped: Callable[[], bool],
 ) -> Iterator[FilledBlock]:
     """Put slices together to blocks."""
     layout, filled = stores[0].layout, None
     for part in slices:
+        if stopped():
+            raise Stopped
         if filled is None:
             filled = _empty(part.start, plan, stores)
         where = [slice(None)] * 3

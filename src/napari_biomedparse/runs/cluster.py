@@ -17,7 +17,6 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
 import dask
 import numpy as np
 import torch
@@ -37,6 +36,7 @@ from napari_biomedparse.errors import (
     WorkerError,
 )
 from napari_biomedparse.runs.blocks import (
+    Stopped,
     open_stores,
     run_blocks,
     split_range,
@@ -56,10 +56,6 @@ from napari_biomedparse.weights import load_model, model_identity
 if TYPE_CHECKING:
     from napari_biomedparse.model.biomedparse import BiomedParse
     from napari_biomedparse.plan import RunPlan
-
-
-class Stopped(Exception):
-    """A run on a cluster was told to stop."""
 
 
 logger = logging.getLogger(__name__)
@@ -127,7 +123,7 @@ class NetworkOnWorker(WorkerPlugin):  # type: ignore[misc]  # distributed is unt
                     f"A worker has other weights, {found} and not {self._identity}; "
                     "give all machines the same file."
                 )
-            self._engine = Engine(model, self._device, seed=self._seed)
+            self._engine = Engine(model, self._device, seed=self._seed, cache_bytes=0)
         return self._engine
 
 
@@ -178,7 +174,7 @@ def connect(
                 n_workers=workers,
                 threads_per_worker=1,
                 memory_limit=0,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # any port that is free
             ) as cluster,
             Client(cluster, set_as_default=False) as client,
         ):
@@ -252,7 +248,8 @@ def blocks_on_cluster(
     plugin = NetworkOnWorker(model, manifest.model, device, plan.options.seed)
     client.register_plugin(plugin)
     size = task_size(plan, layout_of(manifest).thickness)
-    shared = client.submit(bytes, cloudpickle.dumps(plan), pure=False)
+    # A task, not scattered: a worker that dies with the plan does not take it along.
+    shared = client.submit(_itself, plan, pure=False)
     futures = [
         client.submit(
             _run_task, plugin.name, shared, str(folder.absolute()), *part, pure=False
@@ -286,9 +283,13 @@ def _kind_of_device(device: str) -> str:
     return find_device(device).type
 
 
+def _itself(plan: RunPlan) -> RunPlan:
+    return plan
+
+
 def _run_task(
-    plugin: str, plan_bytes: bytes, folder_name: str, start: int, stop: int
-) -> Any:
+    plugin: str, plan: RunPlan, folder_name: str, start: int, stop: int
+) -> list[Block]:
     """Run, on a worker, what is not yet finished of a range of blocks."""
     folder = Path(folder_name)
     if not (folder / MANIFEST).is_file():
@@ -296,7 +297,6 @@ def _run_task(
             f"The worker {get_worker().address} does not see {folder}; choose a folder "
             "on a disk that all machines share."
         )
-    plan: RunPlan = cloudpickle.loads(plan_bytes)
     part = replace(plan, start=start, stop=stop)
     manifest = read_manifest(folder)
     network = get_worker().plugins[plugin]

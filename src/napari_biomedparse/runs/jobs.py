@@ -12,16 +12,16 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
 import numpy as np
 from distributed import Client, Event, Future, Variable, worker_client
 
 from napari_biomedparse.errors import OptionError, OutputError, WorkerError
+from napari_biomedparse.runs.blocks import Stopped
 from napari_biomedparse.runs.cluster import LOOK_SECONDS, PLUGIN, connect
 from napari_biomedparse.runs.durable import write_durably
 from napari_biomedparse.runs.folder import JOB, writing
@@ -75,7 +75,12 @@ def job_client(scheduler: str | Client | None, folder: Path) -> Iterator[Client 
         yield client if _find(client, _name(folder)) else None
 
 
-def follow_job(client: Client, asked: Asked, on_progress: Progress | None) -> None:
+def follow_job(
+    client: Client,
+    asked: Asked,
+    on_progress: Progress | None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
     """Have a cluster do a run, or attach to it if it does already; wait for the end.
 
     Interrupted by Ctrl-C, or with this process gone, the run goes on, and the same call
@@ -88,9 +93,15 @@ def follow_job(client: Client, asked: Asked, on_progress: Progress | None) -> No
         Its volume on disk.
     on_progress : callable, optional
         Called with the slices that are finished and all, twice a second.
+    stopped : callable
+        Asked as often whether the run is to be stopped.
 
     Raises
     ------
+    Stopped
+        If so.
+    KeyboardInterrupt
+        With a text that says that the run goes on.
     OutputError
         If the cluster does another run in the same folder.
     OptionError
@@ -106,13 +117,20 @@ def follow_job(client: Client, asked: Asked, on_progress: Progress | None) -> No
     run, progress = job["run"], Variable(name, client=client)
     try:
         while not run.done():
+            if stopped():
+                raise Stopped
             done, total = _look(progress)
             if total and on_progress:
                 on_progress(done, total)
             time.sleep(LOOK_SECONDS)
         if run.status in ("cancelled", "lost"):
             raise WorkerError(_GONE)
-        run.result()
+        _result(run)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"the cluster at {client.scheduler.address} goes on with the run: run the "
+            "same again to attach to it"
+        ) from None
     except Exception:
         if client.status == "running":
             _stop(client, name, run)
@@ -133,6 +151,17 @@ def _find(client: Client, name: str) -> dict[str, Any] | None:
         return job
     client.unpublish_dataset(name)
     return None
+
+
+def _result(run: Future) -> None:
+    """Raise what the driver met."""
+    try:
+        run.result()
+    except Stopped:
+        raise WorkerError(
+            "The run was stopped by another process that watched it. Finished blocks "
+            "are kept: run the same again to continue."
+        ) from None
 
 
 def _look(progress: Variable) -> tuple[int, int]:
@@ -156,7 +185,7 @@ def _submit(client: Client, asked: Asked, name: str) -> dict[str, Any]:
     asked = replace(asked, folder=asked.folder.absolute())
     Event(name, client=client).clear()
     Variable(name, client=client).set([0, 0])
-    run = client.submit(_drive, cloudpickle.dumps(asked), name, pure=False)
+    run = client.submit(_drive, asked, name, pure=False)
     job = {"run": run, "asked": asked.words()}
     client.publish_dataset(job, name=name)
     with writing(asked.folder):
@@ -190,9 +219,8 @@ def _stop(client: Client, name: str, run: Future) -> None:
         client.unpublish_dataset(name)
 
 
-def _drive(asked_bytes: bytes, name: str) -> None:
+def _drive(asked: Asked, name: str) -> None:
     """Do a run, on a worker that has others do its blocks."""
-    asked: Asked = cloudpickle.loads(asked_bytes)
     with worker_client() as client:
         progress, stop = Variable(name, client=client), Event(name, client=client)
 

@@ -7,7 +7,7 @@ finished their records become part of the folder's manifest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +72,8 @@ class Job:
         Whether another run in the folder is replaced.
     on_progress : callable, optional
         Called with the slices that are finished and all.
+    stopped : callable
+        Asked again and again whether the rest is not wanted any more.
     """
 
     engine: Engine
@@ -82,6 +84,7 @@ class Job:
     do: DoBlocks | None = None
     overwrite: bool = False
     on_progress: Progress | None = None
+    stopped: Callable[[], bool] = lambda: False
 
     def describe(self, plan: RunPlan) -> Manifest:
         """Make the manifest of a run that has not begun."""
@@ -93,8 +96,15 @@ class Job:
         self, plan: RunPlan, manifest: Manifest, folder: Path, **more: Any
     ) -> Manifest:
         """Do what is missing of one volume's run."""
-        run = run_to_folder(plan, self.engine, manifest, folder, do=self.do, **more)
-        return run.manifest
+        return run_to_folder(
+            plan,
+            self.engine,
+            manifest,
+            folder,
+            do=self.do,
+            stopped=self.stopped,
+            **more,
+        ).manifest
 
     def counting_from(self, before: int, total: int) -> Progress | None:
         """Return the progress of a part, of which so many slices come before."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_biomedparse.consensus import check_consensus
+from napari_biomedparse.engine import Engine
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.io import open_image, open_volume
 from napari_biomedparse.plan import plan_run
@@ -22,7 +23,7 @@ from napari_biomedparse.runs.parts import (
     series_to_folder,
     volume_to_folder,
 )
-from napari_biomedparse.segment import make_engine, merge_options
+from napari_biomedparse.segment import merge_options
 from napari_biomedparse.series import Series, open_series
 from napari_biomedparse.volume import (
     Volume,
@@ -31,7 +32,7 @@ from napari_biomedparse.volume import (
     has_time_points,
     volume_of,
 )
-from napari_biomedparse.weights import default_model
+from napari_biomedparse.weights import default_model, load_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +66,7 @@ def segment_to_folder(
     scheduler: str | Client | None = None,
     workers: int | None = None,
     on_progress: Progress | None = None,
+    stopped: Callable[[], bool] = lambda: False,
     **changes: Any,
 ) -> Run:
     """Segment a volume of any size, straight to an OME-Zarr label image on disk.
@@ -109,6 +111,9 @@ def segment_to_folder(
         guard its main part by ``if __name__ == "__main__":``.
     on_progress : callable, optional
         Called with the slices that are finished and all, after each block.
+    stopped : callable, optional
+        Asked again and again whether the rest is not wanted any more. A cluster is
+        then told to stop, too.
 
     Returns
     -------
@@ -116,6 +121,8 @@ def segment_to_folder(
 
     Raises
     ------
+    Stopped
+        If `stopped` said so; what is finished is kept.
     OutputError
         If the folder is in use, holds something else or a run that differs, or
         cannot be written.
@@ -143,13 +150,13 @@ def segment_to_folder(
         jobs = _import_extra("jobs")
         with jobs.job_client(scheduler, asked.folder) as client:
             if client is not None:
-                jobs.follow_job(client, asked, on_progress)
+                jobs.follow_job(client, asked, on_progress, stopped)
                 return Run(asked.folder)
         (asked.folder / JOB).unlink()
     if scheduler is None and workers is None:
-        return do_asked(asked, None, on_progress)
+        return do_asked(asked, None, on_progress, stopped)
     with _import_extra("cluster").connect(scheduler, workers) as client:
-        return do_asked(asked, client, on_progress)
+        return do_asked(asked, client, on_progress, stopped)
 
 
 def do_asked(
@@ -184,8 +191,12 @@ def do_asked(
             device=asked.device,
             stopped=stopped,
         )
+    network: Any = asked.model
+    if isinstance(network, str | os.PathLike):
+        network = load_model(network)
     job = Job(
-        make_engine(asked.model, local, asked.options),
+        # A run sees each slice once: remembered features would only take room.
+        Engine(network, local, seed=asked.options.seed, cache_bytes=0),
         chosen,
         _load_name(model),
         asked.ome_zarr,
@@ -193,6 +204,7 @@ def do_asked(
         do=do,
         overwrite=asked.overwrite,
         on_progress=on_progress,
+        stopped=stopped,
     )
     given = (asked.prompts, asked.options, asked.folder, job)
     if isinstance(opened, Series):

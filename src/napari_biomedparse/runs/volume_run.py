@@ -84,6 +84,7 @@ def run_to_folder(
     overwrite: bool = False,
     do: DoBlocks | None = None,
     on_progress: Progress | None = None,
+    stopped: Callable[[], bool] = lambda: False,
     keep_edges: bool = False,
 ) -> Run:
     """Do what is missing of a run; see `segment_to_folder`.
@@ -101,7 +102,7 @@ def run_to_folder(
                 new = do(plan, folder, found, ranges)
             else:
                 new = chain.from_iterable(
-                    run_blocks(plan, engine, folder, stores, start, stop)
+                    run_blocks(plan, engine, folder, stores, start, stop, stopped)
                     for start, stop in ranges
                 )
             for block in new:
