@@ -8,12 +8,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from napari_biomedparse.engine import (
+    PROMPTS_AT_ONCE,
     Engine,
     available_devices,
     find_device,
     find_precision,
 )
 from napari_biomedparse.errors import DeviceError
+from napari_biomedparse.model import layers
 from napari_biomedparse.model.biomedparse import BiomedParse
 from napari_biomedparse.model.config import TINY
 from napari_biomedparse.model.mask_decoder import ImageFeatures
@@ -26,6 +28,13 @@ def slices() -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
     size = (3, 3, 64, 64)
     return torch.randint(0, 256, size, generator=generator, dtype=torch.int32)
+
+
+def _coarse_field(call: int, keys: int) -> torch.Tensor:
+    """Zeros and ones, so that rounding hardly ever changes what is hidden."""
+    generator = torch.Generator().manual_seed(100 * call + keys)
+    shape = (TINY.heads, TINY.queries, keys)
+    return (torch.rand(shape, generator=generator) >= 0.9).float()
 
 
 def test_prompts_are_padded_with_zeros_to_the_longest(tiny_model: BiomedParse) -> None:
@@ -59,6 +68,19 @@ def test_company_changes_no_bit(tiny_model: BiomedParse, slices: torch.Tensor) -
             alone = engine.predict(slices[i : i + 1], tokens[p : p + 1])
             for joint, single in zip(together, alone, strict=True):
                 assert torch.equal(joint[i, p], single[0, 0])
+
+
+def test_more_prompts_than_are_decoded_at_once_change_no_bit(
+    tiny_model: BiomedParse, slices: torch.Tensor
+) -> None:
+    engine = Engine(tiny_model)
+    texts = [f"organ number {i:02} in CT" for i in range(PROMPTS_AT_ONCE + 2)]
+    tokens = engine.encode_prompts(texts)
+    together = engine.predict(slices[:1], tokens)
+    for p in (0, 1, PROMPTS_AT_ONCE - 1, PROMPTS_AT_ONCE, PROMPTS_AT_ONCE + 1):
+        alone = engine.predict(slices[:1], tokens[p : p + 1])
+        for joint, single in zip(together, alone, strict=True):
+            assert torch.equal(joint[0, p], single[0, 0])
 
 
 def test_the_seed_decides(tiny_model: BiomedParse, slices: torch.Tensor) -> None:
@@ -135,15 +157,9 @@ def test_half_precision_on_cuda_is_the_one_that_it_computes_in(
 def test_half_precision_stays_close(
     tiny_model: BiomedParse, slices: torch.Tensor, precision: str
 ) -> None:
-    def field(call: int, keys: int) -> torch.Tensor:
-        """Zeros and ones, so that rounding hardly ever changes what is hidden."""
-        generator = torch.Generator().manual_seed(100 * call + keys)
-        shape = (TINY.heads, TINY.queries, keys)
-        return (torch.rand(shape, generator=generator) >= 0.9).float()
-
     identity = model_identity(tiny_model)
-    exact = Engine(tiny_model, field=field)
-    half = Engine(tiny_model, field=field, precision=precision)
+    exact = Engine(tiny_model, field=_coarse_field)
+    half = Engine(tiny_model, field=_coarse_field, precision=precision)
     tokens = exact.encode_prompts(["liver", "kidney"])
     torch.testing.assert_close(half.encode_prompts(["liver", "kidney"]), tokens)
     expected, found = exact.predict(slices, tokens), half.predict(slices, tokens)
@@ -241,6 +257,26 @@ class _Asking(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let prompts share products, as they do on a GPU."""
+    monkeypatch.setattr(layers, "apart", lambda x: False)
+
+
+def test_prompts_that_share_products_get_the_same_numbers(
+    tiny_model: BiomedParse, slices: torch.Tensor, request: pytest.FixtureRequest
+) -> None:
+    engine = Engine(tiny_model, field=_coarse_field)
+    tokens = engine.encode_prompts(["liver", "kidney", "spleen"])
+    expected = engine.predict(slices, tokens)
+    request.getfixturevalue("as_on_a_gpu")
+    engine._most_slices = 3
+    found = engine.predict(slices, tokens)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
 def test_nothing_on_a_gpu_waits_for_a_value(
     tiny_model: BiomedParse, slices: torch.Tensor
 ) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 
 REMEMBERED_PROMPTS = 256
+PROMPTS_AT_ONCE = 16
+"""Prompts that a CPU decodes together."""
 CACHE_BYTES = 2**30
 """Room for the features of recently seen slices: nine of the published network."""
 PRECISIONS = {
@@ -98,9 +100,9 @@ class Engine:
             seed, config.heads, config.queries, self.device
         )
         self._encode = lru_cache(maxsize=REMEMBERED_PROMPTS)(self._encode_prompt)
-        one_by_one = self.device.type == "cpu"
-        self._most_slices = 1 if one_by_one else 2**31
-        self._most_prompts = 1 if one_by_one else 2**31
+        on_cpu = self.device.type == "cpu"
+        self._most_slices = 1 if on_cpu else 2**31
+        self._most_prompts = PROMPTS_AT_ONCE if on_cpu else 2**31
 
     @torch.inference_mode()
     def encode_prompts(self, texts: Sequence[str]) -> Tensor:
@@ -123,10 +125,10 @@ class Engine:
     def predict(self, slices: Tensor, tokens: Tensor) -> SlicePrediction:
         """Run the network.
 
-        On a CPU slices and prompts go through one at a time, which costs nothing
-        there and makes the numbers of each independent of its company: matrix
-        products of other sizes round differently. Where the device's memory runs out,
-        half as many go through at once from then on.
+        On a CPU slices go through one at a time, which costs nothing there, and the
+        decoder gives each prompt matrix products of its own; so the numbers of each
+        do not depend on its company. Where the device's memory runs out, half as many
+        go through at once from then on.
 
         Parameters
         ----------

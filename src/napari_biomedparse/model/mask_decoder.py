@@ -12,8 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from napari_biomedparse.model import layers
 from napari_biomedparse.model.boltzmann import RandomField, hidden_keys
-from napari_biomedparse.model.layers import Attention, FeedForward, sine_positions
+from napari_biomedparse.model.layers import (
+    Attention,
+    FeedForward,
+    LinearEach,
+    sine_positions,
+)
 from napari_biomedparse.model.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
@@ -95,7 +101,10 @@ class CrossAttention(nn.Module):
         values: Tensor,
         visible: Tensor | None = None,
     ) -> Tensor:
-        """Let tokens read a projected memory; as many may share one as fit.
+        """Let tokens read a projected memory, which neighbours share.
+
+        On a GPU those that share one read it as one long sequence; on a CPU each by
+        itself, so that its numbers do not depend on its company.
 
         Parameters
         ----------
@@ -103,13 +112,21 @@ class CrossAttention(nn.Module):
         positions : Tensor [N, L, C] or 0
         keys, values : Tensor [B, heads, K, C / heads]
             N is a multiple of B: neighbours in N share a memory.
-        visible : bool Tensor [B, heads, N / B * L, K], optional
+        visible : bool Tensor [N, heads, L, K], optional
 
         Returns
         -------
         Tensor [N, L, C]
         """
-        query = (x + positions).reshape(len(keys), -1, x.shape[-1])
+        query = x + positions
+        share = len(x) // len(keys)
+        if layers.apart(x):
+            keys, values = _repeat(keys, share), _repeat(values, share)
+        else:
+            query = query.reshape(len(keys), -1, x.shape[-1])
+            if visible is not None:
+                visible = visible.view(len(keys), share, *visible.shape[1:])
+                visible = visible.transpose(1, 2).flatten(2, 3)
         read = self.multihead_attn.attend(query, keys, values, visible=visible)
         y: Tensor = self.norm(x + read.view_as(x))
         return y
@@ -135,7 +152,7 @@ class MaskEmbed(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(dim, dim) for _ in range(3))
+        self.layers = nn.ModuleList(LinearEach(dim, dim) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., C]."""
@@ -178,7 +195,7 @@ class MaskDecoder(nn.Module):
         self.classifier_ffn_layers = nn.ModuleList(feed_forward() for _ in range(depth))
         self.decoder_norm = nn.LayerNorm(dim)
         self.mask_embed = MaskEmbed(dim)
-        self.classifier = nn.Linear(dim, 1)
+        self.classifier = LinearEach(dim, 1)
         self.class_embed = nn.Parameter(torch.zeros(dim, dim))
 
     def prepare(self, pixels: PixelFeatures) -> ImageFeatures:
@@ -245,16 +262,17 @@ class MaskDecoder(nn.Module):
     def _visible_keys(
         self, q: Tensor, image: ImageFeatures, call: int, field: RandomField
     ) -> Tensor:
-        """Draw the keys that the queries [N, Q, C] may see, [B, heads, P * Q, K]."""
+        """Draw the keys that the queries [N, Q, C] may see, [N, heads, Q, K]."""
         features = image.level_mask_features[call % LEVELS]  # [B, C, K]
-        slices, _, keys = features.shape
+        uniform = field(call, features.shape[-1])
         with torch.no_grad():
             embedding = self.mask_embed(self.decoder_norm(q))  # [N, Q, C]
-            embedding = embedding.view(slices, -1, embedding.shape[-1])
-            logits = embedding @ features.to(embedding.dtype)  # [B, P * Q, K]
-            logits = logits.view(slices, -1, 1, self.queries, keys)  # [B, P, 1, Q, K]
-            hidden = hidden_keys(logits, call, field(call, keys))
-            return ~hidden.transpose(1, 2).flatten(2, 3)
+            logits = _masks(embedding, features)[:, None]  # [N, 1, Q, K]
+            if not layers.apart(q):
+                return ~hidden_keys(logits, call, uniform)
+            # One by one: where a value lies in a tensor may decide how it is rounded.
+            drawn = [hidden_keys(one, call, uniform) for one in torch.split(logits, 1)]
+            return ~torch.cat(drawn)
 
     def _read_out(
         self, q: Tensor, c: Tensor, image: ImageFeatures, prompts: int
@@ -265,13 +283,31 @@ class MaskDecoder(nn.Module):
             [self.queries - self.edge_queries, self.edge_queries], dim=1
         )
         means = torch.stack([mask.mean(dim=1), edge.mean(dim=1)], dim=1)  # [N, 2, C]
-        slices, channels, height, width = image.mask_features.shape
-        means = means.view(slices, prompts * 2, channels)
-        masks = image.mask_features.flatten(2).to(means.dtype)
-        logits = means @ masks  # [B, P * 2, h * w]
+        slices, _, height, width = image.mask_features.shape
+        logits = _masks(means, image.mask_features.flatten(2))  # [N, 2, h * w]
         logits = logits.view(slices, prompts, 2, height, width)
         existence = self.classifier(c).view(slices, prompts)
         return Decoded(logits[:, :, 0], logits[:, :, 1], existence)
+
+
+def _masks(embedding: Tensor, features: Tensor) -> Tensor:
+    """Multiply embeddings [N, Q, C] and features [B, C, K], shared by neighbours.
+
+    Returns [N, Q, K]. On a CPU every item has a product of its own: see `linear_each`.
+    """
+    share = len(embedding) // len(features)
+    features = features.to(embedding.dtype)
+    if layers.apart(embedding):
+        return embedding @ _repeat(features, share)
+    rows = embedding.reshape(len(features), -1, embedding.shape[-1])
+    return (rows @ features).view(*embedding.shape[:2], -1)
+
+
+def _repeat(shared: Tensor, times: int) -> Tensor:
+    """Repeat each item of a batch; a single one without a copy."""
+    if len(shared) == 1:
+        return shared.expand(times, *shared.shape[1:])
+    return shared.repeat_interleave(times, dim=0)
 
 
 def _attentions(layers: nn.ModuleList) -> list[Attention]:
