@@ -70,6 +70,14 @@ class Tally:
             counts = np.bincount(plane.ravel(), minlength=self.prompts.ids[-1] + 1)
             self._voxels[:, at] = counts[list(self.prompts.ids)]
 
+    @property
+    def done(self) -> list[tuple[int, int]]:
+        """Starts and stops of the slices that were counted."""
+        known = np.isfinite(self.existence[0]).astype(np.int8)
+        starts = np.flatnonzero(np.diff(known, prepend=0) > 0).tolist()
+        stops = (np.flatnonzero(np.diff(known, append=0) < 0) + 1).tolist()
+        return list(zip(starts, stops, strict=True))
+
     def findings(self) -> tuple[Finding, ...]:
         """Return what was found so far, one entry a prompt."""
         return findings(self.prompts, self.existence, self._voxels)

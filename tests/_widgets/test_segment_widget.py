@@ -36,7 +36,8 @@ def test_labels_fill_and_lie_on_the_image(desk_that, voxels):
     )
     layer = desk.start()
     assert layer.name == "stack segmentation"
-    assert not desk.view.run_button.isEnabled()
+    assert desk.view.run_button.text() == "Queue"
+    assert desk.view.cancel_button.isEnabled()
     desk.wait_for_end()
     np.testing.assert_array_equal(layer.data, voxels > 100)
     for part in ("scale", "translate", "rotate", "shear", "units", "axis_labels"):
@@ -53,12 +54,15 @@ def test_labels_fill_and_lie_on_the_image(desk_that, voxels):
     assert known["parameters"]["seed"] == 0
     assert "Done: 6 slices" in desk.view.status.text()
     assert "bright things" in desk.view.results.text()
-    assert desk.view.run_button.isEnabled()
+    assert desk.view.run_button.text() == "Run"
+    assert not desk.view.cancel_button.isEnabled()
+    assert not desk.view.resume_button.isVisible()
 
 
 def test_cancel_keeps_what_is_done_and_the_next_run_works(desk_that, voxels):
     desk = desk_that("stuck")
     desk.viewer.add_image(voxels)
+    desk.viewer.dims.set_point(0, 0)
     layer = desk.start()
     desk.wait_for_slices(layer)
     desk.view.cancel_button.click()

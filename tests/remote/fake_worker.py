@@ -22,13 +22,14 @@ MODE = sys.argv[1]
 def segment(job):
     volume, prompts = job.volume(), job.prompts()
     job.say("status", text="Loading")
-    depth = volume.shape[0]
+    depth, kept = volume.shape[0], job.fields["done"]
     job.say(
         "planned",
         axis=0,
         start=0,
         stop=depth,
         total=depth,
+        kept=kept,
         provenance={},
         intensity="as they are",
         truncated=[],
@@ -49,15 +50,20 @@ def segment(job):
     if MODE == "dies":
         print("Killed by the test", file=sys.stderr)
         os._exit(3)
-    for z in range(depth):
+    left = {z for z in range(depth) if not any(a <= z < b for a, b in kept)}
+    first = True
+    while left:
+        z = min(left, key=lambda at: (abs(at - (job.front or 0)), at))
+        left.remove(z)
         plane = np.asarray(volume.data[z : z + 1])
         existence = np.full((len(prompts), 1), 0.5, np.float32)
         labels = (plane > 100).astype(np.uint8) * prompts.ids[0]
         job.say("slices", arrays=(labels, existence), start=z, stop=z + 1, axis=0)
         if MODE == "slow":
             time.sleep(0.05)
-        if MODE == "stuck" and z == 0:
+        if MODE == "stuck" and first:
             time.sleep(60)
+        first = False
         yield
 
 

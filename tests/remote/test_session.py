@@ -191,3 +191,22 @@ def test_process_ends_with_its_parent(session_that, voxels):
     assert session._process._popen.wait(timeout=5) == 0
     with pytest.raises(WorkerError):
         list(run)
+
+
+def test_slices_next_to_the_eye_come_first_and_done_ones_not_again(
+    session_that, voxels
+):
+    run = session_that("slow").run(
+        as_volume(voxels), PROMPTS, OPTIONS, done=[(3, 4)], front=4
+    )
+    starts = []
+    for event in run:
+        if isinstance(event, Planned):
+            assert event.kept == ((3, 4),)
+        if isinstance(event, SegmentedSlices):
+            starts.append(event.start)
+            run.look_at(0)
+    assert starts[0] == 4
+    assert starts[-1] != 0
+    assert sorted(starts) == [0, 1, 2, 4, 5]
+    run.look_at(2)  # too late, and no harm

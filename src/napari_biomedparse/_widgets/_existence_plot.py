@@ -35,10 +35,10 @@ class ExistencePlot(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.threshold = 0.5
-        self._scores: npt.NDArray[np.float32] = np.empty((0, 0), np.float32)
-        self._names: Sequence[str] = ()
-        self._colours: Sequence[str] = ()
-        self._current: int | None = None
+        self.scores: npt.NDArray[np.float32] = np.empty((0, 0), np.float32)
+        self.names: Sequence[str] = ()
+        self.colours: Sequence[str] = ()
+        self.current: int | None = None
         self._dragging = False
         self.setMouseTracking(True)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
@@ -68,7 +68,7 @@ class ExistencePlot(QWidget):
         names, colours : sequence of str
             Of each prompt; colours as HTML knows them.
         """
-        self._scores, self._names, self._colours = scores, names, colours
+        self.scores, self.names, self.colours = scores, names, colours
         self.update()
 
     def show_threshold(self, threshold: float) -> None:
@@ -79,7 +79,7 @@ class ExistencePlot(QWidget):
 
     def show_current(self, at: int | None) -> None:
         """Mark the slice in view."""
-        self._current = at
+        self.current = at
         self.update()
 
     def paintEvent(self, _: QPaintEvent | None) -> None:
@@ -91,10 +91,10 @@ class ExistencePlot(QWidget):
         faint.setAlpha(70)
         painter.setPen(QPen(faint, 1))
         painter.drawRect(self._frame())
-        if self._current is not None and self._current < self._scores.shape[1]:
-            x = self._x(self._current)
+        if self.current is not None and self.current < self.scores.shape[1]:
+            x = self._x(self.current)
             painter.drawLine(QPointF(x, self._y(0)), QPointF(x, self._y(1)))
-        for row, colour in zip(self._scores, self._colours, strict=True):
+        for row, colour in zip(self.scores, self.colours, strict=True):
             self._paint_row(painter, row, QColor(colour))
         painter.setPen(QPen(ink, 1.5, Qt.PenStyle.DashLine))
         y, frame = self._y(self.threshold), self._frame()
@@ -124,8 +124,8 @@ class ExistencePlot(QWidget):
         shape = Qt.CursorShape.SizeVerCursor if near else Qt.CursorShape.ArrowCursor
         self.setCursor(shape)
         at = self._slice_at(event)
-        if not near and at is not None and np.isfinite(self._scores[:, at]).any():
-            lines = zip(self._names, self._scores[:, at], strict=True)
+        if not near and at is not None and np.isfinite(self.scores[:, at]).any():
+            lines = zip(self.names, self.scores[:, at], strict=True)
             text = "\n".join(f"{score:.2f}  {name}" for name, score in lines)
             QToolTip.showText(
                 event.globalPosition().toPoint(), f"slice {at}\n{text}", self
@@ -171,7 +171,7 @@ class ExistencePlot(QWidget):
 
     def _x(self, at: int) -> float:
         """Return the middle of a slice's place."""
-        frame, depth = self._frame(), int(self._scores.shape[1])
+        frame, depth = self._frame(), int(self.scores.shape[1])
         return float(frame.left()) + (at + 0.5) / depth * float(frame.width())
 
     def _y(self, probability: float) -> float:
@@ -182,7 +182,7 @@ class ExistencePlot(QWidget):
         return abs(event.position().y() - self._y(self.threshold)) <= _GRASP
 
     def _slice_at(self, event: QMouseEvent) -> int | None:
-        frame, depth = self._frame(), self._scores.shape[1]
+        frame, depth = self._frame(), self.scores.shape[1]
         if not depth:
             return None
         part = (event.position().x() - frame.left()) / frame.width()

@@ -12,6 +12,7 @@ from qtpy.QtCore import QObject, Signal
 from napari_biomedparse._napari import METADATA_KEY
 from napari_biomedparse._widgets._folder_layers import FolderLayers
 from napari_biomedparse._widgets._live_labels import LiveLabels
+from napari_biomedparse._widgets._score_plot import ScorePlot
 from napari_biomedparse._widgets._worker import Changed, Failed, Step, Task, TaskThread
 from napari_biomedparse.remote import Planned, Status, Written
 from napari_biomedparse.report import (
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from napari import Viewer
     from napari.layers import Labels
 
+    from napari_biomedparse._widgets._eye import Eye
+    from napari_biomedparse._widgets._request import Request
     from napari_biomedparse._widgets._run_view import RunView
 
 
@@ -40,10 +43,10 @@ class LiveRun(QObject):
     task : Task
     view : RunView
         Also the parent: nothing is shown any more once it is gone.
-    image_name : str
-        What napari's activity dock says is being segmented.
-    flat : bool
-        Whether it is a single image, or a series of such.
+    eye : Eye
+        Slices next to where it looks are done first.
+    asked : Request
+        What the task does.
     """
 
     finished = Signal()
@@ -54,19 +57,20 @@ class LiveRun(QObject):
         shown: Labels | FolderLayers,
         task: Task,
         view: RunView,
-        *,
-        image_name: str,
-        flat: bool = False,
+        eye: Eye,
+        asked: Request,
     ) -> None:
         super().__init__(view)
         self.task = task
+        self.asked = asked
+        self.layer: Labels | None = None
         self._viewer = viewer
         self._view = view
         self._folder = shown if isinstance(shown, FolderLayers) else None
-        self._layer: Labels | None = None
         self._live: LiveLabels | None = None
-        self._image_name = image_name
-        self._flat = flat
+        self._eye = eye
+        self._flat = asked.volumes[0].flat
+        self._scores = ScorePlot(view.plot, eye, task, flat=self._flat)
         self._thread = TaskThread(task)
         self._began = time.monotonic()
         self._time_left = TimeLeft()
@@ -81,7 +85,8 @@ class LiveRun(QObject):
 
     def start(self) -> None:
         """Start the task."""
-        self._view.begin(self._image_name)
+        self._view.begin(self.asked.image.name)
+        self._eye.moved.connect(self._on_eye_moved)
         self._thread.start()
 
     def cancel(self) -> None:
@@ -89,9 +94,19 @@ class LiveRun(QObject):
         self.task.cancel()
         self._view.say("Cancelling…")
 
+    def release(self) -> None:
+        """Leave the widget to another run."""
+        self._scores.release()
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether it was stopped, and can go on."""
+        kept = self.layer is not None and self.layer in self._viewer.layers
+        return kept and 0 < self._done < self._total
+
     def _show(self, layer: Labels) -> None:
         """Keep a layer up to date, and stop when it is deleted."""
-        self._layer = layer
+        self.layer = layer
         self._live = LiveLabels(self._viewer, layer, flat=self._flat)
         self._live.removed.connect(self.task.cancel)
 
@@ -117,11 +132,14 @@ class LiveRun(QObject):
         if self._folder is not None:
             self._show(self._folder.add_labels())
         self._remember(complete=False)
+        if self.layer is not None:
+            self._scores.begin(self.layer, plan)
         if plan.truncated:
             show_warning(truncation_warning(plan.truncated))
 
     def _on_changed(self, step: Changed) -> None:
         self._on_progress(step.done)
+        self._scores.update()
         if self._live is not None:
             self._live.changed(step.axis, step.start, step.stop, step.time)
 
@@ -130,6 +148,12 @@ class LiveRun(QObject):
         left = self._time_left.update(done, self._total, time.monotonic())
         self._view.set_done(done, left)
 
+    def _on_eye_moved(self) -> None:
+        if self.layer is not None and self.task.plan is not None:
+            axis = self.task.plan.axis
+            at = self._eye.slice_of(self.layer, axis, flat=self._flat)
+            self.task.look_at(at)
+
     def _on_finished(self) -> None:
         try:
             self._conclude()
@@ -137,16 +161,18 @@ class LiveRun(QObject):
             self.finished.emit()
 
     def _conclude(self) -> None:
+        self._eye.moved.disconnect(self._on_eye_moved)
         complete = self._total > 0 and not (self._failed or self.task.cancelled)
         if self._live is not None:
             self._live.release()
-        if self._layer is not None and self._folder is None:
-            self._layer.editable = True
+        if self.layer is not None and self._folder is None:
+            self.layer.editable = True
         self._remember(complete=complete)
         self._name_objects()
         if self._folder is not None and complete and self.task.prompts.instance:
             self._folder.add_objects()
-        self._view.end(self._ending(complete))
+        self._view.end(self._ending(complete), can_resume=self.can_resume)
+        self._scores.update()
         self._show_findings()
 
     def _ending(self, complete: bool) -> str:
@@ -180,22 +206,22 @@ class LiveRun(QObject):
     def _colours(self) -> Mapping[int, str]:
         """Return the layer's colour of each label id, as HTML knows it."""
         shows_objects = self.task.prompts.instance and self._folder is None
-        if self._layer is None or shows_objects:
+        if self.layer is None or shows_objects:
             return {}
         return {
             label: "#" + "".join(f"{round(255 * part):02x}" for part in rgba[:3])
             for label in self.task.prompts.ids
-            if (rgba := self._layer.get_color(label)) is not None
+            if (rgba := self.layer.get_color(label)) is not None
         }
 
     def _name_objects(self) -> None:
         """Let the status bar tell which prompt an object belongs to."""
         owners = self.task.owners
-        if owners is None or self._layer is None:
+        if owners is None or self.layer is None:
             return
         texts = {0: "background"}
         texts |= dict(zip(self.task.prompts.ids, self.task.prompts.texts, strict=True))
-        self._layer.features = {
+        self.layer.features = {
             "index": range(len(owners)),
             "prompt": [texts[int(owner)] for owner in owners],
         }
@@ -205,9 +231,9 @@ class LiveRun(QObject):
 
     def _remember(self, *, complete: bool) -> None:
         """Write into the layer how it was made."""
-        if self._layer is None:
+        if self.layer is None:
             return
-        known = self._layer.metadata.setdefault(METADATA_KEY, {})
+        known = self.layer.metadata.setdefault(METADATA_KEY, {})
         known["parameters"] = self._parameters()
         known["complete"] = complete
         if self.task.plan is not None:

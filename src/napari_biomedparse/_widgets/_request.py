@@ -74,6 +74,16 @@ class Request:
         count = self.volume.shape[0]
         return [as_volume(self.volume.select(t=time)) for time in range(count)]
 
+    def hold(self) -> None:
+        """Take hold of the voxels: the layer may be gone when the run's turn comes.
+
+        Raises
+        ------
+        VolumeError
+            If they cannot be segmented.
+        """
+        _ = self.volumes
+
     @property
     def channel_of_series(self) -> int | None:
         """Which channel a series is of, 0 without channels; None if it is no series."""

@@ -23,6 +23,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_biomedparse._widgets._existence_plot import ExistencePlot
+from napari_biomedparse._widgets._queue import RunQueue
 from napari_biomedparse.report import Finding, duration
 
 if TYPE_CHECKING:
@@ -40,15 +42,17 @@ class RunView(QWidget):
 
     run_requested = Signal()
     cancel_requested = Signal()
+    resume_requested = Signal()
     copy_requested = Signal(str)
     estimate_requested = Signal()
 
     def __init__(self) -> None:
         super().__init__()
         self.run_button = QPushButton("Run")
-        self.run_button.setToolTip("Segment; the labels appear slice by slice.")
         self.cancel_button = QPushButton("Cancel")
         self.cancel_button.setToolTip("Stop; finished slices are kept.")
+        self.resume_button = QPushButton("Resume")
+        self.resume_button.setToolTip("Go on where the last run was stopped.")
         self.copy_button = QPushButton("Copy")
         self.copy_button.setToolTip(
             "Copy this run as a command line or as Python: it gives the same labels."
@@ -65,6 +69,8 @@ class RunView(QWidget):
             )
             menu.addAction(action)
         self.copy_button.setMenu(menu)
+        self.queue = RunQueue()
+        self.plot = ExistencePlot()
         self.bar = QProgressBar()
         self.bar.setFormat("%v of %m slices")
         self.status = _text()
@@ -80,24 +86,44 @@ class RunView(QWidget):
         buttons = QHBoxLayout()
         buttons.addWidget(self.run_button, 2)
         buttons.addWidget(self.cancel_button, 1)
+        buttons.addWidget(self.resume_button, 1)
         buttons.addWidget(self.estimate_button, 1)
         buttons.addWidget(self.copy_button, 1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(buttons)
+        layout.addWidget(self.queue)
         layout.addWidget(self.bar)
         layout.addWidget(self.status)
+        layout.addWidget(self.plot)
         layout.addWidget(_scrolled(self.results), 1)
         self.run_button.clicked.connect(self.run_requested)
         self.cancel_button.clicked.connect(self.cancel_requested)
+        self.resume_button.clicked.connect(self.resume_requested)
         self.estimate_button.clicked.connect(self.estimate_requested)
+        self.plot.hide()
         self.set_running(False)
 
-    def set_running(self, running: bool) -> None:
-        """Offer Run or Cancel."""
-        for button in (self.run_button, self.estimate_button):
-            button.setEnabled(not running)
+    def set_running(self, running: bool, *, can_resume: bool = False) -> None:
+        """Offer what can be done now.
+
+        Parameters
+        ----------
+        running : bool
+            Whether there is something to cancel, and another run would have to wait.
+        can_resume : bool
+            Whether the last run can go on.
+        """
+        self.run_button.setText("Queue" if running else "Run")
+        self.run_button.setToolTip(
+            "Segment this, too, when the run in progress is over."
+            if running
+            else "Segment; the labels appear slice by slice, from the one in view on."
+        )
+        self.estimate_button.setEnabled(not running)
         self.cancel_button.setEnabled(running)
+        self.cancel_button.setVisible(not can_resume)
+        self.resume_button.setVisible(can_resume)
         self.bar.setVisible(running)
 
     def begin(self, name: str) -> None:
@@ -127,13 +153,13 @@ class RunView(QWidget):
         if self._activity is not None:
             self._activity.update(done - self._activity.n)
 
-    def end(self, text: str) -> None:
-        """Show that the run is over and how it ended."""
+    def end(self, text: str, *, can_resume: bool = False) -> None:
+        """Show that the run is over, how it ended, and whether it can go on."""
         if self._activity is not None:
             self._activity.close()
             self._activity = None
             _set_spinners(100)
-        self.set_running(False)
+        self.set_running(False, can_resume=can_resume)
         self.say(text)
 
     def show_findings(

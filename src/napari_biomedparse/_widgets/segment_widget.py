@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from napari.utils.notifications import show_error
 from qtpy.QtWidgets import QApplication, QVBoxLayout, QWidget
 
-from napari_biomedparse._napari import (
-    labels_layer_kwargs,
-    shown_series,
-)
-from napari_biomedparse._widgets._estimation import EstimateTask, Estimation
+from napari_biomedparse._widgets._eye import Eye
 from napari_biomedparse._widgets._fold import Scrolled, fold
-from napari_biomedparse._widgets._folder_layers import FolderLayers
 from napari_biomedparse._widgets._live_run import LiveRun
 from napari_biomedparse._widgets._model_choice import consent_to_download
 from napari_biomedparse._widgets._run_view import PYTHON, RunView
+from napari_biomedparse._widgets._runs import Runs
 from napari_biomedparse._widgets._segment_form import SegmentForm
-from napari_biomedparse._widgets._worker import ArrayTask, FolderTask, Part, Task
 from napari_biomedparse.errors import BiomedParseError
 from napari_biomedparse.remote import Session
 from napari_biomedparse.snippets import as_command, as_python
@@ -28,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from napari import Viewer
-    from napari.layers import Labels
 
+    from napari_biomedparse._widgets._estimation import Estimation
     from napari_biomedparse._widgets._request import Request
 
 
@@ -51,8 +46,11 @@ class SegmentWidget(QWidget):
         self._viewer = napari_viewer
         self.session = session or Session()
         self.run: LiveRun | Estimation | None = None
+        self._last: LiveRun | None = None
         self.form = SegmentForm(napari_viewer)
         self.view = RunView()
+        self._eye = Eye(napari_viewer)
+        self._runs = Runs(napari_viewer, self.session, self.view, self._eye)
         layout = QVBoxLayout(self)
         advanced, large = self.form.advanced, self.form.large
         layout.addWidget(
@@ -66,10 +64,13 @@ class SegmentWidget(QWidget):
         )
         layout.addWidget(self.view, 1)
         self.view.run_requested.connect(self.start)
-        self.view.cancel_requested.connect(self._on_cancel_requested)
+        self.view.cancel_requested.connect(self.cancel)
+        self.view.resume_requested.connect(self.resume)
+        self.view.plot.slice_clicked.connect(self.form.show_slice)
         self.view.estimate_requested.connect(self.estimate)
         self.view.copy_requested.connect(self._on_copy_requested)
-        for clean in (self.session.close, self.form.disconnect):
+        eye, form, session = self._eye, self.form, self.session
+        for clean in (session.close, form.disconnect, eye.disconnect_viewer):
             self.destroyed.connect(lambda *_, clean=clean: clean())
 
     def reset_choices(self, *_: Any) -> None:
@@ -77,98 +78,68 @@ class SegmentWidget(QWidget):
         self.form.reset_choices()
 
     def start(self) -> None:
-        """Do what the Run button does."""
-        self._begin(self._live_run_of)
+        """Do what the Run button does; during a run, queue another one."""
+        asked = self._asked()
+        if asked is not None and self.run is not None:
+            self.view.queue.add(asked)
+        elif asked is not None:
+            self._begin(lambda: self._runs.run(asked, self._front(asked)))
 
-    def estimate(self) -> None:
-        """Do what the Estimate button does."""
-        self._begin(self._estimation_of)
-
-    def _begin(self, make: Callable[[Request], LiveRun | Estimation]) -> None:
-        if self.run is not None:
-            return
-        try:
-            asked = self.form.request()
-            if not consent_to_download(asked.model, self):
-                return
-            self.run = make(asked)
-        except BiomedParseError as error:
-            show_error(str(error))
-            return
-        self.run.finished.connect(self._on_finished)
-        self.run.start()
-
-    def _on_cancel_requested(self) -> None:
+    def cancel(self) -> None:
+        """Do what the Cancel button does; runs that wait come next."""
         if self.run is not None:
             self.run.cancel()
 
+    def resume(self) -> None:
+        """Do what the Resume button does."""
+        last = self._last
+        if self.run is None and last is not None and last.can_resume:
+            self._begin(lambda: self._runs.rest(last))
+
+    def estimate(self) -> None:
+        """Do what the Estimate button does."""
+        asked = self._asked()
+        if asked is not None and self.run is None:
+            self._begin(lambda: self._runs.estimation(asked))
+
+    def _asked(self) -> Request | None:
+        """Return what the form asks for, or tell why it cannot be done."""
+        try:
+            asked = self.form.request()
+            if not consent_to_download(asked.model, self):
+                return None
+            asked.hold()
+        except BiomedParseError as error:
+            show_error(str(error))
+            return None
+        return asked
+
+    def _begin(self, make: Callable[[], LiveRun | Estimation]) -> None:
+        try:
+            run = make()
+        except BiomedParseError as error:
+            show_error(str(error))
+            return
+        if isinstance(run, LiveRun):
+            if self._last is not None:
+                self._last.release()
+            self._last = run
+        self.run = run
+        run.finished.connect(self._on_finished)
+        run.start()
+
     def _on_finished(self) -> None:
         self.run = None
+        while self.run is None and len(self.view.queue):
+            asked = self.view.queue.take()
+            self._begin(partial(self._runs.run, asked, self._front(asked)))
 
-    def _estimation_of(self, asked: Request) -> Estimation:
-        volumes = asked.volumes
-        task = EstimateTask(
-            lambda: self.session.estimate(
-                volumes,
-                asked.prompts,
-                asked.options,
-                model=asked.model,
-                device=asked.device,
-                consensus=asked.consensus,
-                to_folder=asked.folder is not None,
-            ),
-            asked.prompts,
-        )
-        return Estimation(task, self.view)
-
-    def _live_run_of(self, asked: Request) -> LiveRun:
-        in_folder = asked.folder is not None
-        return (self._run_to_folder if in_folder else self._run_in_memory)(asked)
-
-    def _run_to_folder(self, asked: Request) -> LiveRun:
-        recipe = asked.recipe()
-        task = FolderTask(lambda: self.session.run_to_folder(recipe), asked.prompts)
-        return self._live_run(asked, FolderLayers(self._viewer, asked), task)
-
-    def _run_in_memory(self, asked: Request) -> LiveRun:
-        volumes, channel = asked.volumes, asked.channel_of_series
-        prompts, image = asked.prompts, asked.image
-        dtype = np.int32 if prompts.instance else np.min_scalar_type(prompts.ids[-1])
-        labels = np.zeros((len(volumes), *volumes[0].grid), dtype)
-
-        def part(at: int) -> Part:
-            return Part(
-                lambda: self.session.run(
-                    volumes[at],
-                    prompts,
-                    asked.options,
-                    model=asked.model,
-                    device=asked.device,
-                    consensus=asked.consensus,
-                ),
-                labels[at],
-                None if channel is None else at,
-            )
-
-        task = ArrayTask([part(at) for at in range(len(volumes))], prompts)
-        keywords = labels_layer_kwargs(
-            image, prompts, name=f"{image.name} segmentation", series_at=channel
-        )
-        # Views, which fill with the labels.
-        shown = labels[:, 0] if volumes[0].flat else labels
-        shown = shown[0] if channel is None else shown_series(image, shown)
-        return self._live_run(asked, self._viewer.add_labels(shown, **keywords), task)
-
-    def _live_run(
-        self, asked: Request, shown: Labels | FolderLayers, task: Task
-    ) -> LiveRun:
-        return LiveRun(
-            self._viewer,
-            shown,
-            task,
-            self.view,
-            image_name=asked.image.name,
-            flat=asked.volumes[0].flat,
+    def _front(self, asked: Request) -> int | None:
+        """Return which slice of a request is in view."""
+        axis = self.form.slicing_axis()
+        flat = asked.volumes[0].flat
+        return (
+            None if axis is None else self._eye.slice_of(asked.image, axis, flat=flat)
         )
 
     def _on_copy_requested(self, language: str) -> None:

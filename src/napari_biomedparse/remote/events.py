@@ -46,6 +46,8 @@ class Planned:
         What a run's manifest says of source, model, parameters and environment.
     folder : str, optional
         Where the labels are written, if they are not sent.
+    kept : tuple of (int, int)
+        Starts and stops of slices that an earlier run did and this one need not.
     """
 
     axis: int
@@ -57,6 +59,7 @@ class Planned:
     total: int
     provenance: dict[str, Any]
     folder: str | None = None
+    kept: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -210,6 +210,7 @@ def _planned(fields: dict[str, Any]) -> Planned:
         total=fields["total"],
         provenance=fields["provenance"],
         folder=fields.get("folder"),
+        kept=tuple((start, stop) for start, stop in fields.get("kept", ())),
     )
 
 

@@ -51,6 +51,8 @@ class Session:
         model: str = "v2",
         device: str = "auto",
         consensus: bool = False,
+        done: Sequence[tuple[int, int]] = (),
+        front: int | None = None,
     ) -> Run:
         """Segment a volume in the model process.
 
@@ -68,6 +70,12 @@ class Session:
             "auto", "cpu", "cuda", "cuda:1", "mps", ...
         consensus : bool
             Whether to run along all axes and vote; see `segment_consensus`.
+        done : sequence of (int, int)
+            Starts and stops of slices that an earlier run did; which of them are not
+            done again, `Planned` says.
+        front : int, optional
+            The slice that is wanted first, then those next to it. `Run.look_at` moves
+            it.
 
         Returns
         -------
@@ -82,7 +90,13 @@ class Session:
             If no process can be started.
         """
         volume = as_volume(volume)
-        more = {"model": model, "device": device, "consensus": consensus}
+        more = {
+            "model": model,
+            "device": device,
+            "consensus": consensus,
+            "done": list(done),
+            "front": front,
+        }
         return self._start(
             volume, _describe(volume) | _describe_task(prompts, options) | more
         )

@@ -1,0 +1,127 @@
+"""A run that fills an array in memory, followed from the window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_biomedparse._widgets._worker import Changed, Step, Task
+from napari_biomedparse.remote import Objects, Planned, Run, Status, Voted
+from napari_biomedparse.report import Finding, Tally, together
+from napari_biomedparse.slices import SegmentedSlices
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from napari_biomedparse.prompts import PromptSet
+
+Ranges = Sequence[tuple[int, int]]
+"""Starts and stops of slices."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One run in the model process, and the array it fills.
+
+    Parameters
+    ----------
+    begin : callable
+        Starts the run, told which slices need not be done again and which one is in
+        view; may take a second.
+    labels : ndarray [Z, Y, X]
+        Filled slice by slice.
+    time : int, optional
+        Which point of a time series it is.
+    """
+
+    begin: Callable[[Ranges, int | None], Run]
+    labels: npt.NDArray[Any]
+    time: int | None = None
+
+
+class ArrayTask(Task):
+    """One run that fills an array, or one for each point of a time series.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+        Done one after the other.
+    prompts : PromptSet
+        What is looked for.
+    """
+
+    def __init__(self, parts: Sequence[Part], prompts: PromptSet) -> None:
+        super().__init__(prompts)
+        self._parts = parts
+        self._finished = 0
+        self._tallies: list[Tally] = []
+        self._done = 0
+
+    def rest(self) -> ArrayTask:
+        """Return what is left after a cancellation, as a task that goes on with it."""
+        rest = ArrayTask(self._parts, self.prompts)
+        rest._finished, rest._tallies = self._finished, self._tallies
+        rest._done = 0 if self.plan is None else self._finished * self.plan.total
+        return rest
+
+    @property
+    def total(self) -> int:
+        """Slices of all parts; 0 before the first one is planned."""
+        return 0 if self.plan is None else self.plan.total * len(self._parts)
+
+    @property
+    def existence(self) -> npt.NDArray[np.float32] | None:
+        """Existence probabilities [P, slices], of a series [P, T, slices]."""
+        if not self._tallies:
+            return None
+        if self._parts[0].time is None:
+            return self._tallies[0].existence
+        unknown = np.full_like(self._tallies[0].existence, np.nan)
+        rest = [unknown] * (len(self._parts) - len(self._tallies))
+        return np.stack([*(tally.existence for tally in self._tallies), *rest], axis=1)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return what was found so far, one entry a prompt; empty if nothing was."""
+        return together([tally.findings() for tally in self._tallies])
+
+    def _follow_all(self) -> Iterator[Step]:
+        for at, part in enumerate(self._parts):
+            if at >= self._finished and not self.cancelled:
+                yield from self._follow(at, part)
+                self._finished += not self.cancelled
+
+    def _follow(self, at: int, part: Part) -> Iterator[Step]:
+        """Do one part, or what is left of it."""
+        done = self._tallies[at].done if at < len(self._tallies) else ()
+        for event in self._events(lambda: part.begin(done, self.front)):
+            if isinstance(event, Status):
+                yield event
+            elif isinstance(event, Planned):
+                if not event.kept:
+                    depth = part.labels.shape[event.axis]
+                    self._tallies[at:] = [Tally(self.prompts, depth)]
+                self._done += sum(stop - start for start, stop in event.kept)
+                if self.plan is None:
+                    self.plan = event
+                    yield event
+            elif isinstance(event, SegmentedSlices | Voted | Objects):
+                yield self._take(event, part)
+
+    def _take(self, event: SegmentedSlices | Voted | Objects, part: Part) -> Changed:
+        """Put new labels where they belong."""
+        if isinstance(event, Objects):
+            stop = event.start + len(event.labels)
+            part.labels[event.start : stop] = event.labels
+            if part.time is None:  # a series is numbered anew at each time point
+                self.owners = event.owners
+            return Changed(0, event.start, stop, self._done, part.time)
+        slices = event.slices if isinstance(event, Voted) else event
+        part.labels[slices.where] = slices.labels
+        if self.plan is not None and slices.axis == self.plan.axis:
+            self._tallies[-1].add(slices)
+        if not isinstance(event, Voted):
+            self._done += slices.stop - slices.start
+        return Changed(slices.axis, slices.start, slices.stop, self._done, part.time)

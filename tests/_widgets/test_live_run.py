@@ -1,0 +1,116 @@
+"""A run in a real viewer: where it starts, how it goes on, and what its plot shows."""
+
+from __future__ import annotations
+
+import numpy as np
+from qtpy.QtCore import QPoint, Qt
+
+from napari_biomedparse.io.output import label_colour
+
+
+def done_slices(layer):
+    return np.flatnonzero(np.asarray(layer.data).any(axis=(1, 2))).tolist()
+
+
+def test_the_run_starts_at_the_slice_in_view_and_follows_the_slider(desk_that, voxels):
+    desk = desk_that("slow")
+    stack = np.concatenate([voxels] * 5)
+    desk.viewer.add_image(stack)
+    desk.viewer.dims.set_point(0, 20)
+    layer = desk.start()
+    desk.wait_until(lambda: len(done_slices(layer)) >= 2)
+    first = done_slices(layer)
+    assert 20 in first
+    assert set(first) <= set(range(14, 27))
+    desk.viewer.dims.set_point(0, 2)
+    desk.wait_until(lambda: 2 in done_slices(layer))
+    assert not set(done_slices(layer)) >= set(range(6, 20))
+    desk.wait_for_end()
+    np.testing.assert_array_equal(layer.data, stack > 100)
+
+
+def test_a_cancelled_run_is_resumed(desk_that, voxels):
+    desk = desk_that("slow")
+    desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.wait_for_slices(layer)
+    desk.view.cancel_button.click()
+    desk.wait_for_end()
+    done = done_slices(layer)
+    assert 0 < len(done) < 6
+    assert desk.view.resume_button.isVisibleTo(desk.widget)
+    assert not desk.view.cancel_button.isVisibleTo(desk.widget)
+    layer.data[done[0]] = 9  # what is done is not done again
+    count = len(desk.viewer.layers)
+    desk.view.resume_button.click()
+    assert desk.view.cancel_button.isVisibleTo(desk.widget)
+    desk.wait_for_end()
+    assert len(desk.viewer.layers) == count
+    assert "Done: 6 slices" in desk.view.status.text()
+    assert not desk.view.resume_button.isVisibleTo(desk.widget)
+    expected = (voxels > 100).astype(np.uint8)
+    expected[done[0]] = 9
+    np.testing.assert_array_equal(layer.data, expected)
+
+
+def test_a_series_is_resumed(desk_that, voxels):
+    desk = desk_that("slow")
+    series = np.stack([voxels, voxels[::-1], voxels])
+    desk.viewer.add_image(series, axis_labels=("t", "z", "y", "x"))
+    desk.form.stack.choose_all_times()
+    layer = desk.start()
+    desk.wait_until(lambda: np.asarray(layer.data[1]).any())
+    desk.view.cancel_button.click()
+    desk.wait_for_end()
+    assert not np.asarray(layer.data[2]).any()
+    desk.view.resume_button.click()
+    desk.wait_for_end()
+    np.testing.assert_array_equal(layer.data, series > 100)
+    assert "Done: 18 slices" in desk.view.status.text()
+
+
+def test_a_run_whose_layer_is_gone_is_not_resumed(desk_that, voxels):
+    desk = desk_that("stuck")
+    desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.wait_for_slices(layer)
+    desk.viewer.layers.remove(layer)
+    desk.wait_for_end()
+    assert not desk.view.resume_button.isVisibleTo(desk.widget)
+
+
+def test_the_plot_fills_and_a_click_goes_to_the_slice(desk_that, voxels):
+    desk = desk_that("works")
+    desk.viewer.add_image(voxels)
+    desk.form.prompts.value = "bright things\ndark things"
+    assert not desk.view.plot.isVisibleTo(desk.widget)
+    desk.start()
+    desk.wait_for_end()
+    plot = desk.view.plot
+    assert plot.isVisibleTo(desk.widget)
+    np.testing.assert_array_equal(plot.scores, np.full((2, 6), 0.5, np.float32))
+    assert plot.colours[1] == "#" + bytes(label_colour(2)[:3]).hex()
+    assert plot.current == desk.viewer.dims.current_step[0]
+    desk.viewer.dims.set_point(0, 4)
+    assert plot.current == 4
+    place = QPoint(plot.width() // 4, 12)
+    desk.qtbot.mouseClick(plot, Qt.MouseButton.LeftButton, pos=place)
+    assert desk.viewer.dims.current_step[0] == 1
+
+
+def test_the_plot_of_a_series_is_that_of_the_time_in_view(desk_that, voxels):
+    desk = desk_that("works")
+    series = np.stack([voxels, voxels])
+    desk.viewer.add_image(series, axis_labels=("t", "z", "y", "x"))
+    desk.form.stack.choose_all_times()
+    desk.start()
+    desk.wait_for_end()
+    assert desk.view.plot.scores.shape == (1, 6)
+
+
+def test_single_images_have_no_plot(desk_that, voxels):
+    desk = desk_that("works")
+    desk.viewer.add_image(voxels[0])
+    desk.start()
+    desk.wait_for_end()
+    assert not desk.view.plot.isVisibleTo(desk.widget)
