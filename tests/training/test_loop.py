@@ -13,7 +13,12 @@ from napari_biomedparse.errors import CheckpointError
 from napari_biomedparse.model.biomedparse import BiomedParse
 from napari_biomedparse.model.config import TINY
 from napari_biomedparse.training.data import Batches, Case, Question, question
-from napari_biomedparse.training.loop import CHECKPOINT, Trainer, TrainOptions
+from napari_biomedparse.training.loop import (
+    CHECKPOINT,
+    DrawnField,
+    Trainer,
+    TrainOptions,
+)
 
 
 def squares() -> Batches:
@@ -77,3 +82,30 @@ def test_a_foreign_checkpoint_is_named(tmp_path: Path) -> None:
     torch.save({"step": 3}, tmp_path / CHECKPOINT)
     with pytest.raises(CheckpointError, match="choose another output folder"):
         Trainer(model(), squares(), options(1), tmp_path)
+
+
+def test_each_slice_of_a_batch_has_a_field_of_its_own() -> None:
+    network = model().eval()
+    slices = torch.randint(0, 255, (2, 3, 64, 64)).float()
+    device = torch.device("cpu")
+    drawn: list[torch.Tensor] = []
+    field = DrawnField(
+        torch.Generator().manual_seed(0), 2, TINY.heads, TINY.queries, device
+    )
+
+    def remembered(call: int, keys: int) -> torch.Tensor:
+        drawn.append(field(call, keys))
+        return drawn[-1]
+
+    with torch.no_grad():
+        tokens = network.encode_prompts(torch.randint(1000, 2000, (3, 5)))
+        both = network.decode(network.encode_image(slices), tokens, remembered)
+        for at in range(2):
+            alone = network.decode(
+                network.encode_image(slices[at : at + 1]),
+                tokens,
+                lambda call, keys, at=at: drawn[call][at, 0],  # type: ignore[misc]
+            )
+            torch.testing.assert_close(both.mask_logits[at], alone.mask_logits[0])
+            torch.testing.assert_close(both.existence[at], alone.existence[0])
+    assert not torch.equal(drawn[0][0], drawn[0][1])
