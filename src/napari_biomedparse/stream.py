@@ -7,7 +7,6 @@ number of slices.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import accumulate
 from queue import Full, Queue
 from threading import Event, Thread
@@ -19,12 +18,12 @@ import torch
 from torch import Tensor
 
 from napari_biomedparse.chunks import can_spool, spool
-from napari_biomedparse.errors import BiomedParseError, FormatError
 from napari_biomedparse.preprocess import (
     SliceGeometry,
     neighbour_index,
     stack_context,
 )
+from napari_biomedparse.slicing import explained, read_slices
 
 if TYPE_CHECKING:
     from napari_biomedparse.intensity import Intensity
@@ -95,7 +94,7 @@ def slice_batches(
     """
     depth, margin = geometry.depth, 0 if volume.is_colour else 1
     first, last = _needed(start, stop, depth, margin)
-    slabs = _slabs(volume, geometry.axis, first, last, batch_size)
+    slabs = _thinly(_slabs(volume, geometry.axis, first, last, batch_size), batch_size)
     window, window_start = torch.empty(0, dtype=torch.int32), first
     for begin, end in _batches(start, stop, batch_size, align):
         low, high = _needed(begin, end, depth, margin)
@@ -202,13 +201,22 @@ def _slabs(
     for chunk_stop in _chunk_stops(volume, axis, batch_size):
         end = min(chunk_stop, stop)
         if end - start > most and can_spool(volume.data, (end - start) * plane_bytes):
-            with _explained(volume, start, end):
+            with explained(volume, start, end):
                 yield from spool(volume.data, axis, start, end, most)
             start = end
         while start < end:
             part = min(start + most, end)
-            yield _read(volume, axis, start, part)
+            yield read_slices(volume, axis, start, part)
             start = part
+
+
+def _thinly(
+    slabs: Iterable[npt.NDArray[Any]], thickness: int
+) -> Iterator[npt.NDArray[Any]]:
+    """Hand on slabs in parts, as what is made of them takes many times their room."""
+    for slab in slabs:
+        for start in range(0, len(slab), thickness):
+            yield slab[start : start + thickness]
 
 
 def _chunk_stops(volume: Volume, axis: int, batch_size: int) -> Iterator[int]:
@@ -224,29 +232,3 @@ def _chunk_stops(volume: Volume, axis: int, batch_size: int) -> Iterator[int]:
         shards = getattr(volume.data, "shards", None)
         thickness = (shards or chunks)[axis]
     yield from range(thickness, size + thickness, thickness)
-
-
-def _read(volume: Volume, axis: int, start: int, stop: int) -> npt.NDArray[Any]:
-    """Read slices `start` to `stop`, [n, Y, X] or, in colour, [n, Y, X, 3]."""
-    where = tuple(
-        slice(start, stop) if i == axis else slice(None)
-        for i in range(len(volume.axes))
-    )
-    with _explained(volume, start, stop):
-        slab = np.asarray(volume.data[where])
-    return np.moveaxis(slab, axis, 0)
-
-
-@contextmanager
-def _explained(volume: Volume, start: int, stop: int) -> Iterator[None]:
-    """Say which slices cannot be read."""
-    try:
-        yield
-    except BiomedParseError:
-        raise
-    except Exception as error:
-        raise FormatError(
-            f"{volume.source or volume.name}: slices {start} to {stop - 1} cannot be "
-            f"read ({type(error).__name__}: {error}). The file may be damaged or have "
-            "moved; check it, or leave these slices out."
-        ) from error

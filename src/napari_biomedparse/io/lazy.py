@@ -62,9 +62,15 @@ def lazy_array(
             raise
         except Exception as error:  # codecs raise whatever they like
             first = ", ".join(str(part.start) for part in index)
+            advice = (
+                "Its disk may be gone, or it may not be read any more: bring it back, "
+                "and run the same again."
+                if isinstance(error, OSError) and error.errno
+                else "The file is probably damaged or incomplete; copy it again from "
+                "where it came."
+            )
             raise FormatError(
-                f"{what} cannot be read at ({first}): {error}. The file is probably "
-                "damaged or incomplete; copy it again from where it came."
+                f"{what} cannot be read at ({first}): {error}. {advice}"
             ) from error
 
     result: ArrayLike = da.map_blocks(  # type: ignore[no-untyped-call]

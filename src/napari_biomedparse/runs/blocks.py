@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +27,8 @@ from napari_biomedparse.runs.folder import (
     record_block,
     writing,
 )
-from napari_biomedparse.runs.manifest import Block, Manifest
+from napari_biomedparse.runs.identity import check_unchanged
+from napari_biomedparse.runs.manifest import Block, Manifest, read_manifest
 from napari_biomedparse.runs.objects import block_shape, scratch, split_blockwise
 from napari_biomedparse.runs.store import (
     LabelStore,
@@ -138,8 +141,22 @@ def write_block(
             store.write(block.first, data)
             store.sync()
         record = _record(plan, block)
+        check_unchanged(plan.volume, read_manifest(folder).source)
         record_block(folder, record)
+    trim_memory()
     return record
+
+
+def trim_memory() -> None:
+    """Give freed memory back to the system, where the C library keeps it (glibc).
+
+    It would otherwise grow for some hundred slices, as blocks and chunks of many sizes
+    leave gaps behind.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)
 
 
 def write_behind(

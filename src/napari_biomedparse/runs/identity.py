@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_biomedparse.chunks import read_windows
+from napari_biomedparse.errors import FormatError
 from napari_biomedparse.io.stack import stack_files
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ SAMPLES = 3
 """Places at which a lazy volume is looked at."""
 SAMPLE_EDGE = 64
 """Rows and columns that are looked at there."""
+_FILE_KEYS = ("bytes", "changed", "files", "metadata")
 _ZARR_METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
 
@@ -52,14 +54,45 @@ def identify(volume: Volume, sampled: str = "") -> dict[str, Any]:
         "origin": list(volume.origin),
         "voxels": _checksum(volume, sampled),
     }
-    if path is not None and path.is_file():
+    return found if path is None else found | _on_disk(path)
+
+
+def check_unchanged(volume: Volume, known: Mapping[str, Any]) -> None:
+    """Refuse a volume whose files changed or went away while it was read.
+
+    A Zarr whose disk is lost reads as if it were empty.
+
+    Parameters
+    ----------
+    volume : Volume
+    known : mapping
+        What `identify` said of it.
+
+    Raises
+    ------
+    FormatError
+        If so.
+    """
+    if volume.source is None:
+        return
+    path = volume.source.absolute()
+    found = _on_disk(path)
+    if any(known.get(key) != found.get(key) for key in _FILE_KEYS):
+        gone = "changed" if path.exists() else "is gone"
+        raise FormatError(
+            f"{path} {gone} while it was being read. Finished blocks are kept: bring "
+            "it back as it was, and run the same again to continue."
+        )
+
+
+def _on_disk(path: Path) -> dict[str, Any]:
+    """Return what tells files from others, without reading voxels."""
+    if path.is_file():
         status = path.stat()
-        found |= {"bytes": status.st_size, "changed": status.st_mtime_ns}
-    elif path is not None and (files := stack_files(path)):
-        found["files"] = _files_checksum(files)
-    elif path is not None and path.is_dir():
-        found["metadata"] = _zarr_checksum(path)
-    return found
+        return {"bytes": status.st_size, "changed": status.st_mtime_ns}
+    if files := stack_files(path):
+        return {"files": _files_checksum(files)}
+    return {"metadata": _zarr_checksum(path)} if path.is_dir() else {}
 
 
 def _checksum(volume: Volume, sampled: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from napari_biomedparse.errors import OutputError
 from napari_biomedparse.io.zarr_metadata import describe_labels
 from napari_biomedparse.runs.durable import PARTIAL, SyncedStore, sync_folder
 
@@ -112,8 +114,14 @@ class LabelStore:
         self.layout = layout
         self._at = () if layout.times is None else (time,)
         self._store = SyncedStore(path)
-        group = zarr.open_group(self._store, mode="r+")
-        self.levels: list[Any] = [group[f"s{i}"] for i in range(layout.levels)]
+        try:
+            group = zarr.open_group(self._store, mode="r+")
+            self.levels: list[Any] = [group[f"s{i}"] for i in range(layout.levels)]
+        except Exception as error:  # of a damaged group, as Zarr likes
+            raise OutputError(
+                f"{path} is damaged ({error}); ask to overwrite the run, or choose "
+                "another folder."
+            ) from error
 
     def write(self, start: int, block: npt.NDArray[Any], *, finest: int = 0) -> None:
         """Write a block, whole chunks of every level.
@@ -168,8 +176,19 @@ class LabelStore:
         self.levels[0][(*self._at, *where)] = values
 
     def sync(self) -> None:
-        """Wait until all that was written is on the disk."""
+        """Wait until all that was written is on the disk.
+
+        Raises
+        ------
+        OutputError
+            If the image was removed since it was opened.
+        """
         self._store.sync()
+        if not _is_group(Path(self._store.root)):
+            raise OutputError(
+                f"{self._store.root} was removed while it was being written. Run the "
+                "same again: what is missing is done again."
+            )
 
 
 def create_labels(
@@ -180,15 +199,16 @@ def create_labels(
     Parameters
     ----------
     path : Path
-        The new folder; one that is there is kept.
+        The new folder; an image that is there is kept.
     layout : Layout
     volume : Volume
         Axes, scale and origin; three axes, after that of time if there is one.
     prompts : PromptSet
         Names of the label values.
     """
-    if path.is_dir():
+    if _is_group(path):
         return
+    shutil.rmtree(path, ignore_errors=True)  # chunks of one that was removed
     partial = path.with_name(f"{path.name}.{uuid4().hex}{PARTIAL}")
     store = SyncedStore(partial)
     old = layout.version == "0.4"
@@ -218,3 +238,7 @@ def create_labels(
     store.sync()
     partial.rename(path)
     sync_folder(path.parent)
+
+
+def _is_group(path: Path) -> bool:
+    return (path / "zarr.json").is_file() or (path / ".zgroup").is_file()

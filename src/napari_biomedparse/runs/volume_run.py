@@ -18,7 +18,13 @@ from napari_biomedparse.runs.blocks import (
     unfinished,
     write_objects,
 )
-from napari_biomedparse.runs.folder import Run, finish, open_folder, verified_blocks
+from napari_biomedparse.runs.folder import (
+    Run,
+    finish,
+    open_folder,
+    verified_blocks,
+    writing,
+)
 from napari_biomedparse.runs.identity import identify
 from napari_biomedparse.runs.manifest import Block, Manifest
 from napari_biomedparse.runs.store import OmeVersion, plan_thickness
@@ -112,6 +118,9 @@ def run_to_folder(
             if plan.instances and not keep_edges:
                 objects = write_objects(folder, plan, found, stores)
                 found = replace(found, objects=objects)
+            with writing(folder):
+                for store in stores:
+                    store.sync()  # they are still there
             finish(folder, found, blocks, keep_edges=keep_edges)
     return Run(folder)
 
