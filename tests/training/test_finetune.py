@@ -19,7 +19,9 @@ from napari_biomedparse.errors import OptionError, OutputError
 from napari_biomedparse.model.checkpoint import read_checkpoint, save_weights
 from napari_biomedparse.segment import segment
 from napari_biomedparse.training.cases import TrainingVolume
-from napari_biomedparse.training.finetune import BEST, LAST, LOG, Progress, finetune
+from napari_biomedparse.training.finetune import finetune
+from napari_biomedparse.training.folder import BEST, LAST, LOG
+from napari_biomedparse.training.keeper import Progress
 from napari_biomedparse.training.module import prepare
 from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.wordings import Wordings

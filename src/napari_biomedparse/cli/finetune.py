@@ -19,7 +19,8 @@ from napari_biomedparse.training import load_finetune
 from napari_biomedparse.training.options import FinetuneOptions
 
 if TYPE_CHECKING:
-    from napari_biomedparse.training.finetune import Finetuned, Progress
+    from napari_biomedparse.training.finetune import Finetuned
+    from napari_biomedparse.training.keeper import Progress
 
 _FINE = "Fine control"
 _HELP = {item.name: item.metadata["help"] for item in fields(FinetuneOptions)}

@@ -78,11 +78,12 @@ class KeptArray:
     Parameters
     ----------
     path : Path
-        An ``.npy``.
+        An ``.npy``, whose name tells what it holds.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.identity = path.name
         array = self.__array__()
         self.shape, self.dtype = array.shape, array.dtype
 

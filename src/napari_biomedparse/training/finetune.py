@@ -2,81 +2,53 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from importlib.resources import files
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from napari_biomedparse.engine import find_device
-from napari_biomedparse.errors import (
-    CheckpointError,
-    OptionError,
-    OutputError,
-    VolumeError,
-)
-from napari_biomedparse.model.checkpoint import read_checkpoint, save_weights
-from napari_biomedparse.runs.durable import write_durably
+from napari_biomedparse.errors import CheckpointError, VolumeError
 from napari_biomedparse.runs.folder import writing
-from napari_biomedparse.training.adapters import merged_state_dict
 from napari_biomedparse.training.augment import Variation
 from napari_biomedparse.training.cases import (
     TrainingVolume,
     load_cases,
     require_targets,
 )
-from napari_biomedparse.training.losses import Losses
+from napari_biomedparse.training.folder import (
+    BEST,
+    CACHE,
+    LAST,
+    TENSORBOARD,
+    describe_training,
+    open_training,
+    save_training,
+)
+from napari_biomedparse.training.keeper import Keeper, Progress
 from napari_biomedparse.training.module import FinetuneData, FinetuneModule, prepare
 from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.processed import is_processed, load_processed
 from napari_biomedparse.training.slices import SliceBatches, Split, split
-from napari_biomedparse.weights import PUBLISHED, load_model, model_identity
+from napari_biomedparse.weights import load_model
 
 if TYPE_CHECKING:
+    import torch
+
     from napari_biomedparse.model.biomedparse import BiomedParse
 
-logger = logging.getLogger(__name__)
-
-BEST, LAST, LOG, RUN, CACHE = (
-    "finetuned.safetensors", "last.ckpt", "log.csv", "run.json", "cache",
-)  # fmt: skip
-COLUMNS = ("epoch", "step", "loss", *Losses._fields, "val_loss", "val_dice")
 GAIN = 1e-4
 """Smaller gains of the held-out loss are none."""
 _LOADED_BY_WORKERS = 4
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far training is.
-
-    Parameters
-    ----------
-    step, steps : int
-        Batches that were learned from, and at most.
-    loss : float
-        Of the last batch.
-    val_loss, val_dice : float or None
-        On what is held out, as last measured.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    val_loss: float | None
-    val_dice: float | None
 
 
 @dataclass(frozen=True)
@@ -124,7 +96,8 @@ def finetune(
     data : path or sequence of TrainingVolume
         A folder; see `load_cases`, and `load_processed` for the original's PNGs.
     output : path
-        Folder for ``finetuned.safetensors``, ``last.ckpt`` and ``log.csv``.
+        Folder for ``finetuned.safetensors``, ``last.ckpt`` and ``log.csv``; also for
+        ``tensorboard``, if that is installed.
     checkpoint : str or path
         As for `load_model`.
     options : FinetuneOptions, optional
@@ -179,14 +152,14 @@ def finetune(
                 "slices or volumes, or hold out less."
             )
         model = load_model(checkpoint)
-        facts = _provenance(model, checkpoint, volumes, parts, options)
-        finished = _open_run(folder, facts)
-        keeper = _Keeper(folder, facts, on_progress, stop)
+        facts = describe_training(model, checkpoint, volumes, parts, options)
+        finished = open_training(folder, facts)
+        keeper = Keeper(folder, facts, on_progress, stop)
         if finished is None:
             _train(model, volumes, parts, options, folder, place, keeper)
             finished = {"step": keeper.step, "best": keeper.best}
             if not keeper.stopped:
-                _save_run(folder, facts, finished)
+                save_training(folder, facts, finished)
     return Finetuned(folder / BEST, int(finished["step"]), finished["best"], parts.how)
 
 
@@ -197,7 +170,7 @@ def _train(
     options: FinetuneOptions,
     folder: Path,
     place: torch.device,
-    keeper: _Keeper,
+    keeper: Keeper,
 ) -> None:
     prepare(model, options)
     data = _make_data(model, volumes, parts, options, place)
@@ -229,7 +202,7 @@ def _train(
             limit_val_batches=1.0 if parts.validation else 0,
             reload_dataloaders_every_n_epochs=1,
             callbacks=callbacks,
-            logger=False,
+            logger=_tensorboard(folder),
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -282,153 +255,11 @@ def _make_data(
     )
 
 
-class _Keeper(Callback):
-    """Writes checkpoints, best weights and the log; reports; stops when asked."""
-
-    def __init__(
-        self,
-        folder: Path,
-        facts: Mapping[str, str],
-        on_progress: Callable[[Progress], None] | None,
-        stop: Callable[[], bool] | None,
-    ) -> None:
-        self.best: dict[str, float] = {}
-        self.step, self.steps, self.chunks = 0, 0, 1
-        self.stopped = False
-        self._rows: list[dict[str, Any]] = []
-        self._held_out: dict[str, float] = {}
-        self._folder, self._facts = folder, facts
-        self._on_progress, self._stop = on_progress, stop
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what is kept in a checkpoint."""
-        return {"best": self.best, "step": self.step, "rows": self._rows}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint; the log ends where that was written."""
-        self.best, self.step = dict(state_dict["best"]), int(state_dict["step"])
-        self._rows = list(state_dict["rows"])
-        logger.info("going on after step %d", self.step)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Report, and stop if asked to."""
-        self.step += 1
-        if self._on_progress:
-            loss = float(pl_module.recent[-1].total())
-            val = self._held_out
-            self._on_progress(
-                Progress(
-                    self.step,
-                    self.steps,
-                    loss,
-                    val.get("val_loss"),
-                    val.get("val_dice"),
-                )
-            )
-        if self._stop and self._stop():
-            self.stopped = trainer.should_stop = True
-
-    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Keep the weights if they are the best so far."""
-        names = ("val_loss", "val_dice")
-        self._held_out = {n: float(trainer.callback_metrics[n]) for n in names}
-        if self._held_out["val_loss"] < self.best.get("val_loss", float("inf")):
-            self._keep(pl_module.model)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Write log and checkpoint, which are whole or as they were before."""
-        terms = torch.stack([torch.stack(tuple(x)) for x in pl_module.recent]).mean(0)
-        pl_module.recent.clear()
-        if not terms.isfinite().all():
-            raise OptionError(
-                f"After {self.step} steps the loss is no number any more; choose a "
-                "lower learning rate."
-            )
-        values = dict(zip(Losses._fields, terms.tolist(), strict=True))
-        row = {"epoch": trainer.current_epoch // self.chunks, "step": self.step}
-        self._rows.append(
-            {**row, "loss": float(terms.sum()), **values, **self._held_out}
-        )
-        self._held_out = {}
-        write_durably(self._folder / LOG, _csv(self._rows))
-        if self.stopped:  # in the middle: what it goes on from must be a whole chunk
-            return
-        part = self._folder / f"{LAST}.part"
-        trainer.save_checkpoint(part)
-        part.replace(self._folder / LAST)
-
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Keep the last weights where nothing tells which are the best."""
-        if not self.best or "val_loss" not in self.best:
-            self._keep(pl_module.model)
-
-    def _keep(self, model: BiomedParse) -> None:
-        self.best = {"step": float(self.step), **self._held_out}
-        facts = {**self._facts, "best": json.dumps(self.best)}
-        save_weights(self._folder / BEST, merged_state_dict(model), facts, model.config)
-
-
-def _provenance(
-    model: BiomedParse,
-    checkpoint: str | os.PathLike[str],
-    volumes: Sequence[TrainingVolume],
-    parts: Split,
-    options: FinetuneOptions,
-) -> dict[str, str]:
-    """Say what the weights are made from, as text."""
-    classes: dict[str, dict[str, str]] = {}
-    for volume in volumes:
-        texts = volume.wordings.texts
-        classes.setdefault(
-            volume.dataset, {str(k): texts[k][0] for k in volume.wordings.classes}
-        )
-    return {
-        "name": "fine-tuned BiomedParse",
-        "base": model_identity(model),
-        "base_licence": _licence(checkpoint),
-        "data": json.dumps([volume.name for volume in volumes]),
-        "classes": json.dumps(classes),
-        "held_out": parts.how,
-        "options": json.dumps(asdict(options)),
-        "napari_biomedparse": version("napari-biomedparse"),
-    }
-
-
-def _licence(checkpoint: str | os.PathLike[str]) -> str:
-    if checkpoint == "v2":
-        return PUBLISHED.licence
-    path = Path(checkpoint)
-    if checkpoint == "demo":
-        path = Path(str(files("napari_biomedparse"))) / "_data" / "demo.safetensors"
-    if not path.is_file():
-        return "unknown"
-    return read_checkpoint(path).metadata.get("licence", "unknown")
-
-
-def _open_run(folder: Path, facts: Mapping[str, str]) -> dict[str, Any] | None:
-    """Begin a training, or go on with one; return how it ended if it did."""
-    path = folder / RUN
-    if not path.exists():
-        _save_run(folder, facts, None)
+def _tensorboard(folder: Path) -> TensorBoardLogger | None:
+    """Log for TensorBoard, too, where that is installed."""
+    if find_spec("tensorboard") is None:
         return None
-    stored = json.loads(path.read_text("utf-8"))
-    different = [k for k, value in facts.items() if stored["facts"].get(k) != value]
-    if different:
-        raise OutputError(
-            f"{folder} holds another training, which differs in "
-            f"{', '.join(different)}; choose another folder, or delete it."
-        )
-    finished: dict[str, Any] | None = stored["finished"]
-    return finished
-
-
-def _save_run(
-    folder: Path, facts: Mapping[str, str], finished: Mapping[str, Any] | None
-) -> None:
-    content = {"facts": dict(facts), "finished": finished}
-    write_durably(folder / RUN, json.dumps(content, indent=1))
+    return TensorBoardLogger(folder, name=None, version=TENSORBOARD)
 
 
 @contextmanager
@@ -447,14 +278,3 @@ def _quiet() -> Iterator[None]:
 
 def _devices(place: torch.device) -> list[int]:
     return [place.index or 0]
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    for row in rows:
-        table.writerow(
-            {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
-        )
-    return text.getvalue()
