@@ -12,6 +12,7 @@ from napari_biomedparse.tokenizer import (
     CONTEXT_LENGTH,
     END_ID,
     START_ID,
+    token_count,
     tokenize,
 )
 
@@ -106,3 +107,10 @@ def test_needs_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("words", [0, 1, 75, 76, 200])
+def test_tokens_are_counted_beyond_what_is_read(words: int) -> None:
+    text = "cell " * words
+    assert token_count(text) == words + 2
+    assert tokenize(text).truncated == (token_count(text) > CONTEXT_LENGTH)

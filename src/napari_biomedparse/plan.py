@@ -11,22 +11,15 @@ import numpy as np
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.intensity import Intensity, choose_intensity
 from napari_biomedparse.options import SegmentOptions
-from napari_biomedparse.preprocess import (
-    SliceGeometry,
-    plan_large_slices,
-    plan_slices,
-)
 from napari_biomedparse.prompts import PromptSet, parse_prompts
+from napari_biomedparse.slicing import slice_geometry
 from napari_biomedparse.tiling import TileGrid
 from napari_biomedparse.tokenizer import tokenize
 from napari_biomedparse.volume import Volume, as_volume
 
 if TYPE_CHECKING:
     from napari_biomedparse.model.config import BiomedParseConfig
-
-
-LARGE_SLICE = 1024
-"""Pixels of a slice's longer edge above which it is cut into tiles by default."""
+    from napari_biomedparse.preprocess import SliceGeometry
 
 
 @dataclass(frozen=True)
@@ -100,6 +93,7 @@ def plan_run(
     options: SegmentOptions | None = None,
     *,
     config: BiomedParseConfig,
+    intensity: Intensity | None = None,
 ) -> RunPlan:
     """Decide all that can be decided before the first slice.
 
@@ -111,6 +105,9 @@ def plan_run(
     options : SegmentOptions, optional
     config : BiomedParseConfig
         Of the network that will run.
+    intensity : Intensity, optional
+        What `choose_intensity` said of the same volume and modality before; by default
+        it is asked, which reads up to 2**24 voxels.
 
     Returns
     -------
@@ -124,7 +121,7 @@ def plan_run(
     options = options or SegmentOptions()
     volume = as_volume(volume)
     prompts = parse_prompts(prompts)
-    geometry = _geometry(volume, options, config.image_size)
+    geometry = slice_geometry(volume, options, config.image_size)
     start, stop = options.slices or (0, geometry.depth)
     if not 0 <= start < stop <= geometry.depth:
         raise OptionError(
@@ -139,51 +136,10 @@ def plan_run(
         options=options,
         geometry=geometry,
         tiles=TileGrid(geometry.working_shape, config.image_size),
-        intensity=choose_intensity(
-            volume.data, options.modality, colour=volume.is_colour
-        ),
+        intensity=intensity
+        or choose_intensity(volume.data, options.modality, colour=volume.is_colour),
         start=int(start),
         stop=int(stop),
         instances=prompts.instance if wanted is None else wanted,
         truncated=tuple(text for text in prompts.texts if tokenize(text).truncated),
     )
-
-
-def _geometry(volume: Volume, options: SegmentOptions, size: int) -> SliceGeometry:
-    """Choose between whole slices and tiles, and the scale of the latter."""
-    whole = plan_slices(volume.grid, size, _slicing_axis(volume, options.axis))
-    if options.pixel_size is not None:
-        scale = _scale(volume, whole.axis, options.pixel_size)
-    elif options.tile == "none" or (
-        options.tile == "auto" and max(whole.plane_shape) <= LARGE_SLICE
-    ):
-        return whole
-    else:
-        tile = size if options.tile == "auto" else int(options.tile)
-        scale = (size / tile, size / tile)
-    return plan_large_slices(volume.grid, size, scale, whole.axis)
-
-
-def _slicing_axis(volume: Volume, axis: int | str | None) -> int | None:
-    """Return an axis by number; colour slices are cut as they were taken."""
-    if axis is None:
-        return 0 if volume.is_colour else None
-    if not isinstance(axis, str):
-        return int(axis)
-    if axis not in volume.axes:
-        raise OptionError(
-            f"Slicing axis (axis) is {axis}, but {volume.name} has the axes "
-            f"{', '.join(volume.axes[:3])}; choose one of these."
-        )
-    return volume.axes.index(axis)
-
-
-def _scale(volume: Volume, axis: int, pixel_size: float) -> tuple[float, float]:
-    """Network pixels a voxel, along rows and columns, for a pixel of a given size."""
-    rows, columns = (i for i in range(3) if i != axis)
-    if "pixel" in (volume.units[rows], volume.units[columns]):
-        raise OptionError(
-            f"{volume.name} does not say how large its voxels are, so a pixel size "
-            "cannot be used; choose the tile in pixels instead, or set the spacing."
-        )
-    return volume.spacing[rows] / pixel_size, volume.spacing[columns] / pixel_size

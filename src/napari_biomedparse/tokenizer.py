@@ -73,18 +73,38 @@ def tokenize(text: str) -> Tokens:
     Tokens
         The ids. A text of more than 75 tokens is cut there, which `truncated` says.
     """
-    body = [
+    body = _body(text)
+    kept = body[: CONTEXT_LENGTH - 2]
+    ids = np.full(CONTEXT_LENGTH, END_ID, dtype=np.int64)
+    ids[0] = START_ID
+    ids[1 : len(kept) + 1] = kept
+    return Tokens(ids, len(kept) + 2, len(body) > len(kept))
+
+
+def token_count(text: str) -> int:
+    """Count the tokens a prompt needs, start and end token included.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    int
+        More than `CONTEXT_LENGTH` if the prompt loses its end.
+    """
+    return len(_body(text)) + 2
+
+
+def _body(text: str) -> list[int]:
+    """Encode a text of any length, without start and end token."""
+    return [
         token_id
         for part in _SPECIAL.split(text)
         for token_id in (
             [_SPECIAL_IDS[part]] if part in _SPECIAL_IDS else _encode(_clean(part))
         )
     ]
-    kept = body[: CONTEXT_LENGTH - 2]
-    ids = np.full(CONTEXT_LENGTH, END_ID, dtype=np.int64)
-    ids[0] = START_ID
-    ids[1 : len(kept) + 1] = kept
-    return Tokens(ids, len(kept) + 2, len(body) > len(kept))
 
 
 def _clean(text: str) -> str:
