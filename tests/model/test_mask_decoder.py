@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.nn import functional as F
 
+from napari_biomedparse.model import layers
 from napari_biomedparse.model.boltzmann import SeededField
 from napari_biomedparse.model.config import TINY
 from napari_biomedparse.model.mask_decoder import MaskDecoder
@@ -57,3 +59,30 @@ def test_one_slice_of_the_features() -> None:
     both, second = decoder(image, tokens, field), decoder(image.slice(1), tokens, field)
     for joint, single in zip(both, second, strict=True):
         torch.testing.assert_close(joint[1:], single, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_field_may_differ_by_slice_and_prompt(
+    monkeypatch: pytest.MonkeyPatch, apart: bool
+) -> None:
+    monkeypatch.setattr(layers, "apart", lambda x: apart)
+    decoder, pixels = _decoder()
+    image, tokens = decoder.prepare(pixels), torch.randn(3, 4, TINY.dim)
+
+    def field(call: int, keys: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(10 * call + keys)
+        shape = (2, 3, TINY.heads, TINY.queries, keys)
+        return (torch.rand(shape, generator=generator) >= 0.5).float()
+
+    together = decoder(image, tokens, field)
+    for i in range(2):
+        for p in range(3):
+            alone = decoder(
+                image.slice(i),
+                tokens[p : p + 1],
+                lambda *a: field(*a)[i, p],  # noqa: B023
+            )
+            for joint, single in zip(together, alone, strict=True):
+                torch.testing.assert_close(
+                    joint[i, p], single[0, 0], atol=1e-4, rtol=1e-4
+                )

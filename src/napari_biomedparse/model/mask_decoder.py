@@ -264,20 +264,20 @@ class MaskDecoder(nn.Module):
     ) -> Tensor:
         """Draw the keys that the queries [N, Q, C] may see, [N, heads, Q, K]."""
         features = image.level_mask_features[call % LEVELS]  # [B, C, K]
-        uniform = field(call, features.shape[-1])
-        if uniform.ndim == 5:  # slices differ, as in training
-            prompts = len(q) // len(features)
-            uniform = uniform.expand(-1, prompts, -1, -1, -1).flatten(0, 1)
+        slices, _, keys = features.shape
+        heads = image.keys[0].shape[1]
+        uniform = field(call, keys).expand(
+            slices, len(q) // slices, heads, self.queries, keys
+        )
+        uniform = uniform.flatten(0, 1)  # [N, heads, Q, K]
         with torch.no_grad():
             embedding = self.mask_embed(self.decoder_norm(q))  # [N, Q, C]
             logits = _masks(embedding, features)[:, None]  # [N, 1, Q, K]
             if not layers.apart(q):
                 return ~hidden_keys(logits, call, uniform)
             # One by one: where a value lies in a tensor may decide how it is rounded.
-            same = uniform.ndim < 4
-            own = [uniform] * len(q) if same else torch.split(uniform, 1)
-            parts = zip(torch.split(logits, 1), own, strict=True)
-            return ~torch.cat([hidden_keys(one, call, u) for one, u in parts])
+            each = zip(torch.split(logits, 1), torch.split(uniform, 1), strict=True)
+            return ~torch.cat([hidden_keys(one, call, own) for one, own in each])
 
     def _read_out(
         self, q: Tensor, c: Tensor, image: ImageFeatures, prompts: int
