@@ -195,7 +195,30 @@ def shown_position(layer: Image | Labels, dims: Dims | None) -> tuple[int, ...]:
     return tuple(int(np.clip(p, 0, n - 1)) for p, n in zip(data, shape, strict=True))
 
 
-def prompts_of_layer(layer: Image) -> PromptSet | None:
+def show_position(layer: Image | Labels, dims: Dims, axis: int, index: int) -> None:
+    """Move the viewer along one axis to a position in a layer's data.
+
+    Parameters
+    ----------
+    layer : napari.layers.Image or Labels
+    dims : napari.components.Dims
+        The viewer's.
+    axis : int
+        Of the layer.
+    index : int
+        Position along it, within the layer's data.
+    """
+    position: list[float] = list(shown_position(layer, dims))
+    position[axis] = index
+    point = float(layer.data_to_world(position)[axis])
+    at = dims.ndim - layer.ndim + axis
+    world = getattr(dims, "units", None)
+    if world is not None:
+        point /= _factor(world[at], layer.units[axis])
+    dims.set_point(at, point)
+
+
+def prompts_of_layer(layer: Image | Labels) -> PromptSet | None:
     """Return the prompts that came with a layer's file, or None if there are none."""
     return _stored({"metadata": layer.metadata})
 

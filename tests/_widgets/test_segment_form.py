@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractItemView,
+    QAbstractSpinBox,
+    QComboBox,
+    QHeaderView,
+    QLineEdit,
+    QTableView,
+)
 
-from napari_biomedparse._napari import METADATA_KEY
+from napari_biomedparse._napari import METADATA_KEY, shown_position
 from napari_biomedparse._widgets import _model_choice
 from napari_biomedparse._widgets._model_choice import consent_to_download
 from napari_biomedparse._widgets._segment_form import SegmentForm
 from napari_biomedparse.options import SegmentOptions
 from napari_biomedparse.weights import PUBLISHED
 
+CONTROLS = (QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit, QTableView)
 FROM_FILE = {METADATA_KEY: {"text_prompts": {3: "liver", 8: "spleen"}}}
 
 
@@ -62,6 +72,25 @@ def test_what_the_user_wrote_is_not_replaced(viewer, form):
     assert form.prompts.value == "nuclei"
 
 
+def test_a_chosen_slice_comes_into_view(viewer, form):
+    scaled = {"scale": (4, 1, 1), "translate": (10, 0, 0), "units": ["nm"] * 3}
+    viewer.add_image(np.zeros((30, 20, 20)), **scaled)
+    viewer.add_image(np.zeros((2, 30, 20, 20)), name="with time")
+    viewer.layers.selection.active = viewer.layers[0]
+    form.prompts.slice_chosen.emit(17)
+    assert shown_position(viewer.layers[0], viewer.dims)[0] == 17
+    assert form._current_slice(viewer.layers[0]) == 17
+    form.show_slice(3)
+    assert form._current_slice(viewer.layers[0]) == 3
+
+
+def test_a_set_of_prompts_says_whether_objects_are_separated(form):
+    form.instances.value = True
+    assert form.prompts.instance()
+    form.prompts.instance_loaded.emit(False)
+    assert not form.instances.value
+
+
 def test_file_says_whether_objects_are_separated(viewer, form):
     known = {**FROM_FILE[METADATA_KEY], "instance_label": 1}
     viewer.add_image(np.zeros((5, 20, 20)), metadata={METADATA_KEY: known})
@@ -97,8 +126,18 @@ def test_a_weights_file_joins_the_list(form, tmp_path):
 def test_every_field_explains_itself(form):
     for name, widget in form._options.items():
         assert len(widget.tooltip) > 20, name
-    for widget in (form.image, form.prompts, form.model, form.device):
+    for widget in (form.image, form.model, form.device):
         assert widget.tooltip
+    assert form.prompts.view.toolTip()
+    for part in (form, form.advanced, form.large):
+        for kind in CONTROLS:
+            for control in part.findChildren(kind):
+                assert control.toolTip() or _is_inside(control), (part, control)
+
+
+def _is_inside(control):
+    """Whether a control is a part of another, which explains it."""
+    return isinstance(control.parent(), (*CONTROLS, QHeaderView, QAbstractItemView))
 
 
 @pytest.mark.parametrize("accepted", [True, False])

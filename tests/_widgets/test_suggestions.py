@@ -59,8 +59,8 @@ def test_the_form_adds_a_line_and_follows_the_modality(make_napari_viewer, qtbot
     form = SegmentForm(make_napari_viewer())
     qtbot.addWidget(form)
     form.prompts.value = "axons\n"
-    form.prompt_line.entered.emit("mitochondria")
+    form.prompts.line.entered.emit("mitochondria")
     assert form.prompt_set().texts == ("axons", "mitochondria")
     form._options["modality"].value = "pet"
-    assert all(prompt.startswith("PET") for prompt in shown(form.prompt_line))
+    assert all(prompt.startswith("PET") for prompt in shown(form.prompts.line))
     form.disconnect()

@@ -5,40 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QStringListModel, Qt, QTimer, Signal
-from qtpy.QtWidgets import QCompleter, QLineEdit
+from qtpy.QtGui import QKeySequence
+from qtpy.QtWidgets import QApplication, QCompleter, QLineEdit, QWidget
 
 from napari_biomedparse.vocabulary import suggested_prompts
 
 if TYPE_CHECKING:
-    from qtpy.QtGui import QShowEvent
+    from qtpy.QtGui import QKeyEvent, QShowEvent
 
 _SHOWN = 12
 
 
-class PromptLine(QLineEdit):
-    """Suggests what BiomedParse v2 was trained on; any other text does as well.
+class CompletingLine(QLineEdit):
+    """Suggests what BiomedParse v2 was trained on; any other text does as well."""
 
-    `entered` carries the text of a chosen suggestion, or of what was typed.
-    """
-
-    entered = Signal(str)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setPlaceholderText("Add a prompt: type a word, such as kidney")
-        self.setToolTip(
-            "Type a part of a word and choose from what BiomedParse v2 was trained to "
-            "find, or write anything else; Enter adds it to the prompts."
-        )
-        self.setClearButtonEnabled(True)
-        self._suggestions = QStringListModel(list(suggested_prompts()), self)
+    def __init__(self, modality: str = "auto", parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._suggestions = QStringListModel(list(suggested_prompts(modality)), self)
         completer = QCompleter(self._suggestions, self)
         completer.setCaseSensitivity(Qt.CaseSensitivity.CaseInsensitive)
         completer.setFilterMode(Qt.MatchFlag.MatchContains)
         completer.setMaxVisibleItems(_SHOWN)
         self.setCompleter(completer)
-        completer.activated.connect(self._choose)
-        self.returnPressed.connect(self._enter_soon)
 
     def set_modality(self, modality: str) -> None:
         """Suggest targets of one modality, or of all."""
@@ -53,6 +41,39 @@ class PromptLine(QLineEdit):
         if popup is not None and window is not None:
             popup.setStyleSheet(window.styleSheet())
 
+
+class PromptLine(CompletingLine):
+    """A line that is emptied whenever it has given a prompt.
+
+    `entered` carries the text of a chosen suggestion, or of what was typed; of a
+    pasted list, all of it, with one prompt a line.
+    """
+
+    entered = Signal(str)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setPlaceholderText("Add a prompt: type a word, such as kidney")
+        self.setToolTip(
+            "Type a part of a word and choose from what BiomedParse v2 was trained to "
+            "find, or write anything else; Enter adds it to the prompts. A pasted list "
+            "makes one prompt a line."
+        )
+        self.setClearButtonEnabled(True)
+        completer = self.completer()
+        assert completer is not None
+        completer.activated.connect(self._choose)
+        self.returnPressed.connect(self._enter_soon)
+
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        """Take a list from the clipboard as such, and all else as any line does."""
+        if event is not None and event.matches(QKeySequence.StandardKey.Paste):
+            text = clipboard_text()
+            if "\n" in text.strip():
+                self.entered.emit(text)
+                return
+        super().keyPressEvent(event)
+
     def _choose(self, text: str) -> None:
         self.setText(text)
         self._enter_soon()
@@ -66,3 +87,9 @@ class PromptLine(QLineEdit):
         self.clear()
         if text:
             self.entered.emit(text)
+
+
+def clipboard_text() -> str:
+    """Return the text on the clipboard, or none."""
+    clipboard = QApplication.clipboard()
+    return "" if clipboard is None else clipboard.text()

@@ -1,0 +1,30 @@
+"""How much of a prompt the network reads."""
+
+from __future__ import annotations
+
+from qtpy.QtWidgets import QLabel
+
+from napari_biomedparse._widgets._prompt_model import WARNING
+from napari_biomedparse.tokenizer import CONTEXT_LENGTH, tokenize
+
+
+class TokenCount(QLabel):
+    """Counts the tokens of a text, and warns where its end would not be read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setToolTip(
+            f"The network reads {CONTEXT_LENGTH} tokens of a prompt and no more: "
+            "pieces of words, and two for its beginning and end."
+        )
+
+    def count(self, text: str) -> None:
+        """Show the count of a text; none hides it."""
+        tokens = tokenize(text)
+        self.setVisible(bool(text))
+        self.setText(
+            f"over {CONTEXT_LENGTH} tokens: cut"
+            if tokens.truncated
+            else f"{tokens.length}/{CONTEXT_LENGTH} tokens"
+        )
+        self.setStyleSheet(f"color: {WARNING.name()}" if tokens.truncated else "")
