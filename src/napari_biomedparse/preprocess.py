@@ -128,13 +128,13 @@ class SliceGeometry:
         self,
         labels: npt.NDArray[Any] | torch.Tensor,
         dtype: npt.DTypeLike | None = None,
-    ) -> npt.NDArray[np.integer[Any]]:
+    ) -> npt.NDArray[Any]:
         """Bring labels from the network's scale back to the slices' own grid.
 
         Parameters
         ----------
         labels : array or tensor [B, H, W]
-            Integers.
+            Integers; or, as an array, any values.
         dtype : dtype, optional
             Of the result, for labels that fit it; from another device labels then
             also travel in it. By default that of `labels`.
@@ -153,9 +153,7 @@ class SliceGeometry:
             values = labels[:, down[:, None], across]
         else:
             values = _pick(labels, down, across, dtype).cpu().numpy()
-        restored: npt.NDArray[np.integer[Any]] = values.astype(
-            dtype or values.dtype, copy=False
-        )
+        restored: npt.NDArray[Any] = values.astype(dtype or values.dtype, copy=False)
         return restored
 
 

@@ -21,22 +21,19 @@ import numpy.typing as npt
 import zarr
 from dask.delayed import delayed
 
-from napari_biomedparse.engine import Engine, SlicePrediction
+from napari_biomedparse.engine import Engine
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.instances import split_instances
 from napari_biomedparse.model.biomedparse import BiomedParse
 from napari_biomedparse.options import SegmentOptions
 from napari_biomedparse.plan import RunPlan, plan_run
-from napari_biomedparse.postprocess import probability, resolve
-from napari_biomedparse.slices import SegmentedSlices
+from napari_biomedparse.step import finish_slices, predict_slices
 from napari_biomedparse.stream import read_ahead, slice_batches
-from napari_biomedparse.tiling import predict_tiles
 from napari_biomedparse.weights import default_model, load_model, model_identity
 
 if TYPE_CHECKING:
-    import torch
-
     from napari_biomedparse.prompts import PromptSet
+    from napari_biomedparse.slices import SegmentedSlices
 
 Model = str | os.PathLike[str] | BiomedParse | Engine
 
@@ -108,29 +105,8 @@ def run_plan(
         pin=engine.device.type == "cuda",
     )
     for start, slices in read_ahead(batches):
-        prediction = _predict(plan, engine, slices, tokens)
-        existence = prediction.existence
-
-        def native(logits: torch.Tensor, existence: torch.Tensor) -> npt.NDArray[Any]:
-            resolved = resolve(
-                logits,
-                existence,
-                plan.prompts.ids,
-                plan.geometry.working_shape,
-                existence_threshold=plan.options.existence_threshold,
-                overlap_threshold=plan.options.overlap_threshold,
-            )
-            planes = plan.geometry.restore(resolved.labels, plan.label_dtype)
-            return np.moveaxis(planes, 0, plan.geometry.axis)
-
-        yield SegmentedSlices(
-            start=start,
-            stop=start + len(slices),
-            axis=plan.geometry.axis,
-            labels=native(prediction.mask_logits, existence),
-            existence=probability(existence).T.cpu().numpy(),
-            edges=native(prediction.edge_logits, existence) if plan.instances else None,
-        )
+        found = predict_slices(plan, lambda x: engine.predict(x, tokens), slices)
+        yield finish_slices(plan, start, found)
 
 
 def iter_segment(
@@ -310,21 +286,6 @@ def segment_lazy(
         blocks.append(da.from_delayed(block, shape, dtype=plan.label_dtype))  # type: ignore[no-untyped-call]
     whole: da.Array = da.concatenate(blocks, axis=plan.geometry.axis)  # type: ignore[no-untyped-call]
     return whole[0] if plan.volume.flat else whole
-
-
-def _predict(
-    plan: RunPlan, engine: Engine, slices: torch.Tensor, tokens: torch.Tensor
-) -> SlicePrediction:
-    """Predict slices, whole or tile by tile."""
-    if plan.tiles.is_single:
-        return engine.predict(slices, tokens)
-    return predict_tiles(
-        lambda tiles: engine.predict(tiles, tokens),
-        slices,
-        plan.tiles,
-        batch_size=plan.options.batch_size,
-        existence_threshold=plan.options.existence_threshold,
-    )
 
 
 def merge_options(
