@@ -23,6 +23,7 @@ from napari_biomedparse.remote.tasks import (
     say_estimate,
     say_objects,
     say_planned,
+    say_preview,
     where,
 )
 from napari_biomedparse.remote.training import train
@@ -61,6 +62,9 @@ class Network:
         job.say("status", text="Looking at the grey levels…")
         if volume is None:
             run_to_folder(prompts, options, engine.model, job)
+            return
+        if "preview" in job.fields:
+            say_preview(volume, prompts, options, engine, job)
             return
         if "estimate" in job.fields:
             say_estimate(volume, prompts, options, engine, job)

@@ -22,6 +22,16 @@ MODE = sys.argv[1]
 def segment(job):
     volume, prompts = job.volume(), job.prompts()
     job.say("status", text="Loading")
+    if "preview" in job.fields:
+        at = job.fields["preview"]["at"]
+        time.sleep(1 if MODE == "slow" else 0)
+        plane = np.asarray(volume.data[at : at + 1])
+        arrays = [(plane > 100).astype(np.uint8) * prompts.ids[-1]]
+        arrays.append(np.full((len(prompts), 1), 0.5, np.float32))
+        if job.fields["preview"]["probabilities"]:
+            arrays.append((plane / 255).astype(np.float32))
+        job.say("preview", arrays=arrays, start=at, stop=at + 1, axis=0)
+        return
     depth, kept = volume.shape[0], job.fields["done"]
     job.say(
         "planned",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_biomedparse._widgets._worker import Changed, Step, Task
+from napari_biomedparse._widgets._worker import Changed, SegmentTask, Step
 from napari_biomedparse.remote import Objects, Planned, Run, Status, Voted
 from napari_biomedparse.report import Finding, Tally, together
 from napari_biomedparse.slices import SegmentedSlices
@@ -42,7 +42,7 @@ class Part:
     time: int | None = None
 
 
-class ArrayTask(Task):
+class ArrayTask(SegmentTask):
     """One run that fills an array, or one for each point of a time series.
 
     Parameters

@@ -13,14 +13,9 @@ from napari_biomedparse.remote import Status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import numpy as np
-    import numpy.typing as npt
-
     from napari_biomedparse._widgets._run_view import RunView
     from napari_biomedparse._widgets._worker import Step
-    from napari_biomedparse.prompts import PromptSet
     from napari_biomedparse.remote import Run
-    from napari_biomedparse.report import Finding
 
 
 class EstimateTask(Task):
@@ -30,19 +25,11 @@ class EstimateTask(Task):
     ----------
     begin : callable
         Has the model process make an estimate.
-    prompts : PromptSet
     """
 
-    total = 0
-    existence: npt.NDArray[np.float32] | None = None
-
-    def __init__(self, begin: Callable[[], Run], prompts: PromptSet) -> None:
-        super().__init__(prompts)
+    def __init__(self, begin: Callable[[], Run]) -> None:
+        super().__init__()
         self._begin = begin
-
-    def findings(self) -> tuple[Finding, ...]:
-        """Return nothing."""
-        return ()
 
     def _follow_all(self) -> Iterator[Step]:
         for event in self._events(self._begin):

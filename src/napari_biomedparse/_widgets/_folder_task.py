@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from napari_biomedparse._widgets._worker import Step, Task
+from napari_biomedparse._widgets._worker import SegmentTask, Step
 from napari_biomedparse.remote import Found, Planned, Run, Status, Written
 from napari_biomedparse.report import Finding, findings, together
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.prompts import PromptSet
 
 
-class FolderTask(Task):
+class FolderTask(SegmentTask):
     """One run whose labels are written to a folder.
 
     Parameters

@@ -13,7 +13,13 @@ from napari_biomedparse._napari import METADATA_KEY
 from napari_biomedparse._widgets._folder_layers import FolderLayers
 from napari_biomedparse._widgets._live_labels import LiveLabels
 from napari_biomedparse._widgets._score_plot import ScorePlot
-from napari_biomedparse._widgets._worker import Changed, Failed, Step, Task, TaskThread
+from napari_biomedparse._widgets._worker import (
+    Changed,
+    Failed,
+    SegmentTask,
+    Step,
+    TaskThread,
+)
 from napari_biomedparse.remote import Planned, Status, Written
 from napari_biomedparse.report import (
     TimeLeft,
@@ -40,7 +46,7 @@ class LiveRun(QObject):
     shown : napari.layers.Labels or FolderLayers
         The layer of the array that the task fills, or what makes the layers of the
         folder that it writes.
-    task : Task
+    task : SegmentTask
     view : RunView
         Also the parent: nothing is shown any more once it is gone.
     eye : Eye
@@ -55,7 +61,7 @@ class LiveRun(QObject):
         self,
         viewer: Viewer,
         shown: Labels | FolderLayers,
-        task: Task,
+        task: SegmentTask,
         view: RunView,
         eye: Eye,
         asked: Request,

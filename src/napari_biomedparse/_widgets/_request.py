@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -73,6 +73,11 @@ class Request:
             return [self.volume]
         count = self.volume.shape[0]
         return [as_volume(self.volume.select(t=time)) for time in range(count)]
+
+    @property
+    def prompts_by_label(self) -> PromptSet:
+        """The prompts, for labels that are their ids, not objects."""
+        return replace(self.prompts, instance=False)
 
     def hold(self) -> None:
         """Take hold of the voxels: the layer may be gone when the run's turn comes.

@@ -12,6 +12,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QAction
 from qtpy.QtWidgets import (
     QApplication,
+    QCheckBox,
     QFrame,
     QHBoxLayout,
     QLabel,
@@ -45,6 +46,7 @@ class RunView(QWidget):
     resume_requested = Signal()
     copy_requested = Signal(str)
     estimate_requested = Signal()
+    preview_switched = Signal()
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,6 +71,16 @@ class RunView(QWidget):
             )
             menu.addAction(action)
         self.copy_button.setMenu(menu)
+        self.preview_box = QCheckBox("Preview")
+        self.preview_box.setToolTip(
+            "Segment the slice in view at once, and again when you go to another one "
+            "or change the prompts."
+        )
+        self.probability_box = QCheckBox("with probabilities")
+        self.probability_box.setToolTip(
+            "Show, too, how probable each pixel is to belong to any of the prompts."
+        )
+        self.probability_box.setEnabled(False)
         self.queue = RunQueue()
         self.plot = ExistencePlot()
         self.bar = QProgressBar()
@@ -91,6 +103,11 @@ class RunView(QWidget):
         buttons.addWidget(self.copy_button, 1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
+        previews = QHBoxLayout()
+        previews.addWidget(self.preview_box)
+        previews.addWidget(self.probability_box)
+        previews.addStretch(1)
+        layout.addLayout(previews)
         layout.addLayout(buttons)
         layout.addWidget(self.queue)
         layout.addWidget(self.bar)
@@ -101,6 +118,9 @@ class RunView(QWidget):
         self.cancel_button.clicked.connect(self.cancel_requested)
         self.resume_button.clicked.connect(self.resume_requested)
         self.estimate_button.clicked.connect(self.estimate_requested)
+        self.preview_box.toggled.connect(self.probability_box.setEnabled)
+        for box in (self.preview_box, self.probability_box):
+            box.toggled.connect(self.preview_switched)
         self.plot.hide()
         self.set_running(False)
 

@@ -90,8 +90,7 @@ class Runs:
                 device=asked.device,
                 consensus=asked.consensus,
                 to_folder=asked.folder is not None,
-            ),
-            asked.prompts,
+            )
         )
         return Estimation(task, self._view)
 

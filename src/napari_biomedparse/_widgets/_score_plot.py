@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from napari_biomedparse._widgets._existence_plot import ExistencePlot
     from napari_biomedparse._widgets._eye import Eye
-    from napari_biomedparse._widgets._worker import Task
+    from napari_biomedparse._widgets._worker import SegmentTask
     from napari_biomedparse.remote import Planned
 
 
@@ -25,14 +25,14 @@ class ScorePlot(QObject):
     plot : ExistencePlot
         Also the parent.
     eye : Eye
-    task : Task
+    task : SegmentTask
         Whose scores are shown.
     flat : bool
         Whether it is of single images, which have nothing to plot.
     """
 
     def __init__(
-        self, plot: ExistencePlot, eye: Eye, task: Task, *, flat: bool
+        self, plot: ExistencePlot, eye: Eye, task: SegmentTask, *, flat: bool
     ) -> None:
         super().__init__(plot)
         self._plot = plot

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from qtpy.QtCore import QObject, Signal
 
 from napari_biomedparse.errors import BiomedParseError
-from napari_biomedparse.remote import Planned, Run, Status, Written
+from napari_biomedparse.remote import Planned, Previewed, Run, Status, Written
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,39 +64,15 @@ class Failed:
     error: BiomedParseError
 
 
-Step = Status | Planned | Changed | Written | Failed
+Step = Status | Planned | Changed | Written | Previewed | Failed
 
 
 class Task(ABC):
-    """Something that the model process does, and what is known of it.
+    """Something that the model process does."""
 
-    Parameters
-    ----------
-    prompts : PromptSet
-        What is looked for.
-    """
-
-    def __init__(self, prompts: PromptSet) -> None:
-        self.prompts = prompts
-        self.plan: Planned | None = None
-        self.owners: npt.NDArray[Any] | None = None
-        self.front: int | None = None
+    def __init__(self) -> None:
         self._run: Run | None = None
         self._cancelled = threading.Event()
-
-    @property
-    @abstractmethod
-    def total(self) -> int:
-        """Slices to be done; 0 before that is planned."""
-
-    @property
-    @abstractmethod
-    def existence(self) -> npt.NDArray[np.float32] | None:
-        """Existence probabilities [P, slices], of a series [P, T, slices]."""
-
-    @abstractmethod
-    def findings(self) -> tuple[Finding, ...]:
-        """Return what was found so far, one entry a prompt; empty if nothing was."""
 
     @abstractmethod
     def _follow_all(self) -> Iterator[Step]:
@@ -110,12 +86,6 @@ class Task(ABC):
     def cancel(self) -> None:
         """Stop soon, wherever the network is; from any thread."""
         self._cancelled.set()
-
-    def look_at(self, at: int) -> None:
-        """Have the slices next to one done first; from any thread."""
-        self.front = at
-        if (run := self._run) is not None:
-            run.look_at(at)
 
     def steps(self) -> Iterator[Step]:
         """Do it to its end and yield what is new."""
@@ -137,8 +107,45 @@ class Task(ABC):
                     yield event
 
 
+class SegmentTask(Task):
+    """A run, and what is known of it.
+
+    Parameters
+    ----------
+    prompts : PromptSet
+        What is looked for.
+    """
+
+    def __init__(self, prompts: PromptSet) -> None:
+        super().__init__()
+        self.prompts = prompts
+        self.plan: Planned | None = None
+        self.owners: npt.NDArray[Any] | None = None
+        self.front: int | None = None
+
+    @property
+    @abstractmethod
+    def total(self) -> int:
+        """Slices to be done; 0 before that is planned."""
+
+    @property
+    @abstractmethod
+    def existence(self) -> npt.NDArray[np.float32] | None:
+        """Existence probabilities [P, slices], of a series [P, T, slices]."""
+
+    @abstractmethod
+    def findings(self) -> tuple[Finding, ...]:
+        """Return what was found so far, one entry a prompt; empty if nothing was."""
+
+    def look_at(self, at: int) -> None:
+        """Have the slices next to one done first; from any thread."""
+        self.front = at
+        if (run := self._run) is not None:
+            run.look_at(at)
+
+
 class Followed(Protocol):
-    """What a thread follows."""
+    """What can be followed in a thread."""
 
     def steps(self) -> Iterator[object]:
         """Do it to its end and yield what is new."""

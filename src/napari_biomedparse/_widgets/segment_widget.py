@@ -12,6 +12,7 @@ from napari_biomedparse._widgets._eye import Eye
 from napari_biomedparse._widgets._fold import Scrolled, fold
 from napari_biomedparse._widgets._live_run import LiveRun
 from napari_biomedparse._widgets._model_choice import consent_to_download
+from napari_biomedparse._widgets._preview import Preview
 from napari_biomedparse._widgets._run_view import PYTHON, RunView
 from napari_biomedparse._widgets._runs import Runs
 from napari_biomedparse._widgets._segment_form import SegmentForm
@@ -51,6 +52,13 @@ class SegmentWidget(QWidget):
         self.view = RunView()
         self._eye = Eye(napari_viewer)
         self._runs = Runs(napari_viewer, self.session, self.view, self._eye)
+        self._preview = Preview(
+            napari_viewer,
+            self.session,
+            self.form.request,
+            self._slice_in_view,
+            self.view.say,
+        )
         layout = QVBoxLayout(self)
         advanced, large = self.form.advanced, self.form.large
         layout.addWidget(
@@ -66,11 +74,31 @@ class SegmentWidget(QWidget):
         self.view.run_requested.connect(self.start)
         self.view.cancel_requested.connect(self.cancel)
         self.view.resume_requested.connect(self.resume)
+        self.view.preview_switched.connect(self._on_preview_switched)
+        self._eye.moved.connect(self._preview.changed)
+        form = self.form
+        fields: tuple[Any, ...] = (
+            form.image,
+            form.prompts,
+            form.model,
+            form.device,
+            form.tiles,
+            form.stack.channel,
+            *form._options.values(),
+        )
+        for field in fields:
+            field.changed.connect(self._preview.changed)
+        self._preview.layers.removed.connect(self._on_preview_removed)
         self.view.plot.slice_clicked.connect(self.form.show_slice)
         self.view.estimate_requested.connect(self.estimate)
         self.view.copy_requested.connect(self._on_copy_requested)
-        eye, form, session = self._eye, self.form, self.session
-        for clean in (session.close, form.disconnect, eye.disconnect_viewer):
+        eye, session = self._eye, self.session
+        for clean in (
+            self._preview.close,
+            session.close,
+            form.disconnect,
+            eye.disconnect_viewer,
+        ):
             self.destroyed.connect(lambda *_, clean=clean: clean())
 
     def reset_choices(self, *_: Any) -> None:
@@ -95,6 +123,17 @@ class SegmentWidget(QWidget):
         last = self._last
         if self.run is None and last is not None and last.can_resume:
             self._begin(lambda: self._runs.rest(last))
+
+    def preview(self, on: bool | None = None) -> None:
+        """Do what the Preview box does: show the slice in view, or do so no longer.
+
+        Parameters
+        ----------
+        on : bool, optional
+            By default the other of the two.
+        """
+        box = self.view.preview_box
+        box.setChecked(not box.isChecked() if on is None else on)
 
     def estimate(self) -> None:
         """Do what the Estimate button does."""
@@ -125,6 +164,7 @@ class SegmentWidget(QWidget):
                 self._last.release()
             self._last = run
         self.run = run
+        self._preview.hold(True)
         run.finished.connect(self._on_finished)
         run.start()
 
@@ -133,6 +173,8 @@ class SegmentWidget(QWidget):
         while self.run is None and len(self.view.queue):
             asked = self.view.queue.take()
             self._begin(partial(self._runs.run, asked, self._front(asked)))
+        if self.run is None:
+            self._preview.hold(False)
 
     def _front(self, asked: Request) -> int | None:
         """Return which slice of a request is in view."""
@@ -141,6 +183,20 @@ class SegmentWidget(QWidget):
         return (
             None if axis is None else self._eye.slice_of(asked.image, axis, flat=flat)
         )
+
+    def _slice_in_view(self, asked: Request) -> tuple[int, int]:
+        """Return which slice, and which of the request's volumes, is in view."""
+        time = self._eye.time_of(asked.image) if asked.series else 0
+        return self._front(asked) or 0, time
+
+    def _on_preview_switched(self) -> None:
+        self._preview.switch(
+            self.view.preview_box.isChecked(),
+            probabilities=self.view.probability_box.isChecked(),
+        )
+
+    def _on_preview_removed(self) -> None:
+        self.view.preview_box.setChecked(False)
 
     def _on_copy_requested(self, language: str) -> None:
         try:

@@ -7,8 +7,9 @@ stays here: the other side asks for the slabs it needs. What a run yields is wha
 
 We say ``run`` (prompts, options, model, device, and a volume's description, or the
 file and the folder of a run that the worker reads and writes by itself), ``slab`` (the
-voxels asked for) and ``cancel``; the worker says ``status``, ``planned``, ``read``
-(index ranges), ``slices`` (labels and scores), ``voted`` (the same, of a consensus),
+voxels asked for), ``front`` (the slice in view) and ``cancel``; the worker says
+``status``, ``planned``, ``read`` (index ranges), ``slices`` (labels and scores),
+``voted`` (the same, of a consensus), ``preview`` (the same, of one slice),
 ``objects``, ``written`` and ``found`` (of a run in a folder), ``trained`` and ``tuned``
 (of fine-tuning), ``done`` and ``error``.
 Each message names its run.
@@ -20,6 +21,7 @@ from napari_biomedparse.remote.events import (
     Found,
     Objects,
     Planned,
+    Previewed,
     Status,
     Trained,
     Tuned,
@@ -33,6 +35,7 @@ __all__ = [
     "Found",
     "Objects",
     "Planned",
+    "Previewed",
     "Run",
     "Session",
     "Status",

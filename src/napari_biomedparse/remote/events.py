@@ -63,6 +63,22 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class Previewed:
+    """One slice, segmented for a look at it.
+
+    Parameters
+    ----------
+    slices : SegmentedSlices
+        A single one.
+    probabilities : float32 ndarray, optional
+        The shape of the labels: how probable the likeliest prompt is in each pixel.
+    """
+
+    slices: SegmentedSlices
+    probabilities: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
 class Voted:
     """Final labels of a consensus, in place of those of its runs.
 

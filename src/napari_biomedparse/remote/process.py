@@ -20,6 +20,7 @@ from napari_biomedparse.remote.events import (
     Found,
     Objects,
     Planned,
+    Previewed,
     Status,
     Trained,
     Tuned,
@@ -135,6 +136,8 @@ class Process:
             run.put(_planned(fields))
         elif message.kind == "slices":
             run.put(_slices(message))
+        elif message.kind == "preview":
+            run.put(_previewed(message))
         elif message.kind == "voted":
             run.put(Voted(_slices(message)))
         elif message.kind == "written":
@@ -217,7 +220,7 @@ def _planned(fields: dict[str, Any]) -> Planned:
 def _slices(message: Message) -> SegmentedSlices:
     from napari_biomedparse.slices import SegmentedSlices
 
-    labels, existence = message.arrays
+    labels, existence = message.arrays[:2]
     return SegmentedSlices(
         start=message.fields["start"],
         stop=message.fields["stop"],
@@ -225,6 +228,12 @@ def _slices(message: Message) -> SegmentedSlices:
         labels=labels,
         existence=existence,
     )
+
+
+def _previewed(message: Message) -> Previewed:
+    *_, probabilities = message.arrays
+    wanted = len(message.arrays) == 3
+    return Previewed(_slices(message), probabilities if wanted else None)
 
 
 def _error(fields: dict[str, Any]) -> BiomedParseError:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         Found,
         Objects,
         Planned,
+        Previewed,
         Status,
         Trained,
         Tuned,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     Event = (
         Status
         | Planned
+        | Previewed
         | SegmentedSlices
         | Voted
         | Objects

@@ -101,6 +101,47 @@ class Session:
             volume, _describe(volume) | _describe_task(prompts, options) | more
         )
 
+    def preview(
+        self,
+        volume: Volume,
+        prompts: PromptSet,
+        options: SegmentOptions,
+        at: int,
+        *,
+        model: str,
+        device: str,
+        probabilities: bool = False,
+    ) -> Run:
+        """Segment one slice, soon, without stopping a run in progress.
+
+        Parameters
+        ----------
+        volume, prompts, options, model, device
+            As for `run`.
+        at : int
+            Which slice along the slicing axis.
+        probabilities : bool
+            Whether they are wanted beside the labels.
+
+        Returns
+        -------
+        Run
+            Its last event is `Previewed`.
+
+        Raises
+        ------
+        VolumeError, WorkerError
+            As for `run`.
+        """
+        volume = as_volume(volume)
+        more = {
+            "model": model,
+            "device": device,
+            "preview": {"at": at, "probabilities": probabilities},
+        }
+        asked = _describe(volume) | _describe_task(prompts, options) | more
+        return self._start(volume, asked, brief=True)
+
     def estimate(
         self,
         volumes: Sequence[Volume],
@@ -217,11 +258,18 @@ class Session:
         }
         return self._start(None, {"training": asked})
 
-    def _start(self, volume: Volume | None, description: dict[str, Any]) -> Run:
+    def _start(
+        self,
+        volume: Volume | None,
+        description: dict[str, Any],
+        *,
+        brief: bool = False,
+    ) -> Run:
         with self._starting:
             self._runs += 1
-            run = Run(self._runs, volume)
-            self._idle_process().start(run, description)
+            run = Run(self._runs, volume, brief=brief)
+            process = self._living_process() if brief else self._idle_process()
+            process.start(run, description)
         return run
 
     def close(self) -> None:
@@ -237,7 +285,15 @@ class Session:
         return None if self._process is None else self._process.pid
 
     def _idle_process(self) -> Process:
+        """Return a process that does nothing, or nothing but brief tasks."""
         if self._process is not None and not self._process.becomes_idle(PATIENCE):
+            self._process.stop()
+            self._process = None
+        return self._living_process()
+
+    def _living_process(self) -> Process:
+        """Return a process that may be busy."""
+        if self._process is not None and not self._process.is_alive:
             self._process.stop()
             self._process = None
         if self._process is None:

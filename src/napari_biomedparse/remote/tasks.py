@@ -214,6 +214,29 @@ def say_estimate(
     job.say("status", text=f"Estimate on {engine.device}: {whole.describe()}.")
 
 
+def say_preview(
+    volume: Volume,
+    prompts: PromptSet,
+    options: SegmentOptions,
+    engine: Engine,
+    job: Job,
+) -> None:
+    """Segment one slice; what was known of the features of others stays known."""
+    from napari_biomedparse.plan import plan_run
+    from napari_biomedparse.segment import run_plan
+
+    asked = job.fields["preview"]
+    at = asked["at"]
+    plan = plan_run(
+        volume,
+        prompts,
+        replace(options, slices=(at, at + 1)),
+        config=engine.model.config,
+    )
+    (part,) = run_plan(plan, engine)
+    job.say("preview", arrays=(part.labels, part.existence), **where(part))
+
+
 def where(part: SegmentedSlices) -> dict[str, int]:
     """Return where slices lie, as a message says it."""
     return {"start": part.start, "stop": part.stop, "axis": part.axis}

@@ -1,0 +1,137 @@
+"""The layers of a preview: one slice thin, lying on the slice that they show."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.utils.transforms import Affine
+from qtpy.QtCore import QObject, Signal
+
+from napari_biomedparse._napari import labels_layer_kwargs
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from napari import Viewer
+    from napari.layers import Image, Labels, Layer
+    from napari.utils.events import Event
+
+    from napari_biomedparse._widgets._request import Request
+    from napari_biomedparse.remote import Previewed
+
+
+class PreviewLayers(QObject):
+    """Shows previews in a Labels layer and, if wanted, in an Image layer.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    """
+
+    removed = Signal()
+
+    def __init__(self, viewer: Viewer) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._labels: Labels | None = None
+        self._probabilities: Image | None = None
+        self._removing = False
+        viewer.layers.events.removed.connect(self._on_layer_removed)
+
+    def show(self, asked: Request, preview: Previewed) -> None:
+        """Show a slice, in place of the last one.
+
+        Parameters
+        ----------
+        asked : Request
+            Whose image it is a slice of.
+        preview : Previewed
+        """
+        flat = asked.volumes[0].flat
+        at, axis = preview.slices.start, preview.slices.axis
+        keywords = labels_layer_kwargs(
+            asked.image, asked.prompts_by_label, name=f"{asked.image.name} preview"
+        )
+        if not flat:
+            keywords["translate"] = _moved(keywords, axis, at)
+        labels = preview.slices.labels
+        self._labels = self._put(self._labels, labels[0] if flat else labels, keywords)
+        if preview.probabilities is None:
+            self._drop(self._probabilities)
+            self._probabilities = None
+            return
+        found = preview.probabilities
+        for name in ("colormap", "features"):
+            keywords.pop(name, None)
+        keywords |= {
+            "name": f"{asked.image.name} probability",
+            "colormap": "magma",
+            "blending": "additive",
+            "contrast_limits": (0.0, 1.0),
+            "opacity": 0.6,
+        }
+        self._probabilities = self._put(
+            self._probabilities, found[0] if flat else found, keywords, image=True
+        )
+
+    def clear(self) -> None:
+        """Remove what is shown."""
+        for layer in (self._labels, self._probabilities):
+            self._drop(layer)
+        self._labels = self._probabilities = None
+
+    def disconnect_viewer(self) -> None:
+        """Stop following the viewer."""
+        self._viewer.layers.events.removed.disconnect(self._on_layer_removed)
+
+    def _put(
+        self,
+        layer: Any,
+        data: npt.NDArray[Any],
+        keywords: dict[str, Any],
+        *,
+        image: bool = False,
+    ) -> Any:
+        """Give a layer other data and another place, or make one."""
+        if layer is not None and layer.ndim == data.ndim:
+            layer.data = data
+            for name, value in keywords.items():
+                if name not in _CHOSEN_BY_USER:
+                    setattr(layer, name, value)
+            return layer
+        self._drop(layer)
+        layers = self._viewer.layers
+        chosen = set(layers.selection), layers.selection.active
+        add = self._viewer.add_image if image else self._viewer.add_labels
+        added = add(data, **keywords)
+        layers.selection, layers.selection.active = chosen
+        return added
+
+    def _drop(self, layer: Layer | None) -> None:
+        if layer is not None and layer in self._viewer.layers:
+            self._removing = True
+            self._viewer.layers.remove(layer)
+            self._removing = False
+
+    def _on_layer_removed(self, event: Event) -> None:
+        if event.value not in (self._labels, self._probabilities) or self._removing:
+            return
+        if event.value is self._labels:
+            self._labels = None
+        else:
+            self._probabilities = None
+        self.removed.emit()
+
+
+_CHOSEN_BY_USER = ("blending", "contrast_limits", "opacity", "name")
+"""What is set once, and then left as the user wants it."""
+
+
+def _moved(keywords: dict[str, Any], axis: int, at: int) -> npt.NDArray[np.float64]:
+    """Return where a volume's layer would begin if it began at one of its slices."""
+    own = Affine(
+        scale=keywords["scale"], rotate=keywords["rotate"], shear=keywords["shear"]
+    )
+    step = np.asarray(own.linear_matrix)[:, axis]
+    moved: npt.NDArray[np.float64] = np.asarray(keywords["translate"]) + at * step
+    return moved
