@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from qtpy.QtCore import QPoint, Qt
 
+from napari_biomedparse._napari import METADATA_KEY
+from napari_biomedparse._widgets._preview import PAUSE
 from napari_biomedparse.io.output import label_colour
 
 
@@ -114,3 +117,77 @@ def test_single_images_have_no_plot(desk_that, voxels):
     desk.start()
     desk.wait_for_end()
     assert not desk.view.plot.isVisibleTo(desk.widget)
+
+
+def drag_threshold(desk, threshold):
+    """Drag the line of the plot from where it is."""
+    plot = desk.view.plot
+    height = plot.height() - 12
+    place, to = (
+        QPoint(20, round(6 + (1 - at) * height)) for at in (plot.threshold, threshold)
+    )
+    desk.qtbot.mousePress(plot, Qt.MouseButton.LeftButton, pos=place)
+    desk.qtbot.mouseMove(plot, to)
+    desk.qtbot.mouseRelease(plot, Qt.MouseButton.LeftButton, pos=to)
+
+
+def test_a_dragged_threshold_updates_the_finished_labels(desk_that, voxels):
+    desk = desk_that("works")  # whose scores are 0.5
+    desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.wait_for_end()
+    drag_threshold(desk, 0.8)
+    desk.wait_until(lambda: not np.asarray(layer.data).any())
+    assert desk.form.option_values()["existence_threshold"] == pytest.approx(
+        0.8, abs=0.02
+    )
+    desk.wait_for_end()
+    known = layer.metadata[METADATA_KEY]
+    assert known["parameters"]["existence_threshold"] == pytest.approx(0.8, abs=0.02)
+    assert known["complete"]
+    desk.form.set_option("existence_threshold", 0.2)
+    desk.wait_until(lambda: np.array_equal(layer.data, voxels > 100))
+    assert desk.view.plot.threshold == pytest.approx(0.2)
+    desk.wait_for_end()
+    assert len(desk.viewer.layers) == 2
+
+
+def test_a_threshold_dragged_during_a_run_is_that_of_all_its_slices(desk_that, voxels):
+    desk = desk_that("slow")
+    stack = np.concatenate([voxels] * 3)
+    desk.viewer.add_image(stack)
+    layer = desk.start()
+    desk.wait_for_slices(layer)
+    desk.form.set_option("existence_threshold", 0.7)
+    desk.wait_for_end()
+    assert not np.asarray(layer.data).any()
+    desk.qtbot.wait(2 * PAUSE)
+    assert desk.widget.run is None
+
+
+def test_thresholds_wait_while_another_volume_is_chosen(desk_that, voxels):
+    desk = desk_that("works")
+    desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.wait_for_end()
+    desk.viewer.add_image(voxels[::-1])
+    desk.form.set_option("existence_threshold", 0.7)
+    desk.qtbot.wait(2 * PAUSE)
+    assert desk.widget.run is None
+    np.testing.assert_array_equal(layer.data, voxels > 100)
+
+
+def test_a_cancelled_run_goes_on_with_the_new_threshold(desk_that, voxels):
+    desk = desk_that("slow")
+    desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.wait_for_slices(layer)
+    desk.view.cancel_button.click()
+    desk.wait_for_end()
+    desk.form.set_option("existence_threshold", 0.7)
+    desk.wait_until(lambda: not np.asarray(layer.data).any())
+    desk.wait_for_end()
+    desk.view.resume_button.click()
+    desk.wait_for_end()
+    assert not np.asarray(layer.data).any()
+    assert layer.metadata[METADATA_KEY]["complete"]

@@ -51,21 +51,35 @@ class ArrayTask(SegmentTask):
         Done one after the other.
     prompts : PromptSet
         What is looked for.
+    before : ArrayTask, optional
+        One that was stopped, on the same arrays: what it did is not done again.
     """
 
-    def __init__(self, parts: Sequence[Part], prompts: PromptSet) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        prompts: PromptSet,
+        *,
+        before: ArrayTask | None = None,
+    ) -> None:
         super().__init__(prompts)
         self._parts = parts
         self._finished = 0
         self._tallies: list[Tally] = []
         self._done = 0
+        self._counted: set[tuple[int, int]] = set()
+        if before is not None:
+            self._finished, self._tallies = before._finished, before._tallies
 
-    def rest(self) -> ArrayTask:
-        """Return what is left after a cancellation, as a task that goes on with it."""
-        rest = ArrayTask(self._parts, self.prompts)
-        rest._finished, rest._tallies = self._finished, self._tallies
-        rest._done = 0 if self.plan is None else self._finished * self.plan.total
-        return rest
+    @property
+    def can_resume(self) -> bool:
+        """Whether a part of it was done, and the rest can be."""
+        return bool(self._tallies) and self._finished < len(self._parts)
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether other thresholds can be applied to what was done."""
+        return bool(self._tallies) and len(self._parts) == 1
 
     @property
     def total(self) -> int:
@@ -103,7 +117,9 @@ class ArrayTask(SegmentTask):
                 if not event.kept:
                     depth = part.labels.shape[event.axis]
                     self._tallies[at:] = [Tally(self.prompts, depth)]
-                self._done += sum(stop - start for start, stop in event.kept)
+                kept = sum(stop - start for start, stop in event.kept)
+                self._done = self._finished * event.total + kept
+                self._counted.clear()
                 if self.plan is None:
                     self.plan = event
                     yield event
@@ -122,6 +138,35 @@ class ArrayTask(SegmentTask):
         part.labels[slices.where] = slices.labels
         if self.plan is not None and slices.axis == self.plan.axis:
             self._tallies[-1].add(slices)
-        if not isinstance(event, Voted):
+        at = (slices.axis, slices.start)
+        if not isinstance(event, Voted) and at not in self._counted:
+            self._counted.add(at)  # with other thresholds it may come again
             self._done += slices.stop - slices.start
         return Changed(slices.axis, slices.start, slices.stop, self._done, part.time)
+
+
+class AgainTask(ArrayTask):
+    """The finished slices of a task, with other thresholds, mostly without the network.
+
+    Parameters
+    ----------
+    part : Part
+        Begins it.
+    prompts : PromptSet
+        What was looked for.
+    before : ArrayTask
+        What was done, by a single run.
+    """
+
+    def __init__(self, part: Part, prompts: PromptSet, before: ArrayTask) -> None:
+        super().__init__([part], prompts, before=before)
+
+    def _follow_all(self) -> Iterator[Step]:
+        (part,), done = self._parts, self._tallies[0].done
+        for event in self._events(lambda: part.begin(done, self.front)):
+            if isinstance(event, Planned):
+                self.plan = event
+            if isinstance(event, Status | Planned):
+                yield event
+            elif isinstance(event, SegmentedSlices | Objects):
+                yield self._take(event, part)

@@ -42,6 +42,11 @@ class FolderTask(SegmentTask):
         """Existence probabilities, once all is done."""
         return None if self._found is None else self._found.existence
 
+    @property
+    def can_resume(self) -> bool:
+        """Whether it was begun: the folder knows how far it is."""
+        return self.plan is not None and self._found is None
+
     def findings(self) -> tuple[Finding, ...]:
         """Return what was found, one entry a prompt; empty before the end."""
         if self._found is None:

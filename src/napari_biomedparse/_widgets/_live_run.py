@@ -100,6 +100,11 @@ class LiveRun(QObject):
         self.task.cancel()
         self._view.say("Cancelling…")
 
+    def retune(self, asked: Request) -> None:
+        """Apply other thresholds to what is done and what comes."""
+        self.asked = asked
+        self.task.retune(asked.options)
+
     def release(self) -> None:
         """Leave the widget to another run."""
         self._scores.release()
@@ -108,7 +113,7 @@ class LiveRun(QObject):
     def can_resume(self) -> bool:
         """Whether it was stopped, and can go on."""
         kept = self.layer is not None and self.layer in self._viewer.layers
-        return kept and 0 < self._done < self._total
+        return kept and self.task.can_resume
 
     def _show(self, layer: Labels) -> None:
         """Keep a layer up to date, and stop when it is deleted."""

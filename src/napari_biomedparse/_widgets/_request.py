@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from napari_biomedparse.prompts import PromptSet
     from napari_biomedparse.volume import Volume
 
+THRESHOLDS = (
+    "existence_threshold",
+    "overlap_threshold",
+    "minimum_size",
+    "edge_threshold",
+    "instances",
+)
+"""Options that count after the network, so that they can be changed without it."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -78,6 +87,29 @@ class Request:
     def prompts_by_label(self) -> PromptSet:
         """The prompts, for labels that are their ids, not objects."""
         return replace(self.prompts, instance=False)
+
+    def with_thresholds_of(self, other: Request) -> Request | None:
+        """Return this request with the other's thresholds, if only they differ.
+
+        Parameters
+        ----------
+        other : Request
+            It may also be for other slices of the same volume.
+
+        Returns
+        -------
+        Request or None
+            None if something else differs, or nothing does.
+        """
+        theirs = {name: getattr(other.options, name) for name in THRESHOLDS}
+        changed = replace(
+            self,
+            options=replace(self.options, **theirs),
+            prompts=replace(self.prompts, instance=other.prompts.instance),
+        )
+        slices = other.options.slices
+        same = replace(changed, options=replace(changed.options, slices=slices))
+        return changed if same == other and changed != self else None
 
     def hold(self) -> None:
         """Take hold of the voxels: the layer may be gone when the run's turn comes.

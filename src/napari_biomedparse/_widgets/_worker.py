@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from napari_biomedparse.options import SegmentOptions
     from napari_biomedparse.prompts import PromptSet
     from napari_biomedparse.remote.run import Event
     from napari_biomedparse.report import Finding
@@ -77,6 +78,11 @@ class Task(ABC):
     @abstractmethod
     def _follow_all(self) -> Iterator[Step]:
         """Do it and yield what is new."""
+
+    @property
+    def number(self) -> int | None:
+        """By which number the process knows it, or None before it began."""
+        return None if self._run is None else self._run.number
 
     @property
     def cancelled(self) -> bool:
@@ -136,6 +142,16 @@ class SegmentTask(Task):
     @abstractmethod
     def findings(self) -> tuple[Finding, ...]:
         """Return what was found so far, one entry a prompt; empty if nothing was."""
+
+    @property
+    @abstractmethod
+    def can_resume(self) -> bool:
+        """Whether a part of it was done, and the rest can be."""
+
+    def retune(self, options: SegmentOptions) -> None:
+        """Have other thresholds applied to what is done and what comes."""
+        if (run := self._run) is not None:
+            run.retune(options)
 
     def look_at(self, at: int) -> None:
         """Have the slices next to one done first; from any thread."""

@@ -6,16 +6,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication, QVBoxLayout, QWidget
 
 from napari_biomedparse._widgets._eye import Eye
 from napari_biomedparse._widgets._fold import Scrolled, fold
 from napari_biomedparse._widgets._live_run import LiveRun
 from napari_biomedparse._widgets._model_choice import consent_to_download
-from napari_biomedparse._widgets._preview import Preview
+from napari_biomedparse._widgets._preview import PAUSE, Preview
 from napari_biomedparse._widgets._run_view import PYTHON, RunView
 from napari_biomedparse._widgets._runs import Runs
 from napari_biomedparse._widgets._segment_form import SegmentForm
+from napari_biomedparse._widgets._shortcuts import add_shortcuts
 from napari_biomedparse.errors import BiomedParseError
 from napari_biomedparse.remote import Session
 from napari_biomedparse.snippets import as_command, as_python
@@ -71,23 +73,19 @@ class SegmentWidget(QWidget):
             )
         )
         layout.addWidget(self.view, 1)
+        add_shortcuts(self, napari_viewer)
         self.view.run_requested.connect(self.start)
         self.view.cancel_requested.connect(self.cancel)
         self.view.resume_requested.connect(self.resume)
         self.view.preview_switched.connect(self._on_preview_switched)
         self._eye.moved.connect(self._preview.changed)
-        form = self.form
-        fields: tuple[Any, ...] = (
-            form.image,
-            form.prompts,
-            form.model,
-            form.device,
-            form.tiles,
-            form.stack.channel,
-            *form._options.values(),
-        )
-        for field in fields:
-            field.changed.connect(self._preview.changed)
+        self.form.changed.connect(self._preview.changed)
+        self._threshold_pause = QTimer(self)
+        self._threshold_pause.setSingleShot(True)
+        self._threshold_pause.setInterval(PAUSE)
+        self._threshold_pause.timeout.connect(self._apply_thresholds)
+        self.form.changed.connect(self._threshold_pause.start)
+        self.view.plot.threshold_changed.connect(self._on_threshold_dragged)
         self._preview.layers.removed.connect(self._on_preview_removed)
         self.view.plot.slice_clicked.connect(self.form.show_slice)
         self.view.estimate_requested.connect(self.estimate)
@@ -96,7 +94,7 @@ class SegmentWidget(QWidget):
         for clean in (
             self._preview.close,
             session.close,
-            form.disconnect,
+            self.form.disconnect,
             eye.disconnect_viewer,
         ):
             self.destroyed.connect(lambda *_, clean=clean: clean())
@@ -148,6 +146,7 @@ class SegmentWidget(QWidget):
             if not consent_to_download(asked.model, self):
                 return None
             asked.hold()
+            self.form.remember()
         except BiomedParseError as error:
             show_error(str(error))
             return None
@@ -175,6 +174,7 @@ class SegmentWidget(QWidget):
             self._begin(partial(self._runs.run, asked, self._front(asked)))
         if self.run is None:
             self._preview.hold(False)
+            self._threshold_pause.start()
 
     def _front(self, asked: Request) -> int | None:
         """Return which slice of a request is in view."""
@@ -188,6 +188,29 @@ class SegmentWidget(QWidget):
         """Return which slice, and which of the request's volumes, is in view."""
         time = self._eye.time_of(asked.image) if asked.series else 0
         return self._front(asked) or 0, time
+
+    def _on_threshold_dragged(self, threshold: float) -> None:
+        self.form.set_option("existence_threshold", threshold)
+        self._threshold_pause.start(0)  # it was let go: nothing more to wait for
+
+    def _apply_thresholds(self) -> None:
+        """Have the labels of the last run follow the thresholds in the form."""
+        last = self._last
+        if last is None or (self.run is not None and self.run is not last):
+            return
+        try:
+            asked = last.asked.with_thresholds_of(self.form.request())
+        except BiomedParseError:  # told when the user presses Run
+            return
+        if asked is None:
+            return
+        self.view.plot.show_threshold(asked.options.existence_threshold)
+        if self.run is last and asked.prompts == last.asked.prompts:
+            last.retune(asked)
+        elif self.run is last:
+            return  # objects or not: when it is over
+        elif (again := self._runs.again(last, asked)) is not None:
+            self._begin(lambda: again)
 
     def _on_preview_switched(self) -> None:
         self._preview.switch(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from napari_biomedparse.options import SegmentOptions
     from napari_biomedparse.remote.events import (
         Found,
         Objects,
@@ -119,6 +121,10 @@ class Run:
     def look_at(self, at: int) -> None:
         """Have the slices next to one come first; returns at once."""
         self._say("front", at=at)
+
+    def retune(self, options: SegmentOptions) -> None:
+        """Have other thresholds applied to what is done and what comes."""
+        self._say("retune", options=asdict(options))
 
     def attach(self, tell: Callable[[str, dict[str, Any]], None]) -> None:
         """Learn how to tell the process what is wanted in the meantime."""

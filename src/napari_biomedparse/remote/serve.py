@@ -113,6 +113,8 @@ class Job:
         self.cancelled = False
         self.front: int | None = fields.get("front")
         """The slice in view, which is wanted first."""
+        self.retuned: dict[str, Any] | None = None
+        """Options with other thresholds, until somebody takes note."""
         self._connection = connection
         self._requests = itertools.count()
         self._asked: dict[int, Future[npt.NDArray[Any]]] = {}
@@ -143,7 +145,11 @@ class Job:
     def prompts(self) -> PromptSet:
         """Return what to find."""
         prompts = tuple(Prompt(i, text) for i, text in self.fields["prompts"])
-        return PromptSet(prompts, instance=self.fields["instance"])
+        return PromptSet(
+            prompts,
+            instance=self.fields["instance"],
+            order=tuple(self.fields["order"]),
+        )
 
     def cancel(self) -> None:
         """Make the run stop where it next looks, waiting for voxels included."""
@@ -197,6 +203,8 @@ def serve(connection: Connection, work: Work, *, on_end: Callable[[], None]) -> 
                     known[number].cancel()
                 elif number in known and message.kind == "front":
                     known[number].front = message.fields["at"]
+                elif number in known and message.kind == "retune":
+                    known[number].retuned = message.fields["options"]
                 elif number in known and message.kind == "slab":
                     known[number].answer(message)
         for job in list(known.values()):

@@ -53,6 +53,7 @@ class Session:
         consensus: bool = False,
         done: Sequence[tuple[int, int]] = (),
         front: int | None = None,
+        again: int | None = None,
     ) -> Run:
         """Segment a volume in the model process.
 
@@ -76,6 +77,10 @@ class Session:
         front : int, optional
             The slice that is wanted first, then those next to it. `Run.look_at` moves
             it.
+        again : int, optional
+            Number of an earlier run of the same volume, prompts and model: only the
+            slices that are `done` are done again, from its scores where the process
+            still has them.
 
         Returns
         -------
@@ -90,13 +95,15 @@ class Session:
             If no process can be started.
         """
         volume = as_volume(volume)
-        more = {
+        more: dict[str, Any] = {
             "model": model,
             "device": device,
             "consensus": consensus,
             "done": list(done),
             "front": front,
         }
+        if again is not None:
+            more["again"] = again
         return self._start(
             volume, _describe(volume) | _describe_task(prompts, options) | more
         )
@@ -306,6 +313,7 @@ def _describe_task(prompts: PromptSet, options: SegmentOptions) -> dict[str, Any
     return {
         "prompts": [[prompt.id, prompt.text] for prompt in prompts.prompts],
         "instance": prompts.instance,
+        "order": prompts.order,
         "options": asdict(options),
     }
 
