@@ -70,11 +70,24 @@ def test_manifest_names_our_distribution_and_our_code() -> None:
     assert all(c.python_name.startswith("napari_biomedparse.") for c in commands)
 
 
-def test_every_command_is_used_once() -> None:
+def test_every_command_is_used_once_besides_menus() -> None:
     contributions = yaml.safe_load(MANIFEST.read_text("utf-8"))["contributions"]
     commands = [c["id"] for c in contributions.pop("commands")]
+    menus = contributions.pop("menus")
+    submenus = [submenu["id"] for submenu in contributions.pop("submenus")]
+    contributions.pop("configurations")
     used = [entry["command"] for kind in contributions.values() for entry in kind]
-    assert sorted(used) == sorted(commands)
+    items = [item for menu in menus.values() for item in menu]
+    only_in_menus = {item["command"] for item in items if "command" in item} - {*used}
+    assert sorted([*used, *only_in_menus]) == sorted(commands)
+    assert {item["submenu"] for item in items if "submenu" in item} == {*submenus}
+
+
+def test_menus_are_those_that_napari_has() -> None:
+    menus = pytest.importorskip("napari._app_model.constants")
+    ours = PluginManifest.from_file(MANIFEST).contributions
+    known = {str(menu) for menu in menus.MenuId.contributables()}
+    assert {*ours.menus} <= known | {submenu.id for submenu in ours.submenus or []}
 
 
 def test_installed_manifest_is_the_top_level_one() -> None:

@@ -52,6 +52,7 @@ def open_demo(sample: str) -> None:
     truth.visible = False
     viewer.layers.selection.active = image
     _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, WIDGET)
+    widget.form.reset()  # what was used last may not suit the sample
     widget.form.model.value = "demo"
     widget.start()
     napari.run()

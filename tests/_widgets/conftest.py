@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import napari.settings
 import numpy as np
 import pytest
 from napari.utils.notifications import notification_manager
 
+from napari_biomedparse._widgets import _settings
 from napari_biomedparse._widgets.segment_widget import SegmentWidget
 from napari_biomedparse.remote import Session
 
@@ -82,3 +84,13 @@ def notes():
     notification_manager.notification_ready.connect(keep)
     yield shown
     notification_manager.notification_ready.disconnect(keep)
+
+
+@pytest.fixture(autouse=True)
+def own_settings(tmp_path, monkeypatch):
+    """Keep settings and last values of each test apart, and the user's untouched."""
+    path = tmp_path / "napari" / "settings.yaml"
+    monkeypatch.setattr(napari.settings, "_CFG_PATH", str(path))
+    monkeypatch.setattr(napari.settings, "_PLUGIN_SETTINGS", {})
+    monkeypatch.setattr(_settings, "_last_file", lambda: path.with_name("last.json"))
+    return path.parent

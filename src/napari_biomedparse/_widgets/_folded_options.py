@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from magicgui.types import FileDialogMode
-from magicgui.widgets import CheckBox, ComboBox, FileEdit, LineEdit
+from magicgui.widgets import CheckBox, ComboBox, FileEdit, LineEdit, PushButton
 from qtpy.QtWidgets import QWidget
 
 from napari_biomedparse._widgets._form import form_layout, option_fields
@@ -24,7 +24,7 @@ class AdvancedOptions(QWidget):
     ----------
     options : dict
         A field for each of the simple options, by name.
-    device, consensus, tiles : magicgui widgets
+    device, consensus, tiles, overwrite, reset : magicgui widgets
     """
 
     def __init__(self) -> None:
@@ -44,8 +44,30 @@ class AdvancedOptions(QWidget):
             "of the three runs agree on, else that of z. For isotropic volumes; takes "
             "three times as long.",
         )
+        self.overwrite = CheckBox(
+            name="overwrite",
+            label="Overwrite the last labels of this image",
+            tooltip="On: a run fills the Labels layer of the run before. Off: each run "
+            "makes a new layer, so that runs can be compared.",
+        )
+        self.reset = PushButton(
+            text="Back to the defaults",
+            tooltip="All options as napari's Settings for this plugin say, or as they "
+            "are when installed; prompts stay.",
+        )
         axis, *others = self.options.values()
-        form_layout(self, [self.device, axis, self.consensus, self.tiles, *others])
+        layout = form_layout(
+            self,
+            [
+                self.device,
+                axis,
+                self.consensus,
+                self.tiles,
+                *others,
+                self.overwrite,
+            ],
+        )
+        layout.addRow("", self.reset.native)
 
 
 class LargeVolumes(QWidget):

@@ -47,6 +47,18 @@ class ModelChoice(ComboBox):
         else:
             self.choose_file(model)
 
+    def choose_known(self, model: str) -> None:
+        """Choose a model by its name, or a weights file that is there.
+
+        Raises
+        ------
+        ValueError
+            If it is neither.
+        """
+        if model not in available_models() and not Path(model).is_file():
+            raise ValueError(f"There is no model {model!r}.")
+        self.choose(model)
+
     def choose_file(self, path: str) -> None:
         """Add a weights file to the list and choose it."""
         self._files = (*(file for file in self._files if file != path), path)

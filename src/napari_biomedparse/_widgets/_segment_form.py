@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import ComboBox
 from napari.layers import Image
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QWidget
 
 from napari_biomedparse._napari import (
@@ -17,10 +19,22 @@ from napari_biomedparse._napari import (
 )
 from napari_biomedparse._widgets._folded_options import AdvancedOptions, LargeVolumes
 from napari_biomedparse._widgets._form import form_layout, option_fields, show_row
+from napari_biomedparse._widgets._form_state import (
+    apply_setting,
+    apply_settings,
+    begin,
+    restore,
+    state_of,
+)
 from napari_biomedparse._widgets._model_choice import ModelChoice
 from napari_biomedparse._widgets._prompt_table import PromptTable
 from napari_biomedparse._widgets._request import Request
 from napari_biomedparse._widgets._scope import SliceScope
+from napari_biomedparse._widgets._settings import (
+    keep_values,
+    settings,
+    watch,
+)
 from napari_biomedparse._widgets._stack_choice import StackChoice
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.intensity import MODALITIES
@@ -28,6 +42,7 @@ from napari_biomedparse.options import SegmentOptions
 from napari_biomedparse.preprocess import choose_axis
 
 if TYPE_CHECKING:
+    from magicgui.widgets.bases import ValueWidget
     from napari import Viewer
     from napari.utils.events import Event
 
@@ -52,16 +67,21 @@ class SegmentForm(QWidget):
         Its Image layers are offered; the one the user selects is chosen.
     """
 
+    changed = Signal()
+    """Something that a run depends on is another."""
+
     def __init__(self, viewer: Viewer) -> None:
         super().__init__()
         self._viewer = viewer
         self._prefilled: Snapshot = ()
+        self._from_file = False
         main = option_fields(SegmentOptions, ("modality", "instances"), CAPTIONS)
         self.advanced, self.large = AdvancedOptions(), LargeVolumes()
-        self.device, self.tiles = self.advanced.device, self.advanced.tiles
-        self.consensus = self.advanced.consensus
+        advanced = self.advanced
+        self.device, self.tiles = advanced.device, advanced.tiles
+        self.consensus, self.overwrite = advanced.consensus, advanced.overwrite
         self.folder, self.scheduler = self.large.folder, self.large.scheduler
-        self._options = {**main, **self.advanced.options}
+        self._options = {**main, **advanced.options}
         self.image = ComboBox(
             name="image",
             label="Image",
@@ -97,6 +117,15 @@ class SegmentForm(QWidget):
         viewer.layers.selection.events.active.connect(self._on_layer_selected)
         self._on_layer_selected()
         self._on_image_changed()
+        self._defaults = state_of(self)
+        self._defaults.pop("prompts")
+        begin(self, has_prompts=self._from_file)
+        if not self._from_file:
+            self._prefilled = self.prompts.rows.snapshot()
+        self.advanced.reset.changed.connect(self.reset)
+        self._stop_watching = watch(partial(apply_setting, self))
+        for field in self._fields():
+            field.changed.connect(self._on_changed)
 
     @property
     def layer(self) -> Image | None:
@@ -121,13 +150,25 @@ class SegmentForm(QWidget):
         current : int
             The slice in view.
         """
-        values = {name: widget.value for name, widget in self._options.items()}
         return SegmentOptions(
             slices=self.scope.slices(current),
             tile=self.tiles.tile,
             pixel_size=self.tiles.pixel_size,
-            **values,
+            **self.option_values(),
         )
+
+    @property
+    def options_by_name(self) -> dict[str, ValueWidget[Any]]:
+        """The options that have a simple field each."""
+        return self._options
+
+    def option_values(self) -> dict[str, Any]:
+        """Return what the fields of `options_by_name` say."""
+        return {name: widget.value for name, widget in self._options.items()}
+
+    def set_option(self, name: str, value: Any) -> None:
+        """Set one of `option_values`; raises KeyError or ValueError if it cannot be."""
+        self._options[name].value = value
 
     def request(self) -> Request:
         """Return the run that the form describes.
@@ -179,10 +220,36 @@ class SegmentForm(QWidget):
         if chosen in self.image.choices and self.image.value is not chosen:
             self.image.value = chosen
 
+    def remember(self) -> None:
+        """Keep the values for the next widget, and the next session."""
+        keep_values(state_of(self))
+
+    def reset(self) -> None:
+        """Set all but the prompts to what napari's Settings say, or to the defaults."""
+        restore(self, self._defaults)
+        apply_settings(self, settings())
+
     def disconnect(self) -> None:
-        """Stop following the viewer."""
+        """Stop following the viewer and napari's Settings."""
+        self._stop_watching()
         events = self._viewer.layers.selection.events
         events.active.disconnect(self._on_layer_selected)
+
+    def _fields(self) -> list[Any]:
+        """List what decides about a run and says when it is changed."""
+        stack, advanced = self.stack, self.advanced
+        return [
+            self.image,
+            self.prompts,
+            self.model,
+            self.device,
+            self.scope,
+            self.tiles,
+            stack.channel,
+            stack.time,
+            advanced.consensus,
+            *self._options.values(),
+        ]
 
     def _images(self, _: Any) -> list[Image]:
         return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
@@ -213,11 +280,18 @@ class SegmentForm(QWidget):
             show_row(self._layout, field, self.stack.offers(field))
         known = None if self.layer is None else prompts_of_layer(self.layer)
         self.prompts.offer_file(known)
-        if self.prompts.rows.snapshot() not in ((), self._prefilled):
+        now = self.prompts.rows.snapshot()
+        untouched = now == self._prefilled
+        if known is None and not (untouched and self._from_file):
             return
-        self.prompts.set_prompts(known)
-        self._prefilled = self.prompts.rows.snapshot()
-        self.instances.value = known is not None and known.instance
+        if untouched or not now:
+            self.prompts.set_prompts(known)
+            self.instances.value = known is not None and known.instance
+            self._prefilled = self.prompts.rows.snapshot()
+            self._from_file = known is not None
+
+    def _on_changed(self, *_: Any) -> None:
+        self.changed.emit()
 
     def _on_instance_loaded(self, instance: bool) -> None:
         self.instances.value = instance

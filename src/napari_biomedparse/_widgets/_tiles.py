@@ -63,9 +63,9 @@ class TileChoice(Container[ComboBox | SpinBox | FloatSpinBox]):
     def choose(self, tile: str | int, pixel_size: float | None = None) -> None:
         """Choose by the options ``tile`` and ``pixel_size``."""
         if pixel_size is not None:
-            self._choice.value, self._pixel_size.value = PIXEL, pixel_size
+            self._pixel_size.value, self._choice.value = pixel_size, PIXEL
         elif isinstance(tile, int):
-            self._choice.value, self._tile.value = TILE, tile
+            self._tile.value, self._choice.value = tile, TILE
         else:
             self._choice.value = NONE if tile == "none" else AUTOMATIC
 

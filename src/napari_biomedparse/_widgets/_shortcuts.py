@@ -1,0 +1,51 @@
+"""Keys of the Segment widget.
+
+npe2 knows keybindings, but napari (0.9.2) makes nothing of them: these are Qt's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtGui import QKeySequence
+from qtpy.QtWidgets import QShortcut
+
+from napari_biomedparse._widgets._next_slice import go_to_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari import Viewer
+    from qtpy.QtWidgets import QWidget
+
+    from napari_biomedparse._widgets.segment_widget import SegmentWidget
+
+RUN, CANCEL, PREVIEW = "Ctrl+Return", "Ctrl+.", "Ctrl+Shift+Return"
+NEXT, PREVIOUS = "Ctrl+Right", "Ctrl+Left"
+
+
+def add_shortcuts(widget: SegmentWidget, viewer: Viewer) -> None:
+    """Make keys do what buttons do, and let the tooltips tell so.
+
+    They work in the window that the widget is in, also while the canvas has the focus.
+
+    Parameters
+    ----------
+    widget : SegmentWidget
+    viewer : napari.Viewer
+    """
+    view = widget.view
+    keys: list[tuple[str, Callable[[], object], QWidget | None]] = [
+        (RUN, widget.start, view.run_button),
+        (CANCEL, widget.cancel, view.cancel_button),
+        (PREVIEW, widget.preview, view.preview_box),
+        (NEXT, lambda: go_to_labels(viewer, 1), None),
+        (PREVIOUS, lambda: go_to_labels(viewer, -1), None),
+    ]
+    for key, do, control in keys:
+        sequence = QKeySequence(key)
+        shortcut = QShortcut(sequence, widget)
+        shortcut.activated.connect(lambda do=do: do())
+        if control is not None:
+            name = sequence.toString(QKeySequence.SequenceFormat.NativeText)
+            control.setToolTip(f"{control.toolTip()} ({name})")
