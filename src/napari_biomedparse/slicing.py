@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.errors import BiomedParseError, FormatError, OptionError
+from napari_biomedparse.errors import (
+    BiomedParseError,
+    DeviceError,
+    FormatError,
+    OptionError,
+)
+from napari_biomedparse.options import parse_region
 from napari_biomedparse.preprocess import (
     SliceGeometry,
     plan_large_slices,
@@ -25,6 +31,28 @@ if TYPE_CHECKING:
 
 LARGE_SLICE = 1024
 """Pixels of a slice's longer edge above which it is cut into tiles by default."""
+
+
+def region_of(volume: Volume, options: SegmentOptions) -> Volume:
+    """Cut out the region that the options ask for, if they do.
+
+    Parameters
+    ----------
+    volume : Volume
+    options : SegmentOptions
+
+    Returns
+    -------
+    Volume
+
+    Raises
+    ------
+    VolumeError
+        If it does not lie in the volume.
+    """
+    if options.region is None:
+        return volume
+    return volume.crop(**parse_region(options.region))
 
 
 def slice_geometry(volume: Volume, options: SegmentOptions, size: int) -> SliceGeometry:
@@ -121,6 +149,12 @@ def explained(volume: Volume, start: int, stop: int) -> Iterator[None]:
         yield
     except BiomedParseError:
         raise
+    except MemoryError as error:
+        raise DeviceError(
+            f"The memory of this machine does not suffice to read slices {start} to "
+            f"{stop - 1} of {volume.source or volume.name}; close other programs, and "
+            "run the same again."
+        ) from error
     except Exception as error:
         raise FormatError(
             f"{volume.source or volume.name}: slices {start} to {stop - 1} cannot be "

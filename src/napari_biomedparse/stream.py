@@ -36,6 +36,7 @@ READ_AHEAD = 2
 SLAB_BYTES = 2**28
 """Chunks thicker than this many bytes along the slicing axis are taken in parts."""
 _POLL_SECONDS = 0.1
+_PATIENCE_SECONDS = 1.0
 
 
 class SliceBatch(NamedTuple):
@@ -116,7 +117,8 @@ def read_ahead(items: Iterable[T], depth: int = READ_AHEAD) -> Iterator[T]:
     """Iterate `items` in a thread, at most `depth` of them ahead.
 
     The order is kept. An error among the items is raised here, after the items that
-    came before it. Closing the generator stops the thread and waits for it.
+    came before it. Closing the generator stops the thread and waits for it, but not
+    for a disk that does not answer.
 
     Parameters
     ----------
@@ -161,7 +163,7 @@ def read_ahead(items: Iterable[T], depth: int = READ_AHEAD) -> Iterator[T]:
             yield value
     finally:
         stopped.set()
-        thread.join()
+        thread.join(_PATIENCE_SECONDS)
 
 
 def _batches(

@@ -4,24 +4,74 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import pytest
+import tifffile
 import zarr
 
+from napari_biomedparse.consensus import segment_consensus
 from napari_biomedparse.errors import OptionError, WorkerError
+from napari_biomedparse.io import open_image, open_volume
 from napari_biomedparse.model.biomedparse import BiomedParse
+from napari_biomedparse.runs.folder import Run
 from napari_biomedparse.runs.run import segment_to_folder
+from napari_biomedparse.series import segment_series
+from napari_biomedparse.weights import load_model
 
 pytest.importorskip("distributed")
+from distributed import Client, LocalCluster
+
 from napari_biomedparse.plan import plan_run
-from napari_biomedparse.runs.blocks import split_range, task_size
+from napari_biomedparse.runs.blocks import Stopped, split_range, task_size
 from napari_biomedparse.runs.cluster import connect
 
 PROMPTS = ["liver", "cell"]
+
+
+@pytest.fixture
+def here() -> Iterator[Any]:
+    """A cluster of two workers in this process."""
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=False,
+            memory_limit=0,
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names by which workers load networks, one each time."""
+    names: list[str] = []
+
+    def load(name: str) -> BiomedParse:
+        names.append(name)
+        return load_model(name)
+
+    monkeypatch.setattr("napari_biomedparse.runs.cluster.load_model", load)
+    return names
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Three time points of 18 slices."""
+    grey = np.random.default_rng(0).integers(0, 255, (3, 18, 20, 22), dtype=np.uint8)
+    tifffile.imwrite(
+        tmp_path / "film.ome.tif", grey, ome=True, metadata={"axes": "TZYX"}
+    )
+    return tmp_path / "film.ome.tif"
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -59,6 +109,80 @@ def test_two_workers_one_killed(tmp_path: Path, tiny_model: BiomedParse) -> None
     np.testing.assert_array_equal(
         np.asarray(there.instances), np.asarray(here.instances)
     )
+
+
+@pytest.mark.parametrize("kind", ["series", "consensus"])
+def test_parts_share_the_networks_of_the_workers(
+    here: Any,
+    loaded: list[str],
+    source: Path,
+    tiny_model: BiomedParse,
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    expected: Any
+    if kind == "series":
+        more: dict[str, Any] = {}
+        expected = segment_series(
+            open_image(source), PROMPTS, tiny_model, instances=True
+        )
+    else:
+        more = {"consensus": True, "force": True, "time": 1}
+        expected = segment_consensus(
+            open_volume(source, time=1),
+            PROMPTS,
+            tiny_model,
+            force=True,
+            instances=True,
+        )
+    more["instances"] = True
+    run = segment_to_folder(
+        source, PROMPTS, tmp_path / "r", "tiny", scheduler=here, **more
+    )
+    assert run.kind == kind
+    assert run.finished
+    assert len(np.unique(np.asarray(run.labels))) > 1
+    np.testing.assert_array_equal(run.labels, expected.labels)
+    assert run.manifest.objects
+    # Three parts and two runs, but a network for each of the two workers.
+    again = segment_to_folder(
+        source, PROMPTS, tmp_path / "again", "tiny", scheduler=here, **more
+    )
+    np.testing.assert_array_equal(again.labels, expected.labels)
+    assert 1 <= len(loaded) <= 2
+
+
+def test_cancelled_before_the_first_block(
+    here: Any, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while nothing is known of the run but that it was asked for."""
+    asked: list[float] = []
+    slow = Event()
+    monkeypatch.setattr(
+        "napari_biomedparse.runs.cluster.load_model", lambda name: slow.wait(60)
+    )
+
+    def stopped() -> bool:
+        asked.append(time.monotonic())
+        return len(asked) > 2
+
+    try:
+        with pytest.raises(Stopped):
+            segment_to_folder(
+                source,
+                PROMPTS,
+                tmp_path / "r",
+                "tiny",
+                time=0,
+                scheduler=here,
+                stopped=stopped,
+            )
+        assert time.monotonic() - asked[-1] < 2
+        assert not here.list_datasets()
+    finally:
+        slow.set()
+    assert not Run(tmp_path / "r").finished
+    assert segment_to_folder(source, PROMPTS, tmp_path / "r", "tiny", time=0).finished
 
 
 def test_the_environment_is_as_before_a_cluster() -> None:

@@ -5,6 +5,11 @@ Every command has a module of its own; what several need is in `_show` and `_run
 
 from __future__ import annotations
 
+import os
+import sys
+import weakref
+from typing import Any
+
 import typer
 
 from napari_biomedparse.cli import (
@@ -14,12 +19,34 @@ from napari_biomedparse.cli import (
     finetune,
     info,
     measure,
+    report,
     reproduce,
     segment,
     vocabulary,
 )
+from napari_biomedparse.cli._show import INTERRUPTED
 
-app = typer.Typer(
+
+class CommandLine(typer.Typer):
+    """Ends as soon as it is interrupted, also while a disk is slow to answer.
+
+    Python would wait for all threads, those that read a large chunk among them.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command that the arguments name."""
+        try:
+            return super().__call__(*args, **kwargs)
+        except SystemExit as end:
+            if end.code == INTERRUPTED:
+                weakref.finalize._exitfunc()  # type: ignore[attr-defined]  # temporary files
+                for stream in (sys.stdout, sys.stderr):
+                    stream.flush()
+                os._exit(INTERRUPTED)
+            raise
+
+
+app = CommandLine(
     name="napari-biomedparse",
     help="Find structures in biomedical volumes by describing them in words.",
     no_args_is_help=True,
@@ -31,6 +58,7 @@ app.command()(reproduce.reproduce)
 app.command()(doctor.doctor)
 app.command()(info.info)
 app.command()(measure.measure)
+app.command()(report.report)
 app.command()(vocabulary.vocabulary)
 app.command()(evaluate.evaluate)
 app.command()(finetune.finetune)

@@ -51,7 +51,7 @@ def told_in_one_line(remains: str = "nothing was written") -> Iterator[None]:
         code = USAGE if isinstance(error, OptionError) else 1
         raise typer.Exit(code) from error
     except KeyboardInterrupt as stop:  # its text, if it has one, knows better
-        err.print(f"Interrupted; {stop or remains}.", soft_wrap=True)
+        err.print(f"Interrupted; {str(stop) or remains}.", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
 
 

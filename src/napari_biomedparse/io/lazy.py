@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.errors import FormatError
+from napari_biomedparse.io.bounds import MAX_BLOCKS, check_blocks
 
 if TYPE_CHECKING:
     from napari_biomedparse.volume import ArrayLike
@@ -27,7 +28,7 @@ def lazy_array(
     read: Callable[[Index], npt.NDArray[Any]],
     shape: Sequence[int],
     dtype: npt.DTypeLike,
-    chunks: Any,
+    chunks: Sequence[int],
     what: str,
 ) -> ArrayLike:
     """Make a dask array of a function that reads a part of a file.
@@ -39,8 +40,8 @@ def lazy_array(
         needs. Called from several threads.
     shape, dtype
         Of the whole array.
-    chunks
-        Block sizes, in any form that dask takes.
+    chunks : sequence of int
+        Size of a block along each axis.
     what : str
         File and part, for messages.
 
@@ -48,9 +49,16 @@ def lazy_array(
     -------
     dask.array.Array
         Reading a block raises `FormatError` where the file is damaged.
+
+    Raises
+    ------
+    FormatError
+        If a block would be too large, or there would be too many.
     """
+    sizes = [max(1, size) for size in chunks]
+    check_blocks(shape, sizes, np.dtype(dtype).itemsize, what)
     sizes = da.core.normalize_chunks(  # type: ignore[no-untyped-call]
-        chunks, tuple(shape), dtype=np.dtype(dtype)
+        tuple(sizes), tuple(shape), dtype=np.dtype(dtype)
     )
 
     def block(block_info: Any = None) -> npt.NDArray[Any]:
@@ -58,7 +66,7 @@ def lazy_array(
         index = tuple(slice(int(start), int(stop)) for start, stop in where)
         try:
             return np.asarray(read(index))
-        except FormatError:
+        except (FormatError, MemoryError):
             raise
         except Exception as error:  # codecs raise whatever they like
             first = ", ".join(str(part.start) for part in index)
@@ -88,14 +96,16 @@ def grow_chunks(
 ) -> tuple[int, ...]:
     """Enlarge storage chunks to whole multiples of about `BLOCK_BYTES`.
 
-    The last axis grows first, so that blocks become whole planes before they become
+    Those of an array of terabytes become larger, so that there are not too many. The
+    last axis grows first, so that blocks become whole planes before they become
     thicker; channels and time points stay apart, as one of each is used at a time.
     """
     sizes = [max(1, min(c, n)) for c, n in zip(chunks, shape, strict=True)]
+    wanted = max(BLOCK_BYTES, 2 * math.prod(shape) * itemsize // MAX_BLOCKS)
     for axis in reversed(range(len(sizes))):
         if axes[axis] in ("c", "t"):
             continue
-        room = BLOCK_BYTES // max(1, math.prod(sizes) * itemsize)
+        room = wanted // max(1, math.prod(sizes) * itemsize)
         if room > 1:
             sizes[axis] = min(sizes[axis] * room, max(1, shape[axis]))
     return tuple(sizes)

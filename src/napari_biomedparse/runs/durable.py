@@ -43,6 +43,16 @@ class SyncedStore(LocalStore):
         sync_files(written)
 
 
+def is_zarr(folder: Path) -> bool:
+    """Say whether a folder is a Zarr group or array, and not just some chunks of one.
+
+    Writing a chunk makes the folders above it, also where all has been removed.
+    """
+    return any(
+        (folder / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")
+    )
+
+
 def sync_files(paths: Iterable[Path]) -> None:
     """Wait until files, and the folders that list them, are on the disk."""
     paths = [path for path in paths if path.exists()]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from napari_biomedparse.errors import FormatError, OutputError
-from napari_biomedparse.runs.durable import PARTIAL, write_durably
+from napari_biomedparse.runs.durable import PARTIAL, is_zarr, write_durably
 from napari_biomedparse.runs.inputs import SUFFIXES
 from napari_biomedparse.runs.manifest import (
     MANIFEST,
@@ -282,7 +282,7 @@ class Run:
 
     def _array(self, name: str) -> da.Array:
         path = self.folder / name / "s0"
-        if not path.is_dir():
+        if not is_zarr(path):
             raise FormatError(f"{path} is missing; run the same again.")
         lazy: da.Array = da.from_zarr(str(path))  # type: ignore[no-untyped-call]
         return lazy
@@ -291,7 +291,7 @@ class Run:
 def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> Manifest:
     ours = (LOCK, JOB)
     others = [
-        p.name for p in folder.iterdir() if p.name not in ours and not _is_partial(p)
+        p.name for p in folder.iterdir() if p.name not in ours and not _is_leftover(p)
     ]
     if (folder / MANIFEST).is_file():
         if not overwrite:
@@ -323,8 +323,11 @@ def _record_name(start: int) -> str:
     return f"{start:08d}.json"
 
 
-def _is_partial(path: Path) -> bool:
-    return path.name.endswith(PARTIAL)
+def _is_leftover(path: Path) -> bool:
+    """Say whether it was being written when the run ended, or all was removed."""
+    stores = (LABELS, OBJECTS, EDGES, COMPONENTS)
+    lost = path.name in stores and path.is_dir() and not is_zarr(path)
+    return lost or path.name.endswith(PARTIAL)
 
 
 def _drop_partial(folder: Path) -> None:

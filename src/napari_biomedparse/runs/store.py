@@ -16,7 +16,12 @@ import zarr
 
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.io.zarr_metadata import describe_labels
-from napari_biomedparse.runs.durable import PARTIAL, SyncedStore, sync_folder
+from napari_biomedparse.runs.durable import (
+    PARTIAL,
+    SyncedStore,
+    is_zarr,
+    sync_folder,
+)
 
 if TYPE_CHECKING:
     from napari_biomedparse.prompts import PromptSet
@@ -184,7 +189,7 @@ class LabelStore:
             If the image was removed since it was opened.
         """
         self._store.sync()
-        if not _is_group(Path(self._store.root)):
+        if not is_zarr(Path(self._store.root)):
             raise OutputError(
                 f"{self._store.root} was removed while it was being written. Run the "
                 "same again: what is missing is done again."
@@ -206,7 +211,7 @@ def create_labels(
     prompts : PromptSet
         Names of the label values.
     """
-    if _is_group(path):
+    if is_zarr(path):
         return
     shutil.rmtree(path, ignore_errors=True)  # chunks of one that was removed
     partial = path.with_name(f"{path.name}.{uuid4().hex}{PARTIAL}")
@@ -238,7 +243,3 @@ def create_labels(
     store.sync()
     partial.rename(path)
     sync_folder(path.parent)
-
-
-def _is_group(path: Path) -> bool:
-    return (path / "zarr.json").is_file() or (path / ".zgroup").is_file()

@@ -1,0 +1,29 @@
+"""What the tests of faults share: small blocks, and a run that nothing disturbs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from faults.volumes import do_run, make_volume, small_blocks
+
+from napari_biomedparse.model.biomedparse import BiomedParse
+from napari_biomedparse.runs.folder import Run
+
+
+@pytest.fixture(autouse=True)
+def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_blocks(monkeypatch.setattr)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: BiomedParse
+) -> Run:
+    """Do the run of which all others must have the labels."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        small_blocks(patch.setattr)
+        run = do_run(make_volume(folder, "zarr"), folder / "run", tiny_model)
+    assert len(np.unique(np.asarray(run.labels))) > 1
+    assert run.manifest.objects
+    return run
