@@ -17,7 +17,7 @@ from napari_biomedparse.training.options import FinetuneOptions
 OPTIONS = FinetuneOptions(epochs=2, batch_size=4, prompts=2, learning_rate=2e-3)
 
 
-def test_held_out_scores_are_told_from_the_second_epoch_on(tmp_path: Path) -> None:
+def test_held_out_scores_are_told_once_they_are_measured(tmp_path: Path) -> None:
     seen: list[Progress] = []
     finetune(
         write_folder(tmp_path / "data"),
@@ -28,10 +28,13 @@ def test_held_out_scores_are_told_from_the_second_epoch_on(tmp_path: Path) -> No
         on_progress=seen.append,
     )
     steps = seen[-1].steps
-    assert [now.step for now in seen] == list(range(1, steps + 1))
-    first, second = seen[: steps // 2], seen[steps // 2 :]
+    epoch = steps // 2
+    expected = [*range(1, epoch + 1), epoch, *range(epoch + 1, steps + 1), steps]
+    assert [now.step for now in seen] == expected
+    first, later = seen[:epoch], seen[epoch:]
     assert all(now.val_loss is now.val_dice is None for now in first)
-    assert all(now.val_loss and now.val_dice is not None for now in second)
+    assert all(now.val_loss and now.val_dice is not None for now in later)
+    assert len({now.val_loss for now in later}) == 2
 
 
 @pytest.mark.parametrize("installed", [True, False])

@@ -21,15 +21,20 @@ class LayerChoice(ComboBox):
         Of layer.
     follows : bool
         Whether it does.
-    **about
-        Keywords of a magicgui widget: label, tooltip.
+    label, tooltip : str
     """
 
     def __init__(
-        self, viewer: Viewer, kind: type[Layer], *, follows: bool = True, **about: str
+        self,
+        viewer: Viewer,
+        kind: type[Layer],
+        *,
+        label: str,
+        tooltip: str,
+        follows: bool = True,
     ) -> None:
         self._viewer, self._kind = viewer, kind
-        super().__init__(choices=self._list, **about)
+        super().__init__(choices=self._list, label=label, tooltip=tooltip)
         if follows:
             active = viewer.layers.selection.events.active
             active.connect(self._follow)

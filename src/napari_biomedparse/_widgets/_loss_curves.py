@@ -54,7 +54,8 @@ class LossCurves(QWidget):
             Of held-out slices, as last measured.
         """
         self.steps = max(steps, 1)
-        self.learned.append((step, loss))
+        if not self.learned or self.learned[-1][0] < step:
+            self.learned.append((step, loss))
         if len(self.learned) > _MOST:
             del self.learned[1::2]
         if val_loss is not None:

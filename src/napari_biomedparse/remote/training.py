@@ -29,14 +29,15 @@ def train(job: Job) -> None:
     said = job.fields["training"]
     kept = said["options"] | {"freeze": tuple(said["options"]["freeze"])}
     last = 0.0
+    measured: float | None = None
 
     def tell_case(name: str, number: int, count: int) -> None:
         job.say("status", text=f"Reading {name} ({number + 1} of {count})…")
 
     def tell(now: Progress) -> None:
-        nonlocal last
-        if now.step == now.steps or time.monotonic() - last > _REPORT_SECONDS:
-            last = time.monotonic()
+        nonlocal last, measured
+        if now.val_loss != measured or time.monotonic() - last > _REPORT_SECONDS:
+            last, measured = time.monotonic(), now.val_loss
             job.say("trained", progress=asdict(now))
 
     result = finetune(

@@ -108,7 +108,7 @@ def finetune(
     on_case : callable, optional
         Called before each case is read with its name, its number from 0, how many.
     on_progress : callable, optional
-        Called after every batch.
+        Called after every batch, and when held-out slices have been measured.
     stop : callable, optional
         Asked after every batch whether to stop; the best weights are kept.
 

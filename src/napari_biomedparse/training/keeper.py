@@ -68,7 +68,7 @@ class Keeper(Callback):
     ) -> None:
         self.best: dict[str, float] = {}
         self.step, self.steps, self.chunks = 0, 0, 1
-        self.stopped = False
+        self.stopped, self._loss = False, float("nan")
         self._rows: list[dict[str, Any]] = []
         self._held_out: dict[str, float] = {}
         self._folder, self._facts = folder, facts
@@ -89,11 +89,8 @@ class Keeper(Callback):
     ) -> None:
         """Report, and stop if asked to."""
         self.step += 1
-        if self._on_progress:
-            loss = float(pl_module.recent[-1].total())
-            self._on_progress(
-                Progress(self.step, self.steps, loss, **self._last_measured())
-            )
+        self._loss = float(pl_module.recent[-1].total())
+        self._tell()
         if self._stop and self._stop():
             self.stopped = trainer.should_stop = True
 
@@ -117,7 +114,9 @@ class Keeper(Callback):
         values = {"loss": float(terms.sum()), **values, **self._held_out}
         row = {"epoch": trainer.current_epoch // self.chunks, "step": self.step}
         self._rows.append(row | values)
-        self._held_out = {}
+        if self._held_out:
+            self._held_out = {}
+            self._tell()
         write_log(self._folder, self._rows)
         if trainer.logger is not None:
             trainer.logger.log_metrics(values, self.step)
@@ -132,10 +131,13 @@ class Keeper(Callback):
         if not self.best or "val_loss" not in self.best:
             self._keep(pl_module.model)
 
-    def _last_measured(self) -> dict[str, float | None]:
-        """Return what is known of held-out slices, from an earlier epoch maybe."""
+    def _tell(self) -> None:
+        """Report, with what is known of held-out slices, maybe since long ago."""
+        if self._on_progress is None:
+            return
         rows = [row for row in self._rows if HELD_OUT[0] in row]
-        return {name: rows[-1][name] if rows else None for name in HELD_OUT}
+        measured = {name: rows[-1][name] if rows else None for name in HELD_OUT}
+        self._on_progress(Progress(self.step, self.steps, self._loss, **measured))
 
     def _keep(self, model: BiomedParse) -> None:
         self.best = {"step": float(self.step), **self._held_out}
