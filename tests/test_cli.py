@@ -320,3 +320,40 @@ def test_doctor(run):
     assert result.exit_code == 0, result.output
     assert "torch: " in result.output
     assert "Free disk" in result.output
+
+
+def test_a_region_lies_in_place(run, stack, tmp_path):
+    out = tmp_path / "labels.ome.zarr"
+    common = ("-p", PROMPT, "-m", "tiny", "-o", out)
+    result = run("segment", stack, *common, "--region", "y=8:56,x=4:40")
+    assert result.exit_code == 0, result.output
+    expected = segment(tifffile.imread(stack)[:, 8:56, 4:40], PROMPT, "tiny")
+    (labels,) = open_file(out).labels
+    np.testing.assert_array_equal(labels.volume.data, expected.labels)
+    assert labels.volume.origin == (0.0, 2.0, 1.0)
+    result = run("segment", stack, *common, "--region", "y=8:99", "--overwrite")
+    assert result.exit_code == 1
+    assert "64 positions along axis 'y', and 8 to 99 do not lie" in result.output
+
+
+def test_separate_labels_are_a_file_each(run, stack, tmp_path):
+    out = tmp_path / "a.b.ome.zarr"
+    common = ("-p", PROMPT, "-p", "nuclei", "-m", "tiny", "-o", out)
+    more = ("--overlaps", "separate", "--instances", "--minimum-size", "5")
+    result = run("segment", stack, *common, *more)
+    assert result.exit_code == 0, result.output
+    expected = segment(
+        tifffile.imread(stack),
+        [PROMPT, "nuclei"],
+        "tiny",
+        overlaps="separate",
+        instances=True,
+        minimum_size=5,
+    )
+    for label, objects in enumerate(expected.instances, start=1):
+        path = tmp_path / f"a.b_{label}.ome.zarr"
+        (labels,) = open_file(path).labels
+        np.testing.assert_array_equal(labels.volume.data, objects)
+    again = run("segment", stack, *common, *more)
+    assert again.exit_code == 1
+    assert "a.b_1.ome.zarr exists already" in again.output

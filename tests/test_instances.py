@@ -82,3 +82,30 @@ def test_inputs_stay_as_they_are() -> None:
 def test_different_shapes_are_refused() -> None:
     with pytest.raises(VolumeError, match="same"):
         split_instances(np.ones((2, 2, 2), int), np.ones((2, 2, 3), int))
+
+
+@pytest.mark.parametrize("minimum_size", [0, 1, 3, 4, 9])
+def test_small_objects_are_dropped_and_the_rest_numbered_anew(
+    minimum_size: int,
+) -> None:
+    labels = np.zeros((3, 20, 20), np.uint8)
+    sizes = (2, 8, 3, 1, 5)
+    for at, size in enumerate(sizes):
+        labels[1, 4 * at, :size] = 1
+    objects = split_instances(labels, np.zeros_like(labels), minimum_size)
+    found = np.bincount(objects.ravel())[1:].tolist()
+    assert found == [size for size in sizes if size >= minimum_size]
+
+
+def test_label_volumes_are_split_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.random((3, 4, 9, 9)) < 0.3).astype(np.uint8)
+    labels[1] = 0
+    edges = (rng.random(labels.shape) < 0.1).astype(np.uint8)
+    objects = split_instances(labels, edges, 2)
+    singles = [split_instances(*pair, 2) for pair in zip(labels, edges, strict=True)]
+    for found, single in zip(objects, singles, strict=True):
+        first = int(found[found > 0].min()) - 1 if found.any() else 0
+        np.testing.assert_array_equal(found, np.where(single > 0, single + first, 0))
+    numbers = [set(np.unique(found[found > 0])) for found in objects]
+    assert set.union(*numbers) == set(range(1, sum(map(len, numbers)) + 1))

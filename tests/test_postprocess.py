@@ -293,6 +293,7 @@ def test_resolve_agrees_on_the_gpu() -> None:
     prompts=st.integers(1, 6),
     existence_threshold=st.sampled_from([0.0, 0.3, 0.5, 0.6, 1.0]),
     overlap_threshold=st.sampled_from([0.0, 0.3, 0.5, 1.0]),
+    mask_threshold=st.sampled_from([0.2, 0.5, 0.9]),
     at_once=st.sampled_from([1, 2**26]),
 )
 def test_without_waiting_it_is_the_same(
@@ -300,6 +301,7 @@ def test_without_waiting_it_is_the_same(
     prompts: int,
     existence_threshold: float,
     overlap_threshold: float,
+    mask_threshold: float,
     at_once: int,
 ) -> None:
     logits, existence = random_case(seed, prompts=prompts)
@@ -307,6 +309,7 @@ def test_without_waiting_it_is_the_same(
     thresholds = {
         "existence_threshold": existence_threshold,
         "overlap_threshold": overlap_threshold,
+        "mask_threshold": mask_threshold,
     }
     expected = resolve(logits, existence, ids, (33, 33), **thresholds)
     with pytest.MonkeyPatch.context() as patch:

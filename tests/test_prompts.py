@@ -62,3 +62,18 @@ def test_ids_ascend(ids: tuple[int, int]) -> None:
 
 def test_the_largest_id() -> None:
     assert parse_prompts({65535: "a"}).ids == (65535,)
+
+
+def test_the_order_of_a_mapping_is_kept_beside_the_ids() -> None:
+    prompts = parse_prompts({"10": "b", 2: "a", 7: "c"})
+    assert prompts.order == prompts.ranked == (10, 2, 7)
+    ascending = parse_prompts({2: "a", 7: "c"})
+    assert (ascending.order, ascending.ranked) == ((), (2, 7))
+    given = tuple(Prompt(i, text) for i, text in ((2, "a"), (7, "c")))
+    assert PromptSet(given, order=(2, 7)) == ascending != PromptSet(given, order=(7, 2))
+
+
+@pytest.mark.parametrize("order", [(1,), (1, 1), (1, 2, 3)])
+def test_an_order_names_each_prompt_once(order: tuple[int, ...]) -> None:
+    with pytest.raises(PromptError, match=r"each of the label ids \[1, 2\] once"):
+        PromptSet((Prompt(1, "a"), Prompt(2, "b")), order=order)

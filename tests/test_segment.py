@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,18 @@ import zarr
 
 from napari_biomedparse.engine import Engine
 from napari_biomedparse.errors import OptionError
+from napari_biomedparse.instances import split_instances
 from napari_biomedparse.model.biomedparse import BiomedParse
+from napari_biomedparse.options import region_text
+from napari_biomedparse.overlaps import resolve_separately
 from napari_biomedparse.plan import SegmentOptions, plan_run
 from napari_biomedparse.postprocess import probability, resolve
 from napari_biomedparse.preprocess import plan_slices
+from napari_biomedparse.remote.serve import RemoteArray
 from napari_biomedparse.segment import (
     Segmentation,
     iter_segment,
+    run_plan,
     segment,
     segment_lazy,
 )
@@ -244,3 +250,92 @@ def test_peak_memory_does_not_grow_with_depth(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout))
     assert peaks[1] < 1.1 * peaks[0], peaks
+
+
+# --- overlaps, sizes, edges, a region -------------------------------------------------
+
+
+def test_a_region_is_that_part_alone_and_in_place(
+    volume: Any, tiny_model: BiomedParse
+) -> None:
+    """Also of a volume that is elsewhere, as with the model process."""
+    box = {"y": (10, 60), "x": (4, 40), "z": (2, 9)}
+    options = SegmentOptions(region=region_text(box), slices=(1, 5), instances=True)
+    expected = segment(volume[2:9, 10:60, 4:40], PROMPTS, tiny_model, slices=(1, 5))
+    assert expected.labels.any()
+    far = RemoteArray(
+        volume.shape,
+        volume.dtype,
+        None,
+        lambda ranges: volume[tuple(slice(*pair) for pair in ranges)],
+    )
+    for data in (volume, da.from_array(volume, chunks=(5, 32, 32)), far):
+        result = segment(data, PROMPTS, tiny_model, options)
+        _same(result, expected)
+        assert result.parameters["region"] == "y=10:60,x=4:40,z=2:9"
+    plan = plan_run(volume, PROMPTS, options, config=tiny_model.config)
+    assert plan.volume.origin == (2.0, 10.0, 4.0)
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_separate_labels_are_all_that_each_prompt_claims(
+    volume: Any, tiny_model: BiomedParse, axis: int
+) -> None:
+    options = SegmentOptions(
+        overlaps="separate", axis=axis, instances=True, minimum_size=3
+    )
+    result = segment(volume, PROMPTS, tiny_model, options)
+    assert (np.count_nonzero(result.labels, axis=0) > 1).any()
+    plan = plan_run(volume, PROMPTS, options, config=tiny_model.config)
+    engine = Engine(tiny_model)
+    depth, parts = plan.geometry.depth, []
+    (whole,) = slice_batches(
+        plan.volume, plan.geometry, plan.intensity, 0, depth, depth
+    )
+    found = engine.predict(whole.slices, engine.encode_prompts(plan.prompts.texts))
+    for logits in (found.mask_logits, found.edge_logits):
+        labels = resolve_separately(logits, found.existence, plan.prompts.ids, (64, 64))
+        planes = [plan.geometry.restore(one) for one in labels.unbind(1)]
+        parts.append(np.moveaxis(np.stack(planes), 1, axis + 1))
+    np.testing.assert_array_equal(result.labels, parts[0])
+    np.testing.assert_array_equal(result.instances, split_instances(*parts, 3))
+    lazy = segment(da.from_array(volume), PROMPTS, tiny_model, options)
+    np.testing.assert_array_equal(np.asarray(lazy.labels), result.labels)
+    promised = segment_lazy(volume, PROMPTS, tiny_model, options)
+    np.testing.assert_array_equal(promised.compute(), result.labels)
+    flat = segment(volume[0], PROMPTS, tiny_model, overlaps="separate")
+    assert flat.labels.shape == (3, 70, 50)
+
+
+def test_in_order_the_first_prompt_wins(volume: Any, tiny_model: BiomedParse) -> None:
+    separate = segment(volume, PROMPTS, tiny_model, overlaps="separate").labels > 0
+    for ranked in ((2, 5, 9), (9, 2, 5)):
+        prompts = {label: PROMPTS[label] for label in ranked}
+        result = segment(volume, prompts, tiny_model, overlaps="order")
+        expected = np.zeros_like(result.labels)
+        for label in reversed(ranked):
+            expected[separate[list(PROMPTS).index(label)]] = label
+        np.testing.assert_array_equal(result.labels, expected)
+        assert result.parameters["prompt_order"] == list(ranked)
+
+
+def test_less_sure_edges_split_more(volume: Any, tiny_model: BiomedParse) -> None:
+    plan = plan_run(
+        volume, PROMPTS, SegmentOptions(instances=True), config=tiny_model.config
+    )
+    counts = []
+    for threshold in (0.2, 0.5, 0.8):
+        options = replace(plan.options, edge_threshold=threshold)
+        parts = list(run_plan(replace(plan, options=options), Engine(tiny_model)))
+        counts.append(sum(np.count_nonzero(part.edges) for part in parts))
+        assert all((part.edges is not None) for part in parts)
+    assert counts[0] > counts[1] > counts[2]
+
+
+def test_small_objects_are_dropped_but_not_their_labels(
+    volume: Any, expected: Segmentation, tiny_model: BiomedParse
+) -> None:
+    result = segment(volume, PROMPTS, tiny_model, instances=True, minimum_size=20)
+    _same(result, expected)
+    assert result.instances is not None
+    assert np.bincount(result.instances.ravel()).min() >= 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,15 @@ def labels_in(path: Path) -> Any:
 def test_volume_with_options(here: Path, tiny_model: Any, instances: bool) -> None:
     grey = write(here / "a b.ome.tif", (6, 40, 50), "ZYX")
     options = SegmentOptions(
-        axis="y", slices=(3, 20), tile=32, seed=4, existence_threshold=0.4
+        axis="y",
+        slices=(3, 20),
+        tile=32,
+        seed=4,
+        existence_threshold=0.4,
+        region="x=5:45,y=2:38",
+        overlaps="order",
+        minimum_size=2,
+        edge_threshold=0.55,
     )
     prompts = parse_prompts({1: TEXTS[0], 2: TEXTS[1], "instance_label": instances})
     recipe = Recipe(here / "a b.ome.tif", prompts, options, "tiny", device="cpu")
@@ -148,3 +157,17 @@ def test_a_scheduler_is_named(here: Path) -> None:
     )
     assert "--scheduler tcp://server:8786" in as_command(recipe)
     assert "scheduler='tcp://server:8786'" in as_python(recipe)
+
+
+def test_an_order_of_prompts_can_be_said_in_python_only(
+    here: Path, tiny_model: Any
+) -> None:
+    grey = write(here / "a.ome.tif", (3, 40, 50), "ZYX")
+    prompts = parse_prompts({2: TEXTS[1], 1: TEXTS[0]})
+    options = SegmentOptions(overlaps="order")
+    recipe = Recipe(here / "a.ome.tif", prompts, options, "tiny", device="cpu")
+    with pytest.raises(OptionError, match=r"order \[2, 1\].*copy the run as Python"):
+        as_command(recipe)
+    expected = segment(grey, prompts, tiny_model, options).labels
+    np.testing.assert_array_equal(run_python(as_python(recipe)), expected)
+    assert "-p" in as_command(replace(recipe, options=SegmentOptions()))

@@ -188,3 +188,41 @@ def test_a_channel_or_all_as_colours() -> None:
 def test_what_cannot_be_a_volume(source: Any, message: str) -> None:
     with pytest.raises(VolumeError, match=message):
         as_volume(source)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_box_stays_where_it_is_in_the_world(lazy: bool) -> None:
+    values = np.arange(2 * 5 * 6 * 7).reshape(2, 5, 6, 7)
+    data = zarr.array(values) if lazy else values
+    whole = Volume(
+        data,
+        ("c", "z", "y", "x"),
+        (1.0, 2.0, 0.5, 0.25),
+        ("pixel", *("micrometer",) * 3),
+        (0.0, 10.0, 20.0, 30.0),
+        channel_names=("a", "b"),
+        levels=(values[:, ::2, ::2, ::2],),
+    )
+    box = whole.crop(z=(1, 4), x=(2, 7))
+    assert isinstance(box.data, np.ndarray) != lazy
+    np.testing.assert_array_equal(np.asarray(box.data), values[:, 1:4, :, 2:7])
+    assert box.origin == (0.0, 12.0, 20.0, 30.5)
+    assert (box.axes, box.spacing) == (whole.axes, whole.spacing)
+    assert box.channel_names == ("a", "b") and box.levels == ()
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ({"t": (0, 1)}, r"cannot be cut along 't'; choose from its axes z, y, x"),
+        ({"c": (0, 1)}, r"cannot be cut along 'c'"),
+        ({"z": (1, 9)}, r"has 5 positions along axis 'z', and 1 to 9 do not"),
+        ({"z": (2, 2)}, r"2 to 2 do not lie in them; choose a range within 0 to 5"),
+        ({"z": (-1, 2)}, r"-1 to 2 do not"),
+    ],
+)
+def test_no_such_box(box: Any, message: str) -> None:
+    ones = np.ones((2, 5, 6, 7))
+    volume = Volume(ones, ("c", "z", "y", "x"), (1,) * 4, ("pixel",) * 4, (0,) * 4)
+    with pytest.raises(VolumeError, match=message):
+        volume.crop(**box)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.instances import split_instances
+from napari_biomedparse.options import refuse_separate
 from napari_biomedparse.plan import RunPlan, plan_run
 from napari_biomedparse.prompts import parse_prompts
 from napari_biomedparse.segment import (
@@ -131,7 +132,7 @@ def check_consensus(
     Raises
     ------
     OptionError
-        If an axis or a range of slices is chosen.
+        If an axis or a range of slices is chosen, or separate labels.
     VolumeError
         If slices along different axes do not look alike.
     """
@@ -140,6 +141,7 @@ def check_consensus(
             "A consensus runs along all axes and over all slices: leave the slicing "
             "axis (axis) and the range (slices) out."
         )
+    refuse_separate(options, "a consensus")
     check_isotropy(volume, force=force)
 
 
@@ -220,7 +222,9 @@ def run_consensus(
     instances = None
     if edges:
         voted = np.asarray(_vote_by_block(plan, edges)[...])
-        instances = split_instances(np.asarray(labels[...]), voted)
+        instances = split_instances(
+            np.asarray(labels[...]), voted, options.minimum_size
+        )
     return Consensus(
         labels=labels if isinstance(labels, np.ndarray) else as_dask(labels),
         existence=existence,

@@ -24,7 +24,9 @@ transform beneath it prefers the earlier voxel along the last axis, and so on.
 
 
 def split_instances(
-    labels: npt.NDArray[np.integer[Any]], edge_labels: npt.NDArray[np.integer[Any]]
+    labels: npt.NDArray[np.integer[Any]],
+    edge_labels: npt.NDArray[np.integer[Any]],
+    minimum_size: int = 0,
 ) -> npt.NDArray[np.int32]:
     """Tell the objects of every label apart where edges were found between them.
 
@@ -33,14 +35,17 @@ def split_instances(
 
     Parameters
     ----------
-    labels : ndarray [Z, Y, X]
-        Integers; 0 is background.
-    edge_labels : ndarray [Z, Y, X]
+    labels : ndarray [Z, Y, X] or [P, Z, Y, X]
+        Integers; 0 is background. Label volumes of several prompts are split one by
+        one.
+    edge_labels : ndarray like `labels`
         Integers; 0 is no edge.
+    minimum_size : int
+        Objects of fewer voxels are dropped.
 
     Returns
     -------
-    ndarray [Z, Y, X]
+    ndarray like `labels`
         int32; 0, and 1 to the number of objects.
 
     Raises
@@ -53,10 +58,50 @@ def split_instances(
             f"Labels have the shape {labels.shape} and edge labels "
             f"{edge_labels.shape}; they must have the same."
         )
+    if labels.ndim == 4:
+        return _split_each(labels, edge_labels, minimum_size)
     interior = np.where(edge_labels == 0, labels, 0)
     grown = grow(label_components(interior))
     grown[labels <= 0] = 0
+    if minimum_size > 1:
+        return kept_numbers(np.bincount(grown.ravel()), minimum_size)[grown]
     return grown
+
+
+def kept_numbers(
+    sizes: npt.NDArray[np.integer[Any]], minimum_size: int
+) -> npt.NDArray[np.int32]:
+    """Give the objects that are large enough new numbers.
+
+    Parameters
+    ----------
+    sizes : ndarray [N]
+        Voxels of each object, of the background (0) first.
+    minimum_size : int
+
+    Returns
+    -------
+    int32 ndarray [N]
+        New number of each object, 0 for those that are dropped.
+    """
+    kept = sizes >= minimum_size
+    kept[:1] = False
+    return np.where(kept, np.cumsum(kept), 0).astype(np.int32)
+
+
+def _split_each(
+    labels: npt.NDArray[np.integer[Any]],
+    edge_labels: npt.NDArray[np.integer[Any]],
+    minimum_size: int,
+) -> npt.NDArray[np.int32]:
+    """Split label volumes one by one; no number occurs in two of them."""
+    objects = np.zeros(labels.shape, np.int32)
+    count = 0
+    for target, own, edges in zip(objects, labels, edge_labels, strict=True):
+        target[...] = split_instances(own, edges, minimum_size)
+        target[target > 0] += count
+        count = max(count, int(target.max(initial=0)))
+    return objects
 
 
 def label_components(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:

@@ -5,6 +5,8 @@ Forms and the command line are made from this; it must stay free of torch.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -15,6 +17,7 @@ from napari_biomedparse.intensity import MODALITIES
 
 SMALLEST_TILE = 16
 TILE_WORDS = ("none", "auto")
+OVERLAPS = ("score", "order", "separate")
 
 
 def _option(default: Any, label: str, help_text: str, **limits: Any) -> Any:
@@ -48,6 +51,13 @@ class SegmentOptions:
     slices: tuple[int, int] | None = _option(
         None, "Slices", "First slice and the one after the last; all if not given."
     )
+    region: str | None = _option(
+        None,
+        "Region",
+        "Only a box of the volume, in voxels by the names of axes, counted from 0, the "
+        "ends not included: y=100:400,x=0:200. Labels have its shape and place; slices "
+        "are counted within it.",
+    )
     tile: str | int = _option(
         "auto",
         "Tiles",
@@ -79,11 +89,34 @@ class SegmentOptions:
         min=0.0,
         max=1.0,
     )
+    overlaps: str = _option(
+        "score",
+        "Overlaps",
+        "Who gets a voxel that several prompts claim. score: the most probable one, "
+        "as in the original, which also drops prompts by the overlap threshold. "
+        "order: the prompt that comes first. separate: each, in a label volume of its "
+        "own.",
+        choices=OVERLAPS,
+    )
     instances: bool | None = _option(
         None,
         "Separate objects",
         "Give every object a number of its own, split at the predicted edges. If not "
         "given, the file's instance_label decides.",
+    )
+    edge_threshold: float = _option(
+        0.5,
+        "Edge threshold",
+        "How sure the network has to be of an edge between objects: less splits more.",
+        min=0.0,
+        max=1.0,
+    )
+    minimum_size: int = _option(
+        0,
+        "Minimum size",
+        "Separate objects of fewer voxels are dropped; the labels keep them.",
+        min=0,
+        max=2**31 - 1,
     )
     batch_size: int = _option(
         4,
@@ -125,6 +158,9 @@ class SegmentOptions:
                         f"{label} is {value}; it must lie between {limits['min']} and "
                         f"{limits['max']}."
                     )
+        if self.region is not None:
+            text = region_text(parse_region(self.region))
+            object.__setattr__(self, "region", text)
         if isinstance(self.tile, bool) or not (
             self.tile in TILE_WORDS
             or (isinstance(self.tile, int) and self.tile >= SMALLEST_TILE)
@@ -143,3 +179,69 @@ class SegmentOptions:
                 f"Slices must be a first slice and the one after the last, not "
                 f"{self.slices!r}."
             )
+
+
+def parse_region(text: str) -> dict[str, tuple[int, int]]:
+    """Read a box in named axes.
+
+    Parameters
+    ----------
+    text : str
+        For example ``y=100:400,x=0:200``.
+
+    Returns
+    -------
+    dict
+        First voxel, and the one after the last, by axis.
+
+    Raises
+    ------
+    OptionError
+        If it is none.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([a-z])\s*=\s*(\d+)\s*:\s*(\d+)\s*", part)
+        if match is None or match[1] in found:
+            raise OptionError(
+                f"Region (region) is {text!r}; write a first voxel and the one after "
+                "the last for each axis that is cut, such as y=100:400,x=0:200."
+            )
+        found[match[1]] = (int(match[2]), int(match[3]))
+    return found
+
+
+def region_text(box: Mapping[str, tuple[int, int]]) -> str:
+    """Write a box in named axes, as `parse_region` reads it.
+
+    Parameters
+    ----------
+    box : mapping
+        First voxel, and the one after the last, by axis.
+
+    Returns
+    -------
+    str
+    """
+    return ",".join(f"{axis}={start}:{stop}" for axis, (start, stop) in box.items())
+
+
+def refuse_separate(options: SegmentOptions, what: str) -> None:
+    """Refuse a label volume for every prompt where there is no place for it.
+
+    Parameters
+    ----------
+    options : SegmentOptions
+    what : str
+        The kind of result, in words.
+
+    Raises
+    ------
+    OptionError
+    """
+    if options.overlaps == "separate":
+        raise OptionError(
+            f"Overlaps (overlaps) is separate, which gives a label volume for every "
+            f"prompt, but {what} holds a single one; choose score or order, or "
+            "segment one volume to memory or a file."
+        )

@@ -12,7 +12,7 @@ from napari_biomedparse.errors import OptionError
 from napari_biomedparse.intensity import Intensity, choose_intensity
 from napari_biomedparse.options import SegmentOptions
 from napari_biomedparse.prompts import PromptSet, parse_prompts
-from napari_biomedparse.slicing import slice_geometry
+from napari_biomedparse.slicing import region_of, slice_geometry
 from napari_biomedparse.tiling import TileGrid
 from napari_biomedparse.tokenizer import tokenize
 from napari_biomedparse.volume import Volume, as_volume
@@ -29,7 +29,7 @@ class RunPlan:
     Parameters
     ----------
     volume : Volume
-        Three axes, and a fourth where slices are in colour.
+        Three axes, and a fourth where slices are in colour; cut to the region.
     prompts : PromptSet
     options : SegmentOptions
     geometry : SliceGeometry
@@ -68,6 +68,12 @@ class RunPlan:
         return np.min_scalar_type(max(self.prompts.ids))
 
     @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Shape of all labels: the volume's, after the prompts' if these overlap."""
+        separate = self.options.overlaps == "separate"
+        return ((len(self.prompts),) if separate else ()) + self.geometry.shape
+
+    @property
     def slices_at_once(self) -> int:
         """Slices that are read, predicted and handed on together."""
         return self.options.batch_size if self.tiles.is_single else 1
@@ -77,6 +83,7 @@ class RunPlan:
         return {
             **asdict(self.options),
             "prompts": {str(p.id): p.text for p in self.prompts.prompts},
+            "prompt_order": list(self.prompts.ranked),
             "slicing_axis": self.axis_name,
             "slices": [self.start, self.stop],
             "tiles_a_slice": len(self.tiles.corners),
@@ -106,7 +113,7 @@ def plan_run(
     config : BiomedParseConfig
         Of the network that will run.
     intensity : Intensity, optional
-        What `choose_intensity` said of the same volume and modality before; by default
+        What `choose_intensity` said of the same region and modality before; by default
         it is asked, which reads up to 2**24 voxels.
 
     Returns
@@ -119,7 +126,7 @@ def plan_run(
         If the volume, the prompts or the options cannot be used.
     """
     options = options or SegmentOptions()
-    volume = as_volume(volume)
+    volume = region_of(as_volume(volume), options)
     prompts = parse_prompts(prompts)
     geometry = slice_geometry(volume, options, config.image_size)
     start, stop = options.slices or (0, geometry.depth)

@@ -43,6 +43,7 @@ def resolve(
     *,
     existence_threshold: float = 0.5,
     overlap_threshold: float = 0.5,
+    mask_threshold: float = BACKGROUND_PROBABILITY,
 ) -> Resolved:
     """Turn the masks of competing prompts into one label slice each.
 
@@ -61,6 +62,8 @@ def resolve(
         Rows H and columns W of the label slices.
     existence_threshold, overlap_threshold : float
         Probability and intersection over union, 0 to 1.
+    mask_threshold : float
+        What a prompt's probability must exceed for a voxel to be its own.
 
     Returns
     -------
@@ -75,6 +78,7 @@ def resolve(
             size,
             existence_threshold=existence_threshold,
             overlap_threshold=overlap_threshold,
+            mask_threshold=mask_threshold,
         )
     scores = probability(existence)
     single = len(ids) == 1
@@ -85,14 +89,14 @@ def resolve(
         probabilities = upsample(logits[chosen][None], size).sigmoid()
         if not single:
             keep[chosen] = suppress(
-                probabilities > BACKGROUND_PROBABILITY,
+                probabilities > mask_threshold,
                 score[chosen][None],
                 existence_threshold,
                 overlap_threshold,
             )[0]
             probabilities = probabilities[:, keep[chosen]]
         remaining = [i for i, used in zip(ids, keep.tolist(), strict=True) if used]
-        labels.append(merge(probabilities, remaining)[0])
+        labels.append(merge(probabilities, remaining, mask_threshold)[0])
         kept.append(keep)
     return Resolved(torch.stack(labels), torch.stack(kept))
 
@@ -105,6 +109,7 @@ def resolve_at_once(
     *,
     existence_threshold: float = 0.5,
     overlap_threshold: float = 0.5,
+    mask_threshold: float = BACKGROUND_PROBABILITY,
 ) -> Resolved:
     """Do the same as `resolve` without asking the device for anything in between.
 
@@ -120,9 +125,10 @@ def resolve_at_once(
         probabilities = upsample(mask_logits[part], size).sigmoid()
         keep = candidates[part]
         if len(ids) > 1:
-            masks = probabilities > BACKGROUND_PROBABILITY
+            masks = probabilities > mask_threshold
             keep = _suppress_at_once(masks, scores[part], keep, overlap_threshold)
-        labels.append(merge(probabilities * keep[:, :, None, None], ids))
+        gated = probabilities * keep[:, :, None, None]
+        labels.append(merge(gated, ids, mask_threshold))
         kept.append(keep)
     return Resolved(torch.cat(labels), torch.cat(kept))
 
@@ -268,7 +274,11 @@ def _suppress_at_once(
     return keep
 
 
-def merge(probabilities: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+def merge(
+    probabilities: torch.Tensor,
+    ids: Sequence[int],
+    threshold: float = BACKGROUND_PROBABILITY,
+) -> torch.Tensor:
     """Give every voxel to its most probable prompt, or to the background.
 
     Parameters
@@ -277,15 +287,17 @@ def merge(probabilities: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
         float32; P may be 0.
     ids : sequence of int
         Label id of each prompt.
+    threshold : float
+        What is not background exceeds it.
 
     Returns
     -------
     Tensor [B, H, W]
-        int32: 0 where no probability exceeds 0.5, else the id of the highest one,
-        of equal ones the first.
+        int32: 0 where no probability exceeds the threshold, else the id of the
+        highest one, of equal ones the first.
     """
     batch, _, rows, columns = probabilities.shape
-    best = probabilities.new_full((batch, rows, columns), BACKGROUND_PROBABILITY)
+    best = probabilities.new_full((batch, rows, columns), threshold)
     labels = torch.zeros_like(best, dtype=torch.int32)
     for probability, label in zip(probabilities.unbind(1), ids, strict=True):
         labels.masked_fill_(probability > best, label)

@@ -58,10 +58,14 @@ class PromptSet:
         At least one, with ascending ids.
     instance : bool
         Whether objects are to be told apart (the file's ``instance_label``).
+    order : tuple of int
+        All label ids, the one first that gets a voxel which several claim, if that
+        goes by order; empty if they ascend.
     """
 
     prompts: tuple[Prompt, ...]
     instance: bool = False
+    order: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse an empty set and ids that are not ascending."""
@@ -74,11 +78,23 @@ class PromptSet:
             raise PromptError(
                 f"Label ids must be ascending and different, not {list(self.ids)}."
             )
+        if self.order and sorted(self.order) != list(self.ids):
+            raise PromptError(
+                f"The order of prompts must name each of the label ids "
+                f"{list(self.ids)} once, not {list(self.order)}."
+            )
+        if self.order == self.ids:
+            object.__setattr__(self, "order", ())
 
     @property
     def ids(self) -> tuple[int, ...]:
         """Label id of each prompt."""
         return tuple(prompt.id for prompt in self.prompts)
+
+    @property
+    def ranked(self) -> tuple[int, ...]:
+        """Label ids, the one first that comes first where order counts."""
+        return self.order or self.ids
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -100,7 +116,8 @@ def parse_prompts(
     source : PromptSet, str, mapping or iterable of str
         Text with one prompt a line (blank lines do not count), texts in order (ids
         1, 2, ...), or a mapping of label id (int or digits) to text, as challenge
-        files have it, with an optional ``instance_label`` of 0 or 1.
+        files have it, with an optional ``instance_label`` of 0 or 1; its order is
+        that of the prompts.
 
     Returns
     -------
@@ -145,5 +162,7 @@ def _from_mapping(source: Mapping[object, object]) -> PromptSet:
     if instance not in (0, 1):
         raise PromptError(f"{INSTANCE_KEY} must be 0 or 1, not {instance!r}.")
     return PromptSet(
-        tuple(Prompt(i, texts[i]) for i in sorted(texts)), instance=bool(instance)
+        tuple(Prompt(i, texts[i]) for i in sorted(texts)),
+        instance=bool(instance),
+        order=tuple(texts),
     )

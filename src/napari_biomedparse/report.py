@@ -65,7 +65,7 @@ class Tally:
     def add(self, part: SegmentedSlices) -> None:
         """Count finished slices, whose labels are prompt ids."""
         self.existence[:, part.start : part.stop] = part.existence
-        planes = np.moveaxis(part.labels, part.axis, 0)
+        planes = np.moveaxis(part.labels, part.axis - 3, 0)
         for at, plane in enumerate(planes, start=part.start):
             counts = np.bincount(plane.ravel(), minlength=self.prompts.ids[-1] + 1)
             self._voxels[:, at] = counts[list(self.prompts.ids)]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.intensity import choose_intensity
-from napari_biomedparse.slicing import read_slices, slice_geometry
+from napari_biomedparse.slicing import read_slices, region_of, slice_geometry
 from napari_biomedparse.volume import as_volume
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def seen_slice(
         As for `segment`.
     options : SegmentOptions
     index : int
-        Which slice, along the slicing axis.
+        Which slice, along the slicing axis of the region.
     intensity : Intensity, optional
         What `choose_intensity` said of the volume, which may take seconds for a large
         one; by default it is asked.
@@ -56,7 +56,7 @@ def seen_slice(
     VolumeError, OptionError, FormatError
         If there is no such slice, or as for `segment`.
     """
-    volume = as_volume(volume)
+    volume = region_of(as_volume(volume), options)
     geometry = slice_geometry(volume, options, size)
     if not 0 <= index < geometry.depth:
         raise OptionError(

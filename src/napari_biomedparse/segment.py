@@ -23,6 +23,7 @@ from dask.delayed import delayed
 
 from napari_biomedparse.engine import Engine
 from napari_biomedparse.errors import OptionError
+from napari_biomedparse.in_view import run_in_view
 from napari_biomedparse.instances import split_instances
 from napari_biomedparse.model.biomedparse import BiomedParse
 from napari_biomedparse.options import SegmentOptions
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from napari_biomedparse.slices import SegmentedSlices
 
 Model = str | os.PathLike[str] | BiomedParse | Engine
+FLAT = (..., 0, slice(None), slice(None))
+"""The only slice of a volume that was made of a single image."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,14 @@ class Segmentation:
     ----------
     labels : array, the volume's shape without colours
         0 is background, other values are label ids. A numpy array for a volume in
-        memory, else a dask array over a Zarr store on disk.
+        memory, else a dask array over a Zarr store on disk. Where overlapping prompts
+        have separate labels, these are the first axis.
     existence : float32 ndarray [P, slices]
         Probability that a prompt's target occurs in a slice; NaN where not run.
     prompts : PromptSet
     parameters : dict
         Everything that the labels depend on, as plain JSON types.
-    instances : int32 ndarray, the volume's shape, optional
+    instances : int32 ndarray like `labels`, optional
         0 is background, every object has a number of its own.
     """
 
@@ -116,21 +120,31 @@ def iter_segment(
     options: SegmentOptions | None = None,
     *,
     device: str = "auto",
+    front: Callable[[], int | None] | None = None,
     **changes: Any,
 ) -> Iterator[SegmentedSlices]:
     """Segment a volume and hand on slices as they finish.
 
-    Parameters and errors as for `segment`.
+    Parameters
+    ----------
+    volume, prompts, model, options, device, **changes
+        And errors as for `segment`.
+    front : callable, optional
+        Asked before each batch which slice is wanted, such as a `Front`: those nearest
+        to it come first.
 
     Yields
     ------
     SegmentedSlices
-        In order, a batch at a time.
+        A batch at a time; in order, or by `front`.
     """
     options = merge_options(options, changes)
     engine = make_engine(model, device, options)
     plan = plan_run(volume, prompts, options, config=engine.model.config)
-    yield from run_plan(plan, engine)
+    if front is None:
+        yield from run_plan(plan, engine)
+    else:
+        yield from run_in_view(plan, engine, front=front)
 
 
 def segment(
@@ -208,15 +222,17 @@ def collect(
     fill(parts, labels, existence, edges)
     instances = None
     if edges is not None:
-        instances = split_instances(np.asarray(labels[...]), np.asarray(edges[...]))
+        instances = split_instances(
+            np.asarray(labels[...]), np.asarray(edges[...]), plan.options.minimum_size
+        )
     labels = labels if in_memory else as_dask(labels)
     flat = plan.volume.flat
     return Segmentation(
-        labels=labels[0] if flat else labels,
+        labels=labels[FLAT] if flat else labels,
         existence=existence,
         prompts=plan.prompts,
         parameters={**plan.parameters(), "model": model},
-        instances=instances[0] if flat and instances is not None else instances,
+        instances=instances[FLAT] if flat and instances is not None else instances,
     )
 
 
@@ -233,17 +249,17 @@ def fill(
     Parameters
     ----------
     parts : iterable of SegmentedSlices
-    labels : writable array [Z, Y, X]
+    labels : writable array [Z, Y, X] or, with separate labels, [P, Z, Y, X]
     existence : float32 ndarray [P, slices]
-    edges : writable array [Z, Y, X], optional
+    edges : writable array like `labels`, optional
     watch : callable, optional
         Told the slices as they finish.
     """
     for done in parts:
-        labels[done.where] = done.labels
+        labels[(..., *done.where)] = done.labels
         existence[:, done.start : done.stop] = done.existence
         if edges is not None:
-            edges[done.where] = done.edges
+            edges[(..., *done.where)] = done.edges
         if watch is not None:
             watch(done)
 
@@ -270,22 +286,22 @@ def segment_lazy(
     options = merge_options(options, changes)
     engine = make_engine(model, device, options)
     plan = plan_run(volume, prompts, options, config=engine.model.config)
-    one_at_a_time = threading.Lock()
+    one_at_a_time, axis = threading.Lock(), plan.geometry.axis - 3
 
     def compute(start: int, stop: int) -> npt.NDArray[Any]:
         with one_at_a_time:
             done = list(run_plan(replace(plan, start=start, stop=stop), engine))
-        return np.concatenate([d.labels for d in done], axis=plan.geometry.axis)
+        return np.concatenate([d.labels for d in done], axis=axis)
 
     blocks = []
     for start in range(plan.start, plan.stop, plan.slices_at_once):
         stop = min(start + plan.slices_at_once, plan.stop)
-        shape = list(plan.geometry.shape)
-        shape[plan.geometry.axis] = stop - start
+        shape = list(plan.label_shape)
+        shape[axis] = stop - start
         block = delayed(compute, pure=False)(start, stop)
         blocks.append(da.from_delayed(block, shape, dtype=plan.label_dtype))  # type: ignore[no-untyped-call]
-    whole: da.Array = da.concatenate(blocks, axis=plan.geometry.axis)  # type: ignore[no-untyped-call]
-    return whole[0] if plan.volume.flat else whole
+    whole: da.Array = da.concatenate(blocks, axis=axis)  # type: ignore[no-untyped-call]
+    return whole[FLAT] if plan.volume.flat else whole
 
 
 def merge_options(
@@ -311,13 +327,13 @@ def make_engine(model: Model | None, device: str, options: SegmentOptions) -> En
 
 
 def _in_memory(plan: RunPlan) -> npt.NDArray[Any]:
-    return np.zeros(plan.geometry.shape, dtype=plan.label_dtype)
+    return np.zeros(plan.label_shape, dtype=plan.label_dtype)
 
 
 def _on_disk(plan: RunPlan) -> zarr.Array[Any]:
-    chunks = list(plan.geometry.shape)
-    chunks[plan.geometry.axis] = plan.slices_at_once
-    return temporary_array(plan.geometry.shape, tuple(chunks), plan.label_dtype)
+    chunks = [*(1 for _ in plan.label_shape[:-3]), *plan.geometry.shape]
+    chunks[plan.geometry.axis - 3] = plan.slices_at_once
+    return temporary_array(plan.label_shape, tuple(chunks), plan.label_dtype)
 
 
 def temporary_array(

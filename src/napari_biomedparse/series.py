@@ -15,6 +15,7 @@ import numpy as np
 
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.instances import split_instances
+from napari_biomedparse.options import refuse_separate
 from napari_biomedparse.plan import plan_run
 from napari_biomedparse.prompts import parse_prompts
 from napari_biomedparse.segment import (
@@ -192,6 +193,7 @@ def run_series(
     Segmentation
         As `segment_series` returns it.
     """
+    refuse_separate(options, "a series' result")
     count = series.stop - series.start
     first = plan_run(
         series.at(series.start), prompts, options, config=engine.model.config
@@ -210,7 +212,9 @@ def run_series(
             run_plan(plan, engine), _At(labels, at), existence[:, at], edges, watch=told
         )
         if edges is not None:
-            instances[at] = split_instances(np.asarray(labels[at]), edges)
+            instances[at] = split_instances(
+                np.asarray(labels[at]), edges, options.minimum_size
+            )
     parameters = first.parameters() | {
         "model": model_identity(engine.model),
         "times": [series.start, series.stop],

@@ -23,7 +23,8 @@ class SegmentedSlices:
     labels : unsigned ndarray
         The volume's shape (three axes, also for a single image) but for the slicing
         axis, which is ``stop - start`` long;
-        0 is background, other values are label ids.
+        0 is background, other values are label ids. Where overlapping prompts have
+        separate labels, these are the first of four axes, [P, Z, Y, X].
     existence : float32 ndarray [P, stop - start]
         Probability that a prompt's target occurs in a slice.
     edges : ndarray like `labels`, optional
@@ -39,7 +40,7 @@ class SegmentedSlices:
 
     @property
     def where(self) -> tuple[slice, ...]:
-        """Index of these slices in the volume."""
+        """Index of these slices in the volume, its last three axes."""
         return tuple(
             slice(self.start, self.stop) if i == self.axis else slice(None)
             for i in range(3)

@@ -82,14 +82,19 @@ def as_command(recipe: Recipe) -> str:
     Raises
     ------
     OptionError
-        If the prompts have other label ids than 1, 2 and so on, which only Python
-        can say.
+        If the prompts have other label ids than 1, 2 and so on, or another order that
+        counts, which only Python can say.
     """
     prompts = recipe.prompts
     if prompts.ids != tuple(range(1, len(prompts) + 1)):
         raise OptionError(
             f"The labels are {', '.join(map(str, prompts.ids))}, and a command numbers "
             "its prompts 1, 2 and so on; copy the run as Python instead."
+        )
+    if prompts.order and recipe.options.overlaps == "order":
+        raise OptionError(
+            f"The prompts take precedence in the order {list(prompts.order)}, and a "
+            "command's in that of their numbers; copy the run as Python instead."
         )
     words = [PROGRAM, "segment", str(recipe.source), "-o", str(recipe.output)]
     for text in prompts.texts:
@@ -142,6 +147,7 @@ def as_python(recipe: Recipe) -> str:
         verb = "segment_consensus" if recipe.consensus else "segment"
     imports.append(f"from napari_biomedparse import {verb}")
     texts = dict(zip(recipe.prompts.ids, recipe.prompts.texts, strict=True))
+    texts = {label: texts[label] for label in recipe.prompts.ranked}
     arguments = ["volume", "prompts", *folder, repr(recipe.model)]
     found = "instances" if recipe.prompts.instance else "labels"
     return "\n".join(

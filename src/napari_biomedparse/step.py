@@ -12,7 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from napari_biomedparse.postprocess import probability, resolve
+from napari_biomedparse.overlaps import resolve_in_order, resolve_separately
+from napari_biomedparse.postprocess import (
+    BACKGROUND_PROBABILITY,
+    probability,
+    resolve,
+)
 from napari_biomedparse.slices import SegmentedSlices
 from napari_biomedparse.tiling import predict_tiles
 
@@ -68,25 +73,48 @@ def finish_slices(
     -------
     SegmentedSlices
     """
-    existence = prediction.existence
+    existence, options = prediction.existence, plan.options
 
-    def native(logits: Tensor) -> npt.NDArray[Any]:
-        resolved = resolve(
-            logits,
-            existence,
-            plan.prompts.ids,
-            plan.geometry.working_shape,
-            existence_threshold=plan.options.existence_threshold,
-            overlap_threshold=plan.options.overlap_threshold,
+    def native(logits: Tensor, threshold: float) -> npt.NDArray[Any]:
+        labels = _resolve(plan, logits, existence, threshold)
+        planes = plan.geometry.restore(
+            labels.reshape(-1, *labels.shape[-2:]), plan.label_dtype
         )
-        planes = plan.geometry.restore(resolved.labels, plan.label_dtype)
-        return np.moveaxis(planes, 0, plan.geometry.axis)
+        planes = planes.reshape(*labels.shape[:-2], *planes.shape[-2:])
+        # Slices come first, but for the prompts where these have labels of their own.
+        return np.moveaxis(planes, 0, plan.geometry.axis - 3)
 
     return SegmentedSlices(
         start=start,
         stop=start + len(existence),
         axis=plan.geometry.axis,
-        labels=native(prediction.mask_logits),
+        labels=native(prediction.mask_logits, BACKGROUND_PROBABILITY),
         existence=probability(existence).T.cpu().numpy(),
-        edges=native(prediction.edge_logits) if plan.instances else None,
+        edges=native(prediction.edge_logits, options.edge_threshold)
+        if plan.instances
+        else None,
     )
+
+
+def _resolve(
+    plan: RunPlan, logits: Tensor, existence: Tensor, threshold: float
+) -> Tensor:
+    """Return labels [B, H, W] or, if separate, [B, P, H, W]."""
+    options, ids, size = plan.options, plan.prompts.ids, plan.geometry.working_shape
+    common = {
+        "existence_threshold": options.existence_threshold,
+        "mask_threshold": threshold,
+    }
+    if options.overlaps == "order":
+        ranked = plan.prompts.ranked
+        return resolve_in_order(logits, existence, ids, size, ranked=ranked, **common)
+    if options.overlaps == "separate":
+        return resolve_separately(logits, existence, ids, size, **common)
+    return resolve(
+        logits,
+        existence,
+        ids,
+        size,
+        overlap_threshold=options.overlap_threshold,
+        **common,
+    ).labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -65,6 +66,8 @@ class Volume:
     header : bytes, optional
         Header of the NIfTI file the data come from, which tells how they lie in the
         world; labels written as NIfTI get it back.
+    cut_at : mapping, optional
+        First position of a box within the file, by axis; None for whole data.
     """
 
     data: ArrayLike
@@ -78,6 +81,7 @@ class Volume:
     levels: tuple[ArrayLike, ...] = ()
     flat: bool = False
     header: bytes | None = None
+    cut_at: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a description that does not fit the data."""
@@ -150,6 +154,58 @@ class Volume:
             units=tuple(self.units[i] for i in kept),
             origin=tuple(self.origin[i] for i in kept),
             channel_names=() if "c" in index else self.channel_names,
+        )
+
+    def crop(self, **box: tuple[int, int]) -> Volume:
+        """Cut a box out, which stays where it is in the world.
+
+        Parameters
+        ----------
+        **box : pair of int
+            Axis letter, first position and the one after the last, for example
+            ``crop(y=(100, 400), x=(0, 200))``.
+
+        Returns
+        -------
+        Volume
+            All axes, still lazy, with the origin moved; without coarser levels.
+
+        Raises
+        ------
+        VolumeError
+            If there is no such axis or range, or the axis is that of channels.
+        """
+        for axis, (start, stop) in box.items():
+            if axis not in self.axes or axis == "c":
+                names = ", ".join(name for name in self.axes if name != "c")
+                raise VolumeError(
+                    f"{self.name} cannot be cut along {axis!r}; choose from its axes "
+                    f"{names}."
+                )
+            size = self.shape[self.axes.index(axis)]
+            if not 0 <= start < stop <= size:
+                raise VolumeError(
+                    f"{self.name} has {size} positions along axis {axis!r}, and "
+                    f"{start} to {stop} do not lie in them; choose a range within 0 "
+                    f"to {size}, the end not included."
+                )
+        ranges = [
+            box.get(axis, (0, n)) for axis, n in zip(self.axes, self.shape, strict=True)
+        ]
+        return replace(
+            self,
+            data=_lazy(self.data)[tuple(slice(*pair) for pair in ranges)],
+            levels=(),
+            cut_at={
+                axis: (self.cut_at or {}).get(axis, 0) + start
+                for axis, (start, _) in zip(self.axes, ranges, strict=True)
+            },
+            origin=tuple(
+                place + start * step
+                for place, (start, _), step in zip(
+                    self.origin, ranges, self.spacing, strict=True
+                )
+            ),
         )
 
 

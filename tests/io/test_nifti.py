@@ -224,3 +224,20 @@ def test_without_nibabel_the_extra_is_named(
         open_file(path)
     with pytest.raises(OptionError, match=r"\[nifti\]"):
         check_output(tmp_path / "a.nii.gz")
+
+
+def test_labels_of_a_box_lie_in_place_in_a_turned_file(tmp_path: Path) -> None:
+    affine = np.array([[0, 2, 0, 1], [0, 0, 3, 2], [4, 0, 0, 3], [0, 0, 0, 1.0]])
+    values = np.arange(5 * 6 * 7, dtype=np.int16).reshape(5, 6, 7)
+    path = _write(tmp_path / "a.nii", values, affine)
+    (volume,) = open_file(path).images
+    box = volume.crop(z=(2, 6), y=(1, 5), x=(1, 4))
+    labels = np.ones(box.shape, np.uint8)
+    save_labels(tmp_path / "b.nii", labels, volume=box, prompts=None)
+    found = nibabel.load(tmp_path / "b.nii")
+    expected = affine.copy()
+    expected[:3, 3] = (affine @ [1, 1, 2, 1])[:3]
+    np.testing.assert_allclose(found.affine, expected)
+    assert found.shape == (3, 4, 4)
+    whole = np.linalg.inv(nibabel.load(path).affine) @ found.affine @ [0, 0, 0, 1]
+    np.testing.assert_allclose(whole, [1, 1, 2, 1], atol=1e-5)

@@ -16,17 +16,22 @@ from napari_biomedparse.runs.objects import block_shape, split_blockwise
     shape=st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)),
     block=st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5)),
     share=st.sampled_from([0.0, 0.05, 0.3, 0.6]),
+    minimum_size=st.sampled_from([0, 1, 2, 5]),
 )
 @settings(deadline=None, max_examples=200)
 def test_equal_up_to_numbers(
-    seed: int, shape: tuple[int, ...], block: tuple[int, ...], share: float
+    seed: int,
+    shape: tuple[int, ...],
+    block: tuple[int, ...],
+    share: float,
+    minimum_size: int,
 ) -> None:
     rng = np.random.default_rng(seed)
     labels = ((rng.random(shape) < 0.8) * rng.integers(1, 3, shape)).astype(np.uint8)
     edges = (rng.random(shape) < share).astype(np.uint8)
     parts, objects = np.zeros((2, *shape), np.uint32)
-    count = split_blockwise(labels, edges, parts, objects, block)
-    whole = split_instances(labels, edges)
+    count = split_blockwise(labels, edges, parts, objects, block, minimum_size)
+    whole = split_instances(labels, edges, minimum_size)
     assert count == whole.max()
     pairs = np.unique(np.stack([objects.ravel(), whole.ravel()]), axis=1)
     assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]

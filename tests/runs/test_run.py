@@ -382,3 +382,50 @@ def test_killed_at_any_moment(tmp_path: Path, kills: int) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{kills} of {kills} equal" in done.stdout
+
+
+def test_a_region_and_all_rules_of_prompts_and_objects_in_a_folder(
+    volume: Volume, tiny_model: BiomedParse, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {
+        "region": "y=5:35,x=3:28",
+        "overlaps": "order",
+        "instances": True,
+        "edge_threshold": 0.4,
+        "minimum_size": 4,
+    }
+    prompts = {5: PROMPTS[5], 2: PROMPTS[2]}
+    expected = segment(volume, prompts, tiny_model, **options)
+    run = segment_to_folder(volume, prompts, tmp_path / "r", tiny_model, **options)
+    _same(run, expected)
+    assert run.parameters == expected.parameters
+    assert run.manifest.prompts.order == (5, 2)
+    assert run.manifest.options.region == options["region"]
+    assert run.manifest.objects == np.asarray(expected.instances).max()
+    (labels,) = open_file(run.labels_path).labels
+    assert labels.volume.origin == (1.0, 4.5, 4.5)
+    with pytest.raises(OutputError, match=r"prompt_order was \[5, 2\] and is \[2, 5\]"):
+        segment_to_folder(volume, PROMPTS, tmp_path / "r", tiny_model, **options)
+
+
+def test_a_record_of_an_earlier_version_has_the_defaults(
+    volume: Volume, tiny_model: BiomedParse, tmp_path: Path
+) -> None:
+    run = segment_to_folder(volume, PROMPTS, tmp_path / "r", tiny_model)
+    path = tmp_path / "r" / "manifest.json"
+    record = json.loads(path.read_text())
+    for name in ("region", "overlaps", "minimum_size", "prompt_order"):
+        del record["parameters"][name]
+    path.write_text(json.dumps(record))
+    again = segment_to_folder(volume, PROMPTS, tmp_path / "r", tiny_model)
+    assert again.manifest == run.manifest
+
+
+def test_separate_labels_do_not_go_into_a_folder(
+    volume: Volume, tiny_model: BiomedParse, tmp_path: Path
+) -> None:
+    with pytest.raises(OptionError, match="a run's folder holds a single one"):
+        segment_to_folder(
+            volume, PROMPTS, tmp_path / "r", tiny_model, overlaps="separate"
+        )
+    assert not (tmp_path / "r").exists()

@@ -25,6 +25,9 @@ from napari_biomedparse.options import SegmentOptions
 from napari_biomedparse.prompts import PromptSet
 from napari_biomedparse.report import Tally
 from napari_biomedparse.report import findings as all_findings
+from napari_biomedparse.slicing import region_of
+
+_DOUBLE_ENDINGS = (".ome.zarr", ".ome.tif", ".ome.tiff", ".nii.gz")
 
 if TYPE_CHECKING:
     from napari_biomedparse.consensus import Consensus
@@ -99,7 +102,8 @@ def run_times(
 
         result = run_series(series, prompts, engine, options, watch)
     show_times(prompts, result.existence, options.existence_threshold)
-    return result, series.holding(result.labels)
+    cut = replace(series, volume=region_of(series.volume, options))
+    return result, cut.holding(result.labels)
 
 
 def run_axes(
@@ -253,19 +257,38 @@ def prompts_in(path: Path) -> PromptSet:
     return prompts
 
 
+def output_paths(
+    output: Path, prompts: PromptSet, options: SegmentOptions
+) -> list[Path]:
+    """Return the file of the labels, or one a prompt if they are separate."""
+    if options.overlaps != "separate":
+        return [output]
+    ending = next((e for e in _DOUBLE_ENDINGS if output.name.endswith(e)), None)
+    ending = output.suffix if ending is None else ending
+    stem = output.name.removesuffix(ending)
+    return [output.with_name(f"{stem}_{label}{ending}") for label in prompts.ids]
+
+
 def save(
-    output: Path, result: Segmentation | Consensus, volume: Volume, overwrite: bool
+    outputs: Sequence[Path],
+    result: Segmentation | Consensus,
+    volume: Volume,
+    overwrite: bool,
 ) -> None:
-    """Write labels, or objects if they were separated."""
-    objects = result.instances
-    save_labels(
-        output,
-        result.labels if objects is None else objects,
-        volume=volume,
-        prompts=replace(result.prompts, instance=objects is not None),
-        overwrite=overwrite,
-    )
-    out.print(f"Labels are in {output}", highlight=False, soft_wrap=True)
+    """Write labels, or objects if they were separated; one file a label volume."""
+    found = result.labels if result.instances is None else result.instances
+    prompts = replace(result.prompts, instance=result.instances is not None)
+    separate = len(found.shape) > len(volume.grid)
+    for at, output in enumerate(outputs):
+        one = replace(prompts, prompts=prompts.prompts[at : at + 1], order=())
+        save_labels(
+            output,
+            found[at] if separate else found,
+            volume=volume,
+            prompts=one if separate else prompts,
+            overwrite=overwrite,
+        )
+        out.print(f"Labels are in {output}", highlight=False, soft_wrap=True)
 
 
 def _engine(

@@ -10,6 +10,7 @@ import typer
 
 from napari_biomedparse.cli._parse import slice_range, to_number
 from napari_biomedparse.cli._runs import (
+    output_paths,
     prompts_in,
     run_axes,
     run_files,
@@ -23,9 +24,10 @@ from napari_biomedparse.cli._show import show_findings, told_in_one_line
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.intensity import MODALITIES
 from napari_biomedparse.io import check_output, open_image, open_volume
-from napari_biomedparse.options import SegmentOptions
+from napari_biomedparse.options import OVERLAPS, SegmentOptions
 from napari_biomedparse.prompts import parse_prompts
 from napari_biomedparse.runs.inputs import find_files, stands_for_several
+from napari_biomedparse.slicing import region_of
 from napari_biomedparse.volume import choose_channel, has_time_points
 
 _FINE = "Fine control"
@@ -90,6 +92,9 @@ def segment(
             metavar="FIRST:END",
             help="Only these slices, counted from 0; 10:20 means 10 to 19.",
         ),
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option(metavar="y=FIRST:END,...", help=_HELP["region"])
     ] = None,
     instances: Annotated[
         bool | None,
@@ -161,6 +166,24 @@ def segment(
     pixel_size: Annotated[
         float | None, typer.Option(help=_HELP["pixel_size"], rich_help_panel=_FINE)
     ] = _DEFAULT["pixel_size"],
+    overlaps: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(OVERLAPS),
+            help=f"{_HELP['overlaps']} Files of separate labels end in the number of "
+            "the prompt.",
+            rich_help_panel=_FINE,
+        ),
+    ] = _DEFAULT["overlaps"],
+    edge_threshold: Annotated[
+        float, typer.Option(help=_HELP["edge_threshold"], rich_help_panel=_FINE)
+    ] = _DEFAULT["edge_threshold"],
+    minimum_size: Annotated[
+        int,
+        typer.Option(
+            metavar="VOXELS", help=_HELP["minimum_size"], rich_help_panel=_FINE
+        ),
+    ] = _DEFAULT["minimum_size"],
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
     ] = False,
@@ -225,11 +248,15 @@ def segment(
             modality=modality,
             axis=None if axis is None else to_number(axis),
             slices=slice_range(slices),
+            region=region,
             tile=to_number(tile),
             pixel_size=pixel_size,
             existence_threshold=existence_threshold,
             overlap_threshold=overlap_threshold,
+            overlaps=overlaps,
             instances=instances,
+            edge_threshold=edge_threshold,
+            minimum_size=minimum_size,
             batch_size=batch_size,
             seed=seed,
         )
@@ -280,17 +307,19 @@ def segment(
                 f"{output.name} is a file that is written in the end; to continue or "
                 "to compute elsewhere, give a folder: a name without an ending."
             )
-        check_output(output, overwrite=overwrite)
         prompts = parse_prompts(prompt) if prompt else prompts_in(volume)
+        for path in output_paths(output, prompts, options):
+            check_output(path, overwrite=overwrite)
         image = choose_channel(open_image(volume), number)
         if not consensus and time is None and has_time_points(image):
             result, opened = run_times(image, prompts, model, options, device)
-            save(output, result, opened, overwrite)
+            save([output], result, opened, overwrite)
             return
         opened = open_volume(volume, channel=number, time=time)
+        place = region_of(opened, options)
         if consensus:
             agreed = run_axes(opened, prompts, model, options, device, force)
-            save(output, agreed, opened, overwrite)
+            save([output], agreed, place, overwrite)
             return
         result, findings, plan = run_volume(opened, prompts, model, options, device)
         show_findings(
@@ -299,4 +328,4 @@ def segment(
             plan.options.existence_threshold,
             plan.truncated,
         )
-        save(output, result, opened, overwrite)
+        save(output_paths(output, prompts, options), result, place, overwrite)

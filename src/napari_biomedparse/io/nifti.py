@@ -13,12 +13,13 @@ import logging
 import math
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.errors import FormatError, OptionError
+from napari_biomedparse.io.bounds import MAX_METADATA
 from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
 from napari_biomedparse.io.lazy import Index, grow_chunks, in_order, lazy_array
 from napari_biomedparse.io.output import fit, label_dtype, whole_or_nothing
@@ -55,9 +56,7 @@ def is_nifti(path: Path) -> bool:
     if not path.name.lower().endswith(SUFFIXES):
         return False
     try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if packed else path.open("rb") as file:
+        with _unpacked(path) as file:
             head = file.read(352)
     except (OSError, EOFError, zlib.error):
         return False
@@ -97,6 +96,7 @@ def open_nifti(path: Path) -> Contents:
         If nibabel is missing, or the file is damaged.
     """
     nibabel = require_nibabel(FormatError)
+    _check_offset(path)
     try:
         image = nibabel.load(path, mmap=False)  # else it would stay open
         header = image.header
@@ -148,6 +148,28 @@ def save_nifti(
         file.write(b"\0" * (int(header["vox_offset"]) - file.tell()))
         for slab in in_order(labels, temporary.parent):
             file.write(np.ascontiguousarray(fit(slab, dtype), order).data)
+
+
+def _check_offset(path: Path) -> None:
+    """Refuse a header that claims much before its voxels, which nibabel would read."""
+    with _unpacked(path) as file:
+        head = file.read(352)
+    order: Literal["little", "big"] = "little" if head[0] in (92, 28) else "big"
+    if head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c"):
+        (offset,) = np.frombuffer(head[108:112], "<f4" if order == "little" else ">f4")
+    else:
+        offset = np.float64(int.from_bytes(head[168:176], order, signed=True))
+    if not 0 <= offset <= MAX_METADATA:
+        raise FormatError(
+            f"{path} claims that its voxels begin at byte {offset:.3g}, where at most "
+            f"{MAX_METADATA} are read before them; copy it again from where it came."
+        )
+
+
+def _unpacked(path: Path) -> Any:
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if packed else path.open("rb")
 
 
 def _make_volume(image: Any, path: Path) -> Volume:
@@ -214,6 +236,8 @@ def _label_header(shape: tuple[int, ...], volume: Volume) -> Any:
         if own == (*shape[::-1], 1)[:3]:
             header["magic"] = b"n+1" if kind else b"n+2"
             return header
+        if volume.cut_at is not None and len(shape) == 3:
+            return _shifted(header, [volume.cut_at.get(axis, 0) for axis in "xyz"])
         logger.warning(
             "%s was cut, so its labels do not get its NIfTI orientation.", volume.name
         )
@@ -233,6 +257,17 @@ def _label_header(shape: tuple[int, ...], volume: Volume) -> Any:
     header.set_xyzt_units(_UNITS.get(unit), _TIME_UNITS.get(units.get("t", "")))
     header.set_sform(affine, code="aligned")
     header.set_qform(affine, code="aligned")
+    return header
+
+
+def _shifted(header: Any, start: list[int]) -> Any:
+    """Return a header whose first voxel is another one of the same grid."""
+    affine = header.get_best_affine()
+    affine[:3, 3] += affine[:3, :3] @ start
+    sform, qform = int(header["sform_code"]), int(header["qform_code"])
+    header.set_sform(affine, code=sform)
+    header.set_qform(affine, code=qform)
+    header["magic"] = b"n+1" if len(header.binaryblock) == 348 else b"n+2"
     return header
 
 

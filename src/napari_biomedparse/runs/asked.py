@@ -64,7 +64,10 @@ class Asked:
             model = type(model).__name__
         told = {
             "volume": volume,
-            "prompts": dict(zip(self.prompts.ids, self.prompts.texts, strict=True)),
+            "prompts": {
+                label: self.prompts.texts[self.prompts.ids.index(label)]
+                for label in self.prompts.ranked
+            },
             "model": os.fspath(model),
             "channel": self.channel,
             "time": self.time,

@@ -199,7 +199,9 @@ def write_objects(
         chunks = layout.chunks(0)
         components = scratch(folder / COMPONENTS, layout.shape, chunks)
         block = block_shape(chunks, layout.shape)
-        count = split_blockwise(labels, edges, components, store, block)
+        count = split_blockwise(
+            labels, edges, components, store, block, plan.options.minimum_size
+        )
         for start in range(0, layout.shape[layout.axis], layout.thickness):
             store.write(start, store.read(*layout.block(start)), finest=1)
         store.sync()

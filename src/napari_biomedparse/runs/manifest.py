@@ -101,8 +101,10 @@ class Manifest:
     @property
     def prompts(self) -> PromptSet:
         """The prompts."""
+        texts = self.parameters["prompts"]
         instance = int(self.parameters["instances"])
-        return parse_prompts({**self.parameters["prompts"], INSTANCE_KEY: instance})
+        ranked = {label: texts[str(label)] for label in self.parameters["prompt_order"]}
+        return parse_prompts({**ranked, INSTANCE_KEY: instance})
 
     @property
     def options(self) -> SegmentOptions:
@@ -220,6 +222,10 @@ def read_manifest(path: Path) -> Manifest:
 def _parsed(record: dict[str, Any]) -> Manifest:
     blocks = tuple(Block(**block) for block in record.pop("blocks"))
     parts = tuple(map(_parsed, record.pop("parts", ())))
+    # What an earlier version had no option for was done as by default.
+    defaults = {f.name: f.default for f in fields(SegmentOptions)}
+    defaults["prompt_order"] = sorted(map(int, record["parameters"]["prompts"]))
+    record["parameters"] = defaults | record["parameters"]
     return Manifest(**record, blocks=blocks, parts=parts)
 
 

@@ -19,7 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from napari_biomedparse.errors import VolumeError
-from napari_biomedparse.instances import grow, label_components
+from napari_biomedparse.instances import grow, kept_numbers, label_components
 
 if TYPE_CHECKING:
     from napari_biomedparse.volume import ArrayLike
@@ -35,6 +35,7 @@ def split_blockwise(
     components: Any,
     objects: Any,
     block: Sequence[int],
+    minimum_size: int = 0,
 ) -> int:
     """Tell objects apart without ever holding the whole volume.
 
@@ -49,6 +50,8 @@ def split_blockwise(
         blocks, and by voxels within a block.
     block : sequence of three int
         Shape of a block, whole chunks of the writable arrays.
+    minimum_size : int
+        Objects of fewer voxels are dropped.
 
     Returns
     -------
@@ -73,11 +76,24 @@ def split_blockwise(
         components[window] = np.where(found > 0, found + count, 0).astype(np.uint32)
         count += parts
     numbers = _merge(labels, components, block, count)
-    for window in _windows(shape, block):
+
+    def grown(window: Window) -> npt.NDArray[np.uint32]:
         wide, inner = _widen(window, shape)
         own = grow(numbers[np.asarray(components[wide])])[inner]
-        objects[window] = np.where(np.asarray(labels[window]) > 0, own, 0)
-    return int(numbers.max(initial=0))
+        return np.where(np.asarray(labels[window]) > 0, own, np.uint32(0))
+
+    total = int(numbers.max(initial=0))
+    if minimum_size <= 1:
+        for window in _windows(shape, block):
+            objects[window] = grown(window)
+        return total
+    sizes = np.zeros(total + 1, np.int64)
+    for window in _windows(shape, block):
+        sizes += np.bincount(grown(window).ravel(), minlength=total + 1)
+    kept = kept_numbers(sizes, minimum_size).astype(np.uint32)
+    for window in _windows(shape, block):
+        objects[window] = kept[grown(window)]
+    return int(kept.max(initial=0))
 
 
 def block_shape(chunks: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from napari_biomedparse.consensus import check_consensus
 from napari_biomedparse.engine import Engine
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.io import open_image, open_volume
+from napari_biomedparse.options import refuse_separate
 from napari_biomedparse.plan import plan_run
 from napari_biomedparse.prompts import parse_prompts
 from napari_biomedparse.runs.asked import Asked
@@ -131,12 +132,14 @@ def segment_to_folder(
     """
     if ome_zarr not in OME_VERSIONS:
         raise OptionError(f"OME-Zarr can be written as 0.4 or 0.5, not {ome_zarr!r}.")
+    options = merge_options(options, changes)
+    refuse_separate(options, "a run's folder")
     asked = Asked(
         volume,
         parse_prompts(prompts),
         Path(out),
         default_model() if model is None else model,
-        merge_options(options, changes),
+        options,
         device=device,
         channel=channel,
         time=time,
