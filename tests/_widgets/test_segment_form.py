@@ -15,11 +15,10 @@ from qtpy.QtWidgets import (
 )
 
 from napari_biomedparse._napari import METADATA_KEY, shown_position
-from napari_biomedparse._widgets import _model_choice
-from napari_biomedparse._widgets._model_choice import consent_to_download
+from napari_biomedparse._widgets import _weights_panel
 from napari_biomedparse._widgets._segment_form import SegmentForm
+from napari_biomedparse.errors import CheckpointError
 from napari_biomedparse.options import SegmentOptions
-from napari_biomedparse.weights import PUBLISHED
 
 CONTROLS = (QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit, QTableView)
 FROM_FILE = {METADATA_KEY: {"text_prompts": {3: "liver", 8: "spleen"}}}
@@ -140,23 +139,16 @@ def _is_inside(control):
     return isinstance(control.parent(), (*CONTROLS, QHeaderView, QAbstractItemView))
 
 
-@pytest.mark.parametrize("accepted", [True, False])
-def test_licence_is_shown_before_a_download(form, monkeypatch, accepted):
-    asked = []
-    buttons = _model_choice.QMessageBox.StandardButton
-
-    def question(parent, title, text, *_):
-        asked.append(text)
-        return buttons.Ok if accepted else buttons.Cancel
-
-    monkeypatch.setattr(_model_choice.QMessageBox, "question", question)
-    monkeypatch.setattr(_model_choice, "is_downloaded", lambda: False)
-    assert consent_to_download("v2", form) is accepted
-    assert asked == [PUBLISHED.licence]
-    assert consent_to_download("tiny", form)
-    monkeypatch.setattr(_model_choice, "is_downloaded", lambda: True)
-    assert consent_to_download("v2", form)
-    assert len(asked) == 1
+def test_a_run_needs_the_weights_and_a_copy_does_not(viewer, form, monkeypatch):
+    viewer.add_image(np.zeros((5, 20, 20)))
+    form.prompts.value = "axon"
+    monkeypatch.setattr(_weights_panel, "is_downloaded", lambda: False)
+    form.model.value = "v2"
+    with pytest.raises(CheckpointError, match="not on this computer"):
+        form.request()
+    assert form.request(to_run=False).model == "v2"
+    form.model.value = "tiny"
+    assert form.request().model == "tiny"
 
 
 def test_tiles_and_pixel_size(viewer, form):

@@ -1,4 +1,4 @@
-"""Which network to use, and the consent that the published weights need."""
+"""Which network to use."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from magicgui.widgets import ComboBox
-from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
+from qtpy.QtWidgets import QFileDialog
 
-from napari_biomedparse.weights import (
-    PUBLISHED,
-    SUFFIXES,
-    available_models,
-    default_model,
-    is_downloaded,
-)
+from napari_biomedparse.weights import SUFFIXES, available_models, default_model
 
 CAPTIONS = {
-    "v2": "BiomedParse v2 (published, 1.5 GB)",
+    "v2": "BiomedParse v2 (published)",
     "demo": "demo (small, built in)",
     "tiny": "tiny (random weights, for testing)",
 }
@@ -73,40 +67,15 @@ class ModelChoice(ComboBox):
     def _on_changed(self, value: str) -> None:
         if value != FROM_FILE:
             self._chosen = value
-            return
+        elif not self.ask_for_file():
+            self.value = self._chosen
+
+    def ask_for_file(self, *_args: object) -> bool:
+        """Let the user choose a weights file; False if they did not."""
         patterns = " ".join(f"*{suffix}" for suffix in SUFFIXES)
         path, _ = QFileDialog.getOpenFileName(
             self.native, "Weights of a model", filter=f"Weights ({patterns})"
         )
         if path:
             self.choose_file(path)
-        else:
-            self.value = self._chosen
-
-
-def consent_to_download(model: str, parent: QWidget) -> bool:
-    """Ask before the first download of the published weights.
-
-    Parameters
-    ----------
-    model : str
-        The model that is about to run.
-    parent : QWidget
-        Where to show the question.
-
-    Returns
-    -------
-    bool
-        False if the user does not want it; True if so, or if nothing is to be asked.
-    """
-    if model != "v2" or is_downloaded():
-        return True
-    buttons = QMessageBox.StandardButton
-    answer = QMessageBox.question(
-        parent,
-        "Download BiomedParse v2?",
-        PUBLISHED.licence,
-        buttons.Ok | buttons.Cancel,
-        buttons.Cancel,
-    )
-    return bool(answer == buttons.Ok)
+        return bool(path)

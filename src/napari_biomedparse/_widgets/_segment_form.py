@@ -17,6 +17,7 @@ from napari_biomedparse._napari import (
     shown_position,
     volume_from_layer,
 )
+from napari_biomedparse._widgets._file_prompts import FilePrompts
 from napari_biomedparse._widgets._folded_options import AdvancedOptions, LargeVolumes
 from napari_biomedparse._widgets._form import form_layout, option_fields, show_row
 from napari_biomedparse._widgets._form_state import (
@@ -28,6 +29,7 @@ from napari_biomedparse._widgets._form_state import (
 )
 from napari_biomedparse._widgets._model_choice import ModelChoice
 from napari_biomedparse._widgets._prompt_table import PromptTable
+from napari_biomedparse._widgets._region import RegionChoice
 from napari_biomedparse._widgets._request import Request
 from napari_biomedparse._widgets._scope import SliceScope
 from napari_biomedparse._widgets._settings import (
@@ -36,6 +38,7 @@ from napari_biomedparse._widgets._settings import (
     watch,
 )
 from napari_biomedparse._widgets._stack_choice import StackChoice
+from napari_biomedparse._widgets._weights_panel import WeightsPanel
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.intensity import MODALITIES
 from napari_biomedparse.options import SegmentOptions
@@ -46,7 +49,6 @@ if TYPE_CHECKING:
     from napari import Viewer
     from napari.utils.events import Event
 
-    from napari_biomedparse._widgets._prompt_rows import Snapshot
     from napari_biomedparse.prompts import PromptSet
     from napari_biomedparse.volume import Volume
 
@@ -73,8 +75,6 @@ class SegmentForm(QWidget):
     def __init__(self, viewer: Viewer) -> None:
         super().__init__()
         self._viewer = viewer
-        self._prefilled: Snapshot = ()
-        self._from_file = False
         main = option_fields(SegmentOptions, ("modality", "instances"), CAPTIONS)
         self.advanced, self.large = AdvancedOptions(), LargeVolumes()
         advanced = self.advanced
@@ -90,9 +90,12 @@ class SegmentForm(QWidget):
             tooltip="The volume to segment; follows the layer you select.",
         )
         self.prompts = PromptTable()
+        self._file_prompts = FilePrompts(self.prompts)
         self.prompts.instance = lambda: bool(self.instances.value)
         self.model = ModelChoice()
+        self.weights = WeightsPanel(self.model)
         self.scope = SliceScope()
+        self.region = RegionChoice(viewer)
         self.stack = StackChoice()
         self.instances = main["instances"]
         self._layout = form_layout(
@@ -104,11 +107,14 @@ class SegmentForm(QWidget):
                 main["modality"],
                 self.model,
                 self.scope,
+                self.region,
                 self.instances,
             ],
         )
         above = self._layout.getWidgetPosition(self.model.native)[0]
         self._layout.insertRow(above, self.prompts)
+        self._layout.insertRow(above + 2, self.weights)
+        self.weights.update_state()
         main["modality"].changed.connect(self.prompts.set_modality)
         self.prompts.instance_loaded.connect(self._on_instance_loaded)
         self.prompts.slice_chosen.connect(self.show_slice)
@@ -119,9 +125,8 @@ class SegmentForm(QWidget):
         self._on_image_changed()
         self._defaults = state_of(self)
         self._defaults.pop("prompts")
-        begin(self, has_prompts=self._from_file)
-        if not self._from_file:
-            self._prefilled = self.prompts.rows.snapshot()
+        begin(self, has_prompts=self._file_prompts.shown)
+        self._file_prompts.take_as_filled()
         self.advanced.reset.changed.connect(self.reset)
         self._stop_watching = watch(partial(apply_setting, self))
         for field in self._fields():
@@ -150,8 +155,11 @@ class SegmentForm(QWidget):
         current : int
             The slice in view.
         """
+        image = self.layer
+        region = None if image is None else self.region.text(image, self.slicing_axis())
         return SegmentOptions(
             slices=self.scope.slices(current),
+            region=region,
             tile=self.tiles.tile,
             pixel_size=self.tiles.pixel_size,
             **self.option_values(),
@@ -170,19 +178,27 @@ class SegmentForm(QWidget):
         """Set one of `option_values`; raises KeyError or ValueError if it cannot be."""
         self._options[name].value = value
 
-    def request(self) -> Request:
+    def request(self, *, to_run: bool = True) -> Request:
         """Return the run that the form describes.
+
+        Parameters
+        ----------
+        to_run : bool
+            Whether it is to be run here, which needs the model to be at hand.
 
         Raises
         ------
-        VolumeError, PromptError, OptionError
-            If there is no image or no prompt, or one cannot be used.
+        VolumeError, PromptError, OptionError, CheckpointError
+            If there is no image or no prompt, or one cannot be used, or if the model
+            has to be downloaded first.
         """
         image = self.layer
         if image is None:
             raise VolumeError(
                 "There is no image to segment; open one, or drop a file on the viewer."
             )
+        if to_run:
+            self.weights.require()
         options = self.options(self._current_slice(image))
         return Request(
             image=image,
@@ -215,6 +231,7 @@ class SegmentForm(QWidget):
 
     def reset_choices(self, *_: Any) -> None:
         """Offer the layers there are now, and stay with the one chosen."""
+        self.region.reset_choices()
         chosen = self.image.value
         self.image.reset_choices()
         if chosen in self.image.choices and self.image.value is not chosen:
@@ -230,7 +247,8 @@ class SegmentForm(QWidget):
         apply_settings(self, settings())
 
     def disconnect(self) -> None:
-        """Stop following the viewer and napari's Settings."""
+        """Stop following the viewer and napari's Settings, and downloading."""
+        self.weights.abandon()
         self._stop_watching()
         events = self._viewer.layers.selection.events
         events.active.disconnect(self._on_layer_selected)
@@ -244,6 +262,7 @@ class SegmentForm(QWidget):
             self.model,
             self.device,
             self.scope,
+            self.region,
             self.tiles,
             stack.channel,
             stack.time,
@@ -279,16 +298,8 @@ class SegmentForm(QWidget):
         for field in (self.stack.channel, self.stack.time):
             show_row(self._layout, field, self.stack.offers(field))
         known = None if self.layer is None else prompts_of_layer(self.layer)
-        self.prompts.offer_file(known)
-        now = self.prompts.rows.snapshot()
-        untouched = now == self._prefilled
-        if known is None and not (untouched and self._from_file):
-            return
-        if untouched or not now:
-            self.prompts.set_prompts(known)
+        if self._file_prompts.offer(known):
             self.instances.value = known is not None and known.instance
-            self._prefilled = self.prompts.rows.snapshot()
-            self._from_file = known is not None
 
     def _on_changed(self, *_: Any) -> None:
         self.changed.emit()

@@ -12,7 +12,6 @@ from qtpy.QtWidgets import QApplication, QVBoxLayout, QWidget
 from napari_biomedparse._widgets._eye import Eye
 from napari_biomedparse._widgets._fold import Scrolled, fold
 from napari_biomedparse._widgets._live_run import LiveRun
-from napari_biomedparse._widgets._model_choice import consent_to_download
 from napari_biomedparse._widgets._preview import PAUSE, Preview
 from napari_biomedparse._widgets._run_view import PYTHON, RunView
 from napari_biomedparse._widgets._runs import Runs
@@ -143,8 +142,6 @@ class SegmentWidget(QWidget):
         """Return what the form asks for, or tell why it cannot be done."""
         try:
             asked = self.form.request()
-            if not consent_to_download(asked.model, self):
-                return None
             asked.hold()
             self.form.remember()
         except BiomedParseError as error:
@@ -223,7 +220,7 @@ class SegmentWidget(QWidget):
 
     def _on_copy_requested(self, language: str) -> None:
         try:
-            recipe = self.form.request().recipe()
+            recipe = self.form.request(to_run=False).recipe()
             text = as_python(recipe) if language == PYTHON else as_command(recipe)
         except BiomedParseError as error:
             show_error(str(error))
