@@ -111,3 +111,92 @@ def test_nothing_but_this_process_keeps_it_alive(session, grey):
     session.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def labels_of(events, shape):
+    labels = np.zeros(shape, np.uint8)
+    for event in events:
+        if isinstance(event, SegmentedSlices):
+            labels[event.where] = event.labels
+    return labels
+
+
+def test_a_preview_is_a_slice_of_the_run(session, grey):
+    expected = segment(grey, PROMPTS, "tiny", device="cpu").labels
+    events = session.preview(
+        as_volume(grey),
+        PROMPTS,
+        SegmentOptions(),
+        4,
+        model="tiny",
+        device="cpu",
+        probabilities=True,
+    )
+    *_, found = events
+    np.testing.assert_array_equal(found.slices.labels, expected[4:5])
+    assert found.probabilities.shape == (1, 64, 48)
+    inside = found.slices.labels > 0
+    assert (found.probabilities[inside] > 0.5).all()
+
+
+def test_the_slice_in_view_comes_first_and_done_ones_not_again(session, grey):
+    expected = segment(grey, PROMPTS, "tiny", device="cpu").labels
+    events = run(session, grey, SegmentOptions(), front=5, done=[(0, 2)])
+    (plan,) = [event for event in events if isinstance(event, Planned)]
+    starts = [e.start for e in events if isinstance(e, SegmentedSlices)]
+    assert plan.kept == ((0, 2),)
+    assert starts == [5, 4, 6, 3, 2]
+    np.testing.assert_array_equal(labels_of(events, grey.shape)[2:], expected[2:])
+
+
+def test_other_thresholds_and_objects_without_the_network(session, grey):
+    first = session.run(
+        as_volume(grey), PROMPTS, SegmentOptions(), model="tiny", device="cpu"
+    )
+    scores = np.concatenate(
+        [e.existence for e in first if isinstance(e, SegmentedSlices)], axis=1
+    )
+    middle = float(np.median(scores))
+    changed = SegmentOptions(existence_threshold=middle, instances=True)
+    events = run(
+        session, grey, changed, done=[(0, 7)], earlier=first.number, again=True
+    )
+    expected = segment(grey, PROMPTS, "tiny", changed, device="cpu")
+    np.testing.assert_array_equal(labels_of(events, grey.shape), expected.labels)
+    (objects,) = [event for event in events if isinstance(event, Objects)]
+    np.testing.assert_array_equal(objects.labels, expected.instances)
+
+
+def test_a_resumed_run_tells_objects_of_all_slices_apart(session, grey):
+    options = SegmentOptions(instances=True)
+    first = session.run(as_volume(grey), PROMPTS, options, model="tiny", device="cpu")
+    seen = 0
+    for event in first:
+        seen += isinstance(event, SegmentedSlices)
+        if seen == 3:
+            break
+    first.close()
+    first.stopped.wait(60)
+    events = run(session, grey, options, done=[(0, 3)], earlier=first.number)
+    expected = segment(grey, PROMPTS, "tiny", options, device="cpu")
+    (objects,) = [event for event in events if isinstance(event, Objects)]
+    np.testing.assert_array_equal(objects.labels, expected.instances)
+    (plan,) = [event for event in events if isinstance(event, Planned)]
+    assert plan.kept == ((0, 3),)
+    # A process that lost the scores does all again.
+    session.close()
+    events = run(session, grey, options, done=[(0, 3)], earlier=first.number)
+    (plan,) = [event for event in events if isinstance(event, Planned)]
+    assert plan.kept == ()
+    (objects,) = [event for event in events if isinstance(event, Objects)]
+    np.testing.assert_array_equal(objects.labels, expected.instances)
+
+
+def test_grey_levels_of_a_volume_are_looked_at_once(session, grey):
+    session.close()  # what other tests did is forgotten
+    said = [run(session, grey[:], SegmentOptions(slices=(0, 1))) for _ in range(2)]
+    looked = [
+        any(isinstance(e, Status) and "grey levels" in e.text for e in events)
+        for events in said
+    ]
+    assert looked == [True, False]

@@ -7,31 +7,17 @@ they are finished. It ends when its stdin does.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import time
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
-import numpy as np
-
+from napari_biomedparse.remote.live import Live
 from napari_biomedparse.remote.serve import Cancelled, Job, serve
-from napari_biomedparse.remote.tasks import (
-    run_consensus,
-    run_to_folder,
-    say_estimate,
-    say_objects,
-    say_planned,
-    say_preview,
-    where,
-)
+from napari_biomedparse.remote.tasks import run_consensus, run_to_folder, say_estimate
 from napari_biomedparse.remote.training import train
 from napari_biomedparse.remote.wire import Connection
-
-if TYPE_CHECKING:
-    from napari_biomedparse.plan import RunPlan
-    from napari_biomedparse.slices import SegmentedSlices
 
 _REPORT_SECONDS = 0.5
 
@@ -42,6 +28,7 @@ class Network:
     def __init__(self) -> None:
         self._key: tuple[str, str, int] | None = None
         self._engine: Any = None
+        self._live = Live()
 
     def __call__(self, job: Job) -> Generator[None, None, None]:
         """Do one run; a `Work`."""
@@ -51,42 +38,22 @@ class Network:
         volume, prompts = job.volume(), job.prompts()
         # torch takes seconds to import: the other side is told what it waits for.
         job.say("status", text="Starting the network's process…")
-        from napari_biomedparse.options import SegmentOptions
-        from napari_biomedparse.plan import plan_run
-        from napari_biomedparse.segment import run_plan
-
-        options = SegmentOptions(**job.fields["options"])
+        options = job.options()
         yield
         engine = self._ready_engine(job, options.seed)
         yield
-        job.say("status", text="Looking at the grey levels…")
         if volume is None:
             run_to_folder(prompts, options, engine.model, job)
-            return
-        if "preview" in job.fields:
-            say_preview(volume, prompts, options, engine, job)
-            return
-        if "estimate" in job.fields:
+        elif "estimate" in job.fields:
             say_estimate(volume, prompts, options, engine, job)
-            return
-        if job.fields["consensus"]:
+        elif job.fields.get("consensus"):
             yield from run_consensus(volume, prompts, options, engine, job)
-            return
-        plan = plan_run(volume, prompts, options, config=engine.model.config)
-        say_planned(job, plan, engine)
-        objects = Objects(plan) if plan.instances else None
-        yield
-        parts = cast("Generator[SegmentedSlices, None, None]", run_plan(plan, engine))
-        with contextlib.closing(parts):
-            for part in parts:
-                arrays = (part.labels, part.existence)
-                job.say("slices", arrays=arrays, **where(part))
-                if objects is not None:
-                    objects.add(part)
-                yield
-        if objects is not None:
-            job.say("status", text="Separating objects…")
-            objects.say(job)
+        else:
+            plan = self._live.plan(volume, prompts, options, engine, job)
+            if "preview" in job.fields:
+                self._live.preview(plan, engine, job)
+            else:
+                yield from self._live.run(plan, engine, job)
 
     def _ready_engine(self, job: Job, seed: int) -> Any:
         from napari_biomedparse.engine import Engine
@@ -119,33 +86,6 @@ def _download_report(job: Job) -> Callable[[int, int], None]:
             job.say("status", text=f"Downloading the weights: {sizes}")
 
     return report
-
-
-class Objects:
-    """Collects labels and edges of a run whose objects are to be told apart.
-
-    Parameters
-    ----------
-    plan : RunPlan
-    """
-
-    def __init__(self, plan: RunPlan) -> None:
-        self._labels = np.zeros(plan.geometry.shape, plan.label_dtype)
-        self._edges = np.zeros_like(self._labels)
-
-    def add(self, part: SegmentedSlices) -> None:
-        """Keep finished slices."""
-        self._labels[part.where] = part.labels
-        self._edges[part.where] = part.edges
-
-    def say(self, job: Job) -> None:
-        """Separate the objects and send them, a slab at a time."""
-        from napari_biomedparse.instances import split_instances
-
-        objects = split_instances(self._labels, self._edges)
-        # Objects grow a voxel beyond their own label, so that only their inside tells.
-        inside = np.where(self._edges == 0, self._labels, 0)
-        say_objects(job, objects, inside)
 
 
 def private_stdout() -> BinaryIO:

@@ -39,7 +39,7 @@ def segment(job):
         start=0,
         stop=depth,
         total=depth,
-        kept=[] if "again" in job.fields else kept,
+        kept=[] if job.fields["again"] else kept,
         provenance={},
         intensity="as they are",
         truncated=[],
@@ -61,20 +61,20 @@ def segment(job):
         print("Killed by the test", file=sys.stderr)
         os._exit(3)
     done = {z for start, stop in kept for z in range(start, stop)}
-    again = "again" in job.fields
-    options, left, first = job.fields["options"], set(range(depth)) - done, True
+    again = job.fields["again"]
+    options, left, first = job.options(), set(range(depth)) - done, True
     if again:
         left, done = done, set()
     while left:
-        if job.retuned is not None:
-            options, job.retuned = job.retuned, None
+        if (retuned := job.take_retuned()) is not None:
+            options = retuned
             left |= done
         z = min(left, key=lambda at: (abs(at - (job.front or 0)), at))
         left.remove(z)
         done.add(z)
         plane = np.asarray(volume.data[z : z + 1])
         existence = np.full((len(prompts), 1), 0.5, np.float32)
-        there = options["existence_threshold"] <= 0.5
+        there = options.existence_threshold <= 0.5
         labels = (plane > 100).astype(np.uint8) * prompts.ids[0] * there
         job.say("slices", arrays=(labels, existence), start=z, stop=z + 1, axis=0)
         if MODE == "slow":

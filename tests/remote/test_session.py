@@ -18,9 +18,10 @@ from napari_biomedparse.errors import (
     VolumeError,
     WorkerError,
 )
+from napari_biomedparse.options import SegmentOptions
 from napari_biomedparse.prompts import parse_prompts
 from napari_biomedparse.remote import Planned, Session, Status
-from napari_biomedparse.segment import SegmentedSlices, SegmentOptions
+from napari_biomedparse.slices import SegmentedSlices
 from napari_biomedparse.volume import as_volume
 
 PROMPTS = parse_prompts({5: "bright things"})

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.errors import BiomedParseError
+from napari_biomedparse.options import SegmentOptions
 from napari_biomedparse.prompts import Prompt, PromptSet
 from napari_biomedparse.volume import Volume
 
@@ -113,8 +114,7 @@ class Job:
         self.cancelled = False
         self.front: int | None = fields.get("front")
         """The slice in view, which is wanted first."""
-        self.retuned: dict[str, Any] | None = None
-        """Options with other thresholds, until somebody takes note."""
+        self._retuned: SegmentOptions | None = None
         self._connection = connection
         self._requests = itertools.count()
         self._asked: dict[int, Future[npt.NDArray[Any]]] = {}
@@ -150,6 +150,19 @@ class Job:
             instance=self.fields["instance"],
             order=tuple(self.fields["order"]),
         )
+
+    def options(self) -> SegmentOptions:
+        """Return how to do it."""
+        return SegmentOptions(**self.fields["options"])
+
+    def take_retuned(self) -> SegmentOptions | None:
+        """Return options with other thresholds, once, if they came meanwhile."""
+        options, self._retuned = self._retuned, None
+        return options
+
+    def retune(self, options: dict[str, Any]) -> None:
+        """Take note of other thresholds."""
+        self._retuned = SegmentOptions(**options)
 
     def cancel(self) -> None:
         """Make the run stop where it next looks, waiting for voxels included."""
@@ -204,7 +217,7 @@ def serve(connection: Connection, work: Work, *, on_end: Callable[[], None]) -> 
                 elif number in known and message.kind == "front":
                     known[number].front = message.fields["at"]
                 elif number in known and message.kind == "retune":
-                    known[number].retuned = message.fields["options"]
+                    known[number].retune(message.fields["options"])
                 elif number in known and message.kind == "slab":
                     known[number].answer(message)
         for job in list(known.values()):

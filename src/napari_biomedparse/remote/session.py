@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_biomedparse.remote.described import Volumes, describe_task
 from napari_biomedparse.remote.process import Process
 from napari_biomedparse.remote.run import Run
 from napari_biomedparse.volume import Volume, as_volume
@@ -40,6 +41,7 @@ class Session:
         self._command = tuple(command)
         self._process: Process | None = None
         self._runs = 0
+        self._volumes = Volumes()
         self._starting = threading.Lock()
 
     def run(
@@ -53,7 +55,8 @@ class Session:
         consensus: bool = False,
         done: Sequence[tuple[int, int]] = (),
         front: int | None = None,
-        again: int | None = None,
+        earlier: int | None = None,
+        again: bool = False,
     ) -> Run:
         """Segment a volume in the model process.
 
@@ -77,10 +80,10 @@ class Session:
         front : int, optional
             The slice that is wanted first, then those next to it. `Run.look_at` moves
             it.
-        again : int, optional
-            Number of an earlier run of the same volume, prompts and model: only the
-            slices that are `done` are done again, from its scores where the process
-            still has them.
+        earlier : int, optional
+            Number of the run that did them, whose scores may still be there.
+        again : bool
+            Whether those that are done are all that is wanted, with other thresholds.
 
         Returns
         -------
@@ -95,17 +98,18 @@ class Session:
             If no process can be started.
         """
         volume = as_volume(volume)
-        more: dict[str, Any] = {
+        more = {
             "model": model,
             "device": device,
             "consensus": consensus,
             "done": list(done),
             "front": front,
+            "earlier": earlier,
+            "again": again,
         }
-        if again is not None:
-            more["again"] = again
         return self._start(
-            volume, _describe(volume) | _describe_task(prompts, options) | more
+            volume,
+            self._volumes.describe(volume) | describe_task(prompts, options) | more,
         )
 
     def preview(
@@ -146,7 +150,7 @@ class Session:
             "device": device,
             "preview": {"at": at, "probabilities": probabilities},
         }
-        asked = _describe(volume) | _describe_task(prompts, options) | more
+        asked = self._volumes.describe(volume) | describe_task(prompts, options) | more
         return self._start(volume, asked, brief=True)
 
     def estimate(
@@ -189,7 +193,8 @@ class Session:
             "estimate": {"to_folder": to_folder, "times": len(volumes)},
         }
         return self._start(
-            volume, _describe(volume) | _describe_task(prompts, options) | more
+            volume,
+            self._volumes.describe(volume) | describe_task(prompts, options) | more,
         )
 
     def run_to_folder(self, recipe: Recipe) -> Run:
@@ -225,7 +230,7 @@ class Session:
                 )
             },
         }
-        return self._start(None, _describe_task(recipe.prompts, recipe.options) | plain)
+        return self._start(None, describe_task(recipe.prompts, recipe.options) | plain)
 
     def finetune(
         self,
@@ -285,6 +290,7 @@ class Session:
             if self._process is not None:
                 self._process.stop()
                 self._process = None
+            self._volumes.forget()
 
     @property
     def pid(self) -> int | None:
@@ -306,30 +312,3 @@ class Session:
         if self._process is None:
             self._process = Process(self._command)
         return self._process
-
-
-def _describe_task(prompts: PromptSet, options: SegmentOptions) -> dict[str, Any]:
-    """Put what is to be found, and how, in words that JSON can hold."""
-    return {
-        "prompts": [[prompt.id, prompt.text] for prompt in prompts.prompts],
-        "instance": prompts.instance,
-        "order": prompts.order,
-        "options": asdict(options),
-    }
-
-
-def _describe(volume: Volume) -> dict[str, Any]:
-    """Put all but the voxels of a volume in words that JSON can hold."""
-    chunks = getattr(volume.data, "chunksize", getattr(volume.data, "chunks", None))
-    return {
-        "volume": {
-            "shape": volume.shape,
-            "dtype": volume.dtype.str,
-            "chunks": chunks,
-            "axes": volume.axes,
-            "spacing": volume.spacing,
-            "units": volume.units,
-            "origin": volume.origin,
-            "name": volume.name,
-        },
-    }

@@ -6,7 +6,7 @@ Like `worker`, it imports torch where it needs it and not before.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -74,6 +74,7 @@ def say_planned(
     engine: Engine,
     *,
     total: int | None = None,
+    kept: Sequence[tuple[int, int]] = (),
     parameters: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Tell what is about to be computed, in the words of a run's manifest."""
@@ -87,6 +88,7 @@ def say_planned(
         start=plan.start,
         stop=plan.stop,
         total=plan.stop - plan.start if total is None else total,
+        kept=kept,
         intensity=plan.intensity.describe(),
         truncated=plan.truncated,
         parameters={
@@ -212,29 +214,6 @@ def say_estimate(
     times = said["times"]
     whole = replace(one, seconds=times * one.seconds, disk=times * one.disk)
     job.say("status", text=f"Estimate on {engine.device}: {whole.describe()}.")
-
-
-def say_preview(
-    volume: Volume,
-    prompts: PromptSet,
-    options: SegmentOptions,
-    engine: Engine,
-    job: Job,
-) -> None:
-    """Segment one slice; what was known of the features of others stays known."""
-    from napari_biomedparse.plan import plan_run
-    from napari_biomedparse.segment import run_plan
-
-    asked = job.fields["preview"]
-    at = asked["at"]
-    plan = plan_run(
-        volume,
-        prompts,
-        replace(options, slices=(at, at + 1)),
-        config=engine.model.config,
-    )
-    (part,) = run_plan(plan, engine)
-    job.say("preview", arrays=(part.labels, part.existence), **where(part))
 
 
 def where(part: SegmentedSlices) -> dict[str, int]:
