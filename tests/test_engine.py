@@ -1,18 +1,25 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from napari_biomedparse import engine as engine_module
 from napari_biomedparse.engine import (
+    FREE_SHARE,
+    PROMPT_BYTES,
     PROMPTS_AT_ONCE,
+    SLICE_BYTES,
     Engine,
     available_devices,
     find_device,
     find_precision,
+    fitting_slices,
 )
 from napari_biomedparse.errors import DeviceError
 from napari_biomedparse.model import layers
@@ -215,6 +222,54 @@ def test_a_run_short_of_memory_goes_on_with_less_at_once(
     assert not caplog.text  # it does not run into the wall again
 
 
+@pytest.mark.parametrize(
+    ("slices_that_fit", "expected"), [(0.5, 1), (1, 1), (3.9, 2), (4.1, 4), (1000, 512)]
+)
+def test_a_gpu_takes_as_many_slices_as_its_free_memory_suits(
+    slices_that_fit: float, expected: int
+) -> None:
+    each = 512**2 * (SLICE_BYTES + 13 * PROMPT_BYTES)
+    free = int(slices_that_fit * each / FREE_SHARE)
+    assert fitting_slices(free, 512**2, 13) == expected
+
+
+def test_little_free_memory_makes_smaller_batches_at_once(
+    tiny_model: BiomedParse, slices: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(tiny_model)
+    tokens = engine.encode_prompts(["liver", "kidney"])
+    expected = engine.predict(slices, tokens)
+    each = TINY.image_size**2 * (SLICE_BYTES + 2 * PROMPT_BYTES)
+    asked = []
+
+    def free_memory(device: torch.device) -> int:
+        asked.append(device)
+        return int(2.5 * each / FREE_SHARE)
+
+    monkeypatch.setattr(engine_module, "free_memory", free_memory)
+    engine._fitting.clear()
+    engine._most_slices = 1000
+    sizes = _seen(engine, monkeypatch)
+    found = engine.predict(slices, tokens)
+    engine.predict(slices, tokens)
+    assert sizes == [2, 1, 2, 1]
+    assert asked == [engine.device]  # once: it takes time
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    _run_short_beyond(engine, 2, monkeypatch)
+    engine.predict(slices, tokens)
+    assert sizes[4:] == [2, 1, 1, 1]  # it ran out at two all the same
+
+
+def test_only_what_may_be_remembered_is(
+    tiny_model: BiomedParse, slices: torch.Tensor
+) -> None:
+    engine = Engine(tiny_model)
+    tokens = engine.encode_prompts(["liver"])
+    engine.predict(slices[:1], tokens, remember=False)
+    assert not len(engine.cache)
+
+
 def test_no_memory_for_a_single_slice_is_said(
     tiny_model: BiomedParse, slices: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +329,44 @@ def test_prompts_that_share_products_get_the_same_numbers(
     found = engine.predict(slices, tokens)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+class _Types(TorchDispatchMode):
+    """Notes devices and data types of all that is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[tuple[str, torch.dtype]] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self.found.add((leaf.device.type, leaf.dtype))
+        return result
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_device_that_is_not_here_gets_nothing_that_it_cannot_do(
+    tiny_model: BiomedParse,
+    slices: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+) -> None:
+    """Tensors without values stand for a GPU's; asking for a value is an error."""
+    model = copy.deepcopy(tiny_model)  # it is moved
+    monkeypatch.setattr(engine_module, "find_device", torch.device)
+    with _Types() as types:
+        engine = Engine(model, "meta", precision=precision, cache_bytes=0)
+        tokens = engine.encode_prompts(["liver", "kidney"])
+        found = engine.predict(slices, tokens)
+    there = {dtype for device, dtype in types.found if device == "meta"}
+    assert getattr(torch, precision) in there
+    known = {torch.float32, torch.int32, torch.int64, torch.bool}
+    assert there <= {*known, getattr(torch, precision)}  # Apple's GPUs have no float64
+    assert {(x.device.type, x.dtype) for x in found} == {("meta", torch.float32)}
+    labels, _ = resolve_at_once(found.mask_logits, found.existence, [1, 2], (64, 64))
+    assert (labels.device.type, labels.dtype) == ("meta", torch.int32)
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")

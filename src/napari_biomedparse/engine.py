@@ -27,6 +27,11 @@ PROMPTS_AT_ONCE = 16
 """Prompts that a CPU decodes together."""
 CACHE_BYTES = 2**30
 """Room for the features of recently seen slices: nine of the published network."""
+SLICE_BYTES, PROMPT_BYTES = 640, 16
+"""What a slice takes on a GPU, a pixel, and each of its prompts besides: from the
+sizes of all tensors of the published network in half precision (440 and 14 bytes)."""
+FREE_SHARE = 0.8
+"""Of a GPU's free memory, that may be planned for."""
 PRECISIONS = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -103,6 +108,7 @@ class Engine:
         on_cpu = self.device.type == "cpu"
         self._most_slices = 1 if on_cpu else 2**31
         self._most_prompts = PROMPTS_AT_ONCE if on_cpu else 2**31
+        self._fitting: dict[int, int] = {}
 
     @torch.inference_mode()
     def encode_prompts(self, texts: Sequence[str]) -> Tensor:
@@ -122,13 +128,15 @@ class Engine:
         )
 
     @torch.inference_mode()
-    def predict(self, slices: Tensor, tokens: Tensor) -> SlicePrediction:
+    def predict(
+        self, slices: Tensor, tokens: Tensor, *, remember: bool = True
+    ) -> SlicePrediction:
         """Run the network.
 
         On a CPU slices go through one at a time, which costs nothing there, and the
         decoder gives each prompt matrix products of its own; so the numbers of each
-        do not depend on its company. Where the device's memory runs out, half as many
-        go through at once from then on.
+        do not depend on its company. On a GPU as many go through at once as its free
+        memory suits; where it runs out nevertheless, half as many from then on.
 
         Parameters
         ----------
@@ -136,6 +144,8 @@ class Engine:
             Grey levels of each slice, the one before and the one after it.
         tokens : Tensor [P, T, C]
             From `encode_prompts`.
+        remember : bool
+            Keep the features of a slice that comes alone, for other prompts.
 
         Returns
         -------
@@ -146,7 +156,7 @@ class Engine:
         DeviceError
             If the device's memory does not suffice for one slice and one prompt.
         """
-        remember = len(slices) == 1
+        remember = remember and len(slices) == 1
         while True:
             try:
                 return self._predict(slices, tokens, remember)
@@ -163,7 +173,7 @@ class Engine:
     ) -> SlicePrediction:
         """Predict in parts of as many slices and prompts as fit at once."""
         rows = []
-        for some in torch.split(slices, self._most_slices):
+        for some in torch.split(slices, self._slices_at_once(len(tokens))):
             image = self.cache.get(some, self._look) if remember else self._look(some)
             columns = [
                 self._network.decode(image, prompts, self._field)
@@ -171,6 +181,16 @@ class Engine:
             ]
             rows.append([torch.cat(x, dim=1) for x in zip(*columns, strict=True)])
         return SlicePrediction(*(torch.cat(x) for x in zip(*rows, strict=True)))
+
+    def _slices_at_once(self, prompts: int) -> int:
+        """Choose by the free memory, once for each number of prompts."""
+        if prompts not in self._fitting:
+            free = free_memory(self.device)
+            pixels = self.model.config.image_size**2
+            self._fitting[prompts] = (
+                2**31 if free is None else fitting_slices(free, pixels, prompts)
+            )
+        return min(self._most_slices, self._fitting[prompts])
 
     def _look(self, slices: Tensor) -> ImageFeatures:
         """Compute what all prompts share of slices, which may lie on the CPU."""
@@ -180,7 +200,7 @@ class Engine:
         """Forget slices; if there were none, halve what goes through at once."""
         if len(self.cache):
             self.cache.clear()
-        elif (at_once := min(slices, self._most_slices)) > 1:
+        elif (at_once := min(slices, self._slices_at_once(prompts))) > 1:
             self._most_slices = at_once // 2
         elif (at_once := min(prompts, self._most_prompts)) > 1:
             self._most_prompts = at_once // 2
@@ -193,7 +213,7 @@ class Engine:
         _LOGGER.warning(
             "The memory of %s ran out; going on with %d slices and %d prompts at once",
             self.device,
-            min(slices, self._most_slices),
+            min(slices, self._slices_at_once(prompts)),
             min(prompts, self._most_prompts),
         )
         if self.device.type == "cuda":
@@ -250,6 +270,37 @@ def available_devices() -> list[str]:
     cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     mps = ["mps"] if torch.backends.mps.is_available() else []
     return [*cuda, *mps, "cpu"]
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes that a GPU has left for this process; None of other devices."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free + kept
+
+
+def fitting_slices(free: int, pixels: int, prompts: int) -> int:
+    """Choose how many slices a GPU takes at once.
+
+    Parameters
+    ----------
+    free : int
+        Bytes of memory that are left.
+    pixels : int
+        Of a slice, as the network sees it.
+    prompts : int
+
+    Returns
+    -------
+    int
+        A power of two, so that a little more or less memory rounds nothing
+        differently; at least 1.
+    """
+    each = pixels * (SLICE_BYTES + prompts * PROMPT_BYTES)
+    fitting = max(1, int(FREE_SHARE * free) // each)
+    return 1 << (fitting.bit_length() - 1)
 
 
 def find_precision(name: str, device: torch.device) -> torch.dtype:
