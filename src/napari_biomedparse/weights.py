@@ -187,7 +187,13 @@ def _build(
     from napari_biomedparse.model.checkpoint import load_weights
     from napari_biomedparse.model.synthetic import synthetic_state_dict
 
-    model = unfilled(config)
+    try:
+        model = unfilled(config)
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as e:
+        raise CheckpointError(
+            f"{source} describes a network that cannot be built ({e}). Give weights "
+            "made with this version of napari-biomedparse."
+        ) from e
     if tensors is None:
         shapes = {key: value.shape for key, value in model.state_dict().items()}
         tensors = synthetic_state_dict(shapes)

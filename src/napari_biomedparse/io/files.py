@@ -62,6 +62,8 @@ def recognise(path: str | os.PathLike[str]) -> Kind | None:
     try:
         if path.is_dir():
             return "zarr" if zarr.is_zarr(path) else None
+        if not path.is_file():  # a pipe would keep its reader waiting
+            return None
         with path.open("rb") as file:
             head = file.read(8)
     except OSError:
@@ -105,7 +107,13 @@ def open_file(path: str | os.PathLike[str]) -> Contents:
         if stack.stack_files(path):
             return stack.open_stack(path)
         raise FormatError(_refusal(path))
-    return _OPENERS[kind](path)
+    try:
+        return _OPENERS[kind](path)
+    except OSError as error:
+        raise FormatError(
+            f"{path} cannot be read ({error.strerror or error}); it may be damaged or "
+            "its disk gone: bring that back, or copy it again from where it came."
+        ) from error
 
 
 def open_volume(
@@ -284,6 +292,8 @@ def _find_saver(path: Path) -> _Saver:
 def _refusal(path: Path) -> str:
     if not path.exists():
         return f"{path} does not exist; check the name."
+    if not path.is_dir() and not path.is_file():
+        return f"{path} is no file but a device or pipe; give a file or folder."
     if path.is_dir():
         return (
             f"{path} is a folder without Zarr data or TIFF slices; what can be opened "

@@ -16,11 +16,13 @@ import tifffile
 import zarr
 
 from napari_biomedparse.errors import FormatError
+from napari_biomedparse.io.bounds import check_packed, unpacked_limit
 from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
 from napari_biomedparse.io.lazy import Index, grow_chunks, in_order, lazy_array
 from napari_biomedparse.io.output import fit, label_dtype, whole_or_nothing
 from napari_biomedparse.io.tiff_metadata import (
     LABEL_NAMESPACE,
+    check_claims,
     name_axes,
     read_calibration,
     split_labels,
@@ -36,6 +38,12 @@ _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PLANE_BYTES = 64 * 2**20
 """Planes up to this size are read whole; of larger tiled ones only the tiles needed."""
 _CLASSIC_BYTES = 2**32 - 2**25
+_PACKING = {
+    5: "lzw", 8: "deflate", 32946: "deflate", 50013: "deflate", 34925: "lzma",
+    50000: "zstd", 34926: "zstd", 33003: "image", 33004: "image", 33005: "image",
+    34712: "image", 34933: "image",
+}  # fmt: skip
+"""Codes of compressions that may grow without bounds, by their names in `bounds`."""
 
 
 def is_tiff(head: bytes) -> bool:
@@ -147,6 +155,26 @@ def _check_codec(path: Path, series: tifffile.TiffPageSeries) -> None:
         ) from error
 
 
+def _bound(page: Any) -> None:
+    """Look at the packed data of a page's strips or tiles before they are unpacked."""
+    method = _PACKING.get(int(page.compression))
+    if method is None or page.dtype is None or getattr(page, "bounded", False):
+        return
+    rows = page.tilelength if page.is_tiled else page.rowsperstrip
+    columns = page.tilewidth if page.is_tiled else page.imagewidth
+    voxels = rows * columns * max(1, page.tiledepth) * page.samplesperpixel
+    limit = unpacked_limit(voxels * np.dtype(page.dtype).itemsize)
+    unpack = page.decode
+
+    def decode(data: bytes | None, index: int, /, **options: Any) -> Any:
+        if data is not None:
+            check_packed(data, method, limit)
+        return unpack(data, index, **options)
+
+    page.decode = decode
+    page.bounded = True
+
+
 def _make_volume(source: _TiffSource, index: int, name: str) -> Volume:
     with source.opened() as file:
         series = file.series[index]
@@ -200,7 +228,10 @@ class _TiffSource:
         self._lock = threading.RLock()
         try:
             with tifffile.TiffFile(path) as file:
-                file.series  # noqa: B018 - finds the images while the file is open
+                check_claims(file, path)
+                for series in file.series:  # found while the file is open
+                    for level in series.levels:
+                        _bound(level.keyframe)
                 self._file = file
         except FormatError:
             raise

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from napari_biomedparse.errors import FormatError
+from napari_biomedparse.io.bounds import MAX_METADATA
 from napari_biomedparse.io.units import PIXEL, unit_name
 from napari_biomedparse.prompts import INSTANCE_KEY
 
@@ -21,6 +25,8 @@ LABEL_NAMESPACE = "napari-biomedparse/labels"
 _RGB = ("red", "green", "blue", "alpha")
 _MICROMETERS = {2: 25400.0, 3: 10000.0}
 """Length of the unit of a resolution tag: 2 is inch, 3 is centimetre."""
+_MAX_PLANES = 2**22
+_COUNTS = ("NumPlanes", "PlaneCount", "IFD", "FirstT", "FirstC", "FirstZ")
 _COARSEST = 20.0
 """Pixels larger than this (micrometre) come from print or screen, not microscopes."""
 
@@ -48,6 +54,73 @@ class Calibration:
     channel_names: tuple[str, ...] = ()
     name: str = ""
     labels: Mapping[str, str] | None = None
+
+
+def check_claims(file: tifffile.TiffFile, path: Path) -> None:
+    """Refuse, before tifffile follows it, what OME-XML may not ask for.
+
+    Parameters
+    ----------
+    file : TiffFile
+        Just opened.
+    path : Path
+        The file.
+
+    Raises
+    ------
+    FormatError
+        If it names files in other folders, or more planes than there can be.
+    """
+    text = file.ome_metadata if file.is_ome else None
+    if not text:
+        return
+    if len(text) > MAX_METADATA:
+        raise FormatError(
+            f"{path} has {len(text)} characters of OME-XML, where at most "
+            f"{MAX_METADATA} are read; save it again without them."
+        )
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError:
+        return  # tifffile does without, too
+    for element in root.iter():
+        if (planes := _claimed_planes(element)) > _MAX_PLANES:
+            raise FormatError(
+                f"{path} claims {planes:.3g} planes, where at most {_MAX_PLANES} are "
+                "read; it is damaged: copy it again from where it came."
+            )
+        if (name := element.get("FileName")) is not None:
+            _check_companion(path, name)
+
+
+def _claimed_planes(element: ElementTree.Element) -> float:
+    """Return how many planes an element of OME-XML makes tifffile list."""
+
+    def number(key: str, otherwise: float = 0.0) -> float:
+        try:
+            return abs(float(element.get(key, otherwise)))
+        except ValueError:
+            return 0.0  # which tifffile refuses
+
+    tag = _tag(element)
+    if tag == "Pixels":
+        return math.prod(number(f"Size{axis}", 1.0) for axis in "TCZ")
+    if tag == "TiffData":
+        return max(number(key) for key in _COUNTS)
+    if tag[:-1] == "ModuloAlong" and "Start" in element.attrib:
+        length = number("Start") + number("End")
+        return length / number("Step", 1.0) if number("Step", 1.0) else math.inf
+    return 0.0
+
+
+def _check_companion(path: Path, name: str) -> None:
+    other = path.parent / name
+    beside = other.name == name and not other.is_symlink()
+    if not beside or (other.exists() and not other.is_file()):
+        raise FormatError(
+            f"{path} continues in {name!r}, which is no plain file beside it; put the "
+            "files of an image into one folder."
+        )
 
 
 def name_axes(codes: str, what: str) -> tuple[str, ...]:

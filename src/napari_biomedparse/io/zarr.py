@@ -16,6 +16,7 @@ from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
 from napari_biomedparse.io.lazy import Index, grow_chunks, in_order, lazy_array
 from napari_biomedparse.io.output import fit, label_dtype, whole_or_nothing
 from napari_biomedparse.io.units import PIXEL
+from napari_biomedparse.io.zarr_guard import FencedStore, check_parts, guarded
 from napari_biomedparse.io.zarr_metadata import (
     describe_labels,
     ome_attributes,
@@ -33,6 +34,8 @@ SUFFIXES = (".zarr",)
 _MARKERS = ("zarr.json", ".zgroup", ".zarray")
 _AXES = ("t", "c", "z", "y", "x")
 _CHUNK = (1, 16, 256, 256)
+_DEEPEST = 8
+"""Most groups inside each other that are searched for images."""
 _SMALLEST = 256
 """The label pyramid ends once a plane is this small."""
 
@@ -58,13 +61,19 @@ def open_zarr(path: Path) -> Contents:
     Raises
     ------
     FormatError
-        If the metadata are damaged or describe something else.
+        If the metadata are damaged or describe something else, or are unsafe: a link
+        out of the folder, a codec that could run something, chunks out of all
+        proportion.
     """
+    return _open_node(path, 0)
+
+
+def _open_node(path: Path, depth: int) -> Contents:
     try:
-        node = zarr.open(store=str(path), mode="r")
+        node = zarr.open(store=FencedStore(path), mode="r")
         if isinstance(node, zarr.Array):
             return Contents((_plain_volume(node, path),))
-        return _open_group(node, path)
+        return _open_group(node, path, depth)
     except (FormatError, PromptError):
         raise
     except Exception as error:  # damaged metadata can fail anywhere in zarr
@@ -136,7 +145,7 @@ def _create_level(
     )
 
 
-def _open_group(group: zarr.Group, path: Path) -> Contents:
+def _open_group(group: zarr.Group, path: Path, depth: int) -> Contents:
     attributes = ome_attributes(group.attrs.asdict())
     if "plate" in attributes or "well" in attributes:
         raise FormatError(
@@ -148,7 +157,15 @@ def _open_group(group: zarr.Group, path: Path) -> Contents:
     if isinstance(attributes.get("labels"), list):
         return Contents(labels=_open_labels(group, path))
     members = {name: node for name, node in group.members() if _may_hold_images(node)}
-    opened = [open_zarr(path / n) for n in sorted(members, key=_numeric_first)]
+    if depth == _DEEPEST:
+        raise FormatError(
+            f"{path} lies in {depth} groups without images; open the part that has "
+            "them."
+        )
+    opened = [
+        _open_node(_own_part(path, name), depth + 1)
+        for name in sorted(members, key=_numeric_first)
+    ]
     images = tuple(volume for contents in opened for volume in contents.images)
     labels = tuple(volume for contents in opened for volume in contents.labels)
     if not images and not labels:
@@ -156,6 +173,15 @@ def _open_group(group: zarr.Group, path: Path) -> Contents:
             f"{path} is a Zarr group without images; open the part that has them."
         )
     return Contents(images, labels)
+
+
+def _own_part(path: Path, name: str) -> Path:
+    part = path / name
+    if part.is_symlink():  # which may lead round in circles
+        raise FormatError(
+            f"{part} is a link; open the folder that it leads to by itself."
+        )
+    return part
 
 
 def _open_image(
@@ -252,11 +278,15 @@ def _lazy(array: zarr.Array[Any], path: Path, axes: tuple[str, ...]) -> ArrayLik
             "them first."
         )
 
+    checked = guarded(array, str(path))
+
     def read(index: Index) -> npt.NDArray[Any]:
-        return np.asarray(array[index])
+        return np.asarray(checked[index])
 
     chunks = grow_chunks(array.chunks, array.shape, array.dtype.itemsize, axes)
-    return lazy_array(read, array.shape, array.dtype, chunks, str(path))
+    lazy = lazy_array(read, array.shape, array.dtype, chunks, str(path))
+    check_parts(array.shape, array.chunks, chunks, str(path))
+    return lazy
 
 
 def _stem(path: Path) -> str:

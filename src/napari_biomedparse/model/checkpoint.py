@@ -12,6 +12,7 @@ import os
 import pickle
 import re
 import uuid
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +35,11 @@ _TRAINING_ONLY = "loss_function."
 _PREFIX = "model."
 _CONFIG = "config"
 _SHOWN = 5
+_MOST = 2**20
+"""Largest size that a network's configuration may have."""
+_MOST_LAYERS = 256
+_MOST_PICKLE = 2**26
+"""Longest description of tensors, in bytes; that of v2 takes 0.2 MB."""
 
 _ZIP = b"PK\x03\x04"
 _ZIP_END, _ZIP_END_SIZE = b"PK\x05\x06", 22
@@ -252,11 +258,8 @@ def _read_pickled(path: Path, head: bytes) -> Checkpoint:
             "to .ckpt if you trust where it comes from."
         )
     is_zip = head.startswith(_ZIP)
-    if is_zip and not _has_zip_end(path):
-        raise CheckpointError(
-            f"{path} is incomplete: it ends before the table of contents that closes "
-            f"a checkpoint. {_AGAIN}"
-        )
+    if is_zip:
+        _check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
@@ -270,11 +273,37 @@ def _read_pickled(path: Path, head: bytes) -> Checkpoint:
     return _from_content(content, path)
 
 
-def _has_zip_end(path: Path) -> bool:
-    """Tell whether a zip archive without a comment is there to its last record."""
+def _check_archive(path: Path) -> None:
+    """Refuse a zip archive that is cut short, or not as `torch.save` writes it.
+
+    That stores its parts as they are. Packed parts could grow without bounds.
+    """
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - _ZIP_END_SIZE, 0))
-        return file.read().startswith(_ZIP_END)
+        whole = file.read().startswith(_ZIP_END)
+    if not whole:
+        raise CheckpointError(
+            f"{path} is incomplete: it ends before the table of contents that closes "
+            f"a checkpoint. {_AGAIN}"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is damaged: its table of contents cannot be read ({error}). "
+            f"{_AGAIN}"
+        ) from error
+    for entry in entries:
+        pickled = entry.filename.endswith(".pkl")
+        if entry.compress_type != zipfile.ZIP_STORED or (
+            pickled and entry.file_size > _MOST_PICKLE
+        ):
+            raise CheckpointError(
+                f"{path} was not loaded: its part {entry.filename!r} is packed or "
+                "longer than torch.save makes it. Get the file from its publisher, or "
+                "ask its author for the state dict as .safetensors."
+            )
 
 
 def _unsafe(path: Path, reason: str) -> CheckpointError:
@@ -308,7 +337,7 @@ def _from_content(content: object, path: Path) -> Checkpoint:
         for name, key in names.items()
         if not name.startswith(_TRAINING_ONLY)
     }
-    others = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
+    others = [name for name, value in tensors.items() if not _is_plain(value)]
     if others or len(names) < len(weights):
         twice = len(weights) - len(names)
         raise CheckpointError(
@@ -318,6 +347,17 @@ def _from_content(content: object, path: Path) -> Checkpoint:
         )
     _LOGGER.debug("%s: %d of %d entries are weights", path, len(tensors), len(weights))
     return Checkpoint(tensors, _parse_config(config, path))
+
+
+def _is_plain(value: object) -> bool:
+    """Tell whether this is a tensor of numbers that are all there, in memory."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+        and value.nbytes <= value.untyped_storage().nbytes()
+    )
 
 
 def _parse_config(stored: object, path: Path) -> BiomedParseConfig | None:
@@ -330,12 +370,27 @@ def _parse_config(stored: object, path: Path) -> BiomedParseConfig | None:
             name: type(getattr(V2, name))(value)
             for name, value in cast(Mapping[str, object], fields).items()
         }
+        _check_sizes(values)
         return BiomedParseConfig(**values)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ArithmeticError, LookupError, RecursionError, ValueError, TypeError,
+            AttributeError) as error:  # fmt: skip
         raise CheckpointError(
             f"{path} describes a network that this version does not know ({error}). "
             "Update napari-biomedparse, or give weights made with this version."
         ) from error
+
+
+def _check_sizes(values: Mapping[str, object]) -> None:
+    """Raise a `ValueError` where a configuration has sizes that no network has."""
+    for name, value in values.items():
+        given = value if isinstance(value, tuple) else (value,)
+        expected = getattr(V2, name)
+        count = len(expected) if isinstance(expected, tuple) else 1
+        most = _MOST_LAYERS if name.endswith(("depths", "layers", "levels")) else _MOST
+        if len(given) != count or not all(
+            isinstance(size, int | float) and 0 < size <= most for size in given
+        ):
+            raise ValueError(f"{name} is {str(value)[:80]}")
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,225 @@
+"""What a file may make the reader do: how large blocks are, and what they unpack to.
+
+Shapes and packed data come from strangers. Everything is looked at before it is
+allocated, so that a file of a few kilobytes costs no more than a few megabytes.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import imagecodecs
+
+from napari_biomedparse.errors import FormatError
+
+MAX_BLOCK_BYTES = 2**30
+"""Largest block that is read at once: a plane of 32768 x 32768 8-bit voxels."""
+MAX_BLOCKS = 2**17
+"""Most blocks of one array; a reader makes them larger to need fewer."""
+MAX_PARTS = 2**14
+"""Most stored chunks in one block."""
+MAX_METADATA = 2**26
+"""Longest text that is parsed as metadata, in bytes."""
+_SPARE = 2**20
+"""Bytes that any chunk may unpack to."""
+_FILTERED = 16
+"""What filters and padding may add: a chunk unpacks to at most so many times its
+size."""
+_STEP = 2**20
+_ZSTD, _ZSTD_SKIPPED = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
+
+
+class Bomb(ValueError):
+    """Packed data unpack to more than they should, or cannot be unpacked."""
+
+
+def check_blocks(
+    shape: Sequence[int], sizes: Sequence[int], itemsize: int, what: str
+) -> None:
+    """Refuse an array that cannot be read block by block with bounded memory.
+
+    Parameters
+    ----------
+    shape, sizes : sequence of int
+        Of the whole array and of a block.
+    itemsize : int
+        Bytes of one voxel.
+    what : str
+        File and part, for messages.
+
+    Raises
+    ------
+    FormatError
+        If a block takes more than `MAX_BLOCK_BYTES`, or there are more than
+        `MAX_BLOCKS`.
+    """
+    block = itemsize * math.prod(min(n, c) for n, c in zip(shape, sizes, strict=True))
+    count = math.prod(-(-n // c) for n, c in zip(shape, sizes, strict=True))
+    if block <= MAX_BLOCK_BYTES and count <= MAX_BLOCKS:
+        return
+    found = (
+        f"{block / 2**30:.3g} GiB, where at most {MAX_BLOCK_BYTES // 2**30} fits"
+        if block > MAX_BLOCK_BYTES
+        else f"one of {count:.3g}, where at most {MAX_BLOCKS} are opened"
+    )
+    raise FormatError(
+        f"{what} claims the shape {_shown(shape)}, and each block that has to be read "
+        f"at once is {found}. It is damaged or not meant to be opened; if it is real, "
+        "save it in smaller chunks or as smaller volumes."
+    )
+
+
+def unpacked_limit(chunk_bytes: int) -> int:
+    """Return how many bytes the packed data of a chunk may unpack to."""
+    return min(_FILTERED * chunk_bytes + _SPARE, 2 * MAX_BLOCK_BYTES)
+
+
+def check_packed(data: Any, method: str, limit: int) -> None:
+    """Refuse packed data that unpack to more than `limit` bytes.
+
+    Parameters
+    ----------
+    data : bytes-like
+        One chunk as it is stored.
+    method : str
+        Of which codec, as numcodecs names it, or "deflate", "lzw" and "image". Those
+        not known here cannot grow by much, and pass.
+    limit : int
+        Bytes.
+
+    Raises
+    ------
+    Bomb
+        If they do, or cannot be unpacked.
+    """
+    if (checker := _CHECKERS.get(method)) is not None:
+        checker(bytes(data), limit)
+
+
+def _refuse(size: float, limit: int) -> None:
+    if size > limit:
+        raise Bomb(f"a chunk unpacks to more than the {limit} bytes that it may have")
+
+
+def _by_ratio(most: int, careful: Callable[[bytes, int], None]) -> Any:
+    """Look carefully only where data are long enough to grow beyond the limit."""
+
+    def check(data: bytes, limit: int) -> None:
+        if len(data) * most > limit:
+            careful(data, limit)
+
+    return check
+
+
+def _check_deflate(data: bytes, limit: int) -> None:
+    left = data
+    total = 0
+    while left:
+        engine = zlib.decompressobj(47)  # zlib or gzip, by their headers
+        while not engine.eof:
+            try:
+                piece = engine.decompress(left, _STEP)
+            except zlib.error as error:
+                raise Bomb(f"a chunk is damaged ({error})") from error
+            total += len(piece)
+            _refuse(total, limit)
+            left = engine.unconsumed_tail
+            if not piece and not left:
+                return  # cut short, which the codec itself will say
+        left = engine.unused_data
+
+
+def _check_stream(make: Callable[[], Any]) -> Callable[[bytes, int], None]:
+    def check(data: bytes, limit: int) -> None:
+        left, total = data, 0
+        while left:
+            engine, given = make(), left
+            while not engine.eof:
+                try:
+                    piece = engine.decompress(given, _STEP)
+                except (OSError, ValueError, EOFError, lzma.LZMAError) as error:
+                    raise Bomb(f"a chunk is damaged ({error})") from error
+                total += len(piece)
+                _refuse(total, limit)
+                if engine.needs_input and not engine.eof:
+                    return
+                given = b""
+            left = engine.unused_data
+
+    return check
+
+
+def _check_zstd(data: bytes, limit: int) -> None:
+    if data[:4] != _ZSTD:
+        if data[1:4] == _ZSTD_SKIPPED:
+            raise Bomb("a chunk begins with a frame that is to be skipped")
+        return  # not zstd at all, which the codec itself will say
+    if (size := _zstd_size(data)) is not None:
+        _refuse(size, limit)
+        return
+    try:
+        imagecodecs.zstd_decode(data, out=limit)
+    except (imagecodecs.ZstdError, ValueError) as error:
+        raise Bomb(
+            f"a chunk cannot be unpacked into {limit} bytes ({error})"
+        ) from error
+
+
+def _zstd_size(data: bytes) -> int | None:
+    """Return what a frame's header says about its size (RFC 8878, section 3.1.1.1)."""
+    flags = data[4] if len(data) > 4 else 0
+    single, kind = flags >> 5 & 1, flags >> 6
+    width = (single, 2, 4, 8)[kind]
+    at = 5 + (1 - single) + (0, 1, 2, 4)[flags & 3]
+    if not width or len(data) < at + width:
+        return None
+    return int.from_bytes(data[at : at + width], "little") + (256 if width == 2 else 0)
+
+
+def _check_blosc(data: bytes, limit: int) -> None:
+    _refuse(int.from_bytes(data[4:8], "little"), limit)
+
+
+def _check_lz4(data: bytes, limit: int) -> None:
+    _refuse(int.from_bytes(data[:4], "little"), limit)
+
+
+def _check_lzw(data: bytes, limit: int) -> None:
+    try:
+        _refuse(len(imagecodecs.lzw_decode(data, out=limit + 1)), limit)
+    except imagecodecs.ImcdError as error:
+        raise Bomb(f"a strip or tile is damaged ({error})") from error
+
+
+def _check_image(data: bytes, limit: int) -> None:
+    """Read the size that a PNG or JPEG 2000 image inside a chunk claims."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        sizes = data[16:20], data[20:24]
+    elif (at := data[:4096].find(b"\xff\x4f\xff\x51")) >= 0:
+        sizes = data[at + 8 : at + 12], data[at + 12 : at + 16]
+    else:
+        return
+    _refuse(math.prod(int.from_bytes(size, "big") for size in sizes), limit)
+
+
+_CHECKERS: dict[str, Callable[[bytes, int], None]] = {
+    "blosc": _check_blosc,
+    "bz2": _check_stream(bz2.BZ2Decompressor),
+    "deflate": _by_ratio(1032, _check_deflate),
+    "gzip": _by_ratio(1032, _check_deflate),
+    "image": _check_image,
+    "lz4": _check_lz4,
+    "lzma": _check_stream(lzma.LZMADecompressor),
+    "lzw": _by_ratio(4096, _check_lzw),
+    "zlib": _by_ratio(1032, _check_deflate),
+    "zstd": _check_zstd,
+}
+
+
+def _shown(shape: Sequence[int]) -> str:
+    return " x ".join(f"{n:.3g}" if n > 10**6 else str(n) for n in shape)
