@@ -86,8 +86,15 @@ def test_a_folder_is_learned_from_and_stop_keeps_the_best(bench, tmp_path):
     assert load_model(widget.result.checkpoint)
 
 
-def test_what_is_missing_is_told(bench, notes):
+def test_what_is_missing_is_told(bench, notes, monkeypatch):
     viewer, widget, _ = bench
+    monkeypatch.setattr(
+        "napari_biomedparse._widgets._weights_panel.is_downloaded", lambda: False
+    )
+    widget.form.model.value = "v2"
+    widget.start()
+    assert "not on this computer" in notes[-1] and not widget.form.weights.isHidden()
+    widget.form.model.value = "tiny"
     widget.form.output.value = None
     widget.start()
     assert "folder for the result" in notes[-1]

@@ -14,6 +14,7 @@ from napari_biomedparse._widgets._fold import fold
 from napari_biomedparse._widgets._form import form_layout, option_fields
 from napari_biomedparse._widgets._labelled import LabelledForm
 from napari_biomedparse._widgets._model_choice import ModelChoice
+from napari_biomedparse._widgets._weights_panel import WeightsPanel
 from napari_biomedparse.errors import OptionError, OutputError
 from napari_biomedparse.training.options import FinetuneOptions
 
@@ -87,6 +88,7 @@ class TuningForm(QWidget):
         )
         self.model = ModelChoice()
         self.model.label = "Start from"
+        self.weights = WeightsPanel(self.model)
         self.output = FileEdit(
             label="Result",
             mode=FileDialogMode.EXISTING_DIRECTORY,
@@ -126,9 +128,10 @@ class TuningForm(QWidget):
 
         Raises
         ------
-        VolumeError, PromptError, OptionError, OutputError
+        VolumeError, PromptError, OptionError, OutputError, CheckpointError
             If something is missing or does not fit.
         """
+        self.weights.require()
         output = _folder(self.output)
         if output is None:
             raise OutputError("Choose a folder for the result, which may be a new one.")
@@ -159,7 +162,11 @@ class TuningForm(QWidget):
         form_layout(self._from_folder, [self.data])
         top, rest, advanced = QWidget(), QWidget(), QWidget()
         form_layout(top, [self.source])
-        form_layout(rest, [self.model, self.output, self._options["epochs"], self.rate])
+        fields = form_layout(
+            rest, [self.model, self.output, self._options["epochs"], self.rate]
+        )
+        fields.insertRow(1, self.weights)
+        self.weights.update_state()
         form_layout(advanced, [*(self._options[n] for n in ADVANCED), self.device])
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)

@@ -19,7 +19,6 @@ from qtpy.QtWidgets import (
 from napari_biomedparse._samples import PLUGIN, WIDGET
 from napari_biomedparse._widgets._fold import Scrolled
 from napari_biomedparse._widgets._loss_curves import LossCurves
-from napari_biomedparse._widgets._model_choice import consent_to_download
 from napari_biomedparse._widgets._tuning import Tuning
 from napari_biomedparse._widgets._tuning_form import TuningForm, TuningRequest
 from napari_biomedparse._widgets._worker import Failed, TaskThread
@@ -73,7 +72,8 @@ class FinetuneWidget(QWidget):
         self._build()
         self._set_running(False)
         self.use_button.setEnabled(False)
-        self.destroyed.connect(lambda *_, close=self.session.close: close())
+        for clean in (self.session.close, self.form.weights.abandon):
+            self.destroyed.connect(lambda *_, clean=clean: clean())
 
     def reset_choices(self, *_: Any) -> None:
         """Offer the layers there are now; napari calls this when they change."""
@@ -87,8 +87,6 @@ class FinetuneWidget(QWidget):
             asked = self.form.request()
         except BiomedParseError as error:
             show_error(str(error))
-            return
-        if not consent_to_download(asked.checkpoint, self):
             return
         self._begin(asked)
 
