@@ -59,6 +59,8 @@ def interrupt(cell: dict[str, str], model: Any, tell: Callable[[], None]) -> Non
     command = ["segment", cell["source"], *prompts, "-o", cell["folder"]]
     command += ["--model", "tiny", "--instances", "--batch-size", "1"]
     stage = cell["stage"]
+    # A shell has what it starts in the background ignore interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with (
         patch.object(run, "load_model", lambda name: model),
         trap(stage, strike, after=AFTER.get(stage, 0)),

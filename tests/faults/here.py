@@ -110,16 +110,12 @@ def disk_read_only(scene: Scene, stage: str) -> Iterator[None]:
 @contextlib.contextmanager
 def permission_lost(scene: Scene, stage: str) -> Iterator[None]:
     place = scene.source if stage == "reading" else scene.folder / "labels.ome.zarr"
-    places = [place, *place.rglob("*")] if place.is_dir() else [place]
-    if stage == "labels":
-        scene.folder.mkdir()
 
     def lose() -> None:
-        for path in [place, *place.rglob("*")] if place.is_dir() else [place]:
+        for path in [*sorted(place.rglob("*"), reverse=True), place]:
             scene.undo.callback(path.chmod, path.stat().st_mode)
             path.chmod(0)
 
-    del places
     with _ordinary_user(scene), trap(stage, _once(lose), after=5):
         yield
 

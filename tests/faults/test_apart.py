@@ -61,6 +61,7 @@ def test_the_run_can_be_resumed(
     strike: Callable[[Cell, Path, Path], dict[str, Any]],
     undisturbed: Run,
     tiny_model: BiomedParse,
+    record_property: Callable[[str, object], None],
 ) -> None:
     source, folder = make_volume(tmp_path, cell.format), tmp_path / "run"
     ended = strike(cell, source, folder)
@@ -70,6 +71,7 @@ def test_the_run_can_be_resumed(
         said = " ".join(ended["said"].split())
         assert "Interrupted; finished blocks are kept: run the same again" in said
         assert "Traceback" not in said
+        record_property("told", said)
     else:
         assert ended["status"] == -9, ended["said"]
     done = assert_finished_blocks_are_intact(folder, undisturbed)

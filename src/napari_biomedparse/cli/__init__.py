@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import weakref
+from multiprocessing import util
 from typing import Any
 
 import typer
@@ -39,11 +40,17 @@ class CommandLine(typer.Typer):
             return super().__call__(*args, **kwargs)
         except SystemExit as end:
             if end.code == INTERRUPTED:
-                weakref.finalize._exitfunc()  # type: ignore[attr-defined]  # temporary files
-                for stream in (sys.stdout, sys.stderr):
-                    stream.flush()
-                os._exit(INTERRUPTED)
+                _leave_at_once()
             raise
+
+
+def _leave_at_once() -> None:
+    """Remove temporary files and semaphores, as Python does in the end, and no more."""
+    weakref.finalize._exitfunc()  # type: ignore[attr-defined]
+    util._run_finalizers(0)  # type: ignore[attr-defined]
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(INTERRUPTED)
 
 
 app = CommandLine(

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -168,17 +169,45 @@ def connect(
         with client:
             yield client
     else:
-        with (
-            _environment_kept(),
-            LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                memory_limit=0,
-                dashboard_address="127.0.0.1:0",  # any port that is free
-            ) as cluster,
-            Client(cluster, set_as_default=False) as client,
-        ):
-            yield client
+        with _environment_kept():
+            yield from _local_client(workers)
+
+
+def _local_client(workers: int | None) -> Iterator[Client]:
+    """Give a client of a cluster in processes of this machine."""
+    cluster = LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        memory_limit=0,
+        dashboard_address="127.0.0.1:0",  # any port that is free
+        silence_logs=logging.ERROR,
+    )
+    client = Client(cluster, set_as_default=False)
+
+    def close() -> None:
+        client.close()
+        cluster.close()
+
+    try:
+        client.register_plugin(_Uninterrupted())
+        yield client
+    except KeyboardInterrupt:  # workers take seconds to end: nobody waits for them
+        Thread(target=close, daemon=True).start()
+        raise
+    except BaseException:
+        close()
+        raise
+    close()
+
+
+class _Uninterrupted(WorkerPlugin):  # type: ignore[misc]  # distributed is untyped
+    """Leaves Ctrl-C, which a terminal sends to all processes, to the first of them."""
+
+    name = f"{PLUGIN} uninterrupted"
+
+    def setup(self, worker: Any) -> None:
+        """Prepare for a worker, in its main thread."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager

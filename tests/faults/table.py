@@ -1,0 +1,85 @@
+"""Tries the whole fault matrix and writes what came of it to docs/faults.md.
+
+python tests/faults/table.py
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+sys.path.insert(0, str(TESTS))
+from faults.cells import APART, CLUSTER, FORMATS, GOES_ON, HERE, Cell  # noqa: E402
+
+TABLE = TESTS.parent / "docs" / "faults.md"
+ALL = {**HERE, **APART, **CLUSTER}
+HEAD = """# What a run survives
+
+Written by `python tests/faults/table.py`, which tries every cell: a run of {slices}
+slices with two prompts and objects, into a run's folder, is disturbed at the named
+stage; what is recorded as finished is compared with an undisturbed run; the fault is
+put right; the same call is made again; and its labels, existence scores, objects and
+records are compared with the undisturbed run's, to the bit.
+
+- Stages: *looking* at the volume before the run, *reading* a part of it, *predicting*
+  a slice, writing *labels*, *edges*, the *record* of a block, *components* and
+  *objects*, and the final *manifest*.
+- `SIGINT` is sent to the command line, which has to end within two seconds with exit
+  code 130; while *reading*, a part of the volume takes 20 seconds to come.
+- A full disk is a small file system in memory; permissions are lost as another user
+  than root; other errors of the system are raised where it would raise them.
+
+"""
+
+
+class Outcomes:
+    """Collects what pytest says of the cells."""
+
+    def __init__(self) -> None:
+        self.cells: dict[str, str] = {}
+        self.told: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep the outcome of one cell."""
+        name = report.nodeid.partition("[")[2].removesuffix("]")
+        if report.when == "call" or report.outcome != "passed":
+            self.cells[name] = report.outcome
+            for _, told in report.user_properties:
+                self.told[name] = str(told)
+
+
+def table(outcomes: Outcomes) -> str:
+    """Return the matrix, and what users are told, in Markdown."""
+    lines = [f"| fault | stage | {' | '.join(FORMATS)} |", "|---" * 6 + "|"]
+    told = ["", "What is told, of a Zarr:", "", "| fault | stage | message |"]
+    told.append("|---" * 3 + "|")
+    for fault, stages in ALL.items():
+        good = "goes on" if fault in GOES_ON else "resumes"
+        words = {"passed": f"{good}, identical", "skipped": "not tried"}
+        for stage in stages:
+            names = [str(Cell(fault, stage, name)) for name in FORMATS]
+            found = [outcomes.cells.get(name, "not tried") for name in names]
+            cells = " | ".join(words.get(one, "FAILS") for one in found)
+            lines.append(f"| {fault} | {stage} | {cells} |")
+            if names[0] in outcomes.told:
+                told.append(f"| {fault} | {stage} | {outcomes.told[names[0]]} |")
+    return "\n".join([*lines, *told]) + "\n"
+
+
+def main() -> int:
+    """Try all cells."""
+    outcomes = Outcomes()
+    folder = Path(__file__).parent
+    others = f"--ignore={folder / 'test_table.py'}"  # of the table as it was
+    code = pytest.main(["-q", str(folder), others], plugins=[outcomes])
+    from faults.volumes import SLICES
+
+    TABLE.write_text(HEAD.format(slices=SLICES) + table(outcomes), "utf-8")
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
