@@ -81,3 +81,17 @@ def test_axis_and_range_make_no_sense(tiny_model: BiomedParse) -> None:
     for choice in ({"axis": "z"}, {"slices": (0, 2)}):
         with pytest.raises(OptionError, match="leave the slicing axis"):
             segment_consensus(VALUES, PROMPTS, tiny_model, **choice)
+
+
+def test_a_region_and_an_order_of_prompts(tiny_model: BiomedParse) -> None:
+    options: dict[str, Any] = {"overlaps": "order", "minimum_size": 4}
+    box = VALUES[2:18, 3:20]
+    expected = segment_consensus(box, PROMPTS, tiny_model, instances=True, **options)
+    result = segment_consensus(
+        VALUES, PROMPTS, tiny_model, instances=True, region="z=2:18,y=3:20", **options
+    )
+    np.testing.assert_array_equal(result.labels, expected.labels)
+    np.testing.assert_array_equal(result.instances, expected.instances)
+    assert np.bincount(result.instances.ravel()).min() >= 4
+    with pytest.raises(OptionError, match="a consensus holds a single one"):
+        segment_consensus(VALUES, PROMPTS, tiny_model, overlaps="separate")

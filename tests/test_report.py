@@ -92,3 +92,15 @@ def test_no_guess_from_one_batch():
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+def test_separate_labels_are_counted_prompt_by_prompt() -> None:
+    prompts = parse_prompts({2: "liver", 5: "kidney"})
+    labels = np.zeros((2, 4, 3, 6), np.uint8)  # slices along the second of three axes
+    labels[0, :, 1] = 2
+    labels[1, :2, 1] = 5
+    existence = np.full((2, 3), 0.9, np.float32)
+    tally = Tally(prompts, 9)
+    tally.add(SegmentedSlices(4, 7, 1, labels, existence))
+    assert [finding.voxels for finding in tally.findings()] == [24, 12]
+    assert [finding.first for finding in tally.findings()] == [5, 5]

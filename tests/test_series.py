@@ -131,3 +131,17 @@ def test_choices_that_make_no_sense(source: Any, choice: Any, message: str) -> N
 def test_options_are_those_of_segment(tiny_model: BiomedParse) -> None:
     with pytest.raises(OptionError, match="no option chanel"):
         segment_series(VALUES, "liver", tiny_model, chanel=1)
+
+
+def test_a_region_of_each_time_point(tiny_model: BiomedParse) -> None:
+    options = {"region": "y=2:28,x=0:20", "instances": True, "minimum_size": 3}
+    result = segment_series(VALUES, PROMPTS, tiny_model, channel=1, **options)
+    for time in range(3):
+        alone = segment(VALUES[time, 1], PROMPTS, tiny_model, **options)
+        np.testing.assert_array_equal(result.labels[time], alone.labels)
+        np.testing.assert_array_equal(result.instances[time], alone.instances)
+
+
+def test_separate_labels_are_refused(tiny_model: BiomedParse) -> None:
+    with pytest.raises(OptionError, match="a series' result holds a single one"):
+        segment_series(VALUES, "a", tiny_model, channel=1, overlaps="separate")

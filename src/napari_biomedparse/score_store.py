@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 
 MOST_BYTES = 2**31
-"""Room for 16,000 slices of one prompt, or 600 of 13 prompts with edges."""
+"""Room for 32,000 slices of one prompt, or 1,200 of 13 prompts with edges."""
 
 
 class ScoreStore:
     """Mask, edge and existence logits of a run's slices, in a temporary folder.
 
     They are kept as float32, at a quarter of the network's image size and tile by
-    tile, so that `resolve_again` gives the run's own labels to the bit. (As float16
-    they would take half the room.)
+    tile, so that `resolve_again` gives the run's own labels to the bit. As float16
+    they would take half the room, and 18 of the 786,432 voxels of an EM volume would
+    get another label (demo model, two prompts).
 
     Parameters
     ----------
