@@ -63,7 +63,7 @@ def test_it_equals_a_run_by_the_new_options(
     options = SegmentOptions(tile=tile, instances=True, batch_size=3)
     store = run(grey, tiny_model, options)
     plan = changed(store.plan, **changes)
-    again = collect(plan, resolve_again(plan, store), "tiny")
+    again = collect(plan, resolve_again(plan, store), "tiny", "float32")
     expected = segment(grey, PROMPTS, tiny_model, options, **changes)
     assert expected.labels.any()
     np.testing.assert_array_equal(again.labels, expected.labels)

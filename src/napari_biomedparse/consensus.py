@@ -232,6 +232,7 @@ def run_consensus(
         parameters={
             **voted_parameters(plans[0]),
             "model": model_identity(engine.model),
+            "precision": engine.precision,
         },
         instances=instances,
     )

@@ -110,6 +110,11 @@ class Engine:
         self._most_prompts = PROMPTS_AT_ONCE if on_cpu else 2**31
         self._fitting: dict[int, int] = {}
 
+    @property
+    def precision(self) -> str:
+        """Name of the image side's precision, for the record of a result."""
+        return str(self.dtype).removeprefix("torch.")
+
     @torch.inference_mode()
     def encode_prompts(self, texts: Sequence[str]) -> Tensor:
         """Encode prompts, each once in the engine's life.

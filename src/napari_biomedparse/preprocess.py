@@ -144,17 +144,39 @@ class SliceGeometry:
         ndarray [B, Y, X]
             The nearest label of each voxel.
         """
-        (top, _), (left, _) = self.pad
-        rows, columns = self.plane_shape
-        down = _nearest(self.working_shape[0], self.padded_shape[0])[top : top + rows]
-        across = _nearest(self.working_shape[1], self.padded_shape[1])
-        across = across[left : left + columns]
         if isinstance(labels, np.ndarray):
+            down, across = self._sources()
             values = labels[:, down[:, None], across]
         else:
-            values = _pick(labels, down, across, dtype).cpu().numpy()
+            values = self.pick(labels, dtype).cpu().numpy()
         restored: npt.NDArray[Any] = values.astype(dtype or values.dtype, copy=False)
         return restored
+
+    def pick(
+        self, labels: torch.Tensor, dtype: npt.DTypeLike | None = None
+    ) -> torch.Tensor:
+        """Do as `restore` does, on the device of the labels.
+
+        Parameters
+        ----------
+        labels : Tensor [B, H, W]
+            Integers.
+        dtype : dtype, optional
+            That the result will be cast to: it comes in as few bytes as will do.
+
+        Returns
+        -------
+        Tensor [B, Y, X]
+        """
+        return _pick(labels, *self._sources(), dtype)
+
+    def _sources(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Row and column at the network's scale of each row and column of a slice."""
+        (top, _), (left, _) = self.pad
+        rows, columns = self.plane_shape
+        down = _nearest(self.working_shape[0], self.padded_shape[0])
+        across = _nearest(self.working_shape[1], self.padded_shape[1])
+        return down[top : top + rows], across[left : left + columns]
 
 
 def plan_slices(

@@ -21,18 +21,20 @@ import numpy.typing as npt
 import zarr
 from dask.delayed import delayed
 
-from napari_biomedparse.engine import Engine
+from napari_biomedparse.engine import Engine, SlicePrediction
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.in_view import run_in_view
 from napari_biomedparse.instances import split_instances
 from napari_biomedparse.model.biomedparse import BiomedParse
 from napari_biomedparse.options import SegmentOptions
 from napari_biomedparse.plan import RunPlan, plan_run
-from napari_biomedparse.step import finish_slices, predict_slices
+from napari_biomedparse.step import begin_slices, behind, predict_slices
 from napari_biomedparse.stream import read_ahead, slice_batches
 from napari_biomedparse.weights import default_model, load_model, model_identity
 
 if TYPE_CHECKING:
+    import torch
+
     from napari_biomedparse.prompts import PromptSet
     from napari_biomedparse.slices import SegmentedSlices
 
@@ -98,6 +100,7 @@ def run_plan(
         If the device's memory does not suffice.
     """
     tokens = engine.encode_prompts(plan.prompts.texts)
+    on_gpu = engine.device.type == "cuda"
     batches = slice_batches(
         plan.volume,
         plan.geometry,
@@ -106,11 +109,19 @@ def run_plan(
         plan.stop,
         plan.slices_at_once,
         align=align,
-        pin=engine.device.type == "cuda",
+        pin=on_gpu,
     )
-    for start, slices in read_ahead(batches):
-        found = predict_slices(plan, lambda x: engine.predict(x, tokens), slices)
-        yield finish_slices(plan, start, found)
+    single = plan.tiles.is_single and plan.stop - plan.start == 1
+
+    def predict(squares: torch.Tensor) -> SlicePrediction:
+        return engine.predict(squares, tokens, remember=single)
+
+    begun = (
+        begin_slices(plan, start, predict_slices(plan, predict, slices))
+        for start, slices in read_ahead(batches)
+    )
+    # While a batch's labels are on their way from a GPU, it computes the next one.
+    yield from behind(begun, 1 if on_gpu else 0)
 
 
 def iter_segment(
@@ -193,11 +204,15 @@ def segment(
     options = merge_options(options, changes)
     engine = make_engine(model, device, options)
     plan = plan_run(volume, prompts, options, config=engine.model.config)
-    return collect(plan, run_plan(plan, engine), model_identity(engine.model))
+    model = model_identity(engine.model)
+    return collect(plan, run_plan(plan, engine), model, engine.precision)
 
 
 def collect(
-    plan: RunPlan, parts: Iterable[SegmentedSlices], model: str
+    plan: RunPlan,
+    parts: Iterable[SegmentedSlices],
+    model: str,
+    precision: str,
 ) -> Segmentation:
     """Put the finished slices of a run together.
 
@@ -206,8 +221,8 @@ def collect(
     plan : RunPlan
     parts : iterable of SegmentedSlices
         What `run_plan` yields.
-    model : str
-        Identity of the network, for the parameters.
+    model, precision : str
+        Identity of the network and how it computed, for the parameters.
 
     Returns
     -------
@@ -231,7 +246,7 @@ def collect(
         labels=labels[FLAT] if flat else labels,
         existence=existence,
         prompts=plan.prompts,
-        parameters={**plan.parameters(), "model": model},
+        parameters={**plan.parameters(), "model": model, "precision": precision},
         instances=instances[FLAT] if flat and instances is not None else instances,
     )
 

@@ -217,6 +217,7 @@ def run_series(
             )
     parameters = first.parameters() | {
         "model": model_identity(engine.model),
+        "precision": engine.precision,
         "times": [series.start, series.stop],
     }
     if not in_memory:

@@ -5,11 +5,13 @@ All that reads slices and runs the network on them comes through here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from napari_biomedparse.overlaps import resolve_in_order, resolve_separately
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.engine import SlicePrediction
     from napari_biomedparse.plan import RunPlan
 
+T = TypeVar("T")
 Predict = Callable[[Tensor], "SlicePrediction"]
 """Takes squares [n, 3, S, S]; an `Engine.predict` with its prompts."""
 
@@ -73,27 +76,96 @@ def finish_slices(
     -------
     SegmentedSlices
     """
-    existence, options = prediction.existence, plan.options
+    return begin_slices(plan, start, prediction)()
 
-    def native(logits: Tensor, threshold: float) -> npt.NDArray[Any]:
+
+def begin_slices(
+    plan: RunPlan, start: int, prediction: SlicePrediction
+) -> Callable[[], SegmentedSlices]:
+    """Have the device do as `finish_slices` does, without waiting for it.
+
+    Parameters
+    ----------
+    plan, start, prediction
+        As for `finish_slices`.
+
+    Returns
+    -------
+    callable
+        Waits and returns the slices.
+    """
+    existence, dtype = prediction.existence, plan.label_dtype
+
+    def begin(logits: Tensor, threshold: float) -> Callable[[], npt.NDArray[Any]]:
         labels = _resolve(plan, logits, existence, threshold)
-        planes = plan.geometry.restore(
-            labels.reshape(-1, *labels.shape[-2:]), plan.label_dtype
-        )
-        planes = planes.reshape(*labels.shape[:-2], *planes.shape[-2:])
+        planes = plan.geometry.pick(labels.reshape(-1, *labels.shape[-2:]), dtype)
+        wait = begin_copy(planes.reshape(*labels.shape[:-2], *planes.shape[-2:]))
         # Slices come first, but for the prompts where these have labels of their own.
-        return np.moveaxis(planes, 0, plan.geometry.axis - 3)
+        axis = plan.geometry.axis - 3
+        return lambda: np.moveaxis(wait().astype(dtype, copy=False), 0, axis)
 
-    return SegmentedSlices(
+    labels = begin(prediction.mask_logits, BACKGROUND_PROBABILITY)
+    scores = begin_copy(probability(existence).T)
+    edges = None
+    if plan.instances:
+        edges = begin(prediction.edge_logits, plan.options.edge_threshold)
+    return lambda: SegmentedSlices(
         start=start,
         stop=start + len(existence),
         axis=plan.geometry.axis,
-        labels=native(prediction.mask_logits, BACKGROUND_PROBABILITY),
-        existence=probability(existence).T.cpu().numpy(),
-        edges=native(prediction.edge_logits, options.edge_threshold)
-        if plan.instances
-        else None,
+        labels=labels(),
+        existence=scores(),
+        edges=edges and edges(),
     )
+
+
+def begin_copy(tensor: Tensor) -> Callable[[], npt.NDArray[Any]]:
+    """Begin to copy a tensor to the host; a GPU goes on computing meanwhile.
+
+    Parameters
+    ----------
+    tensor : Tensor
+
+    Returns
+    -------
+    callable
+        Waits for the copy and returns it as an array.
+    """
+    if tensor.device.type != "cuda":
+        here = tensor.cpu()
+        return here.numpy
+    here = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    here.copy_(tensor, non_blocking=True)
+    copied = torch.cuda.current_stream(tensor.device).record_event()
+
+    def wait() -> npt.NDArray[Any]:
+        copied.synchronize()
+        return here.numpy()
+
+    return wait
+
+
+def behind(begun: Iterable[Callable[[], T]], count: int) -> Iterator[T]:
+    """Finish each item only when so many more have been begun.
+
+    Parameters
+    ----------
+    begun : iterable of callable
+        Advancing it begins an item; calling what it yields finishes that.
+    count : int
+
+    Yields
+    ------
+    object
+        The items, in order.
+    """
+    waiting: deque[Callable[[], T]] = deque()
+    for finish in begun:
+        waiting.append(finish)
+        if len(waiting) > count:
+            yield waiting.popleft()()
+    while waiting:
+        yield waiting.popleft()()
 
 
 def _resolve(

@@ -73,7 +73,8 @@ def run_volume(
                 progress.advance(bar, part.stop - part.start)
                 yield part
 
-        result = collect(plan, counted(), model_identity(network))
+        identity = model_identity(network)
+        result = collect(plan, counted(), identity, engine.precision)
     return result, tally.findings(), plan
 
 

@@ -58,6 +58,8 @@ def describe_run(
     device = str(engine.device) if kind is None else kind
     shape, axis = plan.geometry.shape, plan.geometry.axis
     itemsize = plan.label_dtype.itemsize * (2 if plan.instances else 1)
+    # A cluster's GPUs choose by what they can do: see `find_precision`.
+    precision = "half" if kind == "cuda" else engine.precision
     return Manifest(
         source={**identify(plan.volume, plan.intensity.sampled), **chosen},
         model=model_identity(engine.model),
@@ -73,6 +75,7 @@ def describe_run(
         load=load,
         environment={
             "device": device,
+            "precision": precision,
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
