@@ -37,7 +37,7 @@ def test_ids_stay_with_their_texts():
     made.switch(1, False)
     assert shown(made) == [(3, "kidney"), (1, "liver"), (2, "spleen")]
     assert made.prompt_set().prompts == (Prompt(2, "spleen"), Prompt(3, "kidney"))
-    assert made.order == (3, 2)
+    assert made.prompt_set().ranked == (3, 2)
     assert made.texts == ("kidney", "spleen")
     made.delete([0])
     made.add(["bone"])
@@ -113,6 +113,7 @@ def test_saved_sets_are_what_parse_prompts_takes(tmp_path, instance):
     made.save(path, instance=instance)
     parsed = parse_prompts(json.loads(path.read_text("utf-8")))
     assert (parsed.ids, parsed.instance) == ((1, 3), instance)
+    assert parsed.ranked == (3, 1)
     other = rows("gone")
     assert other.load(path) is instance
     assert shown(other) == shown(made)

@@ -197,11 +197,13 @@ def test_long_prompts_are_warned_of(table, qtbot):
     table.view.choose(0)
     assert table.tokens.text() == "3/77 tokens"
     table.line.setText(LONG)
-    assert "over 77" in table.tokens.text()
+    assert table.tokens.text() == "162/77 tokens: end not read"
     table.line.clear()
     table.add(LONG)
     assert cell(table, 3, PROMPT, ROLE.ForegroundRole) == WARNING
-    assert "not read" in cell(table, 3, PROMPT, ROLE.ToolTipRole)
+    assert "162 tokens, of which 77 are read" in cell(
+        table, 3, PROMPT, ROLE.ToolTipRole
+    )
     assert cell(table, 0, PROMPT, ROLE.ForegroundRole) is None
 
 

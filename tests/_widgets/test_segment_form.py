@@ -78,9 +78,9 @@ def test_a_chosen_slice_comes_into_view(viewer, form):
     viewer.layers.selection.active = viewer.layers[0]
     form.prompts.slice_chosen.emit(17)
     assert shown_position(viewer.layers[0], viewer.dims)[0] == 17
-    assert form._current_slice(viewer.layers[0]) == 17
+    assert form.cut.shown() == 17
     form.show_slice(3)
-    assert form._current_slice(viewer.layers[0]) == 3
+    assert form.cut.shown() == 3
 
 
 def test_a_set_of_prompts_says_whether_objects_are_separated(form):
@@ -177,3 +177,29 @@ def test_pixel_size_begins_with_that_of_the_layer(viewer, form):
 def test_layers_without_a_unit_take_no_pixel_size(viewer, form):
     viewer.add_image(np.zeros((5, 20, 20)))
     assert form.tiles[2].native.suffix() == " pixel"
+
+
+def test_fields_of_objects_are_shown_with_them(form):
+    form.show()
+    fields = [form.options_by_name[name] for name in ("edge_threshold", "minimum_size")]
+    for wanted in (True, False):
+        form.instances.value = wanted
+        assert [field.visible for field in fields] == [wanted, wanted]
+    form.set_option("minimum_size", 30)
+    form.set_option("edge_threshold", 0.4)
+    assert form.options(0).minimum_size == 30
+    assert form.options(0).edge_threshold == 0.4
+
+
+def test_order_of_the_table_decides_about_overlaps(viewer, form):
+    viewer.add_image(np.zeros((5, 20, 20)))
+    form.model.value = "tiny"
+    form.prompts.value = "axon\nsoma\nnucleus"
+    form.set_option("overlaps", "order")
+    assert form.request().prompts.ranked == (1, 2, 3)
+    form.prompts.view.choose(2)
+    form.prompts.move_selected(-2)
+    asked = form.request()
+    assert asked.prompts.ids == (1, 2, 3)
+    assert asked.prompts.ranked == (3, 1, 2)
+    assert asked.options.overlaps == "order"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from magicgui.types import FileDialogMode
 from magicgui.widgets import CheckBox, ComboBox, FileEdit, LineEdit, PushButton
@@ -14,7 +15,21 @@ from napari_biomedparse.errors import OptionError
 from napari_biomedparse.options import SegmentOptions
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-ADVANCED = ("axis", "existence_threshold", "overlap_threshold", "batch_size", "seed")
+ADVANCED = (
+    "axis",
+    "existence_threshold",
+    "overlaps",
+    "overlap_threshold",
+    "batch_size",
+    "seed",
+)
+# The choice "separate" is left out: the labels of a run are one layer.
+CAPTIONS: dict[str, dict[Any, str]] = {
+    "overlaps": {
+        "score": "best score",
+        "order": "order of the table",
+    },
+}
 
 
 class AdvancedOptions(QWidget):
@@ -29,7 +44,7 @@ class AdvancedOptions(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.options = option_fields(SegmentOptions, ADVANCED)
+        self.options = option_fields(SegmentOptions, ADVANCED, CAPTIONS)
         self.device = ComboBox(
             name="device",
             label="Device",

@@ -31,7 +31,7 @@ def option_fields(
     names : sequence of str
         Which fields.
     captions : mapping, optional
-        For a field with choices: what people read for a value.
+        For a field with choices: what people read for a value, of those offered.
 
     Returns
     -------
@@ -82,6 +82,8 @@ def _widget(item: Field[Any], captions: Mapping[Any, str]) -> ValueWidget[Any]:
     choices = meta.get("choices")
     if "names" in meta:
         choices = (item.default, *meta["names"])
+    if captions:
+        choices = tuple(captions)
     if choices:
         named = [(captions.get(value, _caption(value)), value) for value in choices]
         return ComboBox(value=item.default, choices=named, **common)

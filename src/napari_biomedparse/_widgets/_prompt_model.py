@@ -15,7 +15,7 @@ from napari_biomedparse._widgets._prompt_rows import PromptRows, Row, short_coun
 from napari_biomedparse._widgets._suggestions import CompletingLine
 from napari_biomedparse.errors import PromptError
 from napari_biomedparse.io.output import label_colour
-from napari_biomedparse.tokenizer import CONTEXT_LENGTH, tokenize
+from napari_biomedparse.tokenizer import CONTEXT_LENGTH, token_count
 
 if TYPE_CHECKING:
     from qtpy.QtWidgets import QStyleOptionViewItem, QWidget
@@ -102,7 +102,7 @@ class PromptModel(QAbstractTableModel):
             return _swatch(row.id)
         if role == _ITEM.CheckStateRole:
             return Qt.CheckState.Checked if row.on else Qt.CheckState.Unchecked
-        if role == _ITEM.ForegroundRole and tokenize(row.text).truncated:
+        if role == _ITEM.ForegroundRole and token_count(row.text) > CONTEXT_LENGTH:
             return WARNING
         return None
 
@@ -244,10 +244,10 @@ def _shown(row: Row, column: int) -> str:
 def _tooltip(row: Row, column: int) -> str:
     result = row.result
     if column == PROMPT:
-        tokens = tokenize(row.text)
-        read = f"{tokens.length} of {CONTEXT_LENGTH} tokens"
-        if tokens.truncated:
-            read = f"longer than {CONTEXT_LENGTH} tokens: its end is not read"
+        tokens = token_count(row.text)
+        read = f"{tokens} of {CONTEXT_LENGTH} tokens"
+        if tokens > CONTEXT_LENGTH:
+            read = f"{tokens} tokens, of which {CONTEXT_LENGTH} are read"
         return f"{row.text}\nLabel {row.id}; {read}. Double-click to edit."
     if result is None:
         return "Shown after a run."

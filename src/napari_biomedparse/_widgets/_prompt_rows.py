@@ -100,7 +100,7 @@ class PromptRows:
         return tuple(row.id for row in self._rows if row.on)
 
     def prompt_set(self) -> PromptSet:
-        """Return what a run is to find, by ascending label id.
+        """Return what a run is to find; the rows' order is that of the prompts.
 
         Raises
         ------
@@ -112,7 +112,8 @@ class PromptRows:
                 "All prompts are turned off; tick the box of at least one of them."
             )
         on = sorted((row for row in self._rows if row.on), key=lambda row: row.id)
-        return PromptSet(tuple(Prompt(row.id, row.text) for row in on))
+        prompts = tuple(Prompt(row.id, row.text) for row in on)
+        return PromptSet(prompts, order=self.order)
 
     def snapshot(self) -> Snapshot:
         """Return what the user decides about; results are no part of it."""
@@ -133,7 +134,9 @@ class PromptRows:
     def set_all(self, prompts: PromptSet | None) -> None:
         """Replace all rows by some prompts, or by none."""
         found = () if prompts is None else prompts.prompts
-        self._rows = [Row(prompt.id, prompt.text) for prompt in found]
+        texts = {prompt.id: prompt.text for prompt in found}
+        order = () if prompts is None else prompts.ranked
+        self._rows = [Row(number, texts[number]) for number in order]
 
     def add(self, texts: Iterable[str]) -> int:
         """Add rows at the end, each with a new label id; return how many.
@@ -255,14 +258,14 @@ class PromptRows:
         PromptError
             If a prompt in it cannot be used.
         """
-        prompts, order = read_prompts(path)
+        prompts = read_prompts(path)
         texts = dict(zip(prompts.ids, prompts.texts, strict=True))
-        self._rows = [Row(number, texts[number]) for number in order]
+        self._rows = [Row(number, texts[number]) for number in prompts.ranked]
         return prompts.instance
 
 
-def read_prompts(path: str | os.PathLike[str]) -> tuple[PromptSet, tuple[int, ...]]:
-    """Read prompts from a JSON file, and the order of their label ids in it.
+def read_prompts(path: str | os.PathLike[str]) -> PromptSet:
+    """Read prompts from a JSON file.
 
     Raises
     ------
@@ -281,8 +284,7 @@ def read_prompts(path: str | os.PathLike[str]) -> tuple[PromptSet, tuple[int, ..
             f"{path} holds {type(known).__name__} at its top; a set of prompts is an "
             'object such as {"1": "mitochondria in electron microscopy"}.'
         )
-    prompts = parse_prompts(known)
-    return prompts, tuple(int(key) for key in known if key != INSTANCE_KEY)
+    return parse_prompts(known)
 
 
 def split_list(text: str) -> list[str]:

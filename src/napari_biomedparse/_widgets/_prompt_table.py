@@ -56,6 +56,7 @@ class PromptTable(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.model = PromptModel()
+        self.model.setParent(self)
         self.line = PromptLine()
         self.view = PromptView(self.model)
         self.tokens = TokenCount()
@@ -121,6 +122,13 @@ class PromptTable(QWidget):
         """Learn which prompts came with the image's file, to fill them in on demand."""
         self._of_file = prompts
         self._actions["From the image's file"].setEnabled(prompts is not None)
+
+    def rename(self, label: int, text: str) -> None:
+        """Give a prompt another text; raises PromptError if it cannot be one."""
+        for at, row in enumerate(self.rows):
+            if row.id == label:
+                self.rows.set_text(at, text)
+        self.model.refresh(edited=True)
 
     def set_modality(self, modality: str) -> None:
         """Suggest targets of one modality, or of all."""

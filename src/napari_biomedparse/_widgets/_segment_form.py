@@ -11,12 +11,8 @@ from napari.layers import Image
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QWidget
 
-from napari_biomedparse._napari import (
-    prompts_of_layer,
-    show_position,
-    shown_position,
-    volume_from_layer,
-)
+from napari_biomedparse._napari import prompts_of_layer
+from napari_biomedparse._widgets._cut import Cut
 from napari_biomedparse._widgets._file_prompts import FilePrompts
 from napari_biomedparse._widgets._folded_options import AdvancedOptions, LargeVolumes
 from napari_biomedparse._widgets._form import form_layout, option_fields, show_row
@@ -29,7 +25,6 @@ from napari_biomedparse._widgets._form_state import (
 )
 from napari_biomedparse._widgets._model_choice import ModelChoice
 from napari_biomedparse._widgets._prompt_table import PromptTable
-from napari_biomedparse._widgets._region import RegionChoice
 from napari_biomedparse._widgets._request import Request
 from napari_biomedparse._widgets._scope import SliceScope
 from napari_biomedparse._widgets._settings import (
@@ -42,7 +37,6 @@ from napari_biomedparse._widgets._weights_panel import WeightsPanel
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.intensity import MODALITIES
 from napari_biomedparse.options import SegmentOptions
-from napari_biomedparse.preprocess import choose_axis
 
 if TYPE_CHECKING:
     from magicgui.widgets.bases import ValueWidget
@@ -50,8 +44,9 @@ if TYPE_CHECKING:
     from napari.utils.events import Event
 
     from napari_biomedparse.prompts import PromptSet
-    from napari_biomedparse.volume import Volume
 
+OF_OBJECTS = ("edge_threshold", "minimum_size")
+MAIN = ("modality", "instances", *OF_OBJECTS)
 CAPTIONS: dict[str, dict[Any, str]] = {
     "modality": {
         **{key: modality.label for key, modality in MODALITIES.items()},
@@ -75,7 +70,7 @@ class SegmentForm(QWidget):
     def __init__(self, viewer: Viewer) -> None:
         super().__init__()
         self._viewer = viewer
-        main = option_fields(SegmentOptions, ("modality", "instances"), CAPTIONS)
+        main = option_fields(SegmentOptions, MAIN, CAPTIONS)
         self.advanced, self.large = AdvancedOptions(), LargeVolumes()
         advanced = self.advanced
         self.device, self.tiles = advanced.device, advanced.tiles
@@ -89,13 +84,13 @@ class SegmentForm(QWidget):
             nullable=False,
             tooltip="The volume to segment; follows the layer you select.",
         )
+        self.cut = Cut(viewer, self.image, self._options["axis"])
         self.prompts = PromptTable()
         self._file_prompts = FilePrompts(self.prompts)
         self.prompts.instance = lambda: bool(self.instances.value)
         self.model = ModelChoice()
         self.weights = WeightsPanel(self.model)
         self.scope = SliceScope()
-        self.region = RegionChoice(viewer)
         self.stack = StackChoice()
         self.instances = main["instances"]
         self._layout = form_layout(
@@ -107,8 +102,8 @@ class SegmentForm(QWidget):
                 main["modality"],
                 self.model,
                 self.scope,
-                self.region,
                 self.instances,
+                *(main[name] for name in OF_OBJECTS),
             ],
         )
         above = self._layout.getWidgetPosition(self.model.native)[0]
@@ -118,6 +113,8 @@ class SegmentForm(QWidget):
         main["modality"].changed.connect(self.prompts.set_modality)
         self.prompts.instance_loaded.connect(self._on_instance_loaded)
         self.prompts.slice_chosen.connect(self.show_slice)
+        self.instances.changed.connect(self._show_fields_of_objects)
+        self._show_fields_of_objects()
         self.image.changed.connect(self._on_image_changed)
         self._options["axis"].changed.connect(self._set_depth)
         viewer.layers.selection.events.active.connect(self._on_layer_selected)
@@ -155,11 +152,8 @@ class SegmentForm(QWidget):
         current : int
             The slice in view.
         """
-        image = self.layer
-        region = None if image is None else self.region.text(image, self.slicing_axis())
         return SegmentOptions(
             slices=self.scope.slices(current),
-            region=region,
             tile=self.tiles.tile,
             pixel_size=self.tiles.pixel_size,
             **self.option_values(),
@@ -199,7 +193,7 @@ class SegmentForm(QWidget):
             )
         if to_run:
             self.weights.require()
-        options = self.options(self._current_slice(image))
+        options = self.options(self.cut.shown())
         return Request(
             image=image,
             at=self.stack.position(self._viewer.dims),
@@ -215,23 +209,14 @@ class SegmentForm(QWidget):
 
     def slicing_axis(self) -> int | None:
         """Return the axis of the volume that is cut, or None without a volume."""
-        volume = self._volume()
-        if volume is None:
-            return None
-        name = self._options["axis"].value
-        if name in volume.axes:
-            return volume.axes.index(name)
-        return 0 if volume.is_colour else choose_axis(volume.grid)
+        return self.cut.axis()
 
     def show_slice(self, index: int) -> None:
         """Move the viewer's slider to a slice along the slicing axis."""
-        image, axis = self.layer, self.slicing_axis()
-        if image is not None and axis is not None and image.ndim > 2:
-            show_position(image, self._viewer.dims, axis + image.ndim - 3, index)
+        self.cut.show(index)
 
     def reset_choices(self, *_: Any) -> None:
         """Offer the layers there are now, and stay with the one chosen."""
-        self.region.reset_choices()
         chosen = self.image.value
         self.image.reset_choices()
         if chosen in self.image.choices and self.image.value is not chosen:
@@ -262,7 +247,6 @@ class SegmentForm(QWidget):
             self.model,
             self.device,
             self.scope,
-            self.region,
             self.tiles,
             stack.channel,
             stack.time,
@@ -272,20 +256,6 @@ class SegmentForm(QWidget):
 
     def _images(self, _: Any) -> list[Image]:
         return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
-
-    def _current_slice(self, image: Image) -> int:
-        """Return the position in view along the slicing axis."""
-        axis = self.slicing_axis()
-        if axis is None or image.ndim == 2:
-            return 0
-        position = shown_position(image, self._viewer.dims)
-        return int(position[axis + image.ndim - 3])
-
-    def _volume(self) -> Volume | None:
-        try:
-            return None if self.layer is None else volume_from_layer(self.layer)
-        except VolumeError:  # told when the user presses Run
-            return None
 
     def _on_layer_selected(self, event: Event | None = None) -> None:
         active = self._viewer.layers.selection.active
@@ -301,6 +271,10 @@ class SegmentForm(QWidget):
         if self._file_prompts.offer(known):
             self.instances.value = known is not None and known.instance
 
+    def _show_fields_of_objects(self, *_: Any) -> None:
+        for name in OF_OBJECTS:
+            show_row(self._layout, self._options[name], bool(self.instances.value))
+
     def _on_changed(self, *_: Any) -> None:
         self.changed.emit()
 
@@ -308,7 +282,7 @@ class SegmentForm(QWidget):
         self.instances.value = instance
 
     def _set_depth(self) -> None:
-        volume, axis = self._volume(), self.slicing_axis()
+        volume, axis = self.cut.volume(), self.cut.axis()
         if volume is not None and axis is not None:
             self.scope.set_depth(volume.shape[axis])
             self.tiles.set_volume(volume, axis)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from qtpy.QtWidgets import QLabel
 
 from napari_biomedparse._widgets._prompt_model import WARNING
-from napari_biomedparse.tokenizer import CONTEXT_LENGTH, tokenize
+from napari_biomedparse.tokenizer import CONTEXT_LENGTH, token_count
 
 
 class TokenCount(QLabel):
@@ -20,11 +20,8 @@ class TokenCount(QLabel):
 
     def count(self, text: str) -> None:
         """Show the count of a text; none hides it."""
-        tokens = tokenize(text)
+        tokens = token_count(text)
+        cut = tokens > CONTEXT_LENGTH
         self.setVisible(bool(text))
-        self.setText(
-            f"over {CONTEXT_LENGTH} tokens: cut"
-            if tokens.truncated
-            else f"{tokens.length}/{CONTEXT_LENGTH} tokens"
-        )
-        self.setStyleSheet(f"color: {WARNING.name()}" if tokens.truncated else "")
+        self.setText(f"{tokens}/{CONTEXT_LENGTH} tokens" + ": end not read" * cut)
+        self.setStyleSheet(f"color: {WARNING.name()}" if cut else "")

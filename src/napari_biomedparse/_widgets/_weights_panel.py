@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from napari_biomedparse._widgets._model_choice import ModelChoice
 
 _STEPS = 1000
+_LINK = "color: #4f86e8"  # readable on napari's dark and on its light ground
 _SIZE = f"{PUBLISHED.size / 1e9:.1f} GB"
 
 
@@ -41,9 +42,8 @@ class WeightsPanel(QWidget):
         super().__init__()
         self._model = model
         self._download: Download | None = None
-        terms = html.escape(PUBLISHED.licence).replace(
-            PUBLISHED.page, f"<a href='{PUBLISHED.page}'>{PUBLISHED.page}</a>"
-        )
+        link = f"<a href='{PUBLISHED.page}' style='{_LINK}'>{PUBLISHED.page}</a>"
+        terms = html.escape(PUBLISHED.licence).replace(PUBLISHED.page, link)
         self.terms = QLabel(f"<b>Not on this computer yet.</b> {terms}")
         self.terms.setWordWrap(True)
         self.terms.setOpenExternalLinks(True)
