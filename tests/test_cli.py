@@ -357,3 +357,16 @@ def test_separate_labels_are_a_file_each(run, stack, tmp_path):
     again = run("segment", stack, *common, *more)
     assert again.exit_code == 1
     assert "a.b_1.ome.zarr exists already" in again.output
+
+
+def test_a_region_of_a_series_lies_in_place(run, tmp_path):
+    path, out = tmp_path / "series.ome.tif", tmp_path / "labels.ome.zarr"
+    values = np.random.default_rng(1).integers(0, 255, (2, 3, 40, 44), dtype=np.uint8)
+    tifffile.imwrite(path, values, metadata={"axes": "TZYX"}, ome=True)
+    common = ("-p", PROMPT, "-m", "tiny", "-o", out)
+    result = run("segment", path, *common, "--region", "x=4:40,z=1:3")
+    assert result.exit_code == 0, result.output
+    expected = segment_series(values[:, 1:, :, 4:40], PROMPT, "tiny")
+    (labels,) = open_file(out).labels
+    np.testing.assert_array_equal(labels.volume.data, expected.labels)
+    assert labels.volume.origin == (0.0, 1.0, 0.0, 4.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ import numpy as np
 import pytest
 
 from napari_biomedparse.engine import Engine
-from napari_biomedparse.estimate import Estimate, estimate, estimate_run
+from napari_biomedparse.estimate import (
+    Estimate,
+    _output_bytes,
+    estimate,
+    estimate_run,
+)
+from napari_biomedparse.instances import split_instances
 from napari_biomedparse.model.biomedparse import BiomedParse
 from napari_biomedparse.options import SegmentOptions
 from napari_biomedparse.plan import plan_run
@@ -93,3 +100,23 @@ def test_reading_sets_the_pace_if_it_is_slow(tiny_model: BiomedParse) -> None:
     plan = plan_run(data, "liver", config=tiny_model.config)
     found = estimate(plan, Engine(tiny_model))
     assert found.seconds >= 3 * 0.5  # three chunks
+
+
+def test_telling_objects_apart_is_counted_in_the_memory(
+    tiny_model: BiomedParse,
+) -> None:
+    """Against what numpy really takes; cc3d's own tables are not seen by this."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random((8, 500, 500)) < 0.3).astype(np.uint8)
+    edges = (rng.random(labels.shape) < 0.1).astype(np.uint8)
+    plans = [
+        plan_run(labels, "a", SegmentOptions(instances=some), config=tiny_model.config)
+        for some in (False, True)
+    ]
+    without, with_objects = (_output_bytes(plan, to_folder=False) for plan in plans)
+    assert without == labels.nbytes
+    tracemalloc.start()
+    split_instances(labels, edges)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak <= with_objects - labels.nbytes - edges.nbytes <= 1.3 * peak
