@@ -31,9 +31,11 @@ class RecordingEngine(Engine):
         super().__init__(network.reference_model(), field=network.golden_field(kind))
         self.kept: list[SlicePrediction] = []
 
-    def predict(self, slices: Tensor, tokens: Tensor) -> SlicePrediction:
-        """Predict and remember."""
-        self.kept.append(super().predict(slices, tokens))
+    def predict(
+        self, slices: Tensor, tokens: Tensor, *, remember: bool = True
+    ) -> SlicePrediction:
+        """Predict and keep what was said."""
+        self.kept.append(super().predict(slices, tokens, remember=remember))
         return self.kept[-1]
 
 
