@@ -158,6 +158,8 @@ class Batches:
         Fixes every batch.
     augmentation : Augmentation, optional
         None leaves slices as they are, whole.
+    again : sequence of (str, int)
+        Kind and label of targets whose turn comes once more for each mention.
     """
 
     def __init__(
@@ -169,12 +171,13 @@ class Batches:
         slices: int,
         seed: int,
         augmentation: Augmentation | None = None,
+        again: Sequence[tuple[str, int]] = (),
     ) -> None:
         self._cases, self._ask = cases, ask
         self._size, self._slices, self._seed = size, slices, seed
         self._augmentation = augmentation
         self._where = _occurrences(cases)
-        self._wanted = sorted(self._where)
+        self._wanted = [*sorted(self._where), *(t for t in again if t in self._where)]
 
     def __getitem__(self, step: int) -> Batch:
         """Make batch number `step`."""
