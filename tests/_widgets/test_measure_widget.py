@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from napari.utils.notifications import notification_manager
+from qtpy.QtWidgets import QFileDialog
 
 from napari_biomedparse._napari import METADATA_KEY
 from napari_biomedparse._widgets.measure_widget import MeasureWidget
+from napari_biomedparse.io import open_file
 
 IMAGE = np.arange(4 * 20 * 20, dtype=np.uint16).reshape(4, 20, 20)
 
@@ -90,3 +92,50 @@ def test_what_does_not_fit_is_told(bench):
     measured(*bench)
     notification_manager.notification_ready.disconnect(keep)
     assert "same three axes" in shown[-1]
+
+
+def test_labels_are_saved_in_the_format_of_the_ending(bench, tmp_path):
+    viewer, widget, qtbot = bench
+    for name in ("a.zarr", "a.tif", "a.npz"):
+        widget.save(str(tmp_path / name))
+        qtbot.waitUntil(widget.save_button.isEnabled, timeout=30_000)
+        assert widget.status.text() == f"Saved as {tmp_path / name}"
+        saved = open_file(tmp_path / name)
+        layer = viewer.layers["found"]
+        found = saved.labels[0] if saved.labels else saved.images[0]
+        volume = getattr(found, "volume", found)
+        np.testing.assert_array_equal(volume.data, layer.data)
+    assert open_file(tmp_path / "a.npz").prompts.texts == ("nuclei", "vessels")
+
+
+def test_the_ending_of_the_format_is_added(bench, monkeypatch):
+    _, widget, _ = bench
+    answers = [("/x/a", "TIFF (*.tif *.tiff)"), ("/x/a.nii", "any"), ("", "")]
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, **__: answers.pop(0))
+    asked = [widget._ask("Save", "") for _ in range(3)]
+    assert asked == ["/x/a.tif", "/x/a.nii", ""]
+
+
+def test_a_page_is_written_of_labels_and_of_objects(bench, tmp_path):
+    viewer, widget, qtbot = bench
+    known = viewer.layers["found"].metadata[METADATA_KEY]
+    known["existence"] = np.full((2, 4), 0.75, np.float32)
+    known["provenance"] = {
+        "model": "demo 123",
+        "environment": {"python": "3"},
+        "parameters": {"seed": 7},
+        "source": {"path": None},
+    }
+    widget.report(str(tmp_path / "page.html"))
+    qtbot.waitUntil(widget.report_button.isEnabled, timeout=30_000)
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert "found on stack" in text and "demo 123" in text and "0.750 (0)" in text
+    assert "3 connected pieces, in micrometer" in text
+    known["instance_label"] = 1
+    viewer.layers["found"].features = {"index": [0, 1, 2], "prompt": ["", *"ab"]}
+    known["text_prompts"] = {1: "b", 5: "a"}
+    widget.report(str(tmp_path / "page.html"))
+    qtbot.waitUntil(widget.report_button.isEnabled, timeout=30_000)
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert "2 objects" in text
+    assert "<td>1</td><td class='words'>a</td><td>19</td>" in text

@@ -1,22 +1,37 @@
-"""A dock widget: a Labels layer in, its objects measured; napari's own table out."""
+"""A dock widget: measure, save and report a Labels layer; napari's own table out."""
 
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from magicgui.widgets import CheckBox, ComboBox
+from magicgui.widgets import CheckBox
 from napari.layers import Image, Labels
 from napari.utils.notifications import show_error
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
 
-from napari_biomedparse._napari import METADATA_KEY, volume_from_layer
+from napari_biomedparse._napari import (
+    METADATA_KEY,
+    volume_from_layer,
+    write_labels,
+)
 from napari_biomedparse._widgets._form import form_layout
+from napari_biomedparse._widgets._layer_choice import LayerChoice
+from napari_biomedparse._widgets._layer_report import result_of_layers
 from napari_biomedparse.errors import BiomedParseError, VolumeError
 from napari_biomedparse.measure import components_of, measure_objects
 from napari_biomedparse.prompts import INSTANCE_KEY
+from napari_biomedparse.run_report import write_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,10 +42,14 @@ if TYPE_CHECKING:
 
 TABLE = ("napari", "Features table widget")
 """napari's own table of a layer's features: sorts, follows clicks, saves as CSV."""
+SAVE_FILTERS = (
+    "OME-Zarr (*.zarr);;TIFF (*.tif *.tiff);;Challenge file (*.npz);;"
+    "NIfTI (*.nii.gz *.nii)"
+)
 
 
 class MeasureWidget(QWidget):
-    """Measure the objects of a Labels layer.
+    """Measure the objects of a Labels layer, save it, or write a report page.
 
     Parameters
     ----------
@@ -40,20 +59,23 @@ class MeasureWidget(QWidget):
 
     _measured = Signal(object, object)
     _failed = Signal(str)
+    _told = Signal(str)
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__()
         self._viewer = napari_viewer
         self._thread: threading.Thread | None = None
         self._conclude: Callable[[npt.NDArray[Any], pd.DataFrame], None] | None = None
-        self.labels = ComboBox(
+        self.labels = LayerChoice(
+            napari_viewer,
+            Labels,
             label="Labels",
-            choices=lambda _: self._layers(Labels),
             tooltip="The labels to measure; follows the layer you select.",
         )
-        self.image = ComboBox(
+        self.image = LayerChoice(
+            napari_viewer,
+            Image,
             label="Image",
-            choices=lambda _: self._layers(Image),
             tooltip="What the labels lie on; gives intensity and voxel size.",
         )
         self.pieces = CheckBox(
@@ -67,22 +89,37 @@ class MeasureWidget(QWidget):
             "Fill napari's features table: one row an object. Click a row to select "
             "the object; the table can be sorted and saved as CSV."
         )
+        self.save_button = QPushButton("Save labels…")
+        self.save_button.setToolTip(
+            "Save the labels with their prompts and scale, as OME-Zarr, TIFF, .npz or "
+            "NIfTI."
+        )
+        self.report_button = QPushButton("Report…")
+        self.report_button.setToolTip(
+            "Write one HTML page: pictures, existence plot, objects, and how the "
+            "labels were made."
+        )
         self.status = QLabel()
         self.status.setWordWrap(True)
         form = QWidget()
         form_layout(form, [self.labels, self.image, self.pieces])
         layout = QVBoxLayout(self)
-        for part in (form, self.button, self.status):
-            layout.addWidget(part)
+        layout.addWidget(form)
+        layout.addWidget(self.button)
+        below = QHBoxLayout()
+        below.addWidget(self.save_button)
+        below.addWidget(self.report_button)
+        layout.addLayout(below)
+        layout.addWidget(self.status)
         layout.addStretch()
         self.button.clicked.connect(self.measure)
+        self.save_button.clicked.connect(self._on_save_clicked)
+        self.report_button.clicked.connect(self._on_report_clicked)
         self.labels.changed.connect(self._on_labels_changed)
         self._measured.connect(self._on_measured)
         self._failed.connect(self._on_failed)
-        active = napari_viewer.layers.selection.events.active
-        active.connect(self._on_layer_selected)
-        self.destroyed.connect(lambda *_: active.disconnect(self._on_layer_selected))
-        self._on_layer_selected()
+        self._told.connect(self._on_told)
+        self._on_labels_changed()
 
     def reset_choices(self, *_: Any) -> None:
         """Offer the layers there are now; napari calls this when they change."""
@@ -96,10 +133,59 @@ class MeasureWidget(QWidget):
         except BiomedParseError as error:
             show_error(str(error))
 
-    def _begin(self) -> None:
+    def save(self, path: str) -> None:
+        """Save the labels; the ending says in which format.
+
+        Parameters
+        ----------
+        path : str
+            Replaced if it exists.
+        """
+        layer = self.labels.value
+        if layer is None:
+            show_error("Choose the labels to save.")
+            return
+        data, meta, _ = layer.as_layer_data_tuple()
+        self._do(f"Saved as {path}", lambda: write_labels(path, data, meta))
+
+    def report(self, path: str) -> None:
+        """Write the report page.
+
+        Parameters
+        ----------
+        path : str
+            Replaced if it exists.
+        """
+        try:
+            labels, image = self._chosen()
+            result = result_of_layers(image, labels, self._viewer.dims)
+        except BiomedParseError as error:
+            show_error(str(error))
+            return
+        self._do(f"The page is {path}", lambda: write_report(Path(path), result))
+
+    def _chosen(self) -> tuple[Labels, Image]:
         labels, image = self.labels.value, self.image.value
         if labels is None or image is None:
             raise VolumeError("Open an image and its labels first, and choose both.")
+        return labels, image
+
+    def _do(self, ending: str, work: Callable[[], object]) -> None:
+        """Do something that takes time beside the GUI, and tell when it is done."""
+
+        def run() -> None:
+            try:
+                work()
+                self._told.emit(ending)
+            except BiomedParseError as error:
+                self._failed.emit(str(error))
+
+        self._set_busy(True, "Writing…")
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
+
+    def _begin(self) -> None:
+        labels, image = self._chosen()
         volume = volume_from_layer(image, self._viewer.dims)
         voxels = np.asarray(labels.data).reshape((-1, *labels.data.shape[-2:]))
         pieces = bool(self.pieces.value)
@@ -120,7 +206,7 @@ class MeasureWidget(QWidget):
             self._show(labels, objects if pieces else None, table)
 
         self._conclude = conclude
-        self._set_busy(True)
+        self._set_busy(True, "Measuring…")
         self._thread = threading.Thread(target=work, daemon=True)
         self._thread.start()
 
@@ -152,19 +238,27 @@ class MeasureWidget(QWidget):
         self._set_busy(False)
         show_error(message)
 
-    def _set_busy(self, busy: bool) -> None:
-        self.button.setEnabled(not busy)
-        self.status.setText("Measuring…" if busy else "")
+    def _on_told(self, text: str) -> None:
+        self._set_busy(False, text)
 
-    def _layers(self, kind: type) -> list[Any]:
-        return [layer for layer in self._viewer.layers if isinstance(layer, kind)]
+    def _on_save_clicked(self) -> None:
+        if path := self._ask("Save labels", SAVE_FILTERS):
+            self.save(path)
 
-    def _on_layer_selected(self, *_: Any) -> None:
-        active = self._viewer.layers.selection.active
-        for box in (self.labels, self.image):
-            if active in box.choices:
-                box.value = active
-        self._on_labels_changed()
+    def _on_report_clicked(self) -> None:
+        if path := self._ask("Report page", "Page (*.html)"):
+            self.report(path)
+
+    def _ask(self, title: str, filters: str) -> str:
+        """Ask for a file name; the ending of the format chosen is added if missing."""
+        path, chosen = QFileDialog.getSaveFileName(self, title, filter=filters)
+        ending = chosen.partition("(*")[2].partition(")")[0].split(" ")[0]
+        return path if not path or Path(path).suffix else path + ending
+
+    def _set_busy(self, busy: bool, text: str = "") -> None:
+        for button in (self.button, self.save_button, self.report_button):
+            button.setEnabled(not busy)
+        self.status.setText(text)
 
     def _on_labels_changed(self, *_: Any) -> None:
         if self.labels.value is not None:
