@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
+from napari_biomedparse.cli._options import Device, Scheduler, Workers, option
 from napari_biomedparse.cli._parse import slice_range, to_number
 from napari_biomedparse.cli._show import (
     bar_for,
@@ -17,15 +17,11 @@ from napari_biomedparse.cli._show import (
     progress_bar,
     told_in_one_line,
 )
-from napari_biomedparse.intensity import MODALITIES
 from napari_biomedparse.options import SegmentOptions
 from napari_biomedparse.prompts import parse_prompts
 
 if TYPE_CHECKING:
     from napari_biomedparse.evaluate.run import Evaluation
-
-_HELP = {item.name: item.metadata.get("help", "") for item in fields(SegmentOptions)}
-_DEFAULT: dict[str, Any] = {item.name: item.default for item in fields(SegmentOptions)}
 
 
 def evaluate(
@@ -89,20 +85,15 @@ def evaluate(
         ),
     ] = 2.0,
     modality: Annotated[
-        str,
-        typer.Option(
-            metavar="KIND", help=f"{_HELP['modality']} One of {', '.join(MODALITIES)}."
-        ),
-    ] = _DEFAULT["modality"],
+        str, option(SegmentOptions, "modality", metavar="KIND")
+    ] = SegmentOptions.modality,
     slices: Annotated[
         str | None,
         typer.Option(
             metavar="FIRST:END", help="Segment and score only these slices, from 0."
         ),
     ] = None,
-    axis: Annotated[
-        str | None, typer.Option(metavar="z|y|x", help=_HELP["axis"])
-    ] = None,
+    axis: Annotated[str | None, option(SegmentOptions, "axis", metavar="z|y|x")] = None,
     instances: Annotated[
         bool | None,
         typer.Option(
@@ -112,23 +103,12 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="auto (the fastest), cpu, cuda, cuda:1, mps.")
-    ] = "auto",
-    batch_size: Annotated[int, typer.Option(help=_HELP["batch_size"])] = _DEFAULT[
-        "batch_size"
-    ],
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="dask.distributed scheduler whose workers are to compute.",
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Compute in so many processes here."),
-    ] = None,
+    device: Device = "auto",
+    batch_size: Annotated[
+        int, option(SegmentOptions, "batch_size")
+    ] = SegmentOptions.batch_size,
+    scheduler: Scheduler = None,
+    workers: Workers = None,
 ) -> None:
     """Score a model, or given predictions, on images whose truth is known."""
     with told_in_one_line():

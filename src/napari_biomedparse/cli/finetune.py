@@ -5,26 +5,21 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from threading import Event
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from napari_biomedparse.cli._options import Device, option
 from napari_biomedparse.cli._show import out, progress_bar, told_in_one_line
-from napari_biomedparse.intensity import MODALITIES
 from napari_biomedparse.training import load_finetune
 from napari_biomedparse.training.options import FinetuneOptions
 
 if TYPE_CHECKING:
     from napari_biomedparse.training.finetune import Finetuned
     from napari_biomedparse.training.keeper import Progress
-
-_FINE = "Fine control"
-_HELP = {item.name: item.metadata["help"] for item in fields(FinetuneOptions)}
-_DEFAULT: dict[str, Any] = {item.name: item.default for item in fields(FinetuneOptions)}
 
 
 def finetune(
@@ -58,64 +53,50 @@ def finetune(
         Path | None,
         typer.Option(metavar="FILE", help="The wordings, if they lie elsewhere."),
     ] = None,
-    epochs: Annotated[int, typer.Option(help=_HELP["epochs"])] = _DEFAULT["epochs"],
-    batch_size: Annotated[int, typer.Option(help=_HELP["batch_size"])] = _DEFAULT[
-        "batch_size"
-    ],
+    epochs: Annotated[int, option(FinetuneOptions, "epochs")] = FinetuneOptions.epochs,
+    batch_size: Annotated[
+        int, option(FinetuneOptions, "batch_size")
+    ] = FinetuneOptions.batch_size,
     learning_rate: Annotated[
-        float, typer.Option(help=_HELP["learning_rate"])
-    ] = _DEFAULT["learning_rate"],
-    validation: Annotated[float, typer.Option(help=_HELP["validation"])] = _DEFAULT[
-        "validation"
-    ],
-    patience: Annotated[int, typer.Option(help=_HELP["patience"])] = _DEFAULT[
-        "patience"
-    ],
+        float, option(FinetuneOptions, "learning_rate")
+    ] = FinetuneOptions.learning_rate,
+    validation: Annotated[
+        float, option(FinetuneOptions, "validation")
+    ] = FinetuneOptions.validation,
+    patience: Annotated[
+        int, option(FinetuneOptions, "patience")
+    ] = FinetuneOptions.patience,
     modality: Annotated[
-        str,
-        typer.Option(
-            metavar="KIND", help=f"{_HELP['modality']} One of {', '.join(MODALITIES)}."
-        ),
-    ] = _DEFAULT["modality"],
-    device: Annotated[
-        str, typer.Option(help="auto (the fastest), cpu, cuda, cuda:1, mps.")
-    ] = "auto",
+        str, option(FinetuneOptions, "modality", metavar="KIND")
+    ] = FinetuneOptions.modality,
+    device: Device = "auto",
     seed: Annotated[
-        int, typer.Option(help=_HELP["seed"], rich_help_panel=_FINE)
-    ] = _DEFAULT["seed"],
+        int, option(FinetuneOptions, "seed", fine=True)
+    ] = FinetuneOptions.seed,
     prompts_a_batch: Annotated[
-        int, typer.Option(help=_HELP["prompts"], rich_help_panel=_FINE)
-    ] = _DEFAULT["prompts"],
+        int, option(FinetuneOptions, "prompts", fine=True)
+    ] = FinetuneOptions.prompts,
     freeze: Annotated[
-        str,
-        typer.Option(
-            metavar="PART,PART|none", help=_HELP["freeze"], rich_help_panel=_FINE
-        ),
-    ] = ",".join(_DEFAULT["freeze"]),
+        str, option(FinetuneOptions, "freeze", fine=True, metavar="PART,PART|none")
+    ] = ",".join(FinetuneOptions.freeze),
     rank: Annotated[
-        int, typer.Option(help=_HELP["rank"], rich_help_panel=_FINE)
-    ] = _DEFAULT["rank"],
+        int, option(FinetuneOptions, "rank", fine=True)
+    ] = FinetuneOptions.rank,
     accumulate: Annotated[
-        int, typer.Option(help=_HELP["accumulate"], rich_help_panel=_FINE)
-    ] = _DEFAULT["accumulate"],
+        int, option(FinetuneOptions, "accumulate", fine=True)
+    ] = FinetuneOptions.accumulate,
     checkpointing: Annotated[
-        bool,
-        typer.Option(
-            "--checkpointing", help=_HELP["checkpointing"], rich_help_panel=_FINE
-        ),
-    ] = _DEFAULT["checkpointing"],
+        bool, option(FinetuneOptions, "checkpointing", "--checkpointing", fine=True)
+    ] = FinetuneOptions.checkpointing,
     augment: Annotated[
-        bool,
-        typer.Option(
-            "--augment/--no-augment", help=_HELP["augment"], rich_help_panel=_FINE
-        ),
-    ] = _DEFAULT["augment"],
+        bool, option(FinetuneOptions, "augment", "--augment/--no-augment", fine=True)
+    ] = FinetuneOptions.augment,
     max_steps: Annotated[
-        int | None, typer.Option(help=_HELP["max_steps"], rich_help_panel=_FINE)
-    ] = _DEFAULT["max_steps"],
+        int | None, option(FinetuneOptions, "max_steps", fine=True)
+    ] = FinetuneOptions.max_steps,
     save_every: Annotated[
-        int, typer.Option(help=_HELP["save_every"], rich_help_panel=_FINE)
-    ] = _DEFAULT["save_every"],
+        int, option(FinetuneOptions, "save_every", fine=True)
+    ] = FinetuneOptions.save_every,
 ) -> None:
     """Teach a network the targets of your own images."""
     with told_in_one_line():
