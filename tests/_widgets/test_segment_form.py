@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractItemView,
@@ -203,3 +204,25 @@ def test_order_of_the_table_decides_about_overlaps(viewer, form):
     assert asked.prompts.ids == (1, 2, 3)
     assert asked.prompts.ranked == (3, 1, 2)
     assert asked.options.overlaps == "order"
+
+
+def test_tab_goes_from_top_to_bottom(form, monkeypatch):
+    monkeypatch.setattr(_weights_panel, "is_downloaded", lambda: False)
+    form.model.value = "v2"
+    form.instances.value = True
+    form.prompts.value = "axon"
+    form.resize(450, 700)
+    form.show()
+    form.prompts.view.choose(0)  # so that no button is disabled
+    first = control = form.image.native
+    stops = []
+    while True:
+        if control.isVisible() and control.focusPolicy() & Qt.FocusPolicy.TabFocus:
+            corner = control.mapTo(form, control.rect().topLeft())
+            stops.append((corner.y() + control.height() // 2, corner.x()))
+        control = control.nextInFocusChain()
+        if control is first:
+            break
+    rows = [round(y / 10) for y, _ in stops]
+    assert len(stops) > 15
+    assert rows == sorted(rows)

@@ -7,11 +7,11 @@ from dataclasses import Field, fields
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox, SpinBox
-from qtpy.QtWidgets import QFormLayout, QLabel
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFormLayout, QLabel, QWidget
 
 if TYPE_CHECKING:
     from magicgui.widgets.bases import ValueWidget, Widget
-    from qtpy.QtWidgets import QWidget
 
 AUTOMATIC = "automatic"
 
@@ -74,6 +74,21 @@ def show_row(layout: QFormLayout, widget: Widget, shown: bool) -> None:
     if label is not None:
         label.setVisible(shown)
     widget.visible = shown
+
+
+def tab_after(before: QWidget, part: QWidget) -> None:
+    """Let the Tab key go from a control through those of a part of the form.
+
+    Parameters
+    ----------
+    before : QWidget
+    part : QWidget
+        Its controls come in the order in which it holds them.
+    """
+    for control in part.findChildren(QWidget):
+        if control.focusPolicy() & Qt.FocusPolicy.TabFocus:
+            QWidget.setTabOrder(before, control)
+            before = control
 
 
 def _widget(item: Field[Any], captions: Mapping[Any, str]) -> ValueWidget[Any]:

@@ -15,7 +15,12 @@ from napari_biomedparse._napari import prompts_of_layer
 from napari_biomedparse._widgets._cut import Cut
 from napari_biomedparse._widgets._file_prompts import FilePrompts
 from napari_biomedparse._widgets._folded_options import AdvancedOptions, LargeVolumes
-from napari_biomedparse._widgets._form import form_layout, option_fields, show_row
+from napari_biomedparse._widgets._form import (
+    form_layout,
+    option_fields,
+    show_row,
+    tab_after,
+)
 from napari_biomedparse._widgets._form_state import (
     apply_setting,
     apply_settings,
@@ -110,6 +115,8 @@ class SegmentForm(QWidget):
         self._layout.insertRow(above, self.prompts)
         self._layout.insertRow(above + 2, self.weights)
         self.weights.update_state()
+        tab_after(main["modality"].native, self.prompts)
+        tab_after(self.model.native, self.weights)
         main["modality"].changed.connect(self.prompts.set_modality)
         self.prompts.instance_loaded.connect(self._on_instance_loaded)
         self.prompts.slice_chosen.connect(self.show_slice)
