@@ -4,14 +4,17 @@ One command prints a table and writes JSON:
 
     taskset -c 0,1 python benchmarks/speed.py --threads 2 --json speed.json
     python benchmarks/speed.py --config tiny            # a quick try
-    python benchmarks/speed.py --device cuda --slices 63 --batch 8
+    python benchmarks/speed.py --device cuda --json speed.json     # all for a GPU
 
 The network is the full-size one with synthetic weights, or a weights file. A volume of
 noise (CT-sized slices) goes from a file through the product's own loop to a file;
 slices x prompts x repeats are done by turns with the naive mode, and medians are taken.
 Peak memory includes torch and the weights, as far as they were touched. The class
 templates are measured on --classes of the 17 classes and scaled. A volume of 63 slices
-with 15 prompts is calculated from the measured times of a slice and of the texts.
+with 15 prompts is calculated from the measured times of a slice and of the texts; on a
+GPU, or with --case, it is also run from file to file, as a user of the original did
+(12.4 slices/s and 8.3 GiB on an L40S), and once with 21 slices, whose peak of memory
+tells whether that depends on the depth.
 FLOP are those of the operations really done, counted by torch; the share is of the
 speed of a large matrix product in the same precision, measured in the same run.
 
@@ -40,292 +43,35 @@ import contextlib
 import json
 import platform
 import re
-import resource
 import statistics
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import naive
 import numpy as np
 import tifffile
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from measures import (
+    STAGES,
+    TEXTS,
+    Clock,
+    ceilings,
+    gflop,
+    original,
+    product,
+    second_prompt,
+)
 
-from napari_biomedparse import stream
-from napari_biomedparse.engine import Engine, SlicePrediction
-from napari_biomedparse.intensity import Intensity
-from napari_biomedparse.io import open_volume, save_labels
+from napari_biomedparse.engine import Engine
 from napari_biomedparse.model.config import V2
-from napari_biomedparse.plan import plan_run
-from napari_biomedparse.preprocess import SliceGeometry
-from napari_biomedparse.segment import run_plan
 from napari_biomedparse.weights import _build, load_model
 
-TEXTS = [
-    f"{organ} in abdominal CT"
-    for organ in (
-        "liver", "spleen", "right kidney", "left kidney", "pancreas", "gallbladder",
-        "esophagus", "stomach", "duodenum", "aorta", "inferior vena cava",
-        "left adrenal gland", "right adrenal gland", "bladder", "prostate",
-    )
-]  # fmt: skip
 VOLUME = (63, 15)
 """Slices and prompts of the case that a user measured with the original."""
-STAGES = (
-    "read", "preprocess", "text", "backbone", "pixel decoder", "decoder", "mask head",
-    "postprocess", "write",
-)  # fmt: skip
-
-
-_now = time.perf_counter
-"""What tells the time; of the process alone with --cpu-time."""
-
-
-class Clock:
-    """Adds up seconds by stage; what runs inside another stage is taken off that."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._inside: dict[str, str] = {"mask head": "decoder"}
-
-    def wait(self) -> None:
-        """Wait for the device."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        if self.device.type == "mps":
-            torch.mps.synchronize()
-
-    def timed(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Make a function that is timed."""
-
-        def run(*args: Any, **kwargs: Any) -> Any:
-            with self.measure(stage):
-                return function(*args, **kwargs)
-
-        return run
-
-    @contextlib.contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Time a block."""
-        self.wait()
-        start = _now()
-        yield
-        self.wait()
-        seconds = _now() - start
-        self.seconds[stage] += seconds
-        if stage in self._inside:
-            self.seconds[self._inside[stage]] -= seconds
-
-
-class Memory:
-    """Peak memory of this process and of the device since it was made, in MiB."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        with contextlib.suppress(OSError):  # Linux: start a new peak
-            Path("/proc/self/clear_refs").write_text("5")
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-
-    def peaks(self) -> dict[str, int]:
-        """Return the peaks; without /proc that of the whole process."""
-        try:
-            status = Path("/proc/self/status").read_text()
-            host = int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) // 1024
-        except (OSError, IndexError):
-            unit = 2**20 if sys.platform == "darwin" else 2**10
-            host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
-        found = {"host": host}
-        if self.device.type == "cuda":
-            found["device"] = torch.cuda.max_memory_allocated() // 2**20
-        return found
-
-
-def product(
-    engine: Engine, path: Path, texts: list[str], batch: int, *, stages: bool
-) -> dict[str, Any]:
-    """Segment a file into a file; time all of it, and its stages if wanted."""
-    clock = Clock(engine.device)
-    engine._encode.cache_clear()
-    engine.cache.clear()
-    net = engine._network
-    decoder = net.mask_decoder
-    with contextlib.ExitStack() as stack:
-        for owner, name, stage in (
-            (engine, "encode_prompts", "text"),
-            (net.backbone, "forward", "backbone"),
-            (net.pixel_decoder, "forward", "pixel decoder"),
-            (decoder, "prepare", "decoder"),
-            (decoder, "forward", "decoder"),
-            (decoder, "_visible_keys", "mask head"),
-            (decoder, "_read_out", "mask head"),
-            (stream, "_read", "read"),
-        ):
-            if stages:
-                timed = clock.timed(stage, getattr(owner, name))
-                stack.enter_context(mock.patch.object(owner, name, timed))
-        for owner, name in ((Intensity, "apply"), (SliceGeometry, "prepare")):
-            if stages:
-                timed = clock.timed("preprocess", getattr(owner, name))
-                timed = _as_method(timed)
-                stack.enter_context(mock.patch.object(owner, name, timed))
-        resolve = sys.modules["napari_biomedparse.segment"].resolve
-        if stages:
-            timed = clock.timed("postprocess", resolve)
-            stack.enter_context(mock.patch("napari_biomedparse.segment.resolve", timed))
-        memory = Memory(engine.device)
-        start = _now()
-        volume = open_volume(path)
-        plan = plan_run(volume, texts, config=engine.model.config)
-        plan = _with_batch(plan, batch)
-        labels = np.zeros(volume.shape, plan.label_dtype)
-        begun = _now()
-        first = None
-        for part in run_plan(plan, engine):
-            labels[part.where] = part.labels
-            first = first or _now() - begun
-        with clock.measure("write"):
-            out = path.with_name("labels.ome.tif")
-            save_labels(
-                out, labels, volume=volume, prompts=plan.prompts, overwrite=True
-            )
-        total = _now() - start
-    return {
-        "seconds": total,
-        "first_batch": first,
-        "stages": {name: clock.seconds.get(name, 0.0) for name in STAGES},
-        "memory": memory.peaks(),
-    }
-
-
-def _as_method(function: Callable[..., Any]) -> Callable[..., Any]:
-    def method(self: Any, *args: Any) -> Any:
-        return function(self, *args)
-
-    return method
-
-
-def _with_batch(plan: Any, batch: int) -> Any:
-    from dataclasses import replace
-
-    return replace(plan, options=replace(plan.options, batch_size=batch))
-
-
-@torch.inference_mode()
-def original(
-    engine: Engine, path: Path, texts: list[str], batch: int
-) -> dict[str, Any]:
-    """Do the same as the original does it, class templates not included."""
-    clock, model = Clock(engine.device), engine.model
-    memory = Memory(engine.device)
-    start = _now()
-    volume = open_volume(path)
-    plan = _with_batch(plan_run(volume, texts, config=model.config), batch)
-    batches = list(
-        stream.slice_batches(
-            volume, plan.geometry, plan.intensity, plan.start, plan.stop, batch
-        )
-    )
-    with clock.measure("text"):
-        tokens = naive.encode_prompts(model, texts)
-    kept: list[SlicePrediction] = []
-    decoders = []
-    for one in batches:
-        slices = one.slices.to(engine.device)
-        with clock.measure("backbone"):
-            features = naive.encode_backbone(model, slices)
-        with clock.measure("pixel decoder"):
-            pixels = naive.decode_pixels(model, features)
-        with clock.measure("decoder"):
-            decoder = naive.NaiveDecoder(model, engine._field)
-            head = clock.timed("mask head", decoder._head)
-            with mock.patch.object(decoder, "_head", head):
-                prediction = decoder.decode(pixels, tokens)
-        decoders = [decoder]  # as the original's list of heads, until the next batch
-        kept.append(SlicePrediction(*(x.cpu() for x in prediction)))
-    with clock.measure("postprocess"):
-        labels = naive.resolve(kept, plan.prompts.ids, plan.geometry.working_shape)
-        labels = plan.geometry.restore(labels)
-    with clock.measure("write"):
-        out = path.with_name("naive.ome.tif")
-        labels = np.moveaxis(labels, 0, plan.geometry.axis).astype(plan.label_dtype)
-        save_labels(out, labels, volume=volume, prompts=plan.prompts, overwrite=True)
-    total = _now() - start
-    assert decoders
-    return {
-        "seconds": total,
-        "stages": {name: clock.seconds.get(name, 0.0) for name in STAGES},
-        "memory": memory.peaks(),
-    }
-
-
-def ceilings(engine: Engine, repeats: int) -> dict[str, float]:
-    """Speed of a large matrix product (GFLOP/s) and of a large copy (GB/s)."""
-    device, cpu = engine.device, engine.device.type == "cpu"
-    size, count = (2048 if cpu else 8192), (2**26 if cpu else 2**28)
-    a, b = (torch.randn(size, size, device=device, dtype=engine.dtype) for _ in "ab")
-    c = torch.empty_like(a)
-    source, target = (torch.zeros(count, device=device) for _ in "ab")
-    clock = Clock(device)
-
-    def best(work: Callable[[], object]) -> float:
-        work()
-        seconds = []
-        for _ in range(repeats):
-            clock.seconds.clear()
-            with clock.measure("x"):
-                work()
-            seconds.append(clock.seconds["x"])
-        return min(seconds)
-
-    product_seconds = best(lambda: torch.mm(a, b, out=c))
-    copy_seconds = best(lambda: target.copy_(source))
-    return {
-        "gflop_a_second": 2 * size**3 / product_seconds / 1e9,
-        "gigabytes_a_second": 2 * source.nbytes / copy_seconds / 1e9,
-    }
-
-
-@torch.inference_mode()
-def gflop(engine: Engine, prompts: int) -> dict[str, float]:
-    """Count the operations of a slice, texts not included."""
-    size = engine.model.config.image_size
-    slices = torch.zeros(1, 3, size, size, dtype=torch.int32)
-    tokens = engine.encode_prompts(TEXTS[:prompts])
-    counts = {}
-    with FlopCounterMode(display=False) as counter:
-        engine._predict(slices, tokens, False)
-    counts["product"] = counter.get_total_flops() / 1e9
-    with FlopCounterMode(display=False) as counter:
-        features = naive.encode_backbone(engine.model, slices.to(engine.device))
-        pixels = naive.decode_pixels(engine.model, features)
-        naive.NaiveDecoder(engine.model, engine._field).decode(pixels, tokens)
-    counts["naive"] = counter.get_total_flops() / 1e9
-    return counts
-
-
-def second_prompt(engine: Engine, repeats: int) -> dict[str, float]:
-    """Time a first prompt on a slice, and another one on the same slice."""
-    clock = Clock(engine.device)
-    size = engine.model.config.image_size
-    one, other = engine.encode_prompts(TEXTS[:2])[:, None]
-    found: dict[str, list[float]] = {"first": [], "another": []}
-    for i in range(repeats):
-        slices = torch.full((1, 3, size, size), i, dtype=torch.int32)
-        for name, tokens in (("first", one), ("another", other)):
-            clock.seconds.clear()
-            with clock.measure(name):
-                engine.predict(slices, tokens)
-            found[name].append(clock.seconds[name])
-    middle = {name: statistics.median(values) for name, values in found.items()}
-    return middle | {"share": middle["another"] / middle["first"]}
 
 
 def middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -340,6 +86,38 @@ def middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
             name: max(run["memory"][name] for run in runs) for name in runs[0]["memory"]
         },
     }
+
+
+def user_case(
+    engine: Engine, path: Path, batch: int, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Run the case that a user measured with the original, and a third of it."""
+    depth, count = VOLUME
+    found: dict[str, Any] = {}
+    for slices in (depth // 3, depth):
+        _write_noise(path, slices, args.size)
+        runs = [
+            product(engine, path, TEXTS[:count], batch, stages=False)
+            for _ in range(args.repeats)
+        ]
+        seconds = statistics.median(run["seconds"] for run in runs)
+        found[f"{slices} slices"] = {
+            "seconds": seconds,
+            "slices_a_second": slices / seconds,
+            "first_batch_seconds": statistics.median(r["first_batch"] for r in runs),
+            "memory": {
+                name: max(run["memory"][name] for run in runs)
+                for name in runs[0]["memory"]
+            },
+        }
+    print(f"{depth} slices, {count} prompts: {json.dumps(found)}", flush=True)
+    return found
+
+
+def _write_noise(path: Path, slices: int, size: int) -> None:
+    shape = (slices, size, size)
+    noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    tifffile.imwrite(path, noise, metadata={"axes": "ZYX"})
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -369,10 +147,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "volume.tif"
-        noise = np.random.default_rng(0).integers(
-            0, 256, (slices, args.size, args.size), dtype=np.uint8
-        )
-        tifffile.imwrite(path, noise, metadata={"axes": "ZYX"})
+        _write_noise(path, slices, args.size)
         product(engine, path, TEXTS[:1], batch, stages=False)  # warm
         alone: dict[int, dict[str, int]] = {}
         if not on_cpu:  # the naive mode's float32 weights come to the device after that
@@ -400,6 +175,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             row["gflop"] = gflop(engine, count) if not args.no_flop else {}
             result["prompts"][count] = row
             _print_row(count, row, result)
+        if args.case or not on_cpu:
+            result["case"] = user_case(engine, path, batch, args)
     result["second_prompt"] = second_prompt(engine, args.repeats)
     if not args.no_naive:
         clock = Clock(engine.device)
@@ -495,6 +272,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--classes", type=int, default=1)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--case", action="store_true", help="63 slices, 15 prompts")
     parser.add_argument("--no-naive", action="store_true")
     parser.add_argument("--no-flop", action="store_true", help="saves two slices")
     parser.add_argument(
@@ -506,8 +284,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if args.cpu_time:
-        global _now
-        _now = time.process_time
+        Clock.now = time.process_time
     if args.threads:
         torch.set_num_threads(args.threads)
     result = measure(args)

@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "speed.py"
 def test_a_quick_run_writes_every_figure(tmp_path: Path) -> None:
     out = tmp_path / "speed.json"
     command = [sys.executable, str(SCRIPT), "--config", "tiny", "--size", "64"]
-    command += ["--prompts", "1", "3", "--repeats", "1", "--slices", "2"]
+    command += ["--prompts", "1", "3", "--repeats", "1", "--slices", "2", "--case"]
     done = subprocess.run(
         [*command, "--json", str(out)], capture_output=True, text=True, check=True
     )
@@ -30,4 +30,8 @@ def test_a_quick_run_writes_every_figure(tmp_path: Path) -> None:
             assert row["product"]["stages"][stage] > 0, stage
         assert sum(row["naive"]["stages"].values()) < row["naive"]["seconds"]
     assert result["summary"]["volume_63x15"]["ratio"] > 0
+    third, whole = result["case"].values()
+    assert whole["slices_a_second"] > 0
+    assert 0 < whole["first_batch_seconds"] < whole["seconds"]
+    assert third["memory"]["host"] > 0
     assert result["ceilings"]["gflop_a_second"] > 0
