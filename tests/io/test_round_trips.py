@@ -1,0 +1,103 @@
+"""Labels of every shared file keep its scale, units and axes, in whichever format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_biomedparse.errors import FormatError
+from napari_biomedparse.io import open_file, open_image, save_labels
+from napari_biomedparse.prompts import parse_prompts
+from napari_biomedparse.runs.store import Layout, create_labels
+from napari_biomedparse.volume import (
+    Volume,
+    as_volume,
+    choose_channel,
+    has_time_points,
+)
+
+FILES = (
+    "derived_amos_crop_ct.nii.gz",
+    "derived_amos_crop_gt.nii.gz",
+    "derived_em_uint8_plain_bigtiff.tif",
+    "derived_em_v04.ome.zarr",
+    "derived_em_v05.ome.zarr",
+    "derived_nuclei_czyx.ome.tif",
+    "derived_nuclei_sharded_v05.ome.zarr",
+    "derived_nuclei_tzcyx_imagej.tif",
+    "derived_nuclei_zyx.ome.tif",
+    "nibabel_anatomical.nii",
+    "nibabel_example4d.nii.gz",
+    "nibabel_someones_anatomy.nii.gz",
+    "thirdparty_test_image.ome.tif",
+)
+FOREIGN = {"CT_lung_nodule.dcm"}
+"""Formats that are not read; these are refused."""
+SUFFIXES = (".ome.zarr", ".ome.tif", ".nii.gz")
+PROMPTS = parse_prompts(["nucleus", "cell"])
+
+
+def image_of(shared: Path, name: str) -> Volume:
+    """Open a file, of several channels the first."""
+    image = open_image(shared / "data" / "formats" / name)
+    return choose_channel(image, 0) if "c" in image.axes else image
+
+
+def labels_of(image: Volume) -> Any:
+    return np.random.default_rng(0).integers(0, 3, image.shape, dtype=np.uint8)
+
+
+def assert_same_place(found: Volume, image: Volume) -> None:
+    assert found.axes == image.axes
+    assert found.shape == image.shape
+    assert sizes(found) == pytest.approx(sizes(image), rel=1e-6)
+    if "nanometer" not in image.units or found.source.name.endswith(".zarr"):
+        assert found.units == image.units  # NIfTI has no nanometres
+
+
+def sizes(volume: Volume) -> list[float]:
+    """Return the size of a voxel in metres and seconds, or in pixels."""
+    unit = {"micrometer": 1e-6, "millimeter": 1e-3, "nanometer": 1e-9}
+    units = [unit.get(name, 1.0) for name in volume.units]
+    return [s * u for s, u in zip(volume.spacing, units, strict=True)]
+
+
+def test_every_shared_file_is_here(shared: Path) -> None:
+    folder = shared / "data" / "formats"
+    there = {path.name for path in folder.iterdir() if path.name != "bioimagetools_v04"}
+    assert there == FOREIGN.union(FILES)
+    for name in FOREIGN:
+        with pytest.raises(FormatError, match="no known format"):
+            open_file(folder / name)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("name", FILES)
+def test_labels_in_a_file(shared: Path, tmp_path: Path, name: str, suffix: str) -> None:
+    image = image_of(shared, name)
+    labels = labels_of(image)
+    path = tmp_path / f"labels{suffix}"
+    save_labels(path, labels, volume=image, prompts=PROMPTS)
+    (found,) = open_file(path).labels
+    assert_same_place(found.volume, image)
+    np.testing.assert_array_equal(np.asarray(found.volume.data[...]), labels)
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("name", FILES)
+def test_labels_in_a_run_folder(
+    shared: Path, tmp_path: Path, name: str, version: Any
+) -> None:
+    image = image_of(shared, name)
+    image = image if has_time_points(image) else as_volume(image)
+    times = image.shape[0] if has_time_points(image) else None
+    grid = image.shape[-3:]
+    layout = Layout(grid, np.dtype(np.uint8), 0, 4, version, times)
+    create_labels(tmp_path / "labels.ome.zarr", layout, image, PROMPTS)
+    (found,) = open_file(tmp_path / "labels.ome.zarr").labels
+    assert_same_place(found.volume, image)
+    assert found.volume.origin == image.origin
+    assert found.texts == {1: "nucleus", 2: "cell"}
