@@ -11,7 +11,6 @@ from napari_biomedparse.report import (
     TimeLeft,
     duration,
     truncation_warning,
-    why_nothing,
 )
 from napari_biomedparse.slices import SegmentedSlices
 
@@ -44,31 +43,6 @@ def test_tally_before_the_first_slice():
     finding, _ = Tally(PROMPTS, 5).findings()
     assert (finding.voxels, finding.best_slice, finding.first) == (0, None, None)
     assert np.isnan(finding.best)
-
-
-@pytest.mark.parametrize(
-    ("score", "advice"),
-    [
-        (0.9, "drew no mask"),
-        (0.3, "lower the threshold"),
-        (0.01, "sure that no slice shows it"),
-        (np.nan, "No slice was finished"),
-    ],
-)
-def test_likely_cause_of_nothing(score, advice):
-    tally = Tally(PROMPTS, 2)
-    scores = np.full((2, 2), score)
-    if np.isfinite(score):
-        tally.add(part(0, np.zeros((2, 3, 3), np.uint8), scores))
-    text = why_nothing(
-        tally.findings(),
-        intensity="percentiles: 3 to 9 become 0 to 255",
-        threshold=0.5,
-        truncated=("a very long prompt",),
-    )
-    assert advice in text
-    assert "3 to 9 become 0 to 255" in text
-    assert "77 tokens" in text
 
 
 def test_truncation_names_the_prompts():
@@ -104,3 +78,24 @@ def test_separate_labels_are_counted_prompt_by_prompt() -> None:
     tally.add(SegmentedSlices(4, 7, 1, labels, existence))
     assert [finding.voxels for finding in tally.findings()] == [24, 12]
     assert [finding.first for finding in tally.findings()] == [5, 5]
+
+
+def test_slices_done_are_told_as_ranges():
+    tally = Tally(PROMPTS, 7)
+    assert tally.done == []
+    for at in (1, 2, 6):
+        tally.add(part(at, np.zeros((1, 5, 4), np.uint8), [[0.1], [0.2]]))
+    assert tally.done == [(1, 3), (6, 7)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_time_left_is_right_within_a_fifth_after_a_tenth_of_a_steady_run(seed):
+    """By a clock of our own: a slow start, then slices of 3 s, give or take a tenth."""
+    generator = np.random.default_rng(seed)
+    total, now = 200, 100.0
+    ends = now + 40 + np.cumsum(3 * generator.uniform(0.9, 1.1, total))
+    left = TimeLeft()
+    for done, now in enumerate(ends, start=1):
+        said = left.update(done, total, now)
+        if total // 10 <= done < total:
+            assert said == pytest.approx(ends[-1] - now, rel=0.2)

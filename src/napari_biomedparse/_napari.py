@@ -162,6 +162,26 @@ def stacked_axes(layer: Image) -> dict[str, int]:
     return found | dict(zip(free, unnamed, strict=False))
 
 
+def volume_axes(layer: Image) -> dict[int, tuple[str, int]]:
+    """Return where a layer has the axes of its volume.
+
+    Parameters
+    ----------
+    layer : napari.layers.Image
+
+    Returns
+    -------
+    dict of int to (str, int)
+        Name of an axis of the volume, and its number in the layer, by its number in
+        the volume; a single image lacks the volume's first one.
+    """
+    kept = _kept_axes(layer)
+    first = 3 - len(kept)
+    names = volume_from_layer(layer).axes[first:3]
+    pairs = zip(names, kept, strict=True)
+    return dict(enumerate(pairs, start=first))
+
+
 def is_series(layer: Image) -> bool:
     """Say whether a layer holds volumes at several time points."""
     at = stacked_axes(layer).get("t")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tifffile
 import zarr
 
 from napari_biomedparse._napari import METADATA_KEY
+from napari_biomedparse.consensus import segment_consensus
+from napari_biomedparse.io import open_image, open_volume
 from napari_biomedparse.runs.folder import JOB, Run
 from napari_biomedparse.segment import segment
+from napari_biomedparse.series import segment_series
 
 TILE = 16
 
@@ -70,7 +74,8 @@ def test_labels_are_written_and_shown_and_cancelled_runs_go_on(
     assert run.finished
     np.testing.assert_array_equal(shown(layer), expected.labels)
     assert "Done: 48 slices" in desk.view.status.text()
-    assert "bright things" in desk.view.results.text()
+    (row,) = desk.form.prompts.rows
+    assert row.result.voxels == np.count_nonzero(expected.labels)
     known = layer.metadata[METADATA_KEY]
     assert known["complete"]
     np.testing.assert_array_equal(known["existence"], expected.existence)
@@ -124,3 +129,43 @@ def test_a_cluster_goes_on_when_napari_is_closed(desk_that, source, expected, tm
         assert Run(tmp_path / "run").finished
         np.testing.assert_array_equal(shown(layer), expected.labels)
         assert "Done" in again.view.status.text()
+
+
+@pytest.fixture
+def film(tmp_path):
+    """Two time points of twelve slices, which are isotropic."""
+    grey = np.random.default_rng(1).integers(0, 255, (2, 12, 14, 16), dtype=np.uint8)
+    path = tmp_path / "film.ome.tif"
+    tifffile.imwrite(path, grey, ome=True, metadata={"axes": "TZYX"})
+    return path
+
+
+def test_a_time_series_goes_to_a_folder(desk_that, film, tiny_model, tmp_path):
+    expected = segment_series(open_image(film), "bright things", tiny_model)
+    assert np.asarray(expected.labels).any()
+    desk = opened(desk_that(None), film, tmp_path / "run")
+    desk.form.stack.choose_all_times()
+    layer = wait_for_layer(desk)
+    desk.wait_for_end()
+    run = Run(tmp_path / "run")
+    assert run.finished
+    assert run.kind == "series"
+    np.testing.assert_array_equal(shown(layer), expected.labels)
+    np.testing.assert_array_equal(run.existence, expected.existence)
+    assert "Done" in desk.view.status.text()
+
+
+def test_a_consensus_goes_to_a_folder(desk_that, film, tiny_model, tmp_path):
+    volume = open_volume(film, time=1)
+    expected = segment_consensus(volume, "bright things", tiny_model)
+    assert np.asarray(expected.labels).any()
+    desk = opened(desk_that(None), film, tmp_path / "run")
+    desk.viewer.dims.set_current_step(0, 1)
+    desk.form.consensus.value = True
+    layer = wait_for_layer(desk)
+    desk.wait_for_end()
+    run = Run(tmp_path / "run")
+    assert run.finished
+    assert run.kind == "consensus"
+    np.testing.assert_array_equal(shown(layer), expected.labels)
+    assert "Done" in desk.view.status.text()

@@ -9,6 +9,7 @@ from qtpy.QtCore import QPoint, Qt
 from napari_biomedparse._napari import METADATA_KEY
 from napari_biomedparse._widgets._preview import PAUSE
 from napari_biomedparse.io.output import label_colour
+from napari_biomedparse.segment import segment
 
 
 def done_slices(layer):
@@ -191,3 +192,76 @@ def test_a_cancelled_run_goes_on_with_the_new_threshold(desk_that, voxels):
     desk.wait_for_end()
     assert not np.asarray(layer.data).any()
     assert layer.metadata[METADATA_KEY]["complete"]
+
+
+def test_overwriting_fills_the_same_layer_anew(desk_that, voxels):
+    desk = desk_that("works")
+    desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.wait_for_end()
+    desk.form.overwrite.value = True
+    desk.form.prompts.value = "one\ntwo"
+    desk.form.scope.choose(0, 1)
+    layer.data[:] = 7
+    desk.view.run_button.click()
+    desk.wait_for_end()
+    assert len(desk.viewer.layers) == 2
+    np.testing.assert_array_equal(layer.data, voxels > 100)  # the fake does all slices
+    assert layer.features["prompt"].tolist() == ["background", "one", "two"]
+    desk.viewer.layers.remove(layer)
+    again = desk.start()  # nothing to overwrite
+    desk.wait_for_end()
+    np.testing.assert_array_equal(again.data, voxels > 100)
+
+
+@pytest.mark.parametrize("instances", [False, True])
+def test_a_layer_for_each_prompt_that_may_overlap(desk_that, tiny_model, instances):
+    grey = np.random.default_rng(1).integers(0, 255, (4, 64, 48), dtype=np.uint8)
+    prompts = ["nuclei", "mitochondria in electron microscopy"]
+    options = {"overlaps": "separate", "instances": instances}
+    expected = segment(grey, prompts, tiny_model, **options)
+    desk = desk_that(None)
+    desk.viewer.add_image(grey, name="stack")
+    desk.form.prompts.value = "\n".join(prompts)
+    for name, value in options.items():
+        desk.form.set_option(name, value)
+    desk.view.run_button.click()
+    desk.wait_for_end()
+    wanted = expected.instances if instances else expected.labels
+    assert wanted.any()
+    for text, labels in zip(prompts, wanted, strict=True):
+        np.testing.assert_array_equal(desk.viewer.layers[f"stack {text}"].data, labels)
+        known = desk.viewer.layers[f"stack {text}"].metadata[METADATA_KEY]
+        assert known["complete"]
+
+
+def test_objects_live_on_the_finished_part(desk_that, tiny_model):
+    grey = np.random.default_rng(1).integers(0, 255, (4, 64, 48), dtype=np.uint8)
+    expected = segment(grey, "bright things", tiny_model, instances=True)
+    desk = desk_that(None)
+    desk.viewer.add_image(grey)
+    layer = desk.start()
+    desk.wait_for_end()
+    desk.form.set_option("instances", True)
+    desk.wait_until(lambda: np.array_equal(layer.data, expected.instances))
+    desk.wait_for_end()
+    desk.form.set_option("minimum_size", 10_000)
+    desk.wait_until(lambda: not np.asarray(layer.data).any())
+    desk.wait_for_end()
+    desk.form.set_option("instances", False)
+    desk.wait_until(lambda: np.array_equal(layer.data, expected.labels))
+    assert layer.features["prompt"].tolist() == ["background", "bright things"]
+    desk.wait_for_end()
+
+
+def test_two_viewers_run_at_the_same_time(desk_that, voxels):
+    desks = [desk_that("slow"), desk_that("slow")]
+    stacks = voxels, voxels[::-1]
+    layers = []
+    for desk, stack in zip(desks, stacks, strict=True):
+        desk.viewer.add_image(stack)
+        layers.append(desk.start())
+    for desk in desks:
+        desk.wait_for_end()
+    for layer, stack in zip(layers, stacks, strict=True):
+        np.testing.assert_array_equal(layer.data, stack > 100)

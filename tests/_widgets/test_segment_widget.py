@@ -9,7 +9,7 @@ import signal
 import numpy as np
 import pytest
 import tifffile
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QLabel, QPushButton
 from typer.testing import CliRunner
 
 from napari_biomedparse._napari import METADATA_KEY, shown_position
@@ -53,7 +53,9 @@ def test_labels_fill_and_lie_on_the_image(desk_that, voxels):
     assert known["existence"].shape == (1, 6)
     assert known["parameters"]["seed"] == 0
     assert "Done: 6 slices" in desk.view.status.text()
-    assert "bright things" in desk.view.results.text()
+    (row,) = desk.form.prompts.rows
+    assert row.result.voxels == (voxels > 100).sum()
+    assert not desk.view.doctor.isVisibleTo(desk.widget)
     assert desk.view.run_button.text() == "Run"
     assert not desk.view.cancel_button.isEnabled()
     assert not desk.view.resume_button.isVisible()
@@ -174,8 +176,23 @@ def test_nothing_found_is_explained(desk_that):
     desk.viewer.add_image(np.zeros((3, 20, 20), np.uint8), contrast_limits=(0, 1))
     desk.start()
     desk.wait_for_end()
-    assert "Nothing was found" in desk.view.results.text()
-    assert "as they are" in desk.view.results.text()
+    doctor = desk.view.doctor
+    desk.wait_until(lambda: doctor.isVisibleTo(desk.widget))
+    assert "The values run up to 0 only" in doctor.findChild(QLabel).text()
+
+
+def test_the_doctor_mends_a_threshold(desk_that, voxels):
+    desk = desk_that("works")  # whose scores are 0.5
+    desk.viewer.add_image(voxels)
+    desk.form.set_option("existence_threshold", 0.8)
+    layer = desk.start()
+    desk.wait_for_end()
+    desk.wait_until(lambda: desk.view.doctor.isVisibleTo(desk.widget))
+    assert not np.asarray(layer.data).any()
+    desk.view.doctor.findChild(QPushButton).click()
+    desk.wait_until(lambda: np.array_equal(layer.data, voxels > 100))
+    assert desk.form.option_values()["existence_threshold"] <= 0.5
+    assert not desk.view.doctor.isVisibleTo(desk.widget)
 
 
 def test_closing_the_viewer_ends_the_process(desk_that, voxels):
@@ -361,7 +378,8 @@ def test_estimate_tells_and_adds_nothing(desk_that, voxels):
     desk = desk_that(None)
     desk.viewer.add_image(voxels)
     desk.view.estimate_button.click()
-    assert not desk.view.run_button.isEnabled()
+    assert not desk.view.estimate_button.isEnabled()
+    assert desk.view.run_button.text() == "Queue"
     desk.wait_for_end()
     text = desk.view.status.text()
     assert text.startswith("Estimate on cpu: about")

@@ -31,7 +31,7 @@ class Part:
     begin : callable
         Starts the run, told which slices need not be done again and which one is in
         view; may take a second.
-    labels : ndarray [Z, Y, X]
+    labels : ndarray [Z, Y, X] or, if prompts may overlap, [P, Z, Y, X]
         Filled slice by slice.
     time : int, optional
         Which point of a time series it is.
@@ -115,7 +115,7 @@ class ArrayTask(SegmentTask):
                 yield event
             elif isinstance(event, Planned):
                 if not event.kept:
-                    depth = part.labels.shape[event.axis]
+                    depth = part.labels.shape[event.axis - 3]
                     self._tallies[at:] = [Tally(self.prompts, depth)]
                 kept = sum(stop - start for start, stop in event.kept)
                 self._done = self._finished * event.total + kept
@@ -133,9 +133,12 @@ class ArrayTask(SegmentTask):
             part.labels[event.start : stop] = event.labels
             if part.time is None:  # a series is numbered anew at each time point
                 self.owners = event.owners
+            if part.labels.ndim == 4:  # by prompts, not by slices
+                return Changed(0, 0, part.labels.shape[1], self._done, part.time)
             return Changed(0, event.start, stop, self._done, part.time)
         slices = event.slices if isinstance(event, Voted) else event
-        part.labels[slices.where] = slices.labels
+        here: Any = (..., *slices.where)
+        part.labels[here] = slices.labels
         if self.plan is not None and slices.axis == self.plan.axis:
             self._tallies[-1].add(slices)
         at = (slices.axis, slices.start)

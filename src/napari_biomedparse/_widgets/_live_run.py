@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QObject, Signal
 
@@ -21,12 +22,8 @@ from napari_biomedparse._widgets._worker import (
     TaskThread,
 )
 from napari_biomedparse.remote import Planned, Status, Written
-from napari_biomedparse.report import (
-    TimeLeft,
-    duration,
-    truncation_warning,
-    why_nothing,
-)
+from napari_biomedparse.report import TimeLeft, duration, truncation_warning
+from napari_biomedparse.why_empty import why_empty
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -43,9 +40,9 @@ class LiveRun(QObject):
     Parameters
     ----------
     viewer : napari.Viewer
-    shown : napari.layers.Labels or FolderLayers
-        The layer of the array that the task fills, or what makes the layers of the
-        folder that it writes.
+    shown : sequence of napari.layers.Labels, or FolderLayers
+        The layers of the array that the task fills, one or one a prompt, or what
+        makes the layers of the folder that it writes.
     task : SegmentTask
     view : RunView
         Also the parent: nothing is shown any more once it is gone.
@@ -56,11 +53,13 @@ class LiveRun(QObject):
     """
 
     finished = Signal()
+    found = Signal(object, object)
+    """What was found, an entry a prompt, and the number of objects by label id."""
 
     def __init__(
         self,
         viewer: Viewer,
-        shown: Labels | FolderLayers,
+        shown: Sequence[Labels] | FolderLayers,
         task: SegmentTask,
         view: RunView,
         eye: Eye,
@@ -69,11 +68,11 @@ class LiveRun(QObject):
         super().__init__(view)
         self.task = task
         self.asked = asked
-        self.layer: Labels | None = None
+        self.layers: tuple[Labels, ...] = ()
         self._viewer = viewer
         self._view = view
         self._folder = shown if isinstance(shown, FolderLayers) else None
-        self._live: LiveLabels | None = None
+        self._live: list[LiveLabels] = []
         self._eye = eye
         self._flat = asked.volumes[0].flat
         self._scores = ScorePlot(view.plot, eye, task, flat=self._flat)
@@ -83,9 +82,10 @@ class LiveRun(QObject):
         self._done = self._total = 0
         self._failed = False
         if not isinstance(shown, FolderLayers):
-            self._show(shown)
-            # Objects replace all labels at the end, painted ones included.
-            shown.editable = not task.prompts.instance
+            self._show(*shown)
+            for layer in shown:
+                # Objects replace all labels at the end, painted ones included.
+                layer.editable = not task.prompts.instance
         self._thread.stepped.connect(self._on_step)
         self._thread.finished.connect(self._on_finished)
 
@@ -112,14 +112,24 @@ class LiveRun(QObject):
     @property
     def can_resume(self) -> bool:
         """Whether it was stopped, and can go on."""
-        kept = self.layer is not None and self.layer in self._viewer.layers
-        return kept and self.task.can_resume
+        return self.is_shown and self.task.can_resume
 
-    def _show(self, layer: Labels) -> None:
-        """Keep a layer up to date, and stop when it is deleted."""
-        self.layer = layer
-        self._live = LiveLabels(self._viewer, layer, flat=self._flat)
-        self._live.removed.connect(self.task.cancel)
+    @property
+    def is_shown(self) -> bool:
+        """Whether the viewer still has a layer of it."""
+        return any(layer in self._viewer.layers for layer in self.layers)
+
+    def _show(self, *layers: Labels) -> None:
+        """Keep layers up to date, and stop when they are deleted."""
+        self.layers = layers
+        for layer in layers:
+            live = LiveLabels(self._viewer, layer, flat=self._flat)
+            live.removed.connect(self._on_layer_removed)
+            self._live.append(live)
+
+    def _on_layer_removed(self) -> None:
+        if not self.is_shown:
+            self.task.cancel()
 
     def _on_step(self, step: Step) -> None:
         if isinstance(step, Status):
@@ -130,8 +140,8 @@ class LiveRun(QObject):
             self._on_changed(step)
         elif isinstance(step, Written):
             self._on_progress(step.done)
-            if self._live is not None:
-                self._live.changed_anywhere()
+            for live in self._live:
+                live.changed_anywhere()
         elif isinstance(step, Failed):
             self._failed = True
             show_error(str(step.error))
@@ -143,16 +153,16 @@ class LiveRun(QObject):
         if self._folder is not None:
             self._show(self._folder.add_labels())
         self._remember(complete=False)
-        if self.layer is not None:
-            self._scores.begin(self.layer, plan)
+        if self.layers:
+            self._scores.begin(self.layers[0], plan)
         if plan.truncated:
             show_warning(truncation_warning(plan.truncated))
 
     def _on_changed(self, step: Changed) -> None:
         self._on_progress(step.done)
         self._scores.update()
-        if self._live is not None:
-            self._live.changed(step.axis, step.start, step.stop, step.time)
+        for live in self._live:
+            live.changed(step.axis, step.start, step.stop, step.time)
 
     def _on_progress(self, done: int) -> None:
         self._done = done
@@ -160,9 +170,9 @@ class LiveRun(QObject):
         self._view.set_done(done, left)
 
     def _on_eye_moved(self) -> None:
-        if self.layer is not None and self.task.plan is not None:
+        if self.layers and self.task.plan is not None:
             axis = self.task.plan.axis
-            at = self._eye.slice_of(self.layer, axis, flat=self._flat)
+            at = self._eye.slice_of(self.layers[0], axis, flat=self._flat)
             self.task.look_at(at)
 
     def _on_finished(self) -> None:
@@ -174,11 +184,11 @@ class LiveRun(QObject):
     def _conclude(self) -> None:
         self._eye.moved.disconnect(self._on_eye_moved)
         complete = self._total > 0 and not (self._failed or self.task.cancelled)
-        if self._live is not None:
-            self._live.release()
-        if self.layer is not None and self._folder is None:
-            self.layer.editable = True
-        self._remember(complete=complete)
+        for live in self._live:
+            live.release()
+        for layer in self.layers if self._folder is None else ():
+            layer.editable = True
+        self._remember(complete=complete and not self.task.can_resume)
         self._name_objects()
         if self._folder is not None and complete and self.task.prompts.instance:
             self._folder.add_objects()
@@ -201,53 +211,45 @@ class LiveRun(QObject):
         return f"{how}: {self._done} of {self._total} slices are done and kept."
 
     def _show_findings(self) -> None:
-        plan = self.task.plan
+        plan, task, asked = self.task.plan, self.task, self.asked
         if plan is None or not self._done:
             return
-        findings, note = self.task.findings(), ""
-        if findings and not any(finding.voxels for finding in findings):
-            note = why_nothing(
-                findings,
-                intensity=plan.intensity,
-                threshold=plan.parameters["existence_threshold"],
-                truncated=plan.truncated,
-            )
-        self._view.show_findings(findings, self._colours(), note)
-
-    def _colours(self) -> Mapping[int, str]:
-        """Return the layer's colour of each label id, as HTML knows it."""
-        shows_objects = self.task.prompts.instance and self._folder is None
-        if self.layer is None or shows_objects:
-            return {}
-        return {
-            label: "#" + "".join(f"{round(255 * part):02x}" for part in rgba[:3])
-            for label in self.task.prompts.ids
-            if (rgba := self.layer.get_color(label)) is not None
-        }
+        findings = task.findings()
+        self.found.emit(findings, task.objects)
+        existence = task.existence
+        if existence is None or any(finding.voxels for finding in findings):
+            return
+        volumes, scores = asked.volumes, existence
+        if scores.ndim == 3:  # of a series, the time point that comes nearest
+            time = int(np.nanargmax(np.nanmax(scores, axis=(0, 2))))
+            volumes, scores = volumes[time:], scores[:, time]
+        self._view.doctor.examine(
+            lambda: why_empty(volumes[0], asked.prompts, asked.options, scores)
+        )
 
     def _name_objects(self) -> None:
         """Let the status bar tell which prompt an object belongs to."""
         owners = self.task.owners
-        if owners is None or self.layer is None:
+        if owners is None:
             return
         texts = {0: "background"}
         texts |= dict(zip(self.task.prompts.ids, self.task.prompts.texts, strict=True))
-        self.layer.features = {
-            "index": range(len(owners)),
-            "prompt": [texts[int(owner)] for owner in owners],
-        }
+        for layer in self.layers:
+            layer.features = {
+                "index": range(len(owners)),
+                "prompt": [texts[int(owner)] for owner in owners],
+            }
 
     def _parameters(self) -> dict[str, Any]:
         return {} if self.task.plan is None else self.task.plan.parameters
 
     def _remember(self, *, complete: bool) -> None:
-        """Write into the layer how it was made."""
-        if self.layer is None:
-            return
-        known = self.layer.metadata.setdefault(METADATA_KEY, {})
-        known["parameters"] = self._parameters()
-        known["complete"] = complete
-        if self.task.plan is not None:
-            known["provenance"] = self.task.plan.provenance
-        if (existence := self.task.existence) is not None:
-            known["existence"] = existence
+        """Write into the layers how they were made."""
+        for layer in self.layers:
+            known = layer.metadata.setdefault(METADATA_KEY, {})
+            known["parameters"] = self._parameters()
+            known["complete"] = complete
+            if self.task.plan is not None:
+                known["provenance"] = self.task.plan.provenance
+            if (existence := self.task.existence) is not None:
+                known["existence"] = existence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, QTimer
@@ -11,7 +12,6 @@ from napari_biomedparse._widgets._preview_layers import PreviewLayers
 from napari_biomedparse._widgets._worker import Failed, Task, TaskThread
 from napari_biomedparse.errors import BiomedParseError
 from napari_biomedparse.remote import Previewed, Status
-from napari_biomedparse.weights import is_downloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -131,16 +131,14 @@ class Preview(QObject):
             self.layers.clear()
             self._say(f"No preview: {error}")
             return
-        if asked.model == "v2" and not is_downloaded():
-            self._say("No preview: the weights are not here yet; Run fetches them.")
-            return
         at, moment = self._slice_in_view(asked)
         probabilities = self._probabilities
+        options = replace(asked.options, overlaps="score") if asked.separate else None
         task = PreviewTask(
             lambda: self._session.preview(
                 asked.volumes[moment],
                 asked.prompts_by_label,
-                asked.options,
+                options or asked.options,
                 at,
                 model=asked.model,
                 device=asked.device,

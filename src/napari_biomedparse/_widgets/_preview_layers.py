@@ -52,8 +52,9 @@ class PreviewLayers(QObject):
         keywords = labels_layer_kwargs(
             asked.image, asked.prompts_by_label, name=f"{asked.image.name} preview"
         )
-        if not flat:
-            keywords["translate"] = _moved(keywords, axis, at)
+        start = [part.start or 0 for part in asked.where]
+        start[axis] += at
+        keywords["translate"] = _moved(keywords, start[1:] if flat else start)
         labels = preview.slices.labels
         self._labels = self._put(self._labels, labels[0] if flat else labels, keywords)
         if preview.probabilities is None:
@@ -127,11 +128,12 @@ _CHOSEN_BY_USER = ("blending", "contrast_limits", "opacity", "name")
 """What is set once, and then left as the user wants it."""
 
 
-def _moved(keywords: dict[str, Any], axis: int, at: int) -> npt.NDArray[np.float64]:
-    """Return where a volume's layer would begin if it began at one of its slices."""
+def _moved(keywords: dict[str, Any], start: list[int]) -> npt.NDArray[np.float64]:
+    """Return where a layer would begin if it began at another of its voxels."""
     own = Affine(
         scale=keywords["scale"], rotate=keywords["rotate"], shear=keywords["shear"]
     )
-    step = np.asarray(own.linear_matrix)[:, axis]
-    moved: npt.NDArray[np.float64] = np.asarray(keywords["translate"]) + at * step
+    moved: npt.NDArray[np.float64] = (
+        np.asarray(keywords["translate"]) + np.asarray(own.linear_matrix) @ start
+    )
     return moved

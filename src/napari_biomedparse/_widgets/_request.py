@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from napari_biomedparse._napari import volume_from_layer
 from napari_biomedparse._source import find_file
+from napari_biomedparse.options import parse_region
 from napari_biomedparse.snippets import Recipe
 from napari_biomedparse.volume import as_volume
 
@@ -51,6 +52,8 @@ class Request:
         The run's folder, if labels are to be written as they come.
     scheduler : str, optional
         Address of the cluster that is to compute.
+    overwrite : bool
+        Whether the labels go into the layer of the last run of the same image.
     """
 
     image: Image
@@ -63,6 +66,7 @@ class Request:
     consensus: bool
     folder: Path | None = None
     scheduler: str | None = None
+    overwrite: bool = False
 
     @cached_property
     def volume(self) -> Volume:
@@ -84,6 +88,19 @@ class Request:
         return [as_volume(self.volume.select(t=time)) for time in range(count)]
 
     @property
+    def separate(self) -> bool:
+        """Whether every prompt has labels of its own."""
+        return self.options.overlaps == "separate"
+
+    @property
+    def where(self) -> tuple[slice, ...]:
+        """What the region takes of the volume's three axes."""
+        region = self.options.region
+        box = {} if region is None else parse_region(region)
+        axes = self.volumes[0].axes[:3]
+        return tuple(slice(*box.get(name, (None, None))) for name in axes)
+
+    @property
     def prompts_by_label(self) -> PromptSet:
         """The prompts, for labels that are their ids, not objects."""
         return replace(self.prompts, instance=False)
@@ -94,7 +111,7 @@ class Request:
         Parameters
         ----------
         other : Request
-            It may also be for other slices of the same volume.
+            It may also be for another part of the same volume.
 
         Returns
         -------
@@ -107,8 +124,10 @@ class Request:
             options=replace(self.options, **theirs),
             prompts=replace(self.prompts, instance=other.prompts.instance),
         )
-        slices = other.options.slices
-        same = replace(changed, options=replace(changed.options, slices=slices))
+        scope = replace(
+            changed.options, slices=other.options.slices, region=other.options.region
+        )
+        same = replace(changed, options=scope, overwrite=other.overwrite)
         return changed if same == other and changed != self else None
 
     def hold(self) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import html
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from napari.utils import progress
@@ -13,20 +11,19 @@ from qtpy.QtGui import QAction
 from qtpy.QtWidgets import (
     QApplication,
     QCheckBox,
-    QFrame,
     QHBoxLayout,
     QLabel,
     QMenu,
     QProgressBar,
     QPushButton,
-    QScrollArea,
     QVBoxLayout,
     QWidget,
 )
 
+from napari_biomedparse._widgets._doctor import Doctor
 from napari_biomedparse._widgets._existence_plot import ExistencePlot
 from napari_biomedparse._widgets._queue import RunQueue
-from napari_biomedparse.report import Finding, duration
+from napari_biomedparse.report import duration
 
 if TYPE_CHECKING:
     from qtpy.QtGui import QMovie
@@ -86,14 +83,7 @@ class RunView(QWidget):
         self.bar = QProgressBar()
         self.bar.setFormat("%v of %m slices")
         self.status = _text()
-        self.results = _text()
-        self.results.setTextInteractionFlags(
-            Qt.TextInteractionFlag.TextSelectableByMouse
-        )
-        self.results.setToolTip(
-            "Slices and voxels of each prompt. Score: how probable the network finds "
-            "it, in its best slice, that the target is there at all."
-        )
+        self.doctor = Doctor()
         self._activity: progress | None = None
         buttons = QHBoxLayout()
         buttons.addWidget(self.run_button, 2)
@@ -113,7 +103,8 @@ class RunView(QWidget):
         layout.addWidget(self.bar)
         layout.addWidget(self.status)
         layout.addWidget(self.plot)
-        layout.addWidget(_scrolled(self.results), 1)
+        layout.addWidget(self.doctor)
+        layout.addStretch(1)
         self.run_button.clicked.connect(self.run_requested)
         self.cancel_button.clicked.connect(self.cancel_requested)
         self.resume_button.clicked.connect(self.resume_requested)
@@ -149,7 +140,7 @@ class RunView(QWidget):
     def begin(self, name: str) -> None:
         """Show that a run starts; how long it is comes later."""
         self.bar.setRange(0, 0)
-        self.results.clear()
+        self.doctor.show_causes(())
         self.set_running(True)
         self._activity = progress(desc=f"Segmenting {name}")
         _set_spinners(SPINNER_SPEED)
@@ -182,29 +173,6 @@ class RunView(QWidget):
         self.set_running(False, can_resume=can_resume)
         self.say(text)
 
-    def show_findings(
-        self, findings: Sequence[Finding], colours: Mapping[int, str], note: str = ""
-    ) -> None:
-        """Show a table of what was found.
-
-        Parameters
-        ----------
-        findings : sequence of Finding
-            One per prompt.
-        colours : mapping of int to str
-            Colour of a label id in the layer, as HTML knows it.
-        note : str
-            Some lines below the table.
-        """
-        rows = "".join(_row(f, colours.get(f.prompt.id, "gray")) for f in findings)
-        lines = "<br>".join(html.escape(line) for line in note.splitlines())
-        self.results.setText(
-            "<table cellpadding='2'><tr><th></th><th align='left'>prompt</th>"
-            "<th align='right'>slices</th><th align='right'>score</th>"
-            f"<th align='right'>voxels</th></tr>{rows}</table>"
-            + (f"<p>{lines}</p>" if lines else "")
-        )
-
 
 def _set_spinners(speed: int) -> None:
     """Set the speed, in per cent, of every animated picture beside a text."""
@@ -217,24 +185,6 @@ def _spinners() -> Iterator[QMovie]:
         for label in window.findChildren(QLabel):
             if (movie := label.movie()) is not None:
                 yield movie
-
-
-def _row(finding: Finding, colour: str) -> str:
-    best = "-" if math.isnan(finding.best) else f"{finding.best:.2f}"
-    return (
-        f"<tr><td><span style='color:{colour}'>■</span></td>"
-        f"<td>{html.escape(finding.prompt.text)}</td>"
-        f"<td align='right'>{finding.slices}</td><td align='right'>{best}</td>"
-        f"<td align='right'>{finding.voxels:,}</td></tr>"
-    )
-
-
-def _scrolled(content: QWidget) -> QScrollArea:
-    area = QScrollArea()
-    area.setWidgetResizable(True)
-    area.setFrameShape(QFrame.Shape.NoFrame)
-    area.setWidget(content)
-    return area
 
 
 def _text() -> QLabel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from napari_biomedparse._widgets._live_run import LiveRun
 if TYPE_CHECKING:
     import numpy.typing as npt
     from napari import Viewer
-    from napari.layers import Labels
+    from napari.layers import Image, Labels
 
     from napari_biomedparse._widgets._eye import Eye
     from napari_biomedparse._widgets._request import Request
@@ -51,6 +52,9 @@ class Runs:
         self._arrays: weakref.WeakKeyDictionary[Labels, npt.NDArray[Any]] = (
             weakref.WeakKeyDictionary()
         )
+        self._latest: weakref.WeakKeyDictionary[Image, tuple[Labels, ...]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def run(self, asked: Request, front: int | None) -> LiveRun:
         """Make a run.
@@ -74,13 +78,13 @@ class Runs:
 
     def rest(self, run: LiveRun) -> LiveRun:
         """Make a run that goes on where another one was stopped."""
-        asked, task, layer = run.asked, run.task, run.layer
-        if isinstance(task, ArrayTask) and layer is not None:
-            parts = self._parts(asked, self._arrays[layer])
+        asked, task, layers = run.asked, run.task, run.layers
+        if isinstance(task, ArrayTask):
+            parts = self._parts(asked, self._arrays[layers[0]], before=task)
             rest = ArrayTask(parts, asked.prompts, before=task)
             rest.front = task.front
-            return self._live(asked, layer, rest)
-        if layer is not None and layer in self._viewer.layers:
+            return self._live(asked, layers, rest)
+        for layer in layers:
             self._viewer.layers.remove(layer)  # what is on disk is shown anew
         return self._in_folder(asked)
 
@@ -98,15 +102,14 @@ class Runs:
         LiveRun or None
             None if only a run from the start can apply them.
         """
-        task, layer = run.task, run.layer
-        if not isinstance(task, ArrayTask) or layer is None or not task.can_redo:
+        task, layers = run.task, run.layers
+        if not isinstance(task, ArrayTask) or not run.is_shown or not task.can_redo:
             return None
-        number = task.number
-        labels = self._dress(layer, asked, self._arrays[layer])
-        (part,) = self._parts(asked, labels, again=number)
+        labels = self._dress(layers, asked, self._arrays[layers[0]])
+        (part,) = self._parts(asked, labels, before=task, again=True)
         again = AgainTask(part, asked.prompts, task)
         again.front = task.front
-        return self._live(asked, layer, again)
+        return self._live(asked, layers, again)
 
     def estimation(self, asked: Request) -> Estimation:
         """Make an estimate of what a run takes."""
@@ -130,21 +133,45 @@ class Runs:
         return self._live(asked, FolderLayers(self._viewer, asked), task)
 
     def _in_memory(self, asked: Request, front: int | None) -> LiveRun:
-        labels = np.zeros(
-            (len(asked.volumes), *asked.volumes[0].grid), _label_dtype(asked)
-        )
-        shown, keywords = _shown(asked, labels)
-        layer = self._viewer.add_labels(shown, **keywords)
-        self._arrays[layer] = labels
+        count = (len(asked.prompts),) if asked.separate else ()
+        shape = (len(asked.volumes), *count, *asked.volumes[0].grid)
+        layers = self._latest.get(asked.image, ()) if asked.overwrite else ()
+        kept = layers and all(layer in self._viewer.layers for layer in layers)
+        if kept and self._arrays[layers[0]].shape == shape:
+            labels = self._cleared(layers, asked)
+        else:
+            labels = np.zeros(shape, _label_dtype(asked))
+            layers = tuple(
+                self._viewer.add_labels(shown, **keywords)
+                for shown, keywords in _shown(asked, labels)
+            )
+        self._arrays[layers[0]], self._latest[asked.image] = labels, layers
         task = ArrayTask(self._parts(asked, labels), asked.prompts)
         task.front = front
-        return self._live(asked, layer, task)
+        return self._live(asked, layers, task)
+
+    def _cleared(self, layers: Sequence[Labels], asked: Request) -> npt.NDArray[Any]:
+        """Empty what a run fills of layers, and keep the rest if it can be kept."""
+        dtype, old = _label_dtype(asked), self._arrays[layers[0]]
+        objects = np.dtype(np.int32) in (dtype, old.dtype)  # which numbers anew
+        labels = np.zeros(old.shape, dtype) if objects else old.astype(dtype)
+        if asked.options.slices is None:
+            cleared: Any = (..., *asked.where)
+            labels[cleared] = 0
+        _put(layers, asked, labels)
+        return labels
 
     def _parts(
-        self, asked: Request, labels: npt.NDArray[Any], *, again: int | None = None
+        self,
+        asked: Request,
+        labels: npt.NDArray[Any],
+        *,
+        before: ArrayTask | None = None,
+        again: bool = False,
     ) -> list[Part]:
-        """Return a run for each volume of a request, to fill labels [T, Z, Y, X]."""
+        """Return runs, one a volume of the request, to fill [T, (P,) Z, Y, X]."""
         volumes = asked.volumes
+        earlier = None if before is None else before.number
 
         def part(at: int) -> Part:
             def begin(done: Ranges, front: int | None) -> Run:
@@ -157,33 +184,41 @@ class Runs:
                     consensus=asked.consensus,
                     done=done,
                     front=front,
+                    earlier=earlier,
                     again=again,
                 )
 
-            return Part(begin, labels[at], at if asked.series else None)
+            filled = labels[at][(..., *asked.where)]
+            return Part(begin, filled, at if asked.series else None)
 
         return [part(at) for at in range(len(volumes))]
 
     def _dress(
-        self, layer: Labels, asked: Request, labels: npt.NDArray[Any]
+        self, layers: Sequence[Labels], asked: Request, labels: npt.NDArray[Any]
     ) -> npt.NDArray[Any]:
-        """Make a layer fit for what is to be shown in it; return its array."""
+        """Make layers fit for what is to be shown in them; return their array."""
         dtype = _label_dtype(asked)
         if dtype != labels.dtype:
-            labels = self._arrays[layer] = labels.astype(dtype)
-            shown, keywords = _shown(asked, labels)
-            layer.data = shown
-            layer.colormap = keywords.get("colormap", label_colormap())
-            layer.features = keywords.get("features", {})
+            labels = self._arrays[layers[0]] = labels.astype(dtype)
+            _put(layers, asked, labels)
         return labels
 
     def _live(
         self,
         asked: Request,
-        shown: Labels | FolderLayers,
+        shown: Sequence[Labels] | FolderLayers,
         task: ArrayTask | FolderTask,
     ) -> LiveRun:
         return LiveRun(self._viewer, shown, task, self._view, self._eye, asked)
+
+
+def _put(layers: Sequence[Labels], asked: Request, labels: npt.NDArray[Any]) -> None:
+    """Have layers show other labels."""
+    for layer, (shown, keywords) in zip(layers, _shown(asked, labels), strict=True):
+        layer.data = shown
+        layer.colormap = keywords.get("colormap", label_colormap())
+        layer.features = keywords.get("features", {})
+        layer.metadata = {**layer.metadata, **keywords["metadata"]}
 
 
 def _label_dtype(asked: Request) -> np.dtype[Any]:
@@ -195,14 +230,18 @@ def _label_dtype(asked: Request) -> np.dtype[Any]:
 
 def _shown(
     asked: Request, labels: npt.NDArray[Any]
-) -> tuple[npt.NDArray[Any], dict[str, Any]]:
-    """Return what a layer shows of labels [T, Z, Y, X], a view, and its keywords."""
-    keywords = labels_layer_kwargs(
-        asked.image,
-        asked.prompts,
-        name=f"{asked.image.name} segmentation",
-        series_at=asked.channel_of_series,
-    )
-    shown = labels[:, 0] if asked.volumes[0].flat else labels
-    shown = shown_series(asked.image, shown) if asked.series else shown[0]
-    return shown, keywords
+) -> Iterator[tuple[npt.NDArray[Any], dict[str, Any]]]:
+    """Yield what each layer shows of labels [T, (P,) Z, Y, X], and its keywords."""
+    image, prompts = asked.image, asked.prompts
+    names = prompts.texts if asked.separate else ("segmentation",)
+    for at, name in enumerate(names):
+        # Views, which fill with the labels.
+        shown = labels[:, at] if asked.separate else labels
+        shown = shown[:, 0] if asked.volumes[0].flat else shown
+        keywords = labels_layer_kwargs(
+            image,
+            prompts,
+            name=f"{image.name} {name}",
+            series_at=asked.channel_of_series,
+        )
+        yield shown_series(image, shown) if asked.series else shown[0], keywords

@@ -30,6 +30,7 @@ from napari_biomedparse._widgets._form_state import (
 )
 from napari_biomedparse._widgets._model_choice import ModelChoice
 from napari_biomedparse._widgets._prompt_table import PromptTable
+from napari_biomedparse._widgets._region import RegionChoice
 from napari_biomedparse._widgets._request import Request
 from napari_biomedparse._widgets._scope import SliceScope
 from napari_biomedparse._widgets._settings import (
@@ -96,6 +97,7 @@ class SegmentForm(QWidget):
         self.model = ModelChoice()
         self.weights = WeightsPanel(self.model)
         self.scope = SliceScope()
+        self.region = RegionChoice(viewer)
         self.stack = StackChoice()
         self.instances = main["instances"]
         self._layout = form_layout(
@@ -107,6 +109,7 @@ class SegmentForm(QWidget):
                 main["modality"],
                 self.model,
                 self.scope,
+                self.region,
                 self.instances,
                 *(main[name] for name in OF_OBJECTS),
             ],
@@ -159,8 +162,11 @@ class SegmentForm(QWidget):
         current : int
             The slice in view.
         """
+        image = self.layer
+        region = None if image is None else self.region.text(image, self.slicing_axis())
         return SegmentOptions(
             slices=self.scope.slices(current),
+            region=region,
             tile=self.tiles.tile,
             pixel_size=self.tiles.pixel_size,
             **self.option_values(),
@@ -212,6 +218,7 @@ class SegmentForm(QWidget):
             consensus=bool(self.consensus.value),
             folder=self.large.run_folder(),
             scheduler=self.large.address,
+            overwrite=bool(self.overwrite.value),
         )
 
     def slicing_axis(self) -> int | None:
@@ -224,6 +231,7 @@ class SegmentForm(QWidget):
 
     def reset_choices(self, *_: Any) -> None:
         """Offer the layers there are now, and stay with the one chosen."""
+        self.region.reset_choices()
         chosen = self.image.value
         self.image.reset_choices()
         if chosen in self.image.choices and self.image.value is not chosen:
@@ -254,6 +262,7 @@ class SegmentForm(QWidget):
             self.model,
             self.device,
             self.scope,
+            self.region,
             self.tiles,
             stack.channel,
             stack.time,

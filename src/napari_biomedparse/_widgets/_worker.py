@@ -13,13 +13,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 from qtpy.QtCore import QObject, Signal
 
 from napari_biomedparse.errors import BiomedParseError
 from napari_biomedparse.remote import Planned, Previewed, Run, Status, Written
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     from napari_biomedparse.options import SegmentOptions
@@ -142,6 +142,14 @@ class SegmentTask(Task):
     @abstractmethod
     def findings(self) -> tuple[Finding, ...]:
         """Return what was found so far, one entry a prompt; empty if nothing was."""
+
+    @property
+    def objects(self) -> dict[int, int] | None:
+        """Number of objects by label id, once they are told apart."""
+        if self.owners is None:
+            return None
+        numbers = np.bincount(self.owners[1:], minlength=self.prompts.ids[-1] + 1)
+        return {label: int(numbers[label]) for label in self.prompts.ids}
 
     @property
     @abstractmethod

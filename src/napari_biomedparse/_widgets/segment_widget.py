@@ -13,9 +13,12 @@ from napari_biomedparse._widgets._eye import Eye
 from napari_biomedparse._widgets._fold import Scrolled, fold
 from napari_biomedparse._widgets._live_run import LiveRun
 from napari_biomedparse._widgets._preview import PAUSE, Preview
+from napari_biomedparse._widgets._request import THRESHOLDS
 from napari_biomedparse._widgets._run_view import PYTHON, RunView
 from napari_biomedparse._widgets._runs import Runs
+from napari_biomedparse._widgets._seen_picture import SeenPicture
 from napari_biomedparse._widgets._segment_form import SegmentForm
+from napari_biomedparse._widgets._settings import settings
 from napari_biomedparse._widgets._shortcuts import add_shortcuts
 from napari_biomedparse.errors import BiomedParseError
 from napari_biomedparse.remote import Session
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
     from napari_biomedparse._widgets._estimation import Estimation
     from napari_biomedparse._widgets._request import Request
+    from napari_biomedparse.why_empty import Cause
 
 
 class SegmentWidget(QWidget):
@@ -46,7 +50,8 @@ class SegmentWidget(QWidget):
     ) -> None:
         super().__init__()
         self._viewer = napari_viewer
-        self.session = session or Session()
+        chosen = settings()
+        self.session = session or Session(cache_bytes=chosen.cache_bytes)
         self.run: LiveRun | Estimation | None = None
         self._last: LiveRun | None = None
         self.form = SegmentForm(napari_viewer)
@@ -60,11 +65,14 @@ class SegmentWidget(QWidget):
             self._slice_in_view,
             self.view.say,
         )
+        seen = SeenPicture(napari_viewer, self.form)
         layout = QVBoxLayout(self)
         advanced, large = self.form.advanced, self.form.large
         layout.addWidget(
             Scrolled(
                 self.form,
+                fold("What the network sees", seen),
+                seen,
                 fold("Advanced", advanced),
                 advanced,
                 fold("Large volumes", large),
@@ -77,14 +85,16 @@ class SegmentWidget(QWidget):
         self.view.cancel_requested.connect(self.cancel)
         self.view.resume_requested.connect(self.resume)
         self.view.preview_switched.connect(self._on_preview_switched)
-        self._eye.moved.connect(self._preview.changed)
-        self.form.changed.connect(self._preview.changed)
+        for follower in (self._preview, seen):
+            self._eye.moved.connect(follower.changed)
+            self.form.changed.connect(follower.changed)
         self._threshold_pause = QTimer(self)
         self._threshold_pause.setSingleShot(True)
         self._threshold_pause.setInterval(PAUSE)
         self._threshold_pause.timeout.connect(self._apply_thresholds)
         self.form.changed.connect(self._threshold_pause.start)
         self.view.plot.threshold_changed.connect(self._on_threshold_dragged)
+        self.view.doctor.fix_chosen.connect(self._on_fix_chosen)
         self._preview.layers.removed.connect(self._on_preview_removed)
         self.view.plot.slice_clicked.connect(self.form.show_slice)
         self.view.estimate_requested.connect(self.estimate)
@@ -97,6 +107,7 @@ class SegmentWidget(QWidget):
             eye.disconnect_viewer,
         ):
             self.destroyed.connect(lambda *_, clean=clean: clean())
+        self.preview(chosen.preview)
 
     def reset_choices(self, *_: Any) -> None:
         """Offer the layers there are now; napari calls this when they change."""
@@ -159,6 +170,8 @@ class SegmentWidget(QWidget):
             if self._last is not None:
                 self._last.release()
             self._last = run
+            self.form.prompts.clear_results()
+            run.found.connect(self.form.prompts.show_results)
         self.run = run
         self._preview.hold(True)
         run.finished.connect(self._on_finished)
@@ -190,13 +203,23 @@ class SegmentWidget(QWidget):
         self.form.set_option("existence_threshold", threshold)
         self._threshold_pause.start(0)  # it was let go: nothing more to wait for
 
+    def _on_fix_chosen(self, cause: Cause) -> None:
+        """Set what the doctor advises, and run again where thresholds are not all."""
+        for name, value in cause.options.items():
+            self.form.set_option(name, value)
+        for label, text in cause.prompts.items():
+            self.form.prompts.rename(label, text)
+        if not set(cause.options) <= set(THRESHOLDS) or cause.prompts:
+            self.start()
+
     def _apply_thresholds(self) -> None:
         """Have the labels of the last run follow the thresholds in the form."""
         last = self._last
         if last is None or (self.run is not None and self.run is not last):
             return
         try:
-            asked = last.asked.with_thresholds_of(self.form.request())
+            now = self.form.request(to_run=False)
+            asked = last.asked.with_thresholds_of(now)
         except BiomedParseError:  # told when the user presses Run
             return
         if asked is None:
