@@ -49,6 +49,7 @@ def small_blocks(set_attribute: Callable[[str, Any], None]) -> None:
     set_attribute("napari_biomedparse.runs.store.THICKEST", BLOCK)
     set_attribute("napari_biomedparse.io.lazy.BLOCK_BYTES", size)
     set_attribute("napari_biomedparse.io.npy.BLOCK_BYTES", size)
+    set_attribute("napari_biomedparse.io.nifti._PACKED_BLOCK", size)
 
 
 def do_run(source: Path, folder: Path, model: Any, **more: Any) -> Run:
