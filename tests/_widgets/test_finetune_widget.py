@@ -32,8 +32,8 @@ def bench(make_napari_viewer, qtbot, tmp_path):
     form = widget.form
     form.model.value, form.device.value = "tiny", "cpu"
     form.output.value = tmp_path / "out"
-    form._options["batch_size"].value = 4
-    form._options["epochs"].value = 2
+    form.options["batch_size"].value = 4
+    form.options["epochs"].value = 2
     yield viewer, widget, qtbot
     widget.session.close()
 
@@ -76,8 +76,8 @@ def test_a_folder_is_learned_from_and_stop_keeps_the_best(bench, tmp_path):
     widget.form.learn_from_folder(write_folder(tmp_path / "data"))
     assert widget.form.source.value == FOLDER and widget.form.layers.isHidden() is False
     assert widget.form._from_layers.isHidden()
-    widget.form._options["epochs"].value = 10_000
-    widget.form._options["patience"].value = 10_000
+    widget.form.options["epochs"].value = 10_000
+    widget.form.options["patience"].value = 10_000
     widget.start_button.click()
     qtbot.waitUntil(lambda: len(widget.curves.learned) > 2, timeout=WAIT)
     widget.stop_button.click()

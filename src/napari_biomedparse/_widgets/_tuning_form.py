@@ -97,7 +97,7 @@ class TuningForm(QWidget):
             tooltip="Folder for finetuned.safetensors, the log and the training data. "
             "The same settings and folder go on where a training was.",
         )
-        self._options = option_fields(FinetuneOptions, ("epochs", *ADVANCED))
+        self.options = option_fields(FinetuneOptions, ("epochs", *ADVANCED))
         rate = next(f for f in fields(FinetuneOptions) if f.name == "learning_rate")
         self.rate = ComboBox(
             label=rate.metadata["label"],
@@ -143,7 +143,7 @@ class TuningForm(QWidget):
             if chosen is None:
                 raise OptionError("Choose the folder with the training data.")
             data = chosen
-        values = {name: widget.value for name, widget in self._options.items()}
+        values = {name: widget.value for name, widget in self.options.items()}
         return TuningRequest(
             layers,
             data,
@@ -163,11 +163,11 @@ class TuningForm(QWidget):
         top, rest, advanced = QWidget(), QWidget(), QWidget()
         form_layout(top, [self.source])
         fields = form_layout(
-            rest, [self.model, self.output, self._options["epochs"], self.rate]
+            rest, [self.model, self.output, self.options["epochs"], self.rate]
         )
         fields.insertRow(1, self.weights)
         self.weights.update_state()
-        form_layout(advanced, [*(self._options[n] for n in ADVANCED), self.device])
+        form_layout(advanced, [*(self.options[n] for n in ADVANCED), self.device])
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         for part in (
