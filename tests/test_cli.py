@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -366,7 +367,23 @@ def test_a_region_of_a_series_lies_in_place(run, tmp_path):
     common = ("-p", PROMPT, "-m", "tiny", "-o", out)
     result = run("segment", path, *common, "--region", "x=4:40,z=1:3")
     assert result.exit_code == 0, result.output
-    expected = segment_series(values[:, 1:, :, 4:40], PROMPT, "tiny")
+    expected = segment_series(values[:, None, 1:, :, 4:40], PROMPT, "tiny")
     (labels,) = open_file(out).labels
     np.testing.assert_array_equal(labels.volume.data, expected.labels)
     assert labels.volume.origin == (0.0, 1.0, 0.0, 4.0)
+
+
+@pytest.mark.parametrize("ending", ["", ".npz"])
+def test_an_empty_result_is_explained_with_what_undoes_it(run, stack, tmp_path, ending):
+    out = tmp_path / f"labels{ending}"
+    common = ("segment", stack, "-p", PROMPT, "-m", "tiny", "-o", out)
+    result = run(*common, "--existence-threshold", "1.0")
+    assert result.exit_code == 0, result.output
+    assert "Nothing was found" in result.output
+    (flag, value) = re.search(
+        r"Lower the existence threshold.*\((--existence-threshold) (0\.\d+)\)",
+        result.output,
+    ).groups()
+    again = run(*common, flag, value, "--overwrite")
+    assert again.exit_code == 0, again.output
+    assert "Nothing was found" not in again.output

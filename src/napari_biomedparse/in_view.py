@@ -91,13 +91,15 @@ def run_in_view(
         As for `run_plan`.
     """
     tokens = engine.encode_prompts(plan.prompts.texts)
-    size = _slices_at_once(plan, engine)
+    size, pin = _slices_at_once(plan, engine), engine.device.type == "cuda"
     left = list(_spans(plan.start, plan.stop, size, done))
     volume = _keeping(plan.volume, plan.geometry.axis, size)
     said: list[SlicePrediction] = []
 
     def read(span: Span) -> SliceBatch:
-        (batch,) = slice_batches(volume, plan.geometry, plan.intensity, *span, size)
+        (batch,) = slice_batches(
+            volume, plan.geometry, plan.intensity, *span, size, pin=pin
+        )
         return batch
 
     def predict(squares: Tensor) -> SlicePrediction:

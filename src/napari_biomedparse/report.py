@@ -1,4 +1,4 @@
-"""What people are told about a run: what was found, why nothing was, time left."""
+"""What people are told about a run: what was found, and the time left."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from napari_biomedparse.prompts import Prompt, PromptSet
     from napari_biomedparse.slices import SegmentedSlices
-
-WEAK_EXISTENCE = 0.1
-"""Best existence below which a target most likely is not there, or not meant so."""
 
 
 @dataclass(frozen=True)
@@ -146,60 +143,6 @@ def _finding(
         best_slice=best_slice,
         voxels=int(voxels.sum()),
     )
-
-
-def why_nothing(
-    findings: Sequence[Finding],
-    *,
-    intensity: str,
-    threshold: float,
-    truncated: Sequence[str] = (),
-) -> str:
-    """Say why a run may have found nothing, and what to try.
-
-    Parameters
-    ----------
-    findings : sequence of Finding
-        One per prompt, all without voxels.
-    intensity : str
-        How grey levels were mapped to the 0 to 255 that the network sees.
-    threshold : float
-        Existence probability that a slice had to reach.
-    truncated : sequence of str
-        Prompts that were cut.
-
-    Returns
-    -------
-    str
-        A few sentences, one a line.
-    """
-    lines = ["Nothing was found. What may help:"]
-    top = max(findings, key=lambda finding: np.nan_to_num(finding.best, nan=-1.0))
-    score = f"{top.best:.2f} for {top.prompt.text!r} in slice {top.best_slice}"
-    if top.best_slice is None:
-        lines.append("- No slice was finished.")
-    elif top.best >= threshold:
-        lines.append(
-            f"- The network says that the target is there ({score}), but drew no mask: "
-            "describe it more precisely, or check the grey levels."
-        )
-    elif top.best >= WEAK_EXISTENCE:
-        lines.append(
-            f"- The best existence score is {score}, below the threshold of "
-            f"{threshold:g}: lower the threshold under Advanced."
-        )
-    else:
-        lines.append(
-            f"- The network is sure that no slice shows it (best score {score}): name "
-            'the image and the place too, as in "mitochondria in electron microscopy".'
-        )
-    lines.append(
-        f"- Grey levels: {intensity}. If structures of interest lie outside, choose "
-        "another modality."
-    )
-    if truncated:
-        lines.append(f"- {truncation_warning(truncated)}")
-    return "\n".join(lines)
 
 
 def truncation_warning(truncated: Sequence[str]) -> str:

@@ -18,7 +18,6 @@ import numpy.typing as npt
 from napari_biomedparse.intensity import MODALITIES, Intensity, choose_intensity
 from napari_biomedparse.preprocess import SliceGeometry, choose_axis
 from napari_biomedparse.prompts import PromptSet, parse_prompts
-from napari_biomedparse.report import WEAK_EXISTENCE
 from napari_biomedparse.seen import PUBLISHED_SIZE
 from napari_biomedparse.slicing import read_slices, region_of, slice_geometry
 from napari_biomedparse.tokenizer import CONTEXT_LENGTH, token_count
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 5
 """Slices that are looked at, evenly spaced."""
+WEAK_EXISTENCE = 0.1
+"""Best existence below which a target most likely is not there, or not meant so."""
 DARK = 16
 """Grey level that an image's brightest half per cent should exceed."""
 LEAST_GREY = 0.03

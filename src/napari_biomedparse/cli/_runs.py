@@ -146,7 +146,8 @@ def run_to_folder(
     common: dict[str, Any],
 ) -> None:
     """Do a run that writes to a folder as it goes, or continue it."""
-    from napari_biomedparse.runs.run import segment_to_folder
+    from napari_biomedparse.runs.run import open_input, segment_to_folder
+    from napari_biomedparse.why_empty import why_empty
 
     with progress_bar() as progress:
         run = segment_to_folder(
@@ -168,9 +169,13 @@ def run_to_folder(
     else:
         show_findings(
             all_findings(run.prompts, run.existence, run.voxels),
-            run.parameters["intensity"],
-            options.existence_threshold,
             run.parameters["truncated_prompts"],
+            lambda: why_empty(
+                open_input(volume, common["channel"], common["time"], consensus=False),
+                prompts,
+                options,
+                run.existence,
+            ),
         )
     path = run.labels_path if run.instances_path is None else run.instances_path
     out.print(f"Labels are in {path}", highlight=False, soft_wrap=True)

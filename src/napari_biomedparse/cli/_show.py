@@ -20,11 +20,12 @@ from rich.progress import (
 from rich.table import Table
 
 from napari_biomedparse.errors import BiomedParseError, OptionError
-from napari_biomedparse.report import truncation_warning, why_nothing
+from napari_biomedparse.report import truncation_warning
 
 if TYPE_CHECKING:
     from napari_biomedparse.prompts import PromptSet
     from napari_biomedparse.report import Finding
+    from napari_biomedparse.why_empty import Cause
 
 USAGE, INTERRUPTED = 2, 130
 """Exit codes, by convention, besides 1 for what went wrong."""
@@ -76,10 +77,10 @@ def bar_for(progress: Progress, title: str) -> Callable[[int, int], None]:
 
 def show_findings(
     findings: Sequence[Finding],
-    intensity: str,
-    threshold: float,
     truncated: Sequence[str],
+    why_empty: Callable[[], Sequence[Cause]],
 ) -> None:
+    """Show what was found, or likely causes if that is nothing."""
     table = Table("label", "prompt", "slices", "existence", "voxels")
     for finding in findings:
         table.add_row(
@@ -95,14 +96,15 @@ def show_findings(
     if truncated:
         err.print(truncation_warning(truncated))
     if not any(finding.voxels for finding in findings):
-        out.print(
-            why_nothing(
-                findings,
-                intensity=intensity,
-                threshold=threshold,
-                truncated=truncated,
-            )
-        )
+        out.print("Nothing was found. What may be the cause:")
+        for cause in why_empty():
+            flags = [
+                f"--{name.replace('_', '-')} {value}"
+                for name, value in cause.options.items()
+                if value is not None
+            ]
+            remedy = f" ({', '.join(flags)})" if flags else ""
+            out.print(f"- {cause.sentence} {cause.fix}{remedy}", markup=False)
 
 
 def show_times(

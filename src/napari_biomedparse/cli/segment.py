@@ -322,10 +322,13 @@ def segment(
             save([output], agreed, place, overwrite)
             return
         result, findings, plan = run_volume(opened, prompts, model, options, device)
+        from napari_biomedparse.why_empty import why_empty  # --help needs no tokens
+
         show_findings(
             findings,
-            plan.intensity.describe(),
-            plan.options.existence_threshold,
             plan.truncated,
+            lambda: why_empty(
+                opened, prompts, options, result.existence, intensity=plan.intensity
+            ),
         )
         save(output_paths(output, prompts, options), result, place, overwrite)
