@@ -25,6 +25,7 @@ import psutil
 import tifffile
 
 from napari_biomedparse.engine import Engine
+from napari_biomedparse.io import open_volume
 from napari_biomedparse.runs.blocks import trim_memory
 from napari_biomedparse.runs.run import segment_to_folder
 from napari_biomedparse.segment import iter_segment, segment
@@ -69,7 +70,9 @@ def runs_on(source: Path, out: Path) -> list[Callable[[int], None]]:
         segment(grey, [f"liver {number}", "cell"], engine, instances=True)
 
     def by_slices(number: int) -> None:
-        parts = iter_segment(source, PROMPTS, engine, batch_size=1 + number % 4)
+        parts = iter_segment(
+            open_volume(source), PROMPTS, engine, batch_size=1 + number % 4
+        )
         with contextlib.closing(parts):  # type: ignore[type-var]  # a generator
             for part in parts:
                 if number % 3 == 0 and part.stop > len(grey) // 2:
