@@ -98,6 +98,23 @@ def test_readme_pictures(cells: Path, tmp_path: Path) -> None:
     assert not np.array_equal(imread(before), imread(after))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("qapp")
+def test_tutorial_pictures(tmp_path: Path) -> None:
+    script = [sys.executable, EXAMPLES / "tutorial_pictures.py", "--epochs", "1"]
+    given = ["--out", tmp_path / "pictures", "--files", tmp_path / "files"]
+    (tmp_path / "files").mkdir()
+    settings = {"NAPARI_CONFIG": str(tmp_path / "settings.yaml")}
+    subprocess.run([*script, *given], check=True, env=os.environ | settings)
+    taken = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    shown = (EXAMPLES.parent / "docs" / "tutorial.md").read_text("utf-8")
+    assert len(taken) == 6 and all(f"(images/{name})" in shown for name in taken)
+    rows = (tmp_path / "files" / "objects.csv").read_text("utf-8").splitlines()
+    assert "sphericity" in rows[0] and len(rows) > 10
+    made = {path.name for path in (tmp_path / "files").iterdir()}
+    assert {"labels.zarr", "report.html", "training set", "tuned"} <= made
+
+
 def test_every_example_is_tested_here() -> None:
     tested = Path(__file__).read_text("utf-8")
     assert all(f'"{path.name}"' in tested for path in EXAMPLES.glob("*.py"))
