@@ -26,7 +26,7 @@ class Network:
     """Does runs with `segment`'s own loop and keeps the model between them."""
 
     def __init__(self) -> None:
-        self._key: tuple[str, str, int] | None = None
+        self._key: tuple[str, str, int, int] | None = None
         self._engine: Any = None
         self._live = Live()
 
@@ -56,19 +56,20 @@ class Network:
                 yield from self._live.run(plan, engine, job)
 
     def _ready_engine(self, job: Job, seed: int) -> Any:
-        from napari_biomedparse.engine import Engine
+        from napari_biomedparse.engine import CACHE_BYTES, Engine
         from napari_biomedparse.weights import load_model
 
         name, device = job.fields["model"], job.fields["device"]
+        cache = job.fields.get("cache_bytes", CACHE_BYTES)
         if self._key is None or self._key[0] != name:
             self._key = self._engine = None  # before the next model takes its room
             job.say("status", text=f"Loading the model {name}…")
             model = load_model(name, on_progress=_download_report(job))
         else:
             model = self._engine.model
-        if self._key != (name, device, seed):
-            self._engine = Engine(model, device, seed=seed)
-            self._key = (name, device, seed)
+        if self._key != (name, device, seed, cache):
+            self._engine = Engine(model, device, seed=seed, cache_bytes=cache)
+            self._key = (name, device, seed, cache)
         return self._engine
 
 

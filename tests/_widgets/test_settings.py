@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from napari.settings import get_plugin_settings
@@ -18,6 +19,9 @@ from napari_biomedparse._widgets._settings import (
     settings,
     watch,
 )
+from napari_biomedparse._widgets.segment_widget import SegmentWidget
+from napari_biomedparse.engine import CACHE_BYTES
+from napari_biomedparse.worker import Network
 
 MANIFEST = Path(__file__).parents[2] / "napari.yaml"
 
@@ -75,3 +79,36 @@ def test_a_place_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
     monkeypatch.setattr(_settings, "_last_file", lambda: None)
     keep_values({})
     assert last_values() == {}
+
+
+def test_a_new_widget_takes_preview_and_memory_over(make_napari_viewer, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "napari_biomedparse.remote.session.Session._living_process",
+        lambda self: SimpleNamespace(start=lambda run, fields: asked.append(fields)),
+    )
+    page().preview, page().cache_gigabytes = True, 0.25
+    viewer = make_napari_viewer()
+    widget = SegmentWidget(viewer)
+    viewer.window.add_dock_widget(widget)
+    assert widget.view.preview_box.isChecked()
+    widget.session._start(None, {"training": {}}, brief=True)
+    assert asked[-1] == {"training": {}, "cache_bytes": 2**28}
+    widget.preview(False)
+    page().preview = False
+    other = SegmentWidget(viewer)
+    viewer.window.add_dock_widget(other)
+    assert not other.view.preview_box.isChecked()
+
+
+def test_the_engine_keeps_what_it_may():
+    network = Network()
+    fields = {"model": "tiny", "device": "cpu", "cache_bytes": 5}
+    job = SimpleNamespace(fields=fields, say=lambda *_, **__: None)
+    engine = network._ready_engine(job, 0)
+    assert engine.cache.most_bytes == 5
+    assert network._ready_engine(job, 0) is engine
+    fields["cache_bytes"] = 6
+    assert network._ready_engine(job, 0).cache.most_bytes == 6
+    del fields["cache_bytes"]
+    assert network._ready_engine(job, 0).cache.most_bytes == CACHE_BYTES

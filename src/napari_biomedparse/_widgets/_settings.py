@@ -34,6 +34,8 @@ class Settings:
         Whether a new widget begins with the values used last.
     preview : bool
         Whether a new widget shows a preview.
+    cache_gigabytes : float
+        What the model process may keep of recently seen slices.
     """
 
     model: str = AUTOMATIC
@@ -41,6 +43,12 @@ class Settings:
     existence_threshold: float = 0.5
     remember: bool = True
     preview: bool = False
+    cache_gigabytes: float = 1.0
+
+    @property
+    def cache_bytes(self) -> int:
+        """`cache_gigabytes` in bytes."""
+        return round(self.cache_gigabytes * 2**30)
 
 
 def settings() -> Settings:

@@ -35,10 +35,16 @@ class Session:
     ----------
     command : sequence of str
         What starts the process.
+    cache_bytes : int, optional
+        What the process may keep of recently seen slices; an engine's own default if
+        not given.
     """
 
-    def __init__(self, command: Sequence[str] = COMMAND) -> None:
+    def __init__(
+        self, command: Sequence[str] = COMMAND, *, cache_bytes: int | None = None
+    ) -> None:
         self._command = tuple(command)
+        self._cache = {} if cache_bytes is None else {"cache_bytes": cache_bytes}
         self._process: Process | None = None
         self._runs = 0
         self._volumes = Volumes()
@@ -281,7 +287,7 @@ class Session:
             self._runs += 1
             run = Run(self._runs, volume, brief=brief)
             process = self._living_process() if brief else self._idle_process()
-            process.start(run, description)
+            process.start(run, description | self._cache)
         return run
 
     def close(self) -> None:
