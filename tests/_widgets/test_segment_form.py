@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
@@ -197,6 +199,7 @@ def test_order_of_the_table_decides_about_overlaps(viewer, form):
     form.model.value = "tiny"
     form.prompts.value = "axon\nsoma\nnucleus"
     form.set_option("overlaps", "order")
+    form.overwrite.value = True
     assert form.request().prompts.ranked == (1, 2, 3)
     form.prompts.view.choose(2)
     form.prompts.move_selected(-2)
@@ -204,6 +207,7 @@ def test_order_of_the_table_decides_about_overlaps(viewer, form):
     assert asked.prompts.ids == (1, 2, 3)
     assert asked.prompts.ranked == (3, 1, 2)
     assert asked.options.overlaps == "order"
+    assert asked.overwrite
 
 
 def test_tab_goes_from_top_to_bottom(form, monkeypatch):
@@ -226,3 +230,11 @@ def test_tab_goes_from_top_to_bottom(form, monkeypatch):
     rows = [round(y / 10) for y, _ in stops]
     assert len(stops) > 15
     assert rows == sorted(rows)
+
+
+@pytest.mark.parametrize("name", ["modality", "axis", "overlaps"])
+def test_every_choice_of_the_options_is_offered(form, name):
+    meta = {item.name: item.metadata for item in fields(SegmentOptions)}[name]
+    offered = form.options_by_name[name].choices
+    known = meta["choices"] if "choices" in meta else (None, *meta["names"])
+    assert {*offered} == {*known}

@@ -23,11 +23,11 @@ ADVANCED = (
     "batch_size",
     "seed",
 )
-# The choice "separate" is left out: the labels of a run are one layer.
 CAPTIONS: dict[str, dict[Any, str]] = {
     "overlaps": {
         "score": "best score",
         "order": "order of the table",
+        "separate": "one layer a prompt",
     },
 }
 
