@@ -16,7 +16,7 @@ from napari_biomedparse.consensus import segment_consensus
 from napari_biomedparse.errors import OptionError, OutputError, VolumeError
 from napari_biomedparse.io import open_file
 from napari_biomedparse.model.biomedparse import BiomedParse
-from napari_biomedparse.runs.folder import PARTS, Run
+from napari_biomedparse.runs.folder import LABELS, PARTS, Run
 from napari_biomedparse.runs.run import reproduce, segment_to_folder
 from napari_biomedparse.series import segment_series
 from napari_biomedparse.volume import Volume
@@ -164,6 +164,8 @@ def test_a_consensus_cut_off_twice(
         with pytest.raises(_Cut):
             segment_to_folder(*given, **more, on_progress=_cut_after(end))
         assert (tmp_path / "r" / PARTS).is_dir()
+        (empty,) = open_file(tmp_path / "r" / LABELS).labels
+        assert not np.asarray(empty.volume.data).any()  # until the vote
         assert Run(tmp_path / "r").kind == "consensus"
     run = segment_to_folder(*given, **more)
     assert run.finished

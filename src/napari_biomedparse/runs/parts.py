@@ -201,6 +201,7 @@ def consensus_to_folder(
     total = sum(plan.geometry.depth for plan in plans)
     with open_folder(folder, manifest, overwrite=job.overwrite) as found:
         if found.finished is None:
+            stores = open_stores(plans[0], found, folder)  # to be looked at
             runs: list[list[LabelStore]] = []
             parts, before = [], 0
             for plan, place in zip(plans, part_folders(folder, found), strict=True):
@@ -215,7 +216,6 @@ def consensus_to_folder(
                 runs.append(open_stores(plan, part, place))
                 before += plan.geometry.depth
             found = replace(found, parts=tuple(parts))
-            stores = open_stores(plans[0], found, folder)
             blocks = _vote(plans[0], found, folder, stores, runs)
             if plans[0].instances:
                 objects = write_objects(folder, plans[0], found, stores)
