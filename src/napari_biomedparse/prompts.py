@@ -135,6 +135,11 @@ def parse_prompts(
         source = [line for line in lines if line]
     if isinstance(source, Mapping):
         return _from_mapping(source)
+    if not isinstance(source, Iterable):
+        raise PromptError(
+            "Prompts are text, a list of texts or a mapping of label id to text, not "
+            f"{source!r}."
+        )
     texts = list(source)
     for text in texts:
         if not isinstance(text, str):

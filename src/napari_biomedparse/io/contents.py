@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from napari_biomedparse.errors import PromptError
+from napari_biomedparse.errors import FormatError, PromptError
 from napari_biomedparse.prompts import INSTANCE_KEY, parse_prompts
 
 if TYPE_CHECKING:
@@ -32,11 +32,24 @@ class LabelVolume:
         What a label value is, for those values that the file names.
     colours : mapping of int to Colour
         How a label value is shown, for those values that the file gives one.
+
+    Raises
+    ------
+    FormatError
+        If the values are not whole numbers.
     """
 
     volume: Volume
     texts: Mapping[int, str] = field(default_factory=dict)
     colours: Mapping[int, Colour] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse fractions."""
+        if self.volume.dtype.kind not in "bui":
+            raise FormatError(
+                f"The labels {self.volume.name} of {self.volume.source} have values of "
+                f"type {self.volume.dtype}, and whole numbers are needed; convert them."
+            )
 
 
 @dataclass(frozen=True)

@@ -108,12 +108,17 @@ def open_file(path: str | os.PathLike[str]) -> Contents:
             return stack.open_stack(path)
         raise FormatError(_refusal(path))
     try:
-        return _OPENERS[kind](path)
+        contents = _OPENERS[kind](path)
     except OSError as error:
         raise FormatError(
             f"{path} cannot be read ({error.strerror or error}); it may be damaged or "
             "its disk gone: bring that back, or copy it again from where it came."
         ) from error
+    if not contents.images and not contents.labels:
+        raise FormatError(
+            f"{path} holds neither an image nor labels; give one that does."
+        )
+    return contents
 
 
 def open_volume(

@@ -192,6 +192,11 @@ def _make_volume(image: Any, path: Path) -> Volume:
     lengths, times = header.get_xyzt_units()
     units = {axis: unit_name(lengths) for axis in "zyx"} | {"t": unit_name(times)}
     zooms = [float(zoom) or 1.0 for zoom in header.get_zooms()[::-1]]
+    if not all(0 < zoom < math.inf for zoom in zooms):
+        raise FormatError(
+            f"{path} gives the voxel sizes {zooms[::-1]}, and positive numbers are "
+            "needed; correct its header."
+        )
     stem = path.name[: -len(".nii.gz" if path.suffix.lower() == ".gz" else ".nii")]
     return Volume(
         lazy_array(read, shape, dtype, _chunks(path, shape, dtype, axes), str(path)),

@@ -71,6 +71,18 @@ def open_tiff(path: Path) -> Contents:
         If the file is damaged, or packed in a way that needs another library.
     """
     source = _TiffSource(path)
+    try:
+        contents = _read_series(source)
+    except FormatError:
+        raise
+    except Exception as error:  # so can a damaged page, later
+        raise _damaged(path, error) from error
+    if not contents.images and not contents.labels:
+        raise FormatError(f"{path} holds no image; a TIFF with at least one is needed.")
+    return contents
+
+
+def _read_series(source: _TiffSource) -> Contents:
     images: list[Volume] = []
     labels: list[LabelVolume] = []
     prompts: PromptSet | None = None
@@ -78,7 +90,7 @@ def open_tiff(path: Path) -> Contents:
         for index, series in enumerate(file.series):
             if len(series.axes) < 2 or series.dtype is None:
                 continue
-            _check_codec(path, series)
+            _check_codec(source.path, series)
             calibration = read_calibration(file, index)
             volume = _make_volume(source, index, calibration.name)
             if calibration.labels is None:
@@ -86,9 +98,7 @@ def open_tiff(path: Path) -> Contents:
             else:
                 texts, instance = split_labels(calibration.labels)
                 labels.append(LabelVolume(volume, texts))
-                prompts = as_prompts(texts, instance=instance, what=str(path))
-    if not images and not labels:
-        raise FormatError(f"{path} holds no image; a TIFF with at least one is needed.")
+                prompts = as_prompts(texts, instance=instance, what=str(source.path))
     return Contents(tuple(images), tuple(labels), prompts)
 
 
@@ -155,6 +165,12 @@ def _check_codec(path: Path, series: tifffile.TiffPageSeries) -> None:
         ) from error
 
 
+def _damaged(path: Path, error: Exception) -> FormatError:
+    return FormatError(
+        f"{path} is not a whole TIFF file ({error}); copy it again from where it came."
+    )
+
+
 def _bound(page: Any) -> None:
     """Look at the packed data of a page's strips or tiles before they are unpacked."""
     method = _PACKING.get(int(page.compression))
@@ -180,6 +196,11 @@ def _make_volume(source: _TiffSource, index: int, name: str) -> Volume:
         series = file.series[index]
         calibration = read_calibration(file, index)
         rank = len(series.shape)
+        if np.dtype(series.dtype).kind not in "buif":
+            raise FormatError(
+                f"{source.path} holds values of type {series.dtype}, and real numbers "
+                "are needed; convert them first."
+            )
         try:
             axes = name_axes(series.axes, str(source.path))
         except ValueError as error:
@@ -236,10 +257,7 @@ class _TiffSource:
         except FormatError:
             raise
         except Exception as error:  # a damaged directory can fail anywhere in tifffile
-            raise FormatError(
-                f"{path} is not a whole TIFF file ({error}); copy it again from where "
-                "it came."
-            ) from error
+            raise _damaged(path, error) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to other processes as the path."""

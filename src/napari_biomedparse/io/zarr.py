@@ -284,9 +284,8 @@ def _lazy(array: zarr.Array[Any], path: Path, axes: tuple[str, ...]) -> ArrayLik
         return np.asarray(checked[index])
 
     chunks = grow_chunks(array.chunks, array.shape, array.dtype.itemsize, axes)
-    lazy = lazy_array(read, array.shape, array.dtype, chunks, str(path))
     check_parts(array.shape, array.chunks, chunks, str(path))
-    return lazy
+    return lazy_array(read, array.shape, array.dtype, chunks, str(path))
 
 
 def _stem(path: Path) -> str:

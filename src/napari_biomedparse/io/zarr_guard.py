@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from numcodecs.abc import Codec
+from numcodecs.abc import Codec  # type: ignore[import-untyped]
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import ShardingCodec
 from zarr.core.array import AsyncArray
@@ -107,7 +107,7 @@ class FencedStore(LocalStore):
             )
 
 
-def guarded(array: zarr.Array[Any], what: str) -> zarr.Array[Any]:
+def guarded(array: Any, what: str) -> zarr.Array[Any]:
     """Return an array whose chunks are looked at before they are unpacked.
 
     Parameters
@@ -199,7 +199,7 @@ def _admit(described: dict[str, Any], key: str, what: str) -> str:
     return name
 
 
-class BoundedCompressor(Codec):
+class BoundedCompressor(Codec):  # type: ignore[misc]
     """A compressor of numcodecs that unpacks to no more than `limit` bytes."""
 
     codec_id = "bounded"

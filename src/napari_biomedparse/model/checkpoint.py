@@ -6,6 +6,8 @@ Where files come from is not decided here.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
 import os
@@ -38,7 +40,7 @@ _SHOWN = 5
 _MOST = 2**20
 """Largest size that a network's configuration may have."""
 _MOST_LAYERS = 256
-_MOST_PICKLE = 2**26
+_MOST_PICKLE = 2**22
 """Longest description of tensors, in bytes; that of v2 takes 0.2 MB."""
 
 _ZIP = b"PK\x03\x04"
@@ -261,7 +263,10 @@ def _read_pickled(path: Path, head: bytes) -> Checkpoint:
     if is_zip:
         _check_archive(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with contextlib.nullcontext(path) if is_zip else _open_bounded(path) as file:
+            content = torch.load(
+                file, map_location="cpu", weights_only=True, mmap=is_zip
+            )
     except pickle.UnpicklingError as error:
         raise _unsafe(path, str(error)) from error
     except Exception as error:  # a damaged file can fail in any way
@@ -271,6 +276,19 @@ def _read_pickled(path: Path, head: bytes) -> Checkpoint:
             f"or something else ({type(error).__name__}: {reason}). {_AGAIN}"
         ) from error
     return _from_content(content, path)
+
+
+class _Bounded(io.BufferedReader):
+    """A file that never makes room for more bytes than it has."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read at most what is left."""
+        left = max(0, os.fstat(self.fileno()).st_size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+def _open_bounded(path: Path) -> _Bounded:
+    return _Bounded(io.FileIO(path))
 
 
 def _check_archive(path: Path) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import dask.array as da
 import numpy as np
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from napari_biomedparse.errors import FormatError, OutputError
+from napari_biomedparse.io.zarr import open_zarr
 from napari_biomedparse.runs.durable import PARTIAL, is_zarr, write_durably
 from napari_biomedparse.runs.inputs import SUFFIXES
 from napari_biomedparse.runs.manifest import (
@@ -29,6 +30,7 @@ from napari_biomedparse.runs.manifest import (
     read_manifest,
     refuse_differences,
 )
+from napari_biomedparse.runs.record_check import check_block, check_manifest
 from napari_biomedparse.runs.store import LabelStore, Layout
 
 if TYPE_CHECKING:
@@ -122,7 +124,14 @@ def recorded_blocks(folder: Path, skip: Container[int] = ()) -> dict[int, Block]
     for path in (folder / BLOCKS).glob("*.json"):
         if skip and int(path.stem) in skip:
             continue
-        block = Block(**json.loads(path.read_text("utf-8")))
+        try:
+            block = Block(**json.loads(path.read_text("utf-8")))
+            check_block(block)
+        except (AttributeError, RecursionError, TypeError, ValueError) as error:
+            raise FormatError(
+                f"{path} is not the record of a block ({error}); remove it and run the "
+                "same again: its slices are done again."
+            ) from error
         found[block.start] = block
     return found
 
@@ -215,6 +224,13 @@ class Run:
         manifest = read_manifest(self.folder)
         if manifest.finished is None:
             manifest = manifest.with_blocks(recorded_blocks(self.folder))
+            try:
+                check_manifest(manifest)
+            except ValueError as error:
+                raise FormatError(
+                    f"The records of blocks in {self.folder / BLOCKS} do not fit its "
+                    f"{MANIFEST} ({error}); remove them and run the same again."
+                ) from error
             begun = [
                 Run(part).manifest
                 for part in part_folders(self.folder, manifest)
@@ -278,14 +294,16 @@ class Run:
     @property
     def parameters(self) -> dict[str, Any]:
         """All that the labels depend on, as plain JSON types."""
-        return {**self.manifest.parameters, "model": self.manifest.model}
+        made = self.manifest
+        precision = made.environment.get("precision")
+        return {**made.parameters, "model": made.model, "precision": precision}
 
     def _array(self, name: str) -> da.Array:
         path = self.folder / name / "s0"
         if not is_zarr(path):
             raise FormatError(f"{path} is missing; run the same again.")
-        lazy: da.Array = da.from_zarr(str(path))  # type: ignore[no-untyped-call]
-        return lazy
+        lazy: Any = open_zarr(path).images[0].data
+        return cast(da.Array, lazy)
 
 
 def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> Manifest:

@@ -15,6 +15,7 @@ from napari_biomedparse.errors import FormatError, OutputError
 from napari_biomedparse.options import SegmentOptions
 from napari_biomedparse.prompts import INSTANCE_KEY, PromptSet, parse_prompts
 from napari_biomedparse.runs.durable import write_durably
+from napari_biomedparse.runs.record_check import check_manifest
 
 MANIFEST = "manifest.json"
 KIND = "napari-biomedparse run"
@@ -206,13 +207,16 @@ def read_manifest(path: Path) -> Manifest:
         record = json.loads(path.read_text("utf-8"))
         if record.pop("kind") != KIND or record.pop("version") != VERSION:
             raise ValueError("it was written by something else or a later version")
-        return _parsed(record)
+        manifest = _parsed(record)
+        check_manifest(manifest)
+        return manifest
     except OSError as error:
         raise FormatError(
             f"{path} cannot be read ({error.strerror}); give a run's folder or its "
             f"{MANIFEST}."
         ) from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
+            ValueError) as error:  # fmt: skip
         raise FormatError(
             f"{path} is not the record of a run ({error}); give a run's folder or its "
             f"{MANIFEST}."

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import zarr
 
 from napari_biomedparse.errors import OutputError
+from napari_biomedparse.io.zarr_guard import guarded
 from napari_biomedparse.io.zarr_metadata import describe_labels
 from napari_biomedparse.runs.durable import (
     PARTIAL,
@@ -121,7 +122,9 @@ class LabelStore:
         self._store = SyncedStore(path)
         try:
             group = zarr.open_group(self._store, mode="r+")
-            self.levels: list[Any] = [group[f"s{i}"] for i in range(layout.levels)]
+            self.levels: list[Any] = [
+                guarded(group[f"s{i}"], str(path)) for i in range(layout.levels)
+            ]
         except Exception as error:  # of a damaged group, as Zarr likes
             raise OutputError(
                 f"{path} is damaged ({error}); ask to overwrite the run, or choose "
