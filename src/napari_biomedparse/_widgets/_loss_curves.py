@@ -64,10 +64,11 @@ class LossCurves(QWidget):
         self.update()
 
     def smoothed(self) -> list[tuple[int, float]]:
-        """Return the running mean of the losses."""
-        mean, points = None, []
-        for step, loss in self.learned:
-            mean = loss if mean is None else _SMOOTHING * mean + (1 - _SMOOTHING) * loss
+        """Return the running mean of the losses, which follows closely at first."""
+        mean, points = 0.0, []
+        for count, (step, loss) in enumerate(self.learned):
+            kept = min(_SMOOTHING, count / (count + 1))
+            mean = kept * mean + (1.0 - kept) * loss
             points.append((step, mean))
         return points
 

@@ -10,11 +10,12 @@ import numpy as np
 from magicgui.widgets import CheckBox
 from napari.layers import Image, Labels
 from napari.utils.notifications import show_error
-from qtpy.QtCore import Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QFileDialog,
     QHBoxLayout,
     QLabel,
+    QMainWindow,
     QPushButton,
     QVBoxLayout,
     QWidget,
@@ -223,7 +224,10 @@ class MeasureWidget(QWidget):
             )
         labels.features = table.rename(columns={"id": "index"})
         self._viewer.layers.selection.active = labels
-        self._viewer.window.add_plugin_dock_widget(*TABLE)
+        dock, _ = self._viewer.window.add_plugin_dock_widget(*TABLE)
+        if isinstance(window := dock.parent(), QMainWindow):
+            half = window.height() // 2
+            window.resizeDocks([dock], [half], Qt.Orientation.Vertical)
         self.status.setText(
             f"{len(table)} objects, measured in {table.attrs['unit']}; the features "
             "table shows them."
