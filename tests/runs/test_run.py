@@ -23,6 +23,7 @@ from napari_biomedparse.model.biomedparse import BiomedParse
 from napari_biomedparse.plan import plan_run
 from napari_biomedparse.runs import durable
 from napari_biomedparse.runs.blocks import (
+    Stopped,
     open_stores,
     run_blocks,
     split_range,
@@ -135,6 +136,23 @@ def test_an_interrupted_run_goes_on(
     )
     assert len(seen) == 3 - len(done)
     _same(run, expected)
+
+
+def test_a_run_is_stopped_within_a_block(
+    volume: Volume, expected: Any, tiny_model: BiomedParse, tmp_path: Path
+) -> None:
+    given: Any = (volume, PROMPTS, tmp_path / "r", tiny_model)
+    asked: list[int] = []
+
+    def stopped() -> bool:
+        asked.append(len(list((tmp_path / "r").glob("blocks/*"))))
+        return len(asked) == 6
+
+    with pytest.raises(Stopped):  # batches of four slices, blocks of sixteen
+        segment_to_folder(*given, stopped=stopped)
+    assert len(asked) == 6
+    assert [block.start for block in Run(tmp_path / "r").manifest.blocks] == [0]
+    _same(segment_to_folder(*given), expected)
 
 
 def test_damaged_blocks_are_done_again(
