@@ -192,7 +192,7 @@ def _check_lz4(data: bytes, limit: int) -> None:
 def _check_lzw(data: bytes, limit: int) -> None:
     try:
         _refuse(len(imagecodecs.lzw_decode(data, out=limit + 1)), limit)
-    except imagecodecs.ImcdError as error:
+    except imagecodecs.LzwError as error:
         raise Bomb(f"a strip or tile is damaged ({error})") from error
 
 
