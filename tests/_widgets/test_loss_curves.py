@@ -40,4 +40,5 @@ def test_held_out_points_are_drawn_where_they_belong(curves):
     for share, loss in ((0.5, 1.0), (1.0, 1.5)):
         x = frame.left() + share * frame.width()
         y = frame.bottom() - frame.height() * loss / 2.2
-        assert image.pixelColor(round(x), round(y)).name() == HELD_OUT.name()
+        drawn = image.pixelColor(round(x), round(y)).getRgb()[:3]
+        assert drawn == pytest.approx(HELD_OUT.getRgb()[:3], abs=10)
