@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from scipy.optimize import linear_sum_assignment
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.instances import label_components
 from napari_biomedparse.metrics import (
+    ClassScore,
+    InstanceScore,
+    SemanticScore,
     dice,
     evaluate_instances,
     evaluate_semantic,
@@ -189,3 +193,44 @@ def test_different_shapes_are_refused() -> None:
         evaluate_semantic(first, second, spacing=UNIT)
     with pytest.raises(VolumeError, match="same grid"):
         evaluate_instances(first, second)
+
+
+def test_objects_that_are_all_missed_have_no_quality() -> None:
+    truth = np.array([[[1, 1, 1, 0, 0, 0, 0]]], np.uint8)
+    labels = np.array([[[0, 0, 0, 0, 1, 0, 2]]], np.uint8)
+    score = evaluate_instances(truth, labels)
+    counts = score.true_positives, score.false_positives, score.false_negatives
+    assert counts == (0, 2, 1)
+    assert (score.f1, score.dsc_matched) == (0, 0)
+
+
+def test_background_is_no_object() -> None:
+    truth = np.array([[[1, 1, 1, 1, 1, 1, 0, 0]]], np.uint8)
+    labels = np.array([[[0, 0, 0, 0, 0, 0, 1, 2]]], np.uint8)
+    assert len(match_objects(truth, labels)) == 0  # though it covers what was missed
+    assert evaluate_instances(truth, labels).true_positives == 0
+    assert evaluate_instances(labels, truth).true_positives == 0
+
+
+def test_f1_is_the_harmonic_mean() -> None:
+    score = InstanceScore(2, 1, 6, 0.9)
+    assert score.precision == pytest.approx(2 / 3)
+    assert score.recall == pytest.approx(1 / 4)
+    assert score.f1 == pytest.approx(2 * 2 / (2 * 2 + 1 + 6))
+
+
+@pytest.mark.parametrize(
+    "score",
+    [ClassScore(0.5, 0.5), SemanticScore({}), InstanceScore(1, 0, 0, 1.0)],
+)
+def test_scores_stay_as_they_are(score: object) -> None:
+    name = dataclasses.fields(score)[0].name  # type: ignore[arg-type]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(score, name, 0)
+
+
+def test_means_leave_out_what_is_in_neither_volume() -> None:
+    nan = float("nan")
+    score = SemanticScore({1: ClassScore(0.2, nan), 2: ClassScore(nan, nan)})
+    assert score.dsc == pytest.approx(0.2)
+    assert math.isnan(score.nsd)

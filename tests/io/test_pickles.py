@@ -13,6 +13,7 @@ import pytest
 from hostile_pickles import PROMPTS, hostile_pickles, object_array
 
 from napari_biomedparse.errors import FormatError
+from napari_biomedparse.io import pickles
 from napari_biomedparse.io.pickles import read_pickle
 
 if TYPE_CHECKING:
@@ -100,3 +101,42 @@ def _without_frames(data: bytes) -> bytes:
     """Drop the lengths of protocol 4, which an edit has made wrong."""
     position = data.find(b"\x95")
     return data if position != 2 else data[:2] + data[11:]
+
+
+def test_the_most_bytes_and_values_are_read_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = pickle.dumps([1, 2, 3], 4)
+    monkeypatch.setattr(pickles, "MAX_BYTES", len(data))
+    assert read_pickle(data, "a file") == [1, 2, 3]
+    for less in (len(data) - 1, 3):
+        monkeypatch.setattr(pickles, "MAX_BYTES", less)
+        with pytest.raises(FormatError, match=rf"^a file is longer than {less} bytes"):
+            read_pickle(data, "a file")
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_values_are_counted_on_the_stack_and_in_the_memo(
+    monkeypatch: pytest.MonkeyPatch, stacked: bool
+) -> None:
+    push = b"K\x01"
+    if stacked:
+        data = b"\x80\x04(" + 4 * push + b"l."  # with their mark five at once
+    else:
+        data = b"\x80\x04" + push + b"".join(b"q" + bytes([i]) for i in range(5)) + b"."
+    monkeypatch.setattr(pickles, "MAX_VALUES", 5)
+    assert read_pickle(data, "a file") == ([1] * 4 if stacked else 1)
+    for less in (4, 2):
+        monkeypatch.setattr(pickles, "MAX_VALUES", less)
+        with pytest.raises(FormatError, match=f"holds more than {less} values"):
+            read_pickle(data, "a file")
+
+
+@pytest.mark.parametrize("end", [b"u.", b"d."])
+def test_a_key_without_a_value_is_said(end: bytes) -> None:
+    start = b"\x80\x04}(" if end == b"u." else b"\x80\x04("
+    good = start + b"K\x01K\x02" + end
+    assert read_pickle(good, "a file") == {1: 2}
+    for keys in (1, 3):
+        with pytest.raises(FormatError, match="a dictionary key has no value"):
+            read_pickle(start + keys * b"K\x01" + end, "a file")
