@@ -182,6 +182,11 @@ def volume_axes(layer: Image) -> dict[int, tuple[str, int]]:
     return dict(enumerate(pairs, start=first))
 
 
+def is_derived(layer: Image) -> bool:
+    """Say whether a layer shows what the network said, not what it looks at."""
+    return bool((layer.metadata.get(METADATA_KEY) or {}).get("derived"))
+
+
 def is_series(layer: Image) -> bool:
     """Say whether a layer holds volumes at several time points."""
     at = stacked_axes(layer).get("t")

@@ -88,6 +88,7 @@ def test_probabilities_on_request(desk_that, voxels):
     assert "stack probability" not in desk.viewer.layers
     desk.view.probability_box.setChecked(True)
     layer = previewed(desk, "stack probability")
+    assert desk.form.layer is desk.viewer.layers["stack"]
     at = desk.viewer.dims.current_step[0]
     np.testing.assert_allclose(layer.data[0], voxels[at] / 255, rtol=1e-6)
     desk.view.probability_box.setChecked(False)

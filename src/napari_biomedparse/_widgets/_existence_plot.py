@@ -94,8 +94,11 @@ class ExistencePlot(QWidget):
         if self.current is not None and self.current < self.scores.shape[1]:
             x = self._x(self.current)
             painter.drawLine(QPointF(x, self._y(0)), QPointF(x, self._y(1)))
-        for row, colour in zip(self.scores, self.colours, strict=True):
+        rows = zip(self.scores, self.colours, strict=True)
+        for at, (row, colour) in enumerate(rows):
+            painter.translate(0, 2 * (at > 0))  # equal scores do not hide each other
             self._paint_row(painter, row, QColor(colour))
+        painter.resetTransform()
         painter.setPen(QPen(ink, 1.5, Qt.PenStyle.DashLine))
         y, frame = self._y(self.threshold), self._frame()
         painter.drawLine(QPointF(frame.left(), y), QPointF(frame.right(), y))

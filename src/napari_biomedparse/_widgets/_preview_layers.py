@@ -8,7 +8,7 @@ import numpy as np
 from napari.utils.transforms import Affine
 from qtpy.QtCore import QObject, Signal
 
-from napari_biomedparse._napari import labels_layer_kwargs
+from napari_biomedparse._napari import METADATA_KEY, labels_layer_kwargs
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -70,6 +70,7 @@ class PreviewLayers(QObject):
             "blending": "additive",
             "contrast_limits": (0.0, 1.0),
             "opacity": 0.6,
+            "metadata": {METADATA_KEY: {"derived": True}},
         }
         self._probabilities = self._put(
             self._probabilities, found[0] if flat else found, keywords, image=True
@@ -101,11 +102,11 @@ class PreviewLayers(QObject):
                     setattr(layer, name, value)
             return layer
         self._drop(layer)
-        layers = self._viewer.layers
-        chosen = set(layers.selection), layers.selection.active
+        selection = self._viewer.layers.selection
+        chosen = selection.active
         add = self._viewer.add_image if image else self._viewer.add_labels
         added = add(data, **keywords)
-        layers.selection, layers.selection.active = chosen
+        selection.active = chosen
         return added
 
     def _drop(self, layer: Layer | None) -> None:

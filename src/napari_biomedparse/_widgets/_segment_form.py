@@ -11,7 +11,7 @@ from napari.layers import Image
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QWidget
 
-from napari_biomedparse._napari import prompts_of_layer
+from napari_biomedparse._napari import is_derived, prompts_of_layer
 from napari_biomedparse._widgets._cut import Cut
 from napari_biomedparse._widgets._file_prompts import FilePrompts
 from napari_biomedparse._widgets._folded_options import AdvancedOptions, LargeVolumes
@@ -271,7 +271,11 @@ class SegmentForm(QWidget):
         ]
 
     def _images(self, _: Any) -> list[Image]:
-        return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
+        return [
+            layer
+            for layer in self._viewer.layers
+            if isinstance(layer, Image) and not is_derived(layer)
+        ]
 
     def _on_layer_selected(self, event: Event | None = None) -> None:
         active = self._viewer.layers.selection.active
