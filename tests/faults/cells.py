@@ -1,12 +1,18 @@
 """The fault matrix: what can go wrong, at which stage of a run, for which format.
 
-`test_faults.py` tries every cell, and ``python tests/faults/table.py`` does, too, and
-writes the table in ``docs/faults.md``.
+``python tests/faults/table.py`` tries every cell and writes the table in
+``docs/faults.md``; the tests leave out cells that are much like others, as slow.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from _pytest.mark import ParameterSet
 
 FORMATS = ("zarr", "tiff", "nifti", "npz")
 HERE = {
@@ -57,12 +63,21 @@ class Cell:
         """Return its name among the tests."""
         return f"{self.fault}, {self.stage}, {self.format}"
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether the format hardly matters, and a Zarr is tried anyway."""
+        return self.format != FORMATS[0] and self.stage not in ("looking", "reading")
 
-def cells(faults: dict[str, tuple[str, ...]]) -> list[Cell]:
+
+def cells(faults: dict[str, tuple[str, ...]]) -> list[ParameterSet]:
     """Return all cells of some faults, one format after the other."""
-    return [
+    every = [
         Cell(fault, stage, name)
         for name in FORMATS
         for fault, stages in faults.items()
         for stage in stages
+    ]
+    return [
+        pytest.param(cell, id=str(cell), marks=[pytest.mark.slow] * cell.is_slow)
+        for cell in every
     ]

@@ -54,7 +54,7 @@ def strike() -> Iterator[Callable[[Cell, Path, Path], dict[str, Any]]]:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("cell", cells(APART), ids=str)
+@pytest.mark.parametrize("cell", cells(APART))
 def test_the_run_can_be_resumed(
     cell: Cell,
     tmp_path: Path,

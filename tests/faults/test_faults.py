@@ -41,7 +41,7 @@ def disk(place: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(there)], check=True)
 
 
-@pytest.mark.parametrize("cell", cells(HERE), ids=str)
+@pytest.mark.parametrize("cell", cells(HERE))
 def test_the_run_can_be_resumed(
     cell: Cell,
     place: Path,

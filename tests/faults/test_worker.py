@@ -29,7 +29,7 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("cell", cells(CLUSTER), ids=str)
+@pytest.mark.parametrize("cell", cells(CLUSTER))
 def test_the_run_goes_on(
     cell: Cell, tmp_path: Path, cluster: Any, undisturbed: Run
 ) -> None:

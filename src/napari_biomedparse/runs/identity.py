@@ -78,9 +78,9 @@ def check_unchanged(volume: Volume, known: Mapping[str, Any]) -> None:
     path = volume.source.absolute()
     found = _on_disk(path)
     if any(known.get(key) != found.get(key) for key in _FILE_KEYS):
-        gone = "changed" if path.exists() else "is gone"
+        what = "changed" if path.exists() else "went away"
         raise FormatError(
-            f"{path} {gone} while it was being read. Finished blocks are kept: bring "
+            f"{path} {what} while it was being read. Finished blocks are kept: bring "
             "it back as it was, and run the same again to continue."
         )
 
