@@ -123,7 +123,7 @@ def is_noticed(module: str, path: Path, source: str, seconds: float) -> str:
         os.dup2(silent, 1)
         os.dup2(silent, 2)
         loader = _Changed(f"{PACKAGE}.{module}", path, source)
-        sys.meta_path.insert(0, _Finder(loader))  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Finder(loader))
         tests = [str(ROOT / "tests" / name) for name in TESTS[module]]
         with contextlib.suppress(BaseException):
             os._exit(int(pytest.main([*QUIET, *tests])))
