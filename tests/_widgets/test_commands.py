@@ -76,6 +76,9 @@ def test_keys_are_told_in_tooltips_and_are_free(app):
     bindings += [b for several in default_shortcuts.values() for b in several]
     taken = {QKeySequence(str(binding)).toString() for binding in bindings}
     assert "Ctrl+R" in taken
+    for running in (True, False):
+        widget.view.set_running(running)
+        assert widget.view.run_button.toolTip().count("Return") == 1
     for key, control in keys.items():
         name = QKeySequence(key).toString()
         assert name in found

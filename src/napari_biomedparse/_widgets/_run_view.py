@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
 from napari_biomedparse._widgets._doctor import Doctor
 from napari_biomedparse._widgets._existence_plot import ExistencePlot
 from napari_biomedparse._widgets._queue import RunQueue
+from napari_biomedparse._widgets._shortcuts import RUN, tell_key
 from napari_biomedparse.report import duration
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ class RunView(QWidget):
             if running
             else "Segment; the labels appear slice by slice, from the one in view on."
         )
+        tell_key(self.run_button, RUN)
         self.estimate_button.setEnabled(not running)
         self.cancel_button.setEnabled(running)
         self.cancel_button.setVisible(not can_resume)

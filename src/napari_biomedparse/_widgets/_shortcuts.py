@@ -36,16 +36,20 @@ def add_shortcuts(widget: SegmentWidget, viewer: Viewer) -> None:
     """
     view = widget.view
     keys: list[tuple[str, Callable[[], object], QWidget | None]] = [
-        (RUN, widget.start, view.run_button),
+        (RUN, widget.start, None),  # its tooltip changes and tells the key itself
         (CANCEL, widget.cancel, view.cancel_button),
         (PREVIEW, widget.preview, view.preview_box),
         (NEXT, lambda: go_to_labels(viewer, 1), None),
         (PREVIOUS, lambda: go_to_labels(viewer, -1), None),
     ]
     for key, do, control in keys:
-        sequence = QKeySequence(key)
-        shortcut = QShortcut(sequence, widget)
+        shortcut = QShortcut(QKeySequence(key), widget)
         shortcut.activated.connect(lambda do=do: do())
         if control is not None:
-            name = sequence.toString(QKeySequence.SequenceFormat.NativeText)
-            control.setToolTip(f"{control.toolTip()} ({name})")
+            tell_key(control, key)
+
+
+def tell_key(control: QWidget, key: str) -> None:
+    """Add a key to a tooltip."""
+    name = QKeySequence(key).toString(QKeySequence.SequenceFormat.NativeText)
+    control.setToolTip(f"{control.toolTip()} ({name})")
