@@ -37,7 +37,7 @@ def read_manifest_of(manifest: Manifest, folder: Path) -> Manifest:
     return read_manifest(folder)
 
 
-@pytest.mark.parametrize("change", [{"kind": "cake"}, {"version": 2}])
+@pytest.mark.parametrize("change", [{"kind": "cake"}, {"version": 2}, {"version": 0}])
 def test_a_record_of_something_else_is_refused(
     tmp_path: Path, change: dict[str, Any]
 ) -> None:
