@@ -71,6 +71,8 @@ def test_an_impossible_output(output: Any, manifest: Manifest, tmp_path: Path) -
         {"existence": [[0.5]]},
         {"existence": [["a", "b"]]},
         {"voxels": []},
+        {"voxels": [[1, 2**63]]},
+        {"voxels": [[1, 0.5]]},
         {"checksum": 5},
     ],
 )

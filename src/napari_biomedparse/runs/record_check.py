@@ -87,11 +87,11 @@ def check_block(
     start, stop = block.start, block.stop
     if not (_is_count(start) and _is_count(stop) and start < stop <= depth):
         raise ValueError(f"a block of the slices {start!r:.20} to {stop!r:.20}")
-    for rows in (block.existence, block.voxels):
+    for rows, kinds in ((block.existence, "fi"), (block.voxels, "i")):
         found = np.shape(rows)
         count = found[0] if prompts is None and found else prompts
         _expect(found == (count, stop - start), "scores that do not fit their block")
-        _expect(np.asarray(rows).dtype.kind in "uif", "scores that are no numbers")
+        _expect(np.asarray(rows).dtype.kind in kinds, "scores that are no numbers")
     _expect(isinstance(block.checksum, str), "a checksum that is no text")
 
 
