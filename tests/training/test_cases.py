@@ -12,11 +12,8 @@ from evaluate.cases import TEXTS, truth, write_challenge
 from training.data_folder import WORDINGS, arrays, write_case, write_folder
 
 from napari_biomedparse.errors import FormatError, VolumeError
-from napari_biomedparse.training.cases import (
-    TrainingVolume,
-    load_cases,
-    slicing_axes,
-)
+from napari_biomedparse.training.cases import load_cases, slicing_axes
+from napari_biomedparse.training.volumes import TrainingVolume
 from napari_biomedparse.training.wordings import FILE_NAME, Wordings
 
 

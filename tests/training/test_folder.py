@@ -11,7 +11,7 @@ import pytest
 from training.data_folder import arrays, write_case, write_folder
 
 from napari_biomedparse.errors import OutputError
-from napari_biomedparse.training.cases import TrainingVolume, load_cases
+from napari_biomedparse.training.cases import load_cases
 from napari_biomedparse.training.folder import (
     LOG,
     describe_training,
@@ -21,6 +21,7 @@ from napari_biomedparse.training.folder import (
 )
 from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.slices import split
+from napari_biomedparse.training.volumes import TrainingVolume
 from napari_biomedparse.training.wordings import Wordings
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from napari_biomedparse.errors import FormatError, VolumeError
-from napari_biomedparse.training.cases import TrainingVolume
 from napari_biomedparse.training.processed import is_processed, load_processed
 from napari_biomedparse.training.slices import Sample, SliceBatches, cut, split
+from napari_biomedparse.training.volumes import TrainingVolume
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(1, 255, (32, 32, 3), np.uint8)

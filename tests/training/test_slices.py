@@ -9,7 +9,6 @@ from training.data_folder import arrays
 
 from napari_biomedparse.preprocess import plan_slices, stack_context
 from napari_biomedparse.training.augment import Variation
-from napari_biomedparse.training.cases import TrainingVolume
 from napari_biomedparse.training.losses import object_edges
 from napari_biomedparse.training.slices import (
     Sample,
@@ -18,6 +17,7 @@ from napari_biomedparse.training.slices import (
     make_targets,
     split,
 )
+from napari_biomedparse.training.volumes import TrainingVolume
 from napari_biomedparse.training.wordings import Wordings
 
 WORDINGS = Wordings({1: ("bright squares", "squares"), 2: ("corner",)}, absent=("cat",))

@@ -115,6 +115,12 @@ def open_labels(path: str | os.PathLike[str]) -> LabelVolume:
         If it holds fractions or has another number of axes.
     """
     contents = open_file(path)
+    for image in () if contents.labels else contents.images:
+        if image.dtype.kind not in "bui":
+            raise VolumeError(
+                f"{path} has labels of type {image.dtype}; labels must be whole "
+                "numbers, 0 for background: round and convert them to an integer type."
+            )
     found = contents.labels or tuple(LabelVolume(image) for image in contents.images)
     if not found:
         raise FormatError(f"{path} holds neither labels nor an image.")
@@ -127,11 +133,6 @@ def open_labels(path: str | os.PathLike[str]) -> LabelVolume:
         if axis in volume.axes and len(volume.axes) > 3:
             if volume.shape[volume.axes.index(axis)] == 1:
                 volume = volume.select(**{axis: 0})
-    if volume.dtype.kind not in "bui":
-        raise VolumeError(
-            f"{path} has labels of type {volume.dtype}; labels must be whole numbers, "
-            "0 for background: round and convert them to an integer type."
-        )
     if volume.axes == SPATIAL_AXES[1:]:
         data: Any = volume.data
         volume = replace(

@@ -20,12 +20,8 @@ from napari_biomedparse.io.output import whole_or_nothing
 from napari_biomedparse.prompts import INSTANCE_KEY, PromptSet
 from napari_biomedparse.runs.durable import write_durably
 from napari_biomedparse.runs.folder import writing
-from napari_biomedparse.training.cases import (
-    REVIEWED_AXIS_KEY,
-    REVIEWED_KEY,
-    check_classes,
-    check_fit,
-)
+from napari_biomedparse.training.cases import REVIEWED_AXIS_KEY, REVIEWED_KEY
+from napari_biomedparse.training.volumes import check_classes, check_fit
 from napari_biomedparse.training.wordings import (
     ANY,
     FILE_NAME,

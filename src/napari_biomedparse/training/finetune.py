@@ -20,11 +20,7 @@ from napari_biomedparse.engine import find_device
 from napari_biomedparse.errors import CheckpointError, VolumeError
 from napari_biomedparse.runs.folder import writing
 from napari_biomedparse.training.augment import Variation
-from napari_biomedparse.training.cases import (
-    TrainingVolume,
-    load_cases,
-    require_targets,
-)
+from napari_biomedparse.training.cases import load_cases
 from napari_biomedparse.training.folder import (
     BEST,
     CACHE,
@@ -39,6 +35,7 @@ from napari_biomedparse.training.module import FinetuneData, FinetuneModule, pre
 from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.processed import is_processed, load_processed
 from napari_biomedparse.training.slices import SliceBatches, Split, split
+from napari_biomedparse.training.volumes import TrainingVolume, require_targets
 from napari_biomedparse.weights import load_model
 
 if TYPE_CHECKING:

@@ -19,15 +19,15 @@ import numpy as np
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.model.checkpoint import read_checkpoint
 from napari_biomedparse.runs.durable import write_durably
-from napari_biomedparse.training.cases import KeptArray
 from napari_biomedparse.training.losses import Losses
+from napari_biomedparse.training.volumes import KeptArray
 from napari_biomedparse.weights import PUBLISHED, model_identity
 
 if TYPE_CHECKING:
     from napari_biomedparse.model.biomedparse import BiomedParse
-    from napari_biomedparse.training.cases import TrainingVolume
     from napari_biomedparse.training.options import FinetuneOptions
     from napari_biomedparse.training.slices import Split
+    from napari_biomedparse.training.volumes import TrainingVolume
 
 BEST, LAST, LOG, RUN, CACHE = (
     "finetuned.safetensors", "last.ckpt", "log.csv", "run.json", "cache",

@@ -24,7 +24,7 @@ from napari_biomedparse.errors import (
     PromptError,
     VolumeError,
 )
-from napari_biomedparse.training.cases import (
+from napari_biomedparse.training.volumes import (
     TrainingVolume,
     refuse_problems,
     require_targets,

@@ -22,9 +22,9 @@ from napari_biomedparse.preprocess import (
 )
 from napari_biomedparse.tokenizer import tokenize
 from napari_biomedparse.training.augment import Variation, vary
-from napari_biomedparse.training.cases import TrainingVolume, targets
 from napari_biomedparse.training.data import Batch, padded
 from napari_biomedparse.training.losses import Targets, object_edges
+from napari_biomedparse.training.volumes import TrainingVolume, targets
 
 EMPTY_SHARE = 0.25
 """Slices without any target, to those with some: enough to learn what is absent."""
