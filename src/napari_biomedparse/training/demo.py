@@ -7,7 +7,9 @@ carry nobody's data.
 Three parts: `FIRST`, with small slices and three decoder layers, learns what things
 look like; the network of `CONFIG` goes on from there with finer masks and deeper
 layers, which look closer at small targets; at last it sees more of what is hardest,
-touching nuclei and vessels, and the edges between objects count for more.
+touching nuclei and vessels, and the edges between objects count for more. What is
+shipped lies between the last two parts: what the third one learns of phantoms costs
+some of what the second one makes of real images (Wortsman et al., CVPR 2022).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import logging
 import subprocess
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -73,6 +76,8 @@ PHANTOMS = 320
 STEPS = (7391, 3300, 3400)
 HARDEST = (("light-sheet", 1), ("light-sheet", 1), ("light-sheet", 2))
 """Nuclei and vessels, by label: what the third part sees more of."""
+THIRD_SHARE = 0.75
+"""Share of the third part's weights in what is shipped, the rest is the second's."""
 EM_SHARE = 0.6
 NUCLEI = {"em": "nucleus", "light-sheet": "nuclei"}
 """Without a modality these two have the same name."""
@@ -209,6 +214,17 @@ def new_model(seed: int, config: BiomedParseConfig = FIRST) -> BiomedParse:
     return model
 
 
+def between(one: BiomedParse, other: BiomedParse, share: float) -> BiomedParse:
+    """Make the network whose weights are `share` of the way from `one` to `other`."""
+    mixed = deepcopy(one)
+    weights = other.state_dict()
+    with torch.no_grad():
+        for name, value in mixed.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(weights[name], share)
+    return mixed
+
+
 def export(model: BiomedParse, path: Path, about: dict[str, str]) -> None:
     """Write the weights as float16 `.safetensors` with the config and `about`."""
     weights = {
@@ -245,7 +261,7 @@ def train(
     Returns
     -------
     Path
-        The weights, averaged over the last steps.
+        The weights: averaged over the last steps, and between the last two parts.
     """
     torch.set_flush_denormal(True)  # numbers that small only cost time
     cases = make_cases(output / "phantoms", phantoms, seed)
@@ -286,6 +302,7 @@ def train(
 
     weights = output / "demo.safetensors"
     about = _about(seed, steps, phantoms)
+    before = deepcopy(second)
     Trainer(
         second,
         batches(size=CONFIG.image_size, slices=8, seed=seed + 1, again=HARDEST),
@@ -297,7 +314,9 @@ def train(
             seed=seed + 1,
         ),
         output / "third",
-        lambda model, step: export(model, weights, {**about, "step": str(step)}),
+        lambda model, step: export(
+            between(before, model, THIRD_SHARE), weights, {**about, "step": str(step)}
+        ),
     ).run()
     return weights
 
