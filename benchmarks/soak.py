@@ -112,7 +112,7 @@ def main() -> int:
                     f"{time.monotonic() - begun:.0f} s: {now}",
                     flush=True,
                 )
-    grown = {key: now[key] / max(1, first[key]) - 1 for key in now}
+    grown = {key: (now[key] - first[key]) / max(1, first[key]) for key in now}
     told = ", ".join(f"{key} {value:+.1%}" for key, value in grown.items())
     print(f"Growth since the warm-up: {told}")
     memory = grown.pop("memory (KiB)")
