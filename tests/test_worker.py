@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import tempfile
 
 import dask.array as da
 import numpy as np
@@ -103,6 +105,25 @@ def test_prompt_cut_at_77_tokens_is_told(session, grey):
 def test_errors_keep_their_kind(session, grey, options, how, error):
     with pytest.raises(error):
         run(session, grey, options, **how)
+
+
+def test_scores_on_disk_go_with_the_process(grey, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for end in ("close", "kill", "parent"):
+        session = Session()
+        run(session, grey, SegmentOptions(slices=(0, 2)))
+        assert list(tmp_path.rglob("*.npy"))
+        process = session._process
+        if end == "close":
+            session.close()
+        elif end == "kill":
+            os.kill(session.pid, signal.SIGKILL)
+            process._listening.join()
+        else:
+            process._popen.stdin.close()
+            process._listening.join()
+        assert list(tmp_path.iterdir()) == []
+        session.close()
 
 
 def test_nothing_but_this_process_keeps_it_alive(session, grey):

@@ -55,6 +55,10 @@ class Network:
             else:
                 yield from self._live.run(plan, engine, job)
 
+    def close(self) -> None:
+        """Remove what is kept on disk."""
+        self._live.close()
+
     def _ready_engine(self, job: Job, seed: int) -> Any:
         from napari_biomedparse.engine import CACHE_BYTES, Engine
         from napari_biomedparse.weights import load_model
@@ -100,8 +104,13 @@ def private_stdout() -> BinaryIO:
 def main() -> None:
     """Serve the process that started this one."""
     connection = Connection(sys.stdin.buffer, private_stdout())
-    # A run may be deep in a slice when the other side goes: nothing waits for it.
-    serve(connection, Network(), on_end=lambda: os._exit(0))
+    network = Network()
+
+    def end() -> None:
+        network.close()
+        os._exit(0)  # a run may be deep in a slice: nothing waits for it
+
+    serve(connection, network, on_end=end)
 
 
 if __name__ == "__main__":

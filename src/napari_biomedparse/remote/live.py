@@ -127,6 +127,11 @@ class Live:
             job.say("status", text="Separating objects…")
             objects.say(job, plan.options.minimum_size)
 
+    def close(self) -> None:
+        """Remove what is kept on disk."""
+        if self._store is not None:
+            self._store.close()
+
     def _store_of(self, plan: RunPlan, earlier: int | None) -> ScoreStore:
         """Return the scores of an earlier run, or an empty store."""
         from napari_biomedparse.score_store import ScoreStore

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import shutil
 import subprocess
+import tempfile
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,16 +48,24 @@ class Process:
     """The other process and the threads that talk to it."""
 
     def __init__(self, command: Sequence[str]) -> None:
+        # Its temporary files are removed here, as it may be killed at any time.
+        folder = tempfile.mkdtemp(prefix="napari-biomedparse-")
+        self._forget_files = weakref.finalize(
+            self, shutil.rmtree, folder, ignore_errors=True
+        )
+        places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), folder)
         try:
             self._popen = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
+                env={**os.environ, **places},
                 # Ctrl-C in a terminal is for napari, which then ends the process.
                 start_new_session=True,
             )
         except OSError as error:
+            self._forget_files()
             raise WorkerError(
                 f"The process that runs the network could not be started: {error}. "
                 f"Check that {command[0]} is a working Python."
@@ -118,6 +130,7 @@ class Process:
             logger.warning("The stream from the model process broke: %s", error)
             self._popen.kill()
         self._popen.wait()
+        self._forget_files()
         self._overhearing.join()
         for run in list(self._runs.values()):
             self._end(run, None if self._stopping else self._obituary())
