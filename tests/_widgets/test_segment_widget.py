@@ -140,9 +140,8 @@ def test_errors_of_the_process_are_shown(desk_that, voxels, notes):
     [
         (None, "nuclei", "no image"),
         (np.zeros((5, 20, 20), np.uint8), "  \n ", "no prompt"),
-        (np.zeros((5, 20, 20), np.uint8), "a [SEP] b", "SEP"),
     ],
-    ids=["no-image", "no-prompt", "separator"],
+    ids=["no-image", "no-prompt"],
 )
 def test_what_cannot_run_is_explained(desk_that, notes, data, prompts, message):
     desk = desk_that("works")
@@ -153,6 +152,13 @@ def test_what_cannot_run_is_explained(desk_that, notes, data, prompts, message):
     desk.view.run_button.click()
     assert message in notes[0]
     assert len(desk.viewer.layers) == count
+
+
+def test_what_cannot_be_a_prompt_is_refused_where_it_is_entered(desk_that, notes):
+    desk = desk_that("works")
+    desk.form.prompts.add("a [SEP] b")
+    assert "SEP" in notes[0]
+    assert desk.form.prompts.value == "bright things"
 
 
 @pytest.mark.parametrize("instances", [False, True])
