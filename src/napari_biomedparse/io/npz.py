@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -222,4 +223,9 @@ def _read_small(member: NpyMember, kinds: str) -> npt.NDArray[Any]:
         raise member.fault(
             f"has the unexpected type {member.dtype} and shape {member.shape}"
         )
-    return member.read()
+    values = member.read()
+    if member.dtype.kind == "U" and size:
+        letter = np.dtype(np.uint32).newbyteorder(member.dtype.byteorder)
+        if values.ravel().view(letter).max() > sys.maxunicode:
+            raise member.fault("holds letters that do not exist")
+    return values
