@@ -97,6 +97,14 @@ def as_many_threads_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setenv(name, value)
 
 
+@pytest.fixture(autouse=True)
+def state_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Keep what the package remembers of a user's clusters apart from the user's."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Compute with one thread, as the workers of a cluster do."""

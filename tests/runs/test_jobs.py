@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -139,6 +140,21 @@ def test_a_cluster_that_is_gone_is_no_obstacle(source: Path, tmp_path: Path) -> 
     (out / JOB).write_text('{"scheduler": "tcp://127.0.0.1:1"}')
     assert segment_to_folder(source, PROMPTS, out, "tiny", slices=(0, 5)).finished
     assert not (out / JOB).exists()
+
+
+def test_a_scheduler_that_only_the_folder_names_is_not_talked_to(
+    source: Path, tmp_path: Path
+) -> None:
+    """It could send anything to be unpickled."""
+    out = tmp_path / "run"
+    out.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        stranger.settimeout(0)
+        port = stranger.getsockname()[1]
+        (out / JOB).write_text(f'{{"scheduler": "tcp://127.0.0.1:{port}"}}')
+        assert segment_to_folder(source, PROMPTS, out, "tiny", slices=(0, 5)).finished
+        with pytest.raises(BlockingIOError):
+            stranger.accept()
 
 
 def test_volumes_in_memory_are_refused(cluster: Any, tmp_path: Path) -> None:

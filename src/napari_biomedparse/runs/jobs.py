@@ -5,12 +5,17 @@ further tasks. It is a published dataset of the scheduler, named after the run's
 which keeps it alive and lets others find it; progress is a `distributed.Variable`, and
 a `distributed.Event` tells it to stop. Should the driver's worker die, the scheduler
 starts it again on another one, and it resumes the folder.
+
+Whoever talks to a scheduler unpickles what it sends. So a folder, which may come from
+anybody, is believed to name one only if this user has named the same there before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import platformdirs
 from distributed import Client, Event, Future, Variable, worker_client
 
 from napari_biomedparse.errors import OptionError, OutputError, WorkerError
@@ -47,7 +53,8 @@ def job_client(scheduler: str | Client | None, folder: Path) -> Iterator[Client 
     Parameters
     ----------
     scheduler : str or distributed.Client, optional
-        The cluster that is to do it. Without it, the one that the folder names.
+        The cluster that is to do it. Without it, the one that the folder names, if it
+        is the one that this user gave for that folder.
     folder : Path
         The run's.
 
@@ -66,7 +73,10 @@ def job_client(scheduler: str | Client | None, folder: Path) -> Iterator[Client 
             yield client
         return
     try:
-        address = json.loads((folder / JOB).read_text("utf-8"))["scheduler"]
+        named = (folder / JOB).read_text("utf-8")
+        if named != _own_record(folder).read_text("utf-8"):
+            raise ValueError("not the user's")
+        address = json.loads(named)["scheduler"]
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError, KeyError):
         yield None
@@ -136,6 +146,13 @@ def follow_job(
             _stop(client, name, run)
         raise
     client.unpublish_dataset(name)
+    _own_record(asked.folder).unlink(missing_ok=True)
+
+
+def _own_record(folder: Path) -> Path:
+    """Return where this user's choice of a cluster for a folder is kept."""
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()
+    return platformdirs.user_state_path("napari-biomedparse") / "jobs" / f"{name}.json"
 
 
 def _name(folder: Path) -> str:
@@ -192,6 +209,10 @@ def _submit(client: Client, asked: Asked, name: str) -> dict[str, Any]:
         asked.folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"scheduler": client.scheduler.address})
         write_durably(asked.folder / JOB, text)
+    with contextlib.suppress(OSError):  # without it the scheduler is to be given again
+        own = _own_record(asked.folder)
+        own.parent.mkdir(parents=True, exist_ok=True)
+        own.write_text(text, "utf-8")
     return job
 
 
