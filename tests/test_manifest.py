@@ -123,3 +123,12 @@ def test_editable_install(tmp_path: Path) -> None:
     code, manifest = install(ROOT, folder, "--no-build-isolation", "--editable")
     assert code == ROOT / "src" / "napari_biomedparse"
     assert (manifest / MANIFEST.name).read_bytes() == MANIFEST.read_bytes()
+
+
+def test_every_bundled_datum_has_a_licence() -> None:
+    data = ROOT / "src" / "napari_biomedparse" / "_data"
+    told = (data / "README.md").read_text("utf-8")
+    for path in data.iterdir():
+        if path.suffix not in (".md", ".py") and not path.name.endswith("LICENSE.txt"):
+            (line,) = [row for row in told.splitlines() if f"| `{path.name}` |" in row]
+            assert any(name in line for name in ("MIT", "BSD-3-Clause"))
