@@ -222,6 +222,19 @@ def test_a_run_short_of_memory_goes_on_with_less_at_once(
     assert not caplog.text  # it does not run into the wall again
 
 
+def test_a_full_main_memory_is_named(
+    tiny_model: BiomedParse, slices: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(tiny_model)
+
+    def full(*_: object) -> object:
+        return torch.empty(2**60)
+
+    monkeypatch.setattr(engine._network, "decode", full)
+    with pytest.raises(DeviceError, match=r"cpu does not suffice .*choose another"):
+        engine.predict(slices, engine.encode_prompts(["liver"]))
+
+
 @pytest.mark.parametrize(
     ("slices_that_fit", "expected"), [(0.5, 1), (1, 1), (3.9, 2), (4.1, 4), (1000, 512)]
 )

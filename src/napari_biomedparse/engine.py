@@ -213,7 +213,7 @@ class Engine:
             raise DeviceError(
                 f"The memory of {self.device} does not suffice for a single slice and "
                 f"prompt ({shortage.splitlines()[0]}). Close other programs that use "
-                "it, or choose the CPU."
+                "it, or choose another device."
             )
         _LOGGER.warning(
             "The memory of %s ran out; going on with %d slices and %d prompts at once",
@@ -375,7 +375,7 @@ def _image_side(model: BiomedParse) -> Iterator[Tensor]:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether a device's memory ran out; MPS has no error class of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        str(error).startswith("MPS backend out of memory")
+    """Tell whether memory ran out; MPS and CPU have no error class of their own."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        sign in str(error) for sign in ("MPS backend out of memory", "CPUAllocator")
     )
