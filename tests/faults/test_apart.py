@@ -53,7 +53,6 @@ def strike() -> Iterator[Callable[[Cell, Path, Path], dict[str, Any]]]:
         process.stdin.close()
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("cell", cells(APART))
 def test_the_run_can_be_resumed(
     cell: Cell,

@@ -28,7 +28,6 @@ def cluster() -> Iterator[Any]:
         yield client
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("cell", cells(CLUSTER))
 def test_the_run_goes_on(
     cell: Cell, tmp_path: Path, cluster: Any, undisturbed: Run
