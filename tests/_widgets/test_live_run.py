@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from qtpy.QtCore import QPoint, Qt
@@ -31,6 +33,52 @@ def test_the_run_starts_at_the_slice_in_view_and_follows_the_slider(desk_that, v
     assert not set(done_slices(layer)) >= set(range(6, 20))
     desk.wait_for_end()
     np.testing.assert_array_equal(layer.data, stack > 100)
+
+
+def test_the_task_is_sent_before_its_layer_is_made(desk_that, voxels, monkeypatch):
+    desk = desk_that("works")
+    desk.viewer.add_image(voxels)
+    sent, order = threading.Event(), []
+    run, add_labels = desk.widget.session.run, desk.viewer.add_labels
+
+    def send(*args, **keywords):
+        found = run(*args, **keywords)
+        sent.set()
+        return found
+
+    def add(*args, **keywords):
+        order.append("sent" if sent.wait(30) else "not sent")
+        news = desk.widget.run._news
+        # As napari does: what the run tells meanwhile has to wait for the layer.
+        desk.wait_until(lambda: len(news) > 3)
+        return add_labels(*args, **keywords)
+
+    monkeypatch.setattr(desk.widget.session, "run", send)
+    monkeypatch.setattr(
+        type(desk.viewer), "add_labels", lambda _, *a, **k: add(*a, **k)
+    )
+    layer = desk.start()
+    assert order == ["sent"]
+    desk.wait_for_end()
+    np.testing.assert_array_equal(layer.data, voxels > 100)
+    assert "Done: 6 slices" in desk.view.status.text()
+    assert layer.metadata[METADATA_KEY]["complete"]
+    assert layer.editable
+
+
+def test_a_layer_that_cannot_be_made_ends_the_run(desk_that, voxels, monkeypatch):
+    desk = desk_that("slow")
+    desk.viewer.add_image(voxels)
+
+    def refuse(*_, **__):
+        raise RuntimeError("no layer")
+
+    monkeypatch.setattr(type(desk.viewer), "add_labels", refuse)
+    with pytest.raises(RuntimeError, match="no layer"):
+        desk.widget.start()
+    desk.wait_for_end()
+    assert len(desk.viewer.layers) == 1
+    assert desk.view.run_button.isEnabled()
 
 
 def test_a_cancelled_run_is_resumed(desk_that, voxels):

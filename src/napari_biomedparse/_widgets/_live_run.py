@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,9 +42,11 @@ class LiveRun(QObject):
     Parameters
     ----------
     viewer : napari.Viewer
-    shown : sequence of napari.layers.Labels, or FolderLayers
-        The layers of the array that the task fills, one or one a prompt, or what
-        makes the layers of the folder that it writes.
+    shown : callable, or FolderLayers
+        Makes or returns the layers of the array that the task fills, one or one a
+        prompt, once the task has begun: napari takes longer for a new layer than a
+        small network for a slice. Or what makes the layers of the folder that it
+        writes.
     task : SegmentTask
     view : RunView
         Also the parent: nothing is shown any more once it is gone.
@@ -59,7 +63,7 @@ class LiveRun(QObject):
     def __init__(
         self,
         viewer: Viewer,
-        shown: Sequence[Labels] | FolderLayers,
+        shown: Callable[[], Sequence[Labels]] | FolderLayers,
         task: SegmentTask,
         view: RunView,
         eye: Eye,
@@ -71,7 +75,11 @@ class LiveRun(QObject):
         self.layers: tuple[Labels, ...] = ()
         self._viewer = viewer
         self._view = view
+        self._shown = shown
         self._folder = shown if isinstance(shown, FolderLayers) else None
+        self._news: deque[Callable[[], None]] = deque()
+        self._ready = False
+        self.destroyed.connect(lambda *_, news=self._news: news.clear())
         self._live: list[LiveLabels] = []
         self._eye = eye
         self._flat = asked.volumes[0].flat
@@ -81,19 +89,23 @@ class LiveRun(QObject):
         self._time_left = TimeLeft()
         self._done = self._total = 0
         self._failed = False
-        if not isinstance(shown, FolderLayers):
-            self._show(*shown)
-            for layer in shown:
-                # Objects replace all labels at the end, painted ones included.
-                layer.editable = not task.prompts.instance
         self._thread.stepped.connect(self._on_step)
         self._thread.finished.connect(self._on_finished)
 
     def start(self) -> None:
-        """Start the task."""
+        """Start the task, and then show what it fills."""
         self._view.begin(self.asked.image.name)
         self._eye.moved.connect(self._on_eye_moved)
         self._thread.start()
+        try:
+            if not isinstance(self._shown, FolderLayers):
+                self._show(*self._shown())
+        except BaseException:
+            self.task.cancel()
+            raise
+        finally:
+            self._ready = True
+            self._catch_up()
 
     def cancel(self) -> None:
         """Stop; what is done stays."""
@@ -126,12 +138,27 @@ class LiveRun(QObject):
             live = LiveLabels(self._viewer, layer, flat=self._flat)
             live.removed.connect(self._on_layer_removed)
             self._live.append(live)
+            # Objects replace all labels at the end, painted ones included.
+            layer.editable = self._folder is None and not self.task.prompts.instance
 
     def _on_layer_removed(self) -> None:
         if not self.is_shown:
             self.task.cancel()
 
     def _on_step(self, step: Step) -> None:
+        self._news.append(partial(self._take, step))
+        self._catch_up()
+
+    def _on_finished(self) -> None:
+        self._news.append(self._end)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Show what is new, unless the layers are only being made."""
+        while self._ready and self._news:
+            self._news.popleft()()
+
+    def _take(self, step: Step) -> None:
         if isinstance(step, Status):
             self._view.say(step.text)
         elif isinstance(step, Planned):
@@ -139,9 +166,9 @@ class LiveRun(QObject):
         elif isinstance(step, Changed):
             self._on_changed(step)
         elif isinstance(step, Written):
-            self._on_progress(step.done)
             for live in self._live:
                 live.changed_anywhere()
+            self._on_progress(step.done)
         elif isinstance(step, Failed):
             self._failed = True
             show_error(str(step.error))
@@ -159,12 +186,13 @@ class LiveRun(QObject):
             show_warning(truncation_warning(plan.truncated))
 
     def _on_changed(self, step: Changed) -> None:
-        self._on_progress(step.done)
         self._scores.update()
         for live in self._live:
             live.changed(step.axis, step.start, step.stop, step.time)
+        self._on_progress(step.done)
 
     def _on_progress(self, done: int) -> None:
+        """Show how far it is; last, as napari processes events and all may be gone."""
         self._done = done
         left = self._time_left.update(done, self._total, time.monotonic())
         self._view.set_done(done, left)
@@ -175,7 +203,7 @@ class LiveRun(QObject):
             at = self._eye.slice_of(self.layers[0], axis, flat=self._flat)
             self.task.look_at(at)
 
-    def _on_finished(self) -> None:
+    def _end(self) -> None:
         try:
             self._conclude()
         finally:

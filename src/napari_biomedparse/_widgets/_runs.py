@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,7 +83,7 @@ class Runs:
             parts = self._parts(asked, self._arrays[layers[0]], before=task)
             rest = ArrayTask(parts, asked.prompts, before=task)
             rest.front = task.front
-            return self._live(asked, layers, rest)
+            return self._live(asked, lambda: layers, rest)
         for layer in layers:
             self._viewer.layers.remove(layer)  # what is on disk is shown anew
         return self._in_folder(asked)
@@ -109,7 +109,7 @@ class Runs:
         (part,) = self._parts(asked, labels, before=task, again=True)
         again = AgainTask(part, asked.prompts, task)
         again.front = task.front
-        return self._live(asked, layers, again)
+        return self._live(asked, lambda: layers, again)
 
     def estimation(self, asked: Request) -> Estimation:
         """Make an estimate of what a run takes."""
@@ -136,19 +136,30 @@ class Runs:
         count = (len(asked.prompts),) if asked.separate else ()
         shape = (len(asked.volumes), *count, *asked.volumes[0].grid)
         layers = self._latest.get(asked.image, ()) if asked.overwrite else ()
-        kept = layers and all(layer in self._viewer.layers for layer in layers)
-        if kept and self._arrays[layers[0]].shape == shape:
-            labels = self._cleared(layers, asked)
-        else:
-            labels = np.zeros(shape, _label_dtype(asked))
-            layers = tuple(
-                self._viewer.add_labels(shown, **keywords)
-                for shown, keywords in _shown(asked, labels)
-            )
-        self._arrays[layers[0]], self._latest[asked.image] = labels, layers
+        kept = (
+            bool(layers)
+            and all(layer in self._viewer.layers for layer in layers)
+            and self._arrays[layers[0]].shape == shape
+        )
+        labels = (
+            self._cleared(layers, asked)
+            if kept
+            else np.zeros(shape, _label_dtype(asked))
+        )
+
+        def show() -> tuple[Labels, ...]:
+            shown = layers if kept else tuple(self._add(asked, labels))
+            self._arrays[shown[0]], self._latest[asked.image] = labels, shown
+            return shown
+
         task = ArrayTask(self._parts(asked, labels), asked.prompts)
         task.front = front
-        return self._live(asked, layers, task)
+        return self._live(asked, show, task)
+
+    def _add(self, asked: Request, labels: npt.NDArray[Any]) -> Iterator[Labels]:
+        """Add the layers of labels, one or one a prompt."""
+        for shown, keywords in _shown(asked, labels):
+            yield self._viewer.add_labels(shown, **keywords)
 
     def _cleared(self, layers: Sequence[Labels], asked: Request) -> npt.NDArray[Any]:
         """Empty what a run fills of layers, and keep the rest if it can be kept."""
@@ -206,7 +217,7 @@ class Runs:
     def _live(
         self,
         asked: Request,
-        shown: Sequence[Labels] | FolderLayers,
+        shown: Callable[[], Sequence[Labels]] | FolderLayers,
         task: ArrayTask | FolderTask,
     ) -> LiveRun:
         return LiveRun(self._viewer, shown, task, self._view, self._eye, asked)
