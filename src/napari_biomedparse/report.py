@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from napari_biomedparse.slices import SegmentedSlices, spans
+
 if TYPE_CHECKING:
     from napari_biomedparse.prompts import Prompt, PromptSet
-    from napari_biomedparse.slices import SegmentedSlices
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,7 @@ class Tally:
     @property
     def done(self) -> list[tuple[int, int]]:
         """Starts and stops of the slices that were counted."""
-        known = np.isfinite(self.existence[0]).astype(np.int8)
-        starts = np.flatnonzero(np.diff(known, prepend=0) > 0).tolist()
-        stops = (np.flatnonzero(np.diff(known, append=0) < 0) + 1).tolist()
-        return list(zip(starts, stops, strict=True))
+        return spans(np.flatnonzero(np.isfinite(self.existence[0])).tolist())
 
     def findings(self) -> tuple[Finding, ...]:
         """Return what was found so far, one entry a prompt."""

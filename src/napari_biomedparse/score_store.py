@@ -16,12 +16,12 @@ from torch import Tensor
 
 from napari_biomedparse.engine import SlicePrediction
 from napari_biomedparse.errors import OptionError
+from napari_biomedparse.slices import SegmentedSlices, spans
 from napari_biomedparse.step import finish_slices, predict_slices
 
 if TYPE_CHECKING:
     from napari_biomedparse.in_view import Span
     from napari_biomedparse.plan import RunPlan
-    from napari_biomedparse.slices import SegmentedSlices
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -59,12 +59,12 @@ class ScoreStore:
     @property
     def kept(self) -> list[Span]:
         """Ranges of slices whose scores are there."""
-        return _spans(self._sizes)
+        return spans(self._sizes)
 
     @property
     def dropped(self) -> list[Span]:
         """Ranges of slices whose scores had to go: these need the network again."""
-        return _spans(self._dropped)
+        return spans(self._dropped)
 
     @property
     def bytes_used(self) -> int:
@@ -212,14 +212,3 @@ def _check(plan: RunPlan, store: ScoreStore) -> None:
             f"The scores that were kept are of another run ({', '.join(other)} "
             "changed); run the network again."
         )
-
-
-def _spans(indices: Iterable[int]) -> list[Span]:
-    """Put slices together to ranges as long as possible."""
-    found: list[Span] = []
-    for index in sorted(indices):
-        if found and found[-1][1] == index:
-            found[-1] = (found[-1][0], index + 1)
-        else:
-            found.append((index, index + 1))
-    return found

@@ -1,7 +1,8 @@
-"""The noun `SegmentedSlices`: what a run hands on as it goes. Free of torch."""
+"""What a run hands on as it goes, and ranges of slices. Free of torch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,3 +46,25 @@ class SegmentedSlices:
             slice(self.start, self.stop) if i == self.axis else slice(None)
             for i in range(3)
         )
+
+
+def spans(indices: Iterable[int]) -> list[tuple[int, int]]:
+    """Put slices together to ranges as long as possible.
+
+    Parameters
+    ----------
+    indices : iterable of int
+        In any order.
+
+    Returns
+    -------
+    list of (int, int)
+        Starts and stops, ascending.
+    """
+    found: list[tuple[int, int]] = []
+    for index in sorted(indices):
+        if found and found[-1][1] == index:
+            found[-1] = (found[-1][0], index + 1)
+        else:
+            found.append((index, index + 1))
+    return found

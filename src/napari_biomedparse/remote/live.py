@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_biomedparse.remote.tasks import say_objects, say_planned, where
+from napari_biomedparse.slices import SegmentedSlices, spans
 
 if TYPE_CHECKING:
     from napari_biomedparse.engine import Engine
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from napari_biomedparse.prompts import PromptSet
     from napari_biomedparse.remote.serve import Job
     from napari_biomedparse.score_store import ScoreStore
-    from napari_biomedparse.slices import SegmentedSlices
     from napari_biomedparse.volume import Volume
 
 _GREYS_KEPT = 16
@@ -98,7 +98,7 @@ class Live:
             plan,
             engine,
             total=len(finished) if said["again"] else plan.stop - plan.start,
-            kept=_spans(kept),
+            kept=spans(kept),
         )
         objects = Objects(plan) if plan.instances else None
         yield
@@ -187,7 +187,7 @@ def _steps(
     front = job.front or 0
     order = sorted(replay, key=lambda index: (abs(index - front), index))
     yield from resolve_again(plan, store, order)
-    others = _spans(set(range(plan.start, plan.stop)) - network)
+    others = spans(set(range(plan.start, plan.stop)) - network)
     yield from run_in_view(
         plan, engine, front=lambda: job.front, done=others, store=store
     )
@@ -195,14 +195,3 @@ def _steps(
 
 def _indices(spans: Iterable[Iterable[int]]) -> set[int]:
     return {index for start, stop in spans for index in range(start, stop)}
-
-
-def _spans(indices: Iterable[int]) -> list[tuple[int, int]]:
-    """Put slices together to ranges."""
-    found: list[tuple[int, int]] = []
-    for index in sorted(indices):
-        if found and found[-1][1] == index:
-            found[-1] = (found[-1][0], index + 1)
-        else:
-            found.append((index, index + 1))
-    return found
