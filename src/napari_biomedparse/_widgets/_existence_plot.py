@@ -46,7 +46,8 @@ class ExistencePlot(QWidget):
         self.setAccessibleName("Existence score of each prompt, slice by slice")
         self.setToolTip(
             "How probable the network finds each prompt's target in each slice. Click "
-            "to see a slice; drag the dashed line to move the existence threshold."
+            "to see a slice; drag the dashed line to move the existence threshold. The "
+            "run's labels are then made anew: what was painted into them is lost."
         )
 
     def sizeHint(self) -> QSize:
