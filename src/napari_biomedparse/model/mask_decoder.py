@@ -238,7 +238,10 @@ class MaskDecoder(nn.Module):
         t = tokens.repeat(slices, 1, 1)  # [N, T, C], slice-major
         q_positions = self.query_embed_.weight.expand_as(q)
         positions = torch.cat([q_positions, t], dim=1)  # [N, Q + T, C]
-        c = self.classifier_query.weight.expand(slices * prompts, -1, -1)
+        # On a CPU twice: products with a single row are shared out among threads in a
+        # way that depends on the company, and round differently.
+        copies = 2 if layers.apart(tokens) else 1
+        c = self.classifier_query.weight.expand(slices * prompts, copies, -1)
 
         s = self.initial_self_attention_layer(torch.cat([q, t], dim=1), positions)
         q, t = s[:, : self.queries], s[:, self.queries :]
@@ -291,7 +294,7 @@ class MaskDecoder(nn.Module):
         slices, _, height, width = image.mask_features.shape
         logits = _masks(means, image.mask_features.flatten(2))  # [N, 2, h * w]
         logits = logits.view(slices, prompts, 2, height, width)
-        existence = self.classifier(c).view(slices, prompts)
+        existence = self.classifier(c)[:, 0].view(slices, prompts)
         return Decoded(logits[:, :, 0], logits[:, :, 1], existence)
 
 
