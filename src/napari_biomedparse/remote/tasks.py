@@ -95,6 +95,7 @@ def say_planned(
             **used,
             "model": manifest.model,
             "device": manifest.environment["device"],
+            "precision": manifest.environment["precision"],
         },
         provenance={
             "source": manifest.source,

@@ -205,14 +205,14 @@ def _submit(client: Client, asked: Asked, name: str) -> dict[str, Any]:
     run = client.submit(_drive, asked, name, pure=False)
     job = {"run": run, "asked": asked.words()}
     client.publish_dataset(job, name=name)
-    with writing(asked.folder):
-        asked.folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"scheduler": client.scheduler.address})
-        write_durably(asked.folder / JOB, text)
+    text = json.dumps({"scheduler": client.scheduler.address})
     with contextlib.suppress(OSError):  # without it the scheduler is to be given again
         own = _own_record(asked.folder)
         own.parent.mkdir(parents=True, exist_ok=True)
         own.write_text(text, "utf-8")
+    with writing(asked.folder):
+        asked.folder.mkdir(parents=True, exist_ok=True)
+        write_durably(asked.folder / JOB, text)
     return job
 
 
