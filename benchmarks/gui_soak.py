@@ -1,9 +1,9 @@
-"""Open napari, segment, close, again and again in one process: does anything grow?
+"""Open napari, segment, close, again and again in one process, and see what grows.
 
 Each round makes a viewer with the widget, runs it to the end on a small volume and
-closes both. After the first rounds, which fill caches that are meant to be kept, threads,
-open files, child processes, viewers, Qt windows and memory are counted, and again
-after the last one.
+closes both. After the first rounds, which fill caches that are meant to be kept,
+threads, open files, child processes, viewers, Qt windows and memory are counted, and
+again after the last one.
 
     xvfb-run -a -s "-screen 0 1280x720x24" python benchmarks/gui_soak.py --rounds 100
 """
