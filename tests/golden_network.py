@@ -436,9 +436,8 @@ def trace(
     ):
         decoded = decoder(image, tokens, field)
     text = [s[:, decoder.queries :] for s in states]
-    return Trace(
-        decoded, queries=queries, masks=masks, text=text, classifier=classifier
-    )
+    first = [c[:, :1] for c in classifier]  # on a CPU a second row is its copy
+    return Trace(decoded, queries=queries, masks=masks, text=text, classifier=first)
 
 
 @contextmanager
