@@ -9,8 +9,9 @@ import pytest
 from training.data_folder import write_folder
 
 from napari_biomedparse.errors import VolumeError
-from napari_biomedparse.remote import Session, Status, Trained, Tuned
+from napari_biomedparse.remote import Session, Status, Tuned
 from napari_biomedparse.training.options import FinetuneOptions
+from napari_biomedparse.training.progress import Progress
 from napari_biomedparse.weights import load_model
 
 OPTIONS = FinetuneOptions(epochs=2, batch_size=4, prompts=2, learning_rate=2e-3)
@@ -36,7 +37,7 @@ def test_progress_comes_and_then_a_checkpoint(
     assert "Reading squares0 (1 of 3)…" in [
         event.text for event in events if isinstance(event, Status)
     ]
-    trained = [event for event in events if isinstance(event, Trained)]
+    trained = [event for event in events if isinstance(event, Progress)]
     assert trained[-1].step == trained[-1].steps and trained[-1].loss > 0
     steps = [event.step for event in trained]
     assert steps == sorted(steps) and trained[-1].val_dice is not None
@@ -54,7 +55,7 @@ def test_cancelled_it_ends_soon_with_what_it_has(
     events = []
     for event in run:
         events.append(event)
-        if isinstance(event, Trained):
+        if isinstance(event, Progress):
             run.cancel()
     assert isinstance(events[-1], Tuned) and events[-1].step < 100
     assert load_model(events[-1].checkpoint)

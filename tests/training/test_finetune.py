@@ -20,9 +20,9 @@ from napari_biomedparse.model.checkpoint import read_checkpoint, save_weights
 from napari_biomedparse.segment import segment
 from napari_biomedparse.training.finetune import finetune
 from napari_biomedparse.training.folder import BEST, LAST, LOG
-from napari_biomedparse.training.keeper import Progress
 from napari_biomedparse.training.module import prepare
 from napari_biomedparse.training.options import FinetuneOptions
+from napari_biomedparse.training.progress import Progress
 from napari_biomedparse.training.volumes import TrainingVolume
 from napari_biomedparse.training.wordings import Wordings
 from napari_biomedparse.weights import load_model, model_identity

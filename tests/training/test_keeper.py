@@ -11,8 +11,8 @@ from training.data_folder import write_folder
 
 from napari_biomedparse.training.finetune import finetune
 from napari_biomedparse.training.folder import TENSORBOARD
-from napari_biomedparse.training.keeper import Progress
 from napari_biomedparse.training.options import FinetuneOptions
+from napari_biomedparse.training.progress import Progress
 
 OPTIONS = FinetuneOptions(epochs=2, batch_size=4, prompts=2, learning_rate=2e-3)
 

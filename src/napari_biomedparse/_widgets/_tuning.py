@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from napari_biomedparse._widgets._worker import POLL_SECONDS, Failed
+from napari_biomedparse._widgets._worker import Failed, polled
 from napari_biomedparse.errors import BiomedParseError
 from napari_biomedparse.remote import Run, Status
 
@@ -59,13 +59,9 @@ class Tuning:
     def _events(self) -> Iterator[Event]:
         told = False
         with closing(self._begin()) as run:
-            while True:
+            for event in polled(run):
+                if event is not None:
+                    yield event
                 if self.stopped and not told:
                     run.cancel()
                     told = True
-                try:
-                    event = run.poll(POLL_SECONDS)
-                except StopIteration:
-                    return
-                if event is not None:
-                    yield event

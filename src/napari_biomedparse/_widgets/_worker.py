@@ -31,6 +31,22 @@ POLL_SECONDS = 0.1
 """How often a run looks whether it was cancelled while nothing happens."""
 
 
+def polled(run: Run) -> Iterator[Event | None]:
+    """Yield what a run tells, to its end, and None where nothing happens for a while.
+
+    Raises
+    ------
+    BiomedParseError
+        As the run meets it.
+    """
+    while True:
+        try:
+            event = run.poll(POLL_SECONDS)
+        except StopIteration:
+            return
+        yield event
+
+
 @dataclass(frozen=True)
 class Changed:
     """A part of the labels that is new.
@@ -104,13 +120,11 @@ class Task(ABC):
         """Yield what a run tells, until its end or until this is cancelled."""
         with closing(begin()) as run:
             self._run = run
-            while not self.cancelled:
-                try:
-                    event = run.poll(POLL_SECONDS)
-                except StopIteration:
-                    return
+            for event in polled(run):
                 if event is not None:
                     yield event
+                if self.cancelled:
+                    return
 
 
 class SegmentTask(Task):

@@ -23,8 +23,9 @@ from napari_biomedparse._widgets._tuning import Tuning
 from napari_biomedparse._widgets._tuning_form import TuningForm, TuningRequest
 from napari_biomedparse._widgets._worker import Failed, TaskThread
 from napari_biomedparse.errors import BiomedParseError
-from napari_biomedparse.remote import Session, Status, Trained, Tuned
+from napari_biomedparse.remote import Session, Status, Tuned
 from napari_biomedparse.report import TimeLeft, duration
+from napari_biomedparse.training.progress import Progress
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -130,7 +131,7 @@ class FinetuneWidget(QWidget):
     def _on_step(self, step: object) -> None:
         if isinstance(step, Status):
             self.status.setText(step.text)
-        elif isinstance(step, Trained):
+        elif isinstance(step, Progress):
             self._on_trained(step)
         elif isinstance(step, Tuned):
             self.result = step
@@ -138,7 +139,7 @@ class FinetuneWidget(QWidget):
             self._failed = True
             show_error(str(step.error))
 
-    def _on_trained(self, now: Trained) -> None:
+    def _on_trained(self, now: Progress) -> None:
         self.bar.setRange(0, now.steps)
         self.bar.setValue(now.step)
         self.curves.add(now.step, now.steps, now.loss, now.val_loss)

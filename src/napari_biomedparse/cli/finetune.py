@@ -19,7 +19,7 @@ from napari_biomedparse.training.options import FinetuneOptions
 
 if TYPE_CHECKING:
     from napari_biomedparse.training.finetune import Finetuned
-    from napari_biomedparse.training.keeper import Progress
+    from napari_biomedparse.training.progress import Progress
 
 
 def finetune(

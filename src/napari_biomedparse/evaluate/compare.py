@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_biomedparse.errors import VolumeError
-from napari_biomedparse.evaluate.scores import ClassLine
+from napari_biomedparse.evaluate.scores import ClassLine, object_scores
 from napari_biomedparse.instances import label_components
 from napari_biomedparse.metrics import dice, evaluate_instances, surface_dice
 
@@ -91,11 +91,5 @@ def _line(
         text,
         dsc=dice(*masks),
         nsd=surface_dice(*masks, spacing=spacing, tolerance=tolerance),
-        f1=score.f1,
-        precision=score.precision,
-        recall=score.recall,
-        dsc_matched=score.dsc_matched,
-        true_positives=score.true_positives,
-        false_positives=score.false_positives,
-        false_negatives=score.false_negatives,
+        **object_scores(score),
     )

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.metrics import (
+    InstanceScore,
     Labels,
     evaluate_instances,
     evaluate_semantic,
@@ -56,6 +57,16 @@ class ClassLine:
     false_positives: float = NAN
     false_negatives: float = NAN
     existence_accuracy: float = NAN
+
+
+def object_scores(score: InstanceScore) -> dict[str, float]:
+    """Return what a `ClassLine` says of objects."""
+    return {
+        "f1": score.f1,
+        "precision": score.precision,
+        "recall": score.recall,
+        **asdict(score),
+    }
 
 
 @dataclass(frozen=True)
@@ -181,13 +192,7 @@ def score_instances(
         ClassLine(
             prompts.ids[0] if prompts and single else 0,
             "; ".join(prompts.texts) if prompts else "",
-            f1=score.f1,
-            precision=score.precision,
-            recall=score.recall,
-            dsc_matched=score.dsc_matched,
-            true_positives=score.true_positives,
-            false_positives=score.false_positives,
-            false_negatives=score.false_negatives,
+            **object_scores(score),
             existence_accuracy=float((there == said).mean()),
         ),
     )

@@ -42,10 +42,6 @@ _MOST = 2**20
 _MOST_LAYERS = 256
 _MOST_PICKLE = 2**22
 """Longest description of tensors, in bytes; that of v2 takes 0.2 MB."""
-_ALIGNMENT = 64
-"""Bytes; where torch's own memory begins at a multiple of it."""
-_LARGE = 2**23
-"""Bytes of a weight that is not copied to be aligned."""
 
 _ZIP = b"PK\x03\x04"
 _ZIP_END, _ZIP_END_SIZE = b"PK\x05\x06", 22
@@ -119,8 +115,8 @@ def load_weights(
 ) -> None:
     """Give a network its weights; every tensor must find its place.
 
-    The tensors become the network's own, large ones and those that torch saved without
-    a copy, so a network built on the meta device uses memory-mapped weights directly.
+    The tensors become the network's own without a copy, so a network built on the
+    meta device uses memory-mapped weights directly.
 
     Parameters
     ----------
@@ -163,22 +159,8 @@ def load_weights(
             f"{source} does not fit the network of {len(expected)} tensors. {report}. "
             "Give a checkpoint of exactly this network; BiomedParse v1 does not fit."
         )
-    fitting = {
-        key: _aligned(tensors[key].to(wanted.dtype)) for key, wanted in expected.items()
-    }
+    fitting = {key: tensors[key].to(wanted.dtype) for key, wanted in expected.items()}
     model.load_state_dict(fitting, assign=True)
-
-
-def _aligned(tensor: Tensor) -> Tensor:
-    """Copy a weight that lies in memory as its file happened to place it.
-
-    Products with a single vector start with as many numbers as are missing to the next
-    multiple, so that they round differently: the same weights from two files would not
-    give the same bits. Large ones, whose copies would cost, only meet whole matrices.
-    """
-    if tensor.is_meta or tensor.nbytes > _LARGE or tensor.data_ptr() % _ALIGNMENT == 0:
-        return tensor
-    return tensor.clone()
 
 
 def save_weights(

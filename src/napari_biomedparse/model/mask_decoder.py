@@ -238,8 +238,8 @@ class MaskDecoder(nn.Module):
         t = tokens.repeat(slices, 1, 1)  # [N, T, C], slice-major
         q_positions = self.query_embed_.weight.expand_as(q)
         positions = torch.cat([q_positions, t], dim=1)  # [N, Q + T, C]
-        # On a CPU twice: products with a single row are shared out among threads in a
-        # way that depends on the company, and round differently.
+        # On a CPU twice: how products with a single row round depends on the company,
+        # the threads, and where in memory the weights begin.
         copies = 2 if layers.apart(tokens) else 1
         c = self.classifier_query.weight.expand(slices * prompts, copies, -1)
 

@@ -122,27 +122,6 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """How far fine-tuning is.
-
-    Parameters
-    ----------
-    step, steps : int
-        Batches that were learned from, and at most.
-    loss : float
-        Of the last batch.
-    val_loss, val_dice : float or None
-        On what is held out, as last measured.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    val_loss: float | None
-    val_dice: float | None
-
-
-@dataclass(frozen=True)
 class Tuned:
     """Fine-tuning is over, or was stopped.
 

@@ -26,12 +26,12 @@ from napari_biomedparse.remote.events import (
     Planned,
     Previewed,
     Status,
-    Trained,
     Tuned,
     Voted,
     Written,
 )
 from napari_biomedparse.remote.wire import Connection, Message
+from napari_biomedparse.training.progress import Progress
 
 if TYPE_CHECKING:
     from napari_biomedparse.remote.run import Run
@@ -158,7 +158,7 @@ class Process:
         elif message.kind == "found":
             run.put(Found(*message.arrays))
         elif message.kind == "trained":
-            run.put(Trained(**fields["progress"]))
+            run.put(Progress(**fields["progress"]))
         elif message.kind == "tuned":
             run.put(Tuned(**fields["result"]))
         elif message.kind == "objects":

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
         Planned,
         Previewed,
         Status,
-        Trained,
         Tuned,
         Voted,
         Written,
     )
     from napari_biomedparse.slices import SegmentedSlices
+    from napari_biomedparse.training.progress import Progress
     from napari_biomedparse.volume import Volume
 
     Event = (
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         | Objects
         | Written
         | Found
-        | Trained
+        | Progress
         | Tuned
     )
 

@@ -260,7 +260,7 @@ class Session:
         Returns
         -------
         Run
-            Its events are `Status`, `Trained` and at last `Tuned`.
+            Its events are `Status`, `Progress` and at last `Tuned`.
 
         Raises
         ------

@@ -11,7 +11,7 @@ from napari_biomedparse.training.options import FinetuneOptions
 
 if TYPE_CHECKING:
     from napari_biomedparse.remote.serve import Job
-    from napari_biomedparse.training.keeper import Progress
+    from napari_biomedparse.training.progress import Progress
 
 _REPORT_SECONDS = 0.05
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from napari_biomedparse.evaluate.html import table
 from napari_biomedparse.measure import components_of, measure_objects
+from napari_biomedparse.runs.blocks import grid_volume
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,16 +59,7 @@ def _measured(result: RunResult) -> pd.DataFrame:
     volume = result.volume
     if volume.is_colour:  # their mean is measured
         mean = np.asarray(volume.data[...]).mean(axis=-1)
-        volume = replace(
-            volume,
-            data=mean,
-            axes=volume.axes[:3],
-            spacing=volume.spacing[:3],
-            units=volume.units[:3],
-            origin=volume.origin[:3],
-            channel_names=(),
-            levels=(),
-        )
+        volume = replace(grid_volume(volume), data=mean)
     labels = np.asarray(result.labels[...])
     if result.objects is None:
         objects, prompts = components_of(labels, texts)

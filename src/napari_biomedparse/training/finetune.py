@@ -30,7 +30,7 @@ from napari_biomedparse.training.folder import (
     open_training,
     save_training,
 )
-from napari_biomedparse.training.keeper import Keeper, Progress
+from napari_biomedparse.training.keeper import Keeper
 from napari_biomedparse.training.module import FinetuneData, FinetuneModule, prepare
 from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.processed import is_processed, load_processed
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import torch
 
     from napari_biomedparse.model.biomedparse import BiomedParse
+    from napari_biomedparse.training.progress import Progress
 
 GAIN = 1e-4
 """Smaller gains of the held-out loss are none."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from napari_biomedparse.model.checkpoint import save_weights
 from napari_biomedparse.training.adapters import merged_state_dict
 from napari_biomedparse.training.folder import BEST, HELD_OUT, LAST, write_log
 from napari_biomedparse.training.losses import Losses
+from napari_biomedparse.training.progress import Progress
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -24,27 +24,6 @@ if TYPE_CHECKING:
     from napari_biomedparse.model.biomedparse import BiomedParse
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far training is.
-
-    Parameters
-    ----------
-    step, steps : int
-        Batches that were learned from, and at most.
-    loss : float
-        Of the last batch.
-    val_loss, val_dice : float or None
-        On what is held out, as last measured.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    val_loss: float | None
-    val_dice: float | None
 
 
 class Keeper(Callback):
