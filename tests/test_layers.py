@@ -42,6 +42,7 @@ ROWS = (
     },
     {"consensus", "in_view", "preview", "score_store", "segment", "series"},
     {
+        "_layer_axes",
         "_napari",
         "_samples",
         "_source",
@@ -65,7 +66,7 @@ DOORS = ROWS[-1]
 ONLY_IN = {
     "lightning": {"training"},
     "magicgui": {"_napari", "_widgets"},
-    "napari": {"_napari", "_samples", "_source", "_widgets"},
+    "napari": {"_layer_axes", "_napari", "_samples", "_source", "_widgets"},
     "qtpy": {"_napari", "_widgets"},
     "superqt": {"_napari", "_widgets"},
     "typer": {"cli"},

@@ -11,6 +11,13 @@ import numpy as np
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.transforms import Affine
 
+from napari_biomedparse._layer_axes import (
+    AXES,
+    series_axes,
+    shown_position,
+    space_axes,
+    stacked_axes,
+)
 from napari_biomedparse.io import (
     Contents,
     LabelVolume,
@@ -24,7 +31,6 @@ from napari_biomedparse.prompts import INSTANCE_KEY, PromptSet, parse_prompts
 from napari_biomedparse.volume import SPATIAL_AXES, Volume, as_volume
 
 if TYPE_CHECKING:
-    import pint
     from napari.components import Dims
     from napari.layers import Image, Labels
 
@@ -35,7 +41,6 @@ LayerTuple = tuple[Any, dict[str, Any], str]
 METADATA_KEY = "biomedparse"
 """Where a layer's ``metadata`` hold what this plugin knows about it."""
 _HEADER_KEY = "nifti_header"
-_AXES = ("t", "c", *SPATIAL_AXES)
 _CHANNEL_COLORMAPS = ("magenta", "green", "cyan", "yellow", "red", "blue")
 _UNNAMED: Colour = (128, 128, 128, 255)
 
@@ -116,12 +121,12 @@ def volume_from_layer(
     VolumeError
         If the layer's values cannot be segmented.
     """
-    kept, stacked = _kept_axes(layer), stacked_axes(layer)
+    kept, stacked = space_axes(layer), stacked_axes(layer)
     position = list(shown_position(layer, dims))
     for name, where in at.items():
         position[stacked[name]] = where
     axes = tuple(layer.axis_labels[i].lower() for i in kept)
-    if len(set(axes)) < len(axes) or not set(axes) <= set(_AXES):
+    if len(set(axes)) < len(axes) or not set(axes) <= set(AXES):
         axes = SPATIAL_AXES[-len(kept) :]
     if series:
         kept, axes = [stacked["t"], *kept], ("t", *axes)
@@ -139,29 +144,6 @@ def volume_from_layer(
     return volume if series else as_volume(volume)
 
 
-def stacked_axes(layer: Image) -> dict[str, int]:
-    """Return which axes of a layer are of time (t) and channel (c).
-
-    Axes that the layer has no names for are taken as t and then c.
-
-    Parameters
-    ----------
-    layer : napari.layers.Image
-
-    Returns
-    -------
-    dict of str to int
-        Of those that are no part of the volume.
-    """
-    kept = _kept_axes(layer)
-    labels = {i: layer.axis_labels[i].lower() for i in range(layer.ndim)}
-    rest = [i for i in labels if i not in kept]
-    found = {labels[i]: i for i in rest if labels[i] in _AXES[:2]}
-    unnamed = (i for i in rest if i not in found.values())
-    free = (name for name in _AXES[:2] if name not in found)
-    return found | dict(zip(free, unnamed, strict=False))
-
-
 def volume_axes(layer: Image) -> dict[int, tuple[str, int]]:
     """Return where a layer has the axes of its volume.
 
@@ -175,7 +157,7 @@ def volume_axes(layer: Image) -> dict[int, tuple[str, int]]:
         Name of an axis of the volume, and its number in the layer, by its number in
         the volume; a single image lacks the volume's first one.
     """
-    kept = _kept_axes(layer)
+    kept = space_axes(layer)
     first = 3 - len(kept)
     names = volume_from_layer(layer).axes[first:3]
     pairs = zip(names, kept, strict=True)
@@ -185,62 +167,6 @@ def volume_axes(layer: Image) -> dict[int, tuple[str, int]]:
 def is_derived(layer: Image) -> bool:
     """Say whether a layer shows what the network said, not what it looks at."""
     return bool((layer.metadata.get(METADATA_KEY) or {}).get("derived"))
-
-
-def is_series(layer: Image) -> bool:
-    """Say whether a layer holds volumes at several time points."""
-    at = stacked_axes(layer).get("t")
-    data = layer.data[0] if layer.multiscale else layer.data
-    return at is not None and at < min(_kept_axes(layer)) and data.shape[at] > 1
-
-
-def shown_position(layer: Image | Labels, dims: Dims | None) -> tuple[int, ...]:
-    """Return where in a layer's data the viewer is.
-
-    Parameters
-    ----------
-    layer : napari.layers.Image or Labels
-    dims : napari.components.Dims, optional
-        The viewer's ``dims``; without it, the first position.
-
-    Returns
-    -------
-    tuple of int
-        Index along each of the layer's axes, within its data.
-    """
-    if dims is None:
-        return (0,) * int(layer.ndim)
-    point = list(dims.point[-layer.ndim :])
-    world = getattr(dims, "units", None)
-    if world is not None:
-        for i, unit in enumerate(world[-layer.ndim :]):
-            point[i] *= _factor(unit, layer.units[i])
-    data = np.rint(layer.world_to_data(point)).astype(int)
-    shape = (layer.data[0] if layer.multiscale else layer.data).shape[: layer.ndim]
-    return tuple(int(np.clip(p, 0, n - 1)) for p, n in zip(data, shape, strict=True))
-
-
-def show_position(layer: Image | Labels, dims: Dims, axis: int, index: int) -> None:
-    """Move the viewer along one axis to a position in a layer's data.
-
-    Parameters
-    ----------
-    layer : napari.layers.Image or Labels
-    dims : napari.components.Dims
-        The viewer's.
-    axis : int
-        Of the layer.
-    index : int
-        Position along it, within the layer's data.
-    """
-    position: list[float] = list(shown_position(layer, dims))
-    position[axis] = index
-    point = float(layer.data_to_world(position)[axis])
-    at = dims.ndim - layer.ndim + axis
-    world = getattr(dims, "units", None)
-    if world is not None:
-        point /= _factor(world[at], layer.units[axis])
-    dims.set_point(at, point)
 
 
 def prompts_of_layer(layer: Image | Labels) -> PromptSet | None:
@@ -272,7 +198,7 @@ def labels_layer_kwargs(
         All transforms of the image (scale, translate, rotate, shear, affine), units,
         axis labels, colours, features and metadata; data are not among them.
     """
-    kept = _kept_axes(layer) if series_at is None else series_axes(layer)
+    kept = space_axes(layer) if series_at is None else series_axes(layer)
     keywords: dict[str, Any] = {
         "name": name,
         "units": tuple(layer.units[i] for i in kept),
@@ -289,22 +215,6 @@ def labels_layer_kwargs(
         texts = dict(zip(prompts.ids, prompts.texts, strict=True))
         keywords |= _named_labels(texts, {i: label_colour(i) for i in prompts.ids})
     return keywords
-
-
-def series_axes(layer: Image) -> list[int]:
-    """Return the axes of a layer that the labels of its time series have, too.
-
-    These are time and all after it: napari aligns layers by their last axes, so that a
-    channel between time and space must stay, with the one position that was chosen.
-    """
-    return list(range(stacked_axes(layer)["t"], layer.ndim))
-
-
-def shown_series(layer: Image, labels: Any) -> Any:
-    """Return labels [T, space] as a view that has the axes of `series_axes`."""
-    kept = _kept_axes(layer)
-    others = (slice(None) if i in kept else None for i in series_axes(layer)[1:])
-    return labels[(slice(None), *others)]
 
 
 def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
@@ -328,10 +238,10 @@ def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     data = data[0] if meta.get("multiscale") else data
     rank = len(data.shape)
     labels = tuple(label.lower() for label in meta.get("axis_labels") or ())
-    named = len(set(labels)) == rank and set(labels) <= set(_AXES)
+    named = len(set(labels)) == rank and set(labels) <= set(AXES)
     volume = Volume(
         data,
-        labels if named else _AXES[-rank:],
+        labels if named else AXES[-rank:],
         tuple(abs(float(size)) for size in meta.get("scale", (1.0,) * rank)),
         tuple(map(unit_name, meta.get("units") or ("pixel",) * rank)),
         tuple(map(float, meta.get("translate", (0.0,) * rank))),
@@ -424,21 +334,6 @@ def _named_labels(
         shown |= {i: np.divide(rgba, 255) for i, rgba in colours.items()}
         keywords["colormap"] = DirectLabelColormap(color_dict=shown)
     return keywords
-
-
-def _kept_axes(layer: Image) -> list[int]:
-    """Return which axes make up the volume: all but channel, time or leading ones."""
-    labels = [label.lower() for label in layer.axis_labels]
-    kept = [i for i, label in enumerate(labels) if label not in ("c", "t")]
-    if len(kept) == 3 or ("c" in labels and len(kept) == 2):
-        return kept
-    return list(range(max(0, layer.ndim - 3), layer.ndim))
-
-
-def _factor(unit: pint.Unit, other: pint.Unit) -> float:
-    if not unit.is_compatible_with(other):
-        return 1.0
-    return float((1.0 * unit).to(other).magnitude)
 
 
 def _transforms(layer: Image, kept: list[int]) -> dict[str, Any]:

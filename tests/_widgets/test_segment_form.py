@@ -17,7 +17,8 @@ from qtpy.QtWidgets import (
     QTableView,
 )
 
-from napari_biomedparse._napari import METADATA_KEY, shown_position
+from napari_biomedparse._layer_axes import shown_position
+from napari_biomedparse._napari import METADATA_KEY
 from napari_biomedparse._widgets import _weights_panel
 from napari_biomedparse._widgets._segment_form import SegmentForm
 from napari_biomedparse.errors import CheckpointError

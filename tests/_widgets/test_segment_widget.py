@@ -12,7 +12,8 @@ import tifffile
 from qtpy.QtWidgets import QApplication, QLabel, QPushButton
 from typer.testing import CliRunner
 
-from napari_biomedparse._napari import METADATA_KEY, shown_position
+from napari_biomedparse._layer_axes import shown_position
+from napari_biomedparse._napari import METADATA_KEY
 from napari_biomedparse._widgets._run_view import COMMAND, PYTHON
 from napari_biomedparse.cli import app
 from napari_biomedparse.consensus import segment_consensus

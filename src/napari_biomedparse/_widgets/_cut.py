@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from napari_biomedparse._napari import (
-    show_position,
-    shown_position,
-    volume_from_layer,
-)
+from napari_biomedparse._layer_axes import show_position, shown_position
+from napari_biomedparse._napari import volume_from_layer
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.preprocess import choose_axis
 

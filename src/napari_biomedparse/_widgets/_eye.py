@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, Signal
 
-from napari_biomedparse._napari import shown_position
+from napari_biomedparse._layer_axes import shown_position
 
 if TYPE_CHECKING:
     from napari import Viewer

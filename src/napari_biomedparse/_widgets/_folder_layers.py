@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from napari_biomedparse._napari import labels_layer_kwargs, shown_series
+from napari_biomedparse._layer_axes import shown_series
+from napari_biomedparse._napari import labels_layer_kwargs
 from napari_biomedparse.io import open_file
 from napari_biomedparse.runs.folder import LABELS, OBJECTS
 

@@ -6,11 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_biomedparse._napari import (
-    METADATA_KEY,
-    prompts_of_layer,
-    volume_from_layer,
-)
+from napari_biomedparse._napari import METADATA_KEY, prompts_of_layer, volume_from_layer
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.prompts import Prompt, PromptSet
 from napari_biomedparse.run_report import RunResult

@@ -9,7 +9,7 @@ from napari.layers import Labels
 from napari.qt.threading import create_worker
 from napari.utils.notifications import show_info
 
-from napari_biomedparse._napari import show_position, shown_position
+from napari_biomedparse._layer_axes import show_position, shown_position
 
 if TYPE_CHECKING:
     from napari import Viewer

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.utils.colormaps import label_colormap
 
-from napari_biomedparse._napari import labels_layer_kwargs, shown_series
+from napari_biomedparse._layer_axes import shown_series
+from napari_biomedparse._napari import labels_layer_kwargs
 from napari_biomedparse._widgets._array_task import AgainTask, ArrayTask, Part, Ranges
 from napari_biomedparse._widgets._estimation import EstimateTask, Estimation
 from napari_biomedparse._widgets._folder_layers import FolderLayers

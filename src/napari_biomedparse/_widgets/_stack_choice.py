@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from magicgui.widgets import ComboBox
 
-from napari_biomedparse._napari import is_series, shown_position, stacked_axes
+from napari_biomedparse._layer_axes import is_series, shown_position, stacked_axes
 
 if TYPE_CHECKING:
     from napari.components import Dims

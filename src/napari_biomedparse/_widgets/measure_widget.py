@@ -21,11 +21,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_biomedparse._napari import (
-    METADATA_KEY,
-    volume_from_layer,
-    write_labels,
-)
+from napari_biomedparse._napari import METADATA_KEY, volume_from_layer, write_labels
 from napari_biomedparse._widgets._form import form_layout
 from napari_biomedparse._widgets._layer_choice import LayerChoice
 from napari_biomedparse._widgets._layer_report import result_of_layers

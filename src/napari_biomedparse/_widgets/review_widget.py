@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_biomedparse._napari import shown_position
+from napari_biomedparse._layer_axes import shown_position
 from napari_biomedparse._samples import PLUGIN
 from napari_biomedparse._widgets._form import form_layout
 from napari_biomedparse._widgets._labelled import Labelled, LabelledForm

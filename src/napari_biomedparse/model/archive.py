@@ -1,0 +1,167 @@
+"""Files of `torch.save` from strangers: what they are, and what is in them, safely."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import torch
+from torch.torch_version import TorchVersion
+
+from napari_biomedparse.errors import CheckpointError
+
+SAFE_TORCH = "2.10"
+"""Earlier weights-only unpicklers had holes (CVE-2025-32434, CVE-2026-24747)."""
+AGAIN = "Download it again, whole."
+_MOST_PICKLE = 2**22
+"""Longest description of tensors, in bytes; that of v2 takes 0.2 MB."""
+
+_ZIP = b"PK\x03\x04"
+_ZIP_END, _ZIP_END_SIZE = b"PK\x05\x06", 22
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_LFS = b"version https://git-lfs"
+
+
+def refuse_what_is_no_weights_file(path: Path, head: bytes) -> None:
+    """Name the usual results of a failed download for what they are.
+
+    Parameters
+    ----------
+    path : Path
+    head : bytes
+        Its first bytes.
+
+    Raises
+    ------
+    CheckpointError
+        If these begin neither safetensors nor a file of `torch.save`.
+    """
+    if not head:
+        raise CheckpointError(f"{path} is empty instead of holding weights. {AGAIN}")
+    if head.startswith(_LFS):
+        raise CheckpointError(
+            f"{path} is a Git-LFS pointer, a few lines that stand for the weights. Run "
+            "'git lfs pull' in its repository, or download the file itself."
+        )
+    if head[8:9] == b"{" or head.startswith(_ZIP) or _LEGACY.startswith(head[:15]):
+        return
+    text = head.decode("utf-8-sig", errors="replace").strip()
+    if text.startswith("<") or (text.isascii() and "\0" not in text):
+        raise CheckpointError(
+            f"{path} is a text or web page instead of weights. It begins with "
+            f"{text[:80]!r}. If it asks to log in or reports an error, open the "
+            "address it came from in a browser, accept the terms, and download the "
+            "file there."
+        )
+    raise CheckpointError(
+        f"{path} is neither safetensors nor a PyTorch checkpoint, going by its first "
+        f"bytes ({head[:8]!r}). Give a .safetensors, .ckpt or .pt file."
+    )
+
+
+def read_pickled(path: Path, head: bytes) -> object:
+    """Read what `torch.save` wrote, in its zip or its older format, without its code.
+
+    Parameters
+    ----------
+    path : Path
+    head : bytes
+        Its first bytes.
+
+    Returns
+    -------
+    object
+        Tensors [mapped, on the CPU] and plain values.
+
+    Raises
+    ------
+    CheckpointError
+        If it is damaged, packed, holds more than that, or PyTorch is too old.
+    """
+    if TorchVersion(torch.__version__) < SAFE_TORCH:
+        raise CheckpointError(
+            f"{path} is a pickled checkpoint, and PyTorch {torch.__version__} cannot "
+            f"read those safely. Install PyTorch {SAFE_TORCH} or newer, or give a "
+            ".safetensors file."
+        )
+    if path.suffix == ".safetensors":  # torch.load would believe the name
+        raise CheckpointError(
+            f"{path} is a pickled PyTorch checkpoint in spite of its name. Rename it "
+            "to .ckpt if you trust where it comes from."
+        )
+    is_zip = head.startswith(_ZIP)
+    if is_zip:
+        _check_archive(path)
+    try:
+        with contextlib.nullcontext(path) if is_zip else _open_bounded(path) as file:
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
+    except pickle.UnpicklingError as error:
+        raise _unsafe(path, str(error)) from error
+    except Exception as error:  # a damaged file can fail in any way
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"{path} cannot be read as a PyTorch checkpoint: it is damaged, incomplete "
+            f"or something else ({type(error).__name__}: {reason}). {AGAIN}"
+        ) from error
+
+
+class _Bounded(io.BufferedReader):
+    """A file that never makes room for more bytes than it has."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read at most what is left."""
+        left = max(0, os.fstat(self.fileno()).st_size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+def _open_bounded(path: Path) -> _Bounded:
+    return _Bounded(io.FileIO(path))
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse a zip archive that is cut short, or not as `torch.save` writes it.
+
+    That stores its parts as they are. Packed parts could grow without bounds.
+    """
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - _ZIP_END_SIZE, 0))
+        whole = file.read().startswith(_ZIP_END)
+    if not whole:
+        raise CheckpointError(
+            f"{path} is incomplete: it ends before the table of contents that closes "
+            f"a checkpoint. {AGAIN}"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is damaged: its table of contents cannot be read ({error}). "
+            f"{AGAIN}"
+        ) from error
+    for entry in entries:
+        pickled = entry.filename.endswith(".pkl")
+        if entry.compress_type != zipfile.ZIP_STORED or (
+            pickled and entry.file_size > _MOST_PICKLE
+        ):
+            raise CheckpointError(
+                f"{path} was not loaded: its part {entry.filename!r} is packed or "
+                "longer than torch.save makes it. Get the file from its publisher, or "
+                "ask its author for the state dict as .safetensors."
+            )
+
+
+def _unsafe(path: Path, reason: str) -> CheckpointError:
+    """Explain why the weights-only unpickler refused."""
+    names = sorted(set(re.findall(r"GLOBAL (\S+)", reason)))
+    found = ", ".join(names) or "other Python objects, or is damaged"
+    return CheckpointError(
+        f"{path} was not loaded: besides tensors and plain values it holds {found}, "
+        "and loading such a file could run a program. Get the file from its publisher, "
+        "or ask its author for the state dict as .safetensors."
+    )
