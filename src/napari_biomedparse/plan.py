@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_biomedparse import __version__
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.intensity import Intensity, choose_intensity
 from napari_biomedparse.options import SegmentOptions
@@ -90,7 +90,7 @@ class RunPlan:
             "instances": self.instances,
             "intensity": self.intensity.describe(),
             "truncated_prompts": list(self.truncated),
-            "napari_biomedparse": version("napari-biomedparse"),
+            "napari_biomedparse": __version__,
         }
 
 

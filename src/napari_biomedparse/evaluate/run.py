@@ -7,10 +7,10 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_biomedparse import __version__
 from napari_biomedparse.errors import BiomedParseError, OptionError
 from napari_biomedparse.evaluate.case import Case, Overlay, Settings
 from napari_biomedparse.evaluate.page import write_page
@@ -203,7 +203,7 @@ def _report(result: Evaluation, settings: Settings, given: bool) -> None:
         "cases": f"{len(scores)} scored, {len(result.failures)} failed",
         "tolerance of NSD": f"{settings.tolerance:g}, in the unit of the spacing",
         "existence": "where labels are" if given else "as the network said",
-        "napari-biomedparse": version("napari-biomedparse"),
+        "napari-biomedparse": __version__,
     }
     content = {
         "facts": facts,

@@ -9,13 +9,13 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_biomedparse import __version__
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.model.checkpoint import read_checkpoint
 from napari_biomedparse.runs.durable import write_durably
@@ -61,7 +61,7 @@ def describe_training(
         "classes": json.dumps(classes),
         "held_out": parts.how,
         "options": json.dumps(asdict(options)),
-        "napari_biomedparse": version("napari-biomedparse"),
+        "napari_biomedparse": __version__,
     }
 
 
