@@ -101,3 +101,13 @@ print(json.dumps([seconds, [name.partition(".")[0] for name in sys.modules]]))
 def test_readers_and_help_do_not_load_torch(module: str) -> None:
     code = f"import napari_biomedparse.{module}, sys; print('torch' in sys.modules)"
     assert fresh_python(code) == "False\n"
+
+
+def test_the_widget_opens_without_the_libraries_of_files() -> None:
+    code = """
+import sys
+import napari_biomedparse._widgets._live_run
+import napari_biomedparse._widgets.segment_widget
+print(sorted({"dask.array", "ftfy", "tifffile", "torch", "zarr"} & set(sys.modules)))
+"""
+    assert fresh_python(code) == "[]\n"

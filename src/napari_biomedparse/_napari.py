@@ -18,13 +18,6 @@ from napari_biomedparse._layer_axes import (
     space_axes,
     stacked_axes,
 )
-from napari_biomedparse.io import (
-    Contents,
-    LabelVolume,
-    can_open,
-    open_file,
-    save_labels,
-)
 from napari_biomedparse.io.output import label_colour
 from napari_biomedparse.io.units import unit_name
 from napari_biomedparse.prompts import INSTANCE_KEY, PromptSet, parse_prompts
@@ -34,7 +27,7 @@ if TYPE_CHECKING:
     from napari.components import Dims
     from napari.layers import Image, Labels
 
-    from napari_biomedparse.io.contents import Colour
+    from napari_biomedparse.io.contents import Colour, Contents, LabelVolume
 
 LayerTuple = tuple[Any, dict[str, Any], str]
 """Data, keywords and type of a layer, as npe2 wants them."""
@@ -49,6 +42,8 @@ def get_reader(
     path: str | os.PathLike[str] | Sequence[str],
 ) -> Callable[[Any], list[LayerTuple]] | None:
     """Return the npe2 reader for one or several files, or None if one is not ours."""
+    from napari_biomedparse.io import can_open
+
     paths = _as_list(path)
     return read_layers if paths and all(map(can_open, paths)) else None
 
@@ -61,6 +56,8 @@ def read_layers(path: str | os.PathLike[str] | Sequence[str]) -> list[LayerTuple
     FormatError
         If a file is damaged.
     """
+    from napari_biomedparse.io import open_file
+
     return [
         layer for one in _as_list(path) for layer in to_layer_tuples(open_file(one))
     ]
@@ -235,6 +232,8 @@ def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     list of str
         The path.
     """
+    from napari_biomedparse.io import save_labels
+
     data = data[0] if meta.get("multiscale") else data
     rank = len(data.shape)
     labels = tuple(label.lower() for label in meta.get("axis_labels") or ())

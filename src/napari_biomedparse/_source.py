@@ -10,8 +10,6 @@ import numpy as np
 
 from napari_biomedparse._napari import METADATA_KEY
 from napari_biomedparse.errors import BiomedParseError, VolumeError
-from napari_biomedparse.io import open_image
-from napari_biomedparse.io.files import recognise
 from napari_biomedparse.volume import as_volume, choose_channel
 
 if TYPE_CHECKING:
@@ -63,6 +61,8 @@ def find_file(
     VolumeError
         If it was not opened from a file, or was changed since.
     """
+    from napari_biomedparse.io import recognise
+
     known = layer.metadata.get(METADATA_KEY) or {}
     path = known.get("source") or layer.source.path
     if not path or recognise(path) is None:
@@ -84,6 +84,8 @@ def find_file(
 
 
 def _is_alike(choice: FileChoice, volume: Volume, *, series: bool) -> bool:
+    from napari_biomedparse.io import open_image
+
     try:
         opened = choose_channel(open_image(choice.path), choice.channel)
         if choice.time is not None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-import ftfy
 import numpy as np
 from tokenizers import Regex
 from tokenizers.models import BPE
@@ -101,6 +100,7 @@ def _body(text: str) -> list[int]:
     return [
         token_id
         for part in _SPECIAL.split(text)
+        if part
         for token_id in (
             [_SPECIAL_IDS[part]] if part in _SPECIAL_IDS else _encode(_clean(part))
         )
@@ -109,18 +109,19 @@ def _body(text: str) -> list[int]:
 
 def _clean(text: str) -> str:
     """Repair broken Unicode, collapse white space and lower the case."""
+    import ftfy  # takes its time, and an empty text does without
+
     return re.sub(r"\s+", " ", ftfy.fix_text(text)).strip().lower()
 
 
 def _encode(text: str) -> list[int]:
     """Encode cleaned text; a special token counts where a word could begin."""
-    splitter, model = _word_splitter(), _model()
     ids: list[int] = []
-    for word, _ in splitter.pre_tokenize_str(text):
+    for word, _ in _word_splitter().pre_tokenize_str(text):
         if word in _SPECIAL_IDS:
             ids.append(_SPECIAL_IDS[word])
         else:
-            ids.extend(token.id for token in model.tokenize(word))
+            ids.extend(token.id for token in _model().tokenize(word))
     return ids
 
 

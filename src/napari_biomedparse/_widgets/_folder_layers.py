@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from napari_biomedparse._layer_axes import shown_series
 from napari_biomedparse._napari import labels_layer_kwargs
-from napari_biomedparse.io import open_file
-from napari_biomedparse.runs.folder import LABELS, OBJECTS
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -33,13 +31,19 @@ class FolderLayers:
 
     def add_labels(self) -> Labels:
         """Add the labels, which are on disk from a run's start."""
+        from napari_biomedparse.runs.folder import LABELS
+
         return self._add(LABELS, "segmentation", instance=False)
 
     def add_objects(self) -> Labels:
         """Add the objects, which are on disk at a run's end."""
+        from napari_biomedparse.runs.folder import OBJECTS
+
         return self._add(OBJECTS, "objects", instance=True)
 
     def _add(self, place: str, what: str, *, instance: bool) -> Labels:
+        from napari_biomedparse.io import open_file
+
         asked = self._request
         assert asked.folder is not None
         (found,) = open_file(asked.folder / place).labels

@@ -25,7 +25,6 @@ from napari_biomedparse._widgets._worker import (
 )
 from napari_biomedparse.remote import Planned, Status, Written
 from napari_biomedparse.report import TimeLeft, duration, truncation_warning
-from napari_biomedparse.why_empty import why_empty
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -247,6 +246,8 @@ class LiveRun(QObject):
         existence = task.existence
         if existence is None or any(finding.voxels for finding in findings):
             return
+        from napari_biomedparse.why_empty import why_empty
+
         volumes, scores = asked.volumes, existence
         if scores.ndim == 3:  # of a series, the time point that comes nearest
             time = int(np.nanargmax(np.nanmax(scores, axis=(0, 2))))

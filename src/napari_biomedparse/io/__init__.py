@@ -1,20 +1,25 @@
 """Files in and out: volumes, labels and prompts from paths, labels to paths.
 
-Formats are told apart by content; the ending of a name is a hint only.
+Formats are told apart by content; the ending of a name is a hint only. The doors are
+imported on first use: a window that opens no file needs neither dask nor zarr.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from napari_biomedparse.io.contents import Contents, LabelVolume
-from napari_biomedparse.io.files import (
-    can_open,
-    check_output,
-    open_file,
-    open_image,
-    open_volume,
-    recognise,
-    save_labels,
-)
+
+if TYPE_CHECKING:
+    from napari_biomedparse.io.files import (
+        can_open,
+        check_output,
+        open_file,
+        open_image,
+        open_volume,
+        recognise,
+        save_labels,
+    )
 
 __all__ = [
     "Contents",
@@ -27,3 +32,14 @@ __all__ = [
     "recognise",
     "save_labels",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import a door from its module on first use."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from napari_biomedparse.io import files
+
+    value: object = getattr(files, name)
+    globals()[name] = value
+    return value
