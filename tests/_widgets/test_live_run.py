@@ -7,9 +7,13 @@ import threading
 import numpy as np
 import pytest
 from qtpy.QtCore import QPoint, Qt
+from qtpy.QtWidgets import QApplication
 
 from napari_biomedparse._napari import METADATA_KEY
+from napari_biomedparse._widgets._live_labels import LiveLabels
+from napari_biomedparse._widgets._live_run import LiveRun
 from napari_biomedparse._widgets._preview import PAUSE
+from napari_biomedparse._widgets._run_view import RunView
 from napari_biomedparse.io.output import label_colour
 from napari_biomedparse.segment import segment
 
@@ -64,6 +68,39 @@ def test_the_task_is_sent_before_its_layer_is_made(desk_that, voxels, monkeypatc
     assert "Done: 6 slices" in desk.view.status.text()
     assert layer.metadata[METADATA_KEY]["complete"]
     assert layer.editable
+
+
+def test_labels_are_painted_before_progress_and_one_step_after_the_other(
+    desk_that, voxels, monkeypatch
+):
+    desk = desk_that("works")
+    desk.viewer.add_image(voxels)
+    order, within = [], []
+    repaint, take, set_done = LiveLabels.repaint, LiveRun._take, RunView.set_done
+
+    def painted(live):
+        order.append("painted")
+        repaint(live)
+
+    def told(view, *args):
+        order.append("told")
+        QApplication.processEvents()  # as napari's progress does
+        set_done(view, *args)
+
+    def taken(run, step):
+        within.append(step)
+        assert len(within) == 1, "a step was shown within another one"
+        take(run, step)
+        within.remove(step)
+
+    monkeypatch.setattr(LiveLabels, "repaint", painted)
+    monkeypatch.setattr(RunView, "set_done", told)
+    monkeypatch.setattr(LiveRun, "_take", taken)
+    desk.start()
+    desk.wait_for_end()
+    assert order[:2] == ["painted", "told"]
+    assert order.count("told") == len(voxels)
+    assert not within
 
 
 def test_a_layer_that_cannot_be_made_ends_the_run(desk_that, voxels, monkeypatch):

@@ -48,7 +48,7 @@ class LiveLabels(QObject):
     def changed(
         self, axis: int, start: int, stop: int, time: int | None = None
     ) -> None:
-        """Have slices repainted if in view.
+        """Have slices repainted if in view: at once, or after a pause.
 
         Parameters
         ----------
@@ -68,7 +68,7 @@ class LiveLabels(QObject):
     def _mark_stale(self) -> None:
         self._stale = True
         if not self._pause.isActive():
-            self._pause.start(0)
+            self.repaint()
 
     def repaint(self) -> None:
         """Draw again what has changed in view, and then pause."""

@@ -93,10 +93,10 @@ class LiveRun(QObject):
 
     def start(self) -> None:
         """Start the task, and then show what it fills."""
-        self._view.begin(self.asked.image.name)
-        self._eye.moved.connect(self._on_eye_moved)
         self._thread.start()
+        self._eye.moved.connect(self._on_eye_moved)
         try:
+            self._view.begin(self.asked.image.name)
             if not isinstance(self._shown, FolderLayers):
                 self._show(*self._shown())
         except BaseException:
@@ -153,9 +153,19 @@ class LiveRun(QObject):
         self._catch_up()
 
     def _catch_up(self) -> None:
-        """Show what is new, unless the layers are only being made."""
-        while self._ready and self._news:
-            self._news.popleft()()
+        """Show what is new, unless the layers are only being made.
+
+        Nor while something is being shown: napari's progress processes events, and
+        what comes then waits for its turn and not for that of what comes after it.
+        """
+        if not self._ready:
+            return
+        self._ready = False
+        try:
+            while self._news:
+                self._news.popleft()()
+        finally:
+            self._ready = True
 
     def _take(self, step: Step) -> None:
         if isinstance(step, Status):
@@ -185,9 +195,9 @@ class LiveRun(QObject):
             show_warning(truncation_warning(plan.truncated))
 
     def _on_changed(self, step: Changed) -> None:
-        self._scores.update()
         for live in self._live:
             live.changed(step.axis, step.start, step.stop, step.time)
+        self._scores.update()
         self._on_progress(step.done)
 
     def _on_progress(self, done: int) -> None:
