@@ -199,6 +199,17 @@ def test_damaged_files(shared: Path, tmp_path: Path) -> None:
         open_file(cut)
 
 
+@pytest.mark.parametrize("length", [0, -3])
+def test_an_axis_without_voxels(length: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.nii"
+    nibabel.save(nibabel.Nifti2Image(np.zeros((2, 3, 4), "i2"), np.eye(4)), path)
+    content = bytearray(path.read_bytes())
+    content[32:40] = length.to_bytes(8, "little", signed=True)
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match=rf"shape \(2, {length}, 4\)"):
+        open_file(path)
+
+
 def test_what_is_no_nifti(tmp_path: Path) -> None:
     for name, content in (
         ("a.nii", b"nothing"),

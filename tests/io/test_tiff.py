@@ -201,6 +201,24 @@ def test_a_damaged_directory(keep: int, tmp_path: Path) -> None:
         open_tiff(path)
 
 
+@pytest.mark.parametrize(("pages", "back"), [(2, 1), (3, 0), (120, 110)])
+def test_pages_in_a_ring(pages: int, back: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for _ in range(pages):
+            writer.write(STACK[0], metadata=None)
+    with tifffile.TiffFile(path) as file:
+        places = [page.offset for page in file.pages]
+        tags = len(file.pages[-1].tags)
+    content = bytearray(path.read_bytes())
+    link = places[-1] + 2 + 12 * tags
+    assert content[link : link + 4] == bytes(4)
+    content[link : link + 4] = places[back].to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match=rf"from its page {pages} back"):
+        open_tiff(path)
+
+
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_pixels_cut_short(compression: str | None, tmp_path: Path) -> None:
     path = tmp_path / "a.tif"

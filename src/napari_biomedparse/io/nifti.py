@@ -182,6 +182,11 @@ def _make_volume(image: Any, path: Path) -> Volume:
             f"{path} holds {rank} axes of values of type {dtype}; two to five axes of "
             "real numbers are needed. Convert it first."
         )
+    if min(shape) < 1:
+        raise FormatError(
+            f"{path} claims the shape {shape[::-1]}, and at least one voxel along each "
+            "axis is needed; copy it again from where it came."
+        )
     if (proxy.slope, proxy.inter) != (1.0, 0.0):
         dtype = np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
     axes = _AXES[-rank:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,7 @@ class Calibration:
 
 
 def check_claims(file: tifffile.TiffFile, path: Path) -> None:
-    """Refuse, before tifffile follows it, what OME-XML may not ask for.
+    """Refuse, before tifffile follows them, endless pages and what OME-XML may not ask.
 
     Parameters
     ----------
@@ -69,8 +70,10 @@ def check_claims(file: tifffile.TiffFile, path: Path) -> None:
     Raises
     ------
     FormatError
-        If it names files in other folders, or more planes than there can be.
+        If its pages follow each other in a ring, or OME-XML names files in other
+        folders or more planes than there can be.
     """
+    _check_chain(file, path)
     text = file.ome_metadata if file.is_ome else None
     if not text:
         return
@@ -91,6 +94,29 @@ def check_claims(file: tifffile.TiffFile, path: Path) -> None:
             )
         if (name := element.get("FileName")) is not None:
             _check_companion(path, name)
+
+
+def _check_chain(file: tifffile.TiffFile, path: Path) -> None:
+    """Refuse pages of which the last leads back to an earlier one.
+
+    tifffile itself notices rings of less than a hundred pages, and those not always.
+    """
+    form, handle = file.tiff, file.filehandle
+    at, seen = int(file.pages.first.offset), set[int]()
+    while at:
+        if at in seen:
+            raise FormatError(
+                f"{path} leads from its page {len(seen)} back to an earlier one; it is "
+                "damaged: copy it again from where it came."
+            )
+        seen.add(at)
+        handle.seek(at)
+        try:
+            (tags,) = struct.unpack(form.tagnoformat, handle.read(form.tagnosize))
+            handle.seek(at + form.tagnosize + tags * form.tagsize)
+            (at,) = struct.unpack(form.offsetformat, handle.read(form.offsetsize))
+        except (struct.error, OSError, OverflowError):
+            return  # cut short, which tifffile says or does without
 
 
 def _claimed_planes(element: ElementTree.Element) -> float:
