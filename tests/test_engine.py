@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from napari_biomedparse import engine as engine_module
 from napari_biomedparse.engine import (
     FREE_SHARE,
+    MOST_SLICES,
     PROMPT_BYTES,
     PROMPTS_AT_ONCE,
     SLICE_BYTES,
@@ -20,12 +21,14 @@ from napari_biomedparse.engine import (
     find_device,
     find_precision,
     fitting_slices,
+    free_memory,
 )
 from napari_biomedparse.errors import DeviceError
 from napari_biomedparse.model import layers
 from napari_biomedparse.model.biomedparse import BiomedParse
 from napari_biomedparse.model.config import TINY
 from napari_biomedparse.model.mask_decoder import ImageFeatures
+from napari_biomedparse.options import USUAL_BATCH
 from napari_biomedparse.postprocess import resolve, resolve_at_once
 from napari_biomedparse.weights import model_identity
 
@@ -252,7 +255,7 @@ def test_little_free_memory_makes_smaller_batches_at_once(
     engine = Engine(tiny_model)
     tokens = engine.encode_prompts(["liver", "kidney"])
     expected = engine.predict(slices, tokens)
-    each = TINY.image_size**2 * (SLICE_BYTES + 2 * PROMPT_BYTES)
+    each = TINY.image_size**2 * (2 * SLICE_BYTES + 2 * PROMPT_BYTES)  # float32
     asked = []
 
     def free_memory(device: torch.device) -> int:
@@ -272,6 +275,44 @@ def test_little_free_memory_makes_smaller_batches_at_once(
     _run_short_beyond(engine, 2, monkeypatch)
     engine.predict(slices, tokens)
     assert sizes[4:] == [2, 1, 1, 1]  # it ran out at two all the same
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("bfloat16", 8), ("float32", 4)])
+def test_a_gpu_is_handed_as_many_slices_as_suit_its_memory(
+    tiny_model: BiomedParse,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    expected: int,
+) -> None:
+    monkeypatch.setattr(engine_module, "find_device", torch.device)
+    each = TINY.image_size**2 * (SLICE_BYTES + 2 * PROMPT_BYTES)
+    free = {"there": int(8.5 * each / FREE_SHARE)}
+    monkeypatch.setattr(engine_module, "free_memory", lambda device: free["there"])
+    model = copy.deepcopy(tiny_model)  # it is moved
+    engine = Engine(model, "meta", precision=precision)
+    assert engine.suited_batch(2) == expected
+    assert engine.suited_batch(60) < expected
+    free["there"] = 2**40
+    assert engine.suited_batch(1) == MOST_SLICES
+    assert engine.suited_batch(2) == expected  # what was once chosen stays
+    engine._most_slices = 2  # memory ran out
+    assert engine.suited_batch(1) == 2
+    assert Engine(tiny_model).suited_batch(2) == USUAL_BATCH
+
+
+def test_the_published_network_takes_less_than_six_gigabytes() -> None:
+    """With 13 prompts and all slices that a GPU is given at once, weights included."""
+    slices = 512**2 * (SLICE_BYTES + 13 * PROMPT_BYTES) * MOST_SLICES
+    assert slices + 1.5e9 < 6e9
+
+
+def test_free_memory_of_an_apple_gpu_is_what_is_recommended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 10_000)
+    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 4_000)
+    assert free_memory(torch.device("mps")) == 6_000
+    assert free_memory(torch.device("cpu")) is None
 
 
 def test_only_what_may_be_remembered_is(

@@ -10,6 +10,7 @@ import pytest
 
 from napari_biomedparse.errors import OptionError, PromptError, VolumeError
 from napari_biomedparse.model.config import TINY
+from napari_biomedparse.options import USUAL_BATCH
 from napari_biomedparse.plan import RunPlan, SegmentOptions, plan_run
 from napari_biomedparse.volume import as_volume
 
@@ -68,6 +69,7 @@ def test_prompts_that_cannot_be_used(prompts: Any, message: str) -> None:
         ({"slices": (3, 3)}, r"do not lie in"),
         ({"slices": (1, 2, 3)}, r"first slice and the one after the last"),
         ({"batch_size": 0}, r"between 1 and"),
+        ({"batch_size": "many"}, r"one of auto, or a whole number, not 'many'"),
         ({"existence_threshold": 1.5}, r"between 0.0 and 1.0"),
         ({"existence_threshold": "high"}, r"must be a number"),
         ({"seed": True}, r"whole number"),
@@ -76,6 +78,14 @@ def test_prompts_that_cannot_be_used(prompts: Any, message: str) -> None:
 def test_options_outside_their_limits(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         _plan(GREY, **options)
+
+
+def test_only_an_open_batch_size_follows_the_device() -> None:
+    assert _plan(GREY).slices_at_once == USUAL_BATCH
+    assert _plan(GREY).batched(16).slices_at_once == 16
+    assert _plan(GREY, batch_size=2).batched(16).slices_at_once == 2
+    tiled = _plan(GREY, tile=16).batched(16)
+    assert (tiled.slices_at_once, tiled.batch_size) == (1, 16)
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,18 @@ def test_generator_and_lazy_form_give_the_same(
     np.testing.assert_array_equal(lazy.compute(), expected.labels)
 
 
+def test_an_open_batch_size_is_what_suits_the_device(
+    volume: Any, tiny_model: BiomedParse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Engine, "suited_batch", lambda engine, prompts: 3 * prompts)
+    parts = iter_segment(volume, ["liver", "kidney"], tiny_model)
+    assert next(parts).stop == 6
+    parts.close()
+    parts = iter_segment(volume, "liver", tiny_model, batch_size=2)
+    assert next(parts).stop == 2
+    parts.close()
+
+
 def test_a_range_of_slices_equals_that_part_of_the_whole(
     volume: Any, expected: Segmentation, tiny_model: BiomedParse
 ) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from napari_biomedparse.errors import DeviceError
 from napari_biomedparse.feature_cache import FeatureCache
 from napari_biomedparse.model.boltzmann import RandomField, SeededField
+from napari_biomedparse.options import USUAL_BATCH
 from napari_biomedparse.tokenizer import tokenize
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ CACHE_BYTES = 2**30
 SLICE_BYTES, PROMPT_BYTES = 640, 16
 """What a slice takes on a GPU, a pixel, and each of its prompts besides: from the
 sizes of all tensors of the published network in half precision (440 and 14 bytes)."""
+MOST_SLICES = 16
+"""Slices that a GPU is given at once: with 13 prompts they take 3.6 GB."""
 FREE_SHARE = 0.8
 """Of a GPU's free memory, that may be planned for."""
 PRECISIONS = {
@@ -173,6 +176,22 @@ class Engine:
             self._make_room(len(slices), len(tokens), shortage)
             remember = False
 
+    def suited_batch(self, prompts: int) -> int:
+        """Choose how many slices to hand over at once.
+
+        Parameters
+        ----------
+        prompts : int
+
+        Returns
+        -------
+        int
+            On a GPU what its free memory suits, else a few, so that results come soon.
+        """
+        if self.device.type == "cpu":
+            return USUAL_BATCH
+        return min(self._slices_at_once(prompts), MOST_SLICES)
+
     def _predict(
         self, slices: Tensor, tokens: Tensor, remember: bool
     ) -> SlicePrediction:
@@ -193,7 +212,9 @@ class Engine:
             free = free_memory(self.device)
             pixels = self.model.config.image_size**2
             self._fitting[prompts] = (
-                2**31 if free is None else fitting_slices(free, pixels, prompts)
+                2**31
+                if free is None
+                else fitting_slices(free, pixels, prompts, self.dtype.itemsize)
             )
         return min(self._most_slices, self._fitting[prompts])
 
@@ -279,6 +300,8 @@ def available_devices() -> list[str]:
 
 def free_memory(device: torch.device) -> int | None:
     """Return the bytes that a GPU has left for this process; None of other devices."""
+    if device.type == "mps":  # shares the main memory, of which it should leave some
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
@@ -286,7 +309,7 @@ def free_memory(device: torch.device) -> int | None:
     return free + kept
 
 
-def fitting_slices(free: int, pixels: int, prompts: int) -> int:
+def fitting_slices(free: int, pixels: int, prompts: int, itemsize: int = 2) -> int:
     """Choose how many slices a GPU takes at once.
 
     Parameters
@@ -296,6 +319,8 @@ def fitting_slices(free: int, pixels: int, prompts: int) -> int:
     pixels : int
         Of a slice, as the network sees it.
     prompts : int
+    itemsize : int
+        Bytes of a number on the image side.
 
     Returns
     -------
@@ -303,7 +328,7 @@ def fitting_slices(free: int, pixels: int, prompts: int) -> int:
         A power of two, so that a little more or less memory rounds nothing
         differently; at least 1.
     """
-    each = pixels * (SLICE_BYTES + prompts * PROMPT_BYTES)
+    each = pixels * (SLICE_BYTES * itemsize // 2 + prompts * PROMPT_BYTES)
     fitting = max(1, int(FREE_SHARE * free) // each)
     return 1 << (fitting.bit_length() - 1)
 

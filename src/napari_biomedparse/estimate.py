@@ -158,6 +158,7 @@ def estimate(plan: RunPlan, engine: Engine, *, to_folder: bool = False) -> Estim
     FormatError, DeviceError
         As for the run itself.
     """
+    plan = plan.batched(engine.suited_batch(len(plan.prompts)))
     count = plan.stop - plan.start
     pace, device_memory = _try_network(plan, engine)
     memory = _peak_memory()

@@ -90,6 +90,7 @@ def run_in_view(
     FormatError, DeviceError
         As for `run_plan`.
     """
+    plan = plan.batched(engine.suited_batch(len(plan.prompts)))
     tokens = engine.encode_prompts(plan.prompts.texts)
     size, pin = _slices_at_once(plan, engine), engine.device.type == "cuda"
     left = list(_spans(plan.start, plan.stop, size, done))

@@ -17,6 +17,8 @@ from napari_biomedparse.intensity import MODALITIES
 
 SMALLEST_TILE = 16
 TILE_WORDS = ("none", "auto")
+USUAL_BATCH = 4
+"""Slices a batch where no GPU chooses."""
 OVERLAPS = ("score", "order", "separate")
 
 
@@ -118,12 +120,14 @@ class SegmentOptions:
         min=0,
         max=2**31 - 1,
     )
-    batch_size: int = _option(
-        4,
+    batch_size: int | str = _option(
+        "auto",
         "Slices a batch",
-        "Slices that go through the network at once. Never changes the result.",
+        "Slices that go through the network at once, or auto: what suits the free "
+        "memory of a GPU. Never changes the result on a CPU, and hardly on a GPU.",
         min=1,
         max=1024,
+        names=("auto",),
     )
     seed: int = _option(
         0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from napari_biomedparse import __version__
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.intensity import Intensity, choose_intensity
-from napari_biomedparse.options import SegmentOptions
+from napari_biomedparse.options import USUAL_BATCH, SegmentOptions
 from napari_biomedparse.prompts import PromptSet, parse_prompts
 from napari_biomedparse.slicing import region_of, slice_geometry
 from napari_biomedparse.tiling import TileGrid
@@ -74,9 +74,31 @@ class RunPlan:
         return ((len(self.prompts),) if separate else ()) + self.geometry.shape
 
     @property
+    def batch_size(self) -> int:
+        """Slices, or tiles of a slice, that go through the network at once."""
+        asked = self.options.batch_size
+        return USUAL_BATCH if isinstance(asked, str) else asked
+
+    @property
     def slices_at_once(self) -> int:
         """Slices that are read, predicted and handed on together."""
-        return self.options.batch_size if self.tiles.is_single else 1
+        return self.batch_size if self.tiles.is_single else 1
+
+    def batched(self, suited: int) -> RunPlan:
+        """Return the plan with a batch size, if that was left to the device.
+
+        Parameters
+        ----------
+        suited : int
+            Slices that suit the device, from `Engine.suited_batch`.
+
+        Returns
+        -------
+        RunPlan
+        """
+        if self.options.batch_size != "auto":
+            return self
+        return replace(self, options=replace(self.options, batch_size=suited))
 
     def parameters(self) -> dict[str, Any]:
         """Return what a result should remember, as plain JSON types."""

@@ -99,6 +99,7 @@ def run_plan(
     DeviceError
         If the device's memory does not suffice.
     """
+    plan = plan.batched(engine.suited_batch(len(plan.prompts)))
     tokens = engine.encode_prompts(plan.prompts.texts)
     on_gpu = engine.device.type == "cuda"
     batches = slice_batches(

@@ -55,7 +55,7 @@ def predict_slices(
         predict,
         slices,
         plan.tiles,
-        batch_size=batch_size or plan.options.batch_size,
+        batch_size=batch_size or plan.batch_size,
         existence_threshold=plan.options.existence_threshold,
     )
 

@@ -9,7 +9,7 @@ from magicgui.types import FileDialogMode
 from magicgui.widgets import CheckBox, ComboBox, FileEdit, LineEdit, PushButton
 from qtpy.QtWidgets import QWidget
 
-from napari_biomedparse._widgets._form import form_layout, option_fields
+from napari_biomedparse._widgets._form import AUTOMATIC, form_layout, option_fields
 from napari_biomedparse._widgets._tiles import TileChoice
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.options import SegmentOptions
@@ -24,6 +24,7 @@ ADVANCED = (
     "seed",
 )
 CAPTIONS: dict[str, dict[Any, str]] = {
+    "batch_size": {"auto": AUTOMATIC, **{n: str(n) for n in (1, 2, 4, 8, 16, 32)}},
     "overlaps": {
         "score": "best score",
         "order": "order of the table",

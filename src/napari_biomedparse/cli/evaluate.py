@@ -105,8 +105,8 @@ def evaluate(
     ] = None,
     device: Device = "auto",
     batch_size: Annotated[
-        int, option(SegmentOptions, "batch_size")
-    ] = SegmentOptions.batch_size,
+        str, option(SegmentOptions, "batch_size", metavar="auto|N")
+    ] = "auto",
     scheduler: Scheduler = None,
     workers: Workers = None,
 ) -> None:
@@ -117,7 +117,7 @@ def evaluate(
             axis=None if axis is None else to_number(axis),
             slices=slice_range(slices),
             instances=instances,
-            batch_size=batch_size,
+            batch_size=to_number(batch_size),
         )
         from napari_biomedparse.evaluate.run import evaluate as run
 

@@ -149,7 +149,8 @@ def segment(
         int, typer.Option(help=_HELP["seed"], rich_help_panel=_FINE)
     ] = _DEFAULT["seed"],
     batch_size: Annotated[
-        int, typer.Option(help=_HELP["batch_size"], rich_help_panel=_FINE)
+        str,
+        typer.Option(metavar="auto|N", help=_HELP["batch_size"], rich_help_panel=_FINE),
     ] = _DEFAULT["batch_size"],
     existence_threshold: Annotated[
         float, typer.Option(help=_HELP["existence_threshold"], rich_help_panel=_FINE)
@@ -257,7 +258,7 @@ def segment(
             instances=instances,
             edge_threshold=edge_threshold,
             minimum_size=minimum_size,
-            batch_size=batch_size,
+            batch_size=to_number(batch_size),
             seed=seed,
         )
         number = None if channel is None else to_number(channel)
