@@ -12,32 +12,13 @@ import torch
 from napari_biomedparse.engine import Engine
 from napari_biomedparse.phantoms import KINDS, make_phantom
 from napari_biomedparse.phantoms.wordings import TITLES
-from napari_biomedparse.tokenizer import END_ID, START_ID, tokenize
-from napari_biomedparse.training.demo import (
-    CONFIG,
-    ask_about_phantoms,
-    between,
-    export,
-    known_tokens,
-    make_cases,
-    new_model,
-    to_case,
-)
+from napari_biomedparse.tokenizer import tokenize
+from napari_biomedparse.training.demo import CONFIG, between, export, new_model
+from napari_biomedparse.training.phantom_cases import known_tokens
 from napari_biomedparse.weights import load_model
 
 WELL_SEEN = 96
 """Pixels of a target that nobody overlooks in a slice."""
-
-
-def test_every_target_is_asked_for_and_something_that_is_nowhere() -> None:
-    for seed in range(200):
-        asked = ask_about_phantoms(np.random.default_rng(seed))
-        answers = [(k, v) for q in asked for k, v in q.answers.items()]
-        for kind, targets in KINDS.items():
-            assert {(kind, i + 1) for i in range(len(targets))} <= set(answers)
-        assert any(not q.answers for q in asked)
-        for q in asked:
-            assert q.ids[0] == START_ID and q.ids[-1] == END_ID
 
 
 def test_words_of_the_wordings_are_known_and_others_mean_nothing() -> None:
@@ -48,24 +29,6 @@ def test_words_of_the_wordings_are_known_and_others_mean_nothing() -> None:
         assert set(ids.tolist()) <= known_tokens()
         assert bool(weight[torch.from_numpy(ids)].any(dim=1).all())
     assert not bool(weight[tokenize("quokka").ids[1]].any())
-
-
-def test_a_phantom_becomes_a_case_without_loss(tmp_path: Path) -> None:
-    phantom = make_phantom("light-sheet", 3, shape=(4, 64, 64))
-    case = to_case(phantom)
-    for label, objects in enumerate(phantom.objects.values(), start=1):
-        np.testing.assert_array_equal(
-            np.where(case.labels == label, case.objects, 0), objects
-        )
-
-
-@pytest.mark.slow
-def test_cases_are_kept_and_read_again(tmp_path: Path) -> None:
-    first, again = make_cases(tmp_path, 3, 0), make_cases(tmp_path, 3, 0)
-    assert {case.kind for case in first} == set(KINDS)
-    for a, b in zip(first, again, strict=True):
-        np.testing.assert_array_equal(a.image, b.image)
-        np.testing.assert_array_equal(a.objects, b.objects)
 
 
 def test_weights_between_two_networks_are_between() -> None:

@@ -45,7 +45,7 @@ def test_tensorboard_is_served_where_it_is_installed(
         pytest.importorskip("tensorboard")
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        "napari_biomedparse.training.finetune.find_spec",
+        "napari_biomedparse.training.fit.find_spec",
         lambda name: find(name) if installed else None,
     )
     folder = write_folder(tmp_path / "data")

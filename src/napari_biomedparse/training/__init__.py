@@ -1,4 +1,4 @@
-"""Training: cases to batches, losses, the loop, and the recipe of the demo model."""
+"""Training: cases to batches, losses, Lightning, and the recipe of the demo model."""
 
 from __future__ import annotations
 

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import EarlyStopping
 
-from napari_biomedparse.engine import find_device
-from napari_biomedparse.errors import CheckpointError, VolumeError
+from napari_biomedparse.devices import find_device
+from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.runs.folder import writing
 from napari_biomedparse.training.augment import Variation
 from napari_biomedparse.training.cases import load_cases
+from napari_biomedparse.training.chunks import ChunkedData
+from napari_biomedparse.training.fit import fit
 from napari_biomedparse.training.folder import (
     BEST,
     CACHE,
-    LAST,
-    TENSORBOARD,
     describe_training,
     open_training,
     save_training,
 )
 from napari_biomedparse.training.keeper import Keeper
-from napari_biomedparse.training.module import FinetuneData, FinetuneModule, prepare
+from napari_biomedparse.training.module import Learning, TrainingModule, prepare
 from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.processed import is_processed, load_processed
 from napari_biomedparse.training.slices import SliceBatches, Split, split
@@ -172,55 +166,33 @@ def _train(
 ) -> None:
     prepare(model, options)
     data = _make_data(model, volumes, parts, options, place)
-    last = folder / LAST
-    callbacks: list[Callback] = [keeper]
-    if parts.validation:
-        early = EarlyStopping(
-            "val_loss",
-            min_delta=GAIN,
-            patience=options.patience,
-            check_on_train_epoch_end=False,  # a chunk that ends early has no validation
-        )
-        callbacks.insert(0, early)
-    with warnings.catch_warnings(), _quiet():
-        # Few workers, short epochs, reloaded data: all of it is meant so.
-        warnings.filterwarnings("ignore", module=r"lightning\.")
-        warnings.filterwarnings("ignore", ".*lightning.*")
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        trainer = Trainer(
-            accelerator=place.type.replace("cuda", "gpu"),
-            devices=1 if place.index is None else _devices(place),
-            precision="bf16-mixed" if place.type == "cuda" else "32-true",
-            max_epochs=options.epochs * data.chunks,
-            max_steps=options.max_steps or -1,
-            accumulate_grad_batches=options.accumulate,
-            gradient_clip_val=options.clip,
-            check_val_every_n_epoch=data.chunks,
-            num_sanity_val_steps=0,
-            limit_val_batches=1.0 if parts.validation else 0,
-            reload_dataloaders_every_n_epochs=1,
-            callbacks=callbacks,
-            logger=_tensorboard(folder),
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-        )
-        keeper.steps = options.epochs * data.batches
-        keeper.chunks = data.chunks
-        try:
-            trainer.fit(
-                FinetuneModule(model, options),
-                data,
-                ckpt_path=last if last.exists() else None,
-                weights_only=True,
-            )
-        except (KeyError, RuntimeError) as error:
-            if not last.exists() or keeper.step > 0:
-                raise
-            raise CheckpointError(
-                f"{last} cannot be gone on from ({error}); delete it to start anew."
-            ) from error
+    keeper.steps = options.epochs * data.batches
+    learning = Learning(
+        options.learning_rate,
+        weight_decay=options.weight_decay,
+        existence_weight=options.existence_weight,
+        seed=options.seed,
+    )
+    early = EarlyStopping(
+        "val_loss",
+        min_delta=GAIN,
+        patience=options.patience,
+        check_on_train_epoch_end=False,  # a chunk that ends early has no validation
+    )
+    fit(
+        TrainingModule(model, learning),
+        data,
+        keeper,
+        folder,
+        place,
+        clip=options.clip,
+        epochs=options.epochs,
+        max_steps=options.max_steps,
+        accumulate=options.accumulate,
+        half=place.type == "cuda",
+        callbacks=[early] if data.holds_out else [],
+    )
+    keeper.keep_last(model)
 
 
 def _make_data(
@@ -229,7 +201,7 @@ def _make_data(
     parts: Split,
     options: FinetuneOptions,
     place: torch.device,
-) -> FinetuneData:
+) -> ChunkedData:
     train, validation = (
         SliceBatches(
             volumes,
@@ -245,34 +217,9 @@ def _make_data(
             (parts.validation, None),
         )
     )
-    return FinetuneData(
+    return ChunkedData(
         train,
         validation,
         save_every=options.save_every,
         workers=_LOADED_BY_WORKERS if place.type == "cuda" else 0,
     )
-
-
-def _tensorboard(folder: Path) -> TensorBoardLogger | None:
-    """Log for TensorBoard, too, where that is installed."""
-    if find_spec("tensorboard") is None:
-        return None
-    return TensorBoardLogger(folder, name=None, version=TENSORBOARD)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning from telling what it found on the machine, and advertising."""
-    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
-    levels = [one.level for one in loggers]
-    for one in loggers:
-        one.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for one, level in zip(loggers, levels, strict=True):
-            one.setLevel(level)
-
-
-def _devices(place: torch.device) -> list[int]:
-    return [place.index or 0]

@@ -1,4 +1,4 @@
-"""What watches a fine-tuning: checkpoints, the best weights, the log, progress."""
+"""What watches a training: checkpoints, the best weights, the log, progress."""
 
 from __future__ import annotations
 
@@ -26,8 +26,65 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Keeper(Callback):
-    """Writes checkpoints, best weights and the log; reports; stops when asked.
+class ChunkKeeper(Callback):
+    """Writes log and checkpoint after every chunk, see `ChunkedData`.
+
+    Parameters
+    ----------
+    folder : Path
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.step, self.chunks = 0, 1
+        self.stopped = False
+        self._folder = folder
+        self._rows: list[dict[str, Any]] = []
+        self._held_out: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is kept in a checkpoint."""
+        return {"step": self.step, "rows": self._rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint; the log ends where that was written."""
+        self.step, self._rows = int(state_dict["step"]), list(state_dict["rows"])
+        logger.info("going on after step %d", self.step)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count."""
+        self.step += 1
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Write log and checkpoint, which are whole or as they were before."""
+        terms = torch.stack([torch.stack(tuple(x)) for x in pl_module.recent]).mean(0)
+        pl_module.recent.clear()
+        if not terms.isfinite().all():
+            raise OptionError(
+                f"After {self.step} steps the loss is no number any more; choose a "
+                "lower learning rate."
+            )
+        values = dict(zip(Losses._fields, terms.tolist(), strict=True))
+        total = Losses(*terms).total(pl_module.learning.coefficients)
+        values = {"loss": float(total), **values, **self._held_out}
+        self._held_out = {}
+        row = {"epoch": trainer.current_epoch // self.chunks, "step": self.step}
+        self._rows.append(row | values)
+        write_log(self._folder, self._rows)
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+        logger.info("step %d: %s", self.step, shown)
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(values, self.step)
+        if self.stopped:  # in the middle: what it goes on from must be a whole chunk
+            return
+        part = self._folder / f"{LAST}.part"
+        trainer.save_checkpoint(part)
+        part.replace(self._folder / LAST)
+
+
+class Keeper(ChunkKeeper):
+    """Also keeps the best weights of a fine-tuning, reports, and stops when asked.
 
     Parameters
     ----------
@@ -45,29 +102,25 @@ class Keeper(Callback):
         on_progress: Callable[[Progress], None] | None,
         stop: Callable[[], bool] | None,
     ) -> None:
+        super().__init__(folder)
         self.best: dict[str, float] = {}
-        self.step, self.steps, self.chunks = 0, 0, 1
-        self.stopped, self._loss = False, float("nan")
-        self._rows: list[dict[str, Any]] = []
-        self._held_out: dict[str, float] = {}
-        self._folder, self._facts = folder, facts
-        self._on_progress, self._stop = on_progress, stop
+        self.steps, self._loss = 0, float("nan")
+        self._facts, self._on_progress, self._stop = facts, on_progress, stop
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is kept in a checkpoint."""
-        return {"best": self.best, "step": self.step, "rows": self._rows}
+        return {**super().state_dict(), "best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint; the log ends where that was written."""
-        self.best, self.step = dict(state_dict["best"]), int(state_dict["step"])
-        self._rows = list(state_dict["rows"])
-        logger.info("going on after step %d", self.step)
+        """Go on from a checkpoint."""
+        super().load_state_dict(state_dict)
+        self.best = dict(state_dict["best"])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Report, and stop if asked to."""
-        self.step += 1
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self._loss = float(pl_module.recent[-1].total())
         self._tell()
         if self._stop and self._stop():
@@ -81,34 +134,16 @@ class Keeper(Callback):
             self._keep(pl_module.model)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Write log and checkpoint, which are whole or as they were before."""
-        terms = torch.stack([torch.stack(tuple(x)) for x in pl_module.recent]).mean(0)
-        pl_module.recent.clear()
-        if not terms.isfinite().all():
-            raise OptionError(
-                f"After {self.step} steps the loss is no number any more; choose a "
-                "lower learning rate."
-            )
-        values = dict(zip(Losses._fields, terms.tolist(), strict=True))
-        values = {"loss": float(terms.sum()), **values, **self._held_out}
-        row = {"epoch": trainer.current_epoch // self.chunks, "step": self.step}
-        self._rows.append(row | values)
-        if self._held_out:
-            self._held_out = {}
+        """Write, and report what was measured."""
+        measured = bool(self._held_out)
+        super().on_train_epoch_end(trainer, pl_module)
+        if measured:
             self._tell()
-        write_log(self._folder, self._rows)
-        if trainer.logger is not None:
-            trainer.logger.log_metrics(values, self.step)
-        if self.stopped:  # in the middle: what it goes on from must be a whole chunk
-            return
-        part = self._folder / f"{LAST}.part"
-        trainer.save_checkpoint(part)
-        part.replace(self._folder / LAST)
 
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def keep_last(self, model: BiomedParse) -> None:
         """Keep the last weights where nothing tells which are the best."""
-        if not self.best or "val_loss" not in self.best:
-            self._keep(pl_module.model)
+        if "val_loss" not in self.best:
+            self._keep(model)
 
     def _tell(self) -> None:
         """Report, with what is known of held-out slices, maybe since long ago."""

@@ -2,7 +2,7 @@
 
 As in BiomedParse's fine-tuning: Dice with squared denominators plus binary
 cross-entropy on masks and edges, weighted binary cross-entropy on existence. Plain
-functions of tensors; data and loop live elsewhere.
+functions of tensors; data and steps live elsewhere.
 """
 
 from __future__ import annotations

@@ -1,70 +1,118 @@
-"""What Lightning trains: the network with its loss, and the data in their order."""
+"""What Lightning trains: the network with its loss, optimiser and schedule."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import math
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader, Dataset
 
 from napari_biomedparse.postprocess import upsample
 from napari_biomedparse.training.adapters import add_adapters
-from napari_biomedparse.training.loop import parameter_groups, predict
-from napari_biomedparse.training.losses import Losses, segmentation_losses
+from napari_biomedparse.training.losses import (
+    EXISTENCE_WEIGHT,
+    Losses,
+    segmentation_losses,
+)
+from napari_biomedparse.training.predict import predict
 
 if TYPE_CHECKING:
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
+
     from napari_biomedparse.model.biomedparse import BiomedParse
-    from napari_biomedparse.training.data import Batch
+    from napari_biomedparse.training.chunks import Numbered
     from napari_biomedparse.training.options import FinetuneOptions
-    from napari_biomedparse.training.slices import SliceBatches
+
+WARM_UP = 0.03
+"""Share of a schedule in which the learning rate rises."""
 
 
-class Numbered(NamedTuple):
-    """A batch, and its number since the beginning."""
+@dataclass(frozen=True)
+class Learning:
+    """What is minimised, and by which steps.
 
-    number: int
-    batch: Batch
+    Parameters
+    ----------
+    learning_rate : float
+        Of AdamW; its largest where there is a schedule.
+    weight_decay : float
+        Of matrices and kernels; token embeddings, norms and biases are spared.
+    schedule : int
+        Steps in which the learning rate rises and then falls as a cosine to 1 %; 0
+        keeps it as it is.
+    existence_weight, absent_weight, edge_weight : float
+        See `segmentation_losses`.
+    coefficients : tuple of float
+        Of the terms of `Losses`.
+    seed : int
+        Of the random attention fields; data have their own.
+    """
+
+    learning_rate: float
+    weight_decay: float = 0.01
+    schedule: int = 0
+    existence_weight: float = EXISTENCE_WEIGHT
+    absent_weight: float = 0.0
+    edge_weight: float = 1.0
+    coefficients: tuple[float, ...] = (1.0,) * len(Losses._fields)
+    seed: int = 0
 
 
-class FinetuneModule(LightningModule):
+class TrainingModule(LightningModule):
     """The network with its loss.
 
     Parameters
     ----------
     model : BiomedParse
         Changed in place; see `prepare`.
-    options : FinetuneOptions
+    learning : Learning
     """
 
-    def __init__(self, model: BiomedParse, options: FinetuneOptions) -> None:
+    def __init__(self, model: BiomedParse, learning: Learning) -> None:
         super().__init__()
         # Named so, `load_model` also takes the checkpoints of a running training.
         self.save_hyperparameters({"config": asdict(model.config)})
-        self.model, self.options = model, options
+        self.model, self.learning = model, learning
         self.recent: list[Losses] = []
         self._held_out: list[tuple[Tensor, Tensor]] = []
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Make AdamW of all that is trained."""
-        options = self.options
-        groups = parameter_groups(self.model, options.weight_decay)
-        return torch.optim.AdamW(groups, lr=options.learning_rate)
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Make AdamW of all that is trained, with the schedule if there is one."""
+        learning = self.learning
+        optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, learning.weight_decay),
+            lr=learning.learning_rate,
+            fused=True,
+        )
+        if not learning.schedule:
+            return optimizer
+        rates = LambdaLR(optimizer, lambda step: rate_at(step / learning.schedule))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": rates, "interval": "step"},
+        }
 
     def training_step(self, numbered: Numbered, index: int) -> Tensor:
         """Return the loss of a batch."""
         losses, _ = self._compare(numbered)
         self.recent.append(Losses(*(term.detach() for term in losses)))
-        return losses.total()
+        return losses.total(self.learning.coefficients)
 
     def validation_step(self, numbered: Numbered, index: int) -> None:
-        """Remember the loss and the Dice of a batch."""
-        losses, dice = self._compare(numbered)
-        self._held_out.append((losses.total(), dice))
+        """Remember the loss, and the Dice of every mask that there should be."""
+        losses, masks = self._compare(numbered)
+        targets = numbered.batch.targets
+        found, truth = masks > 0, targets.masks > 0
+        shared = 2.0 * (found & truth).sum(dim=(-2, -1))
+        dice = shared / (found.sum((-2, -1)) + truth.sum((-2, -1)))
+        total = losses.total(self.learning.coefficients)
+        self._held_out.append((total, dice[targets.exists > 0]))
 
     def on_validation_epoch_end(self) -> None:
         """Make known the mean over all batches."""
@@ -75,88 +123,56 @@ class FinetuneModule(LightningModule):
         self.log("val_dice", dices.mean() if len(dices) else losses.new_tensor(0.0))
 
     def _compare(self, numbered: Numbered) -> tuple[Losses, Tensor]:
-        """Return the losses, and the Dice of every mask that there should be."""
-        number, batch = numbered
-        seed = self.options.seed * 100_003 + number
+        """Return the losses, and mask logits at the resolution of the targets."""
+        (number, batch), learning = numbered, self.learning
+        seed = learning.seed * 100_003 + number
         generator = torch.Generator().manual_seed(seed)
         decoded = predict(self.model, batch, generator, self.device)
-        size = (batch.slices.shape[-2], batch.slices.shape[-1])
         with torch.autocast(self.device.type, enabled=False):
-            masks = upsample(decoded.mask_logits.float(), size)
-            edges = upsample(decoded.edge_logits.float(), size)
+            masks, edges = (
+                _fitted(logits.float(), batch.targets.masks)
+                for logits in (decoded.mask_logits, decoded.edge_logits)
+            )
             losses = segmentation_losses(
                 masks,
                 edges,
                 decoded.existence.float(),
                 batch.targets,
-                existence_weight=self.options.existence_weight,
+                existence_weight=learning.existence_weight,
+                absent_weight=learning.absent_weight,
+                edge_weight=learning.edge_weight,
             )
-        truth = batch.targets.masks > 0
-        shared = 2.0 * ((masks.detach() > 0) & truth).sum(dim=(-2, -1))
-        dice = shared / ((masks.detach() > 0).sum((-2, -1)) + truth.sum((-2, -1)))
-        return losses, dice[batch.targets.exists > 0]
+        return losses, masks
 
 
-class FinetuneData(LightningDataModule):
-    """The batches, a chunk at a time.
-
-    What Lightning calls an epoch is a chunk of an epoch of ours: it ends with a
-    checkpoint, and which data it holds follows from its number alone.
-
-    Parameters
-    ----------
-    train, validation : SliceBatches
-    save_every : int
-        Most batches in a chunk.
-    workers : int
-        Processes that prepare batches ahead.
-    """
-
-    def __init__(
-        self,
-        train: SliceBatches,
-        validation: SliceBatches,
-        *,
-        save_every: int,
-        workers: int = 0,
-    ) -> None:
-        super().__init__()
-        self._train, self._validation, self._workers = train, validation, workers
-        self.chunks = max(1, -(-len(train) // save_every))
-        """Chunks in an epoch."""
-        self.batches = len(train)
-        """Batches in an epoch."""
-
-    def train_dataloader(self) -> DataLoader[Numbered]:
-        """Return the batches of the chunk that is due."""
-        assert self.trainer is not None
-        epoch, chunk = divmod(self.trainer.current_epoch, self.chunks)
-        length = -(-len(self._train) // self.chunks)
-        numbers = range(chunk * length, min((chunk + 1) * length, len(self._train)))
-        return self._loader(self._train, epoch, numbers)
-
-    def val_dataloader(self) -> DataLoader[Numbered]:
-        """Return all held-out batches, always the same."""
-        return self._loader(self._validation, 0, range(len(self._validation)))
-
-    def _loader(
-        self, batches: SliceBatches, epoch: int, numbers: range
-    ) -> DataLoader[Numbered]:
-        chunk = _Chunk(batches, epoch, numbers)
-        return DataLoader(chunk, batch_size=None, num_workers=self._workers)
+def _fitted(logits: Tensor, target: Tensor) -> Tensor:
+    """Enlarge logits where the truth is finer."""
+    size = (target.shape[-2], target.shape[-1])
+    return logits if logits.shape[-2:] == size else upsample(logits, size)
 
 
-class _Chunk(Dataset[Numbered]):
-    def __init__(self, batches: SliceBatches, epoch: int, numbers: range) -> None:
-        self._batches, self._epoch, self._numbers = batches, epoch, numbers
+def rate_at(progress: float) -> float:
+    """Factor of the learning rate: a linear rise, then a cosine down to 1 %."""
+    if progress < WARM_UP:
+        return max(progress / WARM_UP, 0.01)
+    rest = min(1.0, (progress - WARM_UP) / (1.0 - WARM_UP))
+    return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * rest))
 
-    def __len__(self) -> int:
-        return len(self._numbers)
 
-    def __getitem__(self, index: int) -> Numbered:
-        number = self._numbers[index]
-        batch = self._batches.batch(self._epoch, number)
-        return Numbered(self._epoch * len(self._batches) + number, batch)
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Part what is trained into what decays and what does not."""
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        table = "embed" in name or "query_feat" in name or "classifier_query" in name
+        group = spared if parameter.ndim < 2 or table else decayed
+        group.append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": spared, "weight_decay": 0.0},
+    ]
 
 
 def prepare(model: BiomedParse, options: FinetuneOptions) -> None:

@@ -1,0 +1,97 @@
+"""Batches for Lightning, in an order that a run which was cut off finds again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+if TYPE_CHECKING:
+    from napari_biomedparse.training.data import Batch
+
+
+class Numbered(NamedTuple):
+    """A batch, and its number since the beginning."""
+
+    number: int
+    batch: Batch
+
+
+class EpochBatches(Protocol):
+    """Batches in an order that follows from the epoch's number."""
+
+    def __len__(self) -> int:
+        """Count the batches in an epoch."""
+        ...
+
+    def batch(self, epoch: int, number: int) -> Batch:
+        """Make a batch."""
+        ...
+
+
+class ChunkedData(LightningDataModule):
+    """The batches, a chunk at a time.
+
+    What Lightning calls an epoch is a chunk of an epoch of ours: it ends with a
+    checkpoint, and which data it holds follows from its number alone.
+
+    Parameters
+    ----------
+    train : EpochBatches
+    validation : EpochBatches, optional
+        None, or one of length 0, if nothing is held out.
+    save_every : int
+        Most batches in a chunk.
+    workers : int
+        Processes that prepare batches ahead.
+    """
+
+    def __init__(
+        self,
+        train: EpochBatches,
+        validation: EpochBatches | None = None,
+        *,
+        save_every: int,
+        workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self._train, self._validation, self._workers = train, validation, workers
+        self.chunks = max(1, -(-len(train) // save_every))
+        """Chunks in an epoch."""
+        self.batches = len(train)
+        """Batches in an epoch."""
+        self.holds_out = bool(validation)
+
+    def train_dataloader(self) -> DataLoader[Numbered]:
+        """Return the batches of the chunk that is due."""
+        assert self.trainer is not None
+        epoch, chunk = divmod(self.trainer.current_epoch, self.chunks)
+        length = -(-len(self._train) // self.chunks)
+        numbers = range(chunk * length, min((chunk + 1) * length, len(self._train)))
+        return self._loader(self._train, epoch, numbers)
+
+    def val_dataloader(self) -> DataLoader[Numbered] | list[Any]:
+        """Return all held-out batches, always the same."""
+        if not self._validation:
+            return []
+        return self._loader(self._validation, 0, range(len(self._validation)))
+
+    def _loader(
+        self, batches: EpochBatches, epoch: int, numbers: range
+    ) -> DataLoader[Numbered]:
+        chunk = _Chunk(batches, epoch, numbers)
+        return DataLoader(chunk, batch_size=None, num_workers=self._workers)
+
+
+class _Chunk(Dataset[Numbered]):
+    def __init__(self, batches: EpochBatches, epoch: int, numbers: range) -> None:
+        self._batches, self._epoch, self._numbers = batches, epoch, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> Numbered:
+        number = self._numbers[index]
+        batch = self._batches.batch(self._epoch, number)
+        return Numbered(self._epoch * len(self._batches) + number, batch)

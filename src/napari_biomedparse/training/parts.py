@@ -1,0 +1,200 @@
+"""One part of the demo model's training: its network, data and schedule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
+
+from napari_biomedparse.model.checkpoint import save_weights
+from napari_biomedparse.training.chunks import ChunkedData
+from napari_biomedparse.training.data import Augmentation, Batches
+from napari_biomedparse.training.deepen import deepened
+from napari_biomedparse.training.fit import fit
+from napari_biomedparse.training.folder import open_training, save_training
+from napari_biomedparse.training.keeper import ChunkKeeper
+from napari_biomedparse.training.module import Learning, TrainingModule
+from napari_biomedparse.training.phantom_cases import ask_about_phantoms
+from napari_biomedparse.training.predict import predict
+from napari_biomedparse.weights import load_model
+
+if TYPE_CHECKING:
+    from napari_biomedparse.model.biomedparse import BiomedParse
+    from napari_biomedparse.model.config import BiomedParseConfig
+    from napari_biomedparse.training.data import Batch, Case
+
+AVERAGED = "averaged.safetensors"
+"""What a part leaves: the running average of its weights."""
+CLIP = 1.0
+DECAY = 0.998
+"""Of the running average; early on it follows more closely."""
+SAVE_EVERY = 100
+"""Most batches between checkpoints."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the recipe.
+
+    Parameters
+    ----------
+    name : str
+        Of its folder.
+    config : BiomedParseConfig
+        Sizes of the network, which may have more decoder layers and larger slices than
+        in the part before.
+    slices : int
+        In a batch.
+    steps : int
+        Batches, which is also the length of the schedule.
+    learning_rate : float
+        The largest.
+    coefficients : tuple of float
+        Of the terms of `Losses`.
+    edge_weight : float
+        See `segmentation_losses`.
+    seed : int
+        Added to that of the training.
+    again : tuple of (str, int)
+        Kind and label of what is shown more often, see `Batches`.
+    """
+
+    name: str
+    config: BiomedParseConfig
+    slices: int
+    steps: int
+    learning_rate: float
+    coefficients: tuple[float, ...]
+    edge_weight: float = 7.0
+    seed: int = 0
+    again: tuple[tuple[str, int], ...] = ()
+
+    def learning(self, seed: int) -> Learning:
+        """Return loss and schedule of a training with this seed.
+
+        Every slice gets as many absent targets as present ones: no need to weigh.
+        """
+        return Learning(
+            self.learning_rate,
+            schedule=self.steps,
+            existence_weight=1.0,
+            absent_weight=1.0,
+            edge_weight=self.edge_weight,
+            coefficients=self.coefficients,
+            seed=seed + self.seed,
+        )
+
+
+class Averaging(WeightAveraging):
+    """The running average of the weights, which is what is kept of them."""
+
+    def __init__(self) -> None:
+        super().__init__(use_buffers=False, multi_avg_fn=_move)
+
+    @property
+    def model(self) -> BiomedParse:
+        """The network with averaged weights, once training has begun."""
+        assert self._average_model is not None
+        module = self._average_model.module
+        assert isinstance(module, TrainingModule)
+        return module.model
+
+
+def _move(means: Sequence[Tensor], weights: Sequence[Tensor], count: Tensor) -> None:
+    """Move averages of `count` steps towards the weights."""
+    n = int(count)
+    share = 1.0 - min(DECAY, (1 + n) / (10 + n))
+    torch._foreach_lerp_(list(means), list(weights), share)
+
+
+def train_part(
+    part: Part,
+    before: BiomedParse,
+    cases: Sequence[Case],
+    folder: Path,
+    *,
+    seed: int,
+    device: torch.device,
+) -> BiomedParse:
+    """Train a part, go on with it, or read what it left if it is done.
+
+    Parameters
+    ----------
+    part : Part
+    before : BiomedParse
+        What it begins with.
+    cases : sequence of Case
+        Phantoms.
+    folder : Path
+        Of this part: for ``last.ckpt``, ``log.csv`` and `AVERAGED`.
+    seed : int
+        Of the training.
+    device : torch.device
+
+    Returns
+    -------
+    BiomedParse
+        With averaged weights, on the CPU.
+
+    Raises
+    ------
+    OutputError
+        If the folder holds a training of something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "part": json.dumps(asdict(part)),
+        "seed": str(seed),
+        "phantoms": str(len(cases)),
+    }
+    if open_training(folder, facts) is None:
+        batches = Batches(
+            cases,
+            ask_about_phantoms,
+            size=part.config.image_size,
+            slices=part.slices,
+            seed=seed + part.seed,
+            augmentation=Augmentation(),
+            again=part.again,
+        )
+        model = deepened(before, part.config, lambda m: _probe(m, batches[0], seed))
+        keeper, averaging = ChunkKeeper(folder), Averaging()
+        fit(
+            TrainingModule(model, part.learning(seed)),
+            ChunkedData(_Steps(batches, part.steps), save_every=SAVE_EVERY),
+            keeper,
+            folder,
+            device,
+            clip=CLIP,
+            callbacks=[averaging],
+        )
+        weights = averaging.model.state_dict()
+        save_weights(folder / AVERAGED, weights, facts, part.config)
+        save_training(folder, facts, {"step": keeper.step})
+    return load_model(folder / AVERAGED)
+
+
+def _probe(model: BiomedParse, batch: Batch, seed: int) -> None:
+    """Run a network on typical data."""
+    generator = torch.Generator().manual_seed(seed)
+    predict(model, batch, generator, torch.device("cpu"))
+
+
+class _Steps:
+    """Batches as one epoch of so many."""
+
+    def __init__(self, batches: Batches, steps: int) -> None:
+        self._batches, self._steps = batches, steps
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def batch(self, epoch: int, number: int) -> Batch:
+        """Make a batch."""
+        return self._batches[number]
