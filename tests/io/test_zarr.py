@@ -216,6 +216,19 @@ def test_labels_that_are_listed_but_missing(
     assert "'cells'" in caplog.text
 
 
+def test_what_is_listed_often_is_read_once_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    _image(path)
+    root = zarr.open_group(store=str(path))
+    root.create_group("labels").attrs["ome"] = {"labels": ["cells", "/cells/"] * 500}
+    _image(path / "labels" / "cells")
+    assert len(open_zarr(path).labels) == 1
+    described: Any = root.attrs.asdict()["ome"]
+    root.attrs["ome"] = {**described, "multiscales": described["multiscales"] * 65}
+    with pytest.raises(FormatError, match="lists 65 images"):
+        open_zarr(path)
+
+
 def test_names_and_colours_of_foreign_labels(tmp_path: Path) -> None:
     _image(tmp_path / "a.zarr")
     root = zarr.open_group(store=str(tmp_path / "a.zarr"))

@@ -40,6 +40,12 @@ def test_axes_of_all_versions(axes: Any, names: str) -> None:
     assert read_multiscale(entry).axes == tuple(names)
 
 
+@pytest.mark.parametrize("paths", [[], ["0", "1", "0"], ["0", "/0"]])
+def test_no_array_or_one_twice(paths: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"no arrays|array twice"):
+        read_multiscale({"datasets": [{"path": path} for path in paths]})
+
+
 def test_units_and_defaults() -> None:
     entry = {
         "axes": [{"name": "y", "unit": "micrometer"}, {"name": "x", "unit": "parrot"}],

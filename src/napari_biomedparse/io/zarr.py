@@ -36,6 +36,8 @@ _AXES = ("t", "c", "z", "y", "x")
 _CHUNK = (1, 16, 256, 256)
 _DEEPEST = 8
 """Most groups inside each other that are searched for images."""
+_MAX_IMAGES = 64
+"""Most images that one group may list."""
 _SMALLEST = 256
 """The label pyramid ends once a plane is this small."""
 
@@ -188,6 +190,8 @@ def _open_image(
     group: zarr.Group, attributes: Mapping[str, Any], path: Path
 ) -> Contents:
     entries = attributes["multiscales"]
+    if len(entries) > _MAX_IMAGES:  # each costs reading all that it lists
+        raise ValueError(f"it lists {len(entries)} images, more than {_MAX_IMAGES}")
     volumes = tuple(_read_image(group, attributes, entry, path) for entry in entries)
     label = attributes.get("image-label")
     if isinstance(label, Mapping):
@@ -204,14 +208,14 @@ def _open_labels(group: Any, path: Path) -> tuple[LabelVolume, ...]:
         return ()
     names = ome_attributes(group.attrs.asdict()).get("labels") or []
     found: list[LabelVolume] = []
-    for name in names:
-        child = group.get(str(name))
+    for name in dict.fromkeys(str(name).strip("/") for name in names):
+        child = group.get(name)
         if not isinstance(child, zarr.Group):
             logger.warning("%s lists the labels %r, which are not there.", path, name)
             continue
         attributes = dict(ome_attributes(child.attrs.asdict()))
         attributes.setdefault("image-label", {})
-        found += _open_image(child, attributes, path / str(name)).labels
+        found += _open_image(child, attributes, path / name).labels
     return tuple(found)
 
 

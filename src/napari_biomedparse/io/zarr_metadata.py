@@ -54,6 +54,8 @@ def read_multiscale(entry: Mapping[str, Any]) -> Multiscale:
     paths = tuple(str(dataset["path"]) for dataset in datasets)
     if not paths:
         raise ValueError("it lists no arrays")
+    if len({path.strip("/") for path in paths}) < len(paths):
+        raise ValueError("it lists an array twice")
     given = entry.get("axes") or _DEFAULT_AXES
     axes, units = _read_axes(given)
     first = datasets[0].get("coordinateTransformations") or []
