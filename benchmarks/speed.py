@@ -18,22 +18,8 @@ tells whether that depends on the depth.
 FLOP are those of the operations really done, counted by torch; the share is of the
 speed of a large matrix product in the same precision, measured in the same run.
 
-What was tried on a CPU (AMD EPYC, AVX2, one core, PyTorch 2.13) and not taken:
-
-- item 12 of PERFORMANCE.md, the fold of the mask features' convolution: by Winograd's
-  algorithm the whole convolution takes 0.31 s instead of 0.84 s, about what fold (a)
-  would (25 of 77 GFLOP, 0.28 s at the speed of a plain product), and layer_1, which
-  cannot be folded, gains as much; fold (b) costs every prompt 3 GFLOP more.
-- item 13, absorbing the key projection into the query: it gains 13 GFLOP with one
-  prompt, but costs each further one 3.9 GFLOP, more than the whole decoder now takes.
-- channels last everywhere: depthwise convolutions take 5.3, 3.1 and 1.6 ms (kernels 9,
-  7, 5; 768 x 32 x 32) instead of 2.2, 1.5 and 1.0 ms plane by plane. The pixel
-  decoder is channels last.
-- bfloat16: without instructions for it a slice was not done after four times the
-  float32 time (--precision bfloat16 measures it on other CPUs).
-- torch.compile: importing it takes 1.4 CPU-seconds, loading the demo model 0.1.
-
-Not measured for want of a GPU: CUDA graphs, torch.compile there, fused gates.
+README.md beside this file says what was tried and not taken, and what only a GPU can
+show; gpu.py runs all of that.
 """
 
 from __future__ import annotations
@@ -49,7 +35,7 @@ import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import naive
 import numpy as np
@@ -70,6 +56,11 @@ from napari_biomedparse.engine import Engine
 from napari_biomedparse.model.config import V2
 from napari_biomedparse.weights import _build, load_model
 
+if TYPE_CHECKING:
+    from napari_biomedparse.model.biomedparse import BiomedParse
+
+NAIVE_BATCH = 4
+"""Slices at once of the naive mode, which keeps ten full-size masks of each prompt."""
 VOLUME = (63, 15)
 """Slices and prompts of the case that a user measured with the original."""
 
@@ -120,18 +111,18 @@ def _write_noise(path: Path, slices: int, size: int) -> None:
     tifffile.imwrite(path, noise, metadata={"axes": "ZYX"})
 
 
+def load_network(config: str) -> BiomedParse:
+    """Load a weights file, or the full-size or smallest network's random weights."""
+    return _build(V2, None, "synthetic") if config == "v2" else load_model(config)
+
+
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Measure everything that was asked for."""
-    if args.config == "tiny":
-        model = load_model("tiny")
-    elif args.config == "v2":
-        model = _build(V2, None, "synthetic")
-    else:
-        model = load_model(args.config)
+    model = load_network(args.config)
     engine = Engine(model, args.device, precision=args.precision)
     on_cpu = engine.device.type == "cpu"
     slices = args.slices or (1 if on_cpu else 63)
-    batch = args.batch or (1 if on_cpu else 4)
+    batch = args.batch or (1 if on_cpu else engine.suited_batch(VOLUME[1]))
     result: dict[str, Any] = {
         "command": " ".join(["python", "benchmarks/speed.py", *sys.argv[1:]]),
         "machine": _machine(engine),
@@ -163,7 +154,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                     product(engine, path, texts, batch, stages=on_cpu)
                 )
                 if not args.no_naive:
-                    timed["naive"].append(original(engine, path, texts, batch))
+                    some = min(batch, NAIVE_BATCH)
+                    timed["naive"].append(original(engine, path, texts, some))
             row = {name: middle(runs) for name, runs in timed.items()}
             if not on_cpu:  # waiting for every stage slows a GPU down: once more
                 staged = [
@@ -268,7 +260,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, nargs="+", default=[1, 4, 13])
     parser.add_argument("--slices", type=int, help="1 on a CPU, else 63")
     parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--batch", type=int, help="1 on a CPU, else 4")
+    parser.add_argument("--batch", type=int, help="1 on a CPU, else what suits")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--classes", type=int, default=1)
     parser.add_argument("--threads", type=int)

@@ -107,10 +107,10 @@ def measure_window(args: argparse.Namespace) -> dict[str, Any]:
         first.exec()
         QApplication.processEvents()
         found |= watch.read(f"first_labels_{name}")
-        done = QEventLoop()
-        assert widget.run is not None
-        widget.run.finished.connect(done.quit)
-        done.exec()
+        if widget.run is not None:  # it may be over by now
+            done = QEventLoop()
+            widget.run.finished.connect(done.quit)
+            done.exec()
     widget.session.close()
     viewer.close()
     return found
