@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 
@@ -17,11 +16,7 @@ from napari_biomedparse.engine import (
     PROMPTS_AT_ONCE,
     SLICE_BYTES,
     Engine,
-    available_devices,
-    find_device,
-    find_precision,
     fitting_slices,
-    free_memory,
 )
 from napari_biomedparse.errors import DeviceError
 from napari_biomedparse.model import layers
@@ -103,15 +98,6 @@ def test_the_seed_decides(tiny_model: BiomedParse, slices: torch.Tensor) -> None
     assert not torch.equal(results[0], results[2])
 
 
-def test_missing_devices_are_named() -> None:
-    assert find_device("cpu") == torch.device("cpu")
-    assert str(find_device("auto")) == available_devices()[0]
-    with pytest.raises(DeviceError, match=r"no device 'warp'.*cpu"):
-        find_device("warp")
-    with pytest.raises(DeviceError, match=r"no device 'cuda:99'.*cpu"):
-        find_device("cuda:99")
-
-
 def _seen(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Batch sizes that the image side is asked for, from now on."""
     sizes: list[int] = []
@@ -143,24 +129,6 @@ def test_another_prompt_on_a_slice_costs_only_the_decoder(
     engine.predict(slices, liver)  # a batch that streams by pushes nothing out
     assert len(engine.cache) == 2
     assert len(sizes) == 5
-
-
-def test_precision_is_chosen_by_name() -> None:
-    cpu = torch.device("cpu")
-    assert find_precision("auto", cpu) == torch.float32
-    assert find_precision("float16", cpu) == torch.float16
-    with pytest.raises(DeviceError, match=r"no precision 'int4'.*bfloat16"):
-        find_precision("int4", cpu)
-
-
-@pytest.mark.parametrize(("bf16", "expected"), [(True, "bfloat16"), (False, "float16")])
-def test_half_precision_on_cuda_is_the_one_that_it_computes_in(
-    monkeypatch: pytest.MonkeyPatch, bf16: bool, expected: str
-) -> None:
-    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: bf16)
-    found = find_precision("auto", torch.device("cuda:0"))
-    assert found == getattr(torch, expected)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -304,15 +272,6 @@ def test_the_published_network_takes_less_than_six_gigabytes() -> None:
     """With 13 prompts and all slices that a GPU is given at once, weights included."""
     slices = 512**2 * (SLICE_BYTES + 13 * PROMPT_BYTES) * MOST_SLICES
     assert slices + 1.5e9 < 6e9
-
-
-def test_free_memory_of_an_apple_gpu_is_what_is_recommended(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 10_000)
-    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 4_000)
-    assert free_memory(torch.device("mps")) == 6_000
-    assert free_memory(torch.device("cpu")) is None
 
 
 def test_only_what_may_be_remembered_is(

@@ -16,6 +16,7 @@ ROWS = (
     {"model", "prompts", "slices", "tokenizer", "volume"},
     {
         "chunks",
+        "devices",
         "hub",
         "instances",
         "intensity",

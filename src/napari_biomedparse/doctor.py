@@ -61,7 +61,7 @@ def _devices() -> Iterator[tuple[str, str]]:
     except Exception as error:  # a broken install fails in many ways
         yield "Devices", f"torch cannot be imported ({error})"
         return
-    from napari_biomedparse.engine import available_devices
+    from napari_biomedparse.devices import available_devices
 
     yield "CUDA that torch was built for", str(torch.version.cuda or "none")
     yield "Devices", ", ".join(available_devices())

@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from napari_biomedparse.devices import (
+    find_device,
+    find_precision,
+    free_memory,
+    out_of_memory,
+    release_memory,
+)
 from napari_biomedparse.errors import DeviceError
 from napari_biomedparse.feature_cache import FeatureCache
 from napari_biomedparse.model.boltzmann import RandomField, SeededField
@@ -35,11 +42,6 @@ MOST_SLICES = 16
 """Slices that a GPU is given at once: with 13 prompts they take 3.6 GB."""
 FREE_SHARE = 0.8
 """Of a GPU's free memory, that may be planned for."""
-PRECISIONS = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 class SlicePrediction(NamedTuple):
@@ -169,7 +171,7 @@ class Engine:
             try:
                 return self._predict(slices, tokens, remember)
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 shortage = str(error)
             # Out of the handler, whose traceback would keep the tensors alive.
@@ -242,71 +244,13 @@ class Engine:
             min(slices, self._slices_at_once(prompts)),
             min(prompts, self._most_prompts),
         )
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if self.device.type == "mps":
-            torch.mps.empty_cache()
+        release_memory(self.device)
 
     def _encode_prompt(self, text: str) -> Tensor:
         """[T, C], without padding: later tokens would not change earlier ones."""
         found = tokenize(text)
         ids = torch.from_numpy(found.ids[: found.length]).to(self.device)
         return self._network.encode_prompts(ids[None])[0]
-
-
-def find_device(name: str) -> torch.device:
-    """Turn a device's name into a device that is really there.
-
-    Parameters
-    ----------
-    name : str
-        "auto" chooses CUDA, then Apple's MPS, then the CPU.
-
-    Returns
-    -------
-    torch.device
-
-    Raises
-    ------
-    DeviceError
-        If the name is unknown or the device is missing.
-    """
-    available = available_devices()
-    if name == "auto":
-        return torch.device(available[0])
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in {torch.device(a).type for a in available}:
-        raise DeviceError(
-            f"There is no device {name!r} on this machine; choose auto or one of "
-            f"{', '.join(available)}."
-        )
-    if device.index is not None and str(device) not in (*available, "cpu:0", "mps:0"):
-        raise DeviceError(
-            f"There is no device {name!r} on this machine; choose one of "
-            f"{', '.join(available)}."
-        )
-    return device
-
-
-def available_devices() -> list[str]:
-    """Return the compute devices of this machine, fastest first."""
-    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    mps = ["mps"] if torch.backends.mps.is_available() else []
-    return [*cuda, *mps, "cpu"]
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Return the bytes that a GPU has left for this process; None of other devices."""
-    if device.type == "mps":  # shares the main memory, of which it should leave some
-        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
-    if device.type != "cuda":
-        return None
-    free, _ = torch.cuda.mem_get_info(device)
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return free + kept
 
 
 def fitting_slices(free: int, pixels: int, prompts: int, itemsize: int = 2) -> int:
@@ -331,38 +275,6 @@ def fitting_slices(free: int, pixels: int, prompts: int, itemsize: int = 2) -> i
     each = pixels * (SLICE_BYTES * itemsize // 2 + prompts * PROMPT_BYTES)
     fitting = max(1, int(FREE_SHARE * free) // each)
     return 1 << (fitting.bit_length() - 1)
-
-
-def find_precision(name: str, device: torch.device) -> torch.dtype:
-    """Turn a precision's name into a data type.
-
-    Parameters
-    ----------
-    name : str
-        "auto" or one of `PRECISIONS`.
-    device : torch.device
-
-    Returns
-    -------
-    torch.dtype
-
-    Raises
-    ------
-    DeviceError
-        If there is no such precision.
-    """
-    if name == "auto":
-        if device.type != "cuda":
-            return torch.float32
-        with torch.cuda.device(device):
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else torch.float16
-    if name not in PRECISIONS:
-        raise DeviceError(
-            f"There is no precision {name!r}; choose auto or one of "
-            f"{', '.join(PRECISIONS)}."
-        )
-    return PRECISIONS[name]
 
 
 def _place(model: BiomedParse, device: torch.device, dtype: torch.dtype) -> BiomedParse:
@@ -397,10 +309,3 @@ def _image_side(model: BiomedParse) -> Iterator[Tensor]:
         if not name.endswith(("gamma_1", "gamma_2")):
             yield parameter
     yield from model.pixel_decoder.parameters()
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether memory ran out; MPS and CPU have no error class of their own."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        sign in str(error) for sign in ("MPS backend out of memory", "CPUAllocator")
-    )

@@ -29,7 +29,8 @@ from distributed import (
     get_worker,
 )
 
-from napari_biomedparse.engine import Engine, find_device
+from napari_biomedparse.devices import find_device
+from napari_biomedparse.engine import Engine
 from napari_biomedparse.errors import (
     DeviceError,
     OptionError,

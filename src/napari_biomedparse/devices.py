@@ -1,0 +1,115 @@
+"""What this machine can compute on, in which precision, and with how much memory."""
+
+from __future__ import annotations
+
+import torch
+
+from napari_biomedparse.errors import DeviceError
+
+PRECISIONS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def find_device(name: str) -> torch.device:
+    """Turn a device's name into a device that is really there.
+
+    Parameters
+    ----------
+    name : str
+        "auto" chooses CUDA, then Apple's MPS, then the CPU.
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    DeviceError
+        If the name is unknown or the device is missing.
+    """
+    available = available_devices()
+    if name == "auto":
+        return torch.device(available[0])
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in {torch.device(a).type for a in available}:
+        raise DeviceError(
+            f"There is no device {name!r} on this machine; choose auto or one of "
+            f"{', '.join(available)}."
+        )
+    if device.index is not None and str(device) not in (*available, "cpu:0", "mps:0"):
+        raise DeviceError(
+            f"There is no device {name!r} on this machine; choose one of "
+            f"{', '.join(available)}."
+        )
+    return device
+
+
+def available_devices() -> list[str]:
+    """Return the compute devices of this machine, fastest first."""
+    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return [*cuda, *mps, "cpu"]
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes that a GPU has left for this process; None of other devices."""
+    if device.type == "mps":  # shares the main memory, of which it should leave some
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free + kept
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what a GPU keeps for later use by this process."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    if device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def find_precision(name: str, device: torch.device) -> torch.dtype:
+    """Turn a precision's name into a data type.
+
+    Parameters
+    ----------
+    name : str
+        "auto" or one of `PRECISIONS`.
+    device : torch.device
+
+    Returns
+    -------
+    torch.dtype
+
+    Raises
+    ------
+    DeviceError
+        If there is no such precision.
+    """
+    if name == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    if name not in PRECISIONS:
+        raise DeviceError(
+            f"There is no precision {name!r}; choose auto or one of "
+            f"{', '.join(PRECISIONS)}."
+        )
+    return PRECISIONS[name]
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether memory ran out; MPS and CPU have no error class of their own."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        sign in str(error) for sign in ("MPS backend out of memory", "CPUAllocator")
+    )
