@@ -238,6 +238,28 @@ def test_a_dragged_threshold_updates_the_finished_labels(desk_that, voxels):
     assert len(desk.viewer.layers) == 2
 
 
+def test_what_was_painted_survives_a_threshold(desk_that, voxels):
+    desk = desk_that("works")
+    desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.wait_for_end()
+    layer.mode = "paint"
+    layer.brush_size = 3
+    layer.paint((2, 10, 10), 9)
+    layer.paint((4, 20, 20), 8)
+    layer.undo()
+    painted = np.asarray(layer.data) == 9
+    assert painted.any() and painted.sum() < 30
+    drag_threshold(desk, 0.8)
+    desk.wait_until(lambda: np.array_equal(layer.data, 9 * painted))
+    desk.wait_for_end()
+    layer.mode = "pan_zoom"
+    desk.form.set_option("existence_threshold", 0.2)
+    again = np.where(painted, 9, voxels > 100)
+    desk.wait_until(lambda: np.array_equal(layer.data, again))
+    desk.wait_for_end()
+
+
 def test_a_threshold_dragged_during_a_run_is_that_of_all_its_slices(desk_that, voxels):
     desk = desk_that("slow")
     stack = np.concatenate([voxels] * 3)

@@ -16,6 +16,7 @@ from napari_biomedparse.slices import SegmentedSlices
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from napari_biomedparse._widgets._written_labels import Select, WrittenLabels
     from napari_biomedparse.prompts import PromptSet
 
 Ranges = Sequence[tuple[int, int]]
@@ -31,15 +32,32 @@ class Part:
     begin : callable
         Starts the run, told which slices need not be done again and which one is in
         view; may take a second.
-    labels : ndarray [Z, Y, X] or, if prompts may overlap, [P, Z, Y, X]
+    whole : WrittenLabels
         Filled slice by slice.
+    select : callable
+        Returns the view of the whole that it fills: [Z, Y, X] or, if prompts may
+        overlap, [P, Z, Y, X].
     time : int, optional
         Which point of a time series it is.
     """
 
     begin: Callable[[Ranges, int | None], Run]
-    labels: npt.NDArray[Any]
+    whole: WrittenLabels
+    select: Select
     time: int | None = None
+
+    @property
+    def labels(self) -> npt.NDArray[Any]:
+        """What it fills."""
+        return self.select(self.whole.labels)
+
+    def write(
+        self, where: Any, new: npt.NDArray[Any], *, over_painted: bool = False
+    ) -> None:
+        """Put new labels somewhere; see `WrittenLabels.write`."""
+        self.whole.write(
+            lambda labels: self.select(labels)[where], new, over_painted=over_painted
+        )
 
 
 class ArrayTask(SegmentTask):
@@ -130,7 +148,8 @@ class ArrayTask(SegmentTask):
         """Put new labels where they belong."""
         if isinstance(event, Objects):
             stop = event.start + len(event.labels)
-            part.labels[event.start : stop] = event.labels
+            # Objects are numbered anew: what was painted has no meaning any more.
+            part.write(slice(event.start, stop), event.labels, over_painted=True)
             if part.time is None:  # a series is numbered anew at each time point
                 self.owners = event.owners
             if part.labels.ndim == 4:  # by prompts, not by slices
@@ -138,7 +157,7 @@ class ArrayTask(SegmentTask):
             return Changed(0, event.start, stop, self._done, part.time)
         slices = event.slices if isinstance(event, Voted) else event
         here: Any = (..., *slices.where)
-        part.labels[here] = slices.labels
+        part.write(here, slices.labels)
         if self.plan is not None and slices.axis == self.plan.axis:
             self._tallies[-1].add(slices)
         at = (slices.axis, slices.start)

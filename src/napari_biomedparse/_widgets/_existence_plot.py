@@ -47,7 +47,8 @@ class ExistencePlot(QWidget):
         self.setToolTip(
             "How probable the network finds each prompt's target in each slice. Click "
             "to see a slice; drag the dashed line to move the existence threshold. The "
-            "run's labels are then made anew: what was painted into them is lost."
+            "run's labels are then made anew; what you painted stays, but for objects "
+            "told apart, which are numbered anew."
         )
 
     def sizeHint(self) -> QSize:

@@ -16,16 +16,21 @@ from napari_biomedparse._widgets._estimation import EstimateTask, Estimation
 from napari_biomedparse._widgets._folder_layers import FolderLayers
 from napari_biomedparse._widgets._folder_task import FolderTask
 from napari_biomedparse._widgets._live_run import LiveRun
+from napari_biomedparse._widgets._written_labels import WrittenLabels
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from napari import Viewer
     from napari.layers import Image, Labels
+    from napari.utils.events import Event
 
     from napari_biomedparse._widgets._eye import Eye
     from napari_biomedparse._widgets._request import Request
     from napari_biomedparse._widgets._run_view import RunView
     from napari_biomedparse.remote import Run, Session
+
+PAINTING = ("paint", "erase", "fill", "polygon")
+"""Modes of a Labels layer in which it can be changed."""
 
 
 class Runs:
@@ -50,7 +55,7 @@ class Runs:
         self._session = session
         self._view = view
         self._eye = eye
-        self._arrays: weakref.WeakKeyDictionary[Labels, npt.NDArray[Any]] = (
+        self._written: weakref.WeakKeyDictionary[Labels, WrittenLabels] = (
             weakref.WeakKeyDictionary()
         )
         self._latest: weakref.WeakKeyDictionary[Image, tuple[Labels, ...]] = (
@@ -81,7 +86,7 @@ class Runs:
         """Make a run that goes on where another one was stopped."""
         asked, task, layers = run.asked, run.task, run.layers
         if isinstance(task, ArrayTask):
-            parts = self._parts(asked, self._arrays[layers[0]], before=task)
+            parts = self._parts(asked, self._written[layers[0]], before=task)
             rest = ArrayTask(parts, asked.prompts, before=task)
             rest.front = task.front
             return self._live(asked, lambda: layers, rest)
@@ -106,8 +111,8 @@ class Runs:
         task, layers = run.task, run.layers
         if not isinstance(task, ArrayTask) or not run.is_shown or not task.can_redo:
             return None
-        labels = self._dress(layers, asked, self._arrays[layers[0]])
-        (part,) = self._parts(asked, labels, before=task, again=True)
+        written = self._dress(layers, asked)
+        (part,) = self._parts(asked, written, before=task, again=True)
         again = AgainTask(part, asked.prompts, task)
         again.front = task.front
         return self._live(asked, lambda: layers, again)
@@ -140,7 +145,7 @@ class Runs:
         kept = (
             bool(layers)
             and all(layer in self._viewer.layers for layer in layers)
-            and self._arrays[layers[0]].shape == shape
+            and self._written[layers[0]].labels.shape == shape
         )
         labels = (
             self._cleared(layers, asked)
@@ -148,12 +153,15 @@ class Runs:
             else np.zeros(shape, _label_dtype(asked))
         )
 
+        written = WrittenLabels(labels)
+
         def show() -> tuple[Labels, ...]:
             shown = layers if kept else tuple(self._add(asked, labels))
-            self._arrays[shown[0]], self._latest[asked.image] = labels, shown
+            self._latest[asked.image] = shown
+            self._follow(shown, written)
             return shown
 
-        task = ArrayTask(self._parts(asked, labels), asked.prompts)
+        task = ArrayTask(self._parts(asked, written), asked.prompts)
         task.front = front
         return self._live(asked, show, task)
 
@@ -164,7 +172,7 @@ class Runs:
 
     def _cleared(self, layers: Sequence[Labels], asked: Request) -> npt.NDArray[Any]:
         """Empty what a run fills of layers, and keep the rest if it can be kept."""
-        dtype, old = _label_dtype(asked), self._arrays[layers[0]]
+        dtype, old = _label_dtype(asked), self._written[layers[0]].labels
         objects = np.dtype(np.int32) in (dtype, old.dtype)  # which numbers anew
         labels = np.zeros(old.shape, dtype) if objects else old.astype(dtype)
         if asked.options.slices is None:
@@ -176,7 +184,7 @@ class Runs:
     def _parts(
         self,
         asked: Request,
-        labels: npt.NDArray[Any],
+        written: WrittenLabels,
         *,
         before: ArrayTask | None = None,
         again: bool = False,
@@ -200,20 +208,37 @@ class Runs:
                     again=again,
                 )
 
-            filled = labels[at][(..., *asked.where)]
-            return Part(begin, filled, at if asked.series else None)
+            def select(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+                part: npt.NDArray[Any] = labels[at][(..., *asked.where)]
+                return part
+
+            return Part(begin, written, select, at if asked.series else None)
 
         return [part(at) for at in range(len(volumes))]
 
-    def _dress(
-        self, layers: Sequence[Labels], asked: Request, labels: npt.NDArray[Any]
-    ) -> npt.NDArray[Any]:
-        """Make layers fit for what is to be shown in them; return their array."""
-        dtype = _label_dtype(asked)
-        if dtype != labels.dtype:
-            labels = self._arrays[layers[0]] = labels.astype(dtype)
-            _put(layers, asked, labels)
-        return labels
+    def _dress(self, layers: Sequence[Labels], asked: Request) -> WrittenLabels:
+        """Make layers fit for what is to be shown in them; return their labels."""
+        written, dtype = self._written[layers[0]], _label_dtype(asked)
+        if dtype != written.labels.dtype:
+            written = WrittenLabels(written.labels.astype(dtype))
+            _put(layers, asked, written.labels)
+            self._follow(layers, written)
+        return written
+
+    def _follow(self, layers: Sequence[Labels], written: WrittenLabels) -> None:
+        """Notice when somebody is about to paint into layers of labels."""
+        for layer in layers:
+            self._written[layer] = written
+            layer.events.mode.connect(self._on_mode)
+            self._hold(layer)
+
+    def _on_mode(self, event: Event) -> None:
+        self._hold(event.source)
+
+    def _hold(self, layer: Labels) -> None:
+        """Hold what the run wrote, once a tool is chosen that paints."""
+        if layer.mode in PAINTING:
+            self._written[layer].before_painting()
 
     def _live(
         self,
