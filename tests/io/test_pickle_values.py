@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from napari_biomedparse.io import pickle_values
 from napari_biomedparse.io.pickle_values import (
     Refused,
     admit,
@@ -78,3 +79,132 @@ def test_nothing_is_called(function: Any) -> None:
 def test_other_objects_are_refused(value: Any) -> None:
     with pytest.raises(Refused):
         finish(value)
+
+
+def _kind(code: str) -> Any:
+    return construct(DTYPE, (code, False, True))
+
+
+def _array(*state: Any) -> Any:
+    array = construct(RECONSTRUCT, (NDARRAY, (0,), b"b"))
+    fill(array, state)
+    return array
+
+
+@pytest.mark.parametrize("more", [(), (-1,), (-1, -1), (-1, -1, 0)])
+def test_a_type_is_described_in_five_to_eight_words(more: tuple[int, ...]) -> None:
+    kind = _kind("u2")
+    fill(kind, (3, ">", None, None, None, *more))
+    assert finish(_array(1, (1,), kind, False, b"\x01\x00")).tolist() == [256]
+    for wrong in ((3, ">", None, None), (3, ">", *4 * (None,), -1, -1, 0)):
+        with pytest.raises(Refused, match="describes a type in an unknown way"):
+            fill(_kind("u2"), wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        (RECONSTRUCT, (NDARRAY, (0,))),
+        (RECONSTRUCT, (DTYPE, (0,), b"b")),
+        (RECONSTRUCT, ("ndarray", (0,), b"b")),
+        (NDARRAY, ((3,),)),
+        (DTYPE, ()),
+        (DTYPE, (1, False, True)),
+        (DTYPE, [("u1")]),
+        (SCALAR, (_kind("u1"),)),
+        (SCALAR, (_kind("u1"), b"a", b"b")),
+        (SCALAR, (_kind("O"), b"12345678")),
+        (SCALAR, (_kind("u1"), "a")),
+        (SCALAR, ("u1", b"a")),
+    ],
+)
+def test_constructors_get_what_numpy_gives_them(name: Any, arguments: Any) -> None:
+    with pytest.raises(Refused):
+        construct(name, arguments)
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (None, "in an unknown way"),
+        ([1, (1,), _kind("u1"), False, b"a"], "in an unknown way"),
+        ((1, (1,), _kind("u1"), False), "in an unknown way"),
+        ((1, (1,), _kind("u1"), False, b"a", b"a"), "in an unknown way"),
+        ((1, (1,), "u1", False, b"a"), "in an unknown way"),
+        ((1, [1], _kind("u1"), False, b"a"), "in an unknown way"),
+        ((1, (True,), _kind("u1"), False, b"a"), "impossible shape"),
+        ((1, (1, -1), _kind("u1"), False, b"a"), "impossible shape"),
+        ((1, (1,), _kind("u1"), False, ["a"]), "do not fit its type"),
+        ((1, (1,), _kind("O"), False, b"12345678"), "do not fit its type"),
+    ],
+)
+def test_arrays_that_are_refused(state: Any, said: str) -> None:
+    array = construct(RECONSTRUCT, (NDARRAY, (0,), b"b"))
+    with pytest.raises(Refused, match=said):
+        fill(array, state)
+    with pytest.raises(Refused, match="array without contents"):
+        finish(array)
+
+
+def test_only_arrays_and_types_get_contents() -> None:
+    for target in ({}, [], NDARRAY, "text"):
+        with pytest.raises(Refused, match="not an array"):
+            fill(target, (1, (1,), _kind("u1"), False, b"a"))
+
+
+def test_order_and_number_of_elements() -> None:
+    kind, values = _kind("u1"), bytes(range(6))
+    for fortran, rows in ((0, [[0, 1, 2], [3, 4, 5]]), (1, [[0, 2, 4], [1, 3, 5]])):
+        assert finish(_array(1, (2, 3), kind, fortran, values)).tolist() == rows
+    assert finish(_array(1, (0, 3), kind, False, b"")).shape == (0, 3)
+    assert finish(_array(1, (2,), _kind("O"), False, ["a", 1])) == ["a", 1]
+    assert finish(_array(1, (1, 1), _kind("O8"), False, ["a"])) == "a"
+    assert finish(_array(1, (0,), _kind("O4"), False, [])) == []
+    for shape in ((5,), (7,), (2, 4)):
+        for wrong in ((kind, False, values), (_kind("O"), False, list(values))):
+            with pytest.raises(Refused, match="too few or too many"):
+                finish(_array(1, shape, *wrong))
+
+
+def test_finished_arrays_may_be_written_to() -> None:
+    found = finish(_array(1, (2,), _kind("u1"), False, b"ab"))
+    found[:] = 7
+    assert found.tolist() == [7, 7]
+
+
+def _nested(depth: int, kind: type) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = {"a": value} if kind is dict else kind([value])
+    return value
+
+
+@pytest.mark.parametrize("kind", [list, tuple, dict])
+def test_the_deepest_value(kind: type) -> None:
+    assert finish(_nested(32, kind)) == _nested(32, kind)
+    with pytest.raises(Refused, match="too deeply"):
+        finish(_nested(33, kind))
+
+
+def test_arrays_of_objects_count_as_depth() -> None:
+    def boxed(depth: int) -> Any:
+        return _array(1, (2,), _kind("O"), False, [1, _nested(depth, list)])
+
+    assert finish(boxed(30))[0] == 1
+    with pytest.raises(Refused, match="too deeply"):
+        finish(boxed(31))
+
+
+def test_the_most_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = [1, {"a": 2, "b": [3]}]  # itself, its two, their two, and the last
+    for most in (5, 6):
+        monkeypatch.setattr(pickle_values, "MAX_VALUES", most)
+        if most == 6:
+            assert finish(value) == value
+            continue
+        with pytest.raises(Refused, match="without end"):
+            finish(value)
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(Refused, match="without end"):
+        finish(loop)

@@ -116,7 +116,7 @@ def _fill_dtype(dtype: _Dtype, state: Any) -> None:
     """Take the byte order; subarrays, fields, titles and metadata are refused."""
     if type(state) is not tuple or not 5 <= len(state) <= 8:
         raise Refused("describes a type in an unknown way")
-    order, parts = state[1], (*state[2:5], *state[8:])
+    order, parts = state[1], state[2:5]
     if order not in ("<", ">", "|", "=") or any(part is not None for part in parts):
         raise Refused("has values of a compound type")
     dtype.order = order
