@@ -57,6 +57,19 @@ def test_objects_of_a_run_are_recognised(bench):
     assert name == "all objects"
 
 
+def test_the_tolerance_is_two_voxels_until_another_is_set(bench):
+    viewer, widget, _ = bench
+    assert widget.tolerance.value == 2.0
+    small = viewer.add_labels(
+        viewer.layers["found"].data, scale=(0.045, 0.0092, 0.0092)
+    )
+    widget.labels.value = small
+    assert widget.tolerance.value == pytest.approx(0.0184)
+    widget.tolerance.value = 0.05
+    widget.labels.value = viewer.layers["found"]
+    assert widget.tolerance.value == 0.05
+
+
 def test_what_does_not_fit_is_told(bench, notes):
     viewer, widget, qtbot = bench
     widget.truth.value = widget.labels.value

@@ -35,6 +35,7 @@ class Scrolled(QScrollArea):
         layout.addStretch(1)
         self._content.installEventFilter(self)
         self._bar = QScrollBar()
+        self._wanted: QWidget | None = None
         self.setVerticalScrollBar(self._bar)
         self.setWidget(self._content)
         self.setWidgetResizable(True)
@@ -58,11 +59,26 @@ class Scrolled(QScrollArea):
         frame = 2 * self.frameWidth()
         return QSize(self._bar.sizeHint().width() + frame, frame)
 
+    def reveal(self, widget: QWidget) -> None:
+        """Scroll to a widget, once there is room for what it shows.
+
+        Parameters
+        ----------
+        widget : QWidget
+            One of those that scroll.
+        """
+        self._wanted = widget
+
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        """Ask for more or less room when the content does."""
+        """Ask for more or less room when the content does; scroll to what is new."""
+        done = bool(super().eventFilter(watched, event))  # how far there is to scroll
         if event is not None and event.type() == QEvent.Type.LayoutRequest:
             self.updateGeometry()
-        return bool(super().eventFilter(watched, event))
+        elif event is not None and event.type() == QEvent.Type.Resize:
+            if self._wanted is not None:
+                self._bar.setValue(self._wanted.y())
+                self._wanted = None
+        return done
 
 
 def fold(title: str, content: QWidget) -> QPushButton:
@@ -77,6 +93,11 @@ def fold(title: str, content: QWidget) -> QPushButton:
     def on_toggled(shown: bool) -> None:
         content.setVisible(shown)
         button.setText(f"{'▾' if shown else '▸'} {title}")
+        area = button.parentWidget() if shown else None
+        while area is not None:
+            if isinstance(area, Scrolled):
+                area.reveal(button)
+            area = area.parentWidget()
 
     button.toggled.connect(on_toggled)
     return button

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,7 @@ class CompareWidget(QWidget):
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__()
         self._thread: threading.Thread | None = None
+        self._prefilled = 2.0
         self.labels = LayerChoice(
             napari_viewer,
             Labels,
@@ -85,7 +87,8 @@ class CompareWidget(QWidget):
             min=0.0,
             max=1e6,
             step=0.5,
-            tooltip="Distance up to which surfaces agree (NSD), in the layers' unit.",
+            tooltip="Distance up to which surfaces agree (NSD), in the layers' unit: "
+            "two of the smallest sides of a voxel, unless you set another.",
         )
         self.objects = CheckBox(
             label="Each label value is an object",
@@ -186,6 +189,16 @@ class CompareWidget(QWidget):
         if self.labels.value is not None:
             known = self.labels.value.metadata.get(METADATA_KEY, {})
             self.objects.value = bool(known.get(INSTANCE_KEY))
+            self._prefill_tolerance(2 * min(map(abs, self.labels.value.scale[-3:])))
+
+    def _prefill_tolerance(self, distance: float) -> None:
+        """Set the tolerance, unless the user did, to as many digits as it needs."""
+        if self.tolerance.value != self._prefilled:
+            return
+        digits = 2 - math.floor(math.log10(distance))
+        self.tolerance.native.setDecimals(max(2, digits))
+        self.tolerance.value = distance
+        self._prefilled = self.tolerance.value
 
     def _set(self, row: int, column: int, text: str, side: Qt.AlignmentFlag) -> None:
         item = QTableWidgetItem(text)
