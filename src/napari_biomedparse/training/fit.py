@@ -91,7 +91,7 @@ def fit(
             limit_val_batches=1.0 if data.holds_out else 0,
             reload_dataloaders_every_n_epochs=1,
             callbacks=[*callbacks, keeper],
-            logger=_tensorboard(folder),
+            logger=_tensorboard(folder) or False,  # None is a logger of its own
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
