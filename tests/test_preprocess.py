@@ -18,6 +18,7 @@ from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.preprocess import (
     choose_axis,
     neighbour_index,
+    plan_large_slices,
     plan_slices,
     stack_context,
 )
@@ -55,6 +56,21 @@ def test_axis_can_be_forced() -> None:
     geometry = plan_slices((9, 20, 30), 32, axis=2)
     assert (geometry.depth, geometry.plane_shape) == (30, (9, 20))
     assert geometry.pad == ((5, 6), (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("scale", "working", "pad"),
+    [
+        ((1.0, 1.0), (64, 104), ((13, 14), (1, 2))),  # 37 rows and 101 columns
+        ((2.0, 0.5), (76, 64), ((0, 1), (13, 14))),
+        ((1.5, 3.25), (64, 332), ((3, 3), (0, 1))),
+    ],
+)
+def test_large_slices_are_padded_to_whole_cells(
+    scale: tuple[float, float], working: tuple[int, int], pad: object
+) -> None:
+    geometry = plan_large_slices((3, 37, 101), 64, scale, axis=0)
+    assert (geometry.working_shape, geometry.pad) == (working, pad)
 
 
 @pytest.mark.parametrize("axis", [-1, 3])
