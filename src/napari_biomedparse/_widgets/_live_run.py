@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.utils.notifications import show_error, show_warning
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_biomedparse._napari import METADATA_KEY
 from napari_biomedparse._widgets._folder_layers import FolderLayers
@@ -78,6 +78,10 @@ class LiveRun(QObject):
         self._folder = shown if isinstance(shown, FolderLayers) else None
         self._news: deque[Callable[[], None]] = deque()
         self._ready = False
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(0)
+        self._soon.timeout.connect(self._catch_up)
         self.destroyed.connect(lambda *_, news=self._news: news.clear())
         self._live: list[LiveLabels] = []
         self._eye = eye
@@ -156,16 +160,17 @@ class LiveRun(QObject):
         """Show what is new, unless the layers are only being made.
 
         Nor while something is being shown: napari's progress processes events, and
-        what comes then waits for its turn and not for that of what comes after it.
+        what comes then waits until Qt's own loop has its turn again.
         """
-        if not self._ready:
+        if not (self._ready and self._news):
             return
         self._ready = False
         try:
-            while self._news:
-                self._news.popleft()()
+            self._news.popleft()()
         finally:
             self._ready = True
+            if self._news:
+                self._soon.start()
 
     def _take(self, step: Step) -> None:
         if isinstance(step, Status):
