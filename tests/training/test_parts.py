@@ -75,12 +75,12 @@ def test_every_part_goes_on_from_the_one_before(whole: Path) -> None:
 def test_what_is_shipped_lies_between_two_parts(whole: Path) -> None:
     shipped = load_model(whole / "demo.safetensors")
     assert shipped.config == CONFIGS[-1]
-    second, last = (
+    earlier, last = (
         load_model(whole / name / AVERAGED).state_dict()
-        for name in ("second", "fourth")
+        for name in (demo.EARLIER, RECIPE[-1].name)
     )
     for name, value in shipped.state_dict().items():
-        expected = 0.25 * second[name] + 0.75 * last[name]
+        expected = (1 - demo.SHARE) * earlier[name] + demo.SHARE * last[name]
         torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-6)
     facts = read_checkpoint(whole / "demo.safetensors").metadata
     assert "--seed 0 --steps 1 3 1 1 --phantoms 2" in facts["command"]
