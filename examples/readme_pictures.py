@@ -2,9 +2,11 @@
 
     xvfb-run -a -s "-screen 0 1600x1000x24" python examples/readme_pictures.py
     ... readme_pictures.py --volume ct.npz --model weights.safetensors --slices 30 32
+    ... readme_pictures.py --states
 
 Without a volume the samples are segmented by the demo model. Pictures go to
-``docs/images``: NAME_form.png before the run and NAME.png after it.
+``docs/images``: NAME_form.png before the run and NAME.png after it. With --states every
+state of the widget is shown in a small window, for docs/widget.md: widget_STATE.png.
 """
 
 from __future__ import annotations
@@ -13,12 +15,18 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import napari
-from qtpy.QtWidgets import QApplication
+import numpy as np
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QApplication, QDialog, QListWidget, QPushButton
 
 PLUGIN, WIDGET = "napari-biomedparse", "Segment with text"
-WINDOW = (1400, 900)
+WINDOW, SMALL_WINDOW = (1400, 900), (1280, 720)
+PAUSE = 0.1
+REPEATS = 2
+"""How often the sample is stacked, so that a run takes a while."""
 
 
 def wait(condition: Callable[[], bool], seconds: float) -> None:
@@ -29,11 +37,14 @@ def wait(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.01)
 
 
-def take(viewer: napari.Viewer, path: Path) -> None:
+def take(viewer: napari.Viewer, path: Path, pause: float = 1.0) -> None:
     """Save what the window shows."""
-    wait(lambda: False, 1.0)
+    rounds = max(1, round(pause / PAUSE))
+    for _ in range(rounds):  # a busy machine does little in a second
+        wait(lambda: False, PAUSE)
+        QApplication.processEvents()
     viewer.screenshot(str(path), canvas_only=False, flash=False)
-    print(path)
+    print(path, flush=True)
 
 
 def picture(args: argparse.Namespace, source: str, name: str) -> None:
@@ -60,16 +71,178 @@ def picture(args: argparse.Namespace, source: str, name: str) -> None:
     viewer.close()
 
 
+class States:
+    """Brings the widget into one state after the other, and takes its pictures.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        Of this script.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.viewer = napari.Viewer()
+        self.viewer.window.resize(*SMALL_WINDOW)
+        self.viewer.open_sample(PLUGIN, "em")
+        self.viewer.layers[1].visible = False
+        self.image = self.viewer.layers[0]
+        self.image.data = np.concatenate([np.asarray(self.image.data)] * REPEATS)
+        self.viewer.layers.selection.active = self.image
+        self.widget: Any = self.viewer.window.add_plugin_dock_widget(PLUGIN, WIDGET)[1]
+        self.form, self.view = self.widget.form, self.widget.view
+        self.form.reset()
+        self.form.model.choose(args.model)
+        wait(lambda: False, 2.0)
+        self.viewer.reset_view()
+
+    def take_all(self) -> None:
+        """Take all pictures."""
+        self.before_a_run()
+        self.during_a_run()
+        self.after_a_run()
+        self.other_runs()
+        self.around_it()
+        self.viewer.close()
+
+    def before_a_run(self) -> None:
+        """Nothing done yet; no weights; a preview; what the network sees."""
+        self.take("idle")
+        self.form.model.choose("v2")
+        self.take("first_use")
+        self.form.model.choose(self.args.model)
+        self.view.probability_box.setChecked(True)
+        self.widget.preview(True)
+        self.until(lambda: self.view.status.text().startswith("Preview of"))
+        self.take("preview")
+        self.widget.preview(False)
+        self.view.probability_box.setChecked(False)
+        self.press("What the network sees")
+        self.take("seen")
+        self.press("What the network sees")
+        self.press("Advanced")
+        self.take("advanced")
+        self.press("Advanced")
+
+    def during_a_run(self) -> None:
+        """Time left; another run waits; cancelled."""
+        self.widget.start()
+        self.until(
+            lambda: self.view.status.text().startswith("About") or not self.widget.run
+        )
+        self.take("running", pause=0.1)
+        self.widget.start()
+        self.take("queued", pause=0.1)
+        self.view.queue.clear()
+        self.widget.cancel()
+        self.until(lambda: self.widget.run is None)
+        self.take("cancelled")
+
+    def after_a_run(self) -> None:
+        """Show the plot; another threshold; objects."""
+        self.widget.resume()
+        self.until(lambda: self.widget.run is None)
+        self.take("finished")
+        self.form.set_option("existence_threshold", 0.9)
+        self.apply()
+        self.take("threshold")
+        self.form.set_option("existence_threshold", 0.5)
+        self.form.set_option("instances", True)
+        self.apply()
+        self.take("objects")
+        self.form.set_option("instances", False)
+        self.apply()
+
+    def other_runs(self) -> None:
+        """Within a rectangle; nothing found; an error."""
+        low, high = (np.array(self.image.data.shape[1:]) * part for part in (0.2, 0.7))
+        corners = [low, (low[0], high[1]), high, (high[0], low[1])]
+        at = self.viewer.dims.current_step[0]
+        shapes = self.viewer.add_shapes(
+            [np.insert(np.array(corners), 0, at, axis=1) * self.image.scale],
+            name="region",
+            units=self.image.units,
+            face_color="transparent",
+            edge_color="yellow",
+            edge_width=2 * self.image.scale[-1],
+        )
+        self.viewer.layers.selection.active = self.image
+        for layer in self.viewer.layers:
+            layer.visible = layer in (self.image, shapes)
+        self.form.region.value = shapes
+        self.form.scope.choose(at - 3, at + 3)
+        self.run()
+        self.take("region")
+        self.viewer.layers.remove(shapes)
+        self.form.prompts.value = "liver in abdominal CT"
+        self.form.set_option("modality", "ct")
+        self.run()
+        self.take("nothing_found")
+        self.form.prompts.value = ""
+        self.widget.start()
+        self.take("error", pause=0.5)
+
+    def around_it(self) -> None:
+        """On a light ground; the page of napari's Settings."""
+        self.form.reset()
+        self.form.model.choose(self.args.model)
+        napari.utils.notifications.notification_manager.records.clear()
+        self.viewer.theme = "light"
+        self.take("light")
+        self.viewer.theme = "dark"
+        self.viewer.window._open_preferences_dialog()
+        dialog = next(
+            window
+            for window in QApplication.topLevelWidgets()
+            if isinstance(window, QDialog) and window.isVisible()
+        )
+        pages = dialog.findChild(QListWidget)
+        (page,) = pages.findItems("BiomedParse", Qt.MatchFlag.MatchContains)
+        pages.setCurrentItem(page)
+        wait(lambda: False, 1.0)
+        dialog.grab().save(str(self.args.out / "widget_settings.png"))
+        dialog.close()
+
+    def apply(self) -> None:
+        """Wait until another threshold is that of the labels."""
+        wait(lambda: self.widget.run is not None, 1.0)
+        self.until(lambda: self.widget.run is None)
+
+    def run(self) -> None:
+        """Run to the end."""
+        self.until(lambda: self.widget.run is None)
+        self.widget.start()
+        self.until(lambda: self.widget.run is None)
+        wait(lambda: not self.view.doctor.isHidden(), 2)
+
+    def press(self, title: str) -> None:
+        """Press the button of something that is folded away."""
+        buttons = self.widget.findChildren(QPushButton)
+        next(button for button in buttons if title in button.text()).click()
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Let the window live until something is so."""
+        wait(condition, self.args.timeout)
+
+    def take(self, state: str, pause: float = 3.0) -> None:
+        """Save what the window shows."""
+        take(self.viewer, self.args.out / f"widget_{state}.png", pause)
+
+
 def main() -> None:
     """Read the arguments and take the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--volume", type=Path)
+    parser.add_argument("--states", action="store_true")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--slices", type=int, nargs=2, metavar=("FIRST", "LAST"))
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--timeout", type=float, default=600)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.states:
+        States(args).take_all()
+        return
     if args.volume:
         picture(args, str(args.volume), args.volume.stem)
         return

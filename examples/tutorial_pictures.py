@@ -1,8 +1,12 @@
 """Do what docs/tutorial.md says in a real napari window, and take its pictures.
 
     xvfb-run -a -s "-screen 0 1600x1000x24" python examples/tutorial_pictures.py
+    ... tutorial_pictures.py --volume cells.tif --truth masks.tif --name cells
+        --prompts "nuclei in light-sheet microscopy" --objects
 
 Pictures go to ``docs/images``, all other files of the tutorial to a folder of its own.
+With a volume of your own and its true labels, it is opened, segmented, compared and
+measured, and the scores are printed.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import napari
+from napari._app_model import get_app_model
 from qtpy.QtWidgets import QApplication, QFileDialog, QPushButton, QWidget
 
 PLUGIN = "napari-biomedparse"
@@ -31,46 +36,69 @@ class Tutorial:
         Folders for what the steps write, and for the pictures.
     epochs : int
         How long is learned.
+    name : str
+        How the pictures' names begin.
     """
 
-    def __init__(self, files: Path, pictures: Path, epochs: int) -> None:
+    def __init__(self, files: Path, pictures: Path, epochs: int, name: str) -> None:
         self.files, self.pictures, self.epochs = files, pictures, epochs
+        self.name = name
         self.viewer = napari.Viewer()
         self.viewer.window.resize(1400, 900)
 
-    def segment(self) -> None:
-        """Open the sample, run its prompts."""
-        image, truth = self.viewer.open_sample(PLUGIN, "light-sheet")
-        truth.visible = False
-        self.viewer.layers.selection.active = image
-        self.viewer.dims.set_current_step(0, SLICE)
+    def open_sample(self) -> None:
+        """Open the sample."""
+        self.image, self.truth = self.viewer.open_sample(PLUGIN, "light-sheet")
+
+    def open_files(self, volume: Path, truth: Path) -> None:
+        """Open an image and its true labels, which a TIFF does not tell from images."""
+        (self.image,) = self.viewer.open(volume, plugin=PLUGIN)
+        (layer,) = self.viewer.open(truth, plugin=PLUGIN)
+        if isinstance(layer, napari.layers.Image):
+            self.viewer.layers.selection.active = layer
+            commands = get_app_model().commands
+            commands.execute_command("napari.layer.convert_to_labels").result()
+        self.truth = self.viewer.layers[-1]
+
+    def segment(self, prompts: str = "", *, objects: bool = False) -> None:
+        """Run prompts, or those of the file."""
+        self.truth.visible = False
+        self.viewer.layers.selection.active = self.image
+        self.look()
         widget = self.open("Segment with text")
         widget.form.model.choose("demo")
+        if prompts:
+            widget.form.prompts.value = prompts
+        widget.form.instances.value = objects
         self.take("1_form")
         widget.view.run_button.click()
+        self.labels = self.viewer.layers[-1]
         self.wait(lambda: widget.run is None)
         self.take("2_segmented")
+        print(widget.view.status.text())
         self.close(widget)
 
     def compare(self) -> None:
-        """Score the labels against the sample's truth."""
+        """Score the labels against the truth."""
         widget = self.open("Compare labels")
-        widget.labels.value = self.viewer.layers["light-sheet sample segmentation"]
-        widget.truth.value = self.viewer.layers["light-sheet sample truth"]
+        widget.labels.value = self.labels
+        widget.truth.value = self.truth
         widget.button.click()
         self.wait(widget.button.isEnabled)
         self.take("3_compared")
+        widget.copy()
+        print(QApplication.clipboard().text())
         self.close(widget)
 
     def review(self) -> None:
         """Paint, accept slices, and add them to a training set."""
         widget = self.open("Review labels")
-        layer = self.viewer.layers["light-sheet sample segmentation"]
-        widget.form.image.value = self.viewer.layers["light-sheet sample"]
+        layer = self.labels
+        widget.form.image.value = self.image
         widget.form.labels.value = layer
         for at in REVIEWED:
             self.viewer.dims.set_current_step(0, at)
-            layer.data[at] = self.viewer.layers["light-sheet sample truth"].data[at]
+            layer.data[at] = self.truth.data[at]
             widget.accept_button.click()
         layer.refresh()
         widget.folder.value = self.files / "training set"
@@ -97,11 +125,10 @@ class Tutorial:
 
     def measure(self) -> None:
         """Measure the objects; save the table, the labels and a page."""
-        layer = self.viewer.layers["light-sheet sample segmentation"]
-        self.viewer.layers.selection.active = layer
-        self.viewer.dims.set_current_step(0, SLICE)
+        self.viewer.layers.selection.active = self.labels
+        self.look()
         widget = self.open("Measure objects")
-        widget.image.value = self.viewer.layers["light-sheet sample"]
+        widget.image.value = self.image
         widget.report(str(self.files / "report.html"))
         self.wait(widget.report_button.isEnabled)
         widget.save(str(self.files / "labels.zarr"))
@@ -128,6 +155,10 @@ class Tutorial:
         finally:
             QFileDialog.getSaveFileName = ask  # type: ignore[method-assign]
 
+    def look(self) -> None:
+        """Go to a slice that is worth a picture."""
+        self.viewer.dims.set_current_step(0, min(SLICE, self.image.data.shape[0] // 2))
+
     def open(self, name: str) -> Any:
         """Open a widget of the plugin, or return the one that is open."""
         return self.viewer.window.add_plugin_dock_widget(PLUGIN, name)[1]
@@ -140,7 +171,7 @@ class Tutorial:
     def take(self, name: str) -> None:
         """Save what the window shows."""
         self.wait(lambda: False, 1.0)
-        path = self.pictures / f"tutorial_{name}.png"
+        path = self.pictures / f"{self.name}_{name}.png"
         self.viewer.screenshot(str(path), canvas_only=False, flash=False)
         print(path)
 
@@ -158,14 +189,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--files", type=Path)
     parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--volume", type=Path)
+    parser.add_argument("--truth", type=Path)
+    parser.add_argument("--prompts", nargs="+", default=[])
+    parser.add_argument("--objects", action="store_true")
+    parser.add_argument("--name", default="tutorial")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     files = args.files or Path(tempfile.mkdtemp(prefix="biomedparse-tutorial-"))
-    tutorial = Tutorial(files, args.out, args.epochs)
-    tutorial.segment()
+    tutorial = Tutorial(files, args.out, args.epochs, args.name)
+    if args.volume:
+        tutorial.open_files(args.volume, args.truth)
+    else:
+        tutorial.open_sample()
+    tutorial.segment("\n".join(args.prompts), objects=args.objects)
     tutorial.compare()
-    tutorial.review()
-    tutorial.learn()
+    if not args.volume:
+        tutorial.review()
+        tutorial.learn()
     tutorial.measure()
     for path in sorted(files.iterdir()):
         print(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -96,6 +97,17 @@ def test_readme_pictures(cells: Path, tmp_path: Path) -> None:
     before, after = sorted((tmp_path / "pictures").iterdir(), reverse=True)
     assert (before.name, after.name) == ("cells.ome_form.png", "cells.ome.png")
     assert not np.array_equal(imread(before), imread(after))
+
+
+def test_every_state_that_is_taken_is_in_the_docs() -> None:
+    script = (EXAMPLES / "readme_pictures.py").read_text("utf-8")
+    taken = set(re.findall(r'self\.take\("(\w+)"', script)) | {"settings"}
+    docs = EXAMPLES.parent / "docs"
+    shown = re.findall(
+        r"images/widget_(\w+)\.png", (docs / "widget.md").read_text("utf-8")
+    )
+    assert sorted(shown) == sorted(taken)
+    assert all((docs / "images" / f"widget_{name}.png").is_file() for name in shown)
 
 
 @pytest.mark.slow
