@@ -3,8 +3,8 @@
 Both segment the same volume by turns, each in a fresh process, and time themselves
 from the first finished slices to the last ones, so that starting up and loading the
 model do not count. A timer in the Qt loop tells how long the GUI was blocked, and how
-much processor time of its thread that took (which other programs do not lengthen). In the
-window the model process is warm, as after a preview: from pressing Run to the first
+much processor time its thread took for that (which other programs do not lengthen). In
+the window the model process is warm, as after a preview: from pressing Run to the first
 labels that are drawn is told in seconds and in slice times.
 
     xvfb-run -a -s "-screen 0 1600x1000x24" python benchmarks/gui_speed.py --model demo
