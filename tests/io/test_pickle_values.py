@@ -108,6 +108,8 @@ def test_a_type_is_described_in_five_to_eight_words(more: tuple[int, ...]) -> No
         (RECONSTRUCT, (DTYPE, (0,), b"b")),
         (RECONSTRUCT, ("ndarray", (0,), b"b")),
         (NDARRAY, ((3,),)),
+        (NDARRAY, (_kind("u1"), b"a")),
+        (DTYPE, (_kind("u1"), b"a")),
         (DTYPE, ()),
         (DTYPE, (1, False, True)),
         (DTYPE, [("u1")]),
