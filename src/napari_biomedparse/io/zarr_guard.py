@@ -136,10 +136,7 @@ def guarded(array: Any, what: str) -> zarr.Array[Any]:
     else:
         codecs = _bounded(metadata.codecs, array.shards or array.chunks, limit, what)
         checked = replace(metadata, codecs=codecs)
-    inner = array.async_array
-    return zarr.Array(
-        AsyncArray(checked, store_path=inner.store_path, config=inner.config)
-    )
+    return zarr.Array(AsyncArray(checked, store_path=array.store_path))
 
 
 def check_parts(
