@@ -12,7 +12,7 @@ import napari_biomedparse
 
 PACKAGE = "napari_biomedparse"
 ROWS = (
-    {"errors"},
+    {"errors", "version"},
     {"model", "prompts", "slices", "tokenizer", "volume"},
     {
         "chunks",

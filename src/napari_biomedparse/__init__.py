@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from napari_biomedparse.volume import Volume
     from napari_biomedparse.weights import load_model
 
-    __version__: str
-
 __all__ = [
     "BiomedParseError",
     "CheckpointError",
@@ -117,16 +115,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name from its module on first use, or look up the version."""
-    value: object
-    if name == "__version__":
-        from importlib.metadata import version
-
-        value = version("napari-biomedparse")
-    elif name in _HOMES:
-        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    else:
+    """Import a public name from its module on first use."""
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

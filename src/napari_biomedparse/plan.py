@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_biomedparse import __version__
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.intensity import Intensity, choose_intensity
 from napari_biomedparse.options import USUAL_BATCH, SegmentOptions
@@ -15,6 +14,7 @@ from napari_biomedparse.prompts import PromptSet, parse_prompts
 from napari_biomedparse.slicing import region_of, slice_geometry
 from napari_biomedparse.tiling import TileGrid
 from napari_biomedparse.tokenizer import tokenize
+from napari_biomedparse.version import __version__
 from napari_biomedparse.volume import Volume, as_volume
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_biomedparse import __version__
 from napari_biomedparse.errors import BiomedParseError, OptionError
 from napari_biomedparse.evaluate.case import Case, Overlay, Settings
 from napari_biomedparse.evaluate.page import write_page
@@ -32,6 +31,7 @@ from napari_biomedparse.prompts import parse_prompts
 from napari_biomedparse.runs.durable import write_durably
 from napari_biomedparse.runs.folder import writing
 from napari_biomedparse.segment import merge_options
+from napari_biomedparse.version import __version__
 from napari_biomedparse.weights import default_model, load_model, model_identity
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_biomedparse import __version__
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.model.checkpoint import read_checkpoint
 from napari_biomedparse.runs.durable import write_durably
 from napari_biomedparse.training.losses import Losses
 from napari_biomedparse.training.volumes import KeptArray
+from napari_biomedparse.version import __version__
 from napari_biomedparse.weights import PUBLISHED, model_identity
 
 if TYPE_CHECKING:
