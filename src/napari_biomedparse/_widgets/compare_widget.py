@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from magicgui.widgets import CheckBox, FloatSpinBox
 from napari.layers import Labels
 from napari.utils.notifications import show_error
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QApplication,
     QHeaderView,
@@ -23,9 +22,10 @@ from qtpy.QtWidgets import (
 )
 
 from napari_biomedparse._napari import METADATA_KEY, prompts_of_layer
+from napari_biomedparse._widgets._beside import Beside
 from napari_biomedparse._widgets._form import form_layout
 from napari_biomedparse._widgets._layer_choice import LayerChoice
-from napari_biomedparse.errors import BiomedParseError, VolumeError
+from napari_biomedparse.errors import BiomedParseError, OptionError, VolumeError
 from napari_biomedparse.evaluate.compare import compare_labels
 from napari_biomedparse.evaluate.tables import shown
 from napari_biomedparse.io.units import unit_name
@@ -61,12 +61,9 @@ class CompareWidget(QWidget):
     napari_viewer : napari.Viewer
     """
 
-    _compared = Signal(object)
-    _failed = Signal(str)
-
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__()
-        self._thread: threading.Thread | None = None
+        self._comparison = Beside(self)
         self._prefilled = 2.0
         self.labels = LayerChoice(
             napari_viewer,
@@ -105,8 +102,8 @@ class CompareWidget(QWidget):
         self.status.setWordWrap(True)
         self._build()
         self.labels.changed.connect(self._on_labels_changed)
-        self._compared.connect(self._on_compared)
-        self._failed.connect(self._on_failed)
+        self._comparison.done.connect(self._on_compared)
+        self._comparison.failed.connect(self._on_failed)
         self._on_labels_changed()
 
     def reset_choices(self, *_: Any) -> None:
@@ -147,22 +144,19 @@ class CompareWidget(QWidget):
             "objects": bool(self.objects.value),
         }
 
-        def work() -> None:
+        def work() -> Sequence[ClassLine]:
             try:
-                self._compared.emit(compare_labels(*volumes, **how))
-            except BiomedParseError as error:
-                self._failed.emit(str(error))
+                return compare_labels(*volumes, **how)
             except ModuleNotFoundError as error:
-                self._failed.emit(
+                raise OptionError(
                     f"Surface distances need more packages ({error}); install them "
                     "with: pip install 'napari-biomedparse[evaluate]'"
-                )
+                ) from error
 
         self.button.setEnabled(False)
         self.status.setText("Comparing…")
         self._unit = unit_name(labels.units[-1])
-        self._thread = threading.Thread(target=work, daemon=True)
-        self._thread.start()
+        self._comparison.ask(work)
 
     def _on_compared(self, lines: Sequence[ClassLine]) -> None:
         self.button.setEnabled(True)
