@@ -11,6 +11,7 @@ import importlib
 import os
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,15 +106,29 @@ def state_of_its_own(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Compute with one thread, as the workers of a cluster do."""
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Compute with `count` threads for a while."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, as the workers of a cluster do."""
+    with cpu_threads(1):
+        yield
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compute with one thread and with two: kernels part their work differently."""
+    with cpu_threads(request.param):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -64,6 +64,7 @@ def test_each_prompt_is_encoded_once(
     assert torch.equal(first, again[[1, 0]])
 
 
+@pytest.mark.usefixtures("threads")
 def test_company_changes_no_bit(tiny_model: BiomedParse, slices: torch.Tensor) -> None:
     engine = Engine(tiny_model)
     tokens = engine.encode_prompts(["liver", "kidney", "spleen"])
@@ -75,6 +76,7 @@ def test_company_changes_no_bit(tiny_model: BiomedParse, slices: torch.Tensor) -
                 assert torch.equal(joint[i, p], single[0, 0])
 
 
+@pytest.mark.usefixtures("threads")
 def test_more_prompts_than_are_decoded_at_once_change_no_bit(
     tiny_model: BiomedParse, slices: torch.Tensor
 ) -> None:
