@@ -105,14 +105,7 @@ class TestShippedModel:
     @pytest.mark.parametrize(
         "kind",
         [
-            pytest.param(
-                "em",
-                marks=pytest.mark.xfail(
-                    strict=True,
-                    reason="in two of eight slices the model sees vesicles that are "
-                    "not there",
-                ),
-            ),
+            "em",
             pytest.param(
                 "light-sheet",
                 marks=pytest.mark.xfail(
