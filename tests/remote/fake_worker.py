@@ -78,7 +78,7 @@ def segment(job):
         labels = (plane > 100).astype(np.uint8) * prompts.ids[0] * there
         job.say("slices", arrays=(labels, existence), start=z, stop=z + 1, axis=0)
         if MODE == "slow":
-            time.sleep(0.05)
+            time.sleep(0.25)
         if MODE == "stuck" and first:
             time.sleep(60)
         first = False
