@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from evaluate.test_compare import boxes
+from qtpy.QtCore import QCoreApplication, QEvent
 from qtpy.QtWidgets import QApplication
 
 from napari_biomedparse._napari import METADATA_KEY
+from napari_biomedparse._widgets import compare_widget
 from napari_biomedparse._widgets.compare_widget import CompareWidget
 
 
@@ -81,3 +85,25 @@ def test_what_does_not_fit_is_told(bench, notes):
     widget.truth.value = viewer.layers["small"]
     compared(widget, qtbot)
     assert "same voxels" in notes[-1]
+
+
+def test_a_window_may_be_closed_during_a_comparison(bench, monkeypatch):
+    viewer, widget, _ = bench
+    begun, closed = threading.Event(), threading.Event()
+
+    def compare(*_, **__):
+        begun.set()
+        assert closed.wait(60)
+        return []
+
+    monkeypatch.setattr(compare_widget, "compare_labels", compare)
+    before = set(threading.enumerate())
+    widget.button.click()
+    assert begun.wait(60)
+    (thread,) = set(threading.enumerate()) - before
+    viewer.window.remove_dock_widget(widget)
+    widget.deleteLater()
+    QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    closed.set()
+    thread.join(60)
+    assert not thread.is_alive()
