@@ -128,8 +128,9 @@ def _kind(outcome: Outcome) -> str:
 def watch(only: list[str], seed: int, until: float, work: Path, tally: Tally) -> None:
     """Run one child to its end, or to its death."""
     arguments = [
-        sys.executable, __file__, "--child", str(work), "--seed", str(seed),
-        "--until", str(until), *[a for name in only for a in ("--only", name)],
+        sys.executable, "-W", "ignore", __file__, "--child", str(work),
+        "--seed", str(seed), "--until", str(until),
+        *[a for name in only for a in ("--only", name)],
     ]  # fmt: skip
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -42,6 +42,7 @@ def test_what_can_be_read(shape: tuple[int, ...], sizes: tuple[int, ...]) -> Non
         ((1, 2**15, 2**15 + 1), (1, 2**15, 2**15 + 1), "GiB"),
         ((MAX_BLOCKS + 1, 8, 8), (1, 8, 8), "one of 1.31e"),
         ((10**12,) * 3, (64,) * 3, "1e.12 x 1e.12 x 1e.12"),
+        ((10, 0, 10**12), (3, 1, 8), "10 x 0 x 1e.12"),
     ],
 )
 def test_what_cannot(

@@ -59,7 +59,8 @@ def check_blocks(
         `MAX_BLOCKS`.
     """
     block = itemsize * math.prod(min(n, c) for n, c in zip(shape, sizes, strict=True))
-    count = math.prod(-(-n // c) for n, c in zip(shape, sizes, strict=True))
+    # dask lists the blocks of each axis, also where another axis has no voxels.
+    count = math.prod(max(1, -(-n // c)) for n, c in zip(shape, sizes, strict=True))
     if block <= MAX_BLOCK_BYTES and count <= MAX_BLOCKS:
         return
     found = (
