@@ -102,6 +102,17 @@ def test_what_is_cut_short_is_left_to_the_codec(
     check_packed(pack(bytes(range(256)) * 99)[:-9], method, SIZE)
 
 
+def test_blosc_is_not_made_to_read_beyond_the_end() -> None:
+    packed = bytearray(numcodecs.Blosc().encode(bytes(range(256)) * 9))
+    check_packed(packed, "blosc", SIZE)
+    for short in (packed[:-1], packed[:15], b""):
+        with pytest.raises(Bomb, match="shorter than its header says"):
+            check_packed(short, "blosc", SIZE)
+    packed[15] = 0x7A  # 2 GB packed, it says
+    with pytest.raises(Bomb, match="shorter than its header says"):
+        check_packed(packed, "blosc", SIZE)
+
+
 def test_sizes_of_images() -> None:
     head = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR" + (1000).to_bytes(4, "big") * 2
     check_packed(head, "image", 10**6)

@@ -31,6 +31,7 @@ _FILTERED = 16
 """What filters and padding may add: a chunk unpacks to at most so many times its
 size."""
 _STEP = 2**20
+_BLOSC_HEADER = 16
 _ZSTD, _ZSTD_SKIPPED = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
 
 
@@ -183,6 +184,9 @@ def _zstd_size(data: bytes) -> int | None:
 
 
 def _check_blosc(data: bytes, limit: int) -> None:
+    """Look at a header: C-Blosc reads as far as it says, beyond the data's end."""
+    if len(data) < max(_BLOSC_HEADER, int.from_bytes(data[12:16], "little")):
+        raise Bomb("a chunk is shorter than its header says")
     _refuse(int.from_bytes(data[4:8], "little"), limit)
 
 
