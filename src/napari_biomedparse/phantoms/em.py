@@ -90,16 +90,22 @@ class EMScene:
         """Let a few large cells (for the nuclei) push the others away."""
         area = self.grid.extent[1] * self.grid.extent[2]
         number = self.rng.poisson(area / 128.0**2) + 1
+        bent = max(
+            float(np.abs(self.place[..., i] - axis).max())
+            for i, axis in enumerate(self.grid.axes())
+        )
+        farthest = float(near.max()) + bent  # beyond that, and its radius, none wins
         for k in range(number):
             centre = (self.rng.uniform(0.05, 0.95, 3) * self.grid.extent).astype("f4")
             radius = self.rng.uniform(26.0, 40.0)
             if any(np.linalg.norm(centre - c) < radius + r for c, r in self.big):
                 continue
             self.big.append((centre, radius))
-            field = np.linalg.norm(self.place - centre, axis=-1) - radius
-            wins = field < near
-            near[wins] = field[wins]
-            self.cell[wins] = count + k
+            window = self.grid.window(centre, radius + farthest)
+            field = np.linalg.norm(self.place[window] - centre, axis=-1) - radius
+            wins = field < near[window]
+            near[window][wins] = field[wins]
+            self.cell[window][wins] = count + k
 
     def _paint_cytoplasm(self) -> None:
         rng, grid = self.rng, self.grid
