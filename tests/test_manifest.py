@@ -115,7 +115,9 @@ def test_sdist_holds_what_a_packager_needs_and_makes_the_same_wheel(
         assert (tree / name).exists(), name
     build = ("-m", "hatchling", "build", "-d", str(tmp_path / "dist"), "-t", "wheel")
     python(*build, cwd=tree)
-    assert contents(next((tmp_path / "dist").glob("*.whl"))) == contents(wheel)
+    again = next((tmp_path / "dist").glob("*.whl"))
+    assert contents(again) == contents(wheel)
+    assert again.read_bytes() == wheel.read_bytes()  # anybody can build what we did
 
 
 def test_editable_install(tmp_path: Path) -> None:
