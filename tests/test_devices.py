@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from napari_biomedparse.devices import (
+    SingleThreads,
     available_devices,
     find_device,
     find_precision,
@@ -82,3 +84,26 @@ def test_running_out_of_memory_is_told_from_other_errors(
     error: RuntimeError, expected: bool
 ) -> None:
     assert out_of_memory(error) == expected
+
+
+@pytest.mark.usefixtures("threads")
+def test_single_threads_leave_others_as_they_were() -> None:
+    before = torch.get_num_threads()
+    threads = SingleThreads(3)
+    product = torch.ones((64, 64))  # torch may take its own number at the first one
+    counts = threads.map(
+        lambda _: (product @ product, torch.get_num_threads())[1], range(6)
+    )
+    assert set(counts) == {1}
+    assert torch.get_num_threads() == before
+    with ThreadPoolExecutor(1) as fresh:
+        assert fresh.submit(torch.get_num_threads).result() == before
+
+
+def test_single_threads_end_when_forgotten() -> None:
+    threads = SingleThreads(2)
+    ours = set(threads._threads)
+    del threads
+    for thread in ours:
+        thread.join(5)
+        assert not thread.is_alive()

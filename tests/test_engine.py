@@ -25,7 +25,7 @@ from napari_biomedparse.model.config import TINY
 from napari_biomedparse.model.mask_decoder import ImageFeatures
 from napari_biomedparse.options import USUAL_BATCH
 from napari_biomedparse.postprocess import resolve, resolve_at_once
-from napari_biomedparse.weights import model_identity
+from napari_biomedparse.weights import load_model, model_identity
 
 
 @pytest.fixture
@@ -65,7 +65,15 @@ def test_each_prompt_is_encoded_once(
 
 
 @pytest.mark.usefixtures("threads")
-def test_company_changes_no_bit(tiny_model: BiomedParse, slices: torch.Tensor) -> None:
+@pytest.mark.parametrize("small", [True, False])
+def test_company_changes_no_bit(
+    tiny_model: BiomedParse,
+    slices: torch.Tensor,
+    small: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not small:
+        monkeypatch.setattr(engine_module, "SMALL_MAP", 0)
     engine = Engine(tiny_model)
     tokens = engine.encode_prompts(["liver", "kidney", "spleen"])
     together = engine.predict(slices, tokens)
@@ -74,6 +82,25 @@ def test_company_changes_no_bit(tiny_model: BiomedParse, slices: torch.Tensor) -
             alone = engine.predict(slices[i : i + 1], tokens[p : p + 1])
             for joint, single in zip(together, alone, strict=True):
                 assert torch.equal(joint[i, p], single[0, 0])
+
+
+@pytest.mark.usefixtures("threads")
+def test_threads_change_no_bit_of_a_small_network() -> None:
+    model = load_model("demo")
+    texts = ["nuclei in light-sheet microscopy", "vessels"]
+    generator = torch.Generator().manual_seed(0)
+    size = model.config.image_size
+    images = torch.randint(0, 256, (5, 3, size, size), generator=generator)
+    engine = Engine(model)
+    here = engine.predict(images, engine.encode_prompts(texts))
+    alone = engine.predict(images[3:4], engine.encode_prompts(texts)[1:])
+    torch.set_num_threads(3)
+    engine = Engine(model)
+    there = engine.predict(images, engine.encode_prompts(texts))
+    assert torch.get_num_threads() == 3
+    for one, other, single in zip(here, there, alone, strict=True):
+        assert torch.equal(one, other)
+        assert torch.equal(one[3, 1], single[0, 0])
 
 
 @pytest.mark.usefixtures("threads")
@@ -222,6 +249,7 @@ def test_a_gpu_takes_as_many_slices_as_its_free_memory_suits(
 def test_little_free_memory_makes_smaller_batches_at_once(
     tiny_model: BiomedParse, slices: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(engine_module, "SMALL_MAP", 0)
     engine = Engine(tiny_model)
     tokens = engine.encode_prompts(["liver", "kidney"])
     expected = engine.predict(slices, tokens)

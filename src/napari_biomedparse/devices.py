@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import torch
 
 from napari_biomedparse.errors import DeviceError
@@ -113,3 +116,28 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(
         sign in str(error) for sign in ("MPS backend out of memory", "CPUAllocator")
     )
+
+
+class SingleThreads(ThreadPoolExecutor):
+    """Threads that compute without the help of further ones; others do as before.
+
+    They end when they are forgotten.
+
+    Parameters
+    ----------
+    count : int
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count, thread_name_prefix="napari-biomedparse slices")
+        started = Barrier(count)
+
+        def begin(_: int) -> None:
+            torch.get_num_threads()  # else torch begins with its own number later
+            torch.set_num_threads(1)
+            started.wait()
+
+        others = torch.get_num_threads()
+        list(self.map(begin, range(count)))
+        # The last call also decides for all threads that are yet to come.
+        torch.set_num_threads(others)

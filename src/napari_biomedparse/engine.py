@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from napari_biomedparse.devices import (
+    SingleThreads,
     find_device,
     find_precision,
     free_memory,
@@ -21,18 +22,25 @@ from napari_biomedparse.devices import (
 from napari_biomedparse.errors import DeviceError
 from napari_biomedparse.feature_cache import FeatureCache
 from napari_biomedparse.model.boltzmann import RandomField, SeededField
+from napari_biomedparse.model.mask_decoder import join_features
 from napari_biomedparse.options import USUAL_BATCH
 from napari_biomedparse.tokenizer import tokenize
 
 if TYPE_CHECKING:
     from napari_biomedparse.model.biomedparse import BiomedParse
+    from napari_biomedparse.model.config import BiomedParseConfig
     from napari_biomedparse.model.mask_decoder import ImageFeatures
 
+T = TypeVar("T")
 _LOGGER = logging.getLogger(__name__)
 
 REMEMBERED_PROMPTS = 256
 PROMPTS_AT_ONCE = 16
 """Prompts that a CPU decodes together."""
+SMALL_MAP, SMALL_SLICES = 2**22, 8
+"""Where a slice's largest map has no more bytes than this, a core's caches hold it and
+a thread gains little from another's help: slices then go to the CPU's threads, each of
+which decodes up to so many together."""
 CACHE_BYTES = 2**30
 """Room for the features of recently seen slices: nine of the published network."""
 SLICE_BYTES, PROMPT_BYTES = 640, 16
@@ -111,7 +119,11 @@ class Engine:
         )
         self._encode = lru_cache(maxsize=REMEMBERED_PROMPTS)(self._encode_prompt)
         on_cpu = self.device.type == "cpu"
-        self._most_slices = 1 if on_cpu else 2**31
+        self._small = on_cpu and _largest_map(config) <= SMALL_MAP
+        self._threads: SingleThreads | None = None
+        self._most_slices = 2**31
+        if on_cpu:
+            self._most_slices = SMALL_SLICES if self._small else 1
         self._most_prompts = PROMPTS_AT_ONCE if on_cpu else 2**31
         self._fitting: dict[int, int] = {}
 
@@ -143,8 +155,9 @@ class Engine:
     ) -> SlicePrediction:
         """Run the network.
 
-        On a CPU slices go through one at a time, which costs nothing there, and the
-        decoder gives each prompt matrix products of its own; so the numbers of each
+        On a CPU slices go through one at a time, which costs nothing there; those of a
+        small network are shared among threads of which none helps another. The decoder
+        gives each slice and prompt matrix products of their own; so the numbers of each
         do not depend on its company. On a GPU as many go through at once as its free
         memory suits; where it runs out nevertheless, half as many from then on.
 
@@ -198,15 +211,33 @@ class Engine:
         self, slices: Tensor, tokens: Tensor, remember: bool
     ) -> SlicePrediction:
         """Predict in parts of as many slices and prompts as fit at once."""
-        rows = []
-        for some in torch.split(slices, self._slices_at_once(len(tokens))):
-            image = self.cache.get(some, self._look) if remember else self._look(some)
-            columns = [
-                self._network.decode(image, prompts, self._field)
-                for prompts in torch.split(tokens, self._most_prompts)
-            ]
-            rows.append([torch.cat(x, dim=1) for x in zip(*columns, strict=True)])
+        at_once = self._slices_at_once(len(tokens))
+        if self._small:
+            at_once = min(at_once, -(-len(slices) // torch.get_num_threads()))
+        rows = self._each(
+            lambda part: self._predict_part(part, tokens, remember),
+            torch.split(slices, at_once),
+        )
         return SlicePrediction(*(torch.cat(x) for x in zip(*rows, strict=True)))
+
+    @torch.inference_mode()
+    def _predict_part(
+        self, slices: Tensor, tokens: Tensor, remember: bool
+    ) -> list[Tensor]:
+        """Predict slices that go through at once, perhaps in a thread of their own."""
+        image = self.cache.get(slices, self._look) if remember else self._look(slices)
+        columns = [
+            self._network.decode(image, prompts, self._field)
+            for prompts in torch.split(tokens, self._most_prompts)
+        ]
+        return [torch.cat(x, dim=1) for x in zip(*columns, strict=True)]
+
+    def _each(self, work: Callable[[Tensor], T], parts: Sequence[Tensor]) -> list[T]:
+        """Do the work of each part, a small network's in its threads."""
+        if not self._small:
+            return [work(part) for part in parts]
+        self._threads = self._threads or SingleThreads(torch.get_num_threads())
+        return list(self._threads.map(work, parts))
 
     def _slices_at_once(self, prompts: int) -> int:
         """Choose by the free memory, once for each number of prompts."""
@@ -222,7 +253,10 @@ class Engine:
 
     def _look(self, slices: Tensor) -> ImageFeatures:
         """Compute what all prompts share of slices, which may lie on the CPU."""
-        return self._network.encode_image(slices.to(self.device, non_blocking=True))
+        encode = self._network.encode_image
+        if self._small:
+            return join_features([encode(one) for one in torch.split(slices, 1)])
+        return encode(slices.to(self.device, non_blocking=True))
 
     def _make_room(self, slices: int, prompts: int, shortage: str) -> None:
         """Forget slices; if there were none, halve what goes through at once."""
@@ -250,7 +284,17 @@ class Engine:
         """[T, C], without padding: later tokens would not change earlier ones."""
         found = tokenize(text)
         ids = torch.from_numpy(found.ids[: found.length]).to(self.device)
+        (tokens,) = self._each(self._read, [ids])
+        return tokens
+
+    @torch.inference_mode()
+    def _read(self, ids: Tensor) -> Tensor:
         return self._network.encode_prompts(ids[None])[0]
+
+
+def _largest_map(config: BiomedParseConfig) -> int:
+    """Bytes of a slice within the backbone's first MLPs."""
+    return (config.image_size // 4) ** 2 * 4 * config.backbone_widths[0] * 4
 
 
 def fitting_slices(free: int, pixels: int, prompts: int, itemsize: int = 2) -> int:

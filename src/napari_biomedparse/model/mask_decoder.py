@@ -6,6 +6,7 @@ ARCHITECTURE section 5. All that depends on the slice alone is computed once a s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
@@ -67,6 +68,21 @@ class ImageFeatures(NamedTuple):
             tuple(x[one] for x in self.keys),
             tuple(x[one] for x in self.values),
         )
+
+
+def join_features(each: Sequence[ImageFeatures]) -> ImageFeatures:
+    """Put the features of slices together as those of one batch.
+
+    Copied even if there is one slice only: how a product rounds may depend on how its
+    factors lie in memory.
+    """
+    return ImageFeatures(
+        torch.cat([one.mask_features for one in each]),
+        *(
+            tuple(torch.cat(level) for level in zip(*levels, strict=True))
+            for levels in zip(*(one[1:] for one in each), strict=True)
+        ),
+    )
 
 
 class Decoded(NamedTuple):
@@ -306,13 +322,16 @@ def _masks(embedding: Tensor, features: Tensor) -> Tensor:
     share = len(embedding) // len(features)
     features = features.to(embedding.dtype)
     if layers.apart(embedding):
-        return embedding @ _repeat(features, share)
+        each = zip(torch.split(embedding, share), features, strict=True)
+        return torch.cat([own @ feature.expand(share, -1, -1) for own, feature in each])
     rows = embedding.reshape(len(features), -1, embedding.shape[-1])
     return (rows @ features).view(*embedding.shape[:2], -1)
 
 
 def _repeat(shared: Tensor, times: int) -> Tensor:
-    """Repeat each item of a batch; a single one without a copy."""
+    """Repeat each item of a batch, without a copy where possible."""
+    if times == 1:
+        return shared
     if len(shared) == 1:
         return shared.expand(times, *shared.shape[1:])
     return shared.repeat_interleave(times, dim=0)
