@@ -217,6 +217,7 @@ def make_engine(args: argparse.Namespace) -> Engine:
     """Make the engine; a CPU's takes slices and prompts together, as a GPU's does."""
     engine = Engine(load_network(args.config), args.device, cache_bytes=0)
     if engine.device.type == "cpu":
+        engine._small = False
         engine._most_slices = engine._most_prompts = 2**31
     return engine
 

@@ -42,7 +42,10 @@ STAGES = (
 
 
 class Clock:
-    """Adds up seconds by stage; what runs inside another stage is taken off that."""
+    """Adds up seconds by stage; what runs inside another stage is taken off that.
+
+    Of a small network, which computes in several threads, these are seconds of threads.
+    """
 
     now: Callable[[], float] = time.perf_counter
     """What tells the time; that of the process alone with --cpu-time."""
@@ -258,7 +261,7 @@ def gflop(engine: Engine, prompts: int) -> dict[str, float]:
     tokens = engine.encode_prompts(TEXTS[:prompts])
     counts = {}
     with FlopCounterMode(display=False) as counter:
-        engine._predict(slices, tokens, False)
+        engine._predict_part(slices, tokens, False)  # counted in this thread only
     counts["product"] = counter.get_total_flops() / 1e9
     with FlopCounterMode(display=False) as counter:
         features = naive.encode_backbone(engine.model, slices.to(engine.device))

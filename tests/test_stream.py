@@ -128,15 +128,17 @@ def test_read_ahead_is_bounded_and_stops_when_closed() -> None:
             made.append(i)
             yield i
 
+    before = set(threading.enumerate())
     reader = read_ahead(items(), depth=2)
     assert next(reader) == 0
+    assert not set(threading.enumerate()) <= before
     time.sleep(0.3)
     assert len(made) <= 4
     reader.close()
     count = len(made)
     time.sleep(0.2)
     assert len(made) == count
-    assert not [t for t in threading.enumerate() if "biomedparse" in t.name]
+    assert set(threading.enumerate()) <= before
 
 
 def test_an_error_comes_after_the_items_before_it() -> None:
