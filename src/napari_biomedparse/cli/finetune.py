@@ -14,7 +14,7 @@ import typer
 
 from napari_biomedparse.cli._options import Device, option
 from napari_biomedparse.cli._show import out, progress_bar, told_in_one_line
-from napari_biomedparse.training import load_finetune
+from napari_biomedparse.training import is_helper, load_finetune
 from napari_biomedparse.training.options import FinetuneOptions
 
 if TYPE_CHECKING:
@@ -70,6 +70,14 @@ def finetune(
         str, option(FinetuneOptions, "modality", metavar="KIND")
     ] = FinetuneOptions.modality,
     device: Device = "auto",
+    devices: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="So many GPUs take a batch each and make each step together.",
+        ),
+    ] = 1,
     seed: Annotated[
         int, option(FinetuneOptions, "seed", fine=True)
     ] = FinetuneOptions.seed,
@@ -117,7 +125,8 @@ def finetune(
             modality=modality,
             seed=seed,
         )
-        result = _run(data, output, checkpoint, options, prompts, device)
+        out.quiet = is_helper()  # the process that began it tells
+        result = _run(data, output, checkpoint, options, prompts, device, devices)
         scores = ", ".join(f"{k} {v:.4g}" for k, v in result.best.items())
         out.print(
             f"{result.step} steps; held out: {result.held_out}. The best weights "
@@ -134,6 +143,7 @@ def _run(
     options: FinetuneOptions,
     prompts: Path | None,
     device: str,
+    devices: int,
 ) -> Finetuned:
     run = load_finetune()
     stopped = Event()
@@ -159,6 +169,7 @@ def _run(
             options,
             prompts=prompts,
             device=device,
+            devices=devices,
             on_case=show_case,
             on_progress=show_step,
             stop=stopped.is_set,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from napari_biomedparse.errors import OptionError
@@ -28,3 +29,8 @@ def load_finetune() -> Callable[..., Finetuned]:
             "install 'napari-biomedparse[train]'"
         ) from error
     return finetune
+
+
+def is_helper() -> bool:
+    """Tell whether Lightning started this process for another's training."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"

@@ -59,23 +59,28 @@ class ChunkedData(LightningDataModule):
         self._train, self._validation, self._workers = train, validation, workers
         self.chunks = max(1, -(-len(train) // save_every))
         """Chunks in an epoch."""
-        self.batches = len(train)
-        """Batches in an epoch."""
         self.holds_out = bool(validation)
+
+    def steps(self, devices: int) -> int:
+        """Count the batches that each of several devices takes of an epoch."""
+        return sum(-(-len(self._chunk(i)) // devices) for i in range(self.chunks))
 
     def train_dataloader(self) -> DataLoader[Numbered]:
         """Return the batches of the chunk that is due."""
         assert self.trainer is not None
         epoch, chunk = divmod(self.trainer.current_epoch, self.chunks)
-        length = -(-len(self._train) // self.chunks)
-        numbers = range(chunk * length, min((chunk + 1) * length, len(self._train)))
-        return self._loader(self._train, epoch, numbers)
+        return self._loader(self._train, epoch, self._chunk(chunk))
 
     def val_dataloader(self) -> DataLoader[Numbered] | list[Any]:
         """Return all held-out batches, always the same."""
         if not self._validation:
             return []
         return self._loader(self._validation, 0, range(len(self._validation)))
+
+    def _chunk(self, number: int) -> range:
+        """Say which batches of an epoch a chunk holds."""
+        length = -(-len(self._train) // self.chunks)
+        return range(number * length, min((number + 1) * length, len(self._train)))
 
     def _loader(
         self, batches: EpochBatches, epoch: int, numbers: range

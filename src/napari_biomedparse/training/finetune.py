@@ -16,7 +16,7 @@ from napari_biomedparse.runs.folder import writing
 from napari_biomedparse.training.augment import Variation
 from napari_biomedparse.training.cases import load_cases
 from napari_biomedparse.training.chunks import ChunkedData
-from napari_biomedparse.training.fit import fit
+from napari_biomedparse.training.fit import fit, share
 from napari_biomedparse.training.folder import (
     BEST,
     CACHE,
@@ -73,6 +73,7 @@ def finetune(
     *,
     prompts: str | os.PathLike[str] | None = None,
     device: str = "auto",
+    devices: int = 1,
     on_case: Callable[[str, int, int], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -97,6 +98,11 @@ def finetune(
         File with the wordings; see `read_wordings`.
     device : str
         "auto", "cpu", "cuda", ... On CUDA bf16 is used where it is enough.
+    devices : int
+        So many GPUs (or processes of a CPU) take a batch each and make each step
+        together, as many batches a step would. Lightning starts the script that calls
+        this again for each further one, which ends here; so what comes before this
+        call in the script happens in all of them.
     on_case : callable, optional
         Called before each case is read with its name, its number from 0, how many.
     on_progress : callable, optional
@@ -113,14 +119,15 @@ def finetune(
     FormatError, VolumeError, PromptError
         If the data cannot be used; all problems are named before training starts.
     CheckpointError, DeviceError
-        If the network cannot be loaded, or not on that device.
+        If the network cannot be loaded, or not on that device, or there are not so
+        many.
     OptionError
         If the learning rate is so high that the loss is no number any more.
     OutputError
         If the folder holds another training, or cannot be written.
     """
     options = options or FinetuneOptions()
-    folder, place = Path(output), find_device(device)
+    folder, place = Path(output), share(find_device(device), devices)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(data, str | os.PathLike):
@@ -148,7 +155,7 @@ def finetune(
         finished = open_training(folder, facts)
         keeper = Keeper(folder, facts, on_progress, stop)
         if finished is None:
-            _train(model, volumes, parts, options, folder, place, keeper)
+            _train(model, volumes, parts, options, folder, place, devices, keeper)
             finished = {"step": keeper.step, "best": keeper.best}
             if not keeper.stopped:
                 save_training(folder, facts, finished)
@@ -162,11 +169,12 @@ def _train(
     options: FinetuneOptions,
     folder: Path,
     place: torch.device,
+    devices: int,
     keeper: Keeper,
 ) -> None:
     prepare(model, options)
     data = _make_data(model, volumes, parts, options, place)
-    keeper.steps = options.epochs * data.batches
+    keeper.steps = options.epochs * data.steps(devices)
     learning = Learning(
         options.learning_rate,
         weight_decay=options.weight_decay,
@@ -190,6 +198,7 @@ def _train(
         max_steps=options.max_steps,
         accumulate=options.accumulate,
         half=place.type == "cuda",
+        devices=devices,
         callbacks=[early] if data.holds_out else [],
     )
     keeper.keep_last(model)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import distributed
 
-from napari_biomedparse.errors import CheckpointError
+from napari_biomedparse.errors import CheckpointError, DeviceError
+from napari_biomedparse.training import is_helper
 from napari_biomedparse.training.folder import LAST, TENSORBOARD
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
     from lightning.pytorch.callbacks import Callback
 
     from napari_biomedparse.training.chunks import ChunkedData
@@ -38,6 +42,7 @@ def fit(
     max_steps: int | None = None,
     accumulate: int = 1,
     half: bool = False,
+    devices: int = 1,
     callbacks: Sequence[Callback] = (),
 ) -> None:
     """Train, or go on from the last checkpoint in the folder.
@@ -61,6 +66,9 @@ def fit(
         Batches whose gradients are added up.
     half : bool
         Use bf16 where that is enough.
+    devices : int
+        So many take a batch each and make each step together. Processes that Lightning
+        started for further ones end when the training does.
     callbacks : sequence of Callback
         Called before the keeper.
 
@@ -73,14 +81,17 @@ def fit(
     """
     last = folder / LAST
     keeper.chunks = data.chunks
-    with warnings.catch_warnings(), _quiet():
-        # Few workers, short epochs, reloaded data: all of it is meant so.
+    with warnings.catch_warnings(), _quiet(), _together(devices):
+        # Few workers, short epochs, reloaded data, views: all of it is meant so.
         warnings.filterwarnings("ignore", module=r"lightning\.")
         warnings.filterwarnings("ignore", ".*lightning.*")
+        warnings.filterwarnings("ignore", "Grad strides do not match")
         warnings.filterwarnings("ignore", category=FutureWarning)
         trainer = Trainer(
             accelerator=device.type.replace("cuda", "gpu"),
-            devices=1 if device.index is None else [device.index],
+            devices=devices if device.index is None else [device.index],
+            # Where nothing occurs, nothing is learned of masks and edges.
+            strategy="auto" if devices == 1 else "ddp_find_unused_parameters_true",
             precision="bf16-mixed" if half else "32-true",
             max_epochs=epochs * data.chunks,
             max_steps=max_steps or -1,
@@ -110,6 +121,57 @@ def fit(
             raise CheckpointError(
                 f"{last} cannot be gone on from ({error}); delete it to start anew."
             ) from error
+
+
+def share(device: torch.device, count: int) -> torch.device:
+    """Find the device of which several are to train together.
+
+    Parameters
+    ----------
+    device : torch.device
+    count : int
+
+    Returns
+    -------
+    torch.device
+        Without a number if there are several.
+
+    Raises
+    ------
+    DeviceError
+        If this machine has not so many, or a later one was chosen.
+    """
+    if count == 1:
+        return device
+    there = {"cuda": torch.cuda.device_count(), "cpu": os.cpu_count() or 1}
+    if not 1 < count <= there.get(device.type, 1):
+        raise DeviceError(
+            f"{count} devices of kind {device.type} cannot train together on this "
+            f"machine, which has {there.get(device.type, 1)}."
+        )
+    if device.index:
+        raise DeviceError(f"{count} devices cannot all be {device}; choose cuda.")
+    return torch.device(device.type)
+
+
+@contextmanager
+def _together(devices: int) -> Iterator[None]:
+    """Leave nothing behind of a training on several devices.
+
+    Lightning's variables in the environment and its connections would have a second
+    training wait for processes of the first; and these would go on with whatever
+    script called this.
+    """
+    before = set(os.environ)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - before:
+            del os.environ[name]
+        if devices > 1 and distributed.is_initialized():
+            distributed.destroy_process_group()
+    if devices > 1 and is_helper():
+        sys.exit()
 
 
 def _tensorboard(folder: Path) -> TensorBoardLogger | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_only
 
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.model.checkpoint import save_weights
@@ -59,6 +60,7 @@ class ChunkKeeper(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write log and checkpoint, which are whole or as they were before."""
         terms = torch.stack([torch.stack(tuple(x)) for x in pl_module.recent]).mean(0)
+        terms = trainer.strategy.reduce(terms, reduce_op="mean")
         pl_module.recent.clear()
         if not terms.isfinite().all():
             raise OptionError(
@@ -71,7 +73,8 @@ class ChunkKeeper(Callback):
         self._held_out = {}
         row = {"epoch": trainer.current_epoch // self.chunks, "step": self.step}
         self._rows.append(row | values)
-        write_log(self._folder, self._rows)
+        if trainer.is_global_zero:
+            write_log(self._folder, self._rows)
         shown = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
         logger.info("step %d: %s", self.step, shown)
         if trainer.logger is not None:
@@ -80,7 +83,8 @@ class ChunkKeeper(Callback):
             return
         part = self._folder / f"{LAST}.part"
         trainer.save_checkpoint(part)
-        part.replace(self._folder / LAST)
+        if trainer.is_global_zero:
+            part.replace(self._folder / LAST)
 
 
 class Keeper(ChunkKeeper):
@@ -123,7 +127,8 @@ class Keeper(ChunkKeeper):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self._loss = float(pl_module.recent[-1].total())
         self._tell()
-        if self._stop and self._stop():
+        asked = bool(self._stop and self._stop())
+        if trainer.strategy.reduce_boolean_decision(asked, all=False):
             self.stopped = trainer.should_stop = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -153,6 +158,7 @@ class Keeper(ChunkKeeper):
         measured = {name: rows[-1][name] if rows else None for name in HELD_OUT}
         self._on_progress(Progress(self.step, self.steps, self._loss, **measured))
 
+    @rank_zero_only
     def _keep(self, model: BiomedParse) -> None:
         self.best = {"step": float(self.step), **self._held_out}
         facts = {**self._facts, "best": json.dumps(self.best)}

@@ -115,12 +115,18 @@ class TrainingModule(LightningModule):
         self._held_out.append((total, dice[targets.exists > 0]))
 
     def on_validation_epoch_end(self) -> None:
-        """Make known the mean over all batches."""
+        """Make known the mean over all batches, of all devices."""
         losses = torch.stack([loss for loss, _ in self._held_out])
         dices = torch.cat([dice for _, dice in self._held_out])
         self._held_out.clear()
-        self.log("val_loss", losses.mean())
-        self.log("val_dice", dices.mean() if len(dices) else losses.new_tensor(0.0))
+        sums = torch.stack([losses.sum(), dices.sum()])
+        counts = losses.new_tensor([len(losses), len(dices)])
+        sums, counts = (
+            self.trainer.strategy.reduce(x, reduce_op="sum") for x in (sums, counts)
+        )
+        loss, dice = sums / counts.clamp(min=1)
+        self.log("val_loss", loss)
+        self.log("val_dice", dice)
 
     def _compare(self, numbered: Numbered) -> tuple[Losses, Tensor]:
         """Return the losses, and mask logits at the resolution of the targets."""
