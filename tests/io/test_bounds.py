@@ -5,6 +5,7 @@ import gzip
 import lzma
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import imagecodecs
 import numcodecs
@@ -15,12 +16,40 @@ from napari_biomedparse.io.bounds import (
     MAX_BLOCK_BYTES,
     MAX_BLOCKS,
     Bomb,
+    BoundedFile,
     check_blocks,
     check_packed,
+    most_bytes,
     unpacked_limit,
 )
 
 SIZE = 3 * 2**20
+
+
+def test_no_read_asks_for_more_than_a_file_has(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"0123456789")
+    with BoundedFile(tmp_path / "a") as file:
+        assert file.read(4) == b"0123"
+        assert file.read(2**62) == b"456789"  # which no computer can allocate
+        assert file.read(1) == b""
+        file.seek(3)
+        assert file.read() == b"3456789"
+        file.seek(100)
+        assert file.read(5) == b""
+        file.seek(8)
+        assert file.read(None) == b"89"
+
+
+def test_what_packed_bytes_can_hold() -> None:
+    assert most_bytes(10, "none") == 10
+    nothing = bytes(2**24)
+    for method, packed in (
+        ("zlib", zlib.compress(nothing, 9)),
+        ("gzip", gzip.compress(nothing)),
+        ("lzw", imagecodecs.lzw_encode(nothing)),
+        ("zstd", imagecodecs.zstd_encode(nothing, 22)),
+    ):
+        assert most_bytes(len(packed), method) > len(nothing)
 
 
 @pytest.mark.parametrize(

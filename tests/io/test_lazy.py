@@ -31,6 +31,15 @@ def test_only_the_blocks_needed_are_read() -> None:
     np.testing.assert_array_equal(array.compute(), VALUES)
 
 
+def test_an_array_without_voxels_is_one_block_that_is_not_read() -> None:
+    def read(_: Any) -> Any:
+        raise AssertionError("nothing is there")
+
+    array: Any = lazy_array(read, (50, 0, 90), np.uint8, (1, 1, 1), "a file")
+    assert array.numblocks == (1, 1, 1)
+    assert array.compute().shape == (50, 0, 90)
+
+
 @pytest.mark.parametrize("error", [ValueError("odd"), OSError("gone"), KeyError("k")])
 def test_damage_is_reported_with_the_place(error: Exception) -> None:
     def read(_: Any) -> Any:

@@ -199,6 +199,20 @@ def test_damaged_files(shared: Path, tmp_path: Path) -> None:
         open_file(cut)
 
 
+@pytest.mark.parametrize("ending", ["nii", "nii.gz"])
+def test_a_part_that_the_file_cannot_hold_is_not_allocated(
+    ending: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.nii"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((2, 3, 4), "i2"), np.eye(4)), path)
+    content = bytearray(path.read_bytes())
+    content[42:46] = np.array([20000, 20000], "<i2").tobytes()
+    path = tmp_path / f"b.{ending}"
+    path.write_bytes(gzip.compress(content) if ending == "nii.gz" else content)
+    with pytest.raises(FormatError, match="cannot hold the 800000000 of this part"):
+        np.asarray(open_volume(path).data[0])
+
+
 @pytest.mark.parametrize("length", [0, -3])
 def test_an_axis_without_voxels(length: int, tmp_path: Path) -> None:
     path = tmp_path / "a.nii"

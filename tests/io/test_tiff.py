@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+import tracemalloc
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -217,6 +218,70 @@ def test_pages_in_a_ring(pages: int, back: int, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(FormatError, match=rf"from its page {pages} back"):
         open_tiff(path)
+
+
+@pytest.mark.parametrize(
+    ("compression", "rows", "found"),
+    [
+        (None, 2**24, r"takes 288 MiB, which its \d+ bytes cannot hold"),
+        ("zlib", 2**24, r"takes 288 MiB, which its \d+ bytes cannot hold"),
+        ("zlib", 8, "lies in 2097152 strips or tiles"),
+    ],
+)
+def test_a_plane_that_the_file_cannot_hold(
+    compression: str | None, rows: int, found: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, STACK[0], compression=compression, metadata=None)
+    _change(path, ImageLength=2**24, RowsPerStrip=rows)
+    with pytest.raises(FormatError, match=found):
+        open_tiff(path)
+
+
+def test_a_strip_that_claims_gigabytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, STACK[0], compression="zlib", metadata=None)
+    _change(path, StripByteCounts=2**32 - 1)
+    (image,) = open_tiff(path).images
+    tracemalloc.start()
+    np.testing.assert_array_equal(np.asarray(image.data), STACK[0])
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()
+
+
+def _change(path: Path, **tags: int) -> None:
+    with tifffile.TiffFile(path, mode="r+") as file:
+        page = file.pages.first
+        for name, value in tags.items():
+            page.tags[name].overwrite(value, dtype="I")
+
+
+def test_ome_sizes_that_would_list_endless_pages(tmp_path: Path) -> None:
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, STACK, metadata={"axes": "ZYX"})
+    with tifffile.TiffFile(path, mode="r+") as file:
+        text = (file.ome_metadata or "").replace('SizeX="9"', f'SizeX="{9 * 10**9}"')
+        file.pages.first.tags["ImageDescription"].overwrite(text)
+    with pytest.raises(FormatError, match=r"claims 5e\+09 planes"):
+        open_tiff(path)
+
+
+def test_planes_in_files_beside_it(tmp_path: Path) -> None:
+    other = tmp_path / "b.tif"
+    tifffile.imwrite(other, STACK, metadata=None, contiguous=False)
+    plane = '<TiffData IFD="{0}" FirstZ="{0}" PlaneCount="1">{1}</TiffData>'
+    place = '<UUID FileName="b.tif">urn:uuid:b</UUID>'
+    xml = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+        'UUID="urn:uuid:a"><Image ID="Image:0"><Pixels ID="Pixels:0" SizeX="9" '
+        'SizeY="8" SizeZ="5" SizeC="1" SizeT="1" DimensionOrder="XYZCT" '
+        f'Type="uint16">{"".join(plane.format(z, place) for z in range(5))}'
+        "</Pixels></Image></OME>"
+    )
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, STACK[0] * 0, description=xml, metadata=None)
+    (image,) = open_tiff(path).images
+    np.testing.assert_array_equal(np.asarray(image.data), STACK)
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import pickle
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
+from zarr.core.buffer import default_buffer_prototype
 
 from napari_biomedparse.errors import FormatError
 from napari_biomedparse.io.zarr_guard import FencedStore, check_parts, guarded
@@ -72,6 +75,29 @@ def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     array = zarr.open(store=FencedStore(tmp_path / "b.zarr"), mode="r")
     assert isinstance(array, zarr.Array)
     assert np.array_equal(array[...], VOXELS)
+
+
+def test_no_part_is_asked_for_that_a_file_does_not_have(tmp_path: Path) -> None:
+    (tmp_path / "c").write_bytes(b"0123456789")
+    store, buffers = FencedStore(tmp_path), default_buffer_prototype()
+    parts = {
+        RangeByteRequest(2, 5): b"234",
+        RangeByteRequest(8, 2**62): b"89",  # which no computer can allocate
+        RangeByteRequest(2**61, 2**62): b"",
+        OffsetByteRequest(7): b"789",
+        SuffixByteRequest(2**62): b"0123456789",
+        None: b"0123456789",
+    }
+    for part, content in parts.items():
+        found = asyncio.run(store.get("c", buffers, part))
+        assert found is not None
+        assert found.to_bytes() == content
+    listed = [("c", part) for part in parts]
+    several = asyncio.run(store.get_partial_values(buffers, listed))
+    assert [b"" if one is None else one.to_bytes() for one in several] == [
+        *parts.values()
+    ]
+    assert asyncio.run(store.get("d", buffers, RangeByteRequest(2, 5))) is None
 
 
 def test_long_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,13 @@ allocated, so that a file of a few kilobytes costs no more than a few megabytes.
 from __future__ import annotations
 
 import bz2
+import io
 import lzma
 import math
+import os
 import zlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import imagecodecs
@@ -30,6 +33,10 @@ _SPARE = 2**20
 _FILTERED = 16
 """What filters and padding may add: a chunk unpacks to at most so many times its
 size."""
+_GROWTH = {"none": 1, "deflate": 1032, "gzip": 1032, "zlib": 1032, "lzw": 4096}
+_MOST_GROWTH = 2**15
+"""How many bytes one packed byte holds at most: by codec, and for all others, of which
+zstd is the best, with four bytes for 128 KiB of one value."""
 _STEP = 2**20
 _BLOSC_HEADER = 16
 _ZSTD, _ZSTD_SKIPPED = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
@@ -76,6 +83,28 @@ def check_blocks(
     )
 
 
+class BoundedFile(io.BufferedReader):
+    """A file opened to be read, of which no read allocates more than there is.
+
+    Python allocates what is asked for first, and looks at the file then.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return so many bytes, or all, as far as there are any."""
+        if size is None or size < 0:
+            return super().read()
+        return super().read(max(0, min(size, self._size - self.tell())))
+
+
+def most_bytes(stored: int, method: str) -> int:
+    """Return how many bytes `stored` ones can hold, packed by a codec or "none"."""
+    return stored * _GROWTH.get(method, _MOST_GROWTH)
+
+
 def unpacked_limit(chunk_bytes: int) -> int:
     """Return how many bytes the packed data of a chunk may unpack to."""
     return min(_FILTERED * chunk_bytes + _SPARE, 2 * MAX_BLOCK_BYTES)
@@ -108,11 +137,11 @@ def _refuse(size: float, limit: int) -> None:
         raise Bomb(f"a chunk unpacks to more than the {limit} bytes that it may have")
 
 
-def _by_ratio(most: int, careful: Callable[[bytes, int], None]) -> Any:
+def _if_long(method: str, careful: Callable[[bytes, int], None]) -> Any:
     """Look carefully only where data are long enough to grow beyond the limit."""
 
     def check(data: bytes, limit: int) -> None:
-        if len(data) * most > limit:
+        if most_bytes(len(data), method) > limit:
             careful(data, limit)
 
     return check
@@ -215,13 +244,13 @@ def _check_image(data: bytes, limit: int) -> None:
 _CHECKERS: dict[str, Callable[[bytes, int], None]] = {
     "blosc": _check_blosc,
     "bz2": _check_stream(bz2.BZ2Decompressor),
-    "deflate": _by_ratio(1032, _check_deflate),
-    "gzip": _by_ratio(1032, _check_deflate),
+    "deflate": _if_long("deflate", _check_deflate),
+    "gzip": _if_long("gzip", _check_deflate),
     "image": _check_image,
     "lz4": _check_lz4,
     "lzma": _check_stream(lzma.LZMADecompressor),
-    "lzw": _by_ratio(4096, _check_lzw),
-    "zlib": _by_ratio(1032, _check_deflate),
+    "lzw": _if_long("lzw", _check_lzw),
+    "zlib": _if_long("zlib", _check_deflate),
     "zstd": _check_zstd,
 }
 

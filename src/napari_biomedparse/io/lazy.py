@@ -57,11 +57,15 @@ def lazy_array(
     """
     sizes = [max(1, size) for size in chunks]
     check_blocks(shape, sizes, np.dtype(dtype).itemsize, what)
+    if 0 in shape:  # one block, as dask would make many of nothing
+        sizes = [max(1, length) for length in shape]
     sizes = da.core.normalize_chunks(  # type: ignore[no-untyped-call]
         tuple(sizes), tuple(shape), dtype=np.dtype(dtype)
     )
 
     def block(block_info: Any = None) -> npt.NDArray[Any]:
+        if 0 in shape:
+            return np.empty(tuple(shape), np.dtype(dtype))
         where = block_info[None]["array-location"]
         index = tuple(slice(int(start), int(stop)) for start, stop in where)
         try:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.errors import FormatError, OptionError
-from napari_biomedparse.io.bounds import MAX_METADATA
+from napari_biomedparse.io.bounds import MAX_METADATA, most_bytes
 from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
 from napari_biomedparse.io.lazy import Index, grow_chunks, in_order, lazy_array
 from napari_biomedparse.io.output import fit, label_dtype, whole_or_nothing
@@ -190,8 +190,14 @@ def _make_volume(image: Any, path: Path) -> Volume:
     if (proxy.slope, proxy.inter) != (1.0, 0.0):
         dtype = np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
     axes = _AXES[-rank:]
+    method = "gzip" if path.suffix.lower() == ".gz" else "none"
+    stored = np.dtype(image.get_data_dtype()).itemsize
 
     def read(where: Index) -> npt.NDArray[Any]:
+        size = path.stat().st_size
+        wanted = stored * math.prod(part.stop - part.start for part in where)
+        if wanted > most_bytes(size, method):  # nibabel would allocate it first
+            raise ValueError(f"its {size} bytes cannot hold the {wanted} of this part")
         return np.asarray(proxy[where[::-1]].T, dtype)
 
     lengths, times = header.get_xyzt_units()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,12 @@ import tifffile
 import zarr
 
 from napari_biomedparse.errors import FormatError
-from napari_biomedparse.io.bounds import check_packed, unpacked_limit
+from napari_biomedparse.io.bounds import (
+    BoundedFile,
+    check_packed,
+    most_bytes,
+    unpacked_limit,
+)
 from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
 from napari_biomedparse.io.lazy import Index, grow_chunks, in_order, lazy_array
 from napari_biomedparse.io.output import fit, label_dtype, whole_or_nothing
@@ -38,6 +44,8 @@ _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PLANE_BYTES = 64 * 2**20
 """Planes up to this size are read whole; of larger tiled ones only the tiles needed."""
 _CLASSIC_BYTES = 2**32 - 2**25
+_MAX_STRIPS = 2**18
+"""Most strips or tiles of one plane that is read whole."""
 _PACKING = {
     5: "lzw", 8: "deflate", 32946: "deflate", 50013: "deflate", 34925: "lzma",
     50000: "zstd", 34926: "zstd", 33003: "image", 33004: "image", 33005: "image",
@@ -191,6 +199,37 @@ def _bound(page: Any) -> None:
     page.bounded = True
 
 
+def _check_plane(page: Any, size: int, mode: int, path: Path) -> None:
+    """Refuse what is read at once if its file is too short for it, or in bits."""
+    strips = math.prod(page.chunked) if mode else 1
+    code = int(page.compression)
+    method = "none" if code == 1 else _PACKING.get(code, "image")
+    stored = page.parent.filehandle.size
+    if strips <= _MAX_STRIPS and size <= max(_PLANE_BYTES, most_bytes(stored, method)):
+        return
+    found = (
+        f"lies in {strips} strips or tiles, where at most {_MAX_STRIPS} are read"
+        if strips > _MAX_STRIPS
+        else f"takes {size / 2**20:.0f} MiB, which its {stored} bytes cannot hold"
+    )
+    raise FormatError(
+        f"{path} claims a plane that {found}. It is damaged: copy it again from where "
+        "it came. If it is real, save it again in tiles."
+    )
+
+
+class _Opener:
+    """Opens a file for tifffile, which may open it again, with bounded reads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = os.path.realpath(path)
+        self.mode = "rb"
+
+    def open(self) -> BoundedFile:
+        """Return the file, open."""
+        return BoundedFile(Path(self.path))
+
+
 def _make_volume(source: _TiffSource, index: int, name: str) -> Volume:
     with source.opened() as file:
         series = file.series[index]
@@ -248,7 +287,7 @@ class _TiffSource:
         self.path = path
         self._lock = threading.RLock()
         try:
-            with tifffile.TiffFile(path) as file:
+            with tifffile.TiffFile(_Opener(path)) as file:  # type: ignore[arg-type]
                 check_claims(file, path)
                 for series in file.series:  # found while the file is open
                     for level in series.levels:
@@ -284,6 +323,9 @@ class _TiffSource:
         mode = self._chunk_mode(index, level)
         with self._store(index, level, mode) as array:
             shape, dtype = array.shape, np.dtype(array.dtype)
+            page = self._file.series[index].levels[level].keyframe
+            size = math.prod(array.chunks) * dtype.itemsize
+            _check_plane(page, size, mode, self.path)
             chunks = grow_chunks(array.chunks, shape, dtype.itemsize, axes)
 
         def read(where: Index) -> npt.NDArray[Any]:

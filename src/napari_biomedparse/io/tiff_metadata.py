@@ -86,8 +86,9 @@ def check_claims(file: tifffile.TiffFile, path: Path) -> None:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError:
         return  # tifffile does without, too
+    voxels = max(1, file.pages.first.size)
     for element in root.iter():
-        if (planes := _claimed_planes(element)) > _MAX_PLANES:
+        if (planes := _claimed_planes(element, voxels)) > _MAX_PLANES:
             raise FormatError(
                 f"{path} claims {planes:.3g} planes, where at most {_MAX_PLANES} are "
                 "read; it is damaged: copy it again from where it came."
@@ -119,8 +120,11 @@ def _check_chain(file: tifffile.TiffFile, path: Path) -> None:
             return  # cut short, which tifffile says or does without
 
 
-def _claimed_planes(element: ElementTree.Element) -> float:
-    """Return how many planes an element of OME-XML makes tifffile list."""
+def _claimed_planes(element: ElementTree.Element, voxels: int) -> float:
+    """Return how many planes an element of OME-XML makes tifffile list.
+
+    It lists as many pages, of so many `voxels`, as the claimed sizes would fill.
+    """
 
     def number(key: str, otherwise: float = 0.0) -> float:
         try:
@@ -130,7 +134,9 @@ def _claimed_planes(element: ElementTree.Element) -> float:
 
     tag = _tag(element)
     if tag == "Pixels":
-        return math.prod(number(f"Size{axis}", 1.0) for axis in "TCZ")
+        planes = math.prod(number(f"Size{axis}", 1.0) for axis in "TCZ")
+        pages = number("SizeX", 1.0) * number("SizeY", 1.0) / voxels
+        return planes * max(1.0, pages)
     if tag == "TiffData":
         return max(number(key) for key in _COUNTS)
     if tag[:-1] == "ModuloAlong" and "Start" in element.attrib:

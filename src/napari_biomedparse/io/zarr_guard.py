@@ -18,6 +18,7 @@ import numpy as np
 import zarr
 from numcodecs.abc import Codec  # type: ignore[import-untyped]
 from zarr.abc.codec import BytesBytesCodec
+from zarr.abc.store import RangeByteRequest
 from zarr.codecs import ShardingCodec
 from zarr.core.array import AsyncArray
 from zarr.storage import LocalStore
@@ -68,8 +69,8 @@ class FencedStore(LocalStore):
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
         """Return a file's content, or None; see `zarr.abc.store.Store`."""
-        self._check(key)
-        return await super().get(key, prototype, byte_range)
+        size = self._check(key)
+        return await super().get(key, prototype, _within(byte_range, size))
 
     async def get_partial_values(
         self,
@@ -77,24 +78,23 @@ class FencedStore(LocalStore):
         key_ranges: Iterable[tuple[str, ByteRequest | None]],
     ) -> list[Buffer | None]:
         """Return parts of files; see `zarr.abc.store.Store`."""
-        wanted = list(key_ranges)
-        for key, _ in wanted:
-            self._check(key)
+        wanted = [(key, _within(part, self._check(key))) for key, part in key_ranges]
         return await super().get_partial_values(prototype, wanted)
 
-    def _check(self, key: str) -> None:
+    def _check(self, key: str) -> int:
+        """Refuse what is no file of this folder; return a file's size."""
         path = self.root / key
         try:
             found = path.stat()
         except (FileNotFoundError, NotADirectoryError):
-            return
+            return 0
         if not path.resolve().is_relative_to(self._real):
             raise FormatError(
                 f"{self.root} has a link that leads out of it, {key}; open the folder "
                 "that it leads to, or copy the data into one folder."
             )
         if stat.S_ISDIR(found.st_mode):
-            return
+            return 0
         if not stat.S_ISREG(found.st_mode):
             raise FormatError(
                 f"{self.root} holds something that is no file, {key}; copy the folder "
@@ -105,6 +105,14 @@ class FencedStore(LocalStore):
                 f"{path} is longer than {MAX_METADATA} bytes, which no metadata are; "
                 "copy the folder again from where it came."
             )
+        return found.st_size
+
+
+def _within(part: ByteRequest | None, size: int) -> ByteRequest | None:
+    """Cut a range to a file's size: zarr allocates what is asked for, then reads."""
+    if isinstance(part, RangeByteRequest):
+        return RangeByteRequest(min(part.start, size), min(part.end, size))
+    return part
 
 
 def guarded(array: Any, what: str) -> zarr.Array[Any]:
