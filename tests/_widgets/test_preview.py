@@ -110,6 +110,36 @@ def test_a_run_takes_precedence_and_the_preview_comes_back(desk_that, voxels):
     shows(desk, previewed(desk), voxels[1] > 100)
 
 
+@pytest.mark.parametrize("objects", [False, True])
+def test_a_run_goes_on_with_the_layer_of_the_preview(desk_that, voxels, objects):
+    desk = desk_that("works")
+    image = desk.viewer.add_image(voxels, name="stack", scale=(3, 1, 1), units="um")
+    desk.form.instances.value = objects
+    desk.widget.preview(True)
+    desk.view.probability_box.setChecked(True)
+    previewed(desk, "stack probability")
+    layer = previewed(desk)
+    below = desk.viewer.add_points(np.zeros((1, 3)), name="points", units="um")
+    layer.visible = False
+    layer.data_setitem((np.array([0]), np.array([7]), np.array([9])), 5)
+    assert layer._undo_history
+    desk.view.run_button.click()
+    assert layer.visible and not layer._undo_history
+    assert list(desk.viewer.layers) == [image, below, layer]
+    assert desk.viewer.layers.selection.active is layer
+    desk.wait_for_end()
+    assert layer.name == "stack segmentation"
+    assert layer.data.shape == voxels.shape
+    np.testing.assert_array_equal(layer.data > 0, voxels > 100)
+    np.testing.assert_allclose(
+        layer.data_to_world((4, 7, 9)), image.data_to_world((4, 7, 9))
+    )
+    named = np.divide(label_colour(1), 255)
+    assert objects or np.allclose(layer.get_color(1), named, atol=0.01)
+    desk.viewer.dims.set_point(0, 3)
+    assert previewed(desk) is not layer
+
+
 def test_a_run_does_not_kill_the_process_of_a_slow_preview(desk_that, voxels):
     desk = desk_that("slow")
     desk.viewer.add_image(voxels, name="stack")

@@ -95,11 +95,10 @@ class Preview(QObject):
             self.layers.clear()
 
     def hold(self, held: bool) -> None:
-        """Make way for a run, or come back at the next change."""
+        """Make way for a run, which has to clear the layers; or come back later."""
         self._held = held
         if held:
             self._drop()
-            self.layers.clear()
 
     def changed(self) -> None:
         """Take note that another slice, or other prompts, are wanted."""

@@ -11,6 +11,8 @@ from qtpy.QtCore import QObject, Signal
 from napari_biomedparse._napari import METADATA_KEY, labels_layer_kwargs
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
     from napari import Viewer
     from napari.layers import Image, Labels, Layer
@@ -82,6 +84,18 @@ class PreviewLayers(QObject):
             self._drop(layer)
         self._labels = self._probabilities = None
 
+    def give_away(self) -> Labels | None:
+        """Remove what is shown, but for the labels' layer, which somebody else fills.
+
+        Returns
+        -------
+        napari.layers.Labels or None
+            In the viewer; None if there is none.
+        """
+        given, self._labels = self._labels, None
+        self.clear()
+        return given
+
     def disconnect_viewer(self) -> None:
         """Stop following the viewer."""
         self._viewer.layers.events.removed.disconnect(self._on_layer_removed)
@@ -96,10 +110,7 @@ class PreviewLayers(QObject):
     ) -> Any:
         """Give a layer other data and another place, or make one."""
         if layer is not None and layer.ndim == data.ndim:
-            layer.data = data
-            for name, value in keywords.items():
-                if name not in _CHOSEN_BY_USER:
-                    setattr(layer, name, value)
+            refill(layer, data, keywords, but=_CHOSEN_BY_USER)
             return layer
         self._drop(layer)
         selection = self._viewer.layers.selection
@@ -123,6 +134,28 @@ class PreviewLayers(QObject):
         else:
             self._probabilities = None
         self.removed.emit()
+
+
+def refill(
+    layer: Layer, data: Any, keywords: dict[str, Any], *, but: Sequence[str] = ()
+) -> None:
+    """Have a layer show other data, which napari does sooner than making a layer.
+
+    Parameters
+    ----------
+    layer : napari.layers.Layer
+    data : array
+        With as many axes.
+    keywords : dict
+        What the layer would be made with.
+    but : sequence of str
+        What of it stays as it is.
+    """
+    layer.editable = False  # what was painted cannot be undone in other data
+    layer.data = data
+    for name, value in keywords.items():
+        if name not in but:
+            setattr(layer, name, value)
 
 
 _CHOSEN_BY_USER = ("blending", "contrast_limits", "opacity", "name")

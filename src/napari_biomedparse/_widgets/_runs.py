@@ -16,6 +16,7 @@ from napari_biomedparse._widgets._estimation import EstimateTask, Estimation
 from napari_biomedparse._widgets._folder_layers import FolderLayers
 from napari_biomedparse._widgets._folder_task import FolderTask
 from napari_biomedparse._widgets._live_run import LiveRun
+from napari_biomedparse._widgets._preview_layers import refill
 from napari_biomedparse._widgets._written_labels import WrittenLabels
 
 if TYPE_CHECKING:
@@ -46,15 +47,23 @@ class Runs:
         Where progress is shown.
     eye : Eye
         Where the user is looking.
+    spare : callable
+        Returns a Labels layer of the viewer that a run may fill, or None.
     """
 
     def __init__(
-        self, viewer: Viewer, session: Session, view: RunView, eye: Eye
+        self,
+        viewer: Viewer,
+        session: Session,
+        view: RunView,
+        eye: Eye,
+        spare: Callable[[], Labels | None],
     ) -> None:
         self._viewer = viewer
         self._session = session
         self._view = view
         self._eye = eye
+        self._spare = spare
         self._written: weakref.WeakKeyDictionary[Labels, WrittenLabels] = (
             weakref.WeakKeyDictionary()
         )
@@ -167,8 +176,19 @@ class Runs:
 
     def _add(self, asked: Request, labels: npt.NDArray[Any]) -> Iterator[Labels]:
         """Add the layers of labels, one or one a prompt."""
+        layers, spare = self._viewer.layers, self._spare()
         for shown, keywords in _shown(asked, labels):
-            yield self._viewer.add_labels(shown, **keywords)
+            if spare is not None and spare.ndim == shown.ndim:
+                refill(spare, shown, {"colormap": label_colormap(), **keywords})
+                spare.visible = True
+                layers.move(layers.index(spare), len(layers))
+                layers.selection.active = spare
+                yield spare
+            else:
+                if spare is not None:
+                    layers.remove(spare)
+                yield self._viewer.add_labels(shown, **keywords)
+            spare = None
 
     def _cleared(self, layers: Sequence[Labels], asked: Request) -> npt.NDArray[Any]:
         """Empty what a run fills of layers, and keep the rest if it can be kept."""

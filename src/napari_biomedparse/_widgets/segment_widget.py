@@ -57,13 +57,19 @@ class SegmentWidget(QWidget):
         self.form = SegmentForm(napari_viewer)
         self.view = RunView()
         self._eye = Eye(napari_viewer)
-        self._runs = Runs(napari_viewer, self.session, self.view, self._eye)
         self._preview = Preview(
             napari_viewer,
             self.session,
             self.form.request,
             self._slice_in_view,
             self.view.say,
+        )
+        self._runs = Runs(
+            napari_viewer,
+            self.session,
+            self.view,
+            self._eye,
+            self._preview.layers.give_away,
         )
         seen = SeenPicture(napari_viewer, self.form)
         layout = QVBoxLayout(self)
@@ -176,6 +182,7 @@ class SegmentWidget(QWidget):
         self._preview.hold(True)
         run.finished.connect(self._on_finished)
         run.start()
+        self._preview.layers.clear()
 
     def _on_finished(self) -> None:
         self.run = None
