@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from napari.utils.progress import progress
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QApplication
 
@@ -101,6 +102,33 @@ def test_labels_are_painted_before_progress_and_one_step_after_the_other(
     assert order[:2] == ["painted", "told"]
     assert order.count("told") == len(voxels)
     assert not within
+
+
+def test_only_a_run_that_lasts_appears_in_the_activity_dock(
+    desk_that, voxels, monkeypatch
+):
+    order = []
+    repaint = LiveLabels.repaint
+
+    def painted(live):
+        order.append(len(progress._all_instances))
+        repaint(live)
+
+    monkeypatch.setattr(LiveLabels, "repaint", painted)
+    desk = desk_that("slow")
+    desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.wait_until(lambda: len(progress._all_instances) == 1)
+    assert order[0] == 0 and np.asarray(layer.data).any()
+    desk.wait_for_end()
+    assert len(progress._all_instances) == 0
+    desk.view.run_button.click()
+    run = desk.widget.run
+    run.cancel()
+    run.finished.connect(run._on_late)  # it comes when all is over
+    desk.wait_for_end()
+    desk.qtbot.wait(50)
+    assert len(progress._all_instances) == 0
 
 
 def test_a_layer_that_cannot_be_made_ends_the_run(desk_that, voxels, monkeypatch):

@@ -59,7 +59,8 @@ class Estimation(QObject):
 
     def start(self) -> None:
         """Start trying."""
-        self._view.begin("for an estimate")
+        self._view.begin()
+        self._view.show_activity("for an estimate")
         self._thread.start()
 
     def cancel(self) -> None:

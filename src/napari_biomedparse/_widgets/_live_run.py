@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from napari_biomedparse._widgets._eye import Eye
     from napari_biomedparse._widgets._request import Request
     from napari_biomedparse._widgets._run_view import RunView
+LATE = 500
+"""Milliseconds until a run appears in napari's activity dock, which has the whole
+window drawn twice: the first labels go before it."""
 
 
 class LiveRun(QObject):
@@ -82,6 +85,10 @@ class LiveRun(QObject):
         self._soon.setSingleShot(True)
         self._soon.setInterval(0)
         self._soon.timeout.connect(self._catch_up)
+        self._late = QTimer(self)
+        self._late.setSingleShot(True)
+        self._late.setInterval(LATE)
+        self._late.timeout.connect(self._on_late)
         self.destroyed.connect(lambda *_, news=self._news: news.clear())
         self._live: list[LiveLabels] = []
         self._eye = eye
@@ -91,7 +98,7 @@ class LiveRun(QObject):
         self._began = time.monotonic()
         self._time_left = TimeLeft()
         self._done = self._total = 0
-        self._failed = False
+        self._failed = self._over = False
         self._thread.stepped.connect(self._on_step)
         self._thread.finished.connect(self._on_finished)
 
@@ -100,7 +107,7 @@ class LiveRun(QObject):
         self._thread.start()
         self._eye.moved.connect(self._on_eye_moved)
         try:
-            self._view.begin(self.asked.image.name)
+            self._view.begin()
             if not isinstance(self._shown, FolderLayers):
                 self._show(*self._shown())
         except BaseException:
@@ -109,6 +116,7 @@ class LiveRun(QObject):
         finally:
             self._ready = True
             self._catch_up()
+        self._late.start()
 
     def cancel(self) -> None:
         """Stop; what is done stays."""
@@ -151,6 +159,14 @@ class LiveRun(QObject):
     def _on_step(self, step: Step) -> None:
         self._news.append(partial(self._take, step))
         self._catch_up()
+
+    def _on_late(self) -> None:
+        self._news.append(self._show_activity)
+        self._catch_up()
+
+    def _show_activity(self) -> None:
+        if not self._over:
+            self._view.show_activity(self.asked.image.name)
 
     def _on_finished(self) -> None:
         self._news.append(self._end)
@@ -224,6 +240,7 @@ class LiveRun(QObject):
             self.finished.emit()
 
     def _conclude(self) -> None:
+        self._over = True
         self._eye.moved.disconnect(self._on_eye_moved)
         complete = self._total > 0 and not (self._failed or self.task.cancelled)
         for live in self._live:

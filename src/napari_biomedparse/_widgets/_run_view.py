@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,12 @@ SPINNER_SPEED = 5
 """Per cent of napari's own speed while a run lasts. Each picture of the spinner has the
 whole window composed anew, 33 times a second: without a graphics card, that takes a
 third of a processor core away from the network."""
+SHORTEST_PAUSE = 0.1
+"""Seconds between two pictures of the progress, at least."""
+PAUSE_FACTOR = 4
+"""Pauses are so many times longer than what they follow: napari has the whole window
+drawn for each step of its progress, which takes longer than a slice of a small
+network."""
 
 
 class RunView(QWidget):
@@ -86,6 +93,7 @@ class RunView(QWidget):
         self.status = _text()
         self.doctor = Doctor()
         self._activity: progress | None = None
+        self._told_next = 0.0
         buttons = QHBoxLayout()
         buttons.addWidget(self.run_button, 2)
         buttons.addWidget(self.cancel_button, 1)
@@ -139,13 +147,21 @@ class RunView(QWidget):
         self.resume_button.setVisible(can_resume)
         self.bar.setVisible(running)
 
-    def begin(self, name: str) -> None:
+    def begin(self) -> None:
         """Show that a run starts; how long it is comes later."""
         self.bar.setRange(0, 0)
+        self.bar.setValue(0)  # while hidden: else the whole window is drawn at once
         self.doctor.show_causes(())
         self.set_running(True)
-        self._activity = progress(desc=f"Segmenting {name}")
+        self._told_next = 0.0
         _set_spinners(SPINNER_SPEED)
+
+    def show_activity(self, name: str) -> None:
+        """Show the run in napari's activity dock, too, which takes a moment."""
+        if self._activity is None:
+            self._activity = progress(desc=f"Segmenting {name}")
+            if self.bar.maximum():
+                self._activity.reset(self.bar.maximum())
 
     def say(self, text: str) -> None:
         """Show one line of status."""
@@ -154,24 +170,32 @@ class RunView(QWidget):
     def set_total(self, total: int) -> None:
         """Learn the number of slices."""
         self.bar.setRange(0, total)
-        self.bar.setValue(0)
         if self._activity is not None:
             self._activity.reset(total)
 
     def set_done(self, done: int, seconds_left: float | None) -> None:
-        """Show how many slices are finished, and how long the rest takes."""
+        """Show how many slices are finished, and how long the rest takes.
+
+        Not each time, where slices come faster than a window is drawn.
+        """
+        began = time.monotonic()
+        if began < self._told_next and done < self.bar.maximum():
+            return
         self.bar.setValue(done)
         if seconds_left is not None:
             self.say(f"About {duration(seconds_left)} left")
         if self._activity is not None:
             self._activity.update(done - self._activity.n)
+        ended = time.monotonic()
+        pause = max(SHORTEST_PAUSE, PAUSE_FACTOR * (ended - began))
+        self._told_next = ended + pause
 
     def end(self, text: str, *, can_resume: bool = False) -> None:
         """Show that the run is over, how it ended, and whether it can go on."""
         if self._activity is not None:
             self._activity.close()
             self._activity = None
-            _set_spinners(100)
+        _set_spinners(100)
         self.set_running(False, can_resume=can_resume)
         self.say(text)
 
