@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import pytest
+import torch
 
 from napari_biomedparse import in_view
 from napari_biomedparse.engine import Engine
@@ -47,7 +49,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 @pytest.mark.parametrize("lazy", [False, True])
-@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.usefixtures("one_thread", "as_on_a_gpu")
 def test_the_labels_are_those_of_a_run_in_order(
     grey: Any, tiny_model: Any, batch_size: int, lazy: bool
 ) -> None:
@@ -122,6 +124,7 @@ def test_an_error_ends_the_run_and_closing_it_the_reader(
         list(parts)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_scores_are_kept_on_the_way(grey: Any, tiny_model: Any) -> None:
     plan = plan_run(grey, PROMPTS, config=tiny_model.config)
     store = ScoreStore(plan)
@@ -130,3 +133,33 @@ def test_scores_are_kept_on_the_way(grey: Any, tiny_model: Any) -> None:
         next(parts)
     parts.close()  # type: ignore[attr-defined]
     assert store.kept == [(4, 7)]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_slices_of_a_small_network_are_computed_side_by_side(
+    grey: Any, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = SegmentOptions(batch_size=1)
+    plan = plan_run(grey[:21], PROMPTS, options, config=tiny_model.config)
+    torch.set_num_threads(3)
+    engine = Engine(tiny_model)
+    expected = {part.start: part for part in run_plan(plan, engine)}
+    together = threading.Barrier(3, timeout=60)
+    decode = Engine._predict_part
+
+    def wait_for_two_more(*args: Any) -> Any:
+        together.wait()
+        return decode(*args)
+
+    monkeypatch.setattr(Engine, "_predict_part", wait_for_two_more)
+    store, front, seen = ScoreStore(plan), Front(11), []
+    for part in run_in_view(plan, engine, front=front, store=store):
+        seen.append(part.start)
+        front.move(20)
+        other = expected[part.start]
+        assert part.stop == other.stop
+        np.testing.assert_array_equal(part.labels, other.labels)
+        np.testing.assert_array_equal(part.existence, other.existence)
+    assert seen[:5] == [11, 10, 12, 20, 19]
+    assert sorted(seen) == list(range(21))
+    assert store.kept == [(0, 21)]

@@ -207,6 +207,11 @@ class Engine:
             return USUAL_BATCH
         return min(self._slices_at_once(prompts), MOST_SLICES)
 
+    @property
+    def side_by_side(self) -> int:
+        """How many calls of `predict` at a time, with a slice each, keep it busy."""
+        return torch.get_num_threads() if self._small else 1
+
     def _predict(
         self, slices: Tensor, tokens: Tensor, remember: bool
     ) -> SlicePrediction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ class FeatureCache:
         self.most_bytes = most_bytes
         self._kept: OrderedDict[bytes, ImageFeatures] = OrderedDict()
         self._sizes: dict[bytes, int] = {}
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Count the remembered slices."""
@@ -40,7 +42,7 @@ class FeatureCache:
     def get(
         self, slices: Tensor, encode: Callable[[Tensor], ImageFeatures]
     ) -> ImageFeatures:
-        """Remember the features of slices, or compute them.
+        """Remember the features of slices, or compute them; from any thread.
 
         Parameters
         ----------
@@ -57,19 +59,21 @@ class FeatureCache:
             return encode(slices)
         values = slices.contiguous().cpu().numpy()
         key = hashlib.blake2b(values.data, digest_size=16).digest()
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
         found = encode(slices)
-        size = found.nbytes
-        if size <= self.most_bytes:
-            while self.bytes_used + size > self.most_bytes:
-                oldest, _ = self._kept.popitem(last=False)
-                del self._sizes[oldest]
-            self._kept[key], self._sizes[key] = found, size
+        if found.nbytes <= self.most_bytes:
+            with self._lock:
+                self._kept[key], self._sizes[key] = found, found.nbytes
+                while self.bytes_used > self.most_bytes:
+                    oldest, _ = self._kept.popitem(last=False)
+                    del self._sizes[oldest]
         return found
 
     def clear(self) -> None:
         """Forget everything and free its memory."""
-        self._kept.clear()
-        self._sizes.clear()
+        with self._lock:
+            self._kept.clear()
+            self._sizes.clear()

@@ -10,13 +10,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.slicing import read_slices
-from napari_biomedparse.step import finish_slices, predict_slices
+from napari_biomedparse.step import behind, finish_slices, predict_slices
 from napari_biomedparse.stream import SliceBatch, slice_batches
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def run_in_view(
     Yields
     ------
     SegmentedSlices
-        A batch at a time; on a CPU, which takes slices one by one anyway, a slice.
+        A batch at a time; on a CPU, which takes slices one by one anyway, a slice. Of
+        a small network as many slices are under way as the CPU has threads.
 
     Raises
     ------
@@ -95,7 +97,6 @@ def run_in_view(
     size, pin = _slices_at_once(plan, engine), engine.device.type == "cuda"
     left = list(_spans(plan.start, plan.stop, size, done))
     volume = _keeping(plan.volume, plan.geometry.axis, size)
-    said: list[SlicePrediction] = []
 
     def read(span: Span) -> SliceBatch:
         (batch,) = slice_batches(
@@ -103,25 +104,55 @@ def run_in_view(
         )
         return batch
 
-    def predict(squares: Tensor) -> SlicePrediction:
-        said.append(engine.predict(squares, tokens))
-        return said[-1]
+    def compute(reading: Future[SliceBatch]) -> Callable[[], SegmentedSlices]:
+        start, slices = reading.result()
+        said: list[SlicePrediction] = []
 
+        def predict(squares: Tensor) -> SlicePrediction:
+            said.append(engine.predict(squares, tokens))
+            return said[-1]
+
+        found = predict_slices(plan, predict, slices)
+        return partial(finish, start, said, found)
+
+    def finish(
+        start: int, said: list[SlicePrediction], found: SlicePrediction
+    ) -> SegmentedSlices:
+        if store is not None:
+            store.add(start, said)
+        return finish_slices(plan, start, found)
+
+    at_once = engine.side_by_side if plan.tiles.is_single else 1
+    with _pool("reader", 1) as reader, _pool("network", at_once) as network:
+
+        def begin(reading: Future[SliceBatch]) -> Callable[[], SegmentedSlices]:
+            work = partial(compute, reading)
+            done = network.submit(work).result if at_once > 1 else work
+            return lambda: done()()
+
+        readings = _nearest_first(left, front, lambda span: reader.submit(read, span))
+        yield from behind(map(begin, readings), at_once - 1)
+
+
+def _pool(name: str, count: int) -> ThreadPoolExecutor:
+    """Make threads, which start when there is work for them."""
+    return ThreadPoolExecutor(count, thread_name_prefix=f"napari-biomedparse {name}")
+
+
+def _nearest_first(
+    left: list[Span],
+    front: Callable[[], int | None],
+    read: Callable[[Span], Future[SliceBatch]],
+) -> Iterator[Future[SliceBatch]]:
+    """Take spans in the order of their nearness, and have one read ahead."""
     ahead: dict[Span, Future[SliceBatch]] = {}
-    name = "napari-biomedparse reader"
-    with ThreadPoolExecutor(1, thread_name_prefix=name) as pool:
-        while left:
-            span = _nearest(left, front())
-            left.remove(span)
-            reading = ahead.pop(span, None) or pool.submit(read, span)
-            if left and (likely := _nearest(left, front())) not in ahead:
-                ahead = {likely: pool.submit(read, likely)}
-            start, slices = reading.result()
-            said.clear()
-            found = predict_slices(plan, predict, slices)
-            if store is not None:
-                store.add(start, said)
-            yield finish_slices(plan, start, found)
+    while left:
+        span = _nearest(left, front())
+        left.remove(span)
+        reading = ahead.pop(span, None) or read(span)
+        if left and (likely := _nearest(left, front())) not in ahead:
+            ahead = {likely: read(likely)}
+        yield reading
 
 
 def _slices_at_once(plan: RunPlan, engine: Engine) -> int:
