@@ -153,6 +153,19 @@ def test_a_run_does_not_kill_the_process_of_a_slow_preview(desk_that, voxels):
     assert "Done: 6 slices" in desk.view.status.text()
 
 
+def test_qt_may_forget_the_preview_before_the_widget(desk_that, voxels):
+    desk = desk_that("works")
+    desk.viewer.add_image(voxels, name="stack")
+    desk.widget.preview(True)
+    previewed(desk)
+    session = desk.widget.session
+    desk.widget._preview.deleteLater()
+    desk.widget.close()
+    desk.widget.deleteLater()
+    desk.wait_until(lambda: session.pid is None)
+    desk.viewer.layers.clear()  # nobody listens
+
+
 def test_deleting_the_layer_ends_the_preview(desk_that, voxels):
     desk = desk_that("works")
     desk.viewer.add_image(voxels, name="stack")

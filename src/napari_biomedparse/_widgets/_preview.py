@@ -59,6 +59,8 @@ class Preview(QObject):
         Returns which slice and which time point of a request are in view.
     say : callable
         Tells the user how it goes.
+    parent : QObject
+        Nothing is asked for any more once it is gone.
     """
 
     def __init__(
@@ -68,8 +70,9 @@ class Preview(QObject):
         request: Callable[[], Request],
         slice_in_view: Callable[[Request], tuple[int, int]],
         say: Callable[[str], None],
+        parent: QObject,
     ) -> None:
-        super().__init__()
+        super().__init__(parent)
         self.layers = PreviewLayers(viewer)
         self._session = session
         self._request = request
@@ -108,13 +111,16 @@ class Preview(QObject):
             self._pause.start()
 
     def close(self) -> None:
-        """End for good."""
+        """End for good; Qt may have deleted the timer before."""
         self._on = False
-        self._drop()
+        self._cancel()
         self.layers.disconnect_viewer()
 
     def _drop(self) -> None:
         self._pause.stop()
+        self._cancel()
+
+    def _cancel(self) -> None:
         self._stale = False
         if self._task is not None:
             self._task.cancel()

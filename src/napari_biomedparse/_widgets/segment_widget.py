@@ -63,6 +63,7 @@ class SegmentWidget(QWidget):
             self.form.request,
             self._slice_in_view,
             self.view.say,
+            self,
         )
         self._runs = Runs(
             napari_viewer,
