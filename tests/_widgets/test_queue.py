@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from qtpy.QtWidgets import QLabel, QToolButton
 
+from napari_biomedparse._widgets._queue import Elided
+
 
 def test_runs_wait_for_each_other_and_can_be_removed(desk_that, voxels):
     desk = desk_that("slow")
@@ -29,6 +31,24 @@ def test_runs_wait_for_each_other_and_can_be_removed(desk_that, voxels):
     desk.wait_for_end()
     np.testing.assert_array_equal(desk.viewer.layers[-1].data, voxels[::-1] > 100)
     assert desk.viewer.layers[-1].name == "second segmentation"
+
+
+def test_a_long_prompt_loses_its_middle_and_the_tooltip_has_all(qtbot):
+    long = "waits: stack: nuclei in light-sheet microscopy, where n < 5 & round"
+    label = Elided(long)
+    qtbot.addWidget(label)
+    label.resize(150, 20)
+    shown = label.shown()
+    start, end = shown.split("…")
+    assert 10 < len(shown) < len(long)
+    assert long.startswith(start) and long.endswith(end) and start and end
+    assert "n &lt; 5 &amp; round" in label.toolTip()
+    narrow = label.grab().toImage()
+    label.resize(1000, 20)
+    assert label.shown() == long
+    label.setText(shown)
+    label.resize(150, 20)
+    assert label.grab().toImage() == narrow
 
 
 def test_cancel_lets_the_next_one_begin(desk_that, voxels):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from html import escape
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
+from qtpy.QtGui import QPainter
 from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
@@ -16,7 +18,35 @@ from qtpy.QtWidgets import (
 )
 
 if TYPE_CHECKING:
+    from qtpy.QtGui import QPaintEvent
+
     from napari_biomedparse._widgets._request import Request
+
+
+class Elided(QLabel):
+    """One line of text, without its middle where there is no room; a tooltip has all.
+
+    Parameters
+    ----------
+    text : str
+        Plain.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setToolTip(f"<p>{escape(text)}</p>")  # as HTML, which is wrapped
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+
+    def shown(self) -> str:
+        """Return what there is room for."""
+        middle, width = Qt.TextElideMode.ElideMiddle, self.contentsRect().width()
+        return self.fontMetrics().elidedText(self.text(), middle, width)
+
+    def paintEvent(self, _: QPaintEvent | None) -> None:
+        """Draw."""
+        painter = QPainter(self)
+        painter.drawText(self.contentsRect(), self.alignment(), self.shown())
 
 
 class RunQueue(QWidget):
@@ -56,11 +86,7 @@ class RunQueue(QWidget):
     def _row(self, asked: Request) -> QWidget:
         row = QWidget()
         title = f"{asked.image.name}: {', '.join(asked.prompts.texts)}"
-        text = QLabel(f"waits: {title}")
-        text.setTextFormat(Qt.TextFormat.PlainText)
-        text.setToolTip(title)
-        # A long prompt is cut off, rather than making the widget wider.
-        text.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        text = Elided(f"waits: {title}")
         remove = QToolButton()
         remove.setText("✕")
         remove.setToolTip("Remove this run from the queue.")
