@@ -162,6 +162,8 @@ def test_order_and_number_of_elements() -> None:
     assert finish(_array(1, (2,), _kind("O"), False, ["a", 1])) == ["a", 1]
     assert finish(_array(1, (1, 1), _kind("O8"), False, ["a"])) == "a"
     assert finish(_array(1, (0,), _kind("O4"), False, [])) == []
+    many = list(range(300))
+    assert finish(_array(1, (20, 15), _kind("O"), False, many)) == many
     for shape in ((5,), (7,), (2, 4)):
         for wrong in ((kind, False, values), (_kind("O"), False, list(values))):
             with pytest.raises(Refused, match="too few or too many"):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,14 +17,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs_manifests import a_manifest
 
+from napari_biomedparse.errors import FormatError, OutputError
+from napari_biomedparse.io.zarr import open_zarr
+from napari_biomedparse.model.config import TINY
+from napari_biomedparse.options import SegmentOptions
+from napari_biomedparse.plan import RunPlan, plan_run
+from napari_biomedparse.runs import blocks
 from napari_biomedparse.runs.blocks import (
+    Stopped,
     grid_volume,
+    object_layout,
+    open_stores,
+    run_blocks,
     split_range,
     task_size,
     unfinished,
     write_behind,
+    write_objects,
 )
-from napari_biomedparse.volume import Volume
+from napari_biomedparse.runs.folder import (
+    EDGES,
+    LABELS,
+    OBJECTS,
+    PARTS,
+    layout_of,
+    recorded_blocks,
+    verified_blocks,
+)
+from napari_biomedparse.runs.manifest import Manifest
+from napari_biomedparse.runs.store import Layout, create_labels
+from napari_biomedparse.slices import SegmentedSlices
+from napari_biomedparse.volume import Volume, as_volume
 
 
 @given(st.integers(0, 9), st.integers(1, 9), st.sets(st.integers(0, 20)))
@@ -127,3 +153,201 @@ def test_the_grid_of_colours_has_three_axes() -> None:
     assert (grid.shape, grid.axes) == ((4, 5, 6), ("z", "y", "x"))
     assert (grid.spacing, grid.origin) == ((3, 2, 1), (7, 8, 9))
     assert grid.units == micro
+
+
+PROMPTS = {"2": "liver", "5": "kidney", "instance_label": 1}
+RNG = np.random.default_rng(0)
+FIVE = RNG.choice(np.array([0, 2, 5], np.uint8), (5, 5, 5))
+RIMS = FIVE * (RNG.random(FIVE.shape) < 0.3)
+SEEN = RNG.random((2, 5), np.float32)
+
+
+def _a_run(
+    folder: Path, axis: int = 0, instances: bool = True, thickness: int = 2
+) -> tuple[RunPlan, Manifest]:
+    """Plan slices 1 to 4 of five, in blocks of two."""
+    options = SegmentOptions(axis="zyx"[axis], slices=(1, 5))
+    plan = plan_run(FIVE, PROMPTS | {"instance_label": int(instances)}, options,
+                    config=TINY)  # fmt: skip
+    manifest = a_manifest(blocks=())
+    manifest.output.update(shape=[5, 5, 5], axis=axis, thickness=thickness)
+    manifest.save(folder)
+    return plan, manifest
+
+
+@pytest.fixture
+def by_hand(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Slices come one at a time from `FIVE`, instead of from a network."""
+    made: list[int] = []
+
+    def run_plan(plan: Any, engine: Any, *, align: int) -> Iterator[SegmentedSlices]:
+        assert (engine, align) == ("engine", 2)
+        axis = plan.geometry.axis
+        for z in range(plan.start, plan.stop):
+            made.append(z)
+            one = [FIVE.take([z], axis), RIMS.take([z], axis)]
+            yield SegmentedSlices(z, z + 1, axis, one[0], SEEN[:, z : z + 1], one[1])
+
+    monkeypatch.setattr(blocks, "run_plan", run_plan)
+    return made
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("instances", [True, False])
+def test_slices_become_blocks_on_the_disk(
+    axis: int, instances: bool, tmp_path: Path, by_hand: list[int]
+) -> None:
+    plan, manifest = _a_run(tmp_path, axis, instances)
+    stores = open_stores(plan, manifest, tmp_path)
+    assert len(stores) == 1 + instances
+    engine: Any = "engine"
+    found = list(run_blocks(plan, engine, tmp_path, stores, 1, 5))
+    assert [(block.start, block.stop) for block in found] == [(1, 2), (2, 4), (4, 5)]
+    assert by_hand == [1, 2, 3, 4]
+    assert recorded_blocks(tmp_path) == {block.start: block for block in found}
+    assert verified_blocks(tmp_path, stores) == recorded_blocks(tmp_path)
+    for store, values in zip(stores, (FIVE, RIMS), strict=False):
+        on_disk = np.moveaxis(store.read(0, 5), axis, 0)
+        np.testing.assert_array_equal(on_disk[1:], np.moveaxis(values, axis, 0)[1:])
+        assert not on_disk[0].any()  # which was not to be run
+    for block in found:
+        part = np.moveaxis(FIVE, axis, 0)[block.start : block.stop]
+        counts = [[int((plane == i).sum()) for plane in part] for i in (2, 5)]
+        assert block.voxels == counts
+        seen = SEEN[:, block.start : block.stop].astype(float)
+        np.testing.assert_array_equal(block.existence, seen)
+
+
+def test_a_stop_leaves_the_blocks_that_are_whole(
+    tmp_path: Path, by_hand: list[int]
+) -> None:
+    plan, manifest = _a_run(tmp_path)
+    stores = open_stores(plan, manifest, tmp_path)
+    engine: Any = "engine"
+    with pytest.raises(Stopped):
+        list(
+            run_blocks(plan, engine, tmp_path, stores, 1, 5, lambda: len(by_hand) == 3)
+        )
+    assert by_hand == [1, 2, 3]
+    assert set(recorded_blocks(tmp_path)) == {1}
+
+
+def test_a_block_of_a_volume_that_changed_is_not_recorded(
+    tmp_path: Path, by_hand: list[int]
+) -> None:
+    plan, manifest = _a_run(tmp_path)
+    source = tmp_path / "source.tif"
+    source.write_bytes(b"1234")
+    changed = source.stat().st_mtime_ns
+    manifest.source.update(bytes=4, changed=changed)
+    manifest.save(tmp_path)
+    plan = replace(plan, volume=replace(plan.volume, source=source))
+    stores = open_stores(plan, manifest, tmp_path)
+    engine: Any = "engine"
+    (first,) = run_blocks(plan, engine, tmp_path, stores, 1, 2)
+    os.utime(source, ns=(0, changed + 1))
+    with pytest.raises(FormatError, match=r"source\.tif changed while"):
+        list(run_blocks(plan, engine, tmp_path, stores, 2, 5))
+    assert recorded_blocks(tmp_path) == {1: first}
+
+
+def test_stores_are_made_once_and_say_whose_they_are(tmp_path: Path) -> None:
+    plan, manifest = _a_run(tmp_path)
+    labels, edges = open_stores(plan, manifest, tmp_path)
+    labels.write(0, FIVE[:2])
+    edges.write(0, RIMS[:2])
+    again, rims = open_stores(plan, manifest, tmp_path)
+    np.testing.assert_array_equal(again.read(0, 2), FIVE[:2])
+    np.testing.assert_array_equal(rims.read(0, 2), RIMS[:2])
+    contents = open_zarr(tmp_path / LABELS)
+    assert contents.labels[0].texts == {2: "liver", 5: "kidney"}
+    assert contents.prompts is not None
+    assert not contents.prompts.instance  # those are told apart in another image
+
+
+def test_labels_of_a_time_point_lie_in_its_series(tmp_path: Path) -> None:
+    part = tmp_path / PARTS / "t000001"
+    part.mkdir(parents=True)
+    plan, manifest = _a_run(part)
+    manifest.output.update(times=3, time=1)
+    with pytest.raises(OutputError):  # which makes them, not its parts
+        open_stores(plan, manifest, part)
+    series = layout_of(manifest)
+    volume = grid_volume(plan.volume)
+    timed = replace(
+        volume,
+        data=np.broadcast_to(volume.data, (3, *volume.shape)),
+        axes=("t", *volume.axes),
+        spacing=(1.0, *volume.spacing),
+        units=("second", *volume.units),
+        origin=(0.0, *volume.origin),
+    )
+    create_labels(tmp_path / LABELS, series, timed, plan.prompts)
+    labels, edges = open_stores(plan, manifest, part)
+    labels.write(0, FIVE[:2])
+    edges.write(0, RIMS[:2])
+    assert not (part / LABELS).exists()
+    assert (part / EDGES).is_dir()
+    (image,) = open_zarr(tmp_path / LABELS).labels
+    stored = np.asarray(image.volume.data)
+    np.testing.assert_array_equal(stored[1, :2], FIVE[:2])
+    assert not stored[[0, 2]].any()
+
+
+@pytest.mark.parametrize(("least", "expected"), [(0, 3), (5, 2)])
+def test_objects_of_labels_on_the_disk(
+    least: int, expected: int, tmp_path: Path
+) -> None:
+    plan, manifest = _a_run(tmp_path)
+    plan = replace(
+        plan,
+        options=replace(plan.options, minimum_size=least),
+        volume=as_volume(np.zeros((5, 4, 300), np.uint8)),
+    )
+    manifest.output.update(shape=[5, 4, 300])
+    labels, edges = open_stores(plan, manifest, tmp_path)
+    values = np.zeros((5, 4, 300), np.uint8)
+    values[0:3, :, 10:20] = 2
+    values[0:3, :, 200:240] = 5
+    values[4, 0, 298:] = 2
+    for start in (0, 2, 4):
+        labels.write(start, values[start : start + 2])
+        edges.write(start, 0 * values[start : start + 2])
+    stores = [labels, edges]
+    assert write_objects(tmp_path, plan, manifest, stores) == expected
+    contents = open_zarr(tmp_path / OBJECTS)
+    assert contents.prompts is not None
+    assert contents.prompts.instance
+    volume = contents.labels[0].volume
+    found = np.asarray(volume.data)
+    assert found.dtype == np.uint32
+    assert len(np.unique(found)) == expected + 1
+    assert ((found > 0) == (values > 0))[:4].all()
+    (half,) = volume.levels
+    np.testing.assert_array_equal(np.asarray(half), found[:, ::2, ::2])
+
+
+def test_blocks_of_objects_are_thinner_than_those_of_labels() -> None:
+    shape = (20, 2048, 2048)
+    layout = Layout(shape, np.dtype(np.uint8), 0, 16, "0.4", 3)
+    expected = Layout(shape, np.dtype(np.uint32), 0, 4, "0.4", 3)
+    assert object_layout(layout) == expected
+
+
+@pytest.mark.parametrize(
+    ("platform", "names", "called"),
+    [
+        ("linux", ["malloc_trim"], [0]),
+        ("linux", [], []),
+        ("win32", ["malloc_trim"], []),
+    ],
+)
+def test_freed_memory_is_given_back_where_it_is_kept(
+    platform: str, names: list[str], called: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    library = SimpleNamespace(**dict.fromkeys(names, calls.append))
+    monkeypatch.setattr(blocks.ctypes, "CDLL", lambda _: library)
+    monkeypatch.setattr(blocks.sys, "platform", platform)
+    blocks.trim_memory()
+    assert calls == called
