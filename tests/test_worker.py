@@ -188,6 +188,32 @@ def test_other_thresholds_and_objects_without_the_network(session, grey):
     np.testing.assert_array_equal(objects.labels, expected.instances)
 
 
+def test_a_series_keeps_the_scores_of_all_time_points(grey, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    session, volumes, numbers = Session(), (grey, grey[::-1]), []
+
+    def written():
+        return {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.npy")}
+
+    for volume in volumes:
+        how = {"model": "tiny", "device": "cpu", "beside": 2}
+        first = session.run(as_volume(volume), PROMPTS, SegmentOptions(), **how)
+        assert sum(isinstance(event, SegmentedSlices) for event in first) == 7
+        numbers.append(first.number)
+    before = written()
+    assert len(before) == 2 * 7
+    changed = SegmentOptions(existence_threshold=0.6)
+    for volume, number in zip(volumes, numbers, strict=True):
+        how = {"done": [(0, 7)], "earlier": number, "again": True, "beside": 2}
+        events = run(session, volume, changed, **how)
+        expected = segment(volume, PROMPTS, "tiny", changed, device="cpu").labels
+        np.testing.assert_array_equal(labels_of(events, grey.shape), expected)
+    assert written() == before  # the network would have said it anew
+    run(session, grey, SegmentOptions(slices=(0, 1)))
+    assert len(written()) == 1
+    session.close()
+
+
 def test_a_resumed_run_tells_objects_of_all_slices_apart(session, grey):
     options = SegmentOptions(instances=True)
     first = session.run(as_volume(grey), PROMPTS, options, model="tiny", device="cpu")

@@ -15,6 +15,7 @@ from napari_biomedparse._widgets._live_labels import LiveLabels
 from napari_biomedparse._widgets._live_run import LiveRun
 from napari_biomedparse._widgets._preview import PAUSE
 from napari_biomedparse._widgets._run_view import RunView
+from napari_biomedparse.consensus import segment_consensus
 from napari_biomedparse.io.output import label_colour
 from napari_biomedparse.segment import segment
 
@@ -148,13 +149,14 @@ def test_a_layer_that_cannot_be_made_ends_the_run(desk_that, voxels, monkeypatch
 
 def test_a_cancelled_run_is_resumed(desk_that, voxels):
     desk = desk_that("slow")
-    desk.viewer.add_image(voxels)
+    stack = np.concatenate([voxels] * 3)
+    desk.viewer.add_image(stack)
     layer = desk.start()
     desk.wait_for_slices(layer)
     desk.view.cancel_button.click()
     desk.wait_for_end()
     done = done_slices(layer)
-    assert 0 < len(done) < 6
+    assert 0 < len(done) < 18
     assert desk.view.resume_button.isVisibleTo(desk.widget)
     assert not desk.view.cancel_button.isVisibleTo(desk.widget)
     layer.data[done[0]] = 9  # what is done is not done again
@@ -163,9 +165,9 @@ def test_a_cancelled_run_is_resumed(desk_that, voxels):
     assert desk.view.cancel_button.isVisibleTo(desk.widget)
     desk.wait_for_end()
     assert len(desk.viewer.layers) == count
-    assert "Done: 6 slices" in desk.view.status.text()
+    assert "Done: 18 slices" in desk.view.status.text()
     assert not desk.view.resume_button.isVisibleTo(desk.widget)
-    expected = (voxels > 100).astype(np.uint8)
+    expected = (stack > 100).astype(np.uint8)
     expected[done[0]] = 9
     np.testing.assert_array_equal(layer.data, expected)
 
@@ -299,6 +301,69 @@ def test_a_threshold_dragged_during_a_run_is_that_of_all_its_slices(desk_that, v
     assert not np.asarray(layer.data).any()
     desk.qtbot.wait(2 * PAUSE)
     assert desk.widget.run is None
+
+
+@pytest.mark.parametrize("during", [False, True])
+def test_a_threshold_is_that_of_all_time_points(desk_that, voxels, during):
+    desk = desk_that("slow" if during else "works")
+    series = np.stack([voxels, voxels[::-1], voxels])[:, :2]
+    desk.viewer.add_image(series, axis_labels=("t", "z", "y", "x"))
+    desk.form.stack.choose_all_times()
+    layer = desk.start()
+    if during:
+        desk.wait_until(lambda: np.asarray(layer.data[1]).any())
+    else:
+        desk.wait_for_end()
+        np.testing.assert_array_equal(layer.data, series > 100)
+    drag_threshold(desk, 0.8)
+    desk.wait_until(lambda: not np.asarray(layer.data).any())
+    desk.wait_for_end()
+    assert "Done: 6 slices" in desk.view.status.text()
+    assert layer.metadata[METADATA_KEY]["existence"].shape == (1, 3, 2)
+    desk.form.set_option("existence_threshold", 0.2)
+    desk.wait_until(lambda: np.array_equal(layer.data, series > 100))
+    desk.wait_for_end()
+    assert len(desk.viewer.layers) == 2
+
+
+def test_a_cancelled_series_follows_the_threshold_and_goes_on(desk_that, voxels):
+    desk = desk_that("slow")
+    series = np.stack([voxels, voxels[::-1], voxels])[:, :2]
+    desk.viewer.add_image(series, axis_labels=("t", "z", "y", "x"))
+    desk.form.stack.choose_all_times()
+    layer = desk.start()
+    desk.wait_until(lambda: np.asarray(layer.data[1]).any())
+    desk.view.cancel_button.click()
+    desk.wait_for_end()
+    drag_threshold(desk, 0.8)
+    desk.wait_until(lambda: not np.asarray(layer.data).any())
+    desk.wait_for_end()
+    desk.view.resume_button.click()
+    desk.wait_for_end()
+    assert not np.asarray(layer.data).any()
+    assert "Done: 6 slices" in desk.view.status.text()
+    drag_threshold(desk, 0.2)
+    desk.wait_until(lambda: np.array_equal(layer.data, series > 100))
+    desk.wait_for_end()
+
+
+def test_a_consensus_keeps_its_thresholds_and_says_so(desk_that, tiny_model):
+    grey = np.random.default_rng(1).integers(0, 255, (4, 16, 12), dtype=np.uint8)
+    desk = desk_that(None)
+    desk.viewer.add_image(grey)
+    desk.form.consensus.value = True
+    layer = desk.start()
+    desk.wait_for_end()
+    voted = np.array(layer.data)
+    expected = segment_consensus(grey, "bright things", tiny_model).labels
+    np.testing.assert_array_equal(voted, expected)
+    assert "vote" in desk.view.plot.toolTip()
+    session = desk.widget.session
+    runs = session._runs
+    desk.form.set_option("existence_threshold", 0.99)
+    desk.wait_until(lambda: "another Run" in desk.view.status.text())
+    assert desk.widget.run is None and session._runs == runs
+    np.testing.assert_array_equal(layer.data, voted)
 
 
 def test_thresholds_wait_while_another_volume_is_chosen(desk_that, voxels):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from napari_biomedparse._widgets._written_labels import Select, WrittenLabels
     from napari_biomedparse.prompts import PromptSet
+    from napari_biomedparse.remote.run import Event
 
 Ranges = Sequence[tuple[int, int]]
 """Starts and stops of slices."""
@@ -86,8 +87,14 @@ class ArrayTask(SegmentTask):
         self._tallies: list[Tally] = []
         self._done = 0
         self._counted: set[tuple[int, int]] = set()
+        self._numbers: dict[int, int] = {}
         if before is not None:
             self._finished, self._tallies = before._finished, before._tallies
+            self._numbers = before._numbers.copy()
+
+    def number_of(self, at: int) -> int | None:
+        """By which number the process knows a part's run, or None before it began."""
+        return self._numbers.get(at)
 
     @property
     def can_resume(self) -> bool:
@@ -97,7 +104,7 @@ class ArrayTask(SegmentTask):
     @property
     def can_redo(self) -> bool:
         """Whether other thresholds can be applied to what was done."""
-        return bool(self._tallies) and len(self._parts) == 1
+        return bool(self._tallies)
 
     @property
     def total(self) -> int:
@@ -127,8 +134,7 @@ class ArrayTask(SegmentTask):
 
     def _follow(self, at: int, part: Part) -> Iterator[Step]:
         """Do one part, or what is left of it."""
-        done = self._tallies[at].done if at < len(self._tallies) else ()
-        for event in self._events(lambda: part.begin(done, self.front)):
+        for event in self._part_events(at, part):
             if isinstance(event, Status):
                 yield event
             elif isinstance(event, Planned):
@@ -142,9 +148,22 @@ class ArrayTask(SegmentTask):
                     self.plan = event
                     yield event
             elif isinstance(event, SegmentedSlices | Voted | Objects):
-                yield self._take(event, part)
+                yield self._take(event, at, part)
 
-    def _take(self, event: SegmentedSlices | Voted | Objects, part: Part) -> Changed:
+    def _part_events(self, at: int, part: Part) -> Iterator[Event]:
+        """Begin one part, or what is left of it, and yield what its run tells."""
+        done = self._tallies[at].done if at < len(self._tallies) else ()
+
+        def begin() -> Run:
+            run = part.begin(done, self.front)
+            self._numbers[at] = run.number
+            return run
+
+        return self._events(begin)
+
+    def _take(
+        self, event: SegmentedSlices | Voted | Objects, at: int, part: Part
+    ) -> Changed:
         """Put new labels where they belong."""
         if isinstance(event, Objects):
             stop = event.start + len(event.labels)
@@ -159,10 +178,10 @@ class ArrayTask(SegmentTask):
         here: Any = (..., *slices.where)
         part.write(here, slices.labels)
         if self.plan is not None and slices.axis == self.plan.axis:
-            self._tallies[-1].add(slices)
-        at = (slices.axis, slices.start)
-        if not isinstance(event, Voted) and at not in self._counted:
-            self._counted.add(at)  # with other thresholds it may come again
+            self._tallies[at].add(slices)
+        where = (slices.axis, slices.start)
+        if not isinstance(event, Voted) and where not in self._counted:
+            self._counted.add(where)  # with other thresholds it may come again
             self._done += slices.stop - slices.start
         return Changed(slices.axis, slices.start, slices.stop, self._done, part.time)
 
@@ -172,23 +191,34 @@ class AgainTask(ArrayTask):
 
     Parameters
     ----------
-    part : Part
-        Begins it.
+    parts : sequence of Part
+        Begin it.
     prompts : PromptSet
         What was looked for.
     before : ArrayTask
-        What was done, by a single run.
+        What was done.
     """
 
-    def __init__(self, part: Part, prompts: PromptSet, before: ArrayTask) -> None:
-        super().__init__([part], prompts, before=before)
+    def __init__(
+        self, parts: Sequence[Part], prompts: PromptSet, before: ArrayTask
+    ) -> None:
+        super().__init__(parts, prompts, before=before)
+        done = [span for tally in self._tallies for span in tally.done]
+        self._slices = sum(stop - start for start, stop in done)
+
+    @property
+    def total(self) -> int:
+        """Slices that are done."""
+        return self._slices
 
     def _follow_all(self) -> Iterator[Step]:
-        (part,), done = self._parts, self._tallies[0].done
-        for event in self._events(lambda: part.begin(done, self.front)):
-            if isinstance(event, Planned):
-                self.plan = event
-            if isinstance(event, Status | Planned):
-                yield event
-            elif isinstance(event, SegmentedSlices | Objects):
-                yield self._take(event, part)
+        for at, part in enumerate(self._parts[: len(self._tallies)]):
+            self._counted.clear()
+            for event in () if self.cancelled else self._part_events(at, part):
+                if isinstance(event, Planned) and self.plan is None:
+                    self.plan = event
+                    yield event
+                elif isinstance(event, Status):
+                    yield event
+                elif isinstance(event, SegmentedSlices | Objects):
+                    yield self._take(event, at, part)

@@ -20,6 +20,15 @@ _GRASP = 5
 """Pixels from the threshold's line within which it can be taken hold of."""
 _STEP = 0.05
 """How far an arrow key moves the threshold."""
+_SHOWS = (
+    "How probable the network finds each prompt's target in each slice. Click to see a "
+    "slice"
+)
+_MOVES = (
+    "; drag the dashed line to move the existence threshold. The run's labels are then "
+    "made anew; what you painted stays, but for objects told apart, which are numbered "
+    "anew."
+)
 
 
 class ExistencePlot(QWidget):
@@ -44,12 +53,7 @@ class ExistencePlot(QWidget):
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setAccessibleName("Existence score of each prompt, slice by slice")
-        self.setToolTip(
-            "How probable the network finds each prompt's target in each slice. Click "
-            "to see a slice; drag the dashed line to move the existence threshold. The "
-            "run's labels are then made anew; what you painted stays, but for objects "
-            "told apart, which are numbered anew."
-        )
+        self.fix_threshold("")
 
     def sizeHint(self) -> QSize:
         """Return a size that leaves room for the rest of the widget."""
@@ -79,6 +83,12 @@ class ExistencePlot(QWidget):
             self.threshold = threshold
             self.update()
 
+    def fix_threshold(self, why: str) -> None:
+        """Keep the line where it is, and tell why; nothing lets it be moved again."""
+        self._fixed = bool(why)
+        self.setToolTip(_SHOWS + (f". {why}" if why else _MOVES))
+        self.update()
+
     def show_current(self, at: int | None) -> None:
         """Mark the slice in view."""
         self.current = at
@@ -101,7 +111,8 @@ class ExistencePlot(QWidget):
             painter.translate(0, 2 * (at > 0))  # equal scores do not hide each other
             self._paint_row(painter, row, QColor(colour))
         painter.resetTransform()
-        painter.setPen(QPen(ink, 1.5, Qt.PenStyle.DashLine))
+        style = Qt.PenStyle.DotLine if self._fixed else Qt.PenStyle.DashLine
+        painter.setPen(QPen(ink, 1.5, style))
         y, frame = self._y(self.threshold), self._frame()
         painter.drawLine(QPointF(frame.left(), y), QPointF(frame.right(), y))
 
@@ -145,10 +156,9 @@ class ExistencePlot(QWidget):
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
         """Move the threshold by the arrow keys."""
         assert event is not None
-        if event.key() == Qt.Key.Key_Up:
-            self._settle(self.threshold + _STEP)
-        elif event.key() == Qt.Key.Key_Down:
-            self._settle(self.threshold - _STEP)
+        steps = {Qt.Key.Key_Up: _STEP, Qt.Key.Key_Down: -_STEP}
+        if event.key() in steps and not self._fixed:
+            self._settle(self.threshold + steps[Qt.Key(event.key())])
         else:
             super().keyPressEvent(event)
 
@@ -184,7 +194,8 @@ class ExistencePlot(QWidget):
         return float(frame.bottom()) - float(probability) * float(frame.height())
 
     def _near_threshold(self, event: QMouseEvent) -> bool:
-        return abs(event.position().y() - self._y(self.threshold)) <= _GRASP
+        away = abs(event.position().y() - self._y(self.threshold))
+        return away <= _GRASP and not self._fixed
 
     def _slice_at(self, event: QMouseEvent) -> int | None:
         frame, depth = self._frame(), self.scores.shape[1]

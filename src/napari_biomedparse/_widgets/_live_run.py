@@ -93,7 +93,9 @@ class LiveRun(QObject):
         self._live: list[LiveLabels] = []
         self._eye = eye
         self._flat = asked.volumes[0].flat
-        self._scores = ScorePlot(view.plot, eye, task, flat=self._flat)
+        self._scores = ScorePlot(
+            view.plot, eye, task, flat=self._flat, why_fixed=asked.why_fixed
+        )
         self._thread = TaskThread(task)
         self._began = time.monotonic()
         self._time_left = TimeLeft()
@@ -282,7 +284,7 @@ class LiveRun(QObject):
 
         volumes, scores = asked.volumes, existence
         if scores.ndim == 3:  # of a series, the time point that comes nearest
-            time = int(np.nanargmax(np.nanmax(scores, axis=(0, 2))))
+            time = int(np.nan_to_num(scores, nan=-1.0).max(axis=(0, 2)).argmax())
             volumes, scores = volumes[time:], scores[:, time]
         self._view.doctor.examine(
             lambda: why_empty(volumes[0], asked.prompts, asked.options, scores)

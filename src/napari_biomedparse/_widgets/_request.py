@@ -93,6 +93,15 @@ class Request:
         return self.options.overlaps == "separate"
 
     @property
+    def why_fixed(self) -> str:
+        """Why other thresholds need a run from the start; empty if they do not."""
+        if self.folder is not None:
+            return "A run folder keeps its thresholds: run into another one."
+        if self.consensus:
+            return "Three runs vote on the labels: other thresholds need another Run."
+        return ""
+
+    @property
     def where(self) -> tuple[slice, ...]:
         """What the region takes of the volume's three axes."""
         region = self.options.region

@@ -121,8 +121,8 @@ class Runs:
         if not isinstance(task, ArrayTask) or not run.is_shown or not task.can_redo:
             return None
         written = self._dress(layers, asked)
-        (part,) = self._parts(asked, written, before=task, again=True)
-        again = AgainTask(part, asked.prompts, task)
+        parts = self._parts(asked, written, before=task, again=True)
+        again = AgainTask(parts, asked.prompts, task)
         again.front = task.front
         return self._live(asked, lambda: layers, again)
 
@@ -211,7 +211,6 @@ class Runs:
     ) -> list[Part]:
         """Return runs, one a volume of the request, to fill [T, (P,) Z, Y, X]."""
         volumes = asked.volumes
-        earlier = None if before is None else before.number
 
         def part(at: int) -> Part:
             def begin(done: Ranges, front: int | None) -> Run:
@@ -224,8 +223,9 @@ class Runs:
                     consensus=asked.consensus,
                     done=done,
                     front=front,
-                    earlier=earlier,
+                    earlier=None if before is None else before.number_of(at),
                     again=again,
+                    beside=len(volumes),
                 )
 
             def select(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:

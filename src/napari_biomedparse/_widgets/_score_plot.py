@@ -29,16 +29,25 @@ class ScorePlot(QObject):
         Whose scores are shown.
     flat : bool
         Whether it is of single images, which have nothing to plot.
+    why_fixed : str
+        Why the threshold cannot be moved; empty if it can.
     """
 
     def __init__(
-        self, plot: ExistencePlot, eye: Eye, task: SegmentTask, *, flat: bool
+        self,
+        plot: ExistencePlot,
+        eye: Eye,
+        task: SegmentTask,
+        *,
+        flat: bool,
+        why_fixed: str,
     ) -> None:
         super().__init__(plot)
         self._plot = plot
         self._eye = eye
         self._task = task
         self._flat = flat
+        self._why_fixed = why_fixed
         self._layer: Labels | None = None
         self._axis = 0
         self._colours = [
@@ -55,6 +64,7 @@ class ScorePlot(QObject):
         plan : Planned
         """
         self._layer, self._axis = layer, plan.axis
+        self._plot.fix_threshold(self._why_fixed)
         self._plot.show_threshold(plan.parameters["existence_threshold"])
         self._plot.setVisible(not self._flat)
         self._eye.moved.connect(self.update)

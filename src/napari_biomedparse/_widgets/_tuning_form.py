@@ -33,7 +33,10 @@ RATES = {
     1e-3: "1e-3",
 }
 SMALL, SMALL_RATE = ("demo", "tiny"), 3e-4
-ADVANCED = ("batch_size", "validation", "patience", "rank", "augment", "seed")
+ADVANCED = (
+    "batch_size", "accumulate", "checkpointing", "validation", "patience", "rank",
+    "augment", "seed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -96,11 +96,6 @@ class Task(ABC):
         """Do it and yield what is new."""
 
     @property
-    def number(self) -> int | None:
-        """By which number the process knows it, or None before it began."""
-        return None if self._run is None else self._run.number
-
-    @property
     def cancelled(self) -> bool:
         """Whether the rest is not wanted any more."""
         return self._cancelled.is_set()

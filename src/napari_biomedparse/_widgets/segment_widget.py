@@ -217,7 +217,8 @@ class SegmentWidget(QWidget):
             self.form.set_option(name, value)
         for label, text in cause.prompts.items():
             self.form.prompts.rename(label, text)
-        if not set(cause.options) <= set(THRESHOLDS) or cause.prompts:
+        fixed = self._last is not None and self._last.asked.why_fixed
+        if fixed or not set(cause.options) <= set(THRESHOLDS) or cause.prompts:
             self.start()
 
     def _apply_thresholds(self) -> None:
@@ -232,11 +233,16 @@ class SegmentWidget(QWidget):
             return
         if asked is None:
             return
+        if last.asked.why_fixed:
+            if self.run is None:
+                self.view.say(last.asked.why_fixed)
+            return
         self.view.plot.show_threshold(asked.options.existence_threshold)
-        if self.run is last and asked.prompts == last.asked.prompts:
+        same = asked.prompts == last.asked.prompts
+        if self.run is last and same and not asked.series:
             last.retune(asked)
         elif self.run is last:
-            return  # objects or not: when it is over
+            return  # objects or not, and all time points alike: when it is over
         elif (again := self._runs.again(last, asked)) is not None:
             self._begin(lambda: again)
 

@@ -35,8 +35,7 @@ class Live:
 
     def __init__(self) -> None:
         self._greys: OrderedDict[tuple[object, ...], Intensity] = OrderedDict()
-        self._store: ScoreStore | None = None
-        self._run = 0
+        self._stores: OrderedDict[int, ScoreStore] = OrderedDict()
 
     def plan(
         self,
@@ -82,8 +81,7 @@ class Live:
         """Do a run, or what is left of it, or what is done with other thresholds."""
         said = job.fields
         finished = _indices(said["done"]) & set(range(plan.start, plan.stop))
-        store = self._store_of(plan, said["earlier"])
-        self._run = job.number
+        store = self._store_of(plan, job)
         stored = {index for index in finished if store.has(index, index + 1)}
         silent: set[int] = set()
         if said["again"]:
@@ -129,19 +127,26 @@ class Live:
 
     def close(self) -> None:
         """Remove what is kept on disk."""
-        if self._store is not None:
-            self._store.close()
+        self._keep_stores(0)
 
-    def _store_of(self, plan: RunPlan, earlier: int | None) -> ScoreStore:
+    def _store_of(self, plan: RunPlan, job: Job) -> ScoreStore:
         """Return the scores of an earlier run, or an empty store."""
-        from napari_biomedparse.score_store import ScoreStore
+        from napari_biomedparse.score_store import MOST_BYTES, ScoreStore
 
-        if self._store is None or earlier != self._run:
-            if self._store is not None:
-                self._store.close()
+        beside = job.fields["beside"]
+        store = self._stores.pop(job.fields["earlier"], None)
+        self._keep_stores(beside - 1)
+        if store is None:
             # With edges, as somebody may want objects later.
-            self._store = ScoreStore(replace(plan, instances=True))
-        return self._store
+            store = ScoreStore(replace(plan, instances=True), MOST_BYTES // beside)
+        self._stores[job.number] = store
+        return store
+
+    def _keep_stores(self, count: int) -> None:
+        """Remove the oldest."""
+        while len(self._stores) > count:
+            _, store = self._stores.popitem(last=False)
+            store.close()
 
 
 class Objects:

@@ -63,6 +63,7 @@ class Session:
         front: int | None = None,
         earlier: int | None = None,
         again: bool = False,
+        beside: int = 1,
     ) -> Run:
         """Segment a volume in the model process.
 
@@ -90,6 +91,9 @@ class Session:
             Number of the run that did them, whose scores may still be there.
         again : bool
             Whether those that are done are all that is wanted, with other thresholds.
+        beside : int
+            How many runs keep their scores beside each other, as those of a time series
+            do, and share the room.
 
         Returns
         -------
@@ -112,6 +116,7 @@ class Session:
             "front": front,
             "earlier": earlier,
             "again": again,
+            "beside": beside,
         }
         return self._start(
             volume,
