@@ -47,6 +47,8 @@ def test_a_whole_record(manifest: Manifest, tmp_path: Path) -> None:
         {"axis": 3},
         {"thickness": 0},
         {"dtype": "float32"},
+        {"dtype": "9" * 5000},
+        {"dtype": ["uint8"]},
         {"ome_zarr": "0.1"},
         {"times": 0},
         {"times": 2**30},
