@@ -12,6 +12,7 @@ from napari_biomedparse._napari import METADATA_KEY
 from napari_biomedparse._widgets._tuning_form import FOLDER, SMALL_RATE
 from napari_biomedparse._widgets.finetune_widget import FinetuneWidget
 from napari_biomedparse.training.cases import load_cases
+from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.weights import load_model
 
 WAIT = 120_000
@@ -36,6 +37,20 @@ def bench(make_napari_viewer, qtbot, tmp_path):
     form.options["epochs"].value = 2
     yield viewer, widget, qtbot
     widget.session.close()
+
+
+def test_the_learning_rate_suits_the_network(bench, tmp_path):
+    _, widget, _ = bench
+    form, large, small = widget.form, tmp_path / "large.ckpt", tmp_path / "small.ckpt"
+    small.write_bytes(bytes(1000))
+    with large.open("wb") as file:
+        file.truncate(2**30)
+    form.model.choose(str(large))
+    assert form.rate.value == FinetuneOptions.learning_rate
+    form.model.choose(str(small))
+    assert form.rate.value == SMALL_RATE
+    form.model.choose("v2")
+    assert form.rate.value == FinetuneOptions.learning_rate
 
 
 def finished(widget, qtbot):

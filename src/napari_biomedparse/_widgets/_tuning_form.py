@@ -32,7 +32,8 @@ RATES = {
     3e-4: "3e-4, for small networks",
     1e-3: "1e-3",
 }
-SMALL, SMALL_RATE = ("demo", "tiny"), 3e-4
+SMALL, SMALL_RATE, SMALL_BYTES = ("demo", "tiny"), 3e-4, 2**26
+"""Small networks are these, and what weights files of so many bytes at most hold."""
 ADVANCED = (
     "batch_size", "accumulate", "checkpointing", "validation", "patience", "rank",
     "augment", "seed",
@@ -189,10 +190,14 @@ class TuningForm(QWidget):
         self._from_folder.setVisible(not shown)
 
     def _on_model_changed(self, *_: Any) -> None:
-        if self.model.value in SMALL:
-            self.rate.value = SMALL_RATE
-        elif self.model.value == "v2":
-            self.rate.value = FinetuneOptions.learning_rate
+        small = _is_small(self.model.value)
+        self.rate.value = SMALL_RATE if small else FinetuneOptions.learning_rate
+
+
+def _is_small(model: str) -> bool:
+    """Tell what a network of a name, or in a file, is without reading it."""
+    path = Path(model)
+    return model in SMALL or (path.is_file() and path.stat().st_size <= SMALL_BYTES)
 
 
 def _folder(field: FileEdit) -> Path | None:
