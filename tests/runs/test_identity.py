@@ -30,6 +30,11 @@ def lazy(grey: Any) -> Volume:
     return as_volume(da.from_array(grey, chunks=(1, 50, 90)))
 
 
+def series(times: Any) -> Volume:
+    units = ("second", "pixel", "pixel", "pixel")
+    return Volume(da.from_array(times), tuple("tzyx"), (1.0,) * 4, units, (0.0,) * 4)
+
+
 def voxels(volume: Volume, sampled: str = "") -> str:
     found: str = identify(volume, sampled)["voxels"]
     return found
@@ -74,10 +79,27 @@ def test_of_lazy_volumes_three_windows_count(grey: Any) -> None:
             other = grey.copy()
             other[z, y, x] += 1
             assert voxels(lazy(other)) != voxels(lazy(grey))
-    for z, y, x in ((0, top - 1, 45), (3, 50, left - 1), (1, 50, 45), (5, 50, 45)):
+    bottom, right = top + SAMPLE_EDGE, left + SAMPLE_EDGE
+    beside = ((0, top - 1, 45), (3, 50, left - 1), (0, bottom, 45), (3, 50, right))
+    for z, y, x in (*beside, (1, 50, 45), (5, 50, 45)):
         other = grey.copy()
         other[z, y, x] += 1
         assert voxels(lazy(other)) == voxels(lazy(grey))
+
+
+def test_of_a_lazy_series_one_plane_of_three_times_counts() -> None:
+    times = np.random.default_rng(0).integers(0, 255, (5, 3, 8, 9), dtype=np.uint8)
+
+    def changed(*place: int) -> str:
+        other = times.copy()
+        other[place] ^= 1
+        return voxels(series(other))
+
+    known = voxels(series(times))
+    for t, z in ((0, 1), (2, 1), (4, 1)):
+        assert changed(t, z, 0, 0) != known
+    for t, z in ((0, 0), (2, 2), (1, 1), (3, 1)):
+        assert changed(t, z, 0, 0) == known
 
 
 def test_a_single_slice_can_be_lazy() -> None:
@@ -144,3 +166,23 @@ def test_a_zarr_is_told_by_its_metadata(grey: Any, tmp_path: Path) -> None:
     shutil.rmtree(path)
     with pytest.raises(FormatError, match="went away"):
         check_unchanged(volume, known)
+
+
+def test_identities_stay_what_they_were(tmp_path: Path) -> None:
+    """Else no run that an earlier version began could go on."""
+    cube = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    assert voxels(as_volume(cube)) == "1d64add2a6388367"
+    assert voxels(lazy(cube)) == "1d64add2a6388367"
+    files, folder = tmp_path / "slices", tmp_path / "a.zarr"
+    files.mkdir()
+    for z, plane in enumerate(cube):
+        (files / f"{z}.tif").write_bytes(plane.tobytes())
+        os.utime(files / f"{z}.tif", ns=(0, 10**18 + z))
+    volume = replace(lazy(cube), source=files)
+    assert identify(volume)["files"] == "25a2d78277782442"
+    for name in (".zgroup", ".zattrs", "s0/.zarray", "s0/ignored", "s1/zarr.json"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    volume = replace(lazy(cube), source=folder)
+    assert identify(volume)["metadata"] == "f77bf6bccdcc6fc5"
