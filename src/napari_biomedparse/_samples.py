@@ -47,11 +47,13 @@ def open_demo(sample: str) -> None:
     """
     import napari
 
+    from napari_biomedparse._widgets._docks import open_widget
+
     viewer = napari.Viewer()
     image, truth = viewer.open_sample(PLUGIN, sample)
     truth.visible = False
     viewer.layers.selection.active = image
-    _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, WIDGET)
+    widget = open_widget(viewer, WIDGET)
     widget.form.reset()  # what was used last may not suit the sample
     widget.form.model.value = "demo"
     widget.start()

@@ -53,6 +53,30 @@ def test_commands_do_what_buttons_do(app, monkeypatch, qtbot):
     widget.session.close()
 
 
+def test_menus_commands_and_buttons_share_one_widget(app, notes, tmp_path):
+    viewer, model = app
+    execute(model, "segment")  # as the Plugins menu does
+    (segment,) = viewer.window.dock_widgets.values()
+    segment.parent().hide()
+    execute(model, "run")
+    assert "no image" in notes[-1]
+    assert segment.parent().isVisibleTo(segment.window())
+    execute(model, "review")
+    review = viewer.window.dock_widgets["Review labels (BiomedParse)"]
+    review.folder.value = tmp_path
+    review.learn_button.click()
+    tune = viewer.window.dock_widgets["Fine-tune a model (BiomedParse)"]
+    tune.parent().hide()
+    execute(model, "finetune")  # as the Plugins menu does: nothing new
+    review.learn_button.click()
+    assert tune.parent().isVisibleTo(segment.window())
+    assert len(viewer.window.dock_widgets) == 3
+    window = review.window()
+    assert window.tabifiedDockWidgets(tune.parent())
+    segment.session.close()
+    tune.session.close()
+
+
 def test_run_opens_the_widget(app, notes):
     viewer, model = app
     execute(model, "run")

@@ -9,6 +9,7 @@ import pytest
 from training.data_folder import arrays, write_folder
 
 from napari_biomedparse._napari import METADATA_KEY
+from napari_biomedparse._widgets._docks import open_widget
 from napari_biomedparse._widgets._tuning_form import FOLDER, SMALL_RATE
 from napari_biomedparse._widgets.finetune_widget import FinetuneWidget
 from napari_biomedparse.training.cases import load_cases
@@ -72,9 +73,7 @@ def test_layers_are_learned_and_the_result_segments(bench, tmp_path):
     assert load_model(path) and path.parent == tmp_path / "out"
 
     widget.use_button.click()
-    _, segment = viewer.window.add_plugin_dock_widget(
-        "napari-biomedparse", "Segment with text"
-    )
+    segment = open_widget(viewer, "Segment with text")
     assert segment.form.model.value == str(path)
     segment.form.device.value = "cpu"
     viewer.layers.selection.active = viewer.layers["stack"]

@@ -6,7 +6,8 @@ from typing import cast
 
 from napari import Viewer  # noqa: TC002  # napari reads the annotations
 
-from napari_biomedparse._samples import PLUGIN, WIDGET
+from napari_biomedparse._samples import WIDGET
+from napari_biomedparse._widgets._docks import open_widget
 from napari_biomedparse._widgets._next_slice import go_to_labels
 from napari_biomedparse._widgets.segment_widget import SegmentWidget
 
@@ -38,5 +39,4 @@ def previous_slice(viewer: Viewer) -> None:
 
 def _widget(viewer: Viewer) -> SegmentWidget:
     """Return the viewer's Segment widget, docked and shown."""
-    _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, WIDGET)
-    return cast(SegmentWidget, widget)
+    return cast(SegmentWidget, open_widget(viewer, WIDGET))

@@ -16,7 +16,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_biomedparse._samples import PLUGIN, WIDGET
+from napari_biomedparse._samples import WIDGET
+from napari_biomedparse._widgets._docks import open_widget
 from napari_biomedparse._widgets._fold import Scrolled
 from napari_biomedparse._widgets._loss_curves import LossCurves
 from napari_biomedparse._widgets._tuning import Tuning
@@ -101,7 +102,7 @@ class FinetuneWidget(QWidget):
         """Choose the new weights in the Segment widget, which opens if need be."""
         if self.result is None:
             return
-        _, segment = self._viewer.window.add_plugin_dock_widget(PLUGIN, WIDGET)
+        segment = open_widget(self._viewer, WIDGET)
         segment.form.model.choose_file(self.result.checkpoint)
         name = Path(self.result.checkpoint).name
         self.status.setText(f"{name} is chosen in {WIDGET}.")
