@@ -8,6 +8,7 @@ from qtpy.QtCore import QPoint, Qt
 from training.data_folder import arrays
 
 from napari_biomedparse._napari import METADATA_KEY
+from napari_biomedparse._widgets._docks import open_widget
 from napari_biomedparse._widgets._reviewed import reviewed_slices
 from napari_biomedparse._widgets.review_widget import ReviewWidget
 from napari_biomedparse.training.cases import load_cases
@@ -42,6 +43,7 @@ def test_accepting_goes_on_to_the_next_slice_and_is_kept_in_the_layer(bench):
     viewer.dims.set_current_step(0, 3)
     widget.accept_button.click()
     assert reviewed_slices(layer, 0) == (3,) and viewer.dims.current_step[0] == 4
+    assert not widget.reject_button.isEnabled()  # of slice 4
     viewer.dims.set_current_step(0, 3)
     assert widget.count.text() == "1 of 10 slices; slice 3 is accepted."
     widget.reject_button.click()
@@ -79,9 +81,7 @@ def test_accepted_slices_are_added_and_finetune_reads_them(bench, tmp_path):
 def test_the_set_is_handed_to_the_finetune_widget(bench, tmp_path):
     viewer, widget, _ = bench
     widget.learn_button.click()
-    _, tune = viewer.window.add_plugin_dock_widget(
-        "napari-biomedparse", "Fine-tune a model"
-    )
+    tune = open_widget(viewer, "Fine-tune a model")
     assert tune.form.data.value == tmp_path / "set"
     assert tune.form.source.value == "a data folder"
     tune.session.close()

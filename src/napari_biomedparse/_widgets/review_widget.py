@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_biomedparse._layer_axes import shown_position
-from napari_biomedparse._samples import PLUGIN
+from napari_biomedparse._widgets._docks import open_widget
 from napari_biomedparse._widgets._form import form_layout
 from napari_biomedparse._widgets._labelled import Labelled, LabelledForm
 from napari_biomedparse._widgets._review_strip import ReviewStrip
@@ -60,7 +60,10 @@ class ReviewWidget(QWidget):
         self.accept_all_button = QPushButton("Accept all")
         self.accept_all_button.setToolTip("The labels of all slices are right.")
         self.reject_button = QPushButton("Take back")
-        self.reject_button.setToolTip("The slice in view is to be looked at again.")
+        self.reject_button.setToolTip(
+            "The slice in view was accepted, and is to be looked at again. Click the "
+            "strip to go to a slice."
+        )
         self.count = QLabel()
         self.folder = FileEdit(
             label="Training set",
@@ -135,20 +138,22 @@ class ReviewWidget(QWidget):
         except BiomedParseError as error:
             show_error(str(error))
             return
-        _, widget = self._viewer.window.add_plugin_dock_widget(PLUGIN, FINETUNE)
+        widget = open_widget(self._viewer, FINETUNE)
         widget.form.learn_from_folder(folder)
 
     def refresh(self, *_: Any) -> None:
         """Show what was accepted, and where the viewer is."""
         layer = self._layer()
-        for button in (self.accept_button, self.accept_all_button, self.reject_button):
+        for button in (self.accept_button, self.accept_all_button):
             button.setEnabled(layer is not None)
         if layer is None:
+            self.reject_button.setEnabled(False)
             self.strip.show_slices(0, (), 0)
             self.count.setText("No labels are chosen.")
             return
         axis, at = self._axis(layer), self._current()
         done, depth = reviewed_slices(layer, axis), _shape(layer)[axis]
+        self.reject_button.setEnabled(at in done)
         self.strip.show_slices(depth, done, at)
         state = "accepted" if at in done else "not accepted yet"
         self.count.setText(f"{len(done)} of {depth} slices; slice {at} is {state}.")
