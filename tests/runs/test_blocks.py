@@ -73,6 +73,15 @@ def test_what_is_unfinished_is_all_that_has_no_block(
     assert all(b < c for (_, b), (c, _) in gaps)  # as long as possible
 
 
+def test_many_slices_are_unfinished() -> None:
+    manifest: Any = a_manifest()
+    manifest.output["shape"] = [2000, 6, 5]
+    plan: Any = SimpleNamespace(start=1000, stop=2000)
+    done: Any = {i: None for i in range(1000, 2000, 2) if i != 1500}
+    assert unfinished(plan, manifest, done) == [(1500, 1502)]
+    assert unfinished(plan, manifest, {}) == [(1000, 2000)]
+
+
 @given(st.integers(0, 30), st.integers(1, 30), st.integers(1, 9))
 def test_tasks_end_where_whole_ones_would(start: int, length: int, size: int) -> None:
     tasks = list(split_range(start, start + length, size))
@@ -158,6 +167,7 @@ def test_the_grid_of_colours_has_three_axes() -> None:
 PROMPTS = {"2": "liver", "5": "kidney", "instance_label": 1}
 RNG = np.random.default_rng(0)
 FIVE = RNG.choice(np.array([0, 2, 5], np.uint8), (5, 5, 5))
+FIVE[4] = 0
 RIMS = FIVE * (RNG.random(FIVE.shape) < 0.3)
 SEEN = RNG.random((2, 5), np.float32)
 
@@ -226,10 +236,12 @@ def test_a_stop_leaves_the_blocks_that_are_whole(
     engine: Any = "engine"
     with pytest.raises(Stopped):
         list(
-            run_blocks(plan, engine, tmp_path, stores, 1, 5, lambda: len(by_hand) == 3)
+            run_blocks(plan, engine, tmp_path, stores, 0, 5, lambda: len(by_hand) == 3)
         )
-    assert by_hand == [1, 2, 3]
-    assert set(recorded_blocks(tmp_path)) == {1}
+    assert by_hand == [0, 1, 2]
+    assert recorded_blocks(tmp_path).keys() == {0}
+    existence = recorded_blocks(tmp_path)[0].existence
+    np.testing.assert_array_equal(existence, SEEN[:, :2].astype(float))
 
 
 def test_a_block_of_a_volume_that_changed_is_not_recorded(
