@@ -66,3 +66,18 @@ def test_prompts_come_from_the_user_or_from_the_file(pair: Pair) -> None:
 def test_a_missing_file_is_named(pair: Pair) -> None:
     with pytest.raises(VolumeError, match=r"a\.npz has no labels"):
         Case(replace(pair, missing="labels"), Settings())
+
+
+def test_labels_that_no_prompt_asks_for_are_named(
+    pair: Pair, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Case(pair, Settings()).score(tmp_path / "run", None, {})
+    assert not caplog.messages
+    only = Settings(prompts=parse_prompts("liver"))
+    Case(pair, only).score(tmp_path / "run", None, {})
+    (message,) = caplog.messages
+    assert "a.npz has 1 labels that no prompt asks for (2); they are not" in message
+    caplog.clear()
+    objects = replace(only, options=SegmentOptions(instances=True))
+    Case(pair, objects).score(tmp_path / "run", None, {})
+    assert not caplog.messages

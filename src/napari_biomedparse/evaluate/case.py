@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
     from napari_biomedparse.model.biomedparse import BiomedParse
     from napari_biomedparse.volume import Volume
 
-_LARGEST_PICTURE = 768
+logger = logging.getLogger(__name__)
+
+_LARGEST_PICTURE, _MOST_NAMED = 768, 5
 
 
 @dataclass(frozen=True)
@@ -218,6 +221,14 @@ class Case:
             )
         prompts = self.prompts
         texts = dict(zip(prompts.ids, prompts.texts, strict=True)) if prompts else {}
+        if texts and (others := set(np.unique(truth).tolist()) - {0, *texts}):
+            logger.warning(
+                "%s has %d labels that no prompt asks for (%s); they are not scored. "
+                "If each is an object, score objects (instances).",
+                self.pair.truth,
+                len(others),
+                ", ".join(map(str, sorted(others)[:_MOST_NAMED])),
+            )
         return score_semantic(
             truth,
             labels,
