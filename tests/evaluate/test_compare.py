@@ -38,6 +38,7 @@ def test_each_label_has_a_line() -> None:
     assert 0.4 < first.nsd < 0.9
     assert (same.dsc, same.nsd, same.f1) == (1.0, 1.0, 1.0)
     assert (lost.dsc, lost.nsd, lost.f1) == (0.0, 0.0, 0.0)
+    assert (lost.true_positives, lost.false_negatives) == (0, 1)
     assert (invented.dsc, invented.false_positives) == (0.0, 1)
 
 
