@@ -44,6 +44,7 @@ def test_napari_spinner_rests_while_a_run_lasts(make_napari_viewer, qtbot):
     view = RunView()
     viewer.window.add_dock_widget(view)
     view.begin()
+    view.show_activity("stack")
     speeds = [movie.speed() for movie in _spinners()]
     assert speeds and set(speeds) == {SPINNER_SPEED}
     view.end("Done.")

@@ -154,10 +154,18 @@ def refill(
     layer.editable = False  # what was painted cannot be undone in other data
     layer.data = data
     for name, value in keywords.items():
-        if name not in but:
+        if name not in but and not _is_so(layer, name, value):
             setattr(layer, name, value)
 
 
+def _is_so(layer: Layer, name: str, value: Any) -> bool:
+    """Say whether a layer has a transform, after each of which napari slices anew."""
+    if name == "affine":
+        return np.array_equal(layer.affine.affine_matrix, value)
+    return name in _TRANSFORMS and np.array_equal(getattr(layer, name), value)
+
+
+_TRANSFORMS = ("scale", "translate", "rotate", "shear")
 _CHOSEN_BY_USER = ("blending", "contrast_limits", "opacity", "name")
 """What is set once, and then left as the user wants it."""
 

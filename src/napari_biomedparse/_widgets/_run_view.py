@@ -154,12 +154,12 @@ class RunView(QWidget):
         self.doctor.show_causes(())
         self.set_running(True)
         self._told_next = 0.0
-        _set_spinners(SPINNER_SPEED)
 
     def show_activity(self, name: str) -> None:
         """Show the run in napari's activity dock, too, which takes a moment."""
         if self._activity is None:
             self._activity = progress(desc=f"Segmenting {name}")
+            _set_spinners(SPINNER_SPEED)
             if self.bar.maximum():
                 self._activity.reset(self.bar.maximum())
 
@@ -195,7 +195,7 @@ class RunView(QWidget):
         if self._activity is not None:
             self._activity.close()
             self._activity = None
-        _set_spinners(100)
+            _set_spinners(100)
         self.set_running(False, can_resume=can_resume)
         self.say(text)
 

@@ -180,7 +180,8 @@ class Runs:
         for shown, keywords in _shown(asked, labels):
             if spare is not None and spare.ndim == shown.ndim:
                 refill(spare, shown, {"colormap": label_colormap(), **keywords})
-                spare.visible = True
+                if not spare.visible:
+                    spare.visible = True
                 layers.move(layers.index(spare), len(layers))
                 layers.selection.active = spare
                 yield spare
