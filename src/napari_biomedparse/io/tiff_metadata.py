@@ -125,24 +125,28 @@ def _claimed_planes(element: ElementTree.Element, voxels: int) -> float:
 
     It lists as many pages, of so many `voxels`, as the claimed sizes would fill.
     """
-
-    def number(key: str, otherwise: float = 0.0) -> float:
-        try:
-            return abs(float(element.get(key, otherwise)))
-        except ValueError:
-            return 0.0  # which tifffile refuses
-
-    tag = _tag(element)
-    if tag == "Pixels":
-        planes = math.prod(number(f"Size{axis}", 1.0) for axis in "TCZ")
-        pages = number("SizeX", 1.0) * number("SizeY", 1.0) / voxels
-        return planes * max(1.0, pages)
-    if tag == "TiffData":
-        return max(number(key) for key in _COUNTS)
-    if tag[:-1] == "ModuloAlong" and "Start" in element.attrib:
-        length = number("Start") + number("End")
-        return length / number("Step", 1.0) if number("Step", 1.0) else math.inf
+    tag = _tag(element)  # of which tifffile looks at the end
+    if tag.endswith("Pixels"):
+        order = element.get("DimensionOrder", "")
+        sizes = [max(1.0, _number(element, f"Size{axis}")) for axis in order]
+        channels = [child for child in element if child.tag.endswith("Channel")]
+        samples = max([_number(child, "SamplesPerPixel") for child in channels] + [1.0])
+        return max(math.prod(sizes[2:]), math.prod(sizes) * samples / voxels)
+    if tag.endswith("TiffData"):
+        return max(_number(element, key) for key in _COUNTS)
+    if tag[:-1].endswith("Along") and "Start" in element.attrib:
+        length = _number(element, "Start") + _number(element, "End")
+        step = _number(element, "Step", 1.0)
+        return length / step if step else math.inf
     return 0.0
+
+
+def _number(element: ElementTree.Element, key: str, otherwise: float = 0.0) -> float:
+    """Return the size of an attribute; 0 where tifffile refuses it."""
+    try:
+        return abs(float(element.get(key, otherwise)))
+    except ValueError:
+        return 0.0
 
 
 def _check_companion(path: Path, name: str) -> None:
