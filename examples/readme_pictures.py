@@ -15,12 +15,13 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import napari
 import numpy as np
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QDialog, QListWidget, QPushButton
+
+from napari_biomedparse._widgets._docks import open_widget
 
 PLUGIN, WIDGET = "napari-biomedparse", "Segment with text"
 WINDOW, SMALL_WINDOW = (1400, 900), (1280, 720)
@@ -57,7 +58,7 @@ def picture(args: argparse.Namespace, source: str, name: str) -> None:
         viewer.open_sample(PLUGIN, source)
         viewer.layers[1].visible = False
     viewer.layers.selection.active = viewer.layers[0]
-    _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, WIDGET)
+    widget = open_widget(viewer, WIDGET)
     widget.form.model.choose(args.model)
     if args.slices:
         widget.form.scope.choose(*args.slices)
@@ -89,7 +90,7 @@ class States:
         self.image = self.viewer.layers[0]
         self.image.data = np.concatenate([np.asarray(self.image.data)] * REPEATS)
         self.viewer.layers.selection.active = self.image
-        self.widget: Any = self.viewer.window.add_plugin_dock_widget(PLUGIN, WIDGET)[1]
+        self.widget = open_widget(self.viewer, WIDGET)
         self.form, self.view = self.widget.form, self.widget.view
         self.form.reset()
         self.form.model.choose(args.model)

@@ -22,6 +22,8 @@ import napari
 from napari._app_model import get_app_model
 from qtpy.QtWidgets import QApplication, QFileDialog, QPushButton, QWidget
 
+from napari_biomedparse._widgets._docks import open_widget
+
 PLUGIN = "napari-biomedparse"
 SLICE = 16
 REVIEWED = range(4, 12)
@@ -161,7 +163,7 @@ class Tutorial:
 
     def open(self, name: str) -> Any:
         """Open a widget of the plugin, or return the one that is open."""
-        return self.viewer.window.add_plugin_dock_widget(PLUGIN, name)[1]
+        return open_widget(self.viewer, name)
 
     def close(self, widget: QWidget) -> None:
         """Close a widget, so that the next one has room."""
