@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -318,3 +319,38 @@ def test_without_waiting_it_is_the_same(
     assert torch.equal(found.keep, expected.keep)
     assert torch.equal(found.labels, expected.labels)
     assert found.labels.dtype == expected.labels.dtype
+
+
+@pytest.mark.parametrize("run", [resolve, resolve_at_once])
+def test_a_single_prompt_counts_also_without_a_voxel(run: Any) -> None:
+    logits = torch.full((2, 1, 8, 8), -SATURATED)
+    found = run(logits, torch.tensor([[1.0], [-1.0]]), [4], (8, 8))
+    assert found.keep.tolist() == [[True], [False]]
+    assert not found.labels.any()
+
+
+@pytest.mark.parametrize("run", [resolve, resolve_at_once])
+def test_of_two_masks_of_the_same_one_voxel_one_is_left(run: Any) -> None:
+    logits = torch.full((1, 2, 8, 8), -SATURATED)
+    logits[:, :, 3, 4] = SATURATED
+    found = run(logits, torch.tensor([[1.0, 2.0]]), [4, 6], (8, 8))
+    assert found.keep.tolist() == [[False, True]]
+    assert found.labels[0, 3, 4] == 6
+
+
+@pytest.mark.parametrize(("room", "slices"), [(0, 1), (1, 1), (5, 5), (7, 7)])
+def test_a_gpu_holds_so_many_probabilities_at_once(
+    room: int, slices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+
+    def counting(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        held.append(len(logits))
+        return upsample(logits, size)
+
+    logits, existence = random_case(0, batch=7, prompts=3)
+    monkeypatch.setattr(postprocess, "upsample", counting)
+    monkeypatch.setattr(postprocess, "AT_ONCE", 3 * 20 * 18 * room + 1)
+    resolve_at_once(logits, existence, [1, 2, 3], (20, 18))
+    assert max(held) == slices
+    assert sum(held) == 7
