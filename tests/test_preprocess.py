@@ -105,6 +105,23 @@ def test_nearest_agrees_with_torch_in_two_dimensions() -> None:
         np.testing.assert_array_equal(restored, expected.numpy())
 
 
+@pytest.mark.parametrize(
+    ("dtype", "travels"),
+    [
+        (np.uint8, torch.uint8),
+        (np.dtype(np.uint8), torch.uint8),
+        (np.dtype(np.uint16), torch.int16),
+        (np.dtype(np.uint32), torch.int32),
+        (None, torch.int32),
+    ],
+)
+def test_labels_travel_in_few_bytes(dtype: Any, travels: torch.dtype) -> None:
+    labels = torch.arange(16, dtype=torch.int32).reshape(1, 4, 4)
+    picked = plan_slices((1, 4, 4), 4).pick(labels, dtype)
+    assert picked.dtype == travels
+    assert torch.equal(picked.to(torch.int32), labels)
+
+
 def test_a_slice_of_the_right_size_is_unchanged() -> None:
     rng = np.random.default_rng(0)
     planes = rng.integers(0, 256, (2, 48, 48)).astype(np.uint8)

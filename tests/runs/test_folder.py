@@ -26,6 +26,7 @@ from napari_biomedparse.runs.folder import (
     checksum,
     finish,
     home_of,
+    layout_of,
     open_folder,
     part_folders,
     record_block,
@@ -34,6 +35,8 @@ from napari_biomedparse.runs.folder import (
     writing,
 )
 from napari_biomedparse.runs.manifest import MANIFEST, Block, Manifest, read_manifest
+from napari_biomedparse.runs.store import LabelStore, create_labels
+from napari_biomedparse.volume import as_volume
 
 
 class _Store:
@@ -247,6 +250,22 @@ def test_a_finished_run_is_read_from_its_manifest_alone(tmp_path: Path) -> None:
     assert run.finished
     assert run.manifest == done
     assert run.instances_path == tmp_path / OBJECTS
+
+
+def test_labels_and_objects_are_read_from_the_disk(tmp_path: Path) -> None:
+    done = a_manifest(finished="2026-11-24T00:00:00+00:00", objects=3)
+    done.save(tmp_path)
+    layout, volume = layout_of(done), as_volume(np.zeros((4, 6, 5), np.uint8))
+    values = np.arange(120, dtype=np.uint8).reshape(4, 6, 5)
+    for name, added in ((LABELS, 0), (OBJECTS, 100)):
+        create_labels(tmp_path / name, layout, volume, done.prompts)
+        store = LabelStore(tmp_path / name, layout)
+        for start in (0, 2):
+            store.write(start, values[start : start + 2] + np.uint8(added))
+    run = Run(tmp_path)
+    assert run.instances is not None
+    np.testing.assert_array_equal(run.labels.compute(), values)
+    np.testing.assert_array_equal(run.instances.compute(), values + np.uint8(100))
 
 
 def test_where_parts_of_runs_are() -> None:
