@@ -47,13 +47,11 @@ def open_demo(sample: str) -> None:
     """
     import napari
 
-    from napari_biomedparse._widgets._docks import open_widget
-
     viewer = napari.Viewer()
     image, truth = viewer.open_sample(PLUGIN, sample)
     truth.visible = False
     viewer.layers.selection.active = image
-    widget = open_widget(viewer, WIDGET)
+    _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, WIDGET)
     widget.form.reset()  # what was used last may not suit the sample
     widget.form.model.value = "demo"
     widget.start()
