@@ -29,7 +29,8 @@ def shown(make_napari_viewer, qtbot):
     viewer = make_napari_viewer(show=True)
     view = RunView()
     viewer.window.add_dock_widget(view)
-    qtbot.waitExposed(viewer.window._qt_window)
+    with qtbot.waitExposed(viewer.window._qt_window):
+        pass
     return viewer, view
 
 
@@ -51,18 +52,27 @@ def test_napari_spinner_rests_while_a_run_lasts(make_napari_viewer, qtbot):
     assert {movie.speed() for movie in _spinners()} == {100}
 
 
-def test_the_window_is_not_drawn_for_a_number_of_slices(shown, qtbot):
+def test_the_window_is_not_drawn_for_a_number_of_slices(shown, qtbot, monkeypatch):
+    """A bar that is in sight has the whole window drawn before `setValue` returns."""
     _, view = shown
-    painted = Painted(view.bar)
+    painted, set_value, in_sight = Painted(view.bar), view.bar.setValue, []
+
+    def noticed(value):
+        in_sight.append(view.bar.isVisible())
+        set_value(value)
+
+    monkeypatch.setattr(view.bar, "setValue", noticed)
     for total in (10, 4):  # the second time after a full bar
+        in_sight.clear()
         view.begin()
         qtbot.waitUntil(lambda: painted.times > 0)
         painted.times = 0
         view.set_total(total)
-        assert painted.times == 0
+        assert painted.times == 0 and not any(in_sight)
         assert (view.bar.value(), view.bar.maximum()) == (0, total)
         view.set_done(total, None)
-        assert painted.times == 1
+        assert in_sight[-1]
+        qtbot.waitUntil(lambda: painted.times > 0)
         view.end("Done.")
 
 
