@@ -5,9 +5,25 @@ Each kind is also the matching built-in, so that scripts can catch either.
 
 from __future__ import annotations
 
+_LONGEST = 2000
+"""Characters of a message that people are shown; a file's content may be in it."""
+
 
 class BiomedParseError(Exception):
-    """Base of all errors raised on purpose by this package."""
+    """Base of all errors raised on purpose by this package.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong and what to do. The middle is left out of one that is too long
+        to read; the remedy stands at its end.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        if len(message) > _LONGEST:
+            half = _LONGEST // 2
+            message = f"{message[:half]} … {message[-half:]}"
+        super().__init__(message)
 
 
 class FormatError(BiomedParseError, ValueError):
