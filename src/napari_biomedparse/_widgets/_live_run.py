@@ -184,7 +184,9 @@ class LiveRun(QObject):
             return
         self._ready = False
         try:
-            self._news.popleft()()
+            # All there is now: drawing the window takes its turn between two timers.
+            for _ in range(len(self._news)):
+                self._news.popleft()()
         finally:
             self._ready = True
             if self._news:
