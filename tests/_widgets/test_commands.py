@@ -73,8 +73,6 @@ def test_menus_commands_and_buttons_share_one_widget(app, notes, tmp_path):
     review.learn_button.click()
     assert tune.parent().isVisibleTo(segment.window())
     assert len(viewer.window.dock_widgets) == 3
-    window = review.window()
-    assert window.tabifiedDockWidgets(tune.parent())
     segment.session.close()
     tune.session.close()
 

@@ -5,11 +5,58 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from npe2 import PluginManager
+from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
 from napari_biomedparse._samples import PLUGIN
 
 if TYPE_CHECKING:
     from napari import Viewer
+
+
+class SharedTabs(QObject):
+    """Puts a widget of the plugin, when first shown, onto the others as a tab.
+
+    napari's menu puts them one above the other, which makes its window higher than
+    small screens. A child of the widget; what users do with the docks later, stays.
+
+    Parameters
+    ----------
+    widget : QWidget
+        Not docked yet.
+    """
+
+    def __init__(self, widget: QWidget) -> None:
+        super().__init__(widget)
+        widget.installEventFilter(self)
+
+    def eventFilter(self, widget: QObject | None, event: QEvent | None) -> bool:
+        """See to the first time that the widget is shown; Qt's own name."""
+        if event is not None and event.type() == QEvent.Type.Show:
+            assert isinstance(widget, QWidget)
+            widget.removeEventFilter(self)
+            _join_others(widget.parentWidget())
+        return False
+
+
+def _join_others(dock: QWidget | None) -> None:
+    """Make a dock a tab of one that has another widget of the plugin beside it."""
+    window = None if dock is None else dock.parentWidget()
+    if not isinstance(dock, QDockWidget) or not isinstance(window, QMainWindow):
+        return
+    area, direct = (
+        window.dockWidgetArea(dock),
+        Qt.FindChildOption.FindDirectChildrenOnly,
+    )
+    for other in window.findChildren(QDockWidget):
+        widget = other.widget()
+        ours = widget is not None and widget.findChild(SharedTabs, options=direct)
+        beside = window.dockWidgetArea(other) == area and not other.isFloating()
+        if other is not dock and ours and beside and not other.isHidden():
+            if dock not in window.tabifiedDockWidgets(other):
+                window.tabifyDockWidget(other, dock)
+            dock.raise_()
+            return
 
 
 def open_widget(viewer: Viewer, name: str) -> Any:
@@ -39,8 +86,7 @@ def open_widget(viewer: Viewer, name: str) -> Any:
         offered = (w for w in plugins.iter_widgets() if w.plugin_name == PLUGIN)
         kind = next(w for w in offered if w.display_name == name).get_callable()
         widget = kind(viewer)
-        # As a tab: two of them, one above the other, are too high for small screens.
-        viewer.window.add_dock_widget(widget, name=title, tabify=True)
+        viewer.window.add_dock_widget(widget, name=title)
     dock = widget.parent()
     dock.show()
     dock.raise_()

@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
 
 from napari_biomedparse._napari import METADATA_KEY, prompts_of_layer
 from napari_biomedparse._widgets._beside import Beside
+from napari_biomedparse._widgets._docks import SharedTabs
 from napari_biomedparse._widgets._form import form_layout
 from napari_biomedparse._widgets._layer_choice import LayerChoice
 from napari_biomedparse.errors import BiomedParseError, OptionError, VolumeError
@@ -63,6 +64,7 @@ class CompareWidget(QWidget):
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__()
+        SharedTabs(self)
         self._comparison = Beside(self)
         self._prefilled = 2.0
         self.labels = LayerChoice(

@@ -17,7 +17,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_biomedparse._samples import WIDGET
-from napari_biomedparse._widgets._docks import open_widget
+from napari_biomedparse._widgets._docks import SharedTabs, open_widget
 from napari_biomedparse._widgets._fold import Scrolled
 from napari_biomedparse._widgets._loss_curves import LossCurves
 from napari_biomedparse._widgets._tuning import Tuning
@@ -47,6 +47,7 @@ class FinetuneWidget(QWidget):
         self, napari_viewer: Viewer, *, session: Session | None = None
     ) -> None:
         super().__init__()
+        SharedTabs(self)
         self._viewer = napari_viewer
         self.session = session or Session()
         self.tuning: Tuning | None = None

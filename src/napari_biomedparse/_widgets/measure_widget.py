@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_biomedparse._napari import METADATA_KEY, volume_from_layer, write_labels
+from napari_biomedparse._widgets._docks import SharedTabs
 from napari_biomedparse._widgets._form import form_layout
 from napari_biomedparse._widgets._layer_choice import LayerChoice
 from napari_biomedparse._widgets._layer_report import result_of_layers
@@ -60,6 +61,7 @@ class MeasureWidget(QWidget):
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__()
+        SharedTabs(self)
         self._viewer = napari_viewer
         self._thread: threading.Thread | None = None
         self._conclude: Callable[[npt.NDArray[Any], pd.DataFrame], None] | None = None

@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_biomedparse._layer_axes import shown_position
-from napari_biomedparse._widgets._docks import open_widget
+from napari_biomedparse._widgets._docks import SharedTabs, open_widget
 from napari_biomedparse._widgets._form import form_layout
 from napari_biomedparse._widgets._labelled import Labelled, LabelledForm
 from napari_biomedparse._widgets._review_strip import ReviewStrip
@@ -48,6 +48,7 @@ class ReviewWidget(QWidget):
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__()
+        SharedTabs(self)
         self._viewer = napari_viewer
         self._thread: threading.Thread | None = None
         self.form = LabelledForm(napari_viewer)

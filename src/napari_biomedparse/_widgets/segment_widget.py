@@ -9,6 +9,7 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication, QVBoxLayout, QWidget
 
+from napari_biomedparse._widgets._docks import SharedTabs
 from napari_biomedparse._widgets._eye import Eye
 from napari_biomedparse._widgets._fold import Scrolled, fold
 from napari_biomedparse._widgets._live_run import LiveRun
@@ -49,6 +50,7 @@ class SegmentWidget(QWidget):
         self, napari_viewer: Viewer, *, session: Session | None = None
     ) -> None:
         super().__init__()
+        SharedTabs(self)
         self._viewer = napari_viewer
         chosen = settings()
         self.session = session or Session(cache_bytes=chosen.cache_bytes)
