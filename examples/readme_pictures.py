@@ -18,6 +18,7 @@ from pathlib import Path
 
 import napari
 import numpy as np
+from napari._qt.dialogs.qt_notification import NapariQtNotification
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QDialog, QListWidget, QPushButton
 
@@ -103,11 +104,11 @@ class States:
         self.during_a_run()
         self.after_a_run()
         self.other_runs()
-        self.around_it()
+        self.settings()
         self.viewer.close()
 
     def before_a_run(self) -> None:
-        """Nothing done yet; no weights; a preview; what the network sees."""
+        """Nothing done yet; no weights; a preview; what the network sees; an error."""
         self.take("idle")
         self.form.model.choose("v2")
         self.take("first_use")
@@ -124,6 +125,12 @@ class States:
         self.press("Advanced")
         self.take("advanced")
         self.press("Advanced")
+        prompts, self.form.prompts.value = self.form.prompts.value, ""
+        self.widget.start()
+        self.take("error", pause=0.5)
+        self.form.prompts.value = prompts
+        for note in self.viewer.window._qt_window.findChildren(NapariQtNotification):
+            note.close()
 
     def during_a_run(self) -> None:
         """Time left; another run waits; cancelled."""
@@ -140,10 +147,13 @@ class States:
         self.take("cancelled")
 
     def after_a_run(self) -> None:
-        """Show the plot; another threshold; objects."""
+        """Show the plot; on a light ground; another threshold; objects."""
         self.widget.resume()
         self.until(lambda: self.widget.run is None)
         self.take("finished")
+        self.viewer.theme = "light"
+        self.take("light")
+        self.viewer.theme = "dark"
         self.form.set_option("existence_threshold", 0.9)
         self.apply()
         self.take("threshold")
@@ -155,7 +165,7 @@ class States:
         self.apply()
 
     def other_runs(self) -> None:
-        """Within a rectangle; nothing found; an error."""
+        """Within a rectangle; nothing found."""
         low, high = (np.array(self.image.data.shape[1:]) * part for part in (0.2, 0.7))
         corners = [low, (low[0], high[1]), high, (high[0], low[1])]
         at = self.viewer.dims.current_step[0]
@@ -179,18 +189,9 @@ class States:
         self.form.set_option("modality", "ct")
         self.run()
         self.take("nothing_found")
-        self.form.prompts.value = ""
-        self.widget.start()
-        self.take("error", pause=0.5)
 
-    def around_it(self) -> None:
-        """On a light ground; the page of napari's Settings."""
-        self.form.reset()
-        self.form.model.choose(self.args.model)
-        napari.utils.notifications.notification_manager.records.clear()
-        self.viewer.theme = "light"
-        self.take("light")
-        self.viewer.theme = "dark"
+    def settings(self) -> None:
+        """Show the page of napari's Settings."""
         self.viewer.window._open_preferences_dialog()
         dialog = next(
             window
