@@ -33,7 +33,8 @@ SHARED = HERE.parents[2] / "shared"
 LARGEST = 64 * 1024
 """Findings larger than this are reported but not kept."""
 _BIGGEST = 2**20
-"""Bytes of an input; time and memory are bounded for small files."""
+"""Bytes of an input, and of each file of a folder; time and memory are bounded for
+small files, and the text of a larger one takes as much more when it is parsed."""
 _PER_CHILD = 20_000
 """Inputs after which a child is replaced, so that none grows old."""
 
@@ -74,7 +75,7 @@ def child(only: list[str], seed: int, until: float, work: Path) -> None:
         work.mkdir()
         with contextlib.suppress(OSError):
             path = target.write(Random(f"{seed} {number}"), work)
-            if path.is_file() and path.stat().st_size > _BIGGEST:
+            if any(p.stat().st_size > _BIGGEST for p in (path, *path.rglob("*"))):
                 continue
             print(json.dumps([target.name, target.door, path.name]), flush=True)
             outcome = attempt(target.door, path)
