@@ -85,12 +85,16 @@ def test_changed_settings_are_followed_at_once(new_form):
 
 
 def test_prompts_of_a_file_go_before_those_used_last(new_form):
-    keep_values({"prompts": [[1, "axon", True]], "options": {"instances": False}})
+    options = {"instances": False, "modality": "em", "minimum_size": 7}
+    keep_values({"prompts": [[1, "axon", True]], "options": options})
     form = new_form(metadata=FROM_FILE)
     assert form.prompts.value == "liver"
     assert form.instances.value
+    assert form.options(0).modality == "auto"  # em was for axons
+    assert form.options(0).minimum_size == 7
     later = new_form()
     assert later.prompts.value == "axon"
+    assert later.options(0).modality == "em"
     later._viewer.add_image(np.zeros((5, 20, 20)), name="without prompts")
     assert later.prompts.value == "axon"
     later._viewer.add_image(np.zeros((5, 20, 20)), metadata=FROM_FILE)

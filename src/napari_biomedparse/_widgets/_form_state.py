@@ -84,7 +84,8 @@ def begin(form: SegmentForm, *, has_prompts: bool) -> None:
     chosen = settings()
     apply_settings(form, chosen)
     if chosen.remember:
-        of_file = ("prompts", "instances") if has_prompts else ()
+        # The modality goes with the prompts that were used with it.
+        of_file = ("prompts", "instances", "modality") if has_prompts else ()
         restore(form, last_values(), skip=of_file)
 
 

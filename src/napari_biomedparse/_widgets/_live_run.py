@@ -262,7 +262,8 @@ class LiveRun(QObject):
     def _ending(self, complete: bool) -> str:
         if not self._total:
             return "Nothing was computed."
-        took = duration(time.monotonic() - self._began)
+        seconds = time.monotonic() - self._began
+        took = duration(seconds) if seconds >= 1 else "less than a second"
         if complete:
             parameters = self._parameters()
             model = parameters["model"].split()[0]  # the checksum is in the metadata
