@@ -182,6 +182,12 @@ def test_a_run_in_a_folder_and_again(run, stack, tmp_path):
     result = run("reproduce", out / "manifest.json", "-o", tmp_path / "again")
     assert result.exit_code == 0, result.output
     assert "to the bit" in result.stdout
+    tifffile.imwrite(tmp_path / "other.tif", 255 - tifffile.imread(stack))
+    other = ("--volume", tmp_path / "other.tif")
+    result = run("reproduce", out / "manifest.json", "-o", tmp_path / "b", *other)
+    assert result.exit_code == 1
+    assert "have other labels" in result.output
+    assert "to the bit" not in result.output
     result = run(*given, "--seed", 4)
     assert result.exit_code == 1
     assert "parameters.seed was 0 and is 4" in result.output
