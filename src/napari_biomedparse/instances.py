@@ -117,7 +117,8 @@ def label_components(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int
     ndarray [Z, Y, X]
         int32; 0, and 1 to the number of components.
     """
-    native = labels.astype(labels.dtype.newbyteorder("="), copy=False)
+    # cc3d takes no other byte order, nor memory that it could not write to.
+    native = np.require(labels, labels.dtype.newbyteorder("="), "W")
     return cc3d.connected_components(native, connectivity=6).astype(np.int32)
 
 

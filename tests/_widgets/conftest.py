@@ -90,8 +90,7 @@ def notes():
 def own_settings(tmp_path, monkeypatch):
     """Keep settings and last values of each test apart, and the user's untouched."""
     path = tmp_path / "napari" / "settings.yaml"
-    own = {"_CFG_PATH": str(path), "_PLUGIN_SETTINGS": {}}  # napari 0.6.0 has neither
-    for name, value in own.items():
-        monkeypatch.setattr(napari.settings, name, value, raising=False)
+    monkeypatch.setattr(napari.settings, "_CFG_PATH", str(path))
+    monkeypatch.setattr(napari.settings, "_PLUGIN_SETTINGS", {})
     monkeypatch.setattr(_settings, "_last_file", lambda: path.with_name("last.json"))
     return path.parent

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from napari_biomedparse.segment import segment
 
 pytest.importorskip("distributed")
 from distributed import Client, LocalCluster
+
+from napari_biomedparse.runs import jobs
 
 PROMPTS = ["liver", "cell"]
 CLIENT = """
@@ -140,6 +144,22 @@ def test_a_cluster_that_is_gone_is_no_obstacle(source: Path, tmp_path: Path) -> 
     (out / JOB).write_text('{"scheduler": "tcp://127.0.0.1:1"}')
     assert segment_to_folder(source, PROMPTS, out, "tiny", slices=(0, 5)).finished
     assert not (out / JOB).exists()
+
+
+def test_a_run_may_end_while_one_attaches_to_it(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    segment_to_folder(source, PROMPTS, out, "tiny", slices=(0, 5))
+    (out / JOB).write_text("{}")
+
+    @contextlib.contextmanager
+    def ends_now(scheduler: str | None, folder: Path) -> Iterator[None]:
+        (folder / JOB).unlink()  # as the driver does at its end
+        yield None
+
+    monkeypatch.setattr(jobs, "job_client", ends_now)
+    assert segment_to_folder(source, PROMPTS, out, "tiny", slices=(0, 5)).finished
 
 
 def test_a_scheduler_that_only_the_folder_names_is_not_talked_to(

@@ -75,9 +75,7 @@ def open_widget(viewer: Viewer, name: str) -> Any:
     -------
     QWidget
     """
-    docks = getattr(viewer.window, "dock_widgets", None)
-    if docks is None:  # napari 0.6.0 does not tell which there are
-        return viewer.window.add_plugin_dock_widget(PLUGIN, name)[1]
+    docks = viewer.window.dock_widgets
     plugins = PluginManager.instance()
     title = f"{name} ({plugins.get_manifest(PLUGIN).display_name})"
     by_script = f"{name} ({PLUGIN})"  # of napari's `add_plugin_dock_widget`

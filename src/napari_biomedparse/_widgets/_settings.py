@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.settings import get_settings
+from napari.settings import get_plugin_settings, get_settings
 
 if TYPE_CHECKING:
     from napari.utils.events import EventEmitter
@@ -52,7 +52,7 @@ class Settings:
 
 
 def settings() -> Settings:
-    """Return what is set now; before napari 0.9 plugins have no page: the defaults."""
+    """Return what is set now; the defaults where the plugin is not installed."""
     page = _page()
     if page is None:
         return Settings()
@@ -123,10 +123,6 @@ def _last_file() -> Path | None:
 
 def _page() -> Any:
     """Return napari's model of our configuration, or None where it has none."""
-    try:
-        from napari.settings import get_plugin_settings
-    except ImportError:
-        return None
     known = get_plugin_settings().get(PLUGIN)
     return getattr(known, "segment", None)
 

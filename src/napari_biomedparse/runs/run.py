@@ -155,7 +155,9 @@ def segment_to_folder(
             if client is not None:
                 jobs.follow_job(client, asked, on_progress, stopped)
                 return Run(asked.folder)
-        (asked.folder / JOB).unlink()
+        (asked.folder / JOB).unlink(
+            missing_ok=True
+        )  # the cluster may just have done so
     if scheduler is None and workers is None:
         return do_asked(asked, None, on_progress, stopped)
     with _import_extra("cluster").connect(scheduler, workers) as client:
