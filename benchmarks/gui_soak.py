@@ -3,7 +3,8 @@
 Each round makes a viewer with the widget, runs it to the end on a small volume and
 closes both. After the first rounds, which fill caches that are meant to be kept,
 threads, open files, child processes, viewers, Qt windows and memory are counted, and
-again after the last one.
+again after the last one. With --bare napari does without the widget: what grows then is
+napari's own.
 
     xvfb-run -a -s "-screen 0 1280x720x24" python benchmarks/gui_soak.py --rounds 100
 """
@@ -48,10 +49,26 @@ def play(model: str, voxels: np.ndarray) -> int:
     found = sum(int(np.count_nonzero(layer.data)) for layer in viewer.layers[1:])
     viewer.close()
     widget.session.close()
-    rest = QEventLoop()  # what was to be deleted later is deleted now
-    QTimer.singleShot(100, rest.quit)
-    rest.exec()
+    pause(100)  # what was to be deleted later is deleted now
     return found
+
+
+def pause(milliseconds: int) -> None:
+    """Let Qt's loop run."""
+    loop = QEventLoop()
+    QTimer.singleShot(milliseconds, loop.quit)
+    loop.exec()
+
+
+def play_bare(model: str, voxels: np.ndarray) -> int:
+    """Do a round as long as one of `play`, without anything of the plugin."""
+    viewer = napari.Viewer()
+    viewer.add_image(voxels)
+    viewer.add_labels(np.zeros_like(voxels))
+    pause(300)
+    viewer.close()
+    pause(100)
+    return 0
 
 
 def count() -> dict[str, float]:
@@ -65,6 +82,9 @@ def count() -> dict[str, float]:
         "open files": process.num_fds(),
         "child processes": len(process.children(recursive=True)),
         "viewers": sum(isinstance(thing, napari.Viewer) for thing in gc.get_objects()),
+        "objects of ours": sum(
+            "napari_biomedparse" in str(type(thing)) for thing in gc.get_objects()
+        ),
         "windows": len(QApplication.topLevelWidgets()),
         "temporary files": len(list(Path(tempfile.gettempdir()).iterdir())),
         "memory, MiB": process.memory_info().rss / 2**20,
@@ -77,13 +97,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--warm-up", type=int, default=10)
     parser.add_argument("--model", default="tiny")
+    parser.add_argument("--bare", action="store_true")
     args = parser.parse_args()
+    round_ = play_bare if args.bare else play
     voxels = np.random.default_rng(0).integers(0, 255, (4, 64, 64), dtype=np.uint8)
     began, first = time.monotonic(), {}
     for turn in range(args.warm_up + args.rounds):
         if turn == args.warm_up:
             first = count()
-        play(args.model, voxels)
+        round_(args.model, voxels)
         if turn % 10 == 9:
             now = {name: round(value) for name, value in count().items()}
             print(turn + 1, round(time.monotonic() - began), "s", now, flush=True)
