@@ -44,10 +44,8 @@ def _join_others(dock: QWidget | None) -> None:
     window = None if dock is None else dock.parentWidget()
     if not isinstance(dock, QDockWidget) or not isinstance(window, QMainWindow):
         return
-    area, direct = (
-        window.dockWidgetArea(dock),
-        Qt.FindChildOption.FindDirectChildrenOnly,
-    )
+    area = window.dockWidgetArea(dock)
+    direct = Qt.FindChildOption.FindDirectChildrenOnly
     for other in window.findChildren(QDockWidget):
         widget = other.widget()
         ours = widget is not None and widget.findChild(SharedTabs, options=direct)
