@@ -18,13 +18,13 @@ import numpy as np
 import tifffile
 import torch
 
-from napari_biomedparse.engine import Engine
-from napari_biomedparse.instances import label_components
-from napari_biomedparse.metrics import dice, evaluate_instances
-from napari_biomedparse.phantoms import KINDS, Phantom, make_phantom
-from napari_biomedparse.phantoms.wordings import TITLES, wording
-from napari_biomedparse.segment import segment
-from napari_biomedparse.weights import load_model
+from napari_biomedparse.engine.engine import Engine
+from napari_biomedparse.evaluation.metrics import dice, evaluate_instances
+from napari_biomedparse.labels.instances import label_components
+from napari_biomedparse.networks.weights import load_model
+from napari_biomedparse.pipeline.segment import segment
+from napari_biomedparse.samples import KINDS, Phantom, make_phantom
+from napari_biomedparse.samples.wordings import TITLES, wording
 
 FIRST_SEED = 10_000_000
 """Training uses seeds far below."""

@@ -38,10 +38,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from napari_biomedparse.engine import Engine
-from napari_biomedparse.model.checkpoint import save_weights
-from napari_biomedparse.postprocess import resolve
-from napari_biomedparse.segment import segment
+from napari_biomedparse.engine.engine import Engine
+from napari_biomedparse.labels.resolve import resolve
+from napari_biomedparse.networks.checkpoint import save_weights
+from napari_biomedparse.pipeline.segment import segment
 
 HERE = Path(__file__).parent
 PARTS = ("speed", "limit", "kernels", "precision", "startup")
@@ -102,7 +102,7 @@ def limit(args: argparse.Namespace) -> dict[str, Any]:
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger("napari_biomedparse.engine").addHandler(handler)
+    logging.getLogger("napari_biomedparse.engine.engine").addHandler(handler)
 
     def run() -> Any:
         return segment(volume, TEXTS[:PROMPTS], engine, batch_size=BATCH).labels

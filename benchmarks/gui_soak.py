@@ -25,7 +25,7 @@ import psutil
 from qtpy.QtCore import QEventLoop, QTimer
 from qtpy.QtWidgets import QApplication
 
-from napari_biomedparse._widgets.segment_widget import SegmentWidget
+from napari_biomedparse.widgets.segment.widget import SegmentWidget
 
 PROMPTS = "nuclei in light-sheet microscopy\nvessels in light-sheet microscopy"
 LIMIT = 0.05

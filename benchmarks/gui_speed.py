@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from napari_biomedparse._widgets.segment_widget import SegmentWidget
+    from napari_biomedparse.widgets.segment.widget import SegmentWidget
 
 PROMPTS = "mitochondria in electron microscopy\ncell membranes in electron microscopy"
 TICK = 0.005
@@ -48,10 +48,10 @@ def pace(times: list[tuple[float, int]]) -> float:
 
 def plain(args: argparse.Namespace) -> dict[str, float]:
     """Do what the command line does, without reading and writing files."""
-    from napari_biomedparse.engine import Engine
-    from napari_biomedparse.plan import plan_run
-    from napari_biomedparse.segment import run_plan
-    from napari_biomedparse.weights import load_model
+    from napari_biomedparse.engine.engine import Engine
+    from napari_biomedparse.networks.weights import load_model
+    from napari_biomedparse.pipeline.plan import plan_run
+    from napari_biomedparse.pipeline.segment import run_plan
 
     engine = Engine(load_model(args.model), args.device)
     data = volume(args.slices, args.size)
@@ -65,9 +65,9 @@ def window(args: argparse.Namespace) -> dict[str, float]:
     import napari
     from qtpy.QtCore import QTimer
 
-    from napari_biomedparse._widgets._live_labels import LiveLabels
-    from napari_biomedparse._widgets._live_run import LiveRun
-    from napari_biomedparse._widgets.segment_widget import SegmentWidget
+    from napari_biomedparse.widgets.segment.live_labels import LiveLabels
+    from napari_biomedparse.widgets.segment.live_run import LiveRun
+    from napari_biomedparse.widgets.segment.widget import SegmentWidget
 
     times: list[tuple[float, int]] = []
     painted: list[float] = []

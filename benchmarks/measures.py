@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from napari_biomedparse import step, stream
-from napari_biomedparse.engine import Engine, SlicePrediction
-from napari_biomedparse.intensity import Intensity
+from napari_biomedparse.engine.engine import Engine, SlicePrediction
 from napari_biomedparse.io import open_volume, save_labels
-from napari_biomedparse.plan import plan_run
-from napari_biomedparse.preprocess import SliceGeometry
-from napari_biomedparse.segment import run_plan
+from napari_biomedparse.pipeline import step
+from napari_biomedparse.pipeline.plan import plan_run
+from napari_biomedparse.pipeline.segment import run_plan
+from napari_biomedparse.slicing import batches as stream
+from napari_biomedparse.slicing.geometry import SliceGeometry
+from napari_biomedparse.slicing.intensity import Intensity
 
 TEXTS = [
     f"{organ} in abdominal CT"

@@ -17,17 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_biomedparse.engine import SlicePrediction
-from napari_biomedparse.model.boltzmann import RandomField, hidden_keys
-from napari_biomedparse.model.layers import Attention, sine_positions
-from napari_biomedparse.model.mask_decoder import LEVELS
-from napari_biomedparse.model.pixel_decoder import PixelFeatures
-from napari_biomedparse.postprocess import suppress
-from napari_biomedparse.tokenizer import tokenize
+from napari_biomedparse.engine.engine import SlicePrediction
+from napari_biomedparse.labels.resolve import suppress
+from napari_biomedparse.networks.blocks.boltzmann import RandomField, hidden_keys
+from napari_biomedparse.networks.blocks.layers import Attention, sine_positions
+from napari_biomedparse.networks.blocks.tokenizer import tokenize
+from napari_biomedparse.networks.v2.mask_decoder import LEVELS
+from napari_biomedparse.networks.v2.pixel_decoder import PixelFeatures
 
 if TYPE_CHECKING:
-    from napari_biomedparse.model.backbone import FocalModulation
-    from napari_biomedparse.model.biomedparse import BiomedParse
+    from napari_biomedparse.networks.blocks.focalnet import FocalModulation
+    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 
 CLASSES, TEMPLATES = 17, 81
 """Texts that the original encodes on every call (PERFORMANCE.md section 1.1)."""

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from napari_biomedparse.engine import Engine, SlicePrediction
+from napari_biomedparse.engine.engine import Engine, SlicePrediction
+from napari_biomedparse.evaluation.metrics import dice
 from napari_biomedparse.io import open_volume
-from napari_biomedparse.metrics import dice
-from napari_biomedparse.plan import plan_run
-from napari_biomedparse.step import finish_slices, predict_slices
-from napari_biomedparse.stream import slice_batches
-from napari_biomedparse.weights import load_model
+from napari_biomedparse.networks.weights import load_model
+from napari_biomedparse.pipeline.plan import plan_run
+from napari_biomedparse.pipeline.step import finish_slices, predict_slices
+from napari_biomedparse.slicing.batches import slice_batches
 
 VOLUMES = {
     "nuclei/stardist_img3d.tif": ["nuclei in fluorescence microscopy"],

@@ -24,12 +24,12 @@ import numpy as np
 import psutil
 import tifffile
 
-from napari_biomedparse.engine import Engine
+from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.io import open_volume
+from napari_biomedparse.networks.weights import load_model
+from napari_biomedparse.pipeline.segment import iter_segment, segment
 from napari_biomedparse.runs.blocks import trim_memory
 from napari_biomedparse.runs.run import segment_to_folder
-from napari_biomedparse.segment import iter_segment, segment
-from napari_biomedparse.weights import load_model
 
 MOST_GROWTH = 0.02
 PROMPTS = ["liver", "cell"]

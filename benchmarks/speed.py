@@ -52,12 +52,12 @@ from measures import (
     second_prompt,
 )
 
-from napari_biomedparse.engine import Engine
-from napari_biomedparse.model.config import V2
-from napari_biomedparse.weights import _build, load_model
+from napari_biomedparse.engine.engine import Engine
+from napari_biomedparse.networks.config import V2
+from napari_biomedparse.networks.weights import _build, load_model
 
 if TYPE_CHECKING:
-    from napari_biomedparse.model.biomedparse import BiomedParse
+    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 
 NAIVE_BATCH = 4
 """Slices at once of the naive mode, which keeps ten full-size masks of each prompt."""

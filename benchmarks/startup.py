@@ -53,9 +53,9 @@ def measure_import(args: argparse.Namespace) -> dict[str, Any]:
 
 def measure_load(args: argparse.Namespace) -> dict[str, Any]:
     """Load a model, and copy it to the device."""
-    from napari_biomedparse.engine import Engine
-    from napari_biomedparse.model import checkpoint
-    from napari_biomedparse.weights import load_model
+    from napari_biomedparse.engine.engine import Engine
+    from napari_biomedparse.networks import checkpoint
+    from napari_biomedparse.networks.weights import load_model
 
     assert checkpoint.read_checkpoint  # what loading would import
     load_model("tiny")
@@ -85,8 +85,8 @@ def measure_window(args: argparse.Namespace) -> dict[str, Any]:
     viewer.add_image(np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8))
     QApplication.processEvents()
     watch = Watch()
-    from napari_biomedparse._widgets._live_run import LiveRun
-    from napari_biomedparse._widgets.segment_widget import SegmentWidget
+    from napari_biomedparse.widgets.segment.live_run import LiveRun
+    from napari_biomedparse.widgets.segment.widget import SegmentWidget
 
     widget = SegmentWidget(viewer)
     viewer.window.add_dock_widget(widget)

@@ -22,7 +22,7 @@ from napari._qt.dialogs.qt_notification import NapariQtNotification
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QDialog, QListWidget, QPushButton
 
-from napari_biomedparse._widgets._docks import open_widget
+from napari_biomedparse.widgets.shared.docks import open_widget
 
 PLUGIN, WIDGET = "napari-biomedparse", "Segment with text"
 WINDOW, SMALL_WINDOW = (1400, 900), (1280, 720)

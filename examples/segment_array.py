@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 import napari_biomedparse as nbp
-from napari_biomedparse.phantoms import em_phantom
+from napari_biomedparse.samples import em_phantom
 
 model = sys.argv[1] if len(sys.argv) > 1 else "tiny"
 image = em_phantom(seed=1).image  # any array with the axes [Z, Y, X]

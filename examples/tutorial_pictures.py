@@ -22,7 +22,7 @@ import napari
 from napari._app_model import get_app_model
 from qtpy.QtWidgets import QApplication, QFileDialog, QPushButton, QWidget
 
-from napari_biomedparse._widgets._docks import open_widget
+from napari_biomedparse.widgets.shared.docks import open_widget
 
 PLUGIN = "napari-biomedparse"
 SLICE = 16

@@ -20,7 +20,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from napari_biomedparse.model.biomedparse import BiomedParse
+    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -46,7 +46,7 @@ THREADS = {
 }
 """How many threads the tests' processes use, before dask.distributed changes it."""
 GUI_PROBLEM = _gui_problem()
-collect_ignore_glob = ["_widgets/*"] if GUI_PROBLEM else []
+collect_ignore_glob = ["widgets/*"] if GUI_PROBLEM else []
 
 
 def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -80,7 +80,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def tiny_model() -> BiomedParse:
     """The network at its smallest, with random weights from a fixed seed."""
-    from napari_biomedparse.weights import load_model
+    from napari_biomedparse.networks.weights import load_model
 
     return load_model("tiny")
 

@@ -19,7 +19,7 @@ import golden_pure
 import torch
 from golden_result import Result
 
-from napari_biomedparse.tokenizer import tokenize
+from napari_biomedparse.networks.blocks.tokenizer import tokenize
 
 
 def tokenizer(folder: Path) -> Iterator[Result]:

@@ -16,16 +16,20 @@ import torch
 from golden_result import Result
 from torch import Tensor, nn
 
-from napari_biomedparse.engine import Engine
-from napari_biomedparse.model.biomedparse import BiomedParse
-from napari_biomedparse.model.boltzmann import RandomField, never_drawn
-from napari_biomedparse.model.config import V2
-from napari_biomedparse.model.layers import sine_positions
-from napari_biomedparse.model.mask_decoder import Decoded, ImageFeatures, MaskDecoder
-from napari_biomedparse.model.pixel_decoder import PixelFeatures
-from napari_biomedparse.model.synthetic import synthetic_state_dict
-from napari_biomedparse.preprocess import neighbour_index, stack_context
-from napari_biomedparse.tokenizer import tokenize
+from napari_biomedparse.engine.engine import Engine
+from napari_biomedparse.networks.blocks.boltzmann import RandomField, never_drawn
+from napari_biomedparse.networks.blocks.layers import sine_positions
+from napari_biomedparse.networks.blocks.tokenizer import tokenize
+from napari_biomedparse.networks.config import V2
+from napari_biomedparse.networks.synthetic import synthetic_state_dict
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+from napari_biomedparse.networks.v2.mask_decoder import (
+    Decoded,
+    ImageFeatures,
+    MaskDecoder,
+)
+from napari_biomedparse.networks.v2.pixel_decoder import PixelFeatures
+from napari_biomedparse.slicing.geometry import neighbour_index, stack_context
 
 REMEMBERED = 12
 FIELDS = ("binary", "hash", "const")

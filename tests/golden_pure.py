@@ -17,13 +17,13 @@ import numpy.typing as npt
 import torch
 from golden_result import Result, check
 
-from napari_biomedparse.instances import label_components, split_instances
-from napari_biomedparse.metrics import (
+from napari_biomedparse.evaluation.metrics import (
     evaluate_instances,
     evaluate_semantic,
 )
-from napari_biomedparse.postprocess import merge, suppress, upsample
-from napari_biomedparse.preprocess import plan_slices
+from napari_biomedparse.labels.instances import label_components, split_instances
+from napari_biomedparse.labels.resolve import merge, suppress, upsample
+from napari_biomedparse.slicing.geometry import plan_slices
 
 Arrays = dict[str, npt.NDArray[Any]]
 Scores = dict[str, float]

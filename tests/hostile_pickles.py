@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_biomedparse.io.pickles import MAX_BYTES
+from napari_biomedparse.io.guards.pickles import MAX_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

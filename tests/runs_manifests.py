@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
-from napari_biomedparse.options import SegmentOptions
+from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.runs.manifest import Block, Manifest
 
 FIRST = Block(0, 2, [[0.1, 0.2], [0.3, 0.4]], [[1, 2], [3, 4]], "aa")

@@ -6,8 +6,8 @@ import pickle
 
 import pytest
 
+from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.errors import OutputError, PromptError
-from napari_biomedparse.prompts import parse_prompts
 
 
 def test_what_a_file_says_does_not_flood_the_message():

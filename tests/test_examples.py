@@ -18,7 +18,7 @@ import zarr
 from skimage.io import imread
 
 import napari_biomedparse as nbp
-from napari_biomedparse.phantoms import em_phantom
+from napari_biomedparse.samples import em_phantom
 
 if TYPE_CHECKING:
     from collections.abc import Callable

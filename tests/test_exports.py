@@ -76,8 +76,8 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def test_segment_is_the_function_though_a_module_has_its_name() -> None:
     code = """
-import napari_biomedparse.segment
-from napari_biomedparse.segment import SegmentOptions
+import napari_biomedparse.pipeline.segment
+from napari_biomedparse.pipeline.segment import SegmentOptions
 from napari_biomedparse import segment
 print(callable(segment) and callable(napari_biomedparse.segment))
 """
@@ -97,7 +97,7 @@ print(json.dumps([seconds, [name.partition(".")[0] for name in sys.modules]]))
     assert HEAVY.isdisjoint(modules)
 
 
-@pytest.mark.parametrize("module", ["_napari", "cli"])
+@pytest.mark.parametrize("module", ["viewer.layers", "cli"])
 def test_readers_and_help_do_not_load_torch(module: str) -> None:
     code = f"import napari_biomedparse.{module}, sys; print('torch' in sys.modules)"
     assert fresh_python(code) == "False\n"
@@ -106,8 +106,8 @@ def test_readers_and_help_do_not_load_torch(module: str) -> None:
 def test_the_widget_opens_without_the_libraries_of_files() -> None:
     code = """
 import sys
-import napari_biomedparse._widgets._live_run
-import napari_biomedparse._widgets.segment_widget
+import napari_biomedparse.widgets.segment.live_run
+import napari_biomedparse.widgets.segment.widget
 print(sorted({"dask.array", "ftfy", "tifffile", "torch", "zarr"} & set(sys.modules)))
 """
     assert fresh_python(code) == "[]\n"

@@ -126,9 +126,9 @@ def test_imports_of_each_file_point_down(path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("io", "import napari_biomedparse.segment"),
+        ("io", "import napari_biomedparse.pipeline.segment"),
         ("io", "from napari_biomedparse import engine"),
-        ("io", "def f():\n    from napari_biomedparse.engine import Engine"),
+        ("io", "def f():\n    from napari_biomedparse.engine.engine import Engine"),
         ("io", "from napari_biomedparse import open_volume"),
         ("io", "from . import zarr"),
         ("segment", "from qtpy.QtCore import QObject"),
@@ -136,7 +136,7 @@ def test_imports_of_each_file_point_down(path: Path) -> None:
         ("segment", "import typer"),
         ("evaluate", "import lightning"),
         ("model", "import scipy.ndimage"),
-        ("model", "from napari_biomedparse.volume import Volume"),
+        ("model", "from napari_biomedparse.data.volume import Volume"),
         ("cli", "from napari_biomedparse._widgets import segment_widget"),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_violation_is_found(module: str, source: str) -> None:
 
 def test_what_is_allowed_passes() -> None:
     below = "import numpy\nfrom napari_biomedparse.errors import FormatError\n"
-    beside = "from napari_biomedparse.io.npz import open_npz\n"
+    beside = "from napari_biomedparse.io.formats.npz import open_npz\n"
     assert violations("io", below + beside) == []
     assert violations("model", "import torch.nn\n" + below) == []
     assert violations("_widgets", "import qtpy, magicgui, napari.layers") == []

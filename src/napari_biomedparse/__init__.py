@@ -24,27 +24,27 @@ from napari_biomedparse.errors import (
 )
 
 if TYPE_CHECKING:
-    from napari_biomedparse.consensus import Consensus, segment_consensus
-    from napari_biomedparse.evaluate.run import Evaluation, evaluate
+    from napari_biomedparse.data.options import SegmentOptions
+    from napari_biomedparse.data.prompts import Prompt, PromptSet, parse_prompts
+    from napari_biomedparse.data.results import SegmentedSlices
+    from napari_biomedparse.data.volume import Volume
+    from napari_biomedparse.evaluation.run import Evaluation, evaluate
     from napari_biomedparse.io import open_file, open_volume, save_labels
-    from napari_biomedparse.measure import measure_objects
-    from napari_biomedparse.options import SegmentOptions
-    from napari_biomedparse.prompts import Prompt, PromptSet, parse_prompts
-    from napari_biomedparse.runs.batch import segment_files
-    from napari_biomedparse.runs.folder import Run
-    from napari_biomedparse.runs.run import reproduce, segment_to_folder
-    from napari_biomedparse.segment import (
+    from napari_biomedparse.labels.measure import measure_objects
+    from napari_biomedparse.networks.weights import load_model
+    from napari_biomedparse.pipeline.parts import Consensus, segment_consensus
+    from napari_biomedparse.pipeline.segment import (
         Segmentation,
         iter_segment,
         segment,
         segment_lazy,
     )
-    from napari_biomedparse.series import segment_series
-    from napari_biomedparse.slices import SegmentedSlices
+    from napari_biomedparse.pipeline.series import segment_series
+    from napari_biomedparse.runs.batch import segment_files
+    from napari_biomedparse.runs.folder import Run
+    from napari_biomedparse.runs.run import reproduce, segment_to_folder
     from napari_biomedparse.training.finetune import finetune
     from napari_biomedparse.training.options import FinetuneOptions
-    from napari_biomedparse.volume import Volume
-    from napari_biomedparse.weights import load_model
 
 __all__ = [
     "BiomedParseError",
@@ -85,31 +85,31 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Consensus": "consensus",
-    "Evaluation": "evaluate.run",
+    "Consensus": "pipeline.parts",
+    "Evaluation": "evaluation.run",
     "FinetuneOptions": "training.options",
-    "Prompt": "prompts",
-    "PromptSet": "prompts",
+    "Prompt": "data.prompts",
+    "PromptSet": "data.prompts",
     "Run": "runs.folder",
-    "SegmentOptions": "options",
-    "Segmentation": "segment",
-    "SegmentedSlices": "slices",
-    "Volume": "volume",
-    "evaluate": "evaluate.run",
+    "SegmentOptions": "data.options",
+    "Segmentation": "pipeline.segment",
+    "SegmentedSlices": "data.results",
+    "Volume": "data.volume",
+    "evaluate": "evaluation.run",
     "finetune": "training.finetune",
-    "iter_segment": "segment",
-    "load_model": "weights",
-    "measure_objects": "measure",
+    "iter_segment": "pipeline.segment",
+    "load_model": "networks.weights",
+    "measure_objects": "labels.measure",
     "open_file": "io",
     "open_volume": "io",
-    "parse_prompts": "prompts",
+    "parse_prompts": "data.prompts",
     "reproduce": "runs.run",
     "save_labels": "io",
-    "segment": "segment",
-    "segment_consensus": "consensus",
+    "segment": "pipeline.segment",
+    "segment_consensus": "pipeline.parts",
     "segment_files": "runs.batch",
-    "segment_lazy": "segment",
-    "segment_series": "series",
+    "segment_lazy": "pipeline.segment",
+    "segment_series": "pipeline.series",
     "segment_to_folder": "runs.run",
 }
 

@@ -8,10 +8,10 @@ from types import ModuleType
 import pytest
 import torch
 
-from napari_biomedparse import postprocess
-from napari_biomedparse.engine import Engine
-from napari_biomedparse.model.biomedparse import BiomedParse
-from napari_biomedparse.model.config import TINY
+from napari_biomedparse.engine.engine import Engine
+from napari_biomedparse.labels import resolve as postprocess
+from napari_biomedparse.networks.config import TINY
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 
 TEXTS = ["liver in abdominal CT", "left kidney", "spleen"]
 

@@ -10,7 +10,7 @@ import typer
 
 from napari_biomedparse.cli._options import FINE, option
 from napari_biomedparse.cli.finetune import finetune
-from napari_biomedparse.options import SegmentOptions
+from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.training.options import FinetuneOptions
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from evaluate.cases import truth, write_challenge, write_prediction
+from evaluation.cases import truth, write_challenge, write_prediction
 from typer.testing import CliRunner
 
 from napari_biomedparse.cli import app

@@ -9,7 +9,7 @@ from training.data_folder import write_folder
 from typer.testing import CliRunner
 
 from napari_biomedparse.cli import app
-from napari_biomedparse.weights import load_model
+from napari_biomedparse.networks.weights import load_model
 
 
 def run(folder: Path, *more: str) -> tuple[int, str]:

@@ -11,8 +11,8 @@ import tifffile
 from typer.testing import CliRunner
 
 from napari_biomedparse.cli import app
+from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.io import open_volume, save_labels
-from napari_biomedparse.prompts import parse_prompts
 
 IMAGE = np.arange(4 * 16 * 16, dtype=np.uint16).reshape(4, 16, 16)
 

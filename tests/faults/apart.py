@@ -24,8 +24,8 @@ from faults.traps import trap
 from faults.volumes import GIVEN, do_run, small_blocks
 
 from napari_biomedparse.cli import app
+from napari_biomedparse.networks.weights import load_model
 from napari_biomedparse.runs import run
-from napari_biomedparse.weights import load_model
 
 SLOW_READ = 20.0
 """Seconds that a part of the volume takes to be read while SIGINT comes."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from faults.volumes import do_run, make_volume, small_blocks
 
-from napari_biomedparse.model.biomedparse import BiomedParse
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.runs.folder import Run
 
 

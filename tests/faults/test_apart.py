@@ -19,7 +19,7 @@ from faults.volumes import (
     make_volume,
 )
 
-from napari_biomedparse.model.biomedparse import BiomedParse
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.runs.folder import Run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")

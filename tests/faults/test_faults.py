@@ -19,7 +19,7 @@ from faults.volumes import (
 )
 
 from napari_biomedparse.errors import BiomedParseError
-from napari_biomedparse.model.biomedparse import BiomedParse
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.runs.folder import Run
 
 

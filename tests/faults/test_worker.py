@@ -12,10 +12,10 @@ import pytest
 from faults.cells import CLUSTER, Cell, cells
 from faults.volumes import GIVEN, assert_same, make_volume
 
-from napari_biomedparse.options import SegmentOptions
-from napari_biomedparse.prompts import parse_prompts
-from napari_biomedparse.runs.asked import Asked
+from napari_biomedparse.data.options import SegmentOptions
+from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.runs.folder import Run
+from napari_biomedparse.runs.request import Asked
 from napari_biomedparse.runs.run import do_asked
 
 pytest.importorskip("distributed")

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import zarr
 
-from napari_biomedparse.engine import Engine
+from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.runs import folder as run_folder
 from napari_biomedparse.runs import manifest as run_manifest
 
@@ -68,7 +68,7 @@ def trap(stage: str, strike: Strike, *, after: int = 0) -> Iterator[None]:
 def _reading(stage: str, pass_by: Strike) -> Iterator[None]:
     patches = []
     for name in READERS:
-        module = f"napari_biomedparse.io.{name}.lazy_array"
+        module = f"napari_biomedparse.io.formats.{name}.lazy_array"
         patches.append(patch(module, _lazy_array_that(pass_by)))
     for one in patches:
         one.start()

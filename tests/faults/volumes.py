@@ -11,7 +11,7 @@ import pytest
 import tifffile
 import zarr
 
-from napari_biomedparse.runs.durable import is_zarr
+from napari_biomedparse.io.durable import is_zarr
 from napari_biomedparse.runs.folder import Run
 from napari_biomedparse.runs.run import segment_to_folder
 
@@ -46,10 +46,10 @@ def make_volume(folder: Path, name: str) -> Path:
 def small_blocks(set_attribute: Callable[[str, Any], None]) -> None:
     """Have runs write, and files be read, a few slices at a time."""
     size = BLOCK * 24 * 20
-    set_attribute("napari_biomedparse.runs.store.THICKEST", BLOCK)
+    set_attribute("napari_biomedparse.io.formats.ome_labels.THICKEST", BLOCK)
     set_attribute("napari_biomedparse.io.lazy.BLOCK_BYTES", size)
-    set_attribute("napari_biomedparse.io.npy.BLOCK_BYTES", size)
-    set_attribute("napari_biomedparse.io.nifti._PACKED_BLOCK", size)
+    set_attribute("napari_biomedparse.io.formats.npy.BLOCK_BYTES", size)
+    set_attribute("napari_biomedparse.io.formats.nifti._PACKED_BLOCK", size)
 
 
 def do_run(source: Path, folder: Path, model: Any, **more: Any) -> Run:

@@ -12,9 +12,9 @@ import torch
 import zarr
 from fuzz.mutate import Files
 
+from napari_biomedparse.data.prompts import parse_prompts
+from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.io import save_labels
-from napari_biomedparse.prompts import parse_prompts
-from napari_biomedparse.volume import Volume
 
 VOXELS = np.arange(3 * 24 * 20, dtype=np.uint16).reshape(3, 24, 20) % 300
 PROMPTS = {"1": "liver in CT", "2": "spleen in CT", "instance_label": 0}
@@ -158,8 +158,8 @@ def zarr_seeds(folder: Path) -> list[Files]:
 
 def checkpoint_seeds(folder: Path) -> list[bytes]:
     """Checkpoints of PyTorch in both formats, one like Lightning's; safetensors."""
-    from napari_biomedparse.model.checkpoint import save_weights
-    from napari_biomedparse.model.config import TINY
+    from napari_biomedparse.networks.checkpoint import save_weights
+    from napari_biomedparse.networks.config import TINY
 
     path = folder / "seed.pt"
     tensors = {"a.weight": torch.ones(3, 4), "b": torch.zeros(2, dtype=torch.float16)}

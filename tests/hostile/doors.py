@@ -63,8 +63,8 @@ class Hang(BaseException):
 
 def data(path: Path) -> None:
     """Open a file of voxels, and read the first and the last block of each array."""
+    from napari_biomedparse.data.volume import choose_channel
     from napari_biomedparse.io import open_file, open_volume
-    from napari_biomedparse.volume import choose_channel
 
     contents = open_file(path)
     volumes = [*contents.images, *(found.volume for found in contents.labels)]
@@ -81,7 +81,7 @@ def data(path: Path) -> None:
 
 def checkpoint(path: Path) -> None:
     """Load a network from a weights file."""
-    from napari_biomedparse.weights import load_model
+    from napari_biomedparse.networks.weights import load_model
 
     load_model(path)
 
@@ -100,7 +100,7 @@ def run_folder(path: Path) -> None:
 
 def prompts(path: Path) -> None:
     """Take prompts from JSON: text, a list, or a mapping."""
-    from napari_biomedparse.prompts import parse_prompts
+    from napari_biomedparse.data.prompts import parse_prompts
 
     parse_prompts(json.loads(path.read_text("utf-8")))
 
@@ -218,11 +218,11 @@ def warm_up() -> None:
     import torch
     import zarr
 
+    import napari_biomedparse.networks.weights
     import napari_biomedparse.runs.folder
-    import napari_biomedparse.weights
 
     assert dask.array and nibabel and tifffile and torch and zarr
-    napari_biomedparse.weights.load_model("tiny")
+    napari_biomedparse.networks.weights.load_model("tiny")
     logging.disable()  # tifffile has a lot to say
 
 

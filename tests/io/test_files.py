@@ -11,6 +11,8 @@ import tifffile
 import zarr
 
 from napari_biomedparse import io
+from napari_biomedparse.data.prompts import parse_prompts
+from napari_biomedparse.data.volume import Volume, as_volume
 from napari_biomedparse.errors import (
     BiomedParseError,
     FormatError,
@@ -25,8 +27,6 @@ from napari_biomedparse.io import (
     recognise,
     save_labels,
 )
-from napari_biomedparse.prompts import parse_prompts
-from napari_biomedparse.volume import Volume, as_volume
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,6 +7,7 @@ import dask.array as da
 import numpy as np
 import pytest
 
+from napari_biomedparse.data.prompts import PromptSet, parse_prompts
 from napari_biomedparse.errors import OutputError, VolumeError
 from napari_biomedparse.io.output import (
     fit,
@@ -14,7 +15,6 @@ from napari_biomedparse.io.output import (
     label_dtype,
     whole_or_nothing,
 )
-from napari_biomedparse.prompts import PromptSet, parse_prompts
 
 if TYPE_CHECKING:
     from pathlib import Path

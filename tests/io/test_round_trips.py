@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_biomedparse.errors import FormatError
-from napari_biomedparse.io import open_file, open_image, save_labels
-from napari_biomedparse.prompts import parse_prompts
-from napari_biomedparse.runs.store import Layout, create_labels
-from napari_biomedparse.volume import (
+from napari_biomedparse.data.prompts import parse_prompts
+from napari_biomedparse.data.volume import (
     Volume,
     as_volume,
     choose_channel,
     has_time_points,
 )
+from napari_biomedparse.errors import FormatError
+from napari_biomedparse.io import open_file, open_image, save_labels
+from napari_biomedparse.io.formats.ome_labels import Layout, create_labels
 
 FILES = (
     "derived_amos_crop_ct.nii.gz",

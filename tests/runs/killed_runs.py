@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from napari_biomedparse.networks.weights import load_model
 from napari_biomedparse.runs.folder import Run
 from napari_biomedparse.runs.run import segment_to_folder
-from napari_biomedparse.weights import load_model
 
 
 def main(folder: Path, kills: int) -> int:

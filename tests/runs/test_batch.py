@@ -10,10 +10,10 @@ import pytest
 import tifffile
 
 from napari_biomedparse.errors import FormatError, OutputError
-from napari_biomedparse.model.biomedparse import BiomedParse
+from napari_biomedparse.io.inputs import find_files, folder_names
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.runs.batch import SUMMARY, segment_files
-from napari_biomedparse.runs.inputs import find_files, folder_names
-from napari_biomedparse.segment import segment
 
 
 @pytest.fixture

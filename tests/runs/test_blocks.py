@@ -17,11 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs_manifests import a_manifest
 
+from napari_biomedparse.data.options import SegmentOptions
+from napari_biomedparse.data.results import SegmentedSlices
+from napari_biomedparse.data.volume import Volume, as_volume
 from napari_biomedparse.errors import FormatError, OutputError
-from napari_biomedparse.io.zarr import open_zarr
-from napari_biomedparse.model.config import TINY
-from napari_biomedparse.options import SegmentOptions
-from napari_biomedparse.plan import RunPlan, plan_run
+from napari_biomedparse.io.formats.ome_labels import Layout, create_labels
+from napari_biomedparse.io.formats.zarr import open_zarr
+from napari_biomedparse.networks.config import TINY
+from napari_biomedparse.pipeline.plan import RunPlan, plan_run
 from napari_biomedparse.runs import blocks
 from napari_biomedparse.runs.blocks import (
     Stopped,
@@ -45,9 +48,6 @@ from napari_biomedparse.runs.folder import (
     verified_blocks,
 )
 from napari_biomedparse.runs.manifest import Manifest
-from napari_biomedparse.runs.store import Layout, create_labels
-from napari_biomedparse.slices import SegmentedSlices
-from napari_biomedparse.volume import Volume, as_volume
 
 
 @given(st.integers(0, 9), st.integers(1, 9), st.sets(st.integers(0, 20)))

@@ -16,19 +16,19 @@ import pytest
 import tifffile
 import zarr
 
-from napari_biomedparse.consensus import segment_consensus
 from napari_biomedparse.errors import OptionError, WorkerError
 from napari_biomedparse.io import open_image, open_volume
-from napari_biomedparse.model.biomedparse import BiomedParse
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+from napari_biomedparse.networks.weights import load_model
+from napari_biomedparse.pipeline.parts import segment_consensus
+from napari_biomedparse.pipeline.series import segment_series
 from napari_biomedparse.runs.folder import Run
 from napari_biomedparse.runs.run import segment_to_folder
-from napari_biomedparse.series import segment_series
-from napari_biomedparse.weights import load_model
 
 pytest.importorskip("distributed")
 from distributed import Client, LocalCluster
 
-from napari_biomedparse.plan import plan_run
+from napari_biomedparse.pipeline.plan import plan_run
 from napari_biomedparse.runs.blocks import Stopped, split_range, task_size
 from napari_biomedparse.runs.cluster import connect
 

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from runs_manifests import FIRST, SECOND, a_manifest
 
+from napari_biomedparse.data.volume import as_volume
 from napari_biomedparse.errors import FormatError, OutputError
+from napari_biomedparse.io.formats.ome_labels import LabelStore, create_labels
 from napari_biomedparse.runs.folder import (
     BLOCKS,
     COMPONENTS,
@@ -35,8 +37,6 @@ from napari_biomedparse.runs.folder import (
     writing,
 )
 from napari_biomedparse.runs.manifest import MANIFEST, Block, Manifest, read_manifest
-from napari_biomedparse.runs.store import LabelStore, create_labels
-from napari_biomedparse.volume import as_volume
 
 
 class _Store:

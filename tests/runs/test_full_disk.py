@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from napari_biomedparse.errors import OutputError
-from napari_biomedparse.model.biomedparse import BiomedParse
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.runs.folder import Run
 from napari_biomedparse.runs.run import segment_to_folder
 

@@ -18,9 +18,9 @@ import pytest
 import zarr
 
 from napari_biomedparse.errors import OptionError, OutputError
+from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.runs.folder import JOB, Run
 from napari_biomedparse.runs.run import segment_to_folder
-from napari_biomedparse.segment import segment
 
 pytest.importorskip("distributed")
 from distributed import Client, LocalCluster

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from runs_manifests import FIRST, SECOND, a_manifest
 
+from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.errors import FormatError, OutputError
-from napari_biomedparse.options import SegmentOptions
 from napari_biomedparse.runs.manifest import (
     MANIFEST,
     Manifest,

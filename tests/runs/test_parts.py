@@ -12,14 +12,14 @@ import pytest
 import tifffile
 import zarr
 
-from napari_biomedparse.consensus import segment_consensus
+from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.errors import OptionError, OutputError, VolumeError
 from napari_biomedparse.io import open_file
-from napari_biomedparse.model.biomedparse import BiomedParse
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+from napari_biomedparse.pipeline.parts import segment_consensus
+from napari_biomedparse.pipeline.series import segment_series
 from napari_biomedparse.runs.folder import LABELS, PARTS, Run
 from napari_biomedparse.runs.run import reproduce, segment_to_folder
-from napari_biomedparse.series import segment_series
-from napari_biomedparse.volume import Volume
 
 PROMPTS = {2: "liver", 5: "mitochondria in electron microscopy"}
 UNITS = ("second", "micrometer", "micrometer", "micrometer")

@@ -20,7 +20,7 @@ BLOCK = Block(0, 2, [[0.5, float("nan")]], [[1, 0]], "0")
 @pytest.fixture
 def manifest() -> Manifest:
     """Return the record of a run as `segment_to_folder` begins it."""
-    from napari_biomedparse.options import SegmentOptions
+    from napari_biomedparse.data.options import SegmentOptions
 
     options = {name: getattr(SegmentOptions(), name) for name in
                SegmentOptions.__dataclass_fields__}  # fmt: skip

@@ -16,12 +16,13 @@ import pytest
 import tifffile
 import zarr
 
-from napari_biomedparse.engine import Engine
+from napari_biomedparse.data.volume import Volume
+from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import OptionError, OutputError
-from napari_biomedparse.io import open_file
-from napari_biomedparse.model.biomedparse import BiomedParse
-from napari_biomedparse.plan import plan_run
-from napari_biomedparse.runs import durable
+from napari_biomedparse.io import durable, open_file
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+from napari_biomedparse.pipeline.plan import plan_run
+from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.runs.blocks import (
     Stopped,
     open_stores,
@@ -32,8 +33,6 @@ from napari_biomedparse.runs.blocks import (
 from napari_biomedparse.runs.folder import Run
 from napari_biomedparse.runs.run import reproduce, segment_to_folder
 from napari_biomedparse.runs.volume_run import describe_run, run_to_folder
-from napari_biomedparse.segment import segment
-from napari_biomedparse.volume import Volume
 
 PROMPTS = {2: "liver", 5: "mitochondria in electron microscopy"}
 MICRO = ("micrometer",) * 3
@@ -363,8 +362,8 @@ def test_each_chunk_on_disk_is_read_at_most_twice(
 ) -> None:
     """To look at the volume before the run, and for the run itself."""
     monkeypatch.setattr("napari_biomedparse.io.lazy.BLOCK_BYTES", 2**14)
-    monkeypatch.setattr("napari_biomedparse.stream.SLAB_BYTES", 8 * 96 * 80)
-    monkeypatch.setattr("napari_biomedparse.intensity.SAMPLE_VOXELS", 2**16)
+    monkeypatch.setattr("napari_biomedparse.slicing.batches.SLAB_BYTES", 8 * 96 * 80)
+    monkeypatch.setattr("napari_biomedparse.slicing.intensity.SAMPLE_VOXELS", 2**16)
     path, shape = tmp_path / "in.zarr", (40, 96, 80)
     grey = np.random.default_rng(0).integers(0, 255, shape).astype(dtype)
     array = zarr.create_array(str(path), shape=shape, chunks=chunks, dtype=dtype)

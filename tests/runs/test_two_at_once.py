@@ -18,7 +18,7 @@ import tifffile
 
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.io import open_file
-from napari_biomedparse.model.biomedparse import BiomedParse
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.runs.folder import LOCK, Run
 from napari_biomedparse.runs.run import segment_to_folder
 

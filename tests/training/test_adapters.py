@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from training.data_folder import write_folder
 
-from napari_biomedparse.model.biomedparse import BiomedParse
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+from napari_biomedparse.networks.weights import load_model
 from napari_biomedparse.training.adapters import add_adapters, merged_state_dict
 from napari_biomedparse.training.finetune import finetune
 from napari_biomedparse.training.module import prepare
 from napari_biomedparse.training.options import FinetuneOptions
-from napari_biomedparse.weights import load_model
 
 RANK = 2
 OPTIONS = FinetuneOptions(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from evaluate.cases import TEXTS, truth, write_challenge
+from evaluation.cases import TEXTS, truth, write_challenge
 from training.data_folder import WORDINGS, arrays, write_case, write_folder
 
 from napari_biomedparse.errors import FormatError, VolumeError

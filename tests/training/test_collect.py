@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from training.data_folder import arrays
 
+from napari_biomedparse.data.prompts import PromptSet, parse_prompts
+from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.errors import PromptError, VolumeError
 from napari_biomedparse.io import open_file
-from napari_biomedparse.prompts import PromptSet, parse_prompts
+from napari_biomedparse.networks.weights import load_model
 from napari_biomedparse.training.cases import load_cases
 from napari_biomedparse.training.collect import add_to_training_set
 from napari_biomedparse.training.finetune import finetune
 from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.slices import split
 from napari_biomedparse.training.wordings import FILE_NAME
-from napari_biomedparse.volume import Volume
-from napari_biomedparse.weights import load_model
 
 PROMPTS = parse_prompts({"1": "bright squares", "2": "dark corner"})
 IMAGE, LABELS = arrays(0)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from napari_biomedparse.engine import Engine
-from napari_biomedparse.phantoms import KINDS, make_phantom
-from napari_biomedparse.phantoms.wordings import TITLES
-from napari_biomedparse.tokenizer import tokenize
+from napari_biomedparse.engine.engine import Engine
+from napari_biomedparse.networks.blocks.tokenizer import tokenize
+from napari_biomedparse.networks.weights import load_model
+from napari_biomedparse.samples import KINDS, make_phantom
+from napari_biomedparse.samples.wordings import TITLES
 from napari_biomedparse.training.demo import CONFIG, between, export, new_model
 from napari_biomedparse.training.phantom_cases import known_tokens
-from napari_biomedparse.weights import load_model
 
 WELL_SEEN = 96
 """Pixels of a target that nobody overlooks in a slice."""
@@ -59,7 +59,7 @@ class TestShippedModel:
     def test_says_where_it_comes_from(self) -> None:
         import safetensors
 
-        from napari_biomedparse.weights import _DEMO
+        from napari_biomedparse.networks.weights import _DEMO
 
         assert _DEMO.stat().st_size < 8_000_000
         with safetensors.safe_open(_DEMO, "pt") as weights:
@@ -69,8 +69,8 @@ class TestShippedModel:
 
     @pytest.mark.parametrize("kind", list(KINDS))
     def test_reaches_what_was_aimed_at(self, kind: str) -> None:
-        from napari_biomedparse.metrics import dice
-        from napari_biomedparse.segment import segment
+        from napari_biomedparse.evaluation.metrics import dice
+        from napari_biomedparse.pipeline.segment import segment
 
         engine = Engine(load_model("demo"), "cpu")
         scores: list[float] = []
@@ -91,9 +91,9 @@ class TestShippedModel:
         assert np.mean(np.concatenate(quiet)) >= 0.9
 
     def test_edges_part_touching_nuclei(self) -> None:
-        from napari_biomedparse.instances import label_components
-        from napari_biomedparse.metrics import evaluate_instances
-        from napari_biomedparse.segment import segment
+        from napari_biomedparse.evaluation.metrics import evaluate_instances
+        from napari_biomedparse.labels.instances import label_components
+        from napari_biomedparse.pipeline.segment import segment
 
         phantom = make_phantom("light-sheet", 10_001_000, targets=("nuclei",))
         found = segment(phantom.volume, [TITLES["nuclei"]], "demo", instances=True)
@@ -117,8 +117,8 @@ class TestShippedModel:
         ],
     )
     def test_finds_the_targets_and_misses_the_absent(self, kind: str) -> None:
-        from napari_biomedparse.metrics import dice
-        from napari_biomedparse.segment import segment
+        from napari_biomedparse.evaluation.metrics import dice
+        from napari_biomedparse.pipeline.segment import segment
 
         model = load_model("demo")
         targets = KINDS[kind][:2]

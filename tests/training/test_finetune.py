@@ -16,8 +16,9 @@ import torch
 from training.data_folder import arrays, write_folder
 
 from napari_biomedparse.errors import OptionError, OutputError
-from napari_biomedparse.model.checkpoint import read_checkpoint, save_weights
-from napari_biomedparse.segment import segment
+from napari_biomedparse.networks.checkpoint import read_checkpoint, save_weights
+from napari_biomedparse.networks.weights import load_model, model_identity
+from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.training.finetune import finetune
 from napari_biomedparse.training.folder import BEST, LAST, LOG
 from napari_biomedparse.training.module import prepare
@@ -25,7 +26,6 @@ from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.progress import Progress
 from napari_biomedparse.training.volumes import TrainingVolume
 from napari_biomedparse.training.wordings import Wordings
-from napari_biomedparse.weights import load_model, model_identity
 
 OPTIONS = FinetuneOptions(
     epochs=2, batch_size=4, prompts=2, learning_rate=2e-3, save_every=2

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from napari_biomedparse.model.biomedparse import BiomedParse
-from napari_biomedparse.model.config import TINY
+from napari_biomedparse.networks.config import TINY
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.training.chunks import Numbered
 from napari_biomedparse.training.data import Batches, Case, Question, question
 from napari_biomedparse.training.module import Learning, TrainingModule, rate_at

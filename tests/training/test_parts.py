@@ -12,16 +12,16 @@ import pytest
 import torch
 
 from napari_biomedparse.errors import OutputError
-from napari_biomedparse.model.checkpoint import read_checkpoint
-from napari_biomedparse.model.config import TINY
-from napari_biomedparse.phantoms import KINDS, make_phantom
+from napari_biomedparse.networks.checkpoint import read_checkpoint
+from napari_biomedparse.networks.config import TINY
+from napari_biomedparse.networks.weights import load_model
+from napari_biomedparse.samples import KINDS, make_phantom
 from napari_biomedparse.training import demo
 from napari_biomedparse.training import parts as parts_module
 from napari_biomedparse.training.demo import PARTS, train
 from napari_biomedparse.training.folder import LAST, LOG
 from napari_biomedparse.training.parts import AVERAGED, Averaging, _move
 from napari_biomedparse.training.phantom_cases import to_case
-from napari_biomedparse.weights import load_model
 
 DEEP = replace(TINY, decoder_layers=6)
 CONFIGS = (TINY, DEEP, DEEP, replace(DEEP, image_size=96))

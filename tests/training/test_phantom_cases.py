@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_biomedparse.phantoms import KINDS, make_phantom
-from napari_biomedparse.tokenizer import END_ID, START_ID
+from napari_biomedparse.networks.blocks.tokenizer import END_ID, START_ID
+from napari_biomedparse.samples import KINDS, make_phantom
 from napari_biomedparse.training.phantom_cases import (
     ask_about_phantoms,
     make_cases,

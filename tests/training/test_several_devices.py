@@ -14,7 +14,7 @@ import torch
 from training.data_folder import write_folder
 
 from napari_biomedparse.errors import DeviceError
-from napari_biomedparse.model.checkpoint import read_checkpoint
+from napari_biomedparse.networks.checkpoint import read_checkpoint
 from napari_biomedparse.training.finetune import finetune
 from napari_biomedparse.training.fit import share
 from napari_biomedparse.training.folder import BEST, HELD_OUT, LAST, LOG

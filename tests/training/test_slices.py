@@ -7,7 +7,7 @@ import pytest
 import torch
 from training.data_folder import arrays
 
-from napari_biomedparse.preprocess import plan_slices, stack_context
+from napari_biomedparse.slicing.geometry import plan_slices, stack_context
 from napari_biomedparse.training.augment import Variation
 from napari_biomedparse.training.losses import object_edges
 from napari_biomedparse.training.slices import (

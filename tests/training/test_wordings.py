@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.errors import PromptError
-from napari_biomedparse.prompts import parse_prompts
 from napari_biomedparse.training.wordings import (
     ANY,
     Wordings,

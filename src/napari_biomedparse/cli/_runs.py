@@ -19,25 +19,25 @@ from napari_biomedparse.cli._show import (
     show_findings,
     show_times,
 )
+from napari_biomedparse.data.options import SegmentOptions
+from napari_biomedparse.data.prompts import PromptSet
 from napari_biomedparse.errors import PromptError
 from napari_biomedparse.io import open_file, save_labels
-from napari_biomedparse.options import SegmentOptions
-from napari_biomedparse.prompts import PromptSet
-from napari_biomedparse.report import Tally
-from napari_biomedparse.report import findings as all_findings
-from napari_biomedparse.slicing import region_of
+from napari_biomedparse.report.findings import Tally
+from napari_biomedparse.report.findings import findings as all_findings
+from napari_biomedparse.slicing.read import region_of
 
 _DOUBLE_ENDINGS = (".ome.zarr", ".ome.tif", ".ome.tiff", ".nii.gz")
 
 if TYPE_CHECKING:
-    from napari_biomedparse.consensus import Consensus
-    from napari_biomedparse.engine import Engine
-    from napari_biomedparse.estimate import Estimate
-    from napari_biomedparse.plan import RunPlan
-    from napari_biomedparse.report import Finding
-    from napari_biomedparse.segment import Segmentation
-    from napari_biomedparse.slices import SegmentedSlices
-    from napari_biomedparse.volume import Volume
+    from napari_biomedparse.data.results import SegmentedSlices
+    from napari_biomedparse.data.volume import Volume
+    from napari_biomedparse.engine.engine import Engine
+    from napari_biomedparse.pipeline.parts import Consensus
+    from napari_biomedparse.pipeline.plan import RunPlan
+    from napari_biomedparse.pipeline.segment import Segmentation
+    from napari_biomedparse.report.findings import Finding
+    from napari_biomedparse.runs.estimate import Estimate
 
 
 def run_volume(
@@ -49,9 +49,9 @@ def run_volume(
 ) -> tuple[Segmentation, tuple[Finding, ...], RunPlan]:
     """Do the run, with a progress bar."""
     # torch takes seconds to import, and --help should not.
-    from napari_biomedparse.plan import plan_run
-    from napari_biomedparse.segment import collect, run_plan
-    from napari_biomedparse.weights import model_identity
+    from napari_biomedparse.networks.weights import model_identity
+    from napari_biomedparse.pipeline.plan import plan_run
+    from napari_biomedparse.pipeline.segment import collect, run_plan
 
     with progress_bar() as progress:
         bar = progress.add_task("Loading the model", total=None)
@@ -86,7 +86,7 @@ def run_times(
     device: str,
 ) -> tuple[Segmentation, Volume]:
     """Segment all time points; returns what was found and the volume it lies in."""
-    from napari_biomedparse.series import open_series, run_series
+    from napari_biomedparse.pipeline.series import open_series, run_series
 
     series = open_series(image)
     with progress_bar() as progress:
@@ -116,7 +116,7 @@ def run_axes(
     force: bool,
 ) -> Consensus:
     """Run along each axis and let the runs vote."""
-    from napari_biomedparse.consensus import segment_consensus
+    from napari_biomedparse.pipeline.parts import segment_consensus
 
     with progress_bar() as progress:
         bar = progress.add_task("Loading the model", total=None)
@@ -146,8 +146,8 @@ def run_to_folder(
     common: dict[str, Any],
 ) -> None:
     """Do a run that writes to a folder as it goes, or continue it."""
+    from napari_biomedparse.report.why_empty import why_empty
     from napari_biomedparse.runs.run import open_input, segment_to_folder
-    from napari_biomedparse.why_empty import why_empty
 
     with progress_bar() as progress:
         run = segment_to_folder(
@@ -232,7 +232,7 @@ def show_estimates(
     **more: Any,
 ) -> None:
     """Say what runs will take; `more` are keywords of `estimate_run`."""
-    from napari_biomedparse.estimate import estimate_run, together
+    from napari_biomedparse.runs.estimate import estimate_run, together
 
     found: list[Estimate] = []
     with progress_bar() as progress:
@@ -305,8 +305,8 @@ def _engine(
     device: str,
 ) -> Engine:
     """Load the model, with what has to be downloaded on the bar."""
-    from napari_biomedparse.engine import Engine
-    from napari_biomedparse.weights import default_model, load_model
+    from napari_biomedparse.engine.engine import Engine
+    from napari_biomedparse.networks.weights import default_model, load_model
 
     network = load_model(
         model or default_model(),

@@ -20,12 +20,12 @@ from rich.progress import (
 from rich.table import Table
 
 from napari_biomedparse.errors import BiomedParseError, OptionError
-from napari_biomedparse.report import truncation_warning
+from napari_biomedparse.report.findings import truncation_warning
 
 if TYPE_CHECKING:
-    from napari_biomedparse.prompts import PromptSet
-    from napari_biomedparse.report import Finding
-    from napari_biomedparse.why_empty import Cause
+    from napari_biomedparse.data.prompts import PromptSet
+    from napari_biomedparse.report.findings import Finding
+    from napari_biomedparse.report.why_empty import Cause
 
 USAGE, INTERRUPTED = 2, 130
 """Exit codes, by convention, besides 1 for what went wrong."""

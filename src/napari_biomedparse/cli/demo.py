@@ -11,7 +11,7 @@ from rich.table import Table
 
 from napari_biomedparse.cli._show import err, out, told_in_one_line
 from napari_biomedparse.errors import OptionError
-from napari_biomedparse.phantoms import sample_em, sample_light_sheet
+from napari_biomedparse.samples import sample_em, sample_light_sheet
 
 
 def demo(
@@ -40,7 +40,7 @@ def demo(
     Needs no download. Without a display the results are written to files.
     """
     with told_in_one_line():
-        from napari_biomedparse._samples import can_open_a_window, open_demo
+        from napari_biomedparse.viewer.samples import can_open_a_window, open_demo
 
         samples = {"em": sample_em, "light-sheet": sample_light_sheet}
         if sample not in samples:
@@ -50,7 +50,7 @@ def demo(
         if window and can_open_a_window():
             open_demo(sample)
             return
-        from napari_biomedparse.demo import run_demo
+        from napari_biomedparse.cli._demo import run_demo
 
         with err.status("Segmenting the sample with the demo model"):
             rows = run_demo(samples[sample](), output)

@@ -17,11 +17,11 @@ from napari_biomedparse.cli._show import (
     progress_bar,
     told_in_one_line,
 )
-from napari_biomedparse.options import SegmentOptions
-from napari_biomedparse.prompts import parse_prompts
+from napari_biomedparse.data.options import SegmentOptions
+from napari_biomedparse.data.prompts import parse_prompts
 
 if TYPE_CHECKING:
-    from napari_biomedparse.evaluate.run import Evaluation
+    from napari_biomedparse.evaluation.run import Evaluation
 
 
 def evaluate(
@@ -119,7 +119,7 @@ def evaluate(
             instances=instances,
             batch_size=to_number(batch_size),
         )
-        from napari_biomedparse.evaluate.run import evaluate as run
+        from napari_biomedparse.evaluation.run import evaluate as run
 
         with progress_bar() as progress:
             bar = progress.add_task("Loading the model", total=None)
@@ -146,8 +146,8 @@ def evaluate(
 
 
 def _show(result: Evaluation) -> None:
-    from napari_biomedparse.evaluate.run import PAGE
-    from napari_biomedparse.evaluate.tables import TITLES
+    from napari_biomedparse.evaluation.run import PAGE
+    from napari_biomedparse.evaluation.tables import TITLES
 
     metrics = [m for m in TITLES if any(line.metric == m for line in result.summary)]
     table = Table("label", "class", *(TITLES[m] for m in metrics), "cases")

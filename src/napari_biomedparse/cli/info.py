@@ -12,7 +12,7 @@ from napari_biomedparse.cli._show import out, told_in_one_line
 from napari_biomedparse.io import open_file
 
 if TYPE_CHECKING:
-    from napari_biomedparse.volume import Volume
+    from napari_biomedparse.data.volume import Volume
 
 
 def info(

@@ -43,7 +43,7 @@ def measure(
 ) -> None:
     """Measure each object: size, place, brightness and shape, as a CSV table."""
     with told_in_one_line():
-        from napari_biomedparse.measure import components_of, measure_objects
+        from napari_biomedparse.labels.measure import components_of, measure_objects
 
         volume = open_volume(image, channel=channel)
         found, prompts = _labels(labels)

@@ -34,7 +34,7 @@ def report(
 ) -> None:
     """Write a page with pictures, existence plot, objects and how they were made."""
     with told_in_one_line():
-        from napari_biomedparse.run_report import report_run
+        from napari_biomedparse.report.run_page import report_run
 
         path = report_run(run, output, volume=volume, time=time)
         out.print(f"The page is {path}", highlight=False, soft_wrap=True)

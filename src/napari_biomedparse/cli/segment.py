@@ -21,14 +21,14 @@ from napari_biomedparse.cli._runs import (
     show_estimates,
 )
 from napari_biomedparse.cli._show import show_findings, told_in_one_line
+from napari_biomedparse.data.options import OVERLAPS, SegmentOptions
+from napari_biomedparse.data.prompts import parse_prompts
+from napari_biomedparse.data.volume import choose_channel, has_time_points
 from napari_biomedparse.errors import OptionError
-from napari_biomedparse.intensity import MODALITIES
 from napari_biomedparse.io import check_output, open_image, open_volume
-from napari_biomedparse.options import OVERLAPS, SegmentOptions
-from napari_biomedparse.prompts import parse_prompts
-from napari_biomedparse.runs.inputs import find_files, stands_for_several
-from napari_biomedparse.slicing import region_of
-from napari_biomedparse.volume import choose_channel, has_time_points
+from napari_biomedparse.io.inputs import find_files, stands_for_several
+from napari_biomedparse.slicing.intensity import MODALITIES
+from napari_biomedparse.slicing.read import region_of
 
 _FINE = "Fine control"
 _LARGE = "Large volumes and many of them"
@@ -323,7 +323,9 @@ def segment(
             save([output], agreed, place, overwrite)
             return
         result, findings, plan = run_volume(opened, prompts, model, options, device)
-        from napari_biomedparse.why_empty import why_empty  # --help needs no tokens
+        from napari_biomedparse.report.why_empty import (
+            why_empty,  # --help needs no tokens
+        )
 
         show_findings(
             findings,

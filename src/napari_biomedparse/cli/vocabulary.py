@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from napari_biomedparse.cli._show import out, told_in_one_line
-from napari_biomedparse.vocabulary import suggested_prompts
+from napari_biomedparse.data.vocabulary import suggested_prompts
 
 
 def vocabulary(

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from napari_biomedparse.data.prompts import INSTANCE_KEY, parse_prompts
 from napari_biomedparse.errors import FormatError, PromptError
-from napari_biomedparse.prompts import INSTANCE_KEY, parse_prompts
 
 if TYPE_CHECKING:
-    from napari_biomedparse.prompts import PromptSet
-    from napari_biomedparse.volume import Volume
+    from napari_biomedparse.data.prompts import PromptSet
+    from napari_biomedparse.data.volume import Volume
 
 logger = logging.getLogger(__name__)
 

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from napari_biomedparse.data.volume import as_volume, choose_channel
 from napari_biomedparse.errors import FormatError, OptionError, VolumeError
-from napari_biomedparse.io import nifti, npz, stack, tiff, zarr
+from napari_biomedparse.io.formats import nifti, npz, stack, tiff, zarr
 from napari_biomedparse.io.output import check_place
-from napari_biomedparse.volume import as_volume, choose_channel
 
 if TYPE_CHECKING:
+    from napari_biomedparse.data.prompts import PromptSet
+    from napari_biomedparse.data.volume import ArrayLike, Volume
     from napari_biomedparse.io.contents import Contents
-    from napari_biomedparse.prompts import PromptSet
-    from napari_biomedparse.volume import ArrayLike, Volume
 
 logger = logging.getLogger(__name__)
 

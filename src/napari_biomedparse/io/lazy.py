@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.errors import FormatError
-from napari_biomedparse.io.bounds import MAX_BLOCKS, check_blocks
+from napari_biomedparse.io.guards.bounds import MAX_BLOCKS, check_blocks
 
 if TYPE_CHECKING:
-    from napari_biomedparse.volume import ArrayLike
+    from napari_biomedparse.data.volume import ArrayLike
 
 BLOCK_BYTES = 4 * 2**20
 """Size aimed at for one block: quick to read for one slice, few tasks for many."""

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from napari_biomedparse.errors import OutputError, VolumeError
 
 if TYPE_CHECKING:
+    from napari_biomedparse.data.prompts import PromptSet
+    from napari_biomedparse.data.volume import ArrayLike
     from napari_biomedparse.io.contents import Colour
-    from napari_biomedparse.prompts import PromptSet
-    from napari_biomedparse.volume import ArrayLike
 
 _GOLDEN_RATIO = 0.618033988749895
 

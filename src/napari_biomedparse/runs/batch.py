@@ -21,16 +21,16 @@ from napari_biomedparse.errors import (
     PromptError,
 )
 from napari_biomedparse.io import open_file
-from napari_biomedparse.runs.durable import write_durably
+from napari_biomedparse.io.durable import write_durably
+from napari_biomedparse.io.inputs import find_files, folder_names
+from napari_biomedparse.networks.weights import default_model, load_model
 from napari_biomedparse.runs.folder import LOCK, Run, writing
-from napari_biomedparse.runs.inputs import find_files, folder_names
 from napari_biomedparse.runs.manifest import MANIFEST
 from napari_biomedparse.runs.run import segment_to_folder
-from napari_biomedparse.weights import default_model, load_model
 
 if TYPE_CHECKING:
-    from napari_biomedparse.model.biomedparse import BiomedParse
-    from napari_biomedparse.options import SegmentOptions
+    from napari_biomedparse.data.options import SegmentOptions
+    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
     from napari_biomedparse.runs.volume_run import Progress
 
 logger = logging.getLogger(__name__)

@@ -16,6 +16,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from napari_biomedparse.io.formats.ome_labels import (
+    LabelStore,
+    Layout,
+    create_labels,
+    plan_thickness,
+)
+from napari_biomedparse.io.identity import check_unchanged
+from napari_biomedparse.labels.blockwise import block_shape, scratch, split_blockwise
+from napari_biomedparse.pipeline.segment import run_plan
 from napari_biomedparse.runs.folder import (
     COMPONENTS,
     EDGES,
@@ -27,22 +36,13 @@ from napari_biomedparse.runs.folder import (
     record_block,
     writing,
 )
-from napari_biomedparse.runs.identity import check_unchanged
 from napari_biomedparse.runs.manifest import Block, Manifest, read_manifest
-from napari_biomedparse.runs.objects import block_shape, scratch, split_blockwise
-from napari_biomedparse.runs.store import (
-    LabelStore,
-    Layout,
-    create_labels,
-    plan_thickness,
-)
-from napari_biomedparse.segment import run_plan
 
 if TYPE_CHECKING:
-    from napari_biomedparse.engine import Engine
-    from napari_biomedparse.plan import RunPlan
-    from napari_biomedparse.slices import SegmentedSlices
-    from napari_biomedparse.volume import Volume
+    from napari_biomedparse.data.results import SegmentedSlices
+    from napari_biomedparse.data.volume import Volume
+    from napari_biomedparse.engine.engine import Engine
+    from napari_biomedparse.pipeline.plan import RunPlan
 
 LEAST_CHUNKS = 2
 """Chunks of the volume that a task reads at least, so that none is read thrice."""

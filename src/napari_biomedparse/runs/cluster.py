@@ -29,14 +29,15 @@ from distributed import (
     get_worker,
 )
 
-from napari_biomedparse.devices import find_device
-from napari_biomedparse.engine import Engine
+from napari_biomedparse.engine.devices import find_device
+from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import (
     DeviceError,
     OptionError,
     OutputError,
     WorkerError,
 )
+from napari_biomedparse.networks.weights import load_model, model_identity
 from napari_biomedparse.runs.blocks import (
     Stopped,
     open_stores,
@@ -53,11 +54,10 @@ from napari_biomedparse.runs.manifest import (
     read_manifest,
     weights_checksum,
 )
-from napari_biomedparse.weights import load_model, model_identity
 
 if TYPE_CHECKING:
-    from napari_biomedparse.model.biomedparse import BiomedParse
-    from napari_biomedparse.plan import RunPlan
+    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+    from napari_biomedparse.pipeline.plan import RunPlan
 
 
 logger = logging.getLogger(__name__)

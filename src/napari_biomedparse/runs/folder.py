@@ -19,9 +19,10 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from napari_biomedparse.errors import FormatError, OutputError
-from napari_biomedparse.io.zarr import open_zarr
-from napari_biomedparse.runs.durable import PARTIAL, is_zarr, write_durably
-from napari_biomedparse.runs.inputs import SUFFIXES
+from napari_biomedparse.io.durable import PARTIAL, is_zarr, write_durably
+from napari_biomedparse.io.formats.ome_labels import LabelStore, Layout
+from napari_biomedparse.io.formats.zarr import open_zarr
+from napari_biomedparse.io.inputs import SUFFIXES
 from napari_biomedparse.runs.manifest import (
     MANIFEST,
     Block,
@@ -31,10 +32,9 @@ from napari_biomedparse.runs.manifest import (
     refuse_differences,
 )
 from napari_biomedparse.runs.record_check import check_block, check_manifest
-from napari_biomedparse.runs.store import LabelStore, Layout
 
 if TYPE_CHECKING:
-    from napari_biomedparse.prompts import PromptSet
+    from napari_biomedparse.data.prompts import PromptSet
 
 logger = logging.getLogger(__name__)
 

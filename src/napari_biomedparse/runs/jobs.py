@@ -26,16 +26,16 @@ import numpy as np
 import platformdirs
 from distributed import Client, Event, Future, Variable, worker_client
 
+from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.errors import OptionError, OutputError, WorkerError
+from napari_biomedparse.io.durable import write_durably
 from napari_biomedparse.runs.blocks import Stopped
 from napari_biomedparse.runs.cluster import LOOK_SECONDS, PLUGIN, connect
-from napari_biomedparse.runs.durable import write_durably
 from napari_biomedparse.runs.folder import JOB, writing
 from napari_biomedparse.runs.run import do_asked
-from napari_biomedparse.volume import Volume
 
 if TYPE_CHECKING:
-    from napari_biomedparse.runs.asked import Asked
+    from napari_biomedparse.runs.request import Asked
     from napari_biomedparse.runs.volume_run import Progress
 
 _GONE = (

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from napari_biomedparse.data.options import SegmentOptions
+from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet, parse_prompts
 from napari_biomedparse.errors import FormatError, OutputError
-from napari_biomedparse.options import SegmentOptions
-from napari_biomedparse.prompts import INSTANCE_KEY, PromptSet, parse_prompts
-from napari_biomedparse.runs.durable import write_durably
+from napari_biomedparse.io.durable import write_durably
 from napari_biomedparse.runs.record_check import check_manifest
 
 MANIFEST = "manifest.json"

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_biomedparse.consensus import plan_consensus, vote, voted_parameters
-from napari_biomedparse.plan import plan_run
+from napari_biomedparse.io.formats.ome_labels import create_labels
+from napari_biomedparse.io.identity import identify
+from napari_biomedparse.pipeline.parts import plan_consensus, vote, voted_parameters
+from napari_biomedparse.pipeline.plan import plan_run
 from napari_biomedparse.runs.blocks import (
     FilledBlock,
     grid_volume,
@@ -36,20 +38,18 @@ from napari_biomedparse.runs.folder import (
     verified_blocks,
     writing,
 )
-from napari_biomedparse.runs.identity import identify
-from napari_biomedparse.runs.store import create_labels
 from napari_biomedparse.runs.volume_run import describe_run, run_to_folder
 
 if TYPE_CHECKING:
-    from napari_biomedparse.engine import Engine
-    from napari_biomedparse.options import SegmentOptions
-    from napari_biomedparse.plan import RunPlan
-    from napari_biomedparse.prompts import PromptSet
+    from napari_biomedparse.data.options import SegmentOptions
+    from napari_biomedparse.data.prompts import PromptSet
+    from napari_biomedparse.data.volume import Volume
+    from napari_biomedparse.engine.engine import Engine
+    from napari_biomedparse.io.formats.ome_labels import LabelStore, OmeVersion
+    from napari_biomedparse.pipeline.plan import RunPlan
+    from napari_biomedparse.pipeline.series import Series
     from napari_biomedparse.runs.manifest import Block, Manifest
-    from napari_biomedparse.runs.store import LabelStore, OmeVersion
     from napari_biomedparse.runs.volume_run import DoBlocks, Progress
-    from napari_biomedparse.series import Series
-    from napari_biomedparse.volume import Volume
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,23 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_biomedparse.consensus import check_consensus
-from napari_biomedparse.engine import Engine
+from napari_biomedparse.data.options import refuse_separate
+from napari_biomedparse.data.prompts import parse_prompts
+from napari_biomedparse.data.volume import (
+    Volume,
+    as_volume,
+    choose_channel,
+    has_time_points,
+    volume_of,
+)
+from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.io import open_image, open_volume
-from napari_biomedparse.options import refuse_separate
-from napari_biomedparse.plan import plan_run
-from napari_biomedparse.prompts import parse_prompts
-from napari_biomedparse.runs.asked import Asked
+from napari_biomedparse.networks.weights import default_model, load_model
+from napari_biomedparse.pipeline.parts import check_consensus
+from napari_biomedparse.pipeline.plan import plan_run
+from napari_biomedparse.pipeline.segment import merge_options
+from napari_biomedparse.pipeline.series import Series, open_series
 from napari_biomedparse.runs.folder import JOB, Run
 from napari_biomedparse.runs.manifest import Manifest, read_manifest
 from napari_biomedparse.runs.parts import (
@@ -24,27 +33,18 @@ from napari_biomedparse.runs.parts import (
     series_to_folder,
     volume_to_folder,
 )
-from napari_biomedparse.segment import merge_options
-from napari_biomedparse.series import Series, open_series
-from napari_biomedparse.volume import (
-    Volume,
-    as_volume,
-    choose_channel,
-    has_time_points,
-    volume_of,
-)
-from napari_biomedparse.weights import default_model, load_model
+from napari_biomedparse.runs.request import Asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from distributed import Client
 
-    from napari_biomedparse.model.biomedparse import BiomedParse
-    from napari_biomedparse.options import SegmentOptions
-    from napari_biomedparse.runs.store import OmeVersion
+    from napari_biomedparse.data.options import SegmentOptions
+    from napari_biomedparse.io.formats.ome_labels import OmeVersion
+    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+    from napari_biomedparse.pipeline.series import Times
     from napari_biomedparse.runs.volume_run import DoBlocks, Progress
-    from napari_biomedparse.series import Times
 
 OME_VERSIONS = ("0.4", "0.5")
 

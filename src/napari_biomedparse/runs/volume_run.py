@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from napari_biomedparse.io.formats.ome_labels import OmeVersion, plan_thickness
+from napari_biomedparse.io.identity import identify
+from napari_biomedparse.networks.weights import model_identity
 from napari_biomedparse.runs.blocks import (
     open_stores,
     run_blocks,
@@ -25,14 +28,11 @@ from napari_biomedparse.runs.folder import (
     verified_blocks,
     writing,
 )
-from napari_biomedparse.runs.identity import identify
 from napari_biomedparse.runs.manifest import Block, Manifest
-from napari_biomedparse.runs.store import OmeVersion, plan_thickness
-from napari_biomedparse.weights import model_identity
 
 if TYPE_CHECKING:
-    from napari_biomedparse.engine import Engine
-    from napari_biomedparse.plan import RunPlan
+    from napari_biomedparse.engine.engine import Engine
+    from napari_biomedparse.pipeline.plan import RunPlan
 
 Progress = Callable[[int, int], None]
 """Called with the slices that are finished, and all."""

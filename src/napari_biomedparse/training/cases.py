@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.errors import (
     BiomedParseError,
     FormatError,
     PromptError,
 )
-from napari_biomedparse.evaluate.pairs import Pair, find_pairs, open_labels
-from napari_biomedparse.intensity import choose_intensity
 from napari_biomedparse.io import open_file, open_volume
-from napari_biomedparse.preprocess import choose_axis
-from napari_biomedparse.prompts import parse_prompts
-from napari_biomedparse.runs.identity import identify
+from napari_biomedparse.io.identity import identify
+from napari_biomedparse.io.pairs import Pair, find_pairs, open_labels
+from napari_biomedparse.slicing.geometry import choose_axis
+from napari_biomedparse.slicing.intensity import choose_intensity
 from napari_biomedparse.training.volumes import (
     KeptArray,
     TrainingVolume,
@@ -45,8 +45,8 @@ from napari_biomedparse.training.wordings import (
 )
 
 if TYPE_CHECKING:
+    from napari_biomedparse.data.volume import Volume
     from napari_biomedparse.io import LabelVolume
-    from napari_biomedparse.volume import Volume
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet
 from napari_biomedparse.errors import PromptError, VolumeError
+from napari_biomedparse.io.durable import write_durably
+from napari_biomedparse.io.formats.npz import IMAGE_KEY, LABEL_KEYS, save_npz
 from napari_biomedparse.io.lazy import in_order
-from napari_biomedparse.io.npz import IMAGE_KEY, LABEL_KEYS, save_npz
 from napari_biomedparse.io.output import whole_or_nothing
-from napari_biomedparse.prompts import INSTANCE_KEY, PromptSet
-from napari_biomedparse.runs.durable import write_durably
 from napari_biomedparse.runs.folder import writing
 from napari_biomedparse.training.cases import REVIEWED_AXIS_KEY, REVIEWED_KEY
 from napari_biomedparse.training.volumes import check_classes, check_fit
@@ -31,7 +31,7 @@ from napari_biomedparse.training.wordings import (
 )
 
 if TYPE_CHECKING:
-    from napari_biomedparse.volume import Volume
+    from napari_biomedparse.data.volume import Volume
 
 _AWKWARD = re.compile(r"[^\w.-]+")
 

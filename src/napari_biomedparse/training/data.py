@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from napari_biomedparse.errors import VolumeError
-from napari_biomedparse.tokenizer import CONTEXT_LENGTH, tokenize
+from napari_biomedparse.networks.blocks.tokenizer import CONTEXT_LENGTH, tokenize
 from napari_biomedparse.training.losses import (
     Targets,
     coverage,

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from napari_biomedparse.model.biomedparse import BiomedParse
-from napari_biomedparse.model.mask_decoder import LEVELS
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+from napari_biomedparse.networks.v2.mask_decoder import LEVELS
 
 if TYPE_CHECKING:
-    from napari_biomedparse.model.config import BiomedParseConfig
+    from napari_biomedparse.networks.config import BiomedParseConfig
 
 _STACKS = (
     "transformer_cross_attention_layers",

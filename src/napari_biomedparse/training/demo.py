@@ -27,9 +27,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from napari_biomedparse.devices import find_device
-from napari_biomedparse.model.biomedparse import BiomedParse
-from napari_biomedparse.model.config import BiomedParseConfig
+from napari_biomedparse.engine.devices import find_device
+from napari_biomedparse.networks.config import BiomedParseConfig
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.training.parts import Part, train_part
 from napari_biomedparse.training.phantom_cases import (
     PHANTOM_SHAPE,
@@ -170,7 +170,7 @@ def _about(seed: int, parts: Sequence[Part], phantoms: int) -> dict[str, str]:
         "name": "napari-biomedparse demo model",
         "command": "python -m napari_biomedparse.training.demo --output DIR "
         f"--seed {seed} --steps {steps} --phantoms {phantoms}",
-        "data": f"{phantoms} procedural phantoms of napari_biomedparse.phantoms from "
+        "data": f"{phantoms} procedural phantoms of napari_biomedparse.samples from "
         f"seed {100_000 * seed} on, shape {PHANTOM_SHAPE}; no real images",
         "seed": str(seed),
         "commit": _commit(),

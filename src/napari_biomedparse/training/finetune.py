@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch.callbacks import EarlyStopping
 
-from napari_biomedparse.devices import find_device
+from napari_biomedparse.engine.devices import find_device
 from napari_biomedparse.errors import VolumeError
+from napari_biomedparse.networks.weights import load_model
 from napari_biomedparse.runs.folder import writing
 from napari_biomedparse.training.augment import Variation
 from napari_biomedparse.training.cases import load_cases
@@ -30,12 +31,11 @@ from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.processed import is_processed, load_processed
 from napari_biomedparse.training.slices import SliceBatches, Split, split
 from napari_biomedparse.training.volumes import TrainingVolume, require_targets
-from napari_biomedparse.weights import load_model
 
 if TYPE_CHECKING:
     import torch
 
-    from napari_biomedparse.model.biomedparse import BiomedParse
+    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
     from napari_biomedparse.training.progress import Progress
 
 GAIN = 1e-4

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_biomedparse.errors import OutputError
-from napari_biomedparse.model.checkpoint import read_checkpoint
-from napari_biomedparse.runs.durable import write_durably
+from napari_biomedparse.io.durable import write_durably
+from napari_biomedparse.networks.checkpoint import read_checkpoint
+from napari_biomedparse.networks.weights import PUBLISHED, model_identity
 from napari_biomedparse.training.losses import Losses
 from napari_biomedparse.training.volumes import KeptArray
 from napari_biomedparse.version import __version__
-from napari_biomedparse.weights import PUBLISHED, model_identity
 
 if TYPE_CHECKING:
-    from napari_biomedparse.model.biomedparse import BiomedParse
+    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
     from napari_biomedparse.training.options import FinetuneOptions
     from napari_biomedparse.training.slices import Split
     from napari_biomedparse.training.volumes import TrainingVolume

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
 from napari_biomedparse.errors import OptionError
-from napari_biomedparse.model.checkpoint import save_weights
+from napari_biomedparse.networks.checkpoint import save_weights
 from napari_biomedparse.training.adapters import merged_state_dict
 from napari_biomedparse.training.folder import BEST, HELD_OUT, LAST, write_log
 from napari_biomedparse.training.losses import Losses
@@ -22,7 +22,7 @@ from napari_biomedparse.training.progress import Progress
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-    from napari_biomedparse.model.biomedparse import BiomedParse
+    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.checkpoint import checkpoint
 
-from napari_biomedparse.postprocess import upsample
+from napari_biomedparse.labels.resolve import upsample
 from napari_biomedparse.training.adapters import add_adapters
 from napari_biomedparse.training.losses import (
     EXISTENCE_WEIGHT,
@@ -25,7 +25,7 @@ from napari_biomedparse.training.predict import predict
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
-    from napari_biomedparse.model.biomedparse import BiomedParse
+    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
     from napari_biomedparse.training.chunks import Numbered
     from napari_biomedparse.training.options import FinetuneOptions
 

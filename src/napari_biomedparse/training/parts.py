@@ -12,7 +12,8 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
-from napari_biomedparse.model.checkpoint import save_weights
+from napari_biomedparse.networks.checkpoint import save_weights
+from napari_biomedparse.networks.weights import load_model
 from napari_biomedparse.training.chunks import ChunkedData
 from napari_biomedparse.training.data import Augmentation, Batches
 from napari_biomedparse.training.deepen import deepened
@@ -22,11 +23,10 @@ from napari_biomedparse.training.keeper import ChunkKeeper
 from napari_biomedparse.training.module import Learning, TrainingModule
 from napari_biomedparse.training.phantom_cases import ask_about_phantoms
 from napari_biomedparse.training.predict import predict
-from napari_biomedparse.weights import load_model
 
 if TYPE_CHECKING:
-    from napari_biomedparse.model.biomedparse import BiomedParse
-    from napari_biomedparse.model.config import BiomedParseConfig
+    from napari_biomedparse.networks.config import BiomedParseConfig
+    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
     from napari_biomedparse.training.data import Batch, Case
 
 AVERAGED = "averaged.safetensors"

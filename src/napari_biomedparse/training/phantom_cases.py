@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_biomedparse.phantoms import KINDS, Phantom, make_phantom
-from napari_biomedparse.phantoms.wordings import (
+from napari_biomedparse.networks.blocks.tokenizer import END_ID, START_ID, tokenize
+from napari_biomedparse.samples import KINDS, Phantom, make_phantom
+from napari_biomedparse.samples.wordings import (
     FOREIGN,
     MODALITIES,
     NAMES,
@@ -15,7 +16,6 @@ from napari_biomedparse.phantoms.wordings import (
     TITLES,
     wording,
 )
-from napari_biomedparse.tokenizer import END_ID, START_ID, tokenize
 from napari_biomedparse.training.data import Case, Question, question
 
 PHANTOM_SHAPE = (12, 256, 256)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from napari_biomedparse.model.biomedparse import BiomedParse
-    from napari_biomedparse.model.mask_decoder import Decoded
+    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+    from napari_biomedparse.networks.v2.mask_decoder import Decoded
     from napari_biomedparse.training.data import Batch
 
 

@@ -15,12 +15,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_biomedparse.preprocess import (
+from napari_biomedparse.networks.blocks.tokenizer import tokenize
+from napari_biomedparse.slicing.geometry import (
     SliceGeometry,
     neighbour_index,
     plan_slices,
 )
-from napari_biomedparse.tokenizer import tokenize
 from napari_biomedparse.training.augment import Variation, vary
 from napari_biomedparse.training.data import Batch, padded
 from napari_biomedparse.training.losses import Targets, object_edges

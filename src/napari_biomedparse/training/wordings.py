@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_biomedparse.data.prompts import INSTANCE_KEY, Prompt
 from napari_biomedparse.errors import PromptError
-from napari_biomedparse.prompts import INSTANCE_KEY, Prompt
 
 if TYPE_CHECKING:
-    from napari_biomedparse.prompts import PromptSet
+    from napari_biomedparse.data.prompts import PromptSet
 
 FILE_NAME = "class_prompts.json"
 ANY = "*"

@@ -1,0 +1,1 @@
+"""Volumes, prompts, options and results: what users hand in and get back."""

@@ -1,0 +1,330 @@
+"""One case from its files to its scores, and the slice that shows its worst errors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_biomedparse.data.options import SegmentOptions
+from napari_biomedparse.data.prompts import PromptSet, parse_prompts
+from napari_biomedparse.errors import OptionError, PromptError, VolumeError
+from napari_biomedparse.evaluation.memory import PeakMemory
+from napari_biomedparse.evaluation.scores import (
+    NAN,
+    CaseScore,
+    ClassLine,
+    score_instances,
+    score_semantic,
+)
+from napari_biomedparse.io import open_file, open_volume
+from napari_biomedparse.io.identity import identify
+from napari_biomedparse.io.pairs import Pair, open_labels, read_labels
+from napari_biomedparse.runs.manifest import MANIFEST
+from napari_biomedparse.runs.run import segment_to_folder
+from napari_biomedparse.slicing.geometry import choose_axis
+from napari_biomedparse.slicing.intensity import choose_intensity
+
+if TYPE_CHECKING:
+    from napari_biomedparse.data.volume import Volume
+    from napari_biomedparse.evaluation.metrics import Labels
+    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+
+logger = logging.getLogger(__name__)
+
+_LARGEST_PICTURE, _MOST_NAMED = 768, 5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How cases are scored.
+
+    Parameters
+    ----------
+    tolerance : float
+        For the surface dice, in the unit of the images' spacing.
+    prompts : PromptSet, optional
+        For all cases; by default those of each file.
+    options : SegmentOptions
+        For what is to be segmented; its slices are also the ones scored, and
+        `instances` decides whether objects are scored.
+    model : str
+        Identity of the network, or empty where predictions are given.
+    """
+
+    tolerance: float = 2.0
+    prompts: PromptSet | None = None
+    options: SegmentOptions = field(default_factory=SegmentOptions)
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A slice with its labels, small enough to be drawn.
+
+    Parameters
+    ----------
+    image : uint8 ndarray [Y, X] or [Y, X, 3]
+    truth, labels : integer ndarray [Y, X]
+    index : int
+        Number of the slice along the slicing axis.
+    aspect : float
+        Height of a pixel over its width.
+    """
+
+    image: npt.NDArray[np.uint8]
+    truth: Labels
+    labels: Labels
+    index: int
+    aspect: float
+
+    def save(self, path: Path) -> None:
+        """Write an ``.npz``; the file is whole or not there."""
+        part = path.with_name(f"{path.stem}.part.npz")
+        np.savez_compressed(part, **vars(self))
+        part.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Overlay:
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as kept:
+            arrays = {key: kept[key] for key in ("image", "truth", "labels")}
+            return cls(**arrays, index=int(kept["index"]), aspect=float(kept["aspect"]))
+
+
+@dataclass(frozen=True)
+class _Prediction:
+    labels: Labels
+    objects: Labels | None
+    existence: npt.NDArray[np.bool_] | None
+    axis: int
+    seconds: float = NAN
+    host_mib: float = NAN
+    device_mib: float = NAN
+
+
+class Case:
+    """A case whose files are open, but not read.
+
+    Parameters
+    ----------
+    pair : Pair
+    settings : Settings
+
+    Raises
+    ------
+    FormatError, VolumeError, PromptError
+        If a file is missing, damaged or does not fit the others.
+    """
+
+    def __init__(self, pair: Pair, settings: Settings) -> None:
+        if pair.missing:
+            raise VolumeError(
+                f"{pair.image} has no {pair.missing}: no file there is called "
+                f"{pair.name}."
+            )
+        self.pair, self.settings = pair, settings
+        self.volume = open_volume(pair.image)
+        self.truth = open_labels(pair.truth)
+        self._require_grid(self.truth.volume, pair.truth)
+        self.prompts = self._find_prompts()
+        self.prediction = None
+        if pair.prediction is not None:
+            self.prediction = open_labels(pair.prediction)
+            self._require_grid(self.prediction.volume, pair.prediction)
+
+    @property
+    def key(self) -> str:
+        """What the scores depend on, as a checksum."""
+        prompts = self.prompts
+        parts = {
+            "image": identify(self.volume),
+            "truth": identify(self.truth.volume),
+            "prediction": self.prediction and identify(self.prediction.volume),
+            "prompts": prompts and [prompts.ids, prompts.texts, prompts.instance],
+            "options": asdict(self.settings.options),
+            "tolerance": self.settings.tolerance,
+            "model": self.settings.model,
+        }
+        text = json.dumps(parts, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def wants_objects(self) -> bool:
+        """Whether objects are scored instead of classes."""
+        wanted = self.settings.options.instances
+        if wanted is None:
+            return self.prompts is not None and self.prompts.instance
+        return wanted
+
+    def score(
+        self,
+        folder: Path,
+        network: BiomedParse | None,
+        how: Mapping[str, Any],
+    ) -> tuple[CaseScore, Overlay]:
+        """Predict, unless the prediction is given, and compare with the truth.
+
+        Parameters
+        ----------
+        folder : Path
+            For the run, if there is to be one.
+        network : BiomedParse, optional
+            Needed if the prediction is not given.
+        how : mapping
+            Further keywords of `segment_to_folder`.
+        """
+        if self.prediction is None:
+            if network is None or self.prompts is None:
+                raise OptionError("Without predictions a model and prompts are needed.")
+            found = self._segmented(folder, network, self.prompts, how)
+        else:
+            found = self._given()
+        truth = read_labels(self.truth)
+        chosen = _slices(found.axis, self.settings.options.slices)
+        truth, labels = truth[chosen], found.labels[chosen]
+        objects = None if found.objects is None else found.objects[chosen]
+        existence = found.existence
+        if existence is not None and self.settings.options.slices:
+            existence = existence[:, slice(*self.settings.options.slices)]
+        lines = self._lines(truth, labels, objects, existence, found.axis)
+        score = CaseScore(
+            self.pair.name,
+            lines,
+            found.seconds,
+            found.host_mib,
+            found.device_mib,
+            truth.shape[found.axis],
+        )
+        shown = labels if objects is None else objects
+        return score, self._overlay(truth, shown, found.axis)
+
+    def _lines(
+        self,
+        truth: Labels,
+        labels: Labels,
+        objects: Labels | None,
+        existence: npt.NDArray[np.bool_] | None,
+        axis: int,
+    ) -> tuple[ClassLine, ...]:
+        if objects is not None:
+            return score_instances(
+                truth, objects, self.prompts, existence=existence, axis=axis
+            )
+        prompts = self.prompts
+        texts = dict(zip(prompts.ids, prompts.texts, strict=True)) if prompts else {}
+        if texts and (others := set(np.unique(truth).tolist()) - {0, *texts}):
+            logger.warning(
+                "%s has %d labels that no prompt asks for (%s); they are not scored. "
+                "If each is an object, score objects (instances).",
+                self.pair.truth,
+                len(others),
+                ", ".join(map(str, sorted(others)[:_MOST_NAMED])),
+            )
+        return score_semantic(
+            truth,
+            labels,
+            texts,
+            spacing=self.volume.spacing[:3],
+            tolerance=self.settings.tolerance,
+            existence=existence,
+            axis=axis,
+        )
+
+    def _segmented(
+        self,
+        folder: Path,
+        network: BiomedParse,
+        prompts: PromptSet,
+        how: Mapping[str, Any],
+    ) -> _Prediction:
+        begun_before = (folder / MANIFEST).exists()
+        start = time.monotonic()
+        with PeakMemory() as peak:
+            run = segment_to_folder(
+                self.volume, prompts, folder, network, self.settings.options, **how
+            )
+            labels = np.asarray(run.labels)
+            objects = None if run.instances is None else np.asarray(run.instances)
+        return _Prediction(
+            labels,
+            objects,
+            run.existence >= self.settings.options.existence_threshold,
+            run.manifest.output["axis"],
+            NAN if begun_before else time.monotonic() - start,
+            peak.host_mib,
+            peak.device_mib,
+        )
+
+    def _given(self) -> _Prediction:
+        assert self.prediction is not None
+        labels = read_labels(self.prediction)
+        axis = self.settings.options.axis
+        if isinstance(axis, str):
+            axis = self.volume.axes.index(axis)
+        return _Prediction(
+            labels,
+            labels if self.wants_objects else None,
+            None,
+            choose_axis(self.volume.grid) if axis is None else axis,
+        )
+
+    def _find_prompts(self) -> PromptSet | None:
+        if self.settings.prompts is not None:
+            return self.settings.prompts
+        stored = open_file(self.pair.image).prompts
+        if stored is None and self.truth.texts:
+            stored = parse_prompts({str(k): v for k, v in self.truth.texts.items()})
+        if stored is None and self.pair.prediction is None:
+            raise PromptError(
+                f"{self.pair.image} holds no prompts; say what to find (-p)."
+            )
+        return stored
+
+    def _require_grid(self, labels: Volume, path: Path) -> None:
+        if labels.shape != self.volume.grid:
+            raise VolumeError(
+                f"{path} has the shape {labels.shape} and the image {self.pair.image} "
+                f"{self.volume.grid}; they must be the same."
+            )
+
+    def _overlay(self, truth: Labels, labels: Labels, axis: int) -> Overlay:
+        """Take the slice with the most voxels that are wrong."""
+        wrong = truth != labels
+        if self.wants_objects:  # their numbers need not agree
+            wrong = (truth > 0) != (labels > 0)
+        others = tuple(i for i in range(3) if i != axis)
+        at = int(wrong.sum(axis=others).argmax())
+        first = self.settings.options.slices[0] if self.settings.options.slices else 0
+        index = [slice(None)] * 3
+        index[axis] = slice(first + at, first + at + 1)
+        plane = np.moveaxis(np.asarray(self.volume.data[tuple(index)]), axis, 0)
+        intensity = choose_intensity(
+            self.volume.data,
+            self.settings.options.modality,
+            colour=self.volume.is_colour,
+        )
+        grey = np.clip(intensity.apply(plane)[0], 0, 255).astype(np.uint8)
+        step = -(-max(grey.shape[:2]) // _LARGEST_PICTURE)
+        small = (slice(None, None, step),) * 2
+        down, across = (self.volume.spacing[i] for i in others)
+        return Overlay(
+            grey[small],
+            np.take(truth, at, axis)[small],
+            np.take(labels, at, axis)[small],
+            first + at,
+            down / across,
+        )
+
+
+def _slices(axis: int, chosen: tuple[int, int] | None) -> tuple[slice, ...]:
+    part = slice(*chosen) if chosen else slice(None)
+    return tuple(part if i == axis else slice(None) for i in range(3))

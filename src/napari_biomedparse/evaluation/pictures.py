@@ -1,0 +1,121 @@
+"""Box plots of scores and overlays of the worst cases, as PNG."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_biomedparse.errors import OptionError
+from napari_biomedparse.evaluation.scores import METRICS, CaseScore
+from napari_biomedparse.evaluation.tables import TITLES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from napari_biomedparse.evaluation.case import Overlay
+
+_DOTS_UP_TO = 200
+_OPACITY = 0.5
+
+
+def require_pictures() -> None:
+    """Say early that matplotlib is missing.
+
+    Raises
+    ------
+    OptionError
+        If it cannot be imported.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise OptionError(
+            f"The pictures need matplotlib ({error}); install it with: pip install "
+            "'napari-biomedparse[evaluate]'"
+        ) from error
+
+
+def box_plot(scores: Sequence[CaseScore], metric: str, path: Path) -> bool:
+    """Draw the scores of every class over the cases; False if nothing has them."""
+    groups: dict[tuple[int, str], list[float]] = {}
+    for score in scores:
+        for line in score.classes:
+            value = getattr(line, metric)
+            if not math.isnan(value):
+                groups.setdefault((line.label, line.prompt), []).append(value)
+    if not groups:
+        return False
+    named = sorted(groups.items(), reverse=True)
+    names = [
+        textwrap.shorten(f"{label}  {prompt}", 60, placeholder="…")
+        for (label, prompt), _ in named
+    ]
+    figure = _figure(9.0, 1.0 + 0.34 * len(named))
+    axes = figure.add_subplot()
+    values = [group for _, group in named]
+    axes.boxplot(values, orientation="horizontal", tick_labels=names, showfliers=False)
+    if sum(map(len, values)) <= _DOTS_UP_TO:
+        for row, group in enumerate(values, start=1):
+            axes.plot(group, [row] * len(group), "o", color="#1f77b4", alpha=0.6, ms=4)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_xlabel(TITLES[metric])
+    axes.grid(axis="x", alpha=0.3)
+    _save(figure, path)
+    return True
+
+
+def draw_overlay(overlay: Overlay, title: str, path: Path) -> None:
+    """Draw image, truth and prediction of a slice side by side."""
+    rows, columns = overlay.truth.shape
+    height = min(max(3.6 * rows * overlay.aspect / columns, 2.0), 9.0)
+    figure = _figure(11.0, height + 0.7)
+    figure.suptitle(f"{title}, slice {overlay.index}", fontsize=10)
+    panels = (
+        ("image", None),
+        ("truth", overlay.truth),
+        ("prediction", overlay.labels),
+    )
+    for place, (name, labels) in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, 3, place)
+        axes.imshow(overlay.image, cmap="gray", vmin=0, vmax=255, aspect=overlay.aspect)
+        if labels is not None:
+            axes.imshow(colours(labels), aspect=overlay.aspect, interpolation="nearest")
+        axes.set_title(name, fontsize=9)
+        axes.set_axis_off()
+    _save(figure, path)
+
+
+def colours(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
+    """Give every label a colour of its own, always the same: RGBA [Y, X, 4], 0 to 1."""
+    from matplotlib import colormaps
+
+    palette = np.asarray(colormaps["tab20"].colors)  # type: ignore[attr-defined]
+    order = np.concatenate([palette[::2], palette[1::2]])
+    painted = np.zeros((*labels.shape, 4))
+    there = labels > 0
+    painted[there, :3] = order[(labels[there] - 1) % len(order)]
+    painted[there, 3] = _OPACITY
+    return painted
+
+
+def draw_boxes(scores: Sequence[CaseScore], folder: Path) -> dict[str, Path]:
+    """Draw a box plot of every metric that there is, by metric."""
+    paths = {metric: folder / f"{metric}.png" for metric in METRICS}
+    return {m: path for m, path in paths.items() if box_plot(scores, m, path)}
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure((width, height), layout="constrained")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,255 @@
+"""A folder of cases -> scores; what is finished is not done again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_biomedparse.data.prompts import parse_prompts
+from napari_biomedparse.errors import BiomedParseError, OptionError
+from napari_biomedparse.evaluation.case import Case, Overlay, Settings
+from napari_biomedparse.evaluation.page import write_page
+from napari_biomedparse.evaluation.pictures import (
+    draw_boxes,
+    draw_overlay,
+    require_pictures,
+)
+from napari_biomedparse.evaluation.scores import CaseScore, plain
+from napari_biomedparse.evaluation.tables import (
+    SummaryLine,
+    cases_csv,
+    shown,
+    summarise,
+    summary_csv,
+)
+from napari_biomedparse.io.durable import write_durably
+from napari_biomedparse.io.pairs import Pair, Paths, find_pairs
+from napari_biomedparse.networks.weights import (
+    default_model,
+    load_model,
+    model_identity,
+)
+from napari_biomedparse.pipeline.segment import merge_options
+from napari_biomedparse.runs.folder import writing
+from napari_biomedparse.version import __version__
+
+if TYPE_CHECKING:
+    from napari_biomedparse.data.options import SegmentOptions
+    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+
+logger = logging.getLogger(__name__)
+
+CASES, RUNS, PICTURES = "cases", "runs", "pictures"
+CASES_CSV, SUMMARY_CSV, RESULT_JSON, PAGE = (
+    "cases.csv", "summary.csv", "evaluation.json", "index.html",
+)  # fmt: skip
+WORST = 6
+"""Cases whose errors are shown."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of many cases.
+
+    Parameters
+    ----------
+    scores : tuple of CaseScore
+        Those that could be scored, in order.
+    failures : mapping of str to str
+        The other cases, and why.
+    summary : tuple of SummaryLine
+    folder : Path
+        Where tables, pictures and ``index.html`` are.
+    """
+
+    scores: tuple[CaseScore, ...]
+    failures: Mapping[str, str] = field(default_factory=dict)
+    summary: tuple[SummaryLine, ...] = ()
+    folder: Path = Path()
+
+
+def evaluate(
+    images: Paths,
+    labels: Paths,
+    out: str | os.PathLike[str],
+    *,
+    predictions: Paths | None = None,
+    prompts: Any = None,
+    model: str | os.PathLike[str] | BiomedParse | None = None,
+    options: SegmentOptions | None = None,
+    tolerance: float = 2.0,
+    device: str = "auto",
+    scheduler: str | None = None,
+    workers: int | None = None,
+    on_case: Callable[[str, int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    **changes: Any,
+) -> Evaluation:
+    """Segment many images, or take what is given, and compare with the truth.
+
+    A class is scored by Dice and normalised surface dice, objects (where the file's
+    ``instance_label`` or `instances` says so) by F1 at an intersection over union of
+    0.5 and by the Dice of the matches; see `evaluation.metrics` for the exact rules.
+    Existence accuracy is the share of slices for which it was said rightly
+    whether the target is there. Called again, it goes on with what is not finished;
+    a case that fails does not stop the others.
+
+    Parameters
+    ----------
+    images, labels : path or iterable of path
+        Challenge files (``imgs``, ``text_prompts``, ``spacing``; ``gts``) or any other
+        that can be opened: files, folders, patterns. Names must be the same up to the
+        ending.
+    out : path
+        Folder for the results: ``cases.csv``, ``summary.csv``, ``evaluation.json``,
+        ``index.html``, and the labels in ``runs``.
+    predictions : path or iterable of path, optional
+        Files with labels, to be scored instead of a model's.
+    prompts : see `parse_prompts`, optional
+        For all images; by default those of each file, or the names that the file with
+        the labels gives them.
+    model, options, device, scheduler, workers, **changes
+        As for `segment_to_folder`. Of `options`, `slices` also says what is scored.
+    tolerance : float
+        Of the surface dice, in the unit of the spacing.
+    on_case : callable, optional
+        Called before each case with its name, its number from 0, and how many.
+    on_progress : callable, optional
+        As for `segment_to_folder`, for each case.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    FormatError
+        If no image has labels.
+    OptionError
+        If an option cannot be used, or a package is missing.
+    CheckpointError, DeviceError, OutputError
+        If the model cannot be loaded, or not on that device, or `out` not written.
+    """
+    if not 0 <= tolerance < float("inf"):
+        raise OptionError(f"The tolerance must be a length, not {tolerance!r}.")
+    require_pictures()
+    _require_monai()
+    pairs = find_pairs(images, labels, predictions)
+    how: dict[str, Any] = {"device": device, "on_progress": on_progress}
+    network, identity = None, ""
+    if predictions is None:
+        network, name = _load(model)
+        identity = model_identity(network)
+        how |= {"scheduler": scheduler, "workers": workers, "load": name}
+    settings = Settings(
+        tolerance,
+        None if prompts is None else parse_prompts(prompts),
+        merge_options(options, changes),
+        identity,
+    )
+    folder = Path(out)
+    scores: list[CaseScore] = []
+    failures: dict[str, str] = {}
+    for number, pair in enumerate(pairs):
+        if on_case:
+            on_case(pair.name, number, len(pairs))
+        with writing(folder):
+            (folder / CASES).mkdir(parents=True, exist_ok=True)
+        try:
+            scores.append(_score(pair, settings, folder, network, how))
+        except BiomedParseError as problem:
+            failures[pair.name] = str(problem)
+        except Exception as problem:  # the other cases must go on
+            logger.exception("%s failed", pair.name)
+            failures[pair.name] = f"{type(problem).__name__}: {problem}"
+        with writing(folder):
+            write_durably(folder / CASES_CSV, cases_csv(scores))
+    result = Evaluation(tuple(scores), failures, summarise(scores), folder)
+    with writing(folder):
+        _report(result, settings, predictions is not None)
+    return result
+
+
+def _score(
+    pair: Pair,
+    settings: Settings,
+    folder: Path,
+    network: BiomedParse | None,
+    how: Mapping[str, Any],
+) -> CaseScore:
+    """Score a case, or read its scores if nothing has changed since."""
+    case = Case(pair, settings)
+    path = folder / CASES / f"{pair.name}.json"
+    if path.exists():
+        kept = json.loads(path.read_text("utf-8"))
+        if kept["key"] == case.key:
+            return CaseScore.from_json(kept)
+    run = folder / RUNS / f"{pair.name.replace('.', '_')}-{case.key}"
+    score, overlay = case.score(run, network, how)
+    with writing(folder):
+        overlay.save(path.with_suffix(".npz"))
+        kept = {"key": case.key, **score.to_json()}
+        write_durably(path, json.dumps(kept, indent=1))
+    return score
+
+
+def _report(result: Evaluation, settings: Settings, given: bool) -> None:
+    """Write tables, pictures and the page."""
+    folder, scores = result.folder, result.scores
+    write_durably(folder / SUMMARY_CSV, summary_csv(result.summary))
+    facts = {
+        "model": settings.model or "predictions from files",
+        "cases": f"{len(scores)} scored, {len(result.failures)} failed",
+        "tolerance of NSD": f"{settings.tolerance:g}, in the unit of the spacing",
+        "existence": "where labels are" if given else "as the network said",
+        "napari-biomedparse": __version__,
+    }
+    content = {
+        "facts": facts,
+        "options": asdict(settings.options),
+        "summary": [plain(asdict(line)) for line in result.summary],
+        "cases": [score.to_json() for score in scores],
+        "failures": dict(result.failures),
+    }
+    write_durably(folder / RESULT_JSON, json.dumps(content, indent=1))
+    boxes = draw_boxes(scores, folder / PICTURES)
+    overlays = _draw_worst(scores, folder)
+    write_page(
+        folder / PAGE, scores, result.summary, result.failures, facts, boxes, overlays
+    )
+
+
+def _draw_worst(scores: Sequence[CaseScore], folder: Path) -> dict[str, Path]:
+    known = [score for score in scores if score.quality == score.quality]
+    drawn = {}
+    for score in sorted(known, key=lambda score: score.quality)[:WORST]:
+        overlay = Overlay.read(folder / CASES / f"{score.name}.npz")
+        path = folder / PICTURES / f"worst-{score.name}.png"
+        draw_overlay(overlay, score.name, path)
+        drawn[f"{score.name}: {shown(score.quality)}"] = path
+    return drawn
+
+
+def _load(
+    model: str | os.PathLike[str] | BiomedParse | None,
+) -> tuple[BiomedParse, str | os.PathLike[str] | None]:
+    """Load a network, and return by which name a worker can load it, too."""
+    if model is None or isinstance(model, str | os.PathLike):
+        name = default_model() if model is None else model
+        return load_model(name), name
+    return model, None
+
+
+def _require_monai() -> None:
+    try:
+        import monai.metrics  # noqa: F401
+    except ImportError as error:
+        raise OptionError(
+            f"Surface distances need monai ({error}); install it with: pip install "
+            "'napari-biomedparse[evaluate]'"
+        ) from error

@@ -1,0 +1,227 @@
+"""The scores of one case: labels against the truth, class by class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_biomedparse.evaluation.metrics import (
+    InstanceScore,
+    Labels,
+    evaluate_instances,
+    evaluate_semantic,
+)
+
+if TYPE_CHECKING:
+    from napari_biomedparse.data.prompts import PromptSet
+
+METRICS = ("dsc", "nsd", "f1", "dsc_matched", "existence_accuracy")
+"""What is averaged, compared and drawn; all are better if higher."""
+NAN = math.nan
+
+
+@dataclass(frozen=True)
+class ClassLine:
+    """Scores of one class of a case; NaN where they do not apply.
+
+    Parameters
+    ----------
+    label : int
+        Its id in the labels; 0 for objects of all prompts.
+    prompt : str
+        What stands for it, or empty.
+    dsc, nsd : float
+        Dice and normalised surface dice of a semantic class.
+    f1, precision, recall, dsc_matched : float
+        Of objects that overlap by at least half.
+    true_positives, false_positives, false_negatives : float
+        Counts of objects.
+    existence_accuracy : float
+        Share of the slices for which it was said rightly whether the class is there.
+    """
+
+    label: int
+    prompt: str
+    dsc: float = NAN
+    nsd: float = NAN
+    f1: float = NAN
+    precision: float = NAN
+    recall: float = NAN
+    dsc_matched: float = NAN
+    true_positives: float = NAN
+    false_positives: float = NAN
+    false_negatives: float = NAN
+    existence_accuracy: float = NAN
+
+
+def object_scores(score: InstanceScore) -> dict[str, float]:
+    """Return what a `ClassLine` says of objects."""
+    return {
+        "f1": score.f1,
+        "precision": score.precision,
+        "recall": score.recall,
+        **asdict(score),
+    }
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """Scores and costs of one case.
+
+    Parameters
+    ----------
+    name : str
+    classes : tuple of ClassLine
+    seconds : float
+        For the prediction, files read included; NaN if it came from a file, or
+        part of it was computed earlier.
+    host_mib, device_mib : float
+        Largest memory of the process and on the graphics card meanwhile, in MiB.
+    slices : int
+        How many were scored.
+    """
+
+    name: str
+    classes: tuple[ClassLine, ...]
+    seconds: float = NAN
+    host_mib: float = NAN
+    device_mib: float = NAN
+    slices: int = 0
+
+    def mean(self, metric: str) -> float:
+        """Return the mean of a metric over the classes that have it, or NaN."""
+        return mean(getattr(line, metric) for line in self.classes)
+
+    @property
+    def quality(self) -> float:
+        """The score by which the worst case is found: F1 of objects, else Dice."""
+        f1 = self.mean("f1")
+        return self.mean("dsc") if math.isnan(f1) else f1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON types; NaN as None."""
+        return {
+            **plain({k: v for k, v in vars(self).items() if k != "classes"}),
+            "classes": [plain(asdict(line)) for line in self.classes],
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> CaseScore:
+        """Read what `to_json` returned."""
+        lines = tuple(
+            ClassLine(**_known(line, ClassLine)) for line in stored["classes"]
+        )
+        return cls(**{**_known(stored, cls), "classes": lines})
+
+
+def score_semantic(
+    truth: Labels,
+    labels: Labels,
+    texts: Mapping[int, str],
+    *,
+    spacing: tuple[float, ...],
+    tolerance: float,
+    existence: npt.NDArray[np.bool_] | None,
+    axis: int,
+) -> tuple[ClassLine, ...]:
+    """Score labels class by class.
+
+    Parameters
+    ----------
+    truth, labels : ndarray [Z, Y, X]
+        Integers.
+    texts : mapping of int to str
+        Prompt of each label id that was asked for; empty for all of the truth.
+    spacing : tuple of float
+        Per axis.
+    tolerance : float
+        For the surface dice, in the unit of `spacing`.
+    existence : bool ndarray [P, slices], optional
+        Whether each prompt was said to be there; by default, where its label is.
+    axis : int
+        The slicing axis.
+
+    Returns
+    -------
+    tuple of ClassLine
+        By label id: every prompt, or every class of the truth.
+    """
+    score = evaluate_semantic(
+        truth, labels, spacing=spacing, tolerance=tolerance, ids=texts or None
+    )
+    asked = tuple(texts) or tuple(score.classes)
+    there = slices_with(truth, asked, axis)
+    said = slices_with(labels, asked, axis) if existence is None else existence
+    lines = []
+    for row, label in enumerate(asked):
+        found = score.classes.get(label)
+        lines.append(
+            ClassLine(
+                label,
+                texts.get(label, ""),
+                dsc=found.dsc if found else NAN,
+                nsd=found.nsd if found else NAN,
+                existence_accuracy=float((there[row] == said[row]).mean()),
+            )
+        )
+    return tuple(lines)
+
+
+def score_instances(
+    truth: Labels,
+    objects: Labels,
+    prompts: PromptSet | None,
+    *,
+    existence: npt.NDArray[np.bool_] | None,
+    axis: int,
+) -> tuple[ClassLine, ...]:
+    """Score objects, whatever their class; see `score_semantic`."""
+    score = evaluate_instances(truth, objects)
+    there = _any_along(truth > 0, axis)
+    if existence is None:
+        said = _any_along(objects > 0, axis)
+    else:
+        said = np.asarray(existence.any(axis=0))
+    single = prompts is not None and len(prompts) == 1
+    return (
+        ClassLine(
+            prompts.ids[0] if prompts and single else 0,
+            "; ".join(prompts.texts) if prompts else "",
+            **object_scores(score),
+            existence_accuracy=float((there == said).mean()),
+        ),
+    )
+
+
+def slices_with(labels: Labels, ids: Iterable[int], axis: int) -> npt.NDArray[np.bool_]:
+    """Tell which slices hold which labels, bool [P, slices]."""
+    return np.array([_any_along(labels == label, axis) for label in ids], bool)
+
+
+def mean(values: Iterable[float]) -> float:
+    """Return the mean of what is not NaN, or NaN."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else NAN
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace NaN, which JSON does not know, by None."""
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in values.items()
+    }
+
+
+def _known(stored: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
+    names = {item.name for item in fields(kind)}
+    return {k: NAN if v is None else v for k, v in stored.items() if k in names}
+
+
+def _any_along(mask: npt.NDArray[np.bool_], axis: int) -> npt.NDArray[np.bool_]:
+    others = tuple(i for i in range(mask.ndim) if i != axis)
+    return np.asarray(mask.any(axis=others))

@@ -1,0 +1,312 @@
+"""NIfTI files (``.nii``, ``.nii.gz``) in and out, with nibabel, the extra ``nifti``.
+
+Voxels lie x first in the file, which is our z, y, x read backwards; nothing is turned
+or flipped. The file's header, its affine included, stays with the volume and is the
+header of labels written for it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import math
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_biomedparse.data.prompts import INSTANCE_KEY
+from napari_biomedparse.data.volume import Volume
+from napari_biomedparse.errors import FormatError, OptionError
+from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
+from napari_biomedparse.io.formats.units import PIXEL, to_millimeters, unit_name
+from napari_biomedparse.io.guards.bounds import MAX_METADATA, most_bytes
+from napari_biomedparse.io.lazy import Index, grow_chunks, in_order, lazy_array
+from napari_biomedparse.io.output import fit, label_dtype, whole_or_nothing
+
+if TYPE_CHECKING:
+    from napari_biomedparse.data.prompts import PromptSet
+    from napari_biomedparse.data.volume import ArrayLike
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".nii", ".nii.gz")
+NEEDS_EXTRA = (
+    "NIfTI files need nibabel, which is not installed; "
+    "run: pip install 'napari-biomedparse[nifti]'"
+)
+_AXES = ("c", "t", "z", "y", "x")
+_MAGIC = {(348, 344): (b"n+1\0",), (540, 4): (b"n+2\0",)}
+"""First number of the file and place of the magic: NIfTI-1 and NIfTI-2."""
+_PACKED_BLOCK = 64 * 2**20
+"""Packed files are read from their beginning for each block: few, large ones."""
+_COMMENT = 6
+"""Code of a header extension with text."""
+_UNITS = {"millimeter": "mm", "micrometer": "micron", "meter": "meter"}
+_TIME_UNITS = {"second": "sec", "millisecond": "msec", "microsecond": "usec"}
+_LONGEST = 2**15 - 1
+"""Longest axis in NIfTI-1."""
+
+
+def is_nifti(path: Path) -> bool:
+    """Say whether a file is a NIfTI file, by its first bytes and its ending."""
+    if not path.name.lower().endswith(SUFFIXES):
+        return False
+    try:
+        with _unpacked(path) as file:
+            head = file.read(352)
+    except (OSError, EOFError, zlib.error):
+        return False
+    return any(
+        size.to_bytes(4, order) == head[:4] and head[at : at + 4] in magics
+        for (size, at), magics in _MAGIC.items()
+        for order in ("little", "big")
+    )
+
+
+def require_nibabel(error: type[FormatError] | type[OptionError]) -> Any:
+    """Return nibabel, or raise an error that says how to get it."""
+    try:
+        import nibabel
+    except ImportError as missing:
+        raise error(NEEDS_EXTRA) from missing
+    return nibabel
+
+
+def open_nifti(path: Path) -> Contents:
+    """Open a NIfTI file; the voxels stay in it.
+
+    Parameters
+    ----------
+    path : Path
+        Two to five axes: x, y, z, time and channel. Values are scaled as the header
+        says.
+
+    Returns
+    -------
+    Contents
+        Labels if the header says so (intent "label"), else an image.
+
+    Raises
+    ------
+    FormatError
+        If nibabel is missing, or the file is damaged.
+    """
+    nibabel = require_nibabel(FormatError)
+    _check_offset(path)
+    try:
+        image = nibabel.load(path, mmap=False)  # else it would stay open
+        header = image.header
+        volume = _make_volume(image, path)
+    except FormatError:
+        raise
+    except Exception as error:  # a damaged header can fail anywhere in nibabel
+        raise FormatError(
+            f"{path} is not a whole NIfTI file ({error}); copy it again from where it "
+            "came."
+        ) from error
+    if header.get_intent()[0] != "label":
+        return Contents((volume,))
+    texts, instance = _read_texts(header)
+    prompts = as_prompts(texts, instance=instance, what=str(path))
+    return Contents(labels=(LabelVolume(volume, texts),), prompts=prompts)
+
+
+def save_nifti(
+    path: Path,
+    labels: ArrayLike,
+    *,
+    volume: Volume,
+    prompts: PromptSet | None,
+    overwrite: bool,
+) -> None:
+    """Write labels as NIfTI, with the header of the volume's own file if it had one.
+
+    See `napari_biomedparse.io.save_labels`. Else voxel sizes and origin make up the
+    affine, in millimetres where the unit is none that NIfTI knows.
+    """
+    require_nibabel(OptionError)
+    dtype = label_dtype(labels, prompts)
+    header = _label_header(labels.shape, volume)
+    header.set_data_shape(labels.shape[::-1])
+    header.set_data_dtype(dtype)
+    header.set_slope_inter(1, 0)
+    header.set_intent("label")
+    header["cal_min"] = header["cal_max"] = 0
+    header["vox_offset"] = 0
+    _write_texts(header, prompts)
+    order = dtype.newbyteorder(header.endianness)
+    packed = path.name.lower().endswith(".gz")
+    with (
+        whole_or_nothing(path, overwrite=overwrite) as temporary,
+        gzip.open(temporary, "wb") if packed else temporary.open("wb") as file,
+    ):
+        header.write_to(file)
+        file.write(b"\0" * (int(header["vox_offset"]) - file.tell()))
+        for slab in in_order(labels, temporary.parent):
+            file.write(np.ascontiguousarray(fit(slab, dtype), order).data)
+
+
+def _check_offset(path: Path) -> None:
+    """Refuse a header that claims much before its voxels, which nibabel would read."""
+    with _unpacked(path) as file:
+        head = file.read(352)
+    order: Literal["little", "big"] = "little" if head[0] in (92, 28) else "big"
+    if head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c"):
+        (offset,) = np.frombuffer(head[108:112], "<f4" if order == "little" else ">f4")
+    else:
+        offset = np.float64(int.from_bytes(head[168:176], order, signed=True))
+    if not 0 <= offset <= MAX_METADATA:
+        raise FormatError(
+            f"{path} claims that its voxels begin at byte {offset:.3g}, where at most "
+            f"{MAX_METADATA} are read before them; copy it again from where it came."
+        )
+
+
+def _unpacked(path: Path) -> Any:
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if packed else path.open("rb")
+
+
+def _make_volume(image: Any, path: Path) -> Volume:
+    header, proxy = image.header, image.dataobj
+    shape = tuple(int(n) for n in image.shape[::-1])
+    rank = len(shape)
+    dtype = np.dtype(image.get_data_dtype())
+    if dtype.kind not in "uif" or not 2 <= rank <= len(_AXES):
+        raise FormatError(
+            f"{path} holds {rank} axes of values of type {dtype}; two to five axes of "
+            "real numbers are needed. Convert it first."
+        )
+    if min(shape) < 1:
+        raise FormatError(
+            f"{path} claims the shape {shape[::-1]}, and at least one voxel along each "
+            "axis is needed; copy it again from where it came."
+        )
+    if (proxy.slope, proxy.inter) != (1.0, 0.0):
+        dtype = np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
+    axes = _AXES[-rank:]
+    method = "gzip" if path.suffix.lower() == ".gz" else "none"
+    stored = np.dtype(image.get_data_dtype()).itemsize
+
+    def read(where: Index) -> npt.NDArray[Any]:
+        size = path.stat().st_size
+        wanted = stored * math.prod(part.stop - part.start for part in where)
+        if wanted > most_bytes(size, method):  # nibabel would allocate it first
+            raise ValueError(f"its {size} bytes cannot hold the {wanted} of this part")
+        return np.asarray(proxy[where[::-1]].T, dtype)
+
+    lengths, times = header.get_xyzt_units()
+    units = {axis: unit_name(lengths) for axis in "zyx"} | {"t": unit_name(times)}
+    zooms = [float(zoom) or 1.0 for zoom in header.get_zooms()[::-1]]
+    if not all(0 < zoom < math.inf for zoom in zooms):
+        raise FormatError(
+            f"{path} gives the voxel sizes {zooms[::-1]}, and positive numbers are "
+            "needed; correct its header."
+        )
+    stem = path.name[: -len(".nii.gz" if path.suffix.lower() == ".gz" else ".nii")]
+    return Volume(
+        lazy_array(read, shape, dtype, _chunks(path, shape, dtype, axes), str(path)),
+        axes,
+        tuple(zooms),
+        tuple(units.get(axis, PIXEL) for axis in axes),
+        _origin(image.affine, axes),
+        stem,
+        path,
+        header=header.binaryblock,
+    )
+
+
+def _chunks(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], axes: tuple[str, ...]
+) -> tuple[int, ...]:
+    """Blocks of whole planes; large ones where each costs unpacking from the start."""
+    planes = (*(1 for _ in shape[:-2]), *shape[-2:])
+    if path.suffix.lower() != ".gz" or len(shape) < 3:
+        return grow_chunks(planes, shape, dtype.itemsize, axes)
+    plane_bytes = math.prod(shape[-2:]) * dtype.itemsize
+    thickness = max(1, min(shape[-3], _PACKED_BLOCK // max(1, plane_bytes)))
+    return (*planes[:-3], thickness, *shape[-2:])
+
+
+def _origin(affine: Any, axes: tuple[str, ...]) -> tuple[float, ...]:
+    """Place of the first voxel, where the axes point the way the world's do."""
+    turned = affine[:3, :3] - np.diag(np.diag(affine)[:3])
+    if turned.any() or (np.diag(affine)[:3] <= 0).any():
+        return (0.0,) * len(axes)
+    place = dict(zip("xyz", map(float, affine[:3, 3]), strict=True))
+    return tuple(place.get(axis, 0.0) for axis in axes)
+
+
+def _label_header(shape: tuple[int, ...], volume: Volume) -> Any:
+    """Return the header of the volume's own file, or one of its spacing."""
+    nibabel = require_nibabel(OptionError)
+    if volume.header is not None:
+        kind = nibabel.Nifti1Header if len(volume.header) == 348 else None
+        header = (kind or nibabel.Nifti2Header)(volume.header, check=False)
+        own = (*header.get_data_shape(), 1)[:3]
+        if own == (*shape[::-1], 1)[:3]:
+            header["magic"] = b"n+1" if kind else b"n+2"
+            return header
+        if volume.cut_at is not None and len(shape) == 3:
+            return _shifted(header, [volume.cut_at.get(axis, 0) for axis in "xyz"])
+        logger.warning(
+            "%s was cut, so its labels do not get its NIfTI orientation.", volume.name
+        )
+    large = max(shape) > _LONGEST
+    header = nibabel.Nifti2Header() if large else nibabel.Nifti1Header()
+    sizes = dict(zip(volume.axes, volume.spacing, strict=True))
+    units = dict(zip(volume.axes, volume.units, strict=True))
+    places = dict(zip(volume.axes, volume.origin, strict=True))
+    unit, factor = units["x"], 1.0
+    if unit not in _UNITS and (millimeters := to_millimeters(1.0, unit)) is not None:
+        unit, factor = "millimeter", millimeters
+    edges = [factor * sizes.get(axis, 1.0) for axis in "xyz"]
+    affine = np.diag([*edges, 1.0])
+    affine[:3, 3] = [factor * places.get(axis, 0.0) for axis in "xyz"]
+    header.set_data_shape(shape[::-1])
+    header.set_zooms([*edges, sizes.get("t", 1.0)][: len(shape)])
+    header.set_xyzt_units(_UNITS.get(unit), _TIME_UNITS.get(units.get("t", "")))
+    header.set_sform(affine, code="aligned")
+    header.set_qform(affine, code="aligned")
+    return header
+
+
+def _shifted(header: Any, start: list[int]) -> Any:
+    """Return a header whose first voxel is another one of the same grid."""
+    affine = header.get_best_affine()
+    affine[:3, 3] += affine[:3, :3] @ start
+    sform, qform = int(header["sform_code"]), int(header["qform_code"])
+    header.set_sform(affine, code=sform)
+    header.set_qform(affine, code=qform)
+    header["magic"] = b"n+1" if len(header.binaryblock) == 348 else b"n+2"
+    return header
+
+
+def _write_texts(header: Any, prompts: PromptSet | None) -> None:
+    if prompts is None:
+        return
+    nibabel = require_nibabel(OptionError)
+    said = {str(prompt.id): prompt.text for prompt in prompts.prompts}
+    text = json.dumps({"text_prompts": said, INSTANCE_KEY: int(prompts.instance)})
+    extension = nibabel.nifti1.Nifti1Extension(_COMMENT, text.encode())
+    header.extensions.append(extension)
+
+
+def _read_texts(header: Any) -> tuple[dict[int, str], bool]:
+    """Read prompts that `save_nifti` left in the header, as far as there are any."""
+    for extension in header.extensions:
+        if extension.get_code() != _COMMENT:
+            continue
+        content = extension.get_content()
+        try:
+            said = json.loads(content.rstrip(b"\0") if content else b"")
+            texts = {int(i): str(text) for i, text in said["text_prompts"].items()}
+            return texts, said.get(INSTANCE_KEY) == 1
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # a comment of somebody else's
+    return {}, False

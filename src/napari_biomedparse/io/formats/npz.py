@@ -1,0 +1,231 @@
+"""Challenge ``.npz`` files: images, labels and prompts in, labels out."""
+
+from __future__ import annotations
+
+import math
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet, parse_prompts
+from napari_biomedparse.data.volume import SPATIAL_AXES, ArrayLike, Volume
+from napari_biomedparse.errors import FormatError, PromptError
+from napari_biomedparse.io.contents import Contents, LabelVolume
+from napari_biomedparse.io.formats.npy import NpyMember
+from napari_biomedparse.io.formats.units import PIXEL, to_millimeters, unit_name
+from napari_biomedparse.io.guards.pickles import MAX_BYTES, read_pickle
+from napari_biomedparse.io.lazy import in_order
+from napari_biomedparse.io.output import fit, label_dtype, whole_or_nothing
+
+SUFFIXES = (".npz",)
+IMAGE_KEY = "imgs"
+LABEL_KEYS = ("gts", "segs")
+_SMALL = 2**20
+_AXES = {2: ("y", "x"), 3: ("z", "y", "x"), 4: ("z", "y", "x", "c")}
+
+
+def is_npz(head: bytes) -> bool:
+    """Say whether a file that begins with `head` is a zip, as every ``.npz`` is."""
+    return head[:4] in (b"PK\x03\x04", b"PK\x05\x06")
+
+
+def open_npz(path: Path) -> Contents:
+    """Open a file in the challenge's layout; the data stay in the file.
+
+    Parameters
+    ----------
+    path : Path
+        With at least one of the keys ``imgs``, ``gts`` and ``segs``; optional are
+        ``spacing`` (x, y, z; millimetres unless ``spacing_unit`` says otherwise),
+        ``text_prompts``, or ``prompt_ids`` and ``prompt_texts``. ``boxes`` and
+        other keys are left alone.
+
+    Returns
+    -------
+    Contents
+
+    Raises
+    ------
+    FormatError
+        If the file is damaged, lacks those keys, or hides anything but plain values
+        in its object arrays.
+    """
+    members = _list_members(path)
+    keys = [key for key in (IMAGE_KEY, *LABEL_KEYS) if key in members]
+    if not keys:
+        raise FormatError(
+            f"{path} has no array named {IMAGE_KEY!r} (found: "
+            f"{', '.join(sorted(members)) or 'nothing'}); store the image under "
+            f"{IMAGE_KEY!r} or labels under {LABEL_KEYS[0]!r}."
+        )
+    prompts = _read_prompts(members)
+    texts = dict(zip(prompts.ids, prompts.texts, strict=True)) if prompts else {}
+    images, labels = [], []
+    for key in keys:
+        volume = _make_volume(members[key], members, path)
+        if key == IMAGE_KEY:
+            images.append(volume)
+        else:
+            labels.append(LabelVolume(volume, texts))
+    return Contents(tuple(images), tuple(labels), prompts)
+
+
+def save_npz(
+    path: Path,
+    labels: ArrayLike,
+    *,
+    volume: Volume,
+    prompts: PromptSet | None,
+    overwrite: bool,
+    key: str = LABEL_KEYS[1],
+) -> None:
+    """Write labels under ``segs``, or another `key`, with spacing and prompts.
+
+    Nothing is pickled, and the format has no place for the origin; see
+    `napari_biomedparse.io.save_labels`.
+    """
+    dtype = label_dtype(labels, prompts)
+    with (
+        whole_or_nothing(path, overwrite=overwrite) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
+            header = {"descr": dtype.str, "fortran_order": False, "shape": labels.shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for slab in in_order(labels, temporary.parent):
+                file.write(np.ascontiguousarray(fit(slab, dtype)).data)
+        for key, value in _describe(volume, prompts).items():
+            with archive.open(f"{key}.npy", "w") as file:
+                np.lib.format.write_array(file, value, allow_pickle=False)
+
+
+def _describe(volume: Volume, prompts: PromptSet | None) -> dict[str, npt.NDArray[Any]]:
+    pairs = list(zip(volume.spacing, volume.units, strict=True))[-3:]
+    pairs = [pairs[0]] * (3 - len(pairs)) + pairs  # three, also for a single image
+    lengths = [to_millimeters(size, unit) for size, unit in pairs]
+    known = all(length is not None for length in lengths)
+    described = {
+        "spacing": np.array(
+            lengths if known else [size for size, _ in pairs], np.float64
+        )[::-1],
+        "spacing_unit": np.array("millimeter" if known else PIXEL),
+    }
+    if prompts is not None:
+        described["prompt_ids"] = np.array(prompts.ids, np.int64)
+        described["prompt_texts"] = np.array(prompts.texts, np.str_)
+        described[INSTANCE_KEY] = np.array(int(prompts.instance), np.int64)
+    return described
+
+
+def _list_members(path: Path) -> dict[str, NpyMember]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError) as error:
+        raise FormatError(
+            f"{path} is not a whole .npz file ({error}); it was probably cut short: "
+            "copy it again from where it came."
+        ) from error
+    wanted = (
+        IMAGE_KEY, *LABEL_KEYS, "spacing", "spacing_unit", "text_prompts",
+        "prompt_ids", "prompt_texts", INSTANCE_KEY,
+    )  # fmt: skip
+    members: dict[str, NpyMember] = {}
+    for entry in entries:
+        key = entry.filename.removesuffix(".npy")
+        if entry.filename.endswith(".npy") and key in wanted:
+            members[key] = NpyMember(path, entry)
+    return members
+
+
+def _make_volume(
+    member: NpyMember, members: dict[str, NpyMember], path: Path
+) -> Volume:
+    if member.dtype.kind not in "buif":
+        raise member.fault(f"holds values of type {member.dtype}, not numbers")
+    rank = len(member.shape)
+    if rank not in _AXES:
+        raise member.fault(f"has {rank} axes where three (z, y, x) are expected")
+    axes = _AXES[rank]
+    if rank == 4 and member.key in LABEL_KEYS:
+        axes = ("t", *SPATIAL_AXES)
+    if rank == 3 and member.shape[-1] in (3, 4) and min(member.shape[:2]) > 4:
+        axes = ("y", "x", "c")
+    spatial, unit = _read_spacing(members)
+    known = dict(zip("xyz", spatial, strict=True))
+    return Volume(
+        member.lazy(),
+        axes,
+        tuple(known.get(axis, 1.0) for axis in axes),
+        tuple(unit if axis in known else PIXEL for axis in axes),
+        (0.0,) * rank,
+        path.stem if member.key == IMAGE_KEY else f"{path.stem} {member.key}",
+        path,
+    )
+
+
+def _read_spacing(members: dict[str, NpyMember]) -> tuple[tuple[float, ...], str]:
+    """Return spacing along x, y and z, and its unit."""
+    if "spacing" not in members:
+        return (1.0, 1.0, 1.0), PIXEL
+    spacing = _read_small(members["spacing"], "uif").ravel()
+    if spacing.size != 3 or not all(0 < size < np.inf for size in spacing):
+        raise members["spacing"].fault(
+            f"holds {spacing.tolist()} where three positive numbers (x, y, z) are "
+            "expected"
+        )
+    unit = "millimeter"
+    if "spacing_unit" in members:
+        unit = unit_name(_read_small(members["spacing_unit"], "U").item())
+    return tuple(float(size) for size in spacing), unit
+
+
+def _read_prompts(members: dict[str, NpyMember]) -> PromptSet | None:
+    try:
+        if "text_prompts" in members:
+            mapping = _read_text_prompts(members["text_prompts"])
+            return parse_prompts(mapping) if set(mapping) - {INSTANCE_KEY} else None
+        if {"prompt_ids", "prompt_texts"} <= set(members):
+            ids = _read_small(members["prompt_ids"], "ui").ravel().tolist()
+            texts = _read_small(members["prompt_texts"], "U").ravel().tolist()
+            if len(ids) != len(texts):
+                raise PromptError(f"{len(ids)} ids are given for {len(texts)} texts.")
+            mapping = dict(zip(ids, texts, strict=True))
+            if INSTANCE_KEY in members:
+                flag = _read_small(members[INSTANCE_KEY], "ui").ravel()
+                mapping[INSTANCE_KEY] = int(flag[0]) if flag.size else 0
+            return parse_prompts(mapping)
+    except PromptError as error:
+        source = members.get("text_prompts") or members["prompt_texts"]
+        raise source.fault(f"holds unusable prompts ({error})") from error
+    return None
+
+
+def _read_text_prompts(member: NpyMember) -> dict[Any, Any]:
+    if not member.dtype.hasobject:
+        raise member.fault("is not a dictionary of label id to text")
+    value = read_pickle(
+        member.read_pickle_bytes(MAX_BYTES), f"{member.path}: the array {member.key!r}"
+    )
+    if not isinstance(value, dict):
+        raise member.fault("is not a dictionary of label id to text")
+    return value
+
+
+def _read_small(member: NpyMember, kinds: str) -> npt.NDArray[Any]:
+    size = math.prod(member.shape) * member.dtype.itemsize
+    if member.dtype.kind not in kinds or size > _SMALL:
+        raise member.fault(
+            f"has the unexpected type {member.dtype} and shape {member.shape}"
+        )
+    values = member.read()
+    if member.dtype.kind == "U" and size:
+        letter = np.dtype(np.uint32).newbyteorder(member.dtype.byteorder)
+        if values.ravel().view(letter).max() > sys.maxunicode:
+            raise member.fault("holds letters that do not exist")
+    return values

@@ -1,0 +1,349 @@
+"""TIFF files: OME-TIFF, ImageJ, BigTIFF and plain stacks in, OME-TIFF labels out."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+import zarr
+
+from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet
+from napari_biomedparse.data.volume import ArrayLike, Volume
+from napari_biomedparse.errors import FormatError
+from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
+from napari_biomedparse.io.formats.tiff_metadata import (
+    LABEL_NAMESPACE,
+    check_claims,
+    name_axes,
+    read_calibration,
+    split_labels,
+)
+from napari_biomedparse.io.formats.units import PIXEL, unit_symbol
+from napari_biomedparse.io.guards.bounds import (
+    BoundedFile,
+    check_packed,
+    most_bytes,
+    unpacked_limit,
+)
+from napari_biomedparse.io.lazy import Index, grow_chunks, in_order, lazy_array
+from napari_biomedparse.io.output import fit, label_dtype, whole_or_nothing
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".tif", ".tiff")
+_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PLANE_BYTES = 64 * 2**20
+"""Planes up to this size are read whole; of larger tiled ones only the tiles needed."""
+_CLASSIC_BYTES = 2**32 - 2**25
+_MAX_STRIPS = 2**18
+"""Most strips or tiles of one plane that is read whole."""
+_PACKING = {
+    5: "lzw", 8: "deflate", 32946: "deflate", 50013: "deflate", 34925: "lzma",
+    50000: "zstd", 34926: "zstd", 33003: "image", 33004: "image", 33005: "image",
+    34712: "image", 34933: "image",
+}  # fmt: skip
+"""Codes of compressions that may grow without bounds, by their names in `bounds`."""
+
+
+def is_tiff(head: bytes) -> bool:
+    """Say whether a file that begins with `head` is a TIFF."""
+    return head[:4] in _MAGIC
+
+
+def open_tiff(path: Path) -> Contents:
+    """Open every image of a TIFF file; the pixels stay in the file.
+
+    Parameters
+    ----------
+    path : Path
+        With axes, sizes, units and channel names from OME-XML or ImageJ; of plain
+        stacks the unnamed axis is taken as z. Colour samples become channels.
+
+    Returns
+    -------
+    Contents
+        Images, or, for a file that `save_tiff` wrote, labels and prompts.
+
+    Raises
+    ------
+    FormatError
+        If the file is damaged, or packed in a way that needs another library.
+    """
+    source = _TiffSource(path)
+    try:
+        contents = _read_series(source)
+    except FormatError:
+        raise
+    except Exception as error:  # so can a damaged page, later
+        raise _damaged(path, error) from error
+    if not contents.images and not contents.labels:
+        raise FormatError(f"{path} holds no image; a TIFF with at least one is needed.")
+    return contents
+
+
+def _read_series(source: _TiffSource) -> Contents:
+    images: list[Volume] = []
+    labels: list[LabelVolume] = []
+    prompts: PromptSet | None = None
+    with source.opened() as file:
+        for index, series in enumerate(file.series):
+            if len(series.axes) < 2 or series.dtype is None:
+                continue
+            _check_codec(source.path, series)
+            calibration = read_calibration(file, index)
+            volume = _make_volume(source, index, calibration.name)
+            if calibration.labels is None:
+                images.append(volume)
+            else:
+                texts, instance = split_labels(calibration.labels)
+                labels.append(LabelVolume(volume, texts))
+                prompts = as_prompts(texts, instance=instance, what=str(source.path))
+    return Contents(tuple(images), tuple(labels), prompts)
+
+
+def save_tiff(
+    path: Path,
+    labels: ArrayLike,
+    *,
+    volume: Volume,
+    prompts: PromptSet | None,
+    overwrite: bool,
+) -> None:
+    """Write labels as an OME-TIFF with sizes, units and prompts.
+
+    See `napari_biomedparse.io.save_labels`. The format has no place for the origin.
+    """
+    dtype = label_dtype(labels, prompts)
+    shape = tuple(labels.shape)
+    big = math.prod(shape) * dtype.itemsize > _CLASSIC_BYTES
+    with whole_or_nothing(path, overwrite=overwrite) as temporary:
+        slabs = in_order(labels, temporary.parent)
+        planes = (
+            fit(plane, dtype)
+            for slab in slabs
+            for plane in slab.reshape(-1, *shape[-2:])
+        )
+        with tifffile.TiffWriter(temporary, bigtiff=big, ome=True) as writer:
+            writer.write(
+                planes,
+                shape=shape,
+                dtype=dtype,
+                photometric="minisblack",
+                compression="zlib",
+                metadata=_describe(volume, prompts),
+            )
+
+
+def _describe(volume: Volume, prompts: PromptSet | None) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "axes": "".join(volume.axes).upper(),
+        "Name": f"{volume.name} labels",
+    }
+    for axis, size, unit in zip(volume.axes, volume.spacing, volume.units, strict=True):
+        if axis == "t" and unit != PIXEL:
+            described |= {"TimeIncrement": size, "TimeIncrementUnit": unit_symbol(unit)}
+        elif axis in "zyx":
+            key = f"PhysicalSize{axis.upper()}"
+            described |= {key: size, f"{key}Unit": unit_symbol(unit)}
+    entries = {"Namespace": LABEL_NAMESPACE, "background": "0"}
+    if prompts is not None:
+        entries |= {str(prompt.id): prompt.text for prompt in prompts.prompts}
+        entries[INSTANCE_KEY] = str(int(prompts.instance))
+    return described | {"MapAnnotation": entries}
+
+
+def _check_codec(path: Path, series: tifffile.TiffPageSeries) -> None:
+    compression = series.keyframe.compression
+    try:
+        tifffile.TIFF.DECOMPRESSORS[compression]
+    except KeyError as error:
+        name = getattr(compression, "name", compression)
+        raise FormatError(
+            f"{path} is packed with {name}, which needs another library; "
+            "run: pip install imagecodecs"
+        ) from error
+
+
+def _damaged(path: Path, error: Exception) -> FormatError:
+    return FormatError(
+        f"{path} is not a whole TIFF file ({error}); copy it again from where it came."
+    )
+
+
+def _bound(page: Any) -> None:
+    """Look at the packed data of a page's strips or tiles before they are unpacked."""
+    method = _PACKING.get(int(page.compression))
+    if method is None or page.dtype is None or getattr(page, "bounded", False):
+        return
+    rows = page.tilelength if page.is_tiled else page.rowsperstrip
+    columns = page.tilewidth if page.is_tiled else page.imagewidth
+    voxels = rows * columns * max(1, page.tiledepth) * page.samplesperpixel
+    limit = unpacked_limit(voxels * np.dtype(page.dtype).itemsize)
+    unpack = page.decode
+
+    def decode(data: bytes | None, index: int, /, **options: Any) -> Any:
+        if data is not None:
+            check_packed(data, method, limit)
+        return unpack(data, index, **options)
+
+    page.decode = decode
+    page.bounded = True
+
+
+def _check_plane(page: Any, size: int, mode: int, path: Path) -> None:
+    """Refuse what is read at once if its file is too short for it, or in bits."""
+    strips = math.prod(page.chunked) if mode else 1
+    code = int(page.compression)
+    method = "none" if code == 1 else _PACKING.get(code, "image")
+    stored = page.parent.filehandle.size
+    if strips <= _MAX_STRIPS and size <= max(_PLANE_BYTES, most_bytes(stored, method)):
+        return
+    found = (
+        f"lies in {strips} strips or tiles, where at most {_MAX_STRIPS} are read"
+        if strips > _MAX_STRIPS
+        else f"takes {size / 2**20:.0f} MiB, which its {stored} bytes cannot hold"
+    )
+    raise FormatError(
+        f"{path} claims a plane that {found}. It is damaged: copy it again from where "
+        "it came. If it is real, save it again in tiles."
+    )
+
+
+class _Opener:
+    """Opens a file for tifffile, which may open it again, with bounded reads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = os.path.realpath(path)
+        self.mode = "rb"
+
+    def open(self) -> BoundedFile:
+        """Return the file, open."""
+        return BoundedFile(Path(self.path))
+
+
+def _make_volume(source: _TiffSource, index: int, name: str) -> Volume:
+    with source.opened() as file:
+        series = file.series[index]
+        calibration = read_calibration(file, index)
+        rank = len(series.shape)
+        if np.dtype(series.dtype).kind not in "buif":
+            raise FormatError(
+                f"{source.path} holds values of type {series.dtype}, and real numbers "
+                "are needed; convert them first."
+            )
+        try:
+            axes = name_axes(series.axes, str(source.path))
+        except ValueError as error:
+            raise FormatError(
+                f"{source.path} has {error}, which cannot be told apart; save it with "
+                "axes out of T, C, Z, Y and X."
+            ) from error
+        data, *levels = (
+            source.lazy(index, level, axes)
+            for level, smaller in enumerate(series.levels)
+            if len(smaller.shape) == rank
+        )
+    count = data.shape[axes.index("c")] if "c" in axes else 0
+    names = calibration.channel_names
+    stem = source.path.name.removesuffix(source.path.suffix).removesuffix(".ome")
+    several = len(file.series) > 1
+    return Volume(
+        data,
+        axes,
+        tuple(calibration.spacing.get(axis, 1.0) for axis in axes),
+        tuple(calibration.units.get(axis, PIXEL) for axis in axes),
+        (0.0,) * rank,
+        f"{stem} {name or index}" if several else stem,
+        source.path,
+        names if len(names) == count else (),
+        tuple(levels),
+    )
+
+
+class _TiffSource:
+    """A TIFF file whose directory is known; on disk it is open only while read.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Raises
+    ------
+    FormatError
+        If its structure cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        try:
+            with tifffile.TiffFile(_Opener(path)) as file:  # type: ignore[arg-type]
+                check_claims(file, path)
+                for series in file.series:  # found while the file is open
+                    for level in series.levels:
+                        _bound(level.keyframe)
+                self._file = file
+        except FormatError:
+            raise
+        except Exception as error:  # a damaged directory can fail anywhere in tifffile
+            raise _damaged(path, error) from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to other processes as the path."""
+        return _TiffSource, (self.path,)
+
+    @contextmanager
+    def opened(self) -> Iterator[tifffile.TiffFile]:
+        """Give the file, open, to one thread at a time; tifffile seeks in it.
+
+        It is closed when the outermost of nested uses is done.
+        """
+        with self._lock:
+            outermost = self._file.filehandle.closed
+            if outermost:
+                self._file.filehandle.open()
+            try:
+                yield self._file
+            finally:
+                if outermost:
+                    self._file.close()
+
+    def lazy(self, index: int, level: int, axes: tuple[str, ...]) -> ArrayLike:
+        """Return one image at one resolution as dask blocks."""
+        mode = self._chunk_mode(index, level)
+        with self._store(index, level, mode) as array:
+            shape, dtype = array.shape, np.dtype(array.dtype)
+            page = self._file.series[index].levels[level].keyframe
+            size = math.prod(array.chunks) * dtype.itemsize
+            _check_plane(page, size, mode, self.path)
+            chunks = grow_chunks(array.chunks, shape, dtype.itemsize, axes)
+
+        def read(where: Index) -> npt.NDArray[Any]:
+            with self._store(index, level, mode) as array:
+                return np.asarray(array[where])
+
+        return lazy_array(read, shape, dtype, chunks, str(self.path))
+
+    def _chunk_mode(self, index: int, level: int) -> int:
+        """Return tifffile's code for reading by tile (0) or by whole plane (2)."""
+        page = self._file.series[index].levels[level].keyframe
+        return 0 if page.is_tiled and page.nbytes > _PLANE_BYTES else 2
+
+    @contextmanager
+    def _store(self, index: int, level: int, mode: int) -> Iterator[zarr.Array[Any]]:
+        with self.opened() as file:
+            store = file.series[index].aszarr(level=level, chunkmode=mode)
+            try:
+                yield zarr.open_array(store, mode="r")
+            finally:
+                store.close()

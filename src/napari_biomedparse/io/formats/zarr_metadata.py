@@ -1,0 +1,187 @@
+"""OME-Zarr metadata, version 0.1 to 0.5: axes, transforms, channels, label names."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet
+from napari_biomedparse.io.formats.units import PIXEL, unit_name
+from napari_biomedparse.io.output import label_colour
+
+if TYPE_CHECKING:
+    from napari_biomedparse.data.volume import Volume
+    from napari_biomedparse.io.contents import Colour
+
+logger = logging.getLogger(__name__)
+
+VERSION = "0.5"
+_DEFAULT_AXES = ("t", "c", "z", "y", "x")
+_KINDS = {"channel": "c", "time": "t"}
+_TYPES = {"c": "channel", "t": "time"}
+
+
+@dataclass(frozen=True)
+class Multiscale:
+    """One image of a store: where its arrays are and what their axes mean."""
+
+    paths: tuple[str, ...]
+    axes: tuple[str, ...]
+    units: tuple[str, ...]
+    scale: tuple[float, ...]
+    translation: tuple[float, ...]
+    name: str
+
+
+def ome_attributes(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the OME part: under ``ome`` since 0.5, at the top before."""
+    inner = attributes.get("ome")
+    return inner if isinstance(inner, Mapping) else attributes
+
+
+def read_multiscale(entry: Mapping[str, Any]) -> Multiscale:
+    """Read one entry of ``multiscales``.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        If it does not follow the specification.
+    """
+    datasets = entry["datasets"]
+    paths = tuple(str(dataset["path"]) for dataset in datasets)
+    if not paths:
+        raise ValueError("it lists no arrays")
+    if len({path.strip("/") for path in paths}) < len(paths):
+        raise ValueError("it lists an array twice")
+    given = entry.get("axes") or _DEFAULT_AXES
+    axes, units = _read_axes(given)
+    first = datasets[0].get("coordinateTransformations") or []
+    last = entry.get("coordinateTransformations") or []
+    scale, translation = _combine((*first, *last), len(axes))
+    return Multiscale(
+        paths, axes, units, scale, translation, str(entry.get("name") or "")
+    )
+
+
+def read_channel_names(attributes: Mapping[str, Any], count: int) -> tuple[str, ...]:
+    """Return the channels' names from ``omero``, or nothing."""
+    omero = attributes.get("omero")
+    channels = omero.get("channels") if isinstance(omero, Mapping) else None
+    if not isinstance(channels, list) or len(channels) != count:
+        return ()
+    names = tuple(
+        str(channel.get("label") or "")
+        for channel in channels
+        if isinstance(channel, Mapping)
+    )
+    return names if all(names) and len(set(names)) == count else ()
+
+
+def read_label_texts(label: Mapping[str, Any]) -> dict[int, str]:
+    """Return what the label values are called, from ``properties``.
+
+    Our own files have the key ``prompt``; of others the first text is taken.
+    """
+    texts: dict[int, str] = {}
+    for entry in label.get("properties") or []:
+        words = {k: v for k, v in entry.items() if isinstance(v, str) and v.strip()}
+        text = words.get("prompt") or next(iter(words.values()), None)
+        if text is not None:
+            texts[int(entry["label-value"])] = text
+    return texts
+
+
+def read_label_colours(label: Mapping[str, Any]) -> dict[int, Colour]:
+    """Return the colours of the label values, from ``colors``."""
+    colours: dict[int, Colour] = {}
+    for entry in label.get("colors") or []:
+        rgba = [int(part) for part in entry.get("rgba") or []]
+        if len(rgba) == 4 and all(0 <= part <= 255 for part in rgba):
+            red, green, blue, alpha = rgba
+            colours[int(entry["label-value"])] = (red, green, blue, alpha)
+    return colours
+
+
+def describe_labels(
+    volume: Volume, prompts: PromptSet | None, levels: int
+) -> dict[str, Any]:
+    """Return the ``ome`` attribute of a label image with in-plane halved levels.
+
+    Parameters
+    ----------
+    volume : Volume
+        Axes, units, spacing and origin of the finest level.
+    prompts : PromptSet or None
+        Names of the label values.
+    levels : int
+        Number of arrays, called ``s0``, ``s1`` and so on.
+    """
+    axes = []
+    for axis, unit in zip(volume.axes, volume.units, strict=True):
+        entry = {"name": axis, "type": _TYPES.get(axis, "space")}
+        axes.append(entry if unit == PIXEL else entry | {"unit": unit})
+    datasets = []
+    for level in range(levels):
+        step = 2**level
+        scale = [*volume.spacing[:-2], *(step * size for size in volume.spacing[-2:])]
+        transforms = [
+            {"type": "scale", "scale": scale},
+            {"type": "translation", "translation": list(volume.origin)},
+        ]
+        datasets.append({"path": f"s{level}", "coordinateTransformations": transforms})
+    label: dict[str, Any] = {"version": VERSION}
+    if prompts is not None:
+        label["colors"] = [
+            {"label-value": i, "rgba": list(label_colour(i))} for i in prompts.ids
+        ]
+        label["properties"] = [
+            {"label-value": prompt.id, "prompt": prompt.text}
+            for prompt in prompts.prompts
+        ]
+        label[INSTANCE_KEY] = int(prompts.instance)
+    multiscale = {"name": f"{volume.name} labels", "axes": axes, "datasets": datasets}
+    return {"version": VERSION, "multiscales": [multiscale], "image-label": label}
+
+
+def _read_axes(given: Sequence[Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    names, units = [], []
+    for axis in given:
+        entry = axis if isinstance(axis, Mapping) else {"name": str(axis)}
+        names.append(_KINDS.get(str(entry.get("type")), str(entry.get("name")).lower()))
+        units.append(unit_name(entry.get("unit")))
+    spare = [letter for letter in "xyz" if letter not in names]
+    for i in reversed(range(len(names))):
+        if names[i] not in _DEFAULT_AXES:
+            letter = spare.pop(0) if spare else "?"
+            logger.info("The axis %r is taken as %s.", names[i], letter)
+            names[i] = letter
+    if len(set(names)) < len(names) or "?" in names:
+        raise ValueError(f"its axes {list(given)} cannot be told apart")
+    return tuple(names), tuple(units)
+
+
+def _combine(
+    transforms: Sequence[Any], rank: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the one scale and translation that a chain of them amounts to."""
+    scale, translation = [1.0] * rank, [0.0] * rank
+    for transform in transforms:
+        kind = transform["type"]
+        if kind == "identity":
+            continue
+        if kind not in ("scale", "translation") or kind not in transform:
+            raise ValueError(f"it has a transformation of the unknown type {kind!r}")
+        values = [float(value) for value in transform[kind]]
+        if len(values) != rank or not all(map(math.isfinite, values)):
+            raise ValueError(f"its {kind} {values} does not fit {rank} axes")
+        if kind == "translation":
+            translation = [a + b for a, b in zip(translation, values, strict=True)]
+        elif min(values, default=1.0) <= 0:
+            raise ValueError(f"its scale {values} is not positive")
+        else:
+            scale = [a * b for a, b in zip(scale, values, strict=True)]
+            translation = [a * b for a, b in zip(translation, values, strict=True)]
+    return tuple(scale), tuple(translation)

@@ -1,0 +1,215 @@
+"""Reads the pickles inside challenge files without unpickling them.
+
+`np.load` would hand them to `pickle`, which runs whatever a file asks for. Here the
+instructions are followed by a small machine of our own that knows plain values only:
+it looks nothing up, calls nothing and builds no object but dict, list, tuple, str,
+bytes, int, float, bool, None and numpy scalars and arrays of numbers or text.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from napari_biomedparse.errors import FormatError
+from napari_biomedparse.io.guards.pickle_values import (
+    MAX_VALUES,
+    Refused,
+    admit,
+    construct,
+    fill,
+    finish,
+)
+
+MAX_BYTES = 2**20
+"""Longest pickle that is looked at; prompts take a few thousand bytes."""
+_MARK = object()
+
+
+def read_pickle(data: bytes, what: str) -> Any:
+    """Return the plain value that a pickle describes.
+
+    Parameters
+    ----------
+    data : bytes
+        One pickle, of any protocol up to 5.
+    what : str
+        File and part, for messages.
+
+    Returns
+    -------
+    object
+        Plain Python values. A numpy scalar becomes the Python one; an object array
+        of one element that element, a longer one a list; other arrays stay arrays.
+
+    Raises
+    ------
+    FormatError
+        For anything else, whatever it is. Nothing is run or imported.
+    """
+    try:
+        if len(data) > MAX_BYTES:
+            raise Refused(f"is longer than {MAX_BYTES} bytes")
+        return finish(_Machine(data).run())
+    except Refused as refusal:
+        reason = str(refusal)
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        struct.error,
+        RecursionError,
+        MemoryError,
+    ) as error:
+        reason = f"is damaged ({error})"
+    raise FormatError(
+        f"{what} {reason}. Only text, numbers, lists, dictionaries and arrays of them "
+        "are read, and nothing of this part was run; ask for a clean copy of the file."
+    )
+
+
+class _Machine:
+    """The pickle's stack and memo. Instructions that are not here are refused."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self) -> Any:
+        """Follow the instructions to the end and return the one value left."""
+        for opcode, argument, _ in pickletools.genops(self.data):
+            name = opcode.name
+            if name == "STOP":
+                (value,) = self.stack
+                return value
+            if name in _CONSTANTS:
+                self.stack.append(_CONSTANTS[name])
+            elif name in _LITERALS:
+                self.stack.append(argument)
+            elif name in _ACTIONS:
+                _ACTIONS[name](self, argument)
+            elif name not in ("PROTO", "FRAME"):
+                raise Refused(f"holds the pickle instruction {name}")
+            if len(self.stack) > MAX_VALUES or len(self.memo) > MAX_VALUES:
+                raise Refused(f"holds more than {MAX_VALUES} values")
+        raise Refused("has no end")
+
+    def pop_mark(self) -> list[Any]:
+        """Take everything above the last mark off the stack."""
+        for position in reversed(range(len(self.stack))):
+            if self.stack[position] is _MARK:
+                values = self.stack[position + 1 :]
+                del self.stack[position:]
+                return values
+        raise Refused("is damaged (a mark is missing)")
+
+    def drop_mark(self, _: Any) -> None:
+        """Drop everything above the last mark."""
+        self.pop_mark()
+
+    def get(self, key: Any) -> None:
+        """Push a remembered value."""
+        self.stack.append(self.memo[int(key)])
+
+    def put(self, key: Any) -> None:
+        """Remember the topmost value."""
+        self.memo[int(key)] = self.stack[-1]
+
+    def memoize(self, _: Any) -> None:
+        """Remember the topmost value under the next number."""
+        self.memo[len(self.memo)] = self.stack[-1]
+
+    def pop(self, _: Any) -> None:
+        """Drop the topmost value."""
+        self.stack.pop()
+
+    def make_tuple(self, count: int) -> None:
+        """Put the topmost values into a tuple."""
+        if count > len(self.stack):
+            raise Refused("is damaged (a value is missing)")
+        values = tuple(self.stack[len(self.stack) - count :])
+        del self.stack[len(self.stack) - count :]
+        self.stack.append(values)
+
+    def extend(self, values: list[Any]) -> None:
+        """Add values to the list on top of the stack."""
+        target = self.stack[-1]
+        if type(target) is not list:
+            raise Refused("adds values to something that is not a list")
+        target.extend(values)
+
+    def update(self, values: list[Any]) -> None:
+        """Set keys of the dict on top of the stack."""
+        target = self.stack[-1]
+        if type(target) is not dict:
+            raise Refused("sets a key of something that is not a dictionary")
+        target.update(_pairs(values))
+
+    def global_name(self, argument: Any) -> None:
+        """Push the token for a name given in the instruction."""
+        module, _, name = str(argument).partition(" ")
+        self.stack.append(admit(module, name))
+
+    def stack_global(self, _: Any) -> None:
+        """Push the token for a name given on the stack."""
+        name, module = self.stack.pop(), self.stack.pop()
+        self.stack.append(admit(module, name))
+
+    def reduce(self, _: Any) -> None:
+        """Push what one of the admitted names makes of its arguments."""
+        arguments, function = self.stack.pop(), self.stack.pop()
+        self.stack.append(construct(function, arguments))
+
+    def build(self, _: Any) -> None:
+        """Give the topmost array or dtype its contents."""
+        state, target = self.stack.pop(), self.stack[-1]
+        fill(target, state)
+
+
+def _pairs(values: list[Any]) -> dict[Any, Any]:
+    if len(values) % 2:
+        raise Refused("is damaged (a dictionary key has no value)")
+    for key in values[::2]:
+        if type(key) not in (str, int):
+            raise Refused("has a dictionary key that is neither text nor a number")
+    return dict(zip(values[::2], values[1::2], strict=True))
+
+
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "MARK": _MARK}
+_LITERALS = frozenset(
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT UNICODE BINUNICODE "
+    "SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8".split()
+)
+_ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
+    "EMPTY_LIST": lambda m, _: m.stack.append([]),
+    "EMPTY_TUPLE": lambda m, _: m.stack.append(()),
+    "EMPTY_DICT": lambda m, _: m.stack.append({}),
+    "LIST": lambda m, _: m.stack.append(m.pop_mark()),
+    "TUPLE": lambda m, _: m.stack.append(tuple(m.pop_mark())),
+    "TUPLE1": lambda m, _: m.make_tuple(1),
+    "TUPLE2": lambda m, _: m.make_tuple(2),
+    "TUPLE3": lambda m, _: m.make_tuple(3),
+    "DICT": lambda m, _: m.stack.append(_pairs(m.pop_mark())),
+    "APPEND": lambda m, _: m.extend([m.stack.pop()]),
+    "APPENDS": lambda m, _: m.extend(m.pop_mark()),
+    "SETITEM": lambda m, _: m.update([m.stack.pop(-2), m.stack.pop()]),
+    "SETITEMS": lambda m, _: m.update(m.pop_mark()),
+    "POP": _Machine.pop,
+    "POP_MARK": _Machine.drop_mark,
+    "GET": _Machine.get,
+    "BINGET": _Machine.get,
+    "LONG_BINGET": _Machine.get,
+    "PUT": _Machine.put,
+    "BINPUT": _Machine.put,
+    "LONG_BINPUT": _Machine.put,
+    "MEMOIZE": _Machine.memoize,
+    "GLOBAL": _Machine.global_name,
+    "STACK_GLOBAL": _Machine.stack_global,
+    "REDUCE": _Machine.reduce,
+    "BUILD": _Machine.build,
+}

@@ -1,0 +1,257 @@
+"""Zarr arrays of strangers: no link out of the folder, no odd codec, no bomb.
+
+Zarr itself follows links, reads pipes, and looks codecs up by the names in the
+metadata; one of these unpickles. Here only plain codecs pass, and what a chunk unpacks
+to is looked at first.
+"""
+
+from __future__ import annotations
+
+import math
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from numcodecs.abc import Codec  # type: ignore[import-untyped]
+from zarr.abc.codec import BytesBytesCodec
+from zarr.abc.store import RangeByteRequest
+from zarr.codecs import ShardingCodec
+from zarr.core.array import AsyncArray
+from zarr.storage import LocalStore
+
+from napari_biomedparse.errors import FormatError
+from napari_biomedparse.io.guards.bounds import (
+    MAX_METADATA,
+    MAX_PARTS,
+    check_packed,
+    unpacked_limit,
+)
+
+if TYPE_CHECKING:
+    from zarr.abc.store import ByteRequest
+    from zarr.core.array_spec import ArraySpec
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+_COMPRESSORS = frozenset({"blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd"})
+_FILTERS = frozenset(
+    "adler32 astype bitround crc32 crc32c delta fixedscaleoffset fletcher32 "
+    "jenkins_lookup3 packbits quantize shuffle".split()
+)
+_PLAIN = frozenset({"bytes", "endian", "sharding_indexed", "transpose"})
+_ADMITTED = _COMPRESSORS | _FILTERS | _PLAIN
+_DTYPES = ("dtype", "astype", "encode_dtype", "decode_dtype")
+_MAX_INDEX = 2**20
+"""Most chunks in one shard."""
+
+
+class FencedStore(LocalStore):
+    """A folder, read only, of which nothing outside is read and nothing but files.
+
+    Parameters
+    ----------
+    root : Path
+        The folder; may itself be reached by a link.
+    """
+
+    def __init__(self, root: Path | str, *, read_only: bool = True) -> None:
+        super().__init__(root, read_only=read_only)
+        self._real = Path(root).resolve()
+
+    async def get(
+        self,
+        key: str,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        """Return a file's content, or None; see `zarr.abc.store.Store`."""
+        size = self._check(key)
+        return await super().get(key, prototype, _within(byte_range, size))
+
+    async def get_partial_values(
+        self,
+        prototype: BufferPrototype,
+        key_ranges: Iterable[tuple[str, ByteRequest | None]],
+    ) -> list[Buffer | None]:
+        """Return parts of files; see `zarr.abc.store.Store`."""
+        wanted = [(key, _within(part, self._check(key))) for key, part in key_ranges]
+        return await super().get_partial_values(prototype, wanted)
+
+    def _check(self, key: str) -> int:
+        """Refuse what is no file of this folder; return a file's size."""
+        path = self.root / key
+        try:
+            found = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+        if not path.resolve().is_relative_to(self._real):
+            raise FormatError(
+                f"{self.root} has a link that leads out of it, {key}; open the folder "
+                "that it leads to, or copy the data into one folder."
+            )
+        if stat.S_ISDIR(found.st_mode):
+            return 0
+        if not stat.S_ISREG(found.st_mode):
+            raise FormatError(
+                f"{self.root} holds something that is no file, {key}; copy the folder "
+                "again from where it came."
+            )
+        if path.name in _METADATA and found.st_size > MAX_METADATA:
+            raise FormatError(
+                f"{path} is longer than {MAX_METADATA} bytes, which no metadata are; "
+                "copy the folder again from where it came."
+            )
+        return found.st_size
+
+
+def _within(part: ByteRequest | None, size: int) -> ByteRequest | None:
+    """Cut a range to a file's size: zarr allocates what is asked for, then reads."""
+    if isinstance(part, RangeByteRequest):
+        return RangeByteRequest(min(part.start, size), min(part.end, size))
+    return part
+
+
+def guarded(array: Any, what: str) -> zarr.Array[Any]:
+    """Return an array whose chunks are looked at before they are unpacked.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        Of a `FencedStore`.
+    what : str
+        File and part, for messages.
+
+    Raises
+    ------
+    FormatError
+        If it is packed with a codec that is not admitted, or in too small parts.
+    """
+    limit = unpacked_limit(math.prod(array.chunks) * array.dtype.itemsize)
+    metadata: Any = array.metadata
+    if metadata.zarr_format == 2:
+        filters = metadata.filters or ()
+        for codec in filters:
+            _admit(codec.get_config(), "id", what)
+        packer = metadata.compressor
+        if packer is not None:
+            _admit(packer.get_config(), "id", what)
+            packer = BoundedCompressor(packer, limit)
+        checked = replace(metadata, compressor=packer)
+    else:
+        codecs = _bounded(metadata.codecs, array.shards or array.chunks, limit, what)
+        checked = replace(metadata, codecs=codecs)
+    return zarr.Array(AsyncArray(checked, store_path=array.store_path))
+
+
+def check_parts(
+    shape: tuple[int, ...], chunks: tuple[int, ...], block: tuple[int, ...], what: str
+) -> None:
+    """Refuse an array of which one block lies in too many chunks.
+
+    Raises
+    ------
+    FormatError
+        If so.
+    """
+    sizes = zip(shape, chunks, block, strict=True)
+    parts = math.prod(-(-min(b, n) // max(1, c)) for n, c, b in sizes)
+    if parts > MAX_PARTS:
+        raise FormatError(
+            f"{what} lies in chunks of {' x '.join(map(str, chunks))}, so that each "
+            f"part that is read at once would take {parts} of them, where at most "
+            f"{MAX_PARTS} are read; write it again with larger chunks."
+        )
+
+
+def _bounded(
+    codecs: Iterable[Any], shape: tuple[int, ...], limit: int, what: str
+) -> tuple[Any, ...]:
+    """Check the codecs of a version 3 array, and wrap those that unpack."""
+    found: list[Any] = []
+    for codec in codecs:
+        described = codec.to_dict()
+        name = _admit(described, "name", what)
+        if isinstance(codec, ShardingCodec):
+            pieces = zip(shape, codec.chunk_shape, strict=True)
+            if math.prod(-(-n // max(1, c)) for n, c in pieces) > _MAX_INDEX:
+                raise FormatError(
+                    f"{what} has shards of more than {_MAX_INDEX} chunks; it is "
+                    "damaged, or has to be written again with larger chunks."
+                )
+            inner = _bounded(codec.codecs, codec.chunk_shape, limit, what)
+            found.append(replace(codec, codecs=inner))
+        elif name in _COMPRESSORS and isinstance(codec, BytesBytesCodec):
+            found.append(BoundedCodec(codec, name, limit))
+        else:
+            found.append(codec)
+    return tuple(found)
+
+
+def _admit(described: dict[str, Any], key: str, what: str) -> str:
+    """Return a codec's plain name, if it may be used."""
+    name = str(described.get(key)).removeprefix("numcodecs.")
+    options = described.get("configuration") or described
+    dtypes = [options[k] for k in _DTYPES if options.get(k) is not None]
+    if name not in _ADMITTED or any(np.dtype(d).kind not in "buif" for d in dtypes):
+        raise FormatError(
+            f"{what} is packed with the codec {name!r}, which is not used for images "
+            "or could run a program; write it again with zstd, blosc or gzip."
+        )
+    return name
+
+
+class BoundedCompressor(Codec):  # type: ignore[misc]
+    """A compressor of numcodecs that unpacks to no more than `limit` bytes."""
+
+    codec_id = "bounded"
+
+    def __init__(self, inner: Any, limit: int) -> None:
+        self.inner = inner
+        self.limit = limit
+        self.codec_id = inner.codec_id
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the metadata."""
+        return dict(self.inner.get_config())
+
+    def decode(self, packed: Any, out: Any = None) -> Any:
+        """Unpack a chunk."""
+        check_packed(packed, str(self.codec_id), self.limit)
+        return self.inner.decode(packed, out)
+
+    def encode(self, unpacked: Any) -> Any:
+        """Pack a chunk."""
+        return self.inner.encode(unpacked)
+
+
+@dataclass(frozen=True)
+class BoundedCodec(BytesBytesCodec):
+    """A compressor of Zarr version 3 that unpacks to no more than `limit` bytes."""
+
+    inner: BytesBytesCodec
+    name: str
+    limit: int
+    is_fixed_size = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the metadata."""
+        return self.inner.to_dict()
+
+    def compute_encoded_size(self, size: int, spec: ArraySpec) -> int:
+        """Return the packed size, where it does not depend on the data."""
+        return self.inner.compute_encoded_size(size, spec)
+
+    async def _decode_single(self, packed: Buffer, spec: ArraySpec) -> Buffer:
+        check_packed(packed.to_bytes(), self.name, self.limit)
+        (unpacked,) = await self.inner.decode([(packed, spec)])
+        if unpacked is None:  # which codecs return for a missing chunk alone
+            raise ValueError("a chunk is missing")
+        return unpacked
+
+    async def _encode_single(self, unpacked: Buffer, spec: ArraySpec) -> Buffer | None:
+        (packed,) = await self.inner.encode([(unpacked, spec)])
+        return packed

@@ -1,0 +1,112 @@
+"""Parts of lazy volumes in bounded memory, each chunk read and decoded once."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from napari_biomedparse.data.volume import ArrayLike
+
+SPOOL_BYTES = 2**34
+"""Parts larger than this are not put into a temporary file."""
+
+
+def read_windows(
+    data: ArrayLike, windows: Sequence[tuple[slice, ...]]
+) -> list[npt.NDArray[Any]]:
+    """Read windows of an array; those in the same chunk of a dask array at once.
+
+    Parameters
+    ----------
+    data : array
+    windows : sequence of index
+
+    Returns
+    -------
+    list of ndarray
+    """
+    parts = [data[window] for window in windows]
+    if hasattr(data, "dask"):
+        from dask.base import compute
+
+        parts = list(compute(*parts))  # type: ignore[no-untyped-call]
+    return [np.asarray(part) for part in parts]
+
+
+def can_spool(data: ArrayLike, size: int) -> bool:
+    """Say whether `size` bytes of an array should and can go through a file.
+
+    Parameters
+    ----------
+    data : array
+        Only a dask array reads whole chunks for a part of them.
+    size : int
+
+    Returns
+    -------
+    bool
+    """
+    if not hasattr(data, "dask") or size > SPOOL_BYTES:
+        return False
+    return shutil.disk_usage(tempfile.gettempdir()).free > 2 * size
+
+
+def spool(
+    data: Any, axis: int, start: int, stop: int, thickness: int
+) -> Iterator[npt.NDArray[Any]]:
+    """Read slices `start` to `stop` of a dask array, a few at a time.
+
+    Chunks are read one column of them after the other into a temporary file, from
+    which thin parts are then taken.
+
+    Parameters
+    ----------
+    data : dask array
+    axis : int
+        Slicing axis.
+    start, stop : int
+    thickness : int
+        Slices at a time.
+
+    Yields
+    ------
+    ndarray
+        Of the array's shape but for the slicing axis, which comes first.
+    """
+    others = [
+        [slice(end - size, end) for end, size in zip(accumulate(n), n, strict=True)]
+        for i, n in enumerate(data.chunks)
+        if i != axis
+    ]
+    plane = tuple(size for i, size in enumerate(data.shape) if i != axis)
+    dtype = np.dtype(data.dtype)
+    with tempfile.TemporaryFile(prefix="napari-biomedparse-") as file:
+        columns = list(product(*others))
+        for column in columns:
+            where: list[slice] = list(column)
+            where.insert(axis, slice(start, stop))
+            part = np.moveaxis(np.asarray(data[tuple(where)]), axis, 0)
+            file.write(np.ascontiguousarray(part).data)
+        file.flush()
+        for first in range(start, stop, thickness):
+            last = min(first + thickness, stop)
+            slab = np.empty((last - first, *plane), dtype)
+            begin = 0
+            for column in columns:
+                shape = tuple(part.stop - part.start for part in column)
+                size = math.prod(shape)
+                file.seek((begin + (first - start) * size) * dtype.itemsize)
+                got = np.frombuffer(
+                    file.read((last - first) * size * dtype.itemsize), dtype
+                )
+                slab[(slice(None), *column)] = got.reshape(last - first, *shape)
+                begin += (stop - start) * size
+            yield slab

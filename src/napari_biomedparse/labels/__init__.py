@@ -1,0 +1,1 @@
+"""Predictions become labels, labels become instances, instances become numbers."""

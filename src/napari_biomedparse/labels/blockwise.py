@@ -1,0 +1,175 @@
+"""Objects of a volume that does not fit in memory, block by block.
+
+Components are found in every block by itself, and those that touch across a border
+are made one. The result is that of `split_instances`, but for the numbers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from napari_biomedparse.errors import VolumeError
+from napari_biomedparse.labels.instances import grow, kept_numbers, label_components
+
+if TYPE_CHECKING:
+    from napari_biomedparse.data.volume import ArrayLike
+
+BLOCK_VOXELS = 2**23
+"""Most voxels of a block; it takes some ten bytes a voxel in memory."""
+Window = tuple[slice, ...]
+
+
+def split_blockwise(
+    labels: ArrayLike,
+    edges: ArrayLike,
+    components: Any,
+    objects: Any,
+    block: Sequence[int],
+    minimum_size: int = 0,
+) -> int:
+    """Tell objects apart without ever holding the whole volume.
+
+    Parameters
+    ----------
+    labels, edges : array [Z, Y, X]
+        Label ids, and label ids at object boundaries; on disk.
+    components : writable array [Z, Y, X]
+        uint32; scratch space.
+    objects : writable array [Z, Y, X]
+        uint32; the result. Objects are numbered from 1, by where they begin: by
+        blocks, and by voxels within a block.
+    block : sequence of three int
+        Shape of a block, whole chunks of the writable arrays.
+    minimum_size : int
+        Objects of fewer voxels are dropped.
+
+    Returns
+    -------
+    int
+        Number of objects.
+
+    Raises
+    ------
+    VolumeError
+        If there are more than 2**32 - 1 parts.
+    """
+    shape = tuple(labels.shape)
+    count = 0
+    for window in _windows(shape, block):
+        found = label_components(_interior(labels, edges, window)).astype(np.int64)
+        parts = int(found.max(initial=0))
+        if count + parts > np.iinfo(np.uint32).max:
+            raise VolumeError(
+                "The labels fall into more than 4294967295 parts, too many to number; "
+                "raise the existence threshold, or leave objects together."
+            )
+        components[window] = np.where(found > 0, found + count, 0).astype(np.uint32)
+        count += parts
+    numbers = _merge(labels, components, block, count)
+
+    def grown(window: Window) -> npt.NDArray[np.uint32]:
+        wide, inner = _widen(window, shape)
+        own = grow(numbers[np.asarray(components[wide])])[inner]
+        return np.where(np.asarray(labels[window]) > 0, own, np.uint32(0))
+
+    total = int(numbers.max(initial=0))
+    if minimum_size <= 1:
+        for window in _windows(shape, block):
+            objects[window] = grown(window)
+        return total
+    sizes = np.zeros(total + 1, np.int64)
+    for window in _windows(shape, block):
+        sizes += np.bincount(grown(window).ravel(), minlength=total + 1)
+    kept = kept_numbers(sizes, minimum_size).astype(np.uint32)
+    for window in _windows(shape, block):
+        objects[window] = kept[grown(window)]
+    return int(kept.max(initial=0))
+
+
+def block_shape(chunks: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """Enlarge chunks to blocks of about `BLOCK_VOXELS`, the last axis first."""
+    sizes = [min(c, n) for c, n in zip(chunks, shape, strict=True)]
+    for axis in reversed(range(3)):
+        while sizes[axis] < shape[axis] and 2 * math.prod(sizes) <= BLOCK_VOXELS:
+            sizes[axis] *= 2
+    return tuple(sizes)
+
+
+def _merge(
+    labels: ArrayLike, components: Any, block: Sequence[int], count: int
+) -> npt.NDArray[np.uint32]:
+    """Return the object of each component, by the faces that blocks share."""
+    pairs = [np.zeros((0, 2), np.int64)]
+    shape = tuple(labels.shape)
+    for window in _windows(shape, block):
+        for axis in range(3):
+            border = window[axis].stop
+            if border == shape[axis]:
+                continue
+            both = list(window)
+            both[axis] = slice(border - 1, border + 1)
+            face, values = (
+                np.moveaxis(np.asarray(array[tuple(both)]), axis, 0).reshape(2, -1)
+                for array in (components, labels)
+            )
+            touch = (face != 0).all(axis=0) & (values[0] == values[1])
+            pairs.append(np.unique(face[:, touch].astype(np.int64), axis=1).T)
+    first, second = np.concatenate(pairs).T
+    graph = coo_array(
+        (np.ones(len(first), bool), (first, second)), shape=(count + 1, count + 1)
+    )
+    _, group = connected_components(graph, directed=False)
+    # Number the groups by their first component; the background, 0, stays 0.
+    _, begin, group = np.unique(group, return_index=True, return_inverse=True)
+    order = np.empty(len(begin), np.uint32)
+    order[np.argsort(begin)] = np.arange(len(begin), dtype=np.uint32)
+    return order[group]
+
+
+def _interior(labels: ArrayLike, edges: ArrayLike, window: Window) -> npt.NDArray[Any]:
+    values = np.asarray(labels[window])
+    return np.where(np.asarray(edges[window]) == 0, values, 0)
+
+
+def _windows(shape: Sequence[int], block: Sequence[int]) -> Iterator[Window]:
+    starts = (range(0, n, b) for n, b in zip(shape, block, strict=True))
+    for corner in itertools.product(*starts):
+        yield tuple(
+            slice(at, min(at + size, n))
+            for at, size, n in zip(corner, block, shape, strict=True)
+        )
+
+
+def _widen(window: Window, shape: Sequence[int]) -> tuple[Window, Window]:
+    """Return a window with one more voxel on each side, and where it lies in that."""
+    wide = tuple(
+        slice(max(w.start - 1, 0), min(w.stop + 1, n))
+        for w, n in zip(window, shape, strict=True)
+    )
+    inner = tuple(
+        slice(w.start - v.start, w.stop - v.start)
+        for w, v in zip(window, wide, strict=True)
+    )
+    return wide, inner
+
+
+def scratch(path: Path, shape: Sequence[int], chunks: Sequence[int]) -> Any:
+    """Make a uint32 array on disk, in place of one that was there."""
+    return zarr.create_array(
+        store=str(path),
+        shape=tuple(shape),
+        chunks=tuple(chunks),
+        dtype=np.uint32,
+        fill_value=0,
+        overwrite=True,
+    )

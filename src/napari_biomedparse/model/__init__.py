@@ -1,1 +1,0 @@
-"""The network: tensors in, tensors out. Knows nothing of files, volumes or napari."""

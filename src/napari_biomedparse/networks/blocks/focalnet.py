@@ -1,0 +1,203 @@
+"""FocalNet backbone (Yang et al., "Focal Modulation Networks", NeurIPS 2022).
+
+ARCHITECTURE section 2. Inside the stages images are laid out [B, H, W, C], which is
+the channels-last memory format of [B, C, H, W]: the convolutions see it as a view.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from napari_biomedparse.networks.config import BiomedParseConfig
+
+LAYER_SCALE = 0.1
+"""Initial value of the residual branches' scale."""
+PLANAR_PIXELS = 256
+"""Size of a map from which on a CPU computes it plane by plane."""
+
+
+class FocalModulation(nn.Module):
+    """Context of growing windows, gathered per pixel, that modulates a query."""
+
+    def __init__(self, width: int, levels: int) -> None:
+        super().__init__()
+        self.width = width
+        self.levels = levels
+        self.f = nn.Linear(width, 2 * width + levels + 1)
+        self.focal_layers = nn.ModuleList(
+            nn.Sequential(_depthwise(width, kernel=3 + 2 * level), nn.GELU())
+            for level in range(levels)
+        )
+        self.h = nn.Conv2d(width, width, 1)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        # Depthwise convolutions of a CPU are twice as fast plane by plane, and its
+        # matrix products take and give planes at no cost. On tiny planes it gains
+        # nothing, and the products' rounding depends on where weights lie in memory.
+        if x.device.type == "cpu" and x.shape[1] * x.shape[2] >= PLANAR_PIXELS:
+            return self._planar(x)
+        return self._channels_last(x)
+
+    def _channels_last(self, x: Tensor) -> Tensor:
+        query, context, gates = torch.split(self.f(x), self._parts, dim=-1)
+        total = self._gather(context.permute(0, 3, 1, 2), gates.permute(0, 3, 1, 2))
+        y: Tensor = self.proj(query * self.h(total).permute(0, 2, 3, 1))
+        return y
+
+    def _planar(self, x: Tensor) -> Tensor:
+        batch, height, width, _ = x.shape
+        pixels = x.flatten(1, 2).transpose(1, 2)  # [B, C, H * W]
+        projected = _linear_planes(pixels, self.f.weight, self.f.bias)
+        projected = projected.view(batch, -1, height, width)
+        query, context, gates = torch.split(projected, self._parts, dim=1)
+        total = self._gather(context, gates).flatten(2)
+        modulator = _linear_planes(total, self.h.weight.flatten(1), self.h.bias)
+        modulated = (query.flatten(2) * modulator).transpose(1, 2)  # [B, H * W, C]
+        y: Tensor = self.proj(modulated)
+        return y.view_as(x)
+
+    @property
+    def _parts(self) -> list[int]:
+        """Channels of query, context and gates."""
+        return [self.width, self.width, self.levels + 1]
+
+    def _gather(self, context: Tensor, gates: Tensor) -> Tensor:
+        """Mean of the gated contexts, [B, C, H, W] and [B, levels + 1, H, W]."""
+        total = torch.zeros((), dtype=context.dtype, device=context.device)
+        for level, focal_layer in enumerate(self.focal_layers):
+            context = focal_layer(context)
+            total = torch.addcmul(total, context, gates[:, level : level + 1])
+        whole = F.gelu(context.mean(dim=(2, 3), keepdim=True))  # [B, C, 1, 1]
+        total = torch.addcmul(total, whole, gates[:, self.levels :])
+        return total / (self.levels + 1)
+
+
+class Mlp(nn.Module):
+    """Two linear layers, four times as wide in between."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] -> [..., C]."""
+        y: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return y
+
+
+class FocalBlock(nn.Module):
+    """Modulation and MLP, each normalised after and scaled per channel."""
+
+    def __init__(self, width: int, levels: int) -> None:
+        super().__init__()
+        self.modulation = FocalModulation(width, levels)
+        self.norm1 = nn.LayerNorm(width)
+        self.gamma_1 = nn.Parameter(torch.full((width,), LAYER_SCALE))
+        self.mlp = Mlp(width)
+        self.norm2 = nn.LayerNorm(width)
+        self.gamma_2 = nn.Parameter(torch.full((width,), LAYER_SCALE))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        # The sum may be of higher precision than what is computed from it.
+        low = self.norm1.weight.dtype
+        x = x + self.gamma_1 * self.norm1(self.modulation(x.to(low)))
+        x = x + self.gamma_2 * self.norm2(self.mlp(x.to(low)))
+        return x
+
+
+class PatchEmbed(nn.Module):
+    """Strided convolution and norm, the image zero-padded right and bottom to fit."""
+
+    def __init__(self, channels: int, width: int, *, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.proj = nn.Conv2d(
+            channels, width, kernel, stride=stride, padding=(kernel - stride + 1) // 2
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, H / stride, W / stride, width], sizes rounded up."""
+        height, width = image.shape[-2:]
+        image = F.pad(image, (0, -width % self.stride, 0, -height % self.stride))
+        image = image.to(self.proj.weight.dtype)
+        y: Tensor = self.norm(self.proj(image).permute(0, 2, 3, 1))
+        return y
+
+
+class Stage(nn.Module):
+    """Blocks at one resolution, and the way down to the next."""
+
+    def __init__(self, width: int, depth: int, levels: int, down: int | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(FocalBlock(width, levels) for _ in range(depth))
+        self.downsample = (
+            None if down is None else PatchEmbed(width, down, kernel=3, stride=2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] -> [B, H, W, C], the downsampling left to the caller."""
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Backbone(nn.Module):
+    """Image to features at strides 4, 8, 16 and 32."""
+
+    def __init__(self, config: BiomedParseConfig) -> None:
+        super().__init__()
+        widths = config.backbone_widths
+        self.patch_embed = PatchEmbed(3, widths[0], kernel=7, stride=4)
+        self.layers = nn.ModuleList(
+            Stage(width, depth, config.focal_levels, down)
+            for width, depth, down in zip(
+                widths, config.backbone_depths, (*widths[1:], None), strict=True
+            )
+        )
+        for i, width in enumerate(widths):
+            self.add_module(f"norm{i}", nn.LayerNorm(width))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Compute the feature maps of normalised slices.
+
+        Parameters
+        ----------
+        image : float Tensor [B, 3, H, W]
+
+        Returns
+        -------
+        tuple of Tensor
+            res2 to res5, [B, width, H / stride, W / stride], sizes rounded up.
+        """
+        x = self.patch_embed(image)
+        features = []
+        for i, layer in enumerate(self.layers):
+            stage = cast("Stage", layer)
+            x = stage(x)
+            norm = self.get_submodule(f"norm{i}")
+            features.append(norm(x.to(norm.weight.dtype)).permute(0, 3, 1, 2))
+            if stage.downsample is not None:
+                x = stage.downsample(x.permute(0, 3, 1, 2))
+        return tuple(features)
+
+
+def _linear_planes(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Apply a linear layer to the channels of [B, C, L], giving [B, O, L]."""
+    assert bias is not None  # all of the backbone's have one
+    return torch.baddbmm(bias[:, None], weight.expand(len(x), -1, -1), x)
+
+
+def _depthwise(width: int, *, kernel: int) -> nn.Conv2d:
+    return nn.Conv2d(
+        width, width, kernel, padding=kernel // 2, groups=width, bias=False
+    )

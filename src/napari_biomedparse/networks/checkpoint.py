@@ -1,0 +1,311 @@
+"""Weights on disk <-> a network's state dict, safely and completely.
+
+Reading never runs code from the file, and fitting never ignores a tensor silently.
+Where files come from is not decided here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from napari_biomedparse.errors import CheckpointError, OutputError
+from napari_biomedparse.networks.archive import (
+    AGAIN,
+    read_pickled,
+    refuse_what_is_no_weights_file,
+)
+from napari_biomedparse.networks.config import V2, BiomedParseConfig
+
+_LOGGER = logging.getLogger(__name__)
+
+_TRAINING_ONLY = "loss_function."
+_PREFIX = "model."
+_CONFIG = "config"
+_SHOWN = 5
+_MOST = 2**20
+"""Largest size that a network's configuration may have."""
+_MOST_LAYERS = 256
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a weights file holds.
+
+    Parameters
+    ----------
+    tensors : dict of str to Tensor
+        Named as in the network's state dict; mapped from the file where possible.
+    config : BiomedParseConfig or None
+        Sizes of the network, where the file tells them.
+    metadata : dict of str to str
+        What else a safetensors file says about itself.
+    """
+
+    tensors: dict[str, Tensor]
+    config: BiomedParseConfig | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read weights without running anything the file may contain.
+
+    The content decides on the format, not the name. A checkpoint of PyTorch or
+    Lightning is read by the weights-only unpickler alone: a ``state_dict`` entry is
+    looked up, the prefix ``model.`` stripped and what only training needs left out.
+
+    Parameters
+    ----------
+    path : path
+        A safetensors file or a PyTorch checkpoint.
+
+    Returns
+    -------
+    Checkpoint
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged, something else than weights, or unsafe.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}). Give the path of a "
+            ".safetensors, .ckpt or .pt file that you may read."
+        ) from error
+    refuse_what_is_no_weights_file(path, head)
+    if head[8:9] == b"{":
+        return _read_safetensors(path)
+    return _from_content(read_pickled(path, head), path)
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read only the tensors of a weights file; see `read_checkpoint`."""
+    return read_checkpoint(path).tensors
+
+
+def load_weights(
+    model: nn.Module, tensors: Mapping[str, Tensor], source: str | os.PathLike[str]
+) -> None:
+    """Give a network its weights; every tensor must find its place.
+
+    The tensors become the network's own without a copy, so a network built on the
+    meta device uses memory-mapped weights directly.
+
+    Parameters
+    ----------
+    model : nn.Module
+        On any device, the meta device included. Changed in place.
+    tensors : mapping of str to Tensor
+        Its complete state dict, in any floating-point precision.
+    source : str or path
+        Where the tensors come from, for the message.
+
+    Raises
+    ------
+    CheckpointError
+        If a tensor is missing, not expected, or of another shape or kind; all are
+        reported at once and nothing is loaded.
+    """
+    expected = model.state_dict()
+    if not expected.keys() & tensors.keys():
+        raise CheckpointError(
+            f"{source} holds the weights of another network: it has none of the "
+            f"{len(expected)} tensors expected (like {_some(expected)}), but "
+            f"{_some(tensors) or 'nothing'}. Give a BiomedParse v2 checkpoint."
+        )
+    problems = {
+        "missing": [key for key in expected if key not in tensors],
+        "unexpected": [key for key in tensors if key not in expected],
+        "unfitting": [
+            f"{key} ({_kind(tensors[key])} instead of {_kind(wanted)})"
+            for key, wanted in expected.items()
+            if key in tensors and _kind(tensors[key]) != _kind(wanted)
+        ],
+    }
+    if any(problems.values()):
+        report = "; ".join(
+            f"{len(names)} {problem}: {_some(names)}"
+            for problem, names in problems.items()
+            if names
+        )
+        raise CheckpointError(
+            f"{source} does not fit the network of {len(expected)} tensors. {report}. "
+            "Give a checkpoint of exactly this network; BiomedParse v1 does not fit."
+        )
+    fitting = {key: tensors[key].to(wanted.dtype) for key, wanted in expected.items()}
+    model.load_state_dict(fitting, assign=True)
+
+
+def save_weights(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    config: BiomedParseConfig | None = None,
+) -> None:
+    """Write weights as safetensors; the file appears complete or not at all.
+
+    Parameters
+    ----------
+    path : path
+        Of the new file; an existing one is replaced.
+    tensors : mapping of str to Tensor
+        The state dict.
+    metadata : mapping of str to str, optional
+        Facts to keep with the weights.
+    config : BiomedParseConfig, optional
+        Sizes of the network, so that the file can be loaded by itself.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    path = Path(path)
+    facts = {"format": "pt", **(metadata or {})}
+    if config is not None:
+        facts[_CONFIG] = json.dumps(asdict(config))
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        part.touch()
+        mode = part.stat().st_mode
+        save_file(_separate(tensors), part, metadata=facts)
+        part.chmod(mode)  # safetensors lets nobody but the owner read
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"The weights cannot be written to {path} ({error}). Choose a folder that "
+            "you may write to and that has room for them."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    """Map a safetensors file."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or incomplete as a safetensors file ({error}). {AGAIN}"
+        ) from error
+    config = metadata.pop(_CONFIG, None)
+    return Checkpoint(tensors, _parse_config(config, path), metadata)
+
+
+def _from_content(content: object, path: Path) -> Checkpoint:
+    """Pick the weights out of what a checkpoint holds."""
+    config = None
+    weights = content
+    if isinstance(content, Mapping) and "state_dict" in content:
+        weights = content["state_dict"]
+        settings = content.get("hyper_parameters")
+        if isinstance(settings, Mapping):
+            config = settings.get(_CONFIG)
+    if not isinstance(weights, Mapping) or not weights:
+        raise CheckpointError(
+            f"{path} holds {type(weights).__name__} instead of named tensors. Give a "
+            "file that holds a state dict, as it is or as its entry 'state_dict'."
+        )
+    names = {str(key).removeprefix(_PREFIX): key for key in weights}
+    tensors = {
+        name: weights[key]
+        for name, key in names.items()
+        if not name.startswith(_TRAINING_ONLY)
+    }
+    others = [name for name, value in tensors.items() if not _is_plain(value)]
+    if others or len(names) < len(weights):
+        twice = len(weights) - len(names)
+        raise CheckpointError(
+            f"{path} is no plain state dict: {len(others)} entries are no tensors "
+            f"({_some(others)}) and {twice} occur both with and without the prefix "
+            f"{_PREFIX!r}. Give a file that holds one network's tensors."
+        )
+    _LOGGER.debug("%s: %d of %d entries are weights", path, len(tensors), len(weights))
+    return Checkpoint(tensors, _parse_config(config, path))
+
+
+def _is_plain(value: object) -> bool:
+    """Tell whether this is a tensor of numbers that are all there, in memory."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+        and value.nbytes <= value.untyped_storage().nbytes()
+    )
+
+
+def _parse_config(stored: object, path: Path) -> BiomedParseConfig | None:
+    """Make the configuration from its stored fields, as JSON text or a mapping."""
+    if stored is None:
+        return None
+    try:
+        fields = json.loads(stored) if isinstance(stored, str) else stored
+        values = {
+            name: type(getattr(V2, name))(value)
+            for name, value in cast(Mapping[str, object], fields).items()
+        }
+        _check_sizes(values)
+        return BiomedParseConfig(**values)
+    except (ArithmeticError, LookupError, RecursionError, ValueError, TypeError,
+            AttributeError) as error:  # fmt: skip
+        raise CheckpointError(
+            f"{path} describes a network that this version does not know ({error}). "
+            "Update napari-biomedparse, or give weights made with this version."
+        ) from error
+
+
+def _check_sizes(values: Mapping[str, object]) -> None:
+    """Raise a `ValueError` where a configuration has sizes that no network has."""
+    for name, value in values.items():
+        given = value if isinstance(value, tuple) else (value,)
+        expected = getattr(V2, name)
+        count = len(expected) if isinstance(expected, tuple) else 1
+        most = _MOST_LAYERS if name.endswith(("depths", "layers", "levels")) else _MOST
+        if len(given) != count or not all(
+            isinstance(size, int | float) and 0 < size <= most for size in given
+        ):
+            raise ValueError(f"{name} is {str(value)[:80]}")
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy what shares memory or lies scattered, which safetensors cannot store."""
+    separate: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, tensor in tensors.items():
+        storage = tensor.untyped_storage().data_ptr()
+        own = tensor.detach().contiguous()
+        separate[key] = own.clone() if storage in seen else own
+        seen.add(storage)
+    return separate
+
+
+def _kind(tensor: Tensor) -> str:
+    """Describe what must agree: the shape, and whether numbers are floating point."""
+    numbers = "" if tensor.is_floating_point() else f" {tensor.dtype}"
+    return f"{list(tensor.shape)}{numbers}"
+
+
+def _some(names: Iterable[str]) -> str:
+    """List a few names and say how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more

@@ -1,0 +1,1 @@
+"""BiomedParse v2: tensors in, tensors out."""

@@ -1,0 +1,296 @@
+"""From the name of a model, or a file, to a network that is ready to run.
+
+Imports torch only when a model is loaded, so that forms can list models quickly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from huggingface_hub import constants
+
+from napari_biomedparse.errors import CheckpointError, OutputError
+from napari_biomedparse.networks.hub import (
+    Confirm,
+    HubFile,
+    Progress,
+    check,
+    fetch,
+    find_cached,
+    sha256,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from napari_biomedparse.networks.config import BiomedParseConfig
+    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+
+_LOGGER = logging.getLogger(__name__)
+
+PUBLISHED = HubFile(
+    repository="microsoft/BiomedParse",
+    name="biomedparse_v2.ckpt",
+    revision="e473e5b2b1a3f44649734afd3dc7cf1770aaa9e2",
+    size=4_460_902_829,
+    sha256="6ea0bee43b983a7490e0b48689add96440c4405ca4b50b9f2fe21d5d03fd9440",
+    licence=(
+        "The BiomedParse v2 weights (microsoft/BiomedParse on Hugging Face, 4.5 GB) "
+        "are licensed CC BY-NC-SA 4.0: for research, not for commercial use, and not "
+        "for clinical use. The repository is gated: its terms must be accepted at "
+        "https://huggingface.co/microsoft/BiomedParse before the download."
+    ),
+)
+CONVERTED = "biomedparse_v2.safetensors"
+"""The weights alone, made once from the published file and kept beside it."""
+SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
+"""Of the files looked for in a folder, best first."""
+_DEMO = Path(str(files("napari_biomedparse"))) / "_data" / "demo.safetensors"
+
+_names: WeakKeyDictionary[BiomedParse, str] = WeakKeyDictionary()
+_identities: WeakKeyDictionary[BiomedParse, str] = WeakKeyDictionary()
+
+
+def available_models() -> tuple[str, ...]:
+    """List the names that `load_model` knows.
+
+    ``v2`` is the published network, which may have to be downloaded; ``demo``, where
+    it is part of the installation, a small trained one; ``tiny`` the smallest network
+    with random weights, which finds nothing and serves to try the machinery.
+    """
+    return ("v2", "demo", "tiny") if _DEMO.is_file() else ("v2", "tiny")
+
+
+def is_downloaded() -> bool:
+    """Tell whether the published weights are on this computer."""
+    return any(find_cached(PUBLISHED, name) for name in (CONVERTED, PUBLISHED.name))
+
+
+def default_model() -> str:
+    """Name the best model that is at hand: ``v2`` if it was downloaded, or ``demo``."""
+    return "v2" if is_downloaded() or not _DEMO.is_file() else "demo"
+
+
+def load_model(
+    name: str | os.PathLike[str] = "v2",
+    *,
+    device: str | torch.device = "cpu",
+    token: str | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    on_progress: Progress | None = None,
+    confirm: Confirm | None = None,
+) -> BiomedParse:
+    """Build a network and give it its weights.
+
+    The published weights are downloaded on first use, into the Hugging Face cache,
+    and converted there to safetensors; later loads map that file into memory. A path
+    never leads to the network.
+
+    Parameters
+    ----------
+    name : str or path
+        One of `available_models`, or a ``.safetensors``, ``.ckpt`` or ``.pt`` file, or
+        a folder that holds one.
+    device : str or torch.device
+        Where to put the network.
+    token, revision, offline, on_progress, confirm
+        For the download of ``v2``; see `networks.hub.fetch`. Only the pinned
+        revision, the default, is checked for its size and checksum.
+
+    Returns
+    -------
+    BiomedParse
+        In evaluation mode, without gradients.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such model, or its weights cannot be had or do not fit.
+    """
+    from napari_biomedparse.networks.checkpoint import read_checkpoint
+    from napari_biomedparse.networks.config import TINY, V2
+
+    if name == "tiny":
+        model = _build(TINY, None, "tiny")
+    else:
+        path = (
+            _published(revision, token, offline, on_progress, confirm)
+            if name == "v2"
+            else _local(name)
+        )
+        checkpoint = read_checkpoint(path)
+        model = _build(checkpoint.config or V2, checkpoint.tensors, path)
+    known = isinstance(name, str) and name in available_models()
+    _names[model] = str(name) if known else path.name
+    return model.to(device)
+
+
+def convert(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+    """Write the weights of a checkpoint, and nothing else of it, as safetensors.
+
+    Parameters
+    ----------
+    path : path
+        A checkpoint, or a folder that holds one.
+    out : path
+        The new file. It tells the network's sizes and which file it was made from.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint cannot be read or does not fit its network.
+    OutputError
+        If the file cannot be written.
+    """
+    path = _local(path)
+    _convert(path, out, {"source": path.name, "source_sha256": sha256(path)})
+
+
+def model_identity(model: BiomedParse | str | os.PathLike[str]) -> str:
+    """Say which weights these are, for the record of a result.
+
+    Parameters
+    ----------
+    model : BiomedParse, str or path
+        A network, or what `load_model` would load without a download.
+
+    Returns
+    -------
+    str
+        The model's name and 12 digits of a checksum of its tensors. The checksum is
+        the same for a checkpoint and its conversion.
+    """
+    if isinstance(model, str | os.PathLike):
+        model = load_model(model, offline=True)
+    if model in _identities:
+        return _identities[model]
+    identity = f"{_names.get(model, 'custom')} {_digest(model.state_dict())[:12]}"
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        _identities[model] = identity  # what can be trained may change
+    return identity
+
+
+def _build(
+    config: BiomedParseConfig, tensors: Mapping[str, Tensor] | None, source: str | Path
+) -> BiomedParse:
+    """Make a network around its weights, which by default are synthetic."""
+    from napari_biomedparse.networks.checkpoint import load_weights
+    from napari_biomedparse.networks.synthetic import synthetic_state_dict
+    from napari_biomedparse.networks.v2.biomedparse import unfilled
+
+    try:
+        model = unfilled(config)
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as e:
+        raise CheckpointError(
+            f"{source} describes a network that cannot be built ({e}). Give weights "
+            "made with this version of napari-biomedparse."
+        ) from e
+    if tensors is None:
+        shapes = {key: value.shape for key, value in model.state_dict().items()}
+        tensors = synthetic_state_dict(shapes)
+    load_weights(model, tensors, source)
+    return model.eval().requires_grad_(False)
+
+
+def _convert(path: Path, out: str | os.PathLike[str], facts: Mapping[str, str]) -> None:
+    """Write the weights of a checkpoint that fits, with facts about its origin."""
+    from napari_biomedparse.networks.checkpoint import read_checkpoint, save_weights
+    from napari_biomedparse.networks.config import V2
+
+    checkpoint = read_checkpoint(path)
+    model = _build(checkpoint.config or V2, checkpoint.tensors, path)
+    facts = {**checkpoint.metadata, **facts}
+    save_weights(out, model.state_dict(), facts, model.config)
+
+
+def _published(
+    revision: str | None,
+    token: str | None,
+    offline: bool,
+    on_progress: Progress | None,
+    confirm: Confirm | None,
+) -> Path:
+    """Find the converted published weights; fetch and convert them if need be."""
+    converted = find_cached(PUBLISHED, CONVERTED, revision)
+    if converted is not None:
+        return converted
+    path = fetch(
+        PUBLISHED,
+        revision=revision,
+        token=token,
+        offline=offline,
+        on_progress=on_progress,
+        confirm=confirm,
+    )
+    # Where the cache may only be read, the weights go to the Hub's folder for assets.
+    assets = Path(constants.HF_ASSETS_CACHE) / "napari-biomedparse" / path.parent.name
+    if (assets / CONVERTED).is_file():
+        return assets / CONVERTED
+    if revision in (None, PUBLISHED.revision):
+        check(PUBLISHED, path)
+    facts = {
+        "source": f"{PUBLISHED.page}/resolve/{path.parent.name}/{PUBLISHED.name}",
+        "licence": PUBLISHED.licence,
+    }
+    for folder in (path.parent, assets):
+        _LOGGER.info("Converting %s to %s", path, folder / CONVERTED)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _convert(path, folder / CONVERTED, facts)
+        except (OSError, OutputError) as error:
+            _LOGGER.info("%s", error)
+        else:
+            return folder / CONVERTED
+    _LOGGER.warning("Loading %s slowly: there is no room to convert it.", path)
+    return path
+
+
+def _local(name: str | os.PathLike[str]) -> Path:
+    """Find the weights file that a path, or the name of the demo, stands for."""
+    if name == "demo":
+        if not _DEMO.is_file():
+            raise CheckpointError(
+                f"The demo model is not part of this installation: {_DEMO} is missing. "
+                "Choose 'v2', or give the path of a weights file."
+            )
+        return _DEMO
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise CheckpointError(
+            f"There is no model {os.fspath(name)!r}: it is none of the names "
+            f"{', '.join(available_models())}, and no file or folder. Check the path."
+        )
+    for known in (CONVERTED, PUBLISHED.name):
+        if (path / known).is_file():
+            return path / known
+    found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise CheckpointError(
+            f"The folder {path} should hold {PUBLISHED.name} or one weights file "
+            f"({', '.join(SUFFIXES)}); it holds {names}. Give the path of the file."
+        )
+    return found[0]
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Compute a checksum of named tensors, whatever the order and the device."""
+    import torch
+
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        tensor = tensors[key].detach().cpu().contiguous()
+        digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""From a volume and prompts to labels: plan, loop over slices, put together."""

@@ -1,0 +1,214 @@
+"""What the network said of finished slices, so that thresholds can be moved later."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from napari_biomedparse.data.results import SegmentedSlices, spans
+from napari_biomedparse.engine.engine import SlicePrediction
+from napari_biomedparse.errors import OptionError
+from napari_biomedparse.pipeline.step import finish_slices, predict_slices
+
+if TYPE_CHECKING:
+    from napari_biomedparse.pipeline.loop import Span
+    from napari_biomedparse.pipeline.plan import RunPlan
+
+_LOGGER = logging.getLogger(__name__)
+
+MOST_BYTES = 2**31
+"""Room for 32,000 slices of one prompt, or 1,200 of 13 prompts with edges."""
+
+
+class ScoreStore:
+    """Mask, edge and existence logits of a run's slices, in a temporary folder.
+
+    They are kept as float32, at a quarter of the network's image size and tile by
+    tile, so that `resolve_again` gives the run's own labels to the bit. As float16
+    they would take half the room, and 18 of the 786,432 voxels of an EM volume would
+    get another label (demo model, two prompts).
+
+    Parameters
+    ----------
+    plan : RunPlan
+        Of the run. Edges are kept if its objects are told apart.
+    most_bytes : int
+        What the files may take; beyond it the slices that came first are dropped.
+    """
+
+    def __init__(self, plan: RunPlan, most_bytes: int = MOST_BYTES) -> None:
+        self.plan = plan
+        self.most_bytes = most_bytes
+        self._folder = Path(tempfile.mkdtemp(prefix="napari-biomedparse-scores-"))
+        self._close = weakref.finalize(
+            self, shutil.rmtree, self._folder, ignore_errors=True
+        )
+        self._sizes: dict[int, int] = {}
+        self._existence: dict[int, Tensor] = {}
+        self._dropped: set[int] = set()
+
+    @property
+    def kept(self) -> list[Span]:
+        """Ranges of slices whose scores are there."""
+        return spans(self._sizes)
+
+    @property
+    def dropped(self) -> list[Span]:
+        """Ranges of slices whose scores had to go: these need the network again."""
+        return spans(self._dropped)
+
+    @property
+    def bytes_used(self) -> int:
+        """What the files take."""
+        return sum(self._sizes.values())
+
+    def has(self, start: int, stop: int) -> bool:
+        """Say whether the scores of all slices of a range are there."""
+        return all(index in self._sizes for index in range(start, stop))
+
+    def add(self, start: int, predictions: Sequence[SlicePrediction]) -> None:
+        """Keep what the network said of consecutive slices.
+
+        Where the disk is full they are dropped, and the run goes on.
+
+        Parameters
+        ----------
+        start : int
+            Index of the first one.
+        predictions : sequence of SlicePrediction
+            Of all their tiles, slice by slice.
+        """
+        masks, edges, existence = (
+            torch.cat(part) for part in zip(*predictions, strict=True)
+        )
+        wanted = [masks, edges] if self.plan.instances else [masks]
+        scores = torch.stack(wanted, dim=1).cpu().numpy()  # [n, 1 or 2, P, h, w]
+        tiles = len(self.plan.tiles.corners)
+        for at in range(0, len(scores), tiles):
+            part = slice(at, at + tiles)
+            self._keep(start + at // tiles, scores[part], existence[part])
+
+    def _keep(self, index: int, scores: Any, existence: Tensor) -> None:
+        self._sizes.pop(index, None)
+        while self._sizes and self.bytes_used + scores.nbytes > self.most_bytes:
+            self._drop(next(iter(self._sizes)))
+        self._dropped.add(index)
+        if scores.nbytes > self.most_bytes:
+            return
+        try:
+            np.save(self._path(index), scores)
+        except OSError as error:
+            _LOGGER.warning("Scores of slice %d cannot be kept: %s", index, error)
+            self._path(index).unlink(missing_ok=True)
+            return
+        self._dropped.discard(index)
+        self._sizes[index], self._existence[index] = scores.nbytes, existence
+
+    def _drop(self, index: int) -> None:
+        del self._sizes[index], self._existence[index]
+        self._dropped.add(index)
+        self._path(index).unlink(missing_ok=True)
+
+    def _path(self, index: int) -> Path:
+        return self._folder / f"{index}.npy"
+
+    def load(self, index: int) -> SlicePrediction:
+        """Return what the network said of a slice, of all its tiles.
+
+        Parameters
+        ----------
+        index : int
+            A slice that is kept.
+
+        Returns
+        -------
+        SlicePrediction
+            On the device it came from; without edges the masks stand for them.
+        """
+        existence = self._existence[index]
+        scores = torch.from_numpy(np.load(self._path(index))).to(existence.device)
+        return SlicePrediction(scores[:, 0], scores[:, -1], existence)
+
+    def close(self) -> None:
+        """Remove the files now, not when the store is forgotten."""
+        self._sizes.clear()
+        self._existence.clear()
+        self._close()
+
+
+def resolve_again(
+    plan: RunPlan, store: ScoreStore, slices: Iterable[int] | None = None
+) -> Iterator[SegmentedSlices]:
+    """Make labels anew from what the network said, by other thresholds or rules.
+
+    With the run's own options these are the run's own labels. `collect` puts them
+    together and tells objects apart.
+
+    Parameters
+    ----------
+    plan : RunPlan
+        As the store's, but for these options: existence, overlap and edge threshold,
+        overlaps, minimum size, and the prompts' ids and order.
+    store : ScoreStore
+    slices : iterable of int, optional
+        Which slices, in which order; those that are not kept are left out. By default
+        all that are kept, in ascending order.
+
+    Yields
+    ------
+    SegmentedSlices
+        One slice each.
+
+    Raises
+    ------
+    OptionError
+        If the network would have to run for that.
+    """
+    _check(plan, store)
+    height, width = plan.geometry.working_shape
+    nothing = torch.zeros((), dtype=torch.uint8).expand(1, 3, height, width)
+    for index in sorted(store._sizes) if slices is None else slices:
+        if not store.has(index, index + 1):
+            continue
+        found = predict_slices(plan, _Replay(store.load(index)), nothing)
+        yield finish_slices(plan, index, found)
+
+
+class _Replay:
+    """Says again what the network said, whatever it is shown."""
+
+    def __init__(self, said: SlicePrediction) -> None:
+        self._said, self._at = said, 0
+
+    def __call__(self, squares: Tensor) -> SlicePrediction:
+        part = slice(self._at, self._at + len(squares))
+        self._at = part.stop
+        return SlicePrediction(*(values[part] for values in self._said))
+
+
+def _check(plan: RunPlan, store: ScoreStore) -> None:
+    """Refuse a plan whose scores are not those in the store."""
+    old = store.plan
+    same = {
+        "the volume": (plan.volume.shape, plan.volume.origin)
+        == (old.volume.shape, old.volume.origin),
+        "the prompts": plan.prompts.texts == old.prompts.texts,
+        "the grey levels": plan.intensity == old.intensity,
+        "how slices are cut": (plan.geometry, plan.tiles) == (old.geometry, old.tiles),
+        "the seed": plan.options.seed == old.options.seed,
+        "separate objects": old.instances or not plan.instances,
+    }
+    if other := [name for name, equal in same.items() if not equal]:
+        raise OptionError(
+            f"The scores that were kept are of another run ({', '.join(other)} "
+            "changed); run the network again."
+        )

@@ -1,0 +1,192 @@
+"""One step of a run: a batch of slices goes through the network and becomes labels.
+
+All that reads slices and runs the network on them comes through here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from napari_biomedparse.data.results import SegmentedSlices
+from napari_biomedparse.labels.overlaps import resolve_in_order, resolve_separately
+from napari_biomedparse.labels.resolve import (
+    BACKGROUND_PROBABILITY,
+    probability,
+    resolve,
+)
+from napari_biomedparse.pipeline.tiles import predict_tiles
+
+if TYPE_CHECKING:
+    from napari_biomedparse.engine.engine import SlicePrediction
+    from napari_biomedparse.pipeline.plan import RunPlan
+
+T = TypeVar("T")
+Predict = Callable[[Tensor], "SlicePrediction"]
+"""Takes squares [n, 3, S, S]; an `Engine.predict` with its prompts."""
+
+
+def predict_slices(
+    plan: RunPlan, predict: Predict, slices: Tensor, *, batch_size: int | None = None
+) -> SlicePrediction:
+    """Predict slices, whole or tile by tile.
+
+    Parameters
+    ----------
+    plan : RunPlan
+    predict : callable
+    slices : Tensor [B, 3, H, W]
+    batch_size : int, optional
+        Tiles at a time; by default the plan's.
+
+    Returns
+    -------
+    SlicePrediction
+    """
+    if plan.tiles.is_single:
+        return predict(slices)
+    return predict_tiles(
+        predict,
+        slices,
+        plan.tiles,
+        batch_size=batch_size or plan.batch_size,
+        existence_threshold=plan.options.existence_threshold,
+    )
+
+
+def finish_slices(
+    plan: RunPlan, start: int, prediction: SlicePrediction
+) -> SegmentedSlices:
+    """Turn what the network says of slices into labels in the volume's own grid.
+
+    Parameters
+    ----------
+    plan : RunPlan
+    start : int
+        Index of the first of the slices.
+    prediction : SlicePrediction
+
+    Returns
+    -------
+    SegmentedSlices
+    """
+    return begin_slices(plan, start, prediction)()
+
+
+def begin_slices(
+    plan: RunPlan, start: int, prediction: SlicePrediction
+) -> Callable[[], SegmentedSlices]:
+    """Have the device do as `finish_slices` does, without waiting for it.
+
+    Parameters
+    ----------
+    plan, start, prediction
+        As for `finish_slices`.
+
+    Returns
+    -------
+    callable
+        Waits and returns the slices.
+    """
+    existence, dtype = prediction.existence, plan.label_dtype
+
+    def begin(logits: Tensor, threshold: float) -> Callable[[], npt.NDArray[Any]]:
+        labels = _resolve(plan, logits, existence, threshold)
+        planes = plan.geometry.pick(labels.reshape(-1, *labels.shape[-2:]), dtype)
+        wait = begin_copy(planes.reshape(*labels.shape[:-2], *planes.shape[-2:]))
+        # Slices come first, but for the prompts where these have labels of their own.
+        axis = plan.geometry.axis - 3
+        return lambda: np.moveaxis(wait().astype(dtype, copy=False), 0, axis)
+
+    labels = begin(prediction.mask_logits, BACKGROUND_PROBABILITY)
+    scores = begin_copy(probability(existence).T)
+    edges = None
+    if plan.instances:
+        edges = begin(prediction.edge_logits, plan.options.edge_threshold)
+    return lambda: SegmentedSlices(
+        start=start,
+        stop=start + len(existence),
+        axis=plan.geometry.axis,
+        labels=labels(),
+        existence=scores(),
+        edges=edges and edges(),
+    )
+
+
+def begin_copy(tensor: Tensor) -> Callable[[], npt.NDArray[Any]]:
+    """Begin to copy a tensor to the host; a GPU goes on computing meanwhile.
+
+    Parameters
+    ----------
+    tensor : Tensor
+
+    Returns
+    -------
+    callable
+        Waits for the copy and returns it as an array.
+    """
+    if tensor.device.type != "cuda":
+        here = tensor.cpu()
+        return here.numpy
+    here = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    here.copy_(tensor, non_blocking=True)
+    copied = torch.cuda.current_stream(tensor.device).record_event()
+
+    def wait() -> npt.NDArray[Any]:
+        copied.synchronize()
+        return here.numpy()
+
+    return wait
+
+
+def behind(begun: Iterable[Callable[[], T]], count: int) -> Iterator[T]:
+    """Finish each item only when so many more have been begun.
+
+    Parameters
+    ----------
+    begun : iterable of callable
+        Advancing it begins an item; calling what it yields finishes that.
+    count : int
+
+    Yields
+    ------
+    object
+        The items, in order.
+    """
+    waiting: deque[Callable[[], T]] = deque()
+    for finish in begun:
+        waiting.append(finish)
+        if len(waiting) > count:
+            yield waiting.popleft()()
+    while waiting:
+        yield waiting.popleft()()
+
+
+def _resolve(
+    plan: RunPlan, logits: Tensor, existence: Tensor, threshold: float
+) -> Tensor:
+    """Return labels [B, H, W] or, if separate, [B, P, H, W]."""
+    options, ids, size = plan.options, plan.prompts.ids, plan.geometry.working_shape
+    common = {
+        "existence_threshold": options.existence_threshold,
+        "mask_threshold": threshold,
+    }
+    if options.overlaps == "order":
+        ranked = plan.prompts.ranked
+        return resolve_in_order(logits, existence, ids, size, ranked=ranked, **common)
+    if options.overlaps == "separate":
+        return resolve_separately(logits, existence, ids, size, **common)
+    return resolve(
+        logits,
+        existence,
+        ids,
+        size,
+        overlap_threshold=options.overlap_threshold,
+        **common,
+    ).labels

@@ -1,0 +1,195 @@
+"""What people are told about a run: what was found, and the time left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_biomedparse.data.results import SegmentedSlices, spans
+
+if TYPE_CHECKING:
+    from napari_biomedparse.data.prompts import Prompt, PromptSet
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a run found for one prompt.
+
+    Parameters
+    ----------
+    prompt : Prompt
+        What was looked for.
+    slices : int
+        How many slices have voxels of it.
+    first, last : int or None
+        The first and last of them; None if there is none.
+    best : float
+        Highest existence probability, 0 to 1; NaN before the first slice.
+    best_slice : int or None
+        Where that is.
+    voxels : int
+        Number of voxels.
+    """
+
+    prompt: Prompt
+    slices: int
+    first: int | None
+    last: int | None
+    best: float
+    best_slice: int | None
+    voxels: int
+
+
+class Tally:
+    """Counts what is found, slice by slice, in any order.
+
+    Parameters
+    ----------
+    prompts : PromptSet
+        The run's prompts.
+    depth : int
+        Number of slices of the volume.
+    """
+
+    def __init__(self, prompts: PromptSet, depth: int) -> None:
+        self.prompts = prompts
+        self.existence = np.full((len(prompts), depth), np.nan, np.float32)
+        self._voxels = np.zeros((len(prompts), depth), np.int64)
+
+    def add(self, part: SegmentedSlices) -> None:
+        """Count finished slices, whose labels are prompt ids."""
+        self.existence[:, part.start : part.stop] = part.existence
+        planes = np.moveaxis(part.labels, part.axis - 3, 0)
+        for at, plane in enumerate(planes, start=part.start):
+            counts = np.bincount(plane.ravel(), minlength=self.prompts.ids[-1] + 1)
+            self._voxels[:, at] = counts[list(self.prompts.ids)]
+
+    @property
+    def done(self) -> list[tuple[int, int]]:
+        """Starts and stops of the slices that were counted."""
+        return spans(np.flatnonzero(np.isfinite(self.existence[0])).tolist())
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return what was found so far, one entry a prompt."""
+        return findings(self.prompts, self.existence, self._voxels)
+
+
+def findings(
+    prompts: PromptSet,
+    existence: npt.NDArray[np.float32],
+    voxels: npt.NDArray[np.int64],
+) -> tuple[Finding, ...]:
+    """Return what was found, one entry a prompt.
+
+    Parameters
+    ----------
+    prompts : PromptSet
+    existence : float32 ndarray [P, slices]
+        Probabilities; NaN where not run.
+    voxels : int64 ndarray [P, slices]
+        Voxels of each prompt.
+    """
+    return tuple(
+        _finding(*row) for row in zip(prompts.prompts, existence, voxels, strict=True)
+    )
+
+
+def together(parts: Sequence[Sequence[Finding]]) -> tuple[Finding, ...]:
+    """Put what was found at several time points together.
+
+    Parameters
+    ----------
+    parts : sequence of sequence of Finding
+        One a time point, of the same prompts.
+
+    Returns
+    -------
+    tuple of Finding
+        Slices and voxels are added up; the best slice is that of the time point with
+        the highest probability.
+    """
+    return tuple(map(_together, zip(*parts, strict=True)))
+
+
+def _together(parts: Sequence[Finding]) -> Finding:
+    best = max(parts, key=lambda finding: np.nan_to_num(finding.best, nan=-1.0))
+    return replace(
+        best,
+        slices=sum(part.slices for part in parts),
+        first=min((p.first for p in parts if p.first is not None), default=None),
+        last=max((p.last for p in parts if p.last is not None), default=None),
+        voxels=sum(part.voxels for part in parts),
+    )
+
+
+def _finding(
+    prompt: Prompt, scores: npt.NDArray[np.float32], voxels: npt.NDArray[np.int64]
+) -> Finding:
+    where = np.flatnonzero(voxels)
+    known = np.flatnonzero(np.isfinite(scores))
+    best_slice = int(known[np.argmax(scores[known])]) if known.size else None
+    return Finding(
+        prompt=prompt,
+        slices=len(where),
+        first=int(where[0]) if where.size else None,
+        last=int(where[-1]) if where.size else None,
+        best=float("nan") if best_slice is None else float(scores[best_slice]),
+        best_slice=best_slice,
+        voxels=int(voxels.sum()),
+    )
+
+
+def truncation_warning(truncated: Sequence[str]) -> str:
+    """Say that the network reads only the beginning of long prompts."""
+    quoted = ", ".join(repr(text[:40] + "…") for text in truncated)
+    return (
+        f"The network reads 77 tokens of a prompt and no more; cut: {quoted}. "
+        "Put what matters first."
+    )
+
+
+class TimeLeft:
+    """Estimates the rest of a run from the pace of its slices.
+
+    The time before the first slices is left out: loading a model says nothing about
+    the pace.
+    """
+
+    def __init__(self) -> None:
+        self._first: tuple[int, float] | None = None
+
+    def update(self, done: int, total: int, now: float) -> float | None:
+        """Take note of progress.
+
+        Parameters
+        ----------
+        done, total : int
+            Slices.
+        now : float
+            Any clock, in seconds.
+
+        Returns
+        -------
+        float or None
+            Seconds left; None while there is no pace yet.
+        """
+        if self._first is None:
+            self._first = (done, now)
+        first_done, first_time = self._first
+        if done <= first_done:
+            return None
+        return (now - first_time) / (done - first_done) * (total - done)
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people, for example ``"2 min 05 s"``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,287 @@
+"""What a run will take, from the pace of its first slices: time, memory, disk."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from napari_biomedparse.data.prompts import parse_prompts
+from napari_biomedparse.io.formats.ome_labels import plan_thickness
+from napari_biomedparse.pipeline.parts import check_consensus, plan_consensus
+from napari_biomedparse.pipeline.plan import plan_run
+from napari_biomedparse.pipeline.segment import make_engine, merge_options, run_plan
+from napari_biomedparse.pipeline.series import Series
+from napari_biomedparse.runs.run import open_input
+from napari_biomedparse.slicing.batches import READ_AHEAD, SLAB_BYTES, slice_batches
+
+if TYPE_CHECKING:
+    from napari_biomedparse.data.options import SegmentOptions
+    from napari_biomedparse.engine.engine import Engine
+    from napari_biomedparse.pipeline.plan import RunPlan
+    from napari_biomedparse.pipeline.segment import Model
+    from napari_biomedparse.pipeline.series import Times
+
+_GB = 1e9
+_PYRAMID = 4 / 3
+"""What a label image takes with its coarser levels, as a share of the finest."""
+_OBJECT_BYTES = np.dtype(np.uint32).itemsize
+_SPLIT_BYTES = 11
+"""What telling objects apart takes in memory, a voxel, besides labels and edges:
+measured on 42 million voxels."""
+_BLOCKS_AT_ONCE = 3
+"""Blocks of labels in memory: one is filled, one waits, one is written."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take.
+
+    Parameters
+    ----------
+    seconds : float
+        From the pace of the slices that were tried.
+    memory : int or None
+        Most bytes of this process; None where the system does not tell.
+    device_memory : int or None
+        Most bytes on a CUDA device; None on others.
+    disk : int
+        Most bytes on disk at any time, before compression.
+    """
+
+    seconds: float
+    memory: int | None
+    device_memory: int | None
+    disk: int
+
+    def describe(self) -> str:
+        """Say it in one line."""
+        parts = [f"about {_duration(self.seconds)}"]
+        if self.memory is not None:
+            parts.append(f"{self.memory / _GB:.1f} GB of memory")
+        if self.device_memory is not None:
+            parts.append(f"{self.device_memory / _GB:.1f} GB on the device")
+        parts.append(f"at most {self.disk / _GB:.2f} GB on disk")
+        return ", ".join(parts)
+
+
+def estimate_run(
+    volume: Any,
+    prompts: Any,
+    model: Model | None = None,
+    options: SegmentOptions | None = None,
+    *,
+    device: str = "auto",
+    channel: int | str | None = None,
+    time: Times = None,
+    consensus: bool = False,
+    force: bool = False,
+    to_folder: bool = True,
+    **changes: Any,
+) -> Estimate:
+    """Try a few slices of a run and say what all of it will take.
+
+    Parameters
+    ----------
+    volume : path, array or Volume
+        As for `segment_to_folder`; so are `prompts`, `options`, `device`, `channel`,
+        `time`, `consensus`, `force` and `**changes`.
+    model : str, path, BiomedParse or Engine, optional
+    to_folder : bool
+        Whether the labels go to a run's folder as they come, or are collected.
+
+    Returns
+    -------
+    Estimate
+        Of a series, of all time points; of a consensus, of the three runs.
+
+    Raises
+    ------
+    VolumeError, PromptError, OptionError, CheckpointError, DeviceError, FormatError
+        As for the run itself.
+    """
+    options = merge_options(options, changes)
+    opened = open_input(volume, channel, time, consensus=consensus)
+    prompts = parse_prompts(prompts)
+    engine = make_engine(model, device, options)
+    config = engine.model.config
+    if isinstance(opened, Series):
+        first = plan_run(opened.at(opened.start), prompts, options, config=config)
+        one = estimate(first, engine, to_folder=to_folder)
+        count = opened.stop - opened.start
+        return replace(one, seconds=count * one.seconds, disk=count * one.disk)
+    if not consensus:
+        plan = plan_run(opened, prompts, options, config=config)
+        return estimate(plan, engine, to_folder=to_folder)
+    check_consensus(opened, options, force=force)
+    plans = plan_consensus(opened, prompts, options, config)
+    found = [estimate(plan, engine, to_folder=to_folder) for plan in plans]
+    three = together(found)  # they stay until they have voted
+    return replace(three, disk=three.disk + found[0].disk)
+
+
+def together(estimates: Sequence[Estimate]) -> Estimate:
+    """Return what runs take one after the other, all their results kept."""
+    return Estimate(
+        seconds=sum(one.seconds for one in estimates),
+        memory=_most(one.memory for one in estimates),
+        device_memory=_most(one.device_memory for one in estimates),
+        disk=sum(one.disk for one in estimates),
+    )
+
+
+def estimate(plan: RunPlan, engine: Engine, *, to_folder: bool = False) -> Estimate:
+    """Try a few slices in the middle and say what all of a plan's will take.
+
+    Reading and the network's work go on at the same time in a run, so the slower of
+    the two sets the pace.
+
+    Parameters
+    ----------
+    plan : RunPlan
+    engine : Engine
+    to_folder : bool
+        Whether the labels go to a run's folder as they come, or are collected.
+
+    Returns
+    -------
+    Estimate
+
+    Raises
+    ------
+    FormatError, DeviceError
+        As for the run itself.
+    """
+    plan = plan.batched(engine.suited_batch(len(plan.prompts)))
+    count = plan.stop - plan.start
+    pace, device_memory = _try_network(plan, engine)
+    memory = _peak_memory()
+    if memory is not None:
+        at_once = min(plan.slices_at_once, count)
+        memory += (at_once - 1) * _slice_bytes(plan)
+        memory += READ_AHEAD * at_once * _input_bytes(plan)
+        memory += _output_bytes(plan, to_folder=to_folder)
+    return Estimate(
+        max(pace, _reading_pace(plan)) * count,
+        memory,
+        device_memory,
+        _disk(plan, to_folder=to_folder),
+    )
+
+
+def _try_network(plan: RunPlan, engine: Engine) -> tuple[float, int | None]:
+    """Return seconds a slice, and the most bytes on a CUDA device."""
+    on_cuda = engine.device.type == "cuda"
+    # A GPU does a batch at once; a CPU slice by slice.
+    number = min(plan.slices_at_once, plan.stop - plan.start) if on_cuda else 1
+    middle = max(plan.start, min((plan.start + plan.stop) // 2, plan.stop - number))
+    part = replace(plan, start=middle, stop=middle + number)
+    # Prompts, and on a GPU all kernels, are paid for by the first batch.
+    engine.encode_prompts(plan.prompts.texts)
+    if on_cuda:
+        list(run_plan(part, engine))
+        torch.cuda.reset_peak_memory_stats(engine.device)
+    began = time.perf_counter()
+    list(_batches(part))
+    read = time.perf_counter()
+    list(run_plan(part, engine))
+    done = time.perf_counter()
+    pace = max(0.0, (done - read) - (read - began)) / number
+    if not on_cuda:
+        return pace, None
+    return pace, torch.cuda.max_memory_allocated(engine.device)
+
+
+def _reading_pace(plan: RunPlan) -> float:
+    """Return the seconds that reading and resizing a slice takes, from one chunk."""
+    data, axis = plan.volume.data, plan.geometry.axis
+    chunks = getattr(data, "shards", None) or getattr(data, "chunks", None)
+    chunk = 1 if chunks is None else int(np.max(chunks[axis]))
+    plane = math.prod(plan.volume.shape) // plan.geometry.depth
+    most = max(3, SLAB_BYTES // (plane * plan.volume.dtype.itemsize))
+    size = min(max(3, chunk), most)  # a slice and its neighbours
+    middle = (plan.start + plan.stop) // 2
+    first = max(0, min(middle // chunk * chunk, plan.geometry.depth - size))
+    last = min(first + size, plan.geometry.depth)
+    inner = replace(plan, start=min(first + 1, last - 1), stop=max(last - 1, first + 1))
+    began = time.perf_counter()
+    list(_batches(inner))
+    return (time.perf_counter() - began) / (last - first)
+
+
+def _batches(plan: RunPlan) -> Iterator[Any]:
+    return slice_batches(
+        plan.volume,
+        plan.geometry,
+        plan.intensity,
+        plan.start,
+        plan.stop,
+        plan.slices_at_once,
+    )
+
+
+def _disk(plan: RunPlan, *, to_folder: bool) -> int:
+    """Return the most bytes on disk, before compression."""
+    voxels = math.prod(plan.label_shape)
+    labels = voxels * plan.label_dtype.itemsize
+    total = labels * _PYRAMID
+    if plan.instances:
+        objects = voxels * _OBJECT_BYTES
+        if to_folder:  # edges with levels, components, objects with levels
+            total += labels * _PYRAMID + objects * (1 + _PYRAMID)
+        else:
+            total = objects * _PYRAMID  # are saved in the labels' place
+    return round(total)
+
+
+def _output_bytes(plan: RunPlan, *, to_folder: bool) -> int:
+    """Return the bytes of labels and objects that are in memory at once."""
+    shape, itemsize = plan.label_shape, plan.label_dtype.itemsize
+    itemsize *= 2 if plan.instances else 1
+    voxels, grid = math.prod(shape), math.prod(plan.geometry.shape)
+    if to_folder:
+        axis = plan.geometry.axis
+        block = plan_thickness(shape, axis, itemsize) * voxels // shape[axis]
+        return _BLOCKS_AT_ONCE * block * itemsize
+    if plan.instances:  # label volumes of several prompts are split one by one
+        return voxels * itemsize + grid * _SPLIT_BYTES + (voxels - grid) * _OBJECT_BYTES
+    return voxels * itemsize if isinstance(plan.volume.data, np.ndarray) else 0
+
+
+def _input_bytes(plan: RunPlan) -> int:
+    """Return the bytes of a slice that is ready for the network."""
+    return math.prod(plan.geometry.working_shape) * 3 * np.dtype(np.int32).itemsize
+
+
+def _slice_bytes(plan: RunPlan) -> int:
+    """Return what one more slice in a batch takes: input, and a few maps a prompt."""
+    pixels = math.prod(plan.geometry.working_shape)
+    maps = 3 + 3 * len(plan.prompts) * (2 if plan.instances else 1)
+    return pixels * maps * np.dtype(np.float32).itemsize
+
+
+def _most(values: Iterable[int | None]) -> int | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _peak_memory() -> int | None:
+    """Return the most bytes this process has held so far."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,176 @@
+"""The noun `Phantom`: an image made by a procedure, and the truth about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_biomedparse.data.prompts import Prompt, PromptSet
+from napari_biomedparse.data.volume import Volume
+from napari_biomedparse.errors import OptionError
+from napari_biomedparse.samples import em, light_sheet
+from napari_biomedparse.samples.fields import Grid
+from napari_biomedparse.samples.wordings import TITLES
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "em": em.TARGETS,
+    "light-sheet": light_sheet.TARGETS,
+}
+"""Targets of each kind of phantom; label ids count from 1 in this order."""
+
+OFTEN = {"membrane": 0.88, "nuclei": 0.85}
+"""How often a target occurs in a phantom; any other in 65 of 100."""
+
+SHAPE = (24, 128, 128)
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """An image and the truth about each of its kind's targets.
+
+    Parameters
+    ----------
+    kind : str
+        Key of `KINDS`.
+    seed : int
+        What it was drawn from.
+    image : array, uint8 [Z,Y,X]
+        Grey levels.
+    objects : mapping of str to array, int32 [Z,Y,X]
+        For each target of the kind its objects, numbered from 1; 0 elsewhere. The
+        targets exclude each other.
+    spacing : tuple of float
+        Voxel size along z, y, x in micrometres.
+    """
+
+    kind: str
+    seed: int
+    image: npt.NDArray[np.uint8]
+    objects: Mapping[str, npt.NDArray[np.int32]]
+    spacing: tuple[float, float, float]
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """Targets that occur somewhere in the volume."""
+        return tuple(name for name, found in self.objects.items() if found.any())
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Targets of this kind that were left out."""
+        return tuple(name for name, found in self.objects.items() if not found.any())
+
+    @property
+    def labels(self) -> npt.NDArray[np.int32]:
+        """Label id of the target at each voxel, int32 [Z,Y,X]; 0 is background."""
+        labels = np.zeros(self.image.shape, np.int32)
+        for label_id, found in enumerate(self.objects.values(), start=1):
+            labels[found > 0] = label_id
+        return labels
+
+    @property
+    def prompts(self) -> PromptSet:
+        """One prompt for each target of the kind, the absent ones included."""
+        return PromptSet(
+            tuple(
+                Prompt(label_id, TITLES[name])
+                for label_id, name in enumerate(self.objects, start=1)
+            )
+        )
+
+    @property
+    def volume(self) -> Volume:
+        """The image with its axes and voxel size."""
+        return Volume(
+            data=self.image,
+            axes=("z", "y", "x"),
+            spacing=self.spacing,
+            units=("micrometer",) * 3,
+            origin=(0.0, 0.0, 0.0),
+            name=f"{self.kind} phantom {self.seed}",
+        )
+
+
+def make_phantom(
+    kind: str,
+    seed: int,
+    *,
+    shape: tuple[int, int, int] = SHAPE,
+    targets: tuple[str, ...] | None = None,
+) -> Phantom:
+    """Draw a phantom.
+
+    Parameters
+    ----------
+    kind : str
+        Key of `KINDS`.
+    seed : int
+        The same seed and shape give the same phantom.
+    shape : tuple of int
+        Size along z, y, x. Objects keep their size in pixels, a larger shape shows
+        more of them.
+    targets : tuple of str, optional
+        Which targets to put in; by default each is left out now and then.
+
+    Returns
+    -------
+    Phantom
+
+    Raises
+    ------
+    OptionError
+        For an unknown kind or target, or a shape too small to hold tissue.
+    """
+    if kind not in KINDS:
+        raise OptionError(f"There is no phantom {kind!r}; choose {' or '.join(KINDS)}.")
+    if len(shape) != 3 or shape[0] < 1 or min(shape[1:]) < 32:
+        raise OptionError(
+            f"A phantom of shape {tuple(shape)} cannot be drawn; give z, y, x with at "
+            "least 1 slice of 32 by 32 pixels."
+        )
+    unknown = set(targets or ()) - set(KINDS[kind])
+    if unknown:
+        raise OptionError(
+            f"The {kind} phantom has no {sorted(unknown)[0]!r}; its targets are "
+            f"{', '.join(KINDS[kind])}."
+        )
+    rng = np.random.default_rng([seed, list(KINDS).index(kind)])
+    chance = {name: rng.random() for name in KINDS[kind]}
+    drawn = {name for name, c in chance.items() if c < OFTEN.get(name, 0.65)}
+    if not drawn:
+        drawn = {min(chance, key=lambda name: chance[name])}
+    wanted = frozenset(drawn if targets is None else targets)
+    grid = Grid(shape, anisotropy=float(rng.uniform(1.5, 4.0)))
+    if kind == "em":
+        tissue = em.EMScene(rng, grid, wanted)
+        image, pixel = em.render(rng, grid, tissue.image), 0.012
+        objects = tissue.objects
+    else:
+        stain = light_sheet.LightSheetScene(rng, grid, wanted)
+        image, pixel = light_sheet.render(rng, grid, stain.image), 0.8
+        objects = stain.objects
+    spacing = (round(pixel * grid.anisotropy, 6), pixel, pixel)
+    return Phantom(kind, seed, image, objects, spacing)
+
+
+def em_phantom(seed: int, shape: tuple[int, int, int] = SHAPE) -> Phantom:
+    """Draw an electron microscopy phantom; see `make_phantom`."""
+    return make_phantom("em", seed, shape=shape)
+
+
+def light_sheet_phantom(seed: int, shape: tuple[int, int, int] = SHAPE) -> Phantom:
+    """Draw a light-sheet microscopy phantom; see `make_phantom`."""
+    return make_phantom("light-sheet", seed, shape=shape)
+
+
+def sample_em() -> Phantom:
+    """Draw the electron microscopy sample of the package: every target but one."""
+    targets = ("membrane", "mitochondria", "nucleus", "vesicles")
+    return make_phantom("em", 20_000_001, targets=targets)
+
+
+def sample_light_sheet() -> Phantom:
+    """Draw the light-sheet sample of the package: nuclei and vessels, no plaques."""
+    return make_phantom("light-sheet", 20_000_001, targets=("nuclei", "vessels"))

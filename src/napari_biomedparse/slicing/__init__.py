@@ -1,0 +1,1 @@
+"""The planes of a volume become the squares that a network sees, and back."""

@@ -1,0 +1,275 @@
+"""How a volume's grey levels become the 0 to 255 that the network was trained on.
+
+Source of the CT windows and percentiles: the preparation that the training data are
+documented to have had (CVPR 2025 text-guided segmentation challenge).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_biomedparse.errors import OptionError, VolumeError
+from napari_biomedparse.io.windows import read_windows
+
+if TYPE_CHECKING:
+    from napari_biomedparse.data.volume import ArrayLike
+
+PERCENTILES = (0.5, 99.5)
+SAMPLE_VOXELS = 2**24
+"""Up to this size percentiles are exact; of larger volumes so much is looked at."""
+SAMPLE_SLABS = 8
+"""Places along an axis from which a large volume is sampled."""
+HOUNSFIELD_HINT = -500
+"""Integers below this value occur in CT and hardly anywhere else."""
+
+
+@dataclass(frozen=True)
+class Modality:
+    """What is known about the intensities of one kind of image.
+
+    Parameters
+    ----------
+    label : str
+        Name for people.
+    window : tuple of float, optional
+        Lowest and highest Hounsfield unit that are told apart. Without it the
+        range comes from percentiles.
+    """
+
+    label: str
+    window: tuple[float, float] | None = None
+
+
+def _ct(label: str, width: float, level: float) -> Modality:
+    return Modality(label, (level - width / 2, level + width / 2))
+
+
+MODALITIES: dict[str, Modality] = {
+    "auto": Modality("choose from the data"),
+    "ct": _ct("CT, soft tissue", 400, 40),
+    "ct-lung": _ct("CT, lung", 1500, -160),
+    "ct-brain": _ct("CT, brain", 80, 40),
+    "ct-bone": _ct("CT, bone", 1800, 400),
+    "mr": Modality("MR"),
+    "pet": Modality("PET"),
+    "ultrasound": Modality("ultrasound"),
+    "em": Modality("electron microscopy"),
+    "light-sheet": Modality("light-sheet and other fluorescence microscopy"),
+    "none": Modality("values as they are"),
+}
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """How voxel values become the 0 to 255 that the network was trained on.
+
+    Parameters
+    ----------
+    method : str
+        ``window``, ``percentile``, ``range`` (lowest to highest value), or ``none``.
+    low, high : float
+        Values that become 0 and 255; what lies outside is clipped.
+    label : str
+        The method in words.
+    hint : str
+        A sentence of advice for the user, or empty.
+    sampled : str
+        Checksum of the voxels that were looked at to choose, or empty.
+    """
+
+    method: str
+    low: float = 0.0
+    high: float = 255.0
+    label: str = "values as they are"
+    hint: str = ""
+    sampled: str = ""
+
+    def apply(self, planes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Map the values of some slices.
+
+        Parameters
+        ----------
+        planes : ndarray [B, Y, X]
+            Any integer or real dtype and byte order.
+
+        Returns
+        -------
+        ndarray [B, Y, X]
+            uint8, the nearest grey level (halves to the even one); with the method
+            ``none`` the values and dtype as they came. NaN becomes 0, minus
+            infinity 0 and plus infinity 255. If `low` equals `high`, larger values
+            become 255 and all others 0.
+        """
+        if self.method == "none":
+            if planes.dtype.kind != "f" or np.isfinite(planes).all():
+                return planes
+            return np.asarray(np.nan_to_num(planes, nan=0.0, posinf=255.0, neginf=0.0))
+        mapped = np.empty(planes.shape, np.uint8)
+        for plane, target in zip(planes, mapped, strict=True):
+            if self.low < self.high:
+                target[...] = self._rescaled(plane)
+            else:
+                target[...] = np.where(plane > self.low, 255, 0)
+        return mapped
+
+    def _rescaled(self, plane: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        values = plane.astype(np.float64)
+        np.nan_to_num(values, copy=False, nan=self.low)
+        np.clip(values, self.low, self.high, out=values)
+        values -= self.low
+        values /= self.high - self.low
+        values *= 255
+        return np.rint(values, out=values).astype(np.uint8)
+
+    def describe(self) -> str:
+        """Say in one or two sentences what happens to the values."""
+        text = self.label
+        if self.method != "none":
+            text += f": {self.low:.6g} to {self.high:.6g} become 0 to 255"
+        return f"{text}. {self.hint}" if self.hint else text
+
+
+def choose_intensity(
+    data: ArrayLike, modality: str = "auto", *, colour: bool = False
+) -> Intensity:
+    """Decide how a volume's values become 0 to 255.
+
+    8-bit unsigned values are never touched. CT is windowed, everything else is
+    clipped to its 0.5 and 99.5 percentiles (where these coincide, as in sparse
+    images, to its lowest and highest value). Percentiles are exact up to 2**24
+    voxels; of larger volumes that many are read, in evenly spaced slabs one after
+    the other. Which ones depends on the shape alone, so that a numpy, dask or zarr
+    array with the same content gives the same result whatever its chunks.
+
+    Parameters
+    ----------
+    data : array [Z, Y, X]
+        numpy, dask or zarr array of integers or real numbers.
+    modality : str
+        A key of `MODALITIES`. CT windows take the values to be Hounsfield units.
+    colour : bool
+        Whether `data` are colours, [Z, Y, X, 3]. Floating-point ones run from 0 to 1,
+        or to 255 where a value above 1 occurs; the modality is of no account.
+
+    Returns
+    -------
+    Intensity
+
+    Raises
+    ------
+    OptionError
+        For an unknown modality, and for "none" with a dtype the network's input
+        cannot have.
+    VolumeError
+        If no value is finite.
+    """
+    if modality not in MODALITIES:
+        raise OptionError(
+            f"Modality {modality!r} is not known; choose one of "
+            f"{', '.join(MODALITIES)}."
+        )
+    dtype = np.dtype(data.dtype)
+    if dtype == np.uint8:
+        return Intensity("none", label="8-bit values, used as they are")
+    if modality == "none":
+        if dtype.kind != "f":
+            raise OptionError(
+                f"Modality 'none' passes values on as they are, which works for uint8 "
+                f"and floating point but not for {dtype}; choose another modality, "
+                "for example 'auto', or convert the volume to float32."
+            )
+        return Intensity("none")
+    if colour:
+        return _colour_range(data)
+    chosen = MODALITIES[modality]
+    if chosen.window is not None:
+        return Intensity(
+            "window", *chosen.window, f"{chosen.label} window", _window_hint(dtype)
+        )
+    return _spread(data, dtype)
+
+
+def _colour_range(data: ArrayLike) -> Intensity:
+    """Choose between the two usual ranges of floating-point colours."""
+    brightest = max(float(_sample(data[..., i]).max()) for i in range(data.shape[-1]))
+    return Intensity("range", 0.0, 1.0 if brightest <= 1 else 255.0, "colours")
+
+
+def _window_hint(dtype: np.dtype[Any]) -> str:
+    if dtype.kind != "u":
+        return ""
+    return (
+        "The voxels are unsigned numbers, which Hounsfield units are not; if an "
+        "offset such as 1024 was added to them, subtract it first."
+    )
+
+
+def _spread(data: ArrayLike, dtype: np.dtype[Any]) -> Intensity:
+    """Choose the range from percentiles of the data."""
+    values = _sample(data)
+    sampled = hashlib.sha256(values.data).hexdigest()[:16]
+    low, high = (
+        float(v) for v in np.percentile(values, PERCENTILES, overwrite_input=True)
+    )
+    hint = ""
+    if dtype.kind == "i" and low < HOUNSFIELD_HINT:
+        hint = (
+            "Integers as low as these are usually CT in Hounsfield units; if so, "
+            "choose a CT window (ct, ct-lung, ct-brain or ct-bone)."
+        )
+    if low < high:
+        label = "percentiles {} to {}".format(*PERCENTILES)
+        return Intensity("percentile", low, high, label, hint, sampled)
+    low, high = float(values.min()), float(values.max())
+    return Intensity("range", low, high, "lowest to highest value", hint, sampled)
+
+
+def _sample(data: ArrayLike) -> npt.NDArray[np.floating[Any]]:
+    """Read the finite values, all or evenly spaced ones, as a flat float array."""
+    dtype = np.dtype(data.dtype)
+    working = np.float32 if dtype.itemsize <= 2 or dtype == np.float32 else np.float64
+    windows = list(_windows(tuple(int(n) for n in data.shape)))
+    parts = []
+    for part in read_windows(data, windows):
+        part = part.astype(working).ravel()
+        parts.append(part if dtype.kind != "f" else part[np.isfinite(part)])
+    values = np.concatenate(parts)
+    if values.size == 0:
+        raise VolumeError(
+            "The volume has no finite value where it was looked at (only NaN or "
+            "infinity); choose the part that holds data, or another file."
+        )
+    return values
+
+
+def _windows(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
+    """Yield where to read: everything, or slabs, or bands of rows within planes."""
+    depth, rows, columns = shape
+    if depth * rows * columns <= SAMPLE_VOXELS:
+        yield slice(0, depth), slice(0, rows)
+        return
+    planes = SAMPLE_VOXELS // (rows * columns)
+    slabs = list(_evenly(depth, planes))
+    count = sum(slab.stop - slab.start for slab in slabs)
+    bands = list(_evenly(rows, SAMPLE_VOXELS // (count * columns)))
+    for slab in slabs:
+        for band in bands:
+            yield slab, band
+
+
+def _evenly(length: int, budget: int) -> Iterator[slice]:
+    """Yield up to 8 equal slices of a `length`, evenly spaced, about `budget` long."""
+    if budget >= length:
+        yield slice(0, length)
+        return
+    count = min(SAMPLE_SLABS, length)
+    thickness = max(1, budget // count)
+    for i in range(count):
+        start = (2 * i + 1) * length // (2 * count) - thickness // 2
+        yield slice(max(0, start), max(0, start) + thickness)

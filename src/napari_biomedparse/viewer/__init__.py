@@ -1,0 +1,1 @@
+"""Volumes become napari layers, and layers become volumes."""

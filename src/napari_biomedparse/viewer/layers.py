@@ -1,0 +1,357 @@
+"""Between files or volumes and napari's layers: reader, writer and conversions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.utils.colormaps import DirectLabelColormap
+from napari.utils.transforms import Affine
+
+from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet, parse_prompts
+from napari_biomedparse.data.volume import SPATIAL_AXES, Volume, as_volume
+from napari_biomedparse.io.formats.units import unit_name
+from napari_biomedparse.io.output import label_colour
+from napari_biomedparse.viewer.axes import (
+    AXES,
+    series_axes,
+    shown_position,
+    space_axes,
+    stacked_axes,
+)
+
+if TYPE_CHECKING:
+    from napari.components import Dims
+    from napari.layers import Image, Labels
+
+    from napari_biomedparse.io.contents import Colour, Contents, LabelVolume
+
+LayerTuple = tuple[Any, dict[str, Any], str]
+"""Data, keywords and type of a layer, as npe2 wants them."""
+METADATA_KEY = "biomedparse"
+"""Where a layer's ``metadata`` hold what this plugin knows about it."""
+_HEADER_KEY = "nifti_header"
+_CHANNEL_COLORMAPS = ("magenta", "green", "cyan", "yellow", "red", "blue")
+_UNNAMED: Colour = (128, 128, 128, 255)
+
+
+def get_reader(
+    path: str | os.PathLike[str] | Sequence[str],
+) -> Callable[[Any], list[LayerTuple]] | None:
+    """Return the npe2 reader for one or several files, or None if one is not ours."""
+    from napari_biomedparse.io import can_open
+
+    paths = _as_list(path)
+    return read_layers if paths and all(map(can_open, paths)) else None
+
+
+def read_layers(path: str | os.PathLike[str] | Sequence[str]) -> list[LayerTuple]:
+    """Open files as layers; the voxels stay on disk until they are shown.
+
+    Raises
+    ------
+    FormatError
+        If a file is damaged.
+    """
+    from napari_biomedparse.io import open_file
+
+    return [
+        layer for one in _as_list(path) for layer in to_layer_tuples(open_file(one))
+    ]
+
+
+def to_layer_tuples(contents: Contents) -> list[LayerTuple]:
+    """Return an Image layer for each channel and a Labels layer for each label image.
+
+    Parameters
+    ----------
+    contents : Contents
+        Of an opened file.
+
+    Returns
+    -------
+    list of LayerTuple
+        With scale, translate, units and axis labels; prompts of the file are in
+        ``metadata["biomedparse"]["text_prompts"]``, by label id.
+    """
+    layers: list[LayerTuple] = []
+    for volume in contents.images:
+        layers += _image_layers(volume, contents.prompts)
+    layers += [_labels_layer(labels, contents.prompts) for labels in contents.labels]
+    return layers
+
+
+def volume_from_layer(
+    layer: Image,
+    dims: Dims | None = None,
+    *,
+    at: Mapping[str, int] = MappingProxyType({}),
+    series: bool = False,
+) -> Volume:
+    """Return the volume of a layer that the viewer is showing.
+
+    Parameters
+    ----------
+    layer : napari.layers.Image
+        A volume or a single image, in grey or colour, with further axes or not; of a
+        multiscale layer the finest level is taken.
+    dims : napari.components.Dims, optional
+        The viewer's ``dims``: of further axes (channel, time) the position shown is
+        taken. Without it, the first.
+    at : mapping of str to int
+        Positions to take instead along further axes, by the names of `stacked_axes`.
+    series : bool
+        Whether the axis of time is kept, as the first one.
+
+    Returns
+    -------
+    Volume
+        As `as_volume` makes it; lazy if the layer's data are. A single image is a
+        volume of one slice, and `flat`. A series has the axis t, two or three of
+        space, and maybe colours, and is left as it is.
+
+    Raises
+    ------
+    VolumeError
+        If the layer's values cannot be segmented.
+    """
+    kept, stacked = space_axes(layer), stacked_axes(layer)
+    position = list(shown_position(layer, dims))
+    for name, where in at.items():
+        position[stacked[name]] = where
+    axes = tuple(layer.axis_labels[i].lower() for i in kept)
+    if len(set(axes)) < len(axes) or not set(axes) <= set(AXES):
+        axes = SPATIAL_AXES[-len(kept) :]
+    if series:
+        kept, axes = [stacked["t"], *kept], ("t", *axes)
+    index = tuple(slice(None) if i in kept else p for i, p in enumerate(position))
+    data = layer.data[0] if layer.multiscale else layer.data
+    colours = 1 if layer.rgb else 0  # a last axis that napari does not count
+    volume = Volume(
+        data[index],
+        axes + ("c",) * colours,
+        tuple(abs(float(layer.scale[i])) for i in kept) + (1.0,) * colours,
+        tuple(unit_name(layer.units[i]) for i in kept) + ("pixel",) * colours,
+        tuple(float(layer.translate[i]) for i in kept) + (0.0,) * colours,
+        layer.name,
+    )
+    return volume if series else as_volume(volume)
+
+
+def volume_axes(layer: Image) -> dict[int, tuple[str, int]]:
+    """Return where a layer has the axes of its volume.
+
+    Parameters
+    ----------
+    layer : napari.layers.Image
+
+    Returns
+    -------
+    dict of int to (str, int)
+        Name of an axis of the volume, and its number in the layer, by its number in
+        the volume; a single image lacks the volume's first one.
+    """
+    kept = space_axes(layer)
+    first = 3 - len(kept)
+    names = volume_from_layer(layer).axes[first:3]
+    pairs = zip(names, kept, strict=True)
+    return dict(enumerate(pairs, start=first))
+
+
+def is_derived(layer: Image) -> bool:
+    """Say whether a layer shows what the network said, not what it looks at."""
+    return bool((layer.metadata.get(METADATA_KEY) or {}).get("derived"))
+
+
+def prompts_of_layer(layer: Image | Labels) -> PromptSet | None:
+    """Return the prompts that came with a layer's file, or None if there are none."""
+    return _stored({"metadata": layer.metadata})
+
+
+def labels_layer_kwargs(
+    layer: Image, prompts: PromptSet, *, name: str, series_at: int | None = None
+) -> dict[str, Any]:
+    """Return the keywords of a Labels layer that lies on an Image layer's volume.
+
+    Parameters
+    ----------
+    layer : napari.layers.Image
+        The layer that `volume_from_layer` was given.
+    prompts : PromptSet
+        Each gets a colour and a row of the ``features`` table (columns ``index``, the
+        label id, and ``prompt``); instances get napari's own colours.
+    name : str
+        Name of the new layer.
+    series_at : int, optional
+        Channel of a series, whose labels have the axes of `series_axes`; 0 if there
+        are no channels.
+
+    Returns
+    -------
+    dict
+        All transforms of the image (scale, translate, rotate, shear, affine), units,
+        axis labels, colours, features and metadata; data are not among them.
+    """
+    kept = space_axes(layer) if series_at is None else series_axes(layer)
+    keywords: dict[str, Any] = {
+        "name": name,
+        "units": tuple(layer.units[i] for i in kept),
+        "axis_labels": tuple(layer.axis_labels[i] for i in kept),
+        "metadata": {METADATA_KEY: {**_header(layer), **_prompt_metadata(prompts)}},
+        **_transforms(layer, kept),
+    }
+    channel = stacked_axes(layer).get("c")
+    if series_at is not None and channel in kept:
+        offset = list(map(float, keywords["translate"]))
+        offset[kept.index(channel)] += series_at * float(layer.scale[channel])
+        keywords["translate"] = offset
+    if not prompts.instance:
+        texts = dict(zip(prompts.ids, prompts.texts, strict=True))
+        keywords |= _named_labels(texts, {i: label_colour(i) for i in prompts.ids})
+    return keywords
+
+
+def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """Save a Labels layer: npe2's writer for one layer.
+
+    Parameters
+    ----------
+    path : str
+        Ending in a format that `napari_biomedparse.io.save_labels` knows; replaced
+        if it exists, as napari has asked already.
+    data : array
+        The labels, two axes to four.
+    meta : dict
+        The layer's keywords.
+
+    Returns
+    -------
+    list of str
+        The path.
+    """
+    from napari_biomedparse.io import save_labels
+
+    data = data[0] if meta.get("multiscale") else data
+    rank = len(data.shape)
+    labels = tuple(label.lower() for label in meta.get("axis_labels") or ())
+    named = len(set(labels)) == rank and set(labels) <= set(AXES)
+    volume = Volume(
+        data,
+        labels if named else AXES[-rank:],
+        tuple(abs(float(size)) for size in meta.get("scale", (1.0,) * rank)),
+        tuple(map(unit_name, meta.get("units") or ("pixel",) * rank)),
+        tuple(map(float, meta.get("translate", (0.0,) * rank))),
+        str(meta.get("name", "labels")),
+        header=((meta.get("metadata") or {}).get(METADATA_KEY) or {}).get(_HEADER_KEY),
+    )
+    save_labels(path, data, volume=volume, prompts=_stored(meta), overwrite=True)
+    return [path]
+
+
+def _as_list(path: str | os.PathLike[str] | Sequence[str]) -> list[Any]:
+    return [path] if isinstance(path, (str, os.PathLike)) else list(path)
+
+
+def _image_layers(volume: Volume, prompts: PromptSet | None) -> list[LayerTuple]:
+    if "c" not in volume.axes:
+        return [(*_data_and_keywords(volume, prompts), "image")]
+    count = volume.shape[volume.axes.index("c")]
+    names = volume.channel_names or tuple(f"channel {i}" for i in range(count))
+    layers: list[LayerTuple] = []
+    for i, name in enumerate(names):
+        data, keywords = _data_and_keywords(volume.select(c=i), prompts)
+        if count > 1:
+            own = name if name in ("red", "green", "blue") else None
+            keywords["metadata"][METADATA_KEY]["channel"] = i
+            keywords |= {
+                "name": f"{volume.name} {name}",
+                "colormap": own or _CHANNEL_COLORMAPS[i % len(_CHANNEL_COLORMAPS)],
+                "blending": "additive" if i else "translucent_no_depth",
+            }
+        layers.append((data, keywords, "image"))
+    return layers
+
+
+def _labels_layer(labels: LabelVolume, prompts: PromptSet | None) -> LayerTuple:
+    data, keywords = _data_and_keywords(labels.volume, prompts)
+    if prompts is None or not prompts.instance:
+        keywords |= _named_labels(labels.texts, labels.colours)
+    return data, keywords, "labels"
+
+
+def _data_and_keywords(
+    volume: Volume, prompts: PromptSet | None
+) -> tuple[Any, dict[str, Any]]:
+    known: dict[str, Any] = {} if prompts is None else _prompt_metadata(prompts)
+    keywords: dict[str, Any] = {
+        "name": volume.name,
+        "scale": volume.spacing,
+        "translate": volume.origin,
+        "units": volume.units,
+        "axis_labels": volume.axes,
+        "multiscale": bool(volume.levels),
+        "metadata": {METADATA_KEY: {"source": str(volume.source), **known}},
+    }
+    if volume.header is not None:
+        keywords["metadata"][METADATA_KEY][_HEADER_KEY] = volume.header
+    data = [volume.data, *volume.levels] if volume.levels else volume.data
+    return data, keywords
+
+
+def _header(layer: Image) -> dict[str, bytes]:
+    """Return the NIfTI header that came with a layer's file, to be passed on."""
+    known = layer.metadata.get(METADATA_KEY) or {}
+    return {_HEADER_KEY: known[_HEADER_KEY]} if _HEADER_KEY in known else {}
+
+
+def _prompt_metadata(prompts: PromptSet) -> dict[str, Any]:
+    texts = dict(zip(prompts.ids, prompts.texts, strict=True))
+    return {"text_prompts": texts, INSTANCE_KEY: int(prompts.instance)}
+
+
+def _stored(meta: Mapping[str, Any]) -> PromptSet | None:
+    known = (meta.get("metadata") or {}).get(METADATA_KEY) or {}
+    texts = known.get("text_prompts")
+    if not texts:
+        return None
+    return parse_prompts({**texts, INSTANCE_KEY: known.get(INSTANCE_KEY, 0)})
+
+
+def _named_labels(
+    texts: Mapping[int, str], colours: Mapping[int, Colour]
+) -> dict[str, Any]:
+    """Return features and colours, as far as there are names and colours."""
+    keywords: dict[str, Any] = {}
+    if texts:
+        ids, names = [0, *texts], ["background", *texts.values()]
+        keywords["features"] = {"index": ids, "prompt": names}
+    if colours:
+        shown: dict[int | None, Any] = {0: np.zeros(4), None: np.divide(_UNNAMED, 255)}
+        shown |= {i: np.divide(rgba, 255) for i, rgba in colours.items()}
+        keywords["colormap"] = DirectLabelColormap(color_dict=shown)
+    return keywords
+
+
+def _transforms(layer: Image, kept: list[int]) -> dict[str, Any]:
+    own: Any = layer
+    affine = layer.affine
+    if len(kept) < layer.ndim:
+        own = Affine(
+            scale=layer.scale,
+            translate=layer.translate,
+            rotate=layer.rotate,
+            shear=layer.shear,
+            ndim=layer.ndim,
+        ).set_slice(kept)
+        affine = affine.set_slice(kept)
+    count = len(kept) * (len(kept) - 1) // 2  # napari gives one too many for two axes
+    return {
+        "scale": own.scale,
+        "translate": own.translate,
+        "rotate": own.rotate,
+        "shear": own.shear[:count],
+        "affine": affine.affine_matrix,
+    }

@@ -1,0 +1,67 @@
+"""Sample data for napari's File menu, and the demo that shows them being segmented."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+
+from napari_biomedparse.io import Contents, LabelVolume
+from napari_biomedparse.samples import Phantom, sample_em, sample_light_sheet
+from napari_biomedparse.viewer.layers import LayerTuple, to_layer_tuples
+
+PLUGIN = "napari-biomedparse"
+WIDGET = "Segment with text"
+QT_BINDINGS = ("PyQt6", "PySide6", "PyQt5", "PySide2")
+
+
+def em_layers() -> list[LayerTuple]:
+    """Return the electron microscopy sample and its true labels, as layers."""
+    return _layers(sample_em(), "EM sample")
+
+
+def light_sheet_layers() -> list[LayerTuple]:
+    """Return the light-sheet sample and its true labels, as layers."""
+    return _layers(sample_light_sheet(), "light-sheet sample")
+
+
+def can_open_a_window() -> bool:
+    """Tell whether there are a display and a Qt binding."""
+    if not any(find_spec(binding) for binding in QT_BINDINGS):
+        return False
+    if sys.platform != "linux":
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def open_demo(sample: str) -> None:
+    """Open napari with a sample and segment it by its prompts with the demo model.
+
+    Returns when the window is closed.
+
+    Parameters
+    ----------
+    sample : str
+        Key of the sample in the plugin's manifest.
+    """
+    import napari
+
+    viewer = napari.Viewer()
+    image, truth = viewer.open_sample(PLUGIN, sample)
+    truth.visible = False
+    viewer.layers.selection.active = image
+    _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, WIDGET)
+    widget.form.reset()  # what was used last may not suit the sample
+    widget.form.model.value = "demo"
+    widget.start()
+    napari.run()
+
+
+def _layers(phantom: Phantom, name: str) -> list[LayerTuple]:
+    volume, prompts = replace(phantom.volume, name=name), phantom.prompts
+    truth = LabelVolume(
+        replace(volume, data=phantom.labels, name=f"{name} truth"),
+        dict(zip(prompts.ids, prompts.texts, strict=True)),
+    )
+    return to_layer_tuples(Contents((volume,), (truth,), prompts))

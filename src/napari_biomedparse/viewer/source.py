@@ -1,0 +1,117 @@
+"""Which file a layer was opened from, if that still holds what the layer shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_biomedparse.data.volume import as_volume, choose_channel
+from napari_biomedparse.errors import BiomedParseError, VolumeError
+from napari_biomedparse.viewer.layers import METADATA_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from napari.layers import Image
+
+    from napari_biomedparse.data.volume import Volume
+
+_WINDOW = 64
+
+
+@dataclass(frozen=True)
+class FileChoice:
+    """A volume in a file.
+
+    Parameters
+    ----------
+    path : Path
+    channel, time : int, optional
+        Where the file has several.
+    """
+
+    path: Path
+    channel: int | None
+    time: int | None
+
+
+def find_file(
+    layer: Image, volume: Volume, at: Mapping[str, int], *, series: bool
+) -> FileChoice:
+    """Return from which file, and how, a layer's volume can be opened again.
+
+    Parameters
+    ----------
+    layer : napari.layers.Image
+    volume : Volume
+        What `volume_from_layer` makes of it; of a series one with the axis t.
+    at : mapping of str to int
+        Positions along the layer's axes t and c that were taken.
+    series : bool
+
+    Returns
+    -------
+    FileChoice
+
+    Raises
+    ------
+    VolumeError
+        If it was not opened from a file, or was changed since.
+    """
+    from napari_biomedparse.io import recognise
+
+    known = layer.metadata.get(METADATA_KEY) or {}
+    path = known.get("source") or layer.source.path
+    if not path or recognise(path) is None:
+        raise VolumeError(
+            f"{layer.name} lies in memory only; save it as OME-Zarr or TIFF and open "
+            "that file, so that the volume can be found again."
+        )
+    found = Path(path).absolute()
+    channel = known.get("channel", at.get("c"))
+    time = None if series else at.get("t")
+    choices = [FileChoice(found, channel, time), FileChoice(found, None, time)]
+    for choice in choices:
+        if _is_alike(choice, volume, series=series):
+            return choice
+    raise VolumeError(
+        f"{layer.name} is not what {found} holds any more (its voxels, its scale or "
+        "its channels); save it as OME-Zarr or TIFF and open that file."
+    )
+
+
+def _is_alike(choice: FileChoice, volume: Volume, *, series: bool) -> bool:
+    from napari_biomedparse.io import open_image
+
+    try:
+        opened = choose_channel(open_image(choice.path), choice.channel)
+        if choice.time is not None:
+            opened = opened.select(t=choice.time)
+        if not series:
+            opened = as_volume(opened)
+    except BiomedParseError:
+        return False
+    same = all(
+        getattr(opened, what) == getattr(volume, what)
+        for what in ("shape", "dtype", "units")
+    )
+    return (
+        same
+        and np.allclose(opened.spacing, volume.spacing)
+        and all(
+            np.array_equal(_window(opened, where), _window(volume, where))
+            for where in (0, volume.shape[0] // 2, volume.shape[0] - 1)
+        )
+    )
+
+
+def _window(volume: Volume, first: int) -> Any:
+    """Read a small part of the volume's middle at a place along its first axis."""
+    where: list[Any] = [first]
+    for size in volume.shape[1:]:
+        edge = min(size, _WINDOW)
+        where.append(slice((size - edge) // 2, (size + edge) // 2))
+    return np.asarray(replace(volume, levels=()).data[tuple(where)])

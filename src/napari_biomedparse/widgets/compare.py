@@ -1,0 +1,241 @@
+"""A dock widget: two Labels layers in, how far they agree out."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from magicgui.widgets import CheckBox, FloatSpinBox
+from napari.layers import Labels
+from napari.utils.notifications import show_error
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QApplication,
+    QHeaderView,
+    QLabel,
+    QPushButton,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_biomedparse.data.prompts import INSTANCE_KEY
+from napari_biomedparse.errors import BiomedParseError, OptionError, VolumeError
+from napari_biomedparse.evaluation.compare import compare_labels
+from napari_biomedparse.evaluation.tables import shown
+from napari_biomedparse.io.formats.units import unit_name
+from napari_biomedparse.viewer.layers import METADATA_KEY, prompts_of_layer
+from napari_biomedparse.widgets.shared.background import Beside
+from napari_biomedparse.widgets.shared.docks import SharedTabs
+from napari_biomedparse.widgets.shared.form import form_layout
+from napari_biomedparse.widgets.shared.layer_choice import LayerChoice
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+    from napari import Viewer
+
+    from napari_biomedparse.evaluation.scores import ClassLine
+
+COLUMNS = {
+    "dsc": ("Dice", "Share of voxels that both have, 0 to 1."),
+    "nsd": ("NSD", "Share of the surfaces that lie within the tolerance, 0 to 1."),
+    "f1": (
+        "F1",
+        "Of objects, or connected pieces of a label, that overlap by at least half.",
+    ),
+    "true_positives": ("hits", "Objects that both have."),
+    "false_positives": ("extra", "Objects that only Labels has."),
+    "false_negatives": ("missed", "Objects that only the truth has."),
+}
+COUNTS = ("true_positives", "false_positives", "false_negatives")
+
+
+class CompareWidget(QWidget):
+    """Compare a Labels layer with another one that is taken for the truth.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+    """
+
+    def __init__(self, napari_viewer: Viewer) -> None:
+        super().__init__()
+        SharedTabs(self)
+        self._comparison = Beside(self)
+        self._prefilled = 2.0
+        self.labels = LayerChoice(
+            napari_viewer,
+            Labels,
+            label="Labels",
+            tooltip="The labels to score; follows the layer you select.",
+        )
+        self.truth = LayerChoice(
+            napari_viewer,
+            Labels,
+            follows=False,
+            label="Truth",
+            tooltip="The labels that are right.",
+        )
+        self.tolerance = FloatSpinBox(
+            label="Tolerance",
+            value=2.0,
+            min=0.0,
+            max=1e6,
+            step=0.5,
+            tooltip="Distance up to which surfaces agree (NSD), in the layers' unit: "
+            "two of the smallest sides of a voxel, unless you set another.",
+        )
+        self.objects = CheckBox(
+            label="Each label value is an object",
+            tooltip="On: objects of one kind, whatever their numbers. Off: label by "
+            "label.",
+        )
+        self.button = QPushButton("Compare")
+        self.button.setToolTip("Score the labels against the truth.")
+        self.copy_button = QPushButton("Copy table")
+        self.copy_button.setToolTip("Copy the table, to be pasted into a spreadsheet.")
+        self.copy_button.setEnabled(False)
+        self.table = QTableWidget()
+        self.status = QLabel()
+        self.status.setWordWrap(True)
+        self._build()
+        self.labels.changed.connect(self._on_labels_changed)
+        self._comparison.done.connect(self._on_compared)
+        self._comparison.failed.connect(self._on_failed)
+        self._on_labels_changed()
+
+    def reset_choices(self, *_: Any) -> None:
+        """Offer the layers there are now; napari calls this when they change."""
+        for box in (self.labels, self.truth):
+            box.reset_choices()
+
+    def compare(self) -> None:
+        """Do what the Compare button does."""
+        try:
+            self._begin()
+        except BiomedParseError as error:
+            show_error(str(error))
+
+    def copy(self) -> None:
+        """Do what the Copy table button does."""
+        lines = []
+        for row in range(-1, self.table.rowCount()):
+            cells = [self._cell(row, at) for at in range(self.table.columnCount())]
+            lines.append("\t".join(cells))
+        clipboard = QApplication.clipboard()
+        assert clipboard is not None
+        clipboard.setText("\n".join(lines))
+
+    def _begin(self) -> None:
+        labels, truth = self.labels.value, self.truth.value
+        if labels is None or truth is None or labels is truth:
+            raise VolumeError("Choose two different Labels layers.")
+        volumes = _voxels(truth), _voxels(labels)
+        known = prompts_of_layer(labels) or prompts_of_layer(truth)
+        texts = {p.id: p.text for p in known.prompts} if known else {}
+        spacing = tuple(abs(float(size)) for size in labels.scale[-3:])
+        spacing = (1.0,) * (3 - len(spacing)) + spacing
+        how: dict[str, Any] = {
+            "texts": texts,
+            "spacing": spacing,
+            "tolerance": float(self.tolerance.value),
+            "objects": bool(self.objects.value),
+        }
+
+        def work() -> Sequence[ClassLine]:
+            try:
+                return compare_labels(*volumes, **how)
+            except ModuleNotFoundError as error:
+                raise OptionError(
+                    f"Surface distances need more packages ({error}); install them "
+                    "with: pip install 'napari-biomedparse[evaluate]'"
+                ) from error
+
+        self.button.setEnabled(False)
+        self.status.setText("Comparing…")
+        self._unit = unit_name(labels.units[-1])
+        self._comparison.ask(work)
+
+    def _on_compared(self, lines: Sequence[ClassLine]) -> None:
+        self.button.setEnabled(True)
+        self.copy_button.setEnabled(bool(lines))
+        self.table.setRowCount(len(lines))
+        for row, line in enumerate(lines):
+            name = line.prompt if line.label == 0 else f"{line.label}  {line.prompt}"
+            self._set(row, 0, name.strip(), Qt.AlignmentFlag.AlignLeft)
+            for column, metric in enumerate(COLUMNS, start=1):
+                digits = 0 if metric in COUNTS else 3
+                text = shown(float(getattr(line, metric)), digits=digits)
+                self._set(row, column, text, Qt.AlignmentFlag.AlignRight)
+        distance = f"{self.tolerance.value:g} {self._unit}"
+        self.status.setText(
+            f"NSD within {distance}." if lines else "Neither layer has a label."
+        )
+
+    def _on_failed(self, message: str) -> None:
+        self.button.setEnabled(True)
+        self.status.setText("")
+        show_error(message)
+
+    def _on_labels_changed(self, *_: Any) -> None:
+        if self.labels.value is not None:
+            known = self.labels.value.metadata.get(METADATA_KEY, {})
+            self.objects.value = bool(known.get(INSTANCE_KEY))
+            self._prefill_tolerance(2 * min(map(abs, self.labels.value.scale[-3:])))
+
+    def _prefill_tolerance(self, distance: float) -> None:
+        """Set the tolerance, unless the user did, to as many digits as it needs."""
+        if self.tolerance.value != self._prefilled:
+            return
+        digits = 2 - math.floor(math.log10(distance))
+        self.tolerance.native.setDecimals(max(2, digits))
+        self.tolerance.value = distance
+        self._prefilled = self.tolerance.value
+
+    def _set(self, row: int, column: int, text: str, side: Qt.AlignmentFlag) -> None:
+        item = QTableWidgetItem(text)
+        item.setTextAlignment(side | Qt.AlignmentFlag.AlignVCenter)
+        item.setFlags(item.flags() & ~Qt.ItemFlag.ItemIsEditable)
+        self.table.setItem(row, column, item)
+
+    def _cell(self, row: int, column: int) -> str:
+        if row < 0:
+            item = self.table.horizontalHeaderItem(column)
+        else:
+            item = self.table.item(row, column)
+        return "" if item is None else item.text()
+
+    def _build(self) -> None:
+        form = QWidget()
+        form_layout(form, [self.labels, self.truth, self.tolerance, self.objects])
+        self.table.setColumnCount(1 + len(COLUMNS))
+        self.table.setHorizontalHeaderItem(0, QTableWidgetItem("label"))
+        for column, (title, tip) in enumerate(COLUMNS.values(), start=1):
+            item = QTableWidgetItem(title)
+            item.setToolTip(tip)
+            self.table.setHorizontalHeaderItem(column, item)
+        header, side = self.table.horizontalHeader(), self.table.verticalHeader()
+        assert header is not None and side is not None
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        side.hide()
+        layout = QVBoxLayout(self)
+        for part in (form, self.button, self.table, self.copy_button, self.status):
+            layout.addWidget(part)
+        self.button.clicked.connect(self.compare)
+        self.copy_button.clicked.connect(self.copy)
+
+
+def _voxels(layer: Labels) -> npt.NDArray[Any]:
+    values = np.asarray(layer.data[0] if layer.multiscale else layer.data)
+    if values.ndim == 2:
+        return values[None]
+    if values.ndim != 3:
+        raise VolumeError(
+            f"{layer.name} has {values.ndim} axes; choose layers with three or two."
+        )
+    return values

@@ -1,0 +1,95 @@
+"""A line that completes words to prompts the model knows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QStringListModel, Qt, QTimer, Signal
+from qtpy.QtGui import QKeySequence
+from qtpy.QtWidgets import QApplication, QCompleter, QLineEdit, QWidget
+
+from napari_biomedparse.data.vocabulary import suggested_prompts
+
+if TYPE_CHECKING:
+    from qtpy.QtGui import QKeyEvent, QShowEvent
+
+_SHOWN = 12
+
+
+class CompletingLine(QLineEdit):
+    """Suggests what BiomedParse v2 was trained on; any other text does as well."""
+
+    def __init__(self, modality: str = "auto", parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._suggestions = QStringListModel(list(suggested_prompts(modality)), self)
+        completer = QCompleter(self._suggestions, self)
+        completer.setCaseSensitivity(Qt.CaseSensitivity.CaseInsensitive)
+        completer.setFilterMode(Qt.MatchFlag.MatchContains)
+        completer.setMaxVisibleItems(_SHOWN)
+        self.setCompleter(completer)
+
+    def set_modality(self, modality: str) -> None:
+        """Suggest targets of one modality, or of all."""
+        self._suggestions.setStringList(list(suggested_prompts(modality)))
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Give the list of suggestions, a window of its own, the theme of napari's."""
+        super().showEvent(event)
+        completer = self.completer()
+        popup = None if completer is None else completer.popup()
+        window = self.window()
+        if popup is not None and window is not None:
+            popup.setStyleSheet(window.styleSheet())
+
+
+class PromptLine(CompletingLine):
+    """A line that is emptied whenever it has given a prompt.
+
+    `entered` carries the text of a chosen suggestion, or of what was typed; of a
+    pasted list, all of it, with one prompt a line.
+    """
+
+    entered = Signal(str)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setPlaceholderText("Add a prompt: type a word, such as kidney")
+        self.setToolTip(
+            "Type a part of a word and choose from what BiomedParse v2 was trained to "
+            "find, or write anything else; Enter adds it to the prompts. A pasted list "
+            "makes one prompt a line."
+        )
+        self.setClearButtonEnabled(True)
+        completer = self.completer()
+        assert completer is not None
+        completer.activated.connect(self._choose)
+        self.returnPressed.connect(self._enter_soon)
+
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        """Take a list from the clipboard as such, and all else as any line does."""
+        if event is not None and event.matches(QKeySequence.StandardKey.Paste):
+            text = clipboard_text()
+            if "\n" in text.strip():
+                self.entered.emit(text)
+                return
+        super().keyPressEvent(event)
+
+    def _choose(self, text: str) -> None:
+        self.setText(text)
+        self._enter_soon()
+
+    def _enter_soon(self) -> None:
+        # Enter on a suggestion is reported twice, at first without the suggestion.
+        QTimer.singleShot(0, self._enter)
+
+    def _enter(self) -> None:
+        text = self.text().strip()
+        self.clear()
+        if text:
+            self.entered.emit(text)
+
+
+def clipboard_text() -> str:
+    """Return the text on the clipboard, or none."""
+    clipboard = QApplication.clipboard()
+    return "" if clipboard is None else clipboard.text()

@@ -1,0 +1,327 @@
+"""The table of prompts: what to find and, after a run, what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QModelIndex, Qt, Signal
+from qtpy.QtGui import QAction, QKeySequence
+from qtpy.QtWidgets import (
+    QApplication,
+    QFileDialog,
+    QHBoxLayout,
+    QMenu,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_biomedparse.data.prompts import PromptSet, parse_prompts
+from napari_biomedparse.errors import BiomedParseError
+from napari_biomedparse.widgets.prompts.model import (
+    PROMPT,
+    SLICE,
+    PromptModel,
+)
+from napari_biomedparse.widgets.prompts.rows import PromptRows, Snapshot, split_list
+from napari_biomedparse.widgets.prompts.suggestions import PromptLine, clipboard_text
+from napari_biomedparse.widgets.prompts.token_count import TokenCount
+from napari_biomedparse.widgets.prompts.view import PromptView
+
+if TYPE_CHECKING:
+    from napari_biomedparse.report.findings import Finding
+
+_FILES = "Prompts (*.json)"
+
+
+class PromptTable(QWidget):
+    """One row a prompt, a line to add some, and what can be done to them.
+
+    Signals
+    -------
+    changed
+        Which prompts a run would look for, or their order, is another.
+    slice_chosen : int
+        The user wants to see this slice.
+    instance_loaded : bool
+        A file of prompts says whether objects are to be told apart.
+    """
+
+    changed = Signal()
+    slice_chosen = Signal(int)
+    instance_loaded = Signal(bool)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = PromptModel()
+        self.model.setParent(self)
+        self.line = PromptLine()
+        self.view = PromptView(self.model)
+        self.tokens = TokenCount()
+        self.instance: Callable[[], bool] = lambda: False
+        self._of_file: PromptSet | None = None
+        self._actions = self._make_actions()
+        bar = QHBoxLayout()
+        for name in ("Up", "Down", "Duplicate", "Delete"):
+            bar.addWidget(self._button(name))
+        bar.addWidget(self._menu_button())
+        below = QHBoxLayout()
+        below.addWidget(self.line, 1)
+        below.addWidget(self.tokens)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(3)
+        layout.addWidget(self.view)
+        layout.addLayout(below)
+        layout.addLayout(bar)
+        self.model.edited.connect(self._on_edited)
+        self.model.refused.connect(show_error)
+        self.line.entered.connect(self.add)
+        self.line.textChanged.connect(self._show_tokens)
+        self.view.clicked.connect(self._on_clicked)
+        self.view.doubleClicked.connect(self._on_double_clicked)
+        selection = self.view.selectionModel()
+        assert selection is not None
+        selection.selectionChanged.connect(self._on_selection_changed)
+        self._on_edited()
+
+    @property
+    def rows(self) -> PromptRows:
+        """What the table shows."""
+        return self.model.rows
+
+    @property
+    def value(self) -> str:
+        """Texts of the prompts that are on, one a line; to be set as well."""
+        return "\n".join(self.rows.texts)
+
+    @value.setter
+    def value(self, text: str) -> None:
+        lines = split_list(text)
+        self.set_prompts(parse_prompts(lines) if lines else None)
+
+    @property
+    def selected_id(self) -> int | None:
+        """Label id of the selected row, if it is one."""
+        chosen = self.view.selected()
+        return self.rows[chosen[0]].id if len(chosen) == 1 else None
+
+    def set_prompts(self, prompts: PromptSet | None) -> None:
+        """Show other prompts instead."""
+        self.rows.set_all(prompts)
+        self.model.refresh(edited=True)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Show rows as they were; raises PromptError if they cannot be prompts."""
+        self.rows.restore(snapshot)
+        self.model.refresh(edited=True)
+
+    def offer_file(self, prompts: PromptSet | None) -> None:
+        """Learn which prompts came with the image's file, to fill them in on demand."""
+        self._of_file = prompts
+        self._actions["From the image's file"].setEnabled(prompts is not None)
+
+    def rename(self, label: int, text: str) -> None:
+        """Give a prompt another text; raises PromptError if it cannot be one."""
+        for at, row in enumerate(self.rows):
+            if row.id == label:
+                self.rows.set_text(at, text)
+        self.model.refresh(edited=True)
+
+    def set_modality(self, modality: str) -> None:
+        """Suggest targets of one modality, or of all."""
+        self.line.set_modality(modality)
+        self.view.editor.modality = modality
+
+    def add(self, text: str) -> None:
+        """Add prompts, one a line."""
+        self._try(lambda: self.rows.add(split_list(text)))
+        self.view.scrollToBottom()
+
+    def show_results(
+        self, findings: Sequence[Finding], objects: Mapping[int, int] | None = None
+    ) -> None:
+        """Show what a run found, beside the prompts that it looked for.
+
+        Parameters
+        ----------
+        findings : sequence of Finding
+            One per prompt.
+        objects : mapping of int to int, optional
+            Number of objects by label id, if they were told apart.
+        """
+        self.rows.show_results(findings, objects)
+        self.model.refresh_results()
+        self.view.fit()
+
+    def clear_results(self) -> None:
+        """Show no results any more."""
+        self.rows.clear_results()
+        self.model.refresh_results()
+        self.view.fit()
+
+    def move_selected(self, by: int) -> None:
+        """Move the selected row up (-1) or down (1)."""
+        chosen = self.view.selected()
+        if len(chosen) == 1:
+            self.model.move(chosen[0], chosen[0] + by)
+
+    def duplicate_selected(self) -> None:
+        """Put a copy below the selected row, and edit it."""
+        chosen = self.view.selected()
+        if len(chosen) == 1:
+            below = self.rows.duplicate(chosen[0])
+            self.model.refresh(edited=True)
+            self.view.choose(below)
+            self.view.edit(self.model.index(below, PROMPT))
+
+    def delete_selected(self) -> None:
+        """Remove the selected rows."""
+        chosen = self.view.selected()
+        self.rows.delete(chosen)
+        self.model.refresh(edited=True)
+        if chosen and len(self.rows):
+            self.view.choose(min(chosen[0], len(self.rows) - 1))
+
+    def paste(self) -> None:
+        """Add a prompt for each line of text on the clipboard."""
+        self.add(clipboard_text())
+
+    def copy(self) -> None:
+        """Put the selected prompts, or all, on the clipboard, one a line."""
+        chosen = self.view.selected() or range(len(self.rows))
+        clipboard = QApplication.clipboard()
+        if clipboard is not None:
+            clipboard.setText("\n".join(self.rows[at].text for at in chosen))
+
+    def switch_all(self) -> None:
+        """Turn all prompts on or, if all are, off."""
+        on = len(self.rows.texts) < len(self.rows)
+        for at in range(len(self.rows)):
+            self.rows.switch(at, on)
+        self.model.refresh(edited=True)
+
+    def save(self, path: str) -> None:
+        """Write the prompts to a file."""
+        self._try(lambda: self.rows.save(path, instance=self.instance()))
+
+    def load(self, path: str) -> None:
+        """Show the prompts of a file instead."""
+
+        def load() -> None:
+            self.instance_loaded.emit(self.rows.load(path))
+
+        self._try(load)
+
+    def _try(self, change: Callable[[], object]) -> None:
+        """Change rows and show them, or say why that is not possible."""
+        try:
+            change()
+        except BiomedParseError as error:
+            show_error(str(error))
+        else:
+            self.model.refresh(edited=True)
+
+    def _fill_from_file(self) -> None:
+        self.set_prompts(self._of_file)
+        if self._of_file is not None:
+            self.instance_loaded.emit(self._of_file.instance)
+
+    def _ask_and_save(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(
+            self, "Save prompts", "prompts.json", _FILES
+        )
+        if path:
+            self.save(path)
+
+    def _ask_and_load(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Load prompts", filter=_FILES)
+        if path:
+            self.load(path)
+
+    def _on_clicked(self, index: QModelIndex) -> None:
+        if index.column() == SLICE:
+            self._jump(index)
+
+    def _on_double_clicked(self, index: QModelIndex) -> None:
+        if index.column() != PROMPT:
+            self._jump(index)
+
+    def _jump(self, index: QModelIndex) -> None:
+        result = self.rows[index.row()].result
+        if result is not None and result.best_slice is not None:
+            self.slice_chosen.emit(result.best_slice)
+
+    def _on_edited(self) -> None:
+        self.view.fit()
+        self._on_selection_changed()
+        self.changed.emit()
+
+    def _on_selection_changed(self, *_: object) -> None:
+        chosen = self.view.selected()
+        for name in ("Up", "Down", "Duplicate"):
+            self._actions[name].setEnabled(len(chosen) == 1)
+        self._actions["Delete"].setEnabled(bool(chosen))
+        self._show_tokens()
+
+    def _show_tokens(self) -> None:
+        """Tell how much of the text being written, or selected, the network reads."""
+        text = self.line.text()
+        chosen = self.view.selected()
+        if not text and len(chosen) == 1:
+            text = self.rows[chosen[0]].text
+        self.tokens.count(text)
+
+    def _make_actions(self) -> dict[str, QAction]:
+        known: list[tuple[str, Callable[[], object], str]] = [
+            ("Up", lambda: self.move_selected(-1), "Move the selected prompt up."),
+            ("Down", lambda: self.move_selected(1), "Move the selected prompt down."),
+            (
+                "Duplicate",
+                self.duplicate_selected,
+                "Copy the selected prompt, to change a word of it.",
+            ),
+            ("Delete", self.delete_selected, "Remove the selected prompts (Del)."),
+            ("Turn all on or off", self.switch_all, "Which prompts runs look for."),
+            ("Paste a list", self.paste, "One prompt for each line of the clipboard."),
+            ("Copy as a list", self.copy, "The selected prompts, or all, one a line."),
+            ("From the image's file", self._fill_from_file, "Prompts that came along."),
+            ("Load…", self._ask_and_load, "Prompts from a file, instead of these."),
+            ("Save…", self._ask_and_save, "These prompts, to a file for other images."),
+        ]
+        made = {}
+        keys = {
+            "Delete": QKeySequence.StandardKey.Delete,
+            "Paste a list": QKeySequence.StandardKey.Paste,
+            "Copy as a list": QKeySequence.StandardKey.Copy,
+        }
+        for name, do, tip in known:
+            key = keys.get(name)
+            action = QAction(name, self)
+            action.setToolTip(tip)
+            action.triggered.connect(lambda *_, do=do: do())
+            if key is not None:
+                action.setShortcut(QKeySequence(key))
+                action.setShortcutContext(Qt.ShortcutContext.WidgetShortcut)
+            made[name] = action
+            self.view.addAction(action)  # the menu of the right button
+        made["From the image's file"].setEnabled(False)
+        return made
+
+    def _button(self, name: str) -> QPushButton:
+        action, button = self._actions[name], QPushButton(name)
+        button.setToolTip(action.toolTip())
+        button.clicked.connect(action.trigger)
+        action.changed.connect(lambda: button.setEnabled(action.isEnabled()))
+        return button
+
+    def _menu_button(self) -> QPushButton:
+        button = QPushButton("List")
+        button.setToolTip("Paste, copy, load and save prompts, or turn them all off.")
+        menu = QMenu(button)
+        menu.setToolTipsVisible(True)
+        menu.addActions(list(self._actions.values())[4:])
+        button.setMenu(menu)
+        return button

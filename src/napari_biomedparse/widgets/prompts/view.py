@@ -1,0 +1,89 @@
+"""How the prompt table looks."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QSizePolicy, QTableView
+
+from napari_biomedparse.widgets.prompts.model import (
+    HEADINGS,
+    OBJECTS,
+    PROMPT,
+    PromptDelegate,
+    PromptModel,
+)
+
+_FEWEST, _MOST = 4, 7
+"""Rows that there is room for; with more it scrolls."""
+
+
+class PromptView(QTableView):
+    """A table without a grid, as high as its rows, whose prompts take the width left.
+
+    Parameters
+    ----------
+    model : PromptModel
+    """
+
+    def __init__(self, model: PromptModel) -> None:
+        super().__init__()
+        self.editor = PromptDelegate(self)
+        self.setModel(model)
+        self.setItemDelegateForColumn(PROMPT, self.editor)
+        self.setToolTip("What to find, one row a prompt; drag rows to order them.")
+        self.setShowGrid(False)
+        self.setWordWrap(False)
+        self.setTabKeyNavigation(False)  # Tab leaves the table
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setDragDropMode(QAbstractItemView.DragDropMode.InternalMove)
+        self.setDragDropOverwriteMode(False)
+        self.setContextMenuPolicy(Qt.ContextMenuPolicy.ActionsContextMenu)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        rows, columns = self.verticalHeader(), self.horizontalHeader()
+        assert rows is not None and columns is not None
+        rows.hide()
+        rows.setDefaultSectionSize(self.fontMetrics().lineSpacing() + 6)
+        columns.setHighlightSections(False)
+        columns.setMinimumSectionSize(20)
+        for column in HEADINGS:
+            columns.setSectionResizeMode(
+                column, QHeaderView.ResizeMode.ResizeToContents
+            )
+        columns.setSectionResizeMode(PROMPT, QHeaderView.ResizeMode.Stretch)
+        self._rows = model.rows
+        self.fit()
+
+    def selected(self) -> list[int]:
+        """Return the positions of the selected rows, from top to bottom."""
+        chosen = self.selectionModel()
+        return [] if chosen is None else sorted(i.row() for i in chosen.selectedRows())
+
+    def choose(self, at: int) -> None:
+        """Select one row, and show it."""
+        self.selectRow(at)
+        model = self.model()
+        assert model is not None
+        self.scrollTo(model.index(at, PROMPT))
+
+    def fit(self) -> None:
+        """Show the columns that have something to tell, and take the height needed."""
+        results = [row.result for row in self._rows if row.result is not None]
+        for column in HEADINGS:
+            shown = column == PROMPT or bool(results)
+            if column == OBJECTS:
+                shown = any(result.objects is not None for result in results)
+            self.setColumnHidden(column, not shown)
+        self.updateGeometry()
+
+    def sizeHint(self) -> QSize:
+        """Return room for the rows there are, within bounds."""
+        rows, columns = self.verticalHeader(), self.horizontalHeader()
+        assert rows is not None and columns is not None
+        count = min(max(len(self._rows), _FEWEST), _MOST)
+        height = count * rows.defaultSectionSize() + columns.sizeHint().height()
+        return QSize(300, height + 2 * self.frameWidth() + 2)
+
+    def minimumSizeHint(self) -> QSize:
+        """Return the size it has: it does not shrink."""
+        return QSize(200, self.sizeHint().height())

@@ -1,0 +1,80 @@
+"""What a run will take, told before it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QObject, Signal
+
+from napari_biomedparse.process import Status
+from napari_biomedparse.widgets.shared.task import Failed, Task, TaskThread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from napari_biomedparse.process import Run
+    from napari_biomedparse.widgets.segment.run_view import RunView
+    from napari_biomedparse.widgets.shared.task import Step
+
+
+class EstimateTask(Task):
+    """Tries a few slices; nothing comes of it but a text.
+
+    Parameters
+    ----------
+    begin : callable
+        Has the model process make an estimate.
+    """
+
+    def __init__(self, begin: Callable[[], Run]) -> None:
+        super().__init__()
+        self._begin = begin
+
+    def _follow_all(self) -> Iterator[Step]:
+        for event in self._events(self._begin):
+            if isinstance(event, Status):
+                yield event
+
+
+class Estimation(QObject):
+    """Shows what the model process says of a run to come.
+
+    Parameters
+    ----------
+    task : EstimateTask
+    view : RunView
+    """
+
+    finished = Signal()
+
+    def __init__(self, task: EstimateTask, view: RunView) -> None:
+        super().__init__(view)
+        self.task = task
+        self._view = view
+        self._thread = TaskThread(task)
+        self._last = ""
+        self._thread.stepped.connect(self._on_step)
+        self._thread.finished.connect(self._on_finished)
+
+    def start(self) -> None:
+        """Start trying."""
+        self._view.begin()
+        self._view.show_activity("for an estimate")
+        self._thread.start()
+
+    def cancel(self) -> None:
+        """Stop."""
+        self.task.cancel()
+
+    def _on_step(self, step: Step) -> None:
+        if isinstance(step, Status):
+            self._last = step.text
+            self._view.say(step.text)
+        elif isinstance(step, Failed):
+            self._last = ""
+            show_error(str(step.error))
+
+    def _on_finished(self) -> None:
+        self._view.end("" if self.task.cancelled else self._last)
+        self.finished.emit()

@@ -1,0 +1,70 @@
+"""Layers of a run's folder, read from the disk while it is being written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from napari_biomedparse.viewer.axes import shown_series
+from napari_biomedparse.viewer.layers import labels_layer_kwargs
+
+if TYPE_CHECKING:
+    from napari import Viewer
+    from napari.layers import Labels
+
+    from napari_biomedparse.widgets.segment.request import Request
+
+
+class FolderLayers:
+    """Adds layers on the image of a request.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    request : Request
+        With a folder.
+    """
+
+    def __init__(self, viewer: Viewer, request: Request) -> None:
+        self._viewer = viewer
+        self._request = request
+
+    def add_labels(self) -> Labels:
+        """Add the labels, which are on disk from a run's start."""
+        from napari_biomedparse.runs.folder import LABELS
+
+        return self._add(LABELS, "segmentation", instance=False)
+
+    def add_objects(self) -> Labels:
+        """Add the objects, which are on disk at a run's end."""
+        from napari_biomedparse.runs.folder import OBJECTS
+
+        return self._add(OBJECTS, "objects", instance=True)
+
+    def _add(self, place: str, what: str, *, instance: bool) -> Labels:
+        from napari_biomedparse.io import open_file
+
+        asked = self._request
+        assert asked.folder is not None
+        (found,) = open_file(asked.folder / place).labels
+        volume = found.volume
+        levels = [self._as_shown(level) for level in (volume.data, *volume.levels)]
+        keywords = labels_layer_kwargs(
+            asked.image,
+            replace(asked.prompts, instance=instance),
+            name=f"{asked.image.name} {what}",
+            series_at=asked.channel_of_series,
+        )
+        # napari would go on showing what it read before the slices were done.
+        keywords |= {"multiscale": len(levels) > 1, "cache": False}
+        data = levels if len(levels) > 1 else levels[0]
+        layer = self._viewer.add_labels(data, **keywords)
+        layer.editable = False
+        return layer
+
+    def _as_shown(self, level: Any) -> Any:
+        """Give a level the axes that the image's labels have."""
+        level = level[..., 0, :, :] if self._request.volumes[0].flat else level
+        return (
+            shown_series(self._request.image, level) if self._request.series else level
+        )

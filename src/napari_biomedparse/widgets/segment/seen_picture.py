@@ -1,0 +1,130 @@
+"""A small picture of what the network sees of the slice in view."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QImage, QPixmap
+from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
+
+from napari_biomedparse.errors import BiomedParseError
+from napari_biomedparse.slicing.intensity import choose_intensity
+from napari_biomedparse.slicing.read import region_of
+from napari_biomedparse.slicing.seen import seen_slice
+from napari_biomedparse.viewer.layers import volume_from_layer
+from napari_biomedparse.widgets.shared.background import Beside
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from napari import Viewer
+
+    from napari_biomedparse.data.options import SegmentOptions
+    from napari_biomedparse.data.volume import Volume
+    from napari_biomedparse.slicing.intensity import Intensity
+    from napari_biomedparse.widgets.segment.form import SegmentForm
+
+_PAUSE = 100
+_SIZE = 180
+"""Pixels of the picture's longer edge, at most."""
+_Seen = tuple[object, "npt.NDArray[np.uint8]", "Intensity"]
+
+
+class SeenPicture(QWidget):
+    """Shows grey levels as the network gets them, for as long as it is not hidden.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    form : SegmentForm
+        What is to be segmented, and how.
+    """
+
+    def __init__(self, viewer: Viewer, form: SegmentForm) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._form = form
+        self._known: tuple[object, Intensity] | None = None
+        self.picture = QLabel()
+        self.picture.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.picture.setAccessibleName("What the network sees of the slice in view")
+        self.picture.setToolTip(
+            "The slice in view as it gets to the network: all that is black here is "
+            "nothing to it, and all that is white is the same. If what you look for "
+            "cannot be seen, choose another modality."
+        )
+        self.text = QLabel()
+        self.text.setWordWrap(True)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.picture)
+        layout.addWidget(self.text)
+        self._pause = QTimer(self)
+        self._pause.setSingleShot(True)
+        self._pause.setInterval(_PAUSE)
+        self._pause.timeout.connect(self._ask)
+        self._beside = Beside(self)
+        self._beside.done.connect(self._show)
+        self._beside.failed.connect(self._explain)
+
+    def changed(self) -> None:
+        """Take note that another slice, or other grey levels, are wanted."""
+        if not self.isHidden():
+            self._pause.start()
+
+    def setVisible(self, visible: bool) -> None:
+        """Begin to look, or look no longer."""
+        super().setVisible(visible)
+        if visible:
+            self._pause.start(0)
+
+    def _ask(self) -> None:
+        form = self._form
+        layer = form.layer
+        if layer is None:
+            self._explain("There is no image.")
+            return
+        try:
+            at = form.stack.position(self._viewer.dims)
+            volume = volume_from_layer(layer, at=at)
+            index = form.cut.shown()
+            options = form.options(index)
+        except BiomedParseError as error:
+            self._explain(str(error))
+            return
+        levels = (options.modality, options.region)
+        about = (layer, id(layer.data), tuple(at.items()), levels)
+        known = self._known[1] if self._known and self._known[0] == about else None
+        self._beside.ask(lambda: (about, *_look(volume, options, index, known)))
+
+    def _show(self, seen: _Seen) -> None:
+        about, grey, intensity = seen
+        self._known = (about, intensity)
+        rows, columns = grey.shape[:2]
+        kinds = QImage.Format
+        kind = kinds.Format_RGB888 if grey.ndim == 3 else kinds.Format_Grayscale8
+        image = QImage(grey.tobytes(), columns, rows, grey[0].nbytes, kind)
+        self.picture.setPixmap(
+            QPixmap.fromImage(image).scaled(
+                _SIZE,
+                _SIZE,
+                Qt.AspectRatioMode.KeepAspectRatio,
+                Qt.TransformationMode.SmoothTransformation,
+            )
+        )
+        self.text.setText(intensity.describe())
+
+    def _explain(self, text: str) -> None:
+        self.picture.clear()
+        self.text.setText(text)
+
+
+def _look(
+    volume: Volume, options: SegmentOptions, index: int, known: Intensity | None
+) -> tuple[npt.NDArray[np.uint8], Intensity]:
+    """Choose grey levels, unless that was done, and apply them to a slice."""
+    intensity = known or choose_intensity(
+        region_of(volume, options).data, options.modality, colour=volume.is_colour
+    )
+    return seen_slice(volume, options, index, intensity=intensity), intensity

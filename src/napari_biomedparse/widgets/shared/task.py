@@ -1,0 +1,219 @@
+"""A run in a thread beside the GUI's: events in, steps out.
+
+Not napari's `thread_worker`: for as long as one works it turns every warning of the
+whole process into a notification, and it hides errors that are a `RuntimeError`.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from qtpy.QtCore import QObject, Signal
+
+from napari_biomedparse.errors import BiomedParseError
+from napari_biomedparse.process import Planned, Previewed, Run, Status, Written
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from napari_biomedparse.data.options import SegmentOptions
+    from napari_biomedparse.data.prompts import PromptSet
+    from napari_biomedparse.process.handle import Event
+    from napari_biomedparse.report.findings import Finding
+
+POLL_SECONDS = 0.1
+"""How often a run looks whether it was cancelled while nothing happens."""
+
+
+def polled(run: Run) -> Iterator[Event | None]:
+    """Yield what a run tells, to its end, and None where nothing happens for a while.
+
+    Raises
+    ------
+    BiomedParseError
+        As the run meets it.
+    """
+    while True:
+        try:
+            event = run.poll(POLL_SECONDS)
+        except StopIteration:
+            return
+        yield event
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A part of the labels that is new.
+
+    Parameters
+    ----------
+    axis, start, stop : int
+        Where, in the volume.
+    done : int
+        Slices finished so far.
+    time : int, optional
+        At which point of a time series.
+    """
+
+    axis: int
+    start: int
+    stop: int
+    done: int
+    time: int | None = None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What went wrong; the last step.
+
+    Parameters
+    ----------
+    error : BiomedParseError
+        Its message is meant for the user.
+    """
+
+    error: BiomedParseError
+
+
+Step = Status | Planned | Changed | Written | Previewed | Failed
+
+
+class Task(ABC):
+    """Something that the model process does."""
+
+    def __init__(self) -> None:
+        self._run: Run | None = None
+        self._cancelled = threading.Event()
+
+    @abstractmethod
+    def _follow_all(self) -> Iterator[Step]:
+        """Do it and yield what is new."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the rest is not wanted any more."""
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        """Stop soon, wherever the network is; from any thread."""
+        self._cancelled.set()
+
+    def steps(self) -> Iterator[Step]:
+        """Do it to its end and yield what is new."""
+        try:
+            yield from self._follow_all()
+        except BiomedParseError as error:
+            yield Failed(error)
+
+    def _events(self, begin: Callable[[], Run]) -> Iterator[Event]:
+        """Yield what a run tells, until its end or until this is cancelled."""
+        with closing(begin()) as run:
+            self._run = run
+            for event in polled(run):
+                if event is not None:
+                    yield event
+                if self.cancelled:
+                    return
+
+
+class SegmentTask(Task):
+    """A run, and what is known of it.
+
+    Parameters
+    ----------
+    prompts : PromptSet
+        What is looked for.
+    """
+
+    def __init__(self, prompts: PromptSet) -> None:
+        super().__init__()
+        self.prompts = prompts
+        self.plan: Planned | None = None
+        self.owners: npt.NDArray[Any] | None = None
+        self.front: int | None = None
+
+    @property
+    @abstractmethod
+    def total(self) -> int:
+        """Slices to be done; 0 before that is planned."""
+
+    @property
+    @abstractmethod
+    def existence(self) -> npt.NDArray[np.float32] | None:
+        """Existence probabilities [P, slices], of a series [P, T, slices]."""
+
+    @abstractmethod
+    def findings(self) -> tuple[Finding, ...]:
+        """Return what was found so far, one entry a prompt; empty if nothing was."""
+
+    @property
+    def objects(self) -> dict[int, int] | None:
+        """Number of objects by label id, once they are told apart."""
+        if self.owners is None:
+            return None
+        numbers = np.bincount(self.owners[1:], minlength=self.prompts.ids[-1] + 1)
+        return {label: int(numbers[label]) for label in self.prompts.ids}
+
+    @property
+    @abstractmethod
+    def can_resume(self) -> bool:
+        """Whether a part of it was done, and the rest can be."""
+
+    def retune(self, options: SegmentOptions) -> None:
+        """Have other thresholds applied to what is done and what comes."""
+        if (run := self._run) is not None:
+            run.retune(options)
+
+    def look_at(self, at: int) -> None:
+        """Have the slices next to one done first; from any thread."""
+        self.front = at
+        if (run := self._run) is not None:
+            run.look_at(at)
+
+
+class Followed(Protocol):
+    """What can be followed in a thread."""
+
+    def steps(self) -> Iterator[object]:
+        """Do it to its end and yield what is new."""
+
+
+class TaskThread(QObject):
+    """Follows a task in a thread and tells the GUI's thread what is new.
+
+    Parameters
+    ----------
+    task : Followed
+        For example a `Task`.
+    """
+
+    stepped = Signal(object)
+    finished = Signal()
+
+    def __init__(self, task: Followed) -> None:
+        super().__init__()
+        self._task = task
+        self._thread = threading.Thread(
+            target=self._work, name="biomedparse-run", daemon=True
+        )
+
+    def start(self) -> None:
+        """Start; `finished` comes after the last `stepped`."""
+        self._thread.start()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the end, without the GUI being told."""
+        self._thread.join(timeout)
+
+    def _work(self) -> None:
+        try:
+            for step in self._task.steps():
+                self.stepped.emit(step)
+        finally:
+            self.finished.emit()

@@ -1,0 +1,1 @@
+"""The docks that review labels and fine-tune models."""

@@ -1,0 +1,201 @@
+"""A dock widget: an image with right labels in, a network that has learned them out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.utils.notifications import show_error
+from qtpy.QtWidgets import (
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_biomedparse.errors import BiomedParseError
+from napari_biomedparse.process import Session, Status, Tuned
+from napari_biomedparse.report.findings import TimeLeft, duration
+from napari_biomedparse.training.progress import Progress
+from napari_biomedparse.viewer.samples import WIDGET
+from napari_biomedparse.widgets.shared.docks import SharedTabs, open_widget
+from napari_biomedparse.widgets.shared.fold import Scrolled
+from napari_biomedparse.widgets.shared.task import Failed, TaskThread
+from napari_biomedparse.widgets.training.loss_curves import LossCurves
+from napari_biomedparse.widgets.training.tuning import Tuning
+from napari_biomedparse.widgets.training.tuning_form import TuningForm, TuningRequest
+
+if TYPE_CHECKING:
+    from napari import Viewer
+
+
+class FinetuneWidget(QWidget):
+    """Teach a network the labels of a layer, or of a folder of files.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+        Whose layers are offered.
+    session : Session, optional
+        The model process to use; one of its own by default. Closed with the widget.
+    """
+
+    def __init__(
+        self, napari_viewer: Viewer, *, session: Session | None = None
+    ) -> None:
+        super().__init__()
+        SharedTabs(self)
+        self._viewer = napari_viewer
+        self.session = session or Session()
+        self.tuning: Tuning | None = None
+        self.result: Tuned | None = None
+        self._thread: TaskThread | None = None
+        self._failed = False
+        self._time_left, self._began = TimeLeft(), 0.0
+        self.form = TuningForm(napari_viewer)
+        self.start_button = QPushButton("Fine-tune")
+        self.start_button.setToolTip(
+            "Learn in a process of its own; you can go on working meanwhile."
+        )
+        self.stop_button = QPushButton("Stop")
+        self.stop_button.setToolTip(
+            "End after the batch at hand; the best weights so far are kept, and "
+            "Fine-tune goes on from the last checkpoint."
+        )
+        self.use_button = QPushButton("Use this model")
+        self.use_button.setToolTip("Choose the new weights in Segment with text.")
+        self.bar = QProgressBar()
+        self.bar.setFormat("%v of %m batches")
+        self.curves = LossCurves()
+        self.status = QLabel()
+        self.status.setWordWrap(True)
+        self._build()
+        self._set_running(False)
+        self.use_button.setEnabled(False)
+        for clean in (self.session.close, self.form.weights.abandon):
+            self.destroyed.connect(lambda *_, clean=clean: clean())
+
+    def reset_choices(self, *_: Any) -> None:
+        """Offer the layers there are now; napari calls this when they change."""
+        self.form.reset_choices()
+
+    def start(self) -> None:
+        """Do what the Fine-tune button does."""
+        if self.tuning is not None:
+            return
+        try:
+            asked = self.form.request()
+        except BiomedParseError as error:
+            show_error(str(error))
+            return
+        self._begin(asked)
+
+    def stop(self) -> None:
+        """Do what the Stop button does."""
+        if self.tuning is not None:
+            self.tuning.stop()
+            self.status.setText("Stopping after the batch at hand…")
+
+    def use(self) -> None:
+        """Choose the new weights in the Segment widget, which opens if need be."""
+        if self.result is None:
+            return
+        segment = open_widget(self._viewer, WIDGET)
+        segment.form.model.choose_file(self.result.checkpoint)
+        name = Path(self.result.checkpoint).name
+        self.status.setText(f"{name} is chosen in {WIDGET}.")
+
+    def _begin(self, asked: TuningRequest) -> None:
+        self.tuning = Tuning(
+            lambda: self.session.finetune(
+                asked.data,
+                asked.output,
+                asked.checkpoint,
+                asked.options,
+                device=asked.device,
+            ),
+            asked.layers,
+            asked.data,
+        )
+        self._failed, self.result = False, None
+        self._time_left, self._began = TimeLeft(), time.monotonic()
+        self.curves.clear()
+        self.bar.setRange(0, 0)
+        self._set_running(True)
+        self._thread = TaskThread(self.tuning)
+        self._thread.stepped.connect(self._on_step)
+        self._thread.finished.connect(self._on_finished)
+        self._thread.start()
+
+    def _on_step(self, step: object) -> None:
+        if isinstance(step, Status):
+            self.status.setText(step.text)
+        elif isinstance(step, Progress):
+            self._on_trained(step)
+        elif isinstance(step, Tuned):
+            self.result = step
+        elif isinstance(step, Failed):
+            self._failed = True
+            show_error(str(step.error))
+
+    def _on_trained(self, now: Progress) -> None:
+        self.bar.setRange(0, now.steps)
+        self.bar.setValue(now.step)
+        self.curves.add(now.step, now.steps, now.loss, now.val_loss)
+        if self.tuning is not None and self.tuning.stopped:
+            return
+        parts = [f"Loss {now.loss:.3f}"]
+        if now.val_dice is not None:
+            parts.append(f"held-out Dice {now.val_dice:.3f}")
+        left = self._time_left.update(now.step, now.steps, time.monotonic())
+        if left is not None:
+            parts.append(f"at most {duration(left)} left")
+        self.status.setText(", ".join(parts))
+
+    def _on_finished(self) -> None:
+        stopped = self.tuning is not None and self.tuning.stopped
+        self.tuning = self._thread = None
+        self._set_running(False)
+        self.use_button.setEnabled(self.result is not None)
+        self.status.setText(self._ending(stopped))
+
+    def _ending(self, stopped: bool) -> str:
+        if self.result is None:
+            how = "Stopped by an error" if self._failed else "Stopped"
+            return (
+                f"{how}; Fine-tune goes on from the last checkpoint, if there is one."
+            )
+        took = duration(time.monotonic() - self._began)
+        how = "Stopped" if stopped else "Done"
+        best = self.result.best
+        scores = [f"best after batch {best.get('step', self.result.step):.0f}"]
+        if "val_dice" in best:
+            scores.append(f"held-out Dice {best['val_dice']:.3f}")
+        return (
+            f"{how}: {self.result.step} batches in {took}; {', '.join(scores)}. Held "
+            f"out: {self.result.held_out}. Saved as {self.result.checkpoint}"
+        )
+
+    def _set_running(self, running: bool) -> None:
+        self.start_button.setEnabled(not running)
+        self.stop_button.setEnabled(running)
+        self.bar.setVisible(running)
+
+    def _build(self) -> None:
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.start_button, 2)
+        buttons.addWidget(self.stop_button, 1)
+        buttons.addWidget(self.use_button, 2)
+        layout = QVBoxLayout(self)
+        layout.addWidget(Scrolled(self.form))
+        layout.addLayout(buttons)
+        layout.addWidget(self.bar)
+        layout.addWidget(self.curves)
+        layout.addWidget(self.status)
+        layout.addStretch(1)
+        self.start_button.clicked.connect(self.start)
+        self.stop_button.clicked.connect(self.stop)
+        self.use_button.clicked.connect(self.use)

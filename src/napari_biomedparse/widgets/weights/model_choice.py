@@ -1,0 +1,85 @@
+"""Which network to use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from magicgui.widgets import ComboBox
+from qtpy.QtWidgets import QFileDialog
+
+from napari_biomedparse.networks.weights import (
+    SUFFIXES,
+    available_models,
+    default_model,
+)
+
+CAPTIONS = {
+    "v2": "BiomedParse v2 (published)",
+    "demo": "demo (small, built in)",
+    "tiny": "tiny (random weights, for testing)",
+}
+FROM_FILE = "file…"
+
+
+class ModelChoice(ComboBox):
+    """A list of the models known by name, and of files chosen so far."""
+
+    def __init__(self) -> None:
+        self._files: tuple[str, ...] = ()
+        self._chosen = default_model()
+        super().__init__(
+            name="model",
+            label="Model",
+            value=self._chosen,
+            choices=self._list,
+            tooltip="The network. A file is a .safetensors, .ckpt or .pt of "
+            "BiomedParse, or of your own fine-tuning.",
+        )
+        self.changed.connect(self._on_changed)
+
+    def choose(self, model: str) -> None:
+        """Choose a model by its name, or a weights file, which joins the list."""
+        if model in available_models():
+            self.value = model
+        else:
+            self.choose_file(model)
+
+    def choose_known(self, model: str) -> None:
+        """Choose a model by its name, or a weights file that is there.
+
+        Raises
+        ------
+        ValueError
+            If it is neither.
+        """
+        if model not in available_models() and not Path(model).is_file():
+            raise ValueError(f"There is no model {model!r}.")
+        self.choose(model)
+
+    def choose_file(self, path: str) -> None:
+        """Add a weights file to the list and choose it."""
+        self._files = (*(file for file in self._files if file != path), path)
+        self.reset_choices()
+        self.value = path
+
+    def _list(self, _: Any) -> list[tuple[str, str]]:
+        named = [(CAPTIONS.get(name, name), name) for name in available_models()]
+        files = [(Path(file).name, file) for file in self._files]
+        return [*named, *files, (FROM_FILE, FROM_FILE)]
+
+    def _on_changed(self, value: str) -> None:
+        if value != FROM_FILE:
+            self._chosen = value
+        elif not self.ask_for_file():
+            self.value = self._chosen
+
+    def ask_for_file(self, *_args: object) -> bool:
+        """Let the user choose a weights file; False if they did not."""
+        patterns = " ".join(f"*{suffix}" for suffix in SUFFIXES)
+        path, _ = QFileDialog.getOpenFileName(
+            self.native, "Weights of a model", filter=f"Weights ({patterns})"
+        )
+        if path:
+            self.choose_file(path)
+        return bool(path)

@@ -1,0 +1,56 @@
+"""Options check themselves, so that forms and commands need not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from napari_biomedparse.data.options import (
+    SegmentOptions,
+    parse_region,
+    refuse_separate,
+    region_text,
+)
+from napari_biomedparse.errors import OptionError
+
+
+@pytest.mark.parametrize(
+    ("text", "box"),
+    [
+        ("y=100:400", {"y": (100, 400)}),
+        (" z = 0:3 , x=5 : 9", {"z": (0, 3), "x": (5, 9)}),
+    ],
+)
+def test_a_region_is_a_box_in_named_axes(text: str, box: Any) -> None:
+    assert parse_region(text) == box
+    assert parse_region(region_text(box)) == box
+    assert SegmentOptions(region=text).region == region_text(box)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "y", "y=3", "y=a:4", "y=-1:4", "y=1:2,", "y=1:2,y=3:4", "yx=1:2"]
+)
+def test_what_is_no_region(text: str) -> None:
+    with pytest.raises(OptionError, match=r"Region \(region\).*y=100:400,x=0:200"):
+        SegmentOptions(region=text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"overlaps": "both"}, "choose one of score, order, separate"),
+        ({"edge_threshold": 1.5}, "between 0.0 and 1.0"),
+        ({"minimum_size": -1}, "between 0 and"),
+        ({"minimum_size": 2.5}, "whole number"),
+    ],
+)
+def test_values_outside_their_limits(changes: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        SegmentOptions(**changes)
+
+
+def test_separate_labels_are_refused_where_one_volume_is_held() -> None:
+    refuse_separate(SegmentOptions(overlaps="order"), "a consensus")
+    with pytest.raises(OptionError, match="a consensus holds a single one; choose"):
+        refuse_separate(SegmentOptions(overlaps="separate"), "a consensus")

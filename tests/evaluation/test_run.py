@@ -1,0 +1,184 @@
+"""Evaluation end to end: given predictions, a model, failures, and going on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluation.cases import SHAPE, TEXTS, truth, write_challenge, write_prediction
+
+from napari_biomedparse.errors import FormatError, OptionError
+from napari_biomedparse.evaluation import case as case_module
+from napari_biomedparse.evaluation.metrics import evaluate_instances, evaluate_semantic
+from napari_biomedparse.evaluation.run import PAGE, Evaluation, evaluate
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+from napari_biomedparse.pipeline.segment import segment
+
+
+def predicted(folder: Path, **changes: object) -> Evaluation:
+    return evaluate(
+        folder / "imgs",
+        folder / "gts",
+        folder / "out",
+        predictions=folder / "pred",
+        **changes,
+    )
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """A perfect prediction, and one with the second class moved and a false third."""
+    for name in ("good", "shifted"):
+        write_challenge(tmp_path, name)
+    write_prediction(tmp_path / "pred" / "good.npz", truth())
+    wrong = np.where(truth() == 2, 0, truth())
+    wrong |= np.roll(truth() == 2, 3, axis=2) * np.uint8(2)
+    wrong[0, :2] = 3
+    write_prediction(tmp_path / "pred" / "shifted.tif", wrong)
+    return tmp_path
+
+
+def test_scores_are_those_of_the_metrics(two: Path) -> None:
+    result = predicted(two)
+    assert result.failures == {}
+    good, shifted = result.scores
+    assert [line.prompt for line in good.classes] == list(TEXTS.values())
+    assert (good.mean("dsc"), good.mean("nsd")) == (1, 1)
+    assert good.mean("existence_accuracy") == 1
+    assert math.isnan(good.classes[2].dsc)
+    labels = np.asarray(
+        case_module.open_labels(two / "pred" / "shifted.tif").volume.data
+    )
+    expected = evaluate_semantic(truth(), labels, spacing=(2.0, 0.5, 0.5))
+    for line in shifted.classes[:2]:
+        assert line.dsc == expected.classes[line.label].dsc
+        assert line.nsd == expected.classes[line.label].nsd
+    assert shifted.classes[2].existence_accuracy == 0.75
+    loose = evaluate_semantic(truth(), labels, spacing=(2.0, 0.5, 0.5), tolerance=0.1)
+    strict = predicted(two, tolerance=0.1).scores[1]
+    assert strict.classes[1].nsd == loose.classes[2].nsd < expected.classes[2].nsd
+
+
+def test_tables_pictures_and_the_page_are_written(two: Path) -> None:
+    result = predicted(two)
+    with (two / "out" / "cases.csv").open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["case"] for line in lines] == ["good"] * 3 + ["shifted"] * 3
+    assert lines[0]["dsc"] == "1" and lines[2]["dsc"] == ""
+    with (two / "out" / "summary.csv").open(encoding="utf-8", newline="") as file:
+        (first, *_) = csv.DictReader(file)
+    mean = (result.scores[0].mean("dsc") + result.scores[1].mean("dsc")) / 2
+    assert first["prompt"] == "all cases"
+    assert float(first["mean"]) == pytest.approx(mean, rel=1e-5)
+    stored = json.loads((two / "out" / "evaluation.json").read_text("utf-8"))
+    assert stored["cases"][0]["classes"][2]["dsc"] is None
+    names = sorted(path.name for path in (two / "out" / "pictures").iterdir())
+    assert names == [
+        "dsc.png", "existence_accuracy.png", "nsd.png",
+        "worst-good.png", "worst-shifted.png",
+    ]  # fmt: skip
+    page = (two / "out" / PAGE).read_text("utf-8")
+    assert page.count("data:image/png;base64,") == 5
+    assert page.index("shifted: ") < page.index("good: 1.0000")
+
+
+def test_a_model_is_scored_as_segment_would_label(
+    tmp_path: Path, tiny_model: BiomedParse
+) -> None:
+    write_challenge(tmp_path, "a")
+    result = evaluate(
+        tmp_path / "imgs", tmp_path / "gts", tmp_path / "out", model=tiny_model
+    )
+    (score,) = result.scores
+    image = tmp_path / "imgs" / "a.npz"
+    with np.load(image) as arrays:
+        found = segment(arrays["imgs"], TEXTS, tiny_model)
+    expected = evaluate_semantic(truth(), found.labels, spacing=(2.0, 0.5, 0.5))
+    assert score.classes[0].dsc == expected.classes[1].dsc
+    there = (truth() == 2).any(axis=(1, 2))
+    right = (found.existence[1] >= 0.5) == there
+    assert score.classes[1].existence_accuracy == right.mean()
+    assert score.seconds > 0 and score.host_mib > 10 and score.slices == SHAPE[0]
+
+
+def test_chosen_slices_alone_are_scored(
+    tmp_path: Path, tiny_model: BiomedParse
+) -> None:
+    write_challenge(tmp_path, "a")
+    folders = tmp_path / "imgs", tmp_path / "gts", tmp_path / "out"
+    (score,) = evaluate(*folders, model=tiny_model, slices=(3, 4)).scores
+    assert score.slices == 1
+    assert math.isnan(score.classes[1].dsc) and not math.isnan(score.classes[0].dsc)
+
+
+def test_objects_are_scored_where_the_file_says_so(tmp_path: Path) -> None:
+    write_challenge(tmp_path, "cells", instance=1)
+    labels = truth()
+    labels[labels == 2] = 0
+    labels[0, 15:, :4] = 7
+    write_prediction(tmp_path / "pred" / "cells.tif", labels)
+    (score,) = predicted(tmp_path).scores
+    expected = evaluate_instances(truth(), labels)
+    assert score.mean("f1") == expected.f1 == score.quality == pytest.approx(0.5)
+    assert math.isnan(score.mean("dsc"))
+    assert score.classes[0].prompt == "nuclei"
+
+
+def test_failures_stop_nothing_and_are_tried_again(two: Path) -> None:
+    write_challenge(two, "damaged")
+    (two / "gts" / "damaged.npz").write_bytes(b"PK\x03\x04 cut short")
+    write_prediction(two / "pred" / "damaged.npz", truth())
+    write_challenge(two, "lonely")
+    result = predicted(two)
+    assert [score.name for score in result.scores] == ["good", "shifted"]
+    assert "not a whole .npz" in result.failures["damaged"]
+    assert "no predictions" in result.failures["lonely"]
+    assert "cut short" in (two / "out" / PAGE).read_text("utf-8")
+    write_challenge(two, "damaged")
+    assert [s.name for s in predicted(two).scores] == ["damaged", "good", "shifted"]
+
+
+def test_what_is_finished_is_not_done_again(
+    two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = predicted(two)
+    scored: list[str] = []
+    score = case_module.Case.score
+
+    def watched(self: case_module.Case, *given: object) -> object:
+        scored.append(self.pair.name)
+        return score(self, *given)
+
+    monkeypatch.setattr(case_module.Case, "score", watched)
+    again = predicted(two)
+    assert scored == []
+    for before, after in zip(first.scores, again.scores, strict=True):
+        assert after.to_json() == before.to_json()
+    write_prediction(two / "pred" / "shifted.tiff", truth())
+    (two / "pred" / "shifted.tif").unlink()
+    assert predicted(two).scores[1].mean("dsc") == 1
+    assert scored == ["shifted"]
+
+
+def test_shapes_that_differ_are_named(tmp_path: Path) -> None:
+    write_challenge(tmp_path, "a")
+    np.savez(tmp_path / "gts" / "a.npz", gts=truth()[1:])
+    result = evaluate(
+        tmp_path / "imgs",
+        tmp_path / "gts",
+        tmp_path / "out",
+        predictions=tmp_path / "gts",
+    )
+    assert "a.npz has the shape (3, 24, 20)" in result.failures["a"]
+
+
+def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
+    write_challenge(tmp_path, "a")
+    with pytest.raises(OptionError, match="tolerance"):
+        predicted(tmp_path, tolerance=-1.0)
+    with pytest.raises(FormatError, match="stands for no file"):
+        evaluate(tmp_path / "nothing*", tmp_path / "gts", tmp_path / "out")

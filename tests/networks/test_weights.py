@@ -1,0 +1,373 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from fake_hub import COMMIT, FakeHub, connected
+from huggingface_hub import constants, scan_cache_dir
+from torch import Tensor
+
+from napari_biomedparse.errors import CheckpointError, OutputError
+from napari_biomedparse.networks import checkpoint, config, weights
+from napari_biomedparse.networks.blocks.boltzmann import SeededField
+from napari_biomedparse.networks.blocks.tokenizer import tokenize
+from napari_biomedparse.networks.config import TINY
+from napari_biomedparse.networks.hub import sha256
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+from napari_biomedparse.networks.weights import (
+    CONVERTED,
+    available_models,
+    convert,
+    default_model,
+    is_downloaded,
+    load_model,
+    model_identity,
+)
+
+NAME = "biomedparse_v2.ckpt"
+
+
+def save_lightning(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Save as the published checkpoint is: prefixed, with what only training needs."""
+    state = OrderedDict({f"model.{key}": value for key, value in tensors.items()})
+    state["loss_function.loss_fn.dice_loss.class_weight"] = torch.ones(1)
+    state["loss_function.cls_loss_fn.pos_weight"] = torch.ones(1)
+    moments = {i: {"exp_avg": torch.zeros(500)} for i in range(3)}
+    content = {
+        "epoch": 3,
+        "global_step": 1000,
+        "pytorch-lightning_version": "2.6.0",
+        "state_dict": state,
+        "optimizer_states": [{"state": moments, "param_groups": [{"lr": 1e-4}]}],
+        "lr_schedulers": [],
+        "callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(0.5)}},
+    }
+    torch.save(content, path)
+
+
+@pytest.fixture(scope="module")
+def tensors() -> dict[str, Tensor]:
+    return dict(load_model("tiny").state_dict())
+
+
+@pytest.fixture
+def published(
+    tmp_path: Path, tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FakeHub]:
+    """The Hub with a published network that is tiny, and an empty cache."""
+    save_lightning(tmp_path / NAME, tensors)
+    hub = FakeHub("microsoft/BiomedParse", NAME, (tmp_path / NAME).read_bytes())
+    file = replace(
+        weights.PUBLISHED, revision=COMMIT, size=len(hub.content), sha256=hub.sha256
+    )
+    monkeypatch.setattr(weights, "PUBLISHED", file)
+    monkeypatch.setattr(config, "V2", TINY)
+    with connected(hub, tmp_path / "cache", monkeypatch):
+        yield hub
+
+
+def outputs(model: BiomedParse) -> tuple[Tensor, ...]:
+    """What a network makes of two slices and two prompts."""
+    slices = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
+    ids = torch.stack(
+        [torch.from_numpy(tokenize(text).ids) for text in ("liver", "left kidney")]
+    )
+    field = SeededField(0, TINY.heads, TINY.queries, torch.device("cpu"))
+    with torch.inference_mode():
+        tokens = model.encode_prompts(ids[:, :4])
+        return tuple(model.decode(model.encode_image(slices), tokens, field))
+
+
+def assert_same_outputs(first: BiomedParse, second: BiomedParse) -> None:
+    for a, b in zip(outputs(first), outputs(second), strict=True):
+        assert torch.isfinite(a).all()
+        assert torch.equal(a, b)
+
+
+# ---- names and paths
+
+
+def test_tiny_is_ready_and_always_the_same() -> None:
+    model = load_model("tiny")
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    assert model.config == TINY
+    assert_same_outputs(model, load_model("tiny"))
+
+
+def test_round_trip_of_a_lightning_checkpoint(
+    tmp_path: Path, tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "V2", TINY)
+    save_lightning(tmp_path / NAME, tensors)
+    for path in (tmp_path / NAME, str(tmp_path / NAME), tmp_path):
+        assert_same_outputs(load_model(path), load_model("tiny"))
+
+
+def test_round_trip_of_safetensors(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    checkpoint.save_weights(tmp_path / "mine.safetensors", tensors, config=TINY)
+    for path in (tmp_path / "mine.safetensors", tmp_path):
+        assert_same_outputs(load_model(path), load_model("tiny"))
+
+
+def test_checkpoint_that_tells_its_sizes(
+    tmp_path: Path, tensors: dict[str, Tensor]
+) -> None:
+    settings = {"config": asdict(TINY)}
+    path = tmp_path / "fine-tuned.ckpt"
+    torch.save({"state_dict": tensors, "hyper_parameters": settings}, path)
+    assert load_model(path).config == TINY
+
+
+def test_folder_prefers_the_converted_file(
+    tmp_path: Path, tensors: dict[str, Tensor]
+) -> None:
+    (tmp_path / NAME).write_bytes(b"")
+    (tmp_path / "readme.md").write_text("about")
+    checkpoint.save_weights(tmp_path / CONVERTED, tensors, config=TINY)
+    assert_same_outputs(load_model(tmp_path), load_model("tiny"))
+
+
+@pytest.mark.parametrize("files", [(), ("a.ckpt", "b.safetensors")])
+def test_folder_without_one_weights_file(tmp_path: Path, files: tuple[str]) -> None:
+    for file in files:
+        (tmp_path / file).touch()
+    held = ", ".join(files) or "none"
+    with pytest.raises(CheckpointError, match=f"it holds {held}. Give the path"):
+        load_model(tmp_path)
+
+
+def test_folder_cloned_without_lfs(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(CheckpointError, match="git lfs pull"):
+        load_model(tmp_path)
+
+
+def test_unknown_name(published: FakeHub) -> None:
+    with pytest.raises(CheckpointError, match=r"no model .v3..*v2.*tiny"):
+        load_model("v3")
+    with pytest.raises(CheckpointError, match=r"no model ./none/w\.ckpt"):
+        load_model("/none/w.ckpt")
+    assert published.requests == []
+
+
+def test_demo_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "_DEMO", tmp_path / "demo.safetensors")
+    with pytest.raises(CheckpointError, match="not part of this installation"):
+        load_model("demo")
+
+
+@pytest.mark.usefixtures("published")
+def test_best_model_at_hand(
+    tmp_path: Path, tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo = tmp_path / "demo.safetensors"
+    monkeypatch.setattr(weights, "_DEMO", demo)
+    assert available_models() == ("v2", "tiny")
+    assert default_model() == "v2"
+
+    checkpoint.save_weights(demo, tensors, config=TINY)
+    assert available_models() == ("v2", "demo", "tiny")
+    assert default_model() == "demo"
+    assert not is_downloaded()
+    assert_same_outputs(load_model("demo"), load_model("tiny"))
+
+    load_model("v2")
+    assert default_model() == "v2"
+    assert is_downloaded()
+
+
+def test_device() -> None:
+    assert load_model("tiny", device="meta").pixel_mean.is_meta
+
+
+# ---- the published weights
+
+
+def test_published_weights_are_converted_once(
+    published: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_same_outputs(load_model(), load_model("tiny"))
+    snapshot = Path(constants.HF_HUB_CACHE, "models--microsoft--BiomedParse/snapshots")
+    names = {path.name for path in (snapshot / COMMIT).iterdir()}
+    assert names == {NAME, CONVERTED}
+
+    published.requests.clear()
+    monkeypatch.setattr(torch, "load", None)
+    monkeypatch.setattr(weights, "_convert", None)
+    assert_same_outputs(load_model(), load_model("v2", offline=True))
+    assert published.requests == []
+
+
+@pytest.mark.usefixtures("published")
+def test_published_checkpoint_may_be_deleted_after_conversion() -> None:
+    load_model()
+    snapshots = Path(constants.HF_HUB_CACHE, "models--microsoft--BiomedParse/snapshots")
+    (snapshots / COMMIT / NAME).resolve().unlink()
+    (snapshots / COMMIT / NAME).unlink()
+    assert_same_outputs(load_model(offline=True), load_model("tiny"))
+    assert default_model() == "v2"
+
+
+@pytest.mark.usefixtures("published")
+def test_the_hub_tolerates_and_cleans_up_the_converted_file() -> None:
+    load_model()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cache = scan_cache_dir(constants.HF_HUB_CACHE)
+    assert cache.warnings == []
+    (repository,) = cache.repos
+    (revision,) = repository.revisions
+    assert {file.file_name for file in revision.files} == {NAME, CONVERTED}
+    cache.delete_revisions(COMMIT).execute()
+    assert not list(Path(constants.HF_HUB_CACHE).rglob("*.safetensors"))
+
+
+def test_what_the_converted_file_says(published: FakeHub) -> None:
+    load_model()
+    (path,) = Path(constants.HF_HUB_CACHE).rglob(CONVERTED)
+    found = checkpoint.read_checkpoint(path)
+    assert found.config == TINY
+    origin = f"microsoft/BiomedParse/resolve/{COMMIT}/{NAME}"
+    assert found.metadata["source"] == f"https://huggingface.co/{origin}"
+    assert "CC BY-NC-SA 4.0" in found.metadata["licence"]
+    assert path.stat().st_size < len(published.content)
+
+
+def test_read_only_cache(
+    published: FakeHub,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    save = checkpoint.save_weights
+
+    def refuse(path: Path, *args: object) -> None:
+        if str(path).startswith(tuple(refused)):
+            raise OutputError(f"{path} cannot be written")
+        save(path, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(checkpoint, "save_weights", refuse)
+    refused = [constants.HF_HUB_CACHE, constants.HF_ASSETS_CACHE]
+    assert_same_outputs(load_model(), load_model("tiny"))
+    assert "no room to convert" in caplog.text
+
+    refused.pop()
+    assert_same_outputs(load_model(), load_model("tiny"))
+    (converted,) = Path(constants.HF_ASSETS_CACHE).rglob(CONVERTED)
+    assert converted.parent.name == COMMIT
+
+    published.requests.clear()
+    monkeypatch.setattr(torch, "load", None)
+    assert_same_outputs(load_model(), load_model("tiny"))
+    assert published.requests == []
+
+
+def test_another_file_than_published(
+    published: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = replace(weights.PUBLISHED, sha256="0" * 64)
+    monkeypatch.setattr(weights, "PUBLISHED", wrong)
+    with pytest.raises(CheckpointError, match="not the published"):
+        load_model()
+    assert not list(Path(constants.HF_HUB_CACHE).rglob(CONVERTED))
+    (path,) = Path(constants.HF_HUB_CACHE).rglob(NAME)
+    assert_same_outputs(load_model(path), load_model("tiny"))
+    assert_same_outputs(load_model(revision="main"), load_model("tiny"))
+
+
+def test_licence_progress_and_token_reach_the_hub(published: FakeHub) -> None:
+    published.mood = "gated"
+    shown: list[str] = []
+    seen: list[int] = []
+    load_model(
+        token="hf_good",
+        confirm=lambda licence: not shown.append(licence),  # type: ignore[func-returns-value]
+        on_progress=lambda done, total: seen.append(done),
+    )
+    assert len(shown) == 1
+    for word in ("CC BY-NC-SA 4.0", "research", "not for clinical use", "terms"):
+        assert word in shown[0]
+    assert seen[-1] == len(published.content)
+
+
+def test_nothing_is_left_of_a_declined_download(published: FakeHub) -> None:
+    with pytest.raises(CheckpointError, match="declined"):
+        load_model(confirm=lambda licence: False)
+    with pytest.raises(CheckpointError, match="offline"):
+        load_model(offline=True)
+    assert published.requests == []
+
+
+def test_weights_of_another_network(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    path = tmp_path / "v1.pt"
+    torch.save({"backbone.conv.weight": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="another network"):
+        load_model(path)
+    torch.save(tensors, path)  # these are TINY, and the file does not say so
+    with pytest.raises(CheckpointError, match=r"does not fit.*missing.*unfitting"):
+        load_model(path)
+
+
+# ---- converting and naming
+
+
+def test_convert(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    source, out = tmp_path / "mine.ckpt", tmp_path / "mine.safetensors"
+    settings = {"config": asdict(TINY)}
+    torch.save({"state_dict": tensors, "hyper_parameters": settings}, source)
+    convert(source, out)
+    assert_same_outputs(load_model(out), load_model("tiny"))
+    metadata = checkpoint.read_checkpoint(out).metadata
+    assert metadata["source_sha256"] == sha256(source)
+    identities = {model_identity(path).split()[-1] for path in (source, out)}
+    assert identities == {model_identity("tiny").split()[-1]}
+
+
+def test_convert_refuses_what_does_not_fit(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError):
+        convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_identity_names_the_weights(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    tiny = load_model("tiny")
+    identity = model_identity(tiny)
+    assert identity == model_identity("tiny")
+    assert identity.startswith("tiny ")
+    assert len(identity.split()[-1]) == 12
+
+    checkpoint.save_weights(tmp_path / "mine.safetensors", tensors, config=TINY)
+    assert model_identity(tmp_path / "mine.safetensors").startswith("mine.safetensors ")
+
+
+def test_identity_follows_training() -> None:
+    model = load_model("tiny").requires_grad_(True)
+    before = model_identity(model)
+    with torch.no_grad():
+        model.pixel_mean.add_(1)
+    assert model_identity(model) != before
+    assert model_identity(BiomedParse(TINY)).startswith("custom ")
+
+
+def test_the_demo_loads_fast_and_without_a_compiler() -> None:
+    code = """
+import sys, time, torch
+from napari_biomedparse.networks.weights import load_model
+start = time.process_time()
+load_model("demo")
+print(time.process_time() - start, "torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    seconds, compiler = done.stdout.split()
+    assert compiler == "False"
+    assert float(seconds) < 1

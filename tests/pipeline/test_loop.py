@@ -1,0 +1,165 @@
+"""The eye decides on the order of slices and on nothing else."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+import torch
+
+from napari_biomedparse.data.options import SegmentOptions
+from napari_biomedparse.engine.engine import Engine
+from napari_biomedparse.errors import FormatError
+from napari_biomedparse.pipeline import loop as in_view
+from napari_biomedparse.pipeline.loop import Front, run_in_view
+from napari_biomedparse.pipeline.plan import plan_run
+from napari_biomedparse.pipeline.scores import ScoreStore
+from napari_biomedparse.pipeline.segment import iter_segment, run_plan
+
+PROMPTS = {2: "liver", 5: "mitochondria in electron microscopy"}
+
+
+@pytest.fixture(scope="module")
+def grey() -> Any:
+    return np.random.default_rng(0).integers(0, 255, (23, 40, 30), dtype=np.uint8)
+
+
+class Counted:
+    """A lazy array that counts the slices that are read of it."""
+
+    def __init__(self, values: Any, thickness: int) -> None:
+        self.values, self.read = values, 0
+        self.shape, self.dtype = values.shape, values.dtype
+        self.chunks = (thickness, *values.shape[1:])
+
+    def __getitem__(self, where: Any) -> Any:
+        found = self.values[where]
+        self.read += len(found)
+        return found
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have several slices go through at once."""
+    monkeypatch.setattr(in_view, "_slices_at_once", lambda plan, _: plan.slices_at_once)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.usefixtures("one_thread", "as_on_a_gpu")
+def test_the_labels_are_those_of_a_run_in_order(
+    grey: Any, tiny_model: Any, batch_size: int, lazy: bool
+) -> None:
+    options = SegmentOptions(
+        batch_size=batch_size, slices=(2, 21), instances=True, axis="z"
+    )
+    data = da.from_array(grey, chunks=(7, 20, 30)) if lazy else grey
+    plan = plan_run(data, PROMPTS, options, config=tiny_model.config)
+    engine = Engine(tiny_model)
+    expected = {part.start: part for part in run_plan(plan, engine)}
+    front, seen = Front(10), []
+    for part in run_in_view(plan, Engine(tiny_model), front=front):
+        seen.append(part.start)
+        if len(seen) == 2:
+            front.move(18)
+        other = expected[part.start]
+        assert part.stop == other.stop
+        np.testing.assert_array_equal(part.labels, other.labels)
+        np.testing.assert_array_equal(part.edges, other.edges)
+        np.testing.assert_array_equal(part.existence, other.existence)
+    assert sorted(seen) == sorted(expected)
+    assert seen[:4] == ([10, 9, 18, 17] if batch_size == 1 else [10, 6, 18, 14])
+
+
+def test_a_cpu_shows_single_slices_soon(grey: Any, tiny_model: Any) -> None:
+    parts = iter_segment(grey, PROMPTS, tiny_model, device="cpu", front=Front(11))
+    starts = [(part.start, part.stop) for part, _ in zip(parts, range(5), strict=False)]
+    assert starts == [(11, 12), (10, 11), (12, 13), (9, 10), (13, 14)]
+
+
+@pytest.mark.parametrize("at", [None, -5, 0])
+def test_without_an_eye_it_runs_in_order(grey: Any, tiny_model: Any, at: Any) -> None:
+    plan = plan_run(grey, PROMPTS, config=tiny_model.config)
+    parts = run_in_view(plan, Engine(tiny_model), front=lambda: at)
+    assert [part.start for part in parts] == list(range(23))
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_what_is_done_is_left_out(grey: Any, tiny_model: Any) -> None:
+    plan = plan_run(grey, PROMPTS, config=tiny_model.config)
+    engine = Engine(tiny_model)
+    done = [(0, 6), (7, 9), (12, 23)]
+    parts = run_in_view(plan, engine, front=Front(), done=done)
+    assert [(p.start, p.stop) for p in parts] == [(6, 7), (9, 12)]
+    assert not list(run_in_view(plan, engine, front=Front(), done=[(0, 23)]))
+
+
+def test_thick_chunks_are_read_about_once(grey: Any, tiny_model: Any) -> None:
+    data = Counted(grey, 8)
+    plan = plan_run(data, PROMPTS, config=tiny_model.config)
+    data.read = 0
+    starts = [
+        part.start for part in run_in_view(plan, Engine(tiny_model), front=Front(11))
+    ]
+    assert len(starts) == 23
+    assert data.read == 23
+
+
+def test_an_error_ends_the_run_and_closing_it_the_reader(
+    grey: Any, tiny_model: Any
+) -> None:
+    class Torn(Counted):
+        def __getitem__(self, where: Any) -> Any:
+            if where[0].stop > 20:
+                raise OSError("torn")
+            return super().__getitem__(where)
+
+    plan = plan_run(Torn(grey, 1), PROMPTS, config=tiny_model.config)
+    parts = run_in_view(plan, Engine(tiny_model), front=Front(18))
+    assert next(parts).start == 18
+    with pytest.raises(FormatError, match=r"slices \d+ to \d+ cannot be read"):
+        list(parts)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_scores_are_kept_on_the_way(grey: Any, tiny_model: Any) -> None:
+    plan = plan_run(grey, PROMPTS, config=tiny_model.config)
+    store = ScoreStore(plan)
+    parts = run_in_view(plan, Engine(tiny_model), front=Front(5), store=store)
+    for _ in range(3):
+        next(parts)
+    parts.close()  # type: ignore[attr-defined]
+    assert store.kept == [(4, 7)]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_slices_of_a_small_network_are_computed_side_by_side(
+    grey: Any, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = SegmentOptions(batch_size=1)
+    plan = plan_run(grey[:21], PROMPTS, options, config=tiny_model.config)
+    torch.set_num_threads(3)
+    engine = Engine(tiny_model)
+    expected = {part.start: part for part in run_plan(plan, engine)}
+    together = threading.Barrier(3, timeout=60)
+    decode = Engine._predict_part
+
+    def wait_for_two_more(*args: Any) -> Any:
+        together.wait()
+        return decode(*args)
+
+    monkeypatch.setattr(Engine, "_predict_part", wait_for_two_more)
+    store, front, seen = ScoreStore(plan), Front(11), []
+    for part in run_in_view(plan, engine, front=front, store=store):
+        seen.append(part.start)
+        front.move(20)
+        other = expected[part.start]
+        assert part.stop == other.stop
+        np.testing.assert_array_equal(part.labels, other.labels)
+        np.testing.assert_array_equal(part.existence, other.existence)
+    assert seen[:5] == [11, 10, 12, 20, 19]
+    assert sorted(seen) == list(range(21))
+    assert store.kept == [(0, 21)]

@@ -1,0 +1,154 @@
+"""Labels by other thresholds, without the network, are those of a run by these."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from napari_biomedparse.data.options import SegmentOptions
+from napari_biomedparse.engine.engine import Engine
+from napari_biomedparse.errors import OptionError
+from napari_biomedparse.pipeline import scores as score_store
+from napari_biomedparse.pipeline.loop import Front, run_in_view
+from napari_biomedparse.pipeline.plan import RunPlan, plan_run
+from napari_biomedparse.pipeline.scores import ScoreStore, resolve_again
+from napari_biomedparse.pipeline.segment import collect, segment
+
+PROMPTS = {2: "liver", 5: "mitochondria in electron microscopy", 9: "a b c"}
+
+
+@pytest.fixture(scope="module")
+def grey() -> Any:
+    return np.random.default_rng(0).integers(0, 255, (6, 70, 50), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def run(grey: Any, model: Any, options: SegmentOptions, **more: Any) -> ScoreStore:
+    plan = plan_run(grey, PROMPTS, options, config=model.config)
+    store = ScoreStore(plan, **more)
+    for _ in run_in_view(plan, Engine(model), front=Front(3), store=store):
+        pass
+    return store
+
+
+def changed(plan: RunPlan, **changes: Any) -> RunPlan:
+    return replace(plan, options=replace(plan.options, **changes))
+
+
+@pytest.mark.parametrize("tile", ["none", 32])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"existence_threshold": 0.3},
+        {"overlap_threshold": 0.1},
+        {"edge_threshold": 0.4, "minimum_size": 5},
+        {"overlaps": "order"},
+        {"overlaps": "separate", "existence_threshold": 0.4},
+    ],
+)
+def test_it_equals_a_run_by_the_new_options(
+    grey: Any, tiny_model: Any, tile: Any, changes: dict[str, Any]
+) -> None:
+    options = SegmentOptions(tile=tile, instances=True, batch_size=3)
+    store = run(grey, tiny_model, options)
+    plan = changed(store.plan, **changes)
+    again = collect(plan, resolve_again(plan, store), "tiny", "float32")
+    expected = segment(grey, PROMPTS, tiny_model, options, **changes)
+    assert expected.labels.any()
+    np.testing.assert_array_equal(again.labels, expected.labels)
+    np.testing.assert_array_equal(again.instances, expected.instances)
+    np.testing.assert_array_equal(again.existence, expected.existence)
+
+
+def test_slices_come_in_the_order_they_are_asked_for(
+    grey: Any, tiny_model: Any
+) -> None:
+    store = run(grey, tiny_model, SegmentOptions(slices=(1, 5)))
+    found = [part.start for part in resolve_again(store.plan, store, [4, 0, 2])]
+    assert found == [4, 2]
+    assert [part.start for part in resolve_again(store.plan, store)] == [1, 2, 3, 4]
+
+
+def test_beyond_its_bound_it_forgets_what_came_first(
+    grey: Any, tiny_model: Any
+) -> None:
+    one = run(grey, tiny_model, SegmentOptions(slices=(0, 1))).bytes_used
+    store = run(grey, tiny_model, SegmentOptions(), most_bytes=3 * one)
+    # The order was 3, 2, 4, 1, 5, 0.
+    assert store.kept == [(0, 2), (5, 6)]
+    assert store.dropped == [(2, 5)]
+    assert store.has(0, 2) and not store.has(1, 3)
+    assert store.bytes_used == 3 * one
+    assert len(list(store._folder.iterdir())) == 3
+    assert [part.start for part in resolve_again(store.plan, store)] == [0, 1, 5]
+    assert run(grey, tiny_model, SegmentOptions(), most_bytes=one - 1).kept == []
+
+
+def test_its_files_go_with_it(grey: Any, tiny_model: Any, temporary: Path) -> None:
+    store = run(grey, tiny_model, SegmentOptions())
+    store.close()
+    assert store.kept == [] and not list(temporary.iterdir())
+    store = run(grey, tiny_model, SegmentOptions())
+    assert list(temporary.iterdir())
+    del store
+    assert not list(temporary.iterdir())
+
+
+def test_a_full_disk_only_costs_the_scores(
+    grey: Any,
+    tiny_model: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(score_store.np, "save", full)
+    store = run(grey, tiny_model, SegmentOptions())
+    assert (store.kept, store.dropped) == ([], [(0, 6)])
+    assert "No space left" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"seed": 1}, "the seed"),
+        ({"axis": "y"}, "how slices are cut"),
+        ({"instances": True}, "separate objects"),
+        ({"region": "y=0:70"}, None),
+        ({"region": "y=1:61"}, "the volume"),
+    ],
+)
+def test_what_needs_the_network_is_refused(
+    grey: Any, tiny_model: Any, changes: dict[str, Any], name: str | None
+) -> None:
+    store = run(grey, tiny_model, SegmentOptions(slices=(0, 1)))
+    options = replace(store.plan.options, **changes)
+    plan = plan_run(grey, PROMPTS, options, config=tiny_model.config)
+    if name is None:
+        assert list(resolve_again(plan, store))
+        return
+    with pytest.raises(OptionError, match=f"another run .*{name}"):
+        list(resolve_again(plan, store))
+    other = plan_run(grey, ["a", "b", "c"], config=tiny_model.config)
+    with pytest.raises(OptionError, match="the prompts changed"):
+        list(resolve_again(other, store))
+
+
+def test_the_network_is_not_asked(
+    grey: Any, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = run(grey, tiny_model, SegmentOptions())
+    monkeypatch.setattr(torch.nn.Module, "__call__", None)
+    assert len(list(resolve_again(store.plan, store))) == 6

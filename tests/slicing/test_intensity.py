@@ -1,0 +1,193 @@
+"""Grey levels: windows, percentiles, and values that are not numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from napari_biomedparse.errors import OptionError, VolumeError
+from napari_biomedparse.slicing import intensity
+from napari_biomedparse.slicing.intensity import MODALITIES, Intensity, choose_intensity
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_8_bit_values_are_never_touched(modality: str) -> None:
+    data = np.array([[[3, 250]]], np.uint8)
+    intensity = choose_intensity(data, modality)
+    assert intensity.apply(data) is data
+    assert "as they are" in intensity.describe()
+
+
+@pytest.mark.parametrize(
+    ("modality", "low", "high"),
+    [
+        ("ct", -160, 240),
+        ("ct-lung", -910, 590),
+        ("ct-brain", 0, 80),
+        ("ct-bone", -500, 1300),
+    ],
+)
+def test_ct_windows(modality: str, low: int, high: int) -> None:
+    data = np.array([[[-2000, low, (low + high) // 2, high, 3000]]], np.int16)
+    intensity = choose_intensity(data, modality)
+    assert intensity.apply(data).ravel().tolist() == [0, 0, 128, 255, 255]
+    assert f"{low} to {high} become 0 to 255" in intensity.describe()
+    assert intensity.hint == ""
+
+
+def test_a_ct_window_on_unsigned_numbers_gets_a_hint() -> None:
+    intensity = choose_intensity(np.zeros((1, 2, 2), np.uint16), "ct")
+    assert intensity.low == -160
+    assert "subtract" in intensity.describe()
+
+
+@pytest.mark.parametrize(
+    "dtype", ["u2", ">u2", "i2", ">i2", "i4", "u8", "f2", "f4", ">f4", "f8"]
+)
+def test_percentiles_of_every_dtype(dtype: str) -> None:
+    data = np.arange(2000).reshape(2, 25, 40).astype(dtype)
+    intensity = choose_intensity(data)
+    low, high = np.percentile(data.astype(float), (0.5, 99.5))
+    assert (intensity.method, intensity.low) == ("percentile", pytest.approx(low))
+    assert intensity.high == pytest.approx(high)
+    mapped = intensity.apply(data)
+    expected = np.clip((data.astype(float) - low) / (high - low), 0, 1) * 255
+    assert mapped.dtype == np.uint8
+    assert np.abs(mapped - expected).max() <= 0.5 + 1e-3
+
+
+def test_description_names_the_range() -> None:
+    data = np.linspace(104, 375, 201).reshape(1, 3, 67)
+    text = Intensity("percentile", 104, 375, "percentiles 0.5 to 99.5").describe()
+    assert text == "percentiles 0.5 to 99.5: 104 to 375 become 0 to 255"
+    assert choose_intensity(data, "mr").describe().startswith("percentiles 0.5 to 99.5")
+
+
+def test_hounsfield_units_are_recognised_but_not_windowed_unasked() -> None:
+    data = np.linspace(-1024, 1500, 1000).astype(np.int16).reshape(1, 10, 100)
+    intensity = choose_intensity(data, "auto")
+    assert intensity.method == "percentile"
+    assert "CT" in intensity.describe()
+
+
+def test_wide_int16_does_not_overflow() -> None:
+    data = np.array([-32768, 32767] * 8, np.int16).reshape(1, 4, 4)
+    intensity = choose_intensity(data)
+    assert (intensity.low, intensity.high) == (-32768, 32767)
+    assert set(intensity.apply(data).ravel().tolist()) == {0, 255}
+
+
+@pytest.mark.parametrize("value", [0, -7, 1000])
+@pytest.mark.parametrize("dtype", ["i2", "f4"])
+def test_constant_volume_becomes_zero(value: int, dtype: str) -> None:
+    data = np.full((2, 4, 4), value, dtype)
+    assert not choose_intensity(data).apply(data).any()
+
+
+def test_sparse_volume_uses_its_whole_range() -> None:
+    data = np.zeros((2, 50, 50), np.uint16)
+    data[0, 0, :3] = 100, 200, 400
+    intensity = choose_intensity(data, "light-sheet")
+    assert (intensity.method, intensity.low, intensity.high) == ("range", 0, 400)
+    assert intensity.apply(data)[0, 0, :4].tolist() == [64, 128, 255, 0]
+
+
+def test_values_that_are_not_finite() -> None:
+    data = np.linspace(-50, 950, 1000, dtype=np.float32).reshape(1, 10, 100)
+    clean = choose_intensity(data)
+    data = np.concatenate([data.ravel(), [np.nan, np.inf, -np.inf]])
+    data = data.astype(np.float32).reshape(1, 17, 59)
+    intensity = choose_intensity(data)
+    assert intensity == clean
+    assert intensity.apply(data).ravel()[-3:].tolist() == [0, 255, 0]
+    untouched = choose_intensity(data, "none").apply(data).ravel()
+    assert untouched[-3:].tolist() == [0, 255, 0]
+    np.testing.assert_array_equal(untouched[:-3], data.ravel()[:-3])
+    constant = Intensity("range", 5, 5).apply(np.array([[[np.nan, 5, np.inf]]]))
+    assert constant.ravel().tolist() == [0, 0, 255]
+
+
+def test_nothing_finite_is_refused() -> None:
+    with pytest.raises(VolumeError, match="no finite value"):
+        choose_intensity(np.full((2, 3, 3), np.nan))
+
+
+def test_none_passes_floats_on() -> None:
+    data = np.array([[[-3.5, 300]]], np.float32)
+    assert choose_intensity(data, "none").apply(data) is data
+
+
+@pytest.mark.parametrize("dtype", ["i2", "u2", "i8"])
+def test_none_refuses_integers_that_the_network_cannot_take(dtype: str) -> None:
+    with pytest.raises(OptionError, match="'auto'"):
+        choose_intensity(np.zeros((1, 2, 2), dtype), "none")
+
+
+def test_unknown_modality_lists_the_choices() -> None:
+    with pytest.raises(OptionError, match=r"'xray'.*auto, ct, .*none"):
+        choose_intensity(np.zeros((1, 2, 2), np.uint8), "xray")
+
+
+@given(st.tuples(st.integers(1, 60), st.integers(1, 30), st.integers(1, 20)))
+@settings(deadline=None, max_examples=100)
+def test_large_volumes_are_sampled_within_bounds(shape: tuple[int, int, int]) -> None:
+    seen = np.zeros(shape, int)
+    budget = 1000
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intensity, "SAMPLE_VOXELS", budget)
+        for window in intensity._windows(shape):
+            assert all(
+                0 <= s.start < s.stop <= n
+                for s, n in zip(window, shape[:2], strict=True)
+            )
+            seen[window] += 1
+    # Rounding may make two slabs meet; with thin ones the floor is one row a band.
+    floor = intensity.SAMPLE_SLABS**2 * shape[2]
+    assert 0 < seen.sum() <= max(budget, floor)
+    if seen.size <= budget:
+        assert (seen == 1).all()
+
+
+def test_sampling_is_spread_over_the_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intensity, "SAMPLE_VOXELS", 1600)
+    slabs = [slab for slab, _ in intensity._windows((80, 10, 10))]
+    assert [(slab.start, slab.stop) for slab in slabs] == [
+        (4 + 10 * i, 6 + 10 * i) for i in range(8)
+    ]
+
+
+@pytest.mark.parametrize("chunks", [(1, 40, 40), (7, 9, 11), (64, 64, 64)])
+def test_percentiles_do_not_depend_on_the_kind_of_array(
+    chunks: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intensity, "SAMPLE_VOXELS", 5000)
+    rng = np.random.default_rng(0)
+    data = rng.integers(0, 60000, (50, 40, 40)).astype(np.uint16)
+    stored = zarr.create_array({}, shape=data.shape, chunks=chunks, dtype=data.dtype)
+    stored[:] = data
+    expected = choose_intensity(data)
+    assert choose_intensity(da.from_array(data, chunks)) == expected
+    assert choose_intensity(stored) == expected
+    exact = np.percentile(data, 99.5)
+    assert expected.high == pytest.approx(exact, rel=0.02)
+
+
+def test_a_dask_array_is_read_slab_by_slab(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intensity, "SAMPLE_VOXELS", 800)
+    read: list[int] = []
+
+    def plane(block_info: Any = None) -> np.ndarray:
+        read.append(block_info[None]["array-location"][0][0])
+        return np.arange(100, dtype=np.float32).reshape(1, 10, 10)
+
+    data = da.map_blocks(
+        plane, chunks=((1,) * 400, 10, 10), dtype=np.float32, meta=np.empty((0, 0, 0))
+    )
+    choose_intensity(data)
+    assert len(read) == 8

@@ -1,0 +1,50 @@
+"""Sample data as napari gets it, and when a window is thought possible."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from napari_biomedparse.viewer import samples as _samples
+from napari_biomedparse.viewer.layers import METADATA_KEY
+
+
+@pytest.mark.parametrize(
+    ("make", "prompt"),
+    [
+        (_samples.em_layers, "mitochondria in electron microscopy"),
+        (_samples.light_sheet_layers, "nuclei"),
+    ],
+)
+def test_layers(make, prompt):
+    (grey, image, kind), (labels, truth, labels_kind) = make()
+    assert (kind, labels_kind) == ("image", "labels")
+    assert grey.shape == labels.shape == (24, 128, 128)
+    np.testing.assert_allclose(image["scale"], truth["scale"])
+    texts = image["metadata"][METADATA_KEY]["text_prompts"]
+    assert any(prompt in text for text in texts.values())
+    assert set(np.unique(labels)) - {0} <= set(texts)
+
+
+def test_manifest_offers_the_samples():
+    from npe2 import PluginManager
+
+    manager = PluginManager()
+    manager.discover()
+    manifest = manager.get_manifest("napari-biomedparse")
+    keys = [sample.key for sample in manifest.contributions.sample_data]
+    assert keys == ["em", "light-sheet"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="about X and Wayland")
+def test_a_window_needs_a_display(monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert not _samples.can_open_a_window()
+    monkeypatch.setattr(_samples, "find_spec", lambda _: object())
+    monkeypatch.setenv("DISPLAY", ":7")
+    assert _samples.can_open_a_window()
+    monkeypatch.setattr(_samples, "find_spec", lambda _: None)
+    assert not _samples.can_open_a_window()

@@ -1,0 +1,141 @@
+"""The Measure widget in a real viewer: features, the table, and what goes wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from napari.utils.notifications import notification_manager
+from qtpy.QtWidgets import QFileDialog
+
+from napari_biomedparse.io import open_file
+from napari_biomedparse.viewer.layers import METADATA_KEY
+from napari_biomedparse.widgets.measure.widget import MeasureWidget
+
+IMAGE = np.arange(4 * 20 * 20, dtype=np.uint16).reshape(4, 20, 20)
+
+
+@pytest.fixture
+def bench(make_napari_viewer, qtbot):
+    """A viewer with a stack, two labels in three pieces, and the widget."""
+    viewer = make_napari_viewer()
+    place = {"scale": (3.0, 1.0, 1.0), "units": ("um",) * 3}
+    viewer.add_image(IMAGE, name="stack", **place)
+    labels = np.zeros(IMAGE.shape, np.uint8)
+    labels[1:3, 1:4, 1:4], labels[:, 10:12, 10:12], labels[3, 5, 5] = 1, 2, 1
+    texts = {1: "nuclei", 2: "vessels"}
+    viewer.add_labels(
+        labels,
+        name="found",
+        metadata={METADATA_KEY: {"text_prompts": texts}},
+        features={"index": [0, 1, 2], "prompt": ["background", *texts.values()]},
+        **place,
+    )
+    widget = MeasureWidget(viewer)
+    viewer.window.add_dock_widget(widget)
+    widget.reset_choices()
+    return viewer, widget, qtbot
+
+
+def measured(viewer, widget, qtbot):
+    widget.button.click()
+    qtbot.waitUntil(widget.button.isEnabled, timeout=20_000)
+    return viewer.layers.selection.active
+
+
+def test_pieces_become_objects_of_a_layer_in_the_same_place(bench):
+    viewer, widget, _ = bench
+    assert widget.pieces.value
+    layer = measured(*bench)
+    assert layer.name == "found objects"
+    np.testing.assert_array_equal(layer.scale, viewer.layers["found"].scale)
+    assert sorted(layer.features["voxels"]) == [1, 16, 18]
+    row = layer.features.set_index("voxels").loc[1]
+    assert layer.data[3, 5, 5] == row["index"]
+    assert row["prompt"] == "nuclei"
+    assert row["volume"] == 3.0
+    assert row["mean_intensity"] == IMAGE[3, 5, 5]
+    assert "3 objects" in widget.status.text()
+    docks = viewer.window.dock_widgets
+    assert widget.labels.value is layer
+    assert not widget.pieces.value
+    assert any("eatures table" in name for name in docks), list(docks)
+
+
+def test_label_values_that_are_objects_keep_their_layer(bench):
+    viewer, widget, _ = bench
+    widget.pieces.value = False
+    layer = measured(*bench)
+    assert layer is viewer.layers["found"]
+    assert layer.features["voxels"].tolist() == [19, 16]
+    assert layer.features["prompt"].tolist() == ["nuclei", "vessels"]
+    assert len(viewer.layers) == 2
+
+
+def test_objects_of_a_run_are_recognised(bench):
+    viewer, widget, _ = bench
+    viewer.layers["found"].metadata[METADATA_KEY]["instance_label"] = 1
+    widget._on_labels_changed()
+    assert not widget.pieces.value
+
+
+def test_what_does_not_fit_is_told(bench):
+    viewer, widget, _ = bench
+    shown = []
+
+    def keep(note):
+        shown.append(note.message)
+
+    notification_manager.notification_ready.connect(keep)
+    viewer.add_image(IMAGE[:2], name="other")
+    widget.reset_choices()
+    widget.image.value = viewer.layers["other"]
+    measured(*bench)
+    notification_manager.notification_ready.disconnect(keep)
+    assert "same three axes" in shown[-1]
+
+
+def test_labels_are_saved_in_the_format_of_the_ending(bench, tmp_path):
+    viewer, widget, qtbot = bench
+    for name in ("a.zarr", "a.tif", "a.npz"):
+        widget.save(str(tmp_path / name))
+        qtbot.waitUntil(widget.save_button.isEnabled, timeout=30_000)
+        assert widget.status.text() == f"Saved as {tmp_path / name}"
+        saved = open_file(tmp_path / name)
+        layer = viewer.layers["found"]
+        found = saved.labels[0] if saved.labels else saved.images[0]
+        volume = getattr(found, "volume", found)
+        np.testing.assert_array_equal(volume.data, layer.data)
+    assert open_file(tmp_path / "a.npz").prompts.texts == ("nuclei", "vessels")
+
+
+def test_the_ending_of_the_format_is_added(bench, monkeypatch):
+    _, widget, _ = bench
+    answers = [("/x/a", "TIFF (*.tif *.tiff)"), ("/x/a.nii", "any"), ("", "")]
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, **__: answers.pop(0))
+    asked = [widget._ask("Save", "") for _ in range(3)]
+    assert asked == ["/x/a.tif", "/x/a.nii", ""]
+
+
+def test_a_page_is_written_of_labels_and_of_objects(bench, tmp_path):
+    viewer, widget, qtbot = bench
+    known = viewer.layers["found"].metadata[METADATA_KEY]
+    known["existence"] = np.full((2, 4), 0.75, np.float32)
+    known["provenance"] = {
+        "model": "demo 123",
+        "environment": {"python": "3"},
+        "parameters": {"seed": 7},
+        "source": {"path": None},
+    }
+    widget.report(str(tmp_path / "page.html"))
+    qtbot.waitUntil(widget.report_button.isEnabled, timeout=30_000)
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert "found on stack" in text and "demo 123" in text and "0.750 (0)" in text
+    assert "3 connected pieces, in micrometer" in text
+    known["instance_label"] = 1
+    viewer.layers["found"].features = {"index": [0, 1, 2], "prompt": ["", *"ab"]}
+    known["text_prompts"] = {1: "b", 5: "a"}
+    widget.report(str(tmp_path / "page.html"))
+    qtbot.waitUntil(widget.report_button.isEnabled, timeout=30_000)
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert "2 objects" in text
+    assert "<td>1</td><td class='words'>a</td><td>19</td>" in text

@@ -1,0 +1,241 @@
+"""The form: what it offers, follows and keeps."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractItemView,
+    QAbstractSpinBox,
+    QComboBox,
+    QHeaderView,
+    QLineEdit,
+    QTableView,
+)
+
+from napari_biomedparse.data.options import SegmentOptions
+from napari_biomedparse.errors import CheckpointError
+from napari_biomedparse.viewer.axes import shown_position
+from napari_biomedparse.viewer.layers import METADATA_KEY
+from napari_biomedparse.widgets.segment.form import SegmentForm
+from napari_biomedparse.widgets.weights import weights_panel as _weights_panel
+
+CONTROLS = (QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit, QTableView)
+FROM_FILE = {METADATA_KEY: {"text_prompts": {3: "liver", 8: "spleen"}}}
+
+
+@pytest.fixture
+def viewer(make_napari_viewer):
+    return make_napari_viewer()
+
+
+@pytest.fixture
+def form(viewer, qtbot):
+    form = SegmentForm(viewer)
+    qtbot.addWidget(form)
+    viewer.layers.events.inserted.connect(form.reset_choices)
+    yield form
+    form.disconnect()
+
+
+def test_defaults_are_those_of_the_options(form):
+    form.instances.value = False
+    assert form.options(0) == SegmentOptions(instances=False)
+
+
+def test_image_follows_the_selection_but_not_labels(viewer, form):
+    first = viewer.add_image(np.zeros((5, 20, 20)), name="a")
+    second = viewer.add_image(np.zeros((9, 20, 20)), name="b")
+    labels = viewer.add_labels(np.zeros((5, 20, 20), np.uint8))
+    assert form.layer is second
+    viewer.layers.selection.active = first
+    assert form.layer is first
+    viewer.layers.selection.active = labels
+    assert form.layer is first
+    first.name = "z"
+    form.reset_choices()
+    assert form.layer is first
+
+
+def test_prompts_of_the_file_keep_their_ids(viewer, form):
+    viewer.add_image(np.zeros((5, 20, 20)), metadata=FROM_FILE)
+    assert form.prompts.value == "liver\nspleen"
+    assert form.prompt_set().ids == (3, 8)
+    form.prompts.value = "liver\nkidney"
+    assert form.prompt_set().ids == (1, 2)
+
+
+def test_what_the_user_wrote_is_not_replaced(viewer, form):
+    form.prompts.value = "nuclei"
+    viewer.add_image(np.zeros((5, 20, 20)), metadata=FROM_FILE)
+    assert form.prompts.value == "nuclei"
+
+
+def test_a_chosen_slice_comes_into_view(viewer, form):
+    scaled = {"scale": (4, 1, 1), "translate": (10, 0, 0), "units": ["nm"] * 3}
+    viewer.add_image(np.zeros((30, 20, 20)), **scaled)
+    viewer.add_image(np.zeros((2, 30, 20, 20)), name="with time")
+    viewer.layers.selection.active = viewer.layers[0]
+    form.prompts.slice_chosen.emit(17)
+    assert shown_position(viewer.layers[0], viewer.dims)[0] == 17
+    assert form.cut.shown() == 17
+    form.show_slice(3)
+    assert form.cut.shown() == 3
+
+
+def test_a_set_of_prompts_says_whether_objects_are_separated(form):
+    form.instances.value = True
+    assert form.prompts.instance()
+    form.prompts.instance_loaded.emit(False)
+    assert not form.instances.value
+
+
+def test_file_says_whether_objects_are_separated(viewer, form):
+    known = {**FROM_FILE[METADATA_KEY], "instance_label": 1}
+    viewer.add_image(np.zeros((5, 20, 20)), metadata={METADATA_KEY: known})
+    assert form.instances.value
+
+
+def test_slices(viewer, form):
+    viewer.add_image(np.zeros((30, 20, 20)))
+    assert form.options(4).slices is None
+    form.scope.choose(9, 3)
+    assert form.options(4).slices == (3, 10)
+    form.scope.choose_current()
+    assert form.options(4).slices == (4, 5)
+    form.scope.choose_all()
+    assert form.options(4).slices is None
+
+
+def test_range_is_cut_to_the_volume(viewer, form):
+    viewer.add_image(np.zeros((30, 20, 20)), name="long")
+    form.scope.choose(0, 29)
+    viewer.add_image(np.zeros((6, 20, 20)), name="short")
+    assert form.options(0).slices == (0, 6)
+
+
+def test_a_weights_file_joins_the_list(form, tmp_path):
+    path = str(tmp_path / "mine.safetensors")
+    form.model.choose(path)
+    assert form.model.value == path
+    form.model.choose("tiny")
+    assert path in form.model.choices
+
+
+def test_every_field_explains_itself(form):
+    for name, widget in form._options.items():
+        assert len(widget.tooltip) > 20, name
+    for widget in (form.image, form.model, form.device):
+        assert widget.tooltip
+    assert form.prompts.view.toolTip()
+    for part in (form, form.advanced, form.large):
+        for kind in CONTROLS:
+            for control in part.findChildren(kind):
+                assert control.toolTip() or _is_inside(control), (part, control)
+
+
+def _is_inside(control):
+    """Whether a control is a part of another, which explains it."""
+    return isinstance(control.parent(), (*CONTROLS, QHeaderView, QAbstractItemView))
+
+
+def test_a_run_needs_the_weights_and_a_copy_does_not(viewer, form, monkeypatch):
+    viewer.add_image(np.zeros((5, 20, 20)))
+    form.prompts.value = "axon"
+    monkeypatch.setattr(_weights_panel, "is_downloaded", lambda: False)
+    form.model.value = "v2"
+    with pytest.raises(CheckpointError, match="not on this computer"):
+        form.request()
+    assert form.request(to_run=False).model == "v2"
+    form.model.value = "tiny"
+    assert form.request().model == "tiny"
+
+
+def test_tiles_and_pixel_size(viewer, form):
+    viewer.add_image(
+        np.zeros((5, 20, 20)), scale=(2, 0.25, 0.25), units=("um", "um", "um")
+    )
+    assert (form.options(0).tile, form.options(0).pixel_size) == ("auto", None)
+    for tile in ("none", 256, "auto"):
+        form.tiles.choose(tile)
+        assert (form.options(0).tile, form.options(0).pixel_size) == (tile, None)
+    form.tiles.choose("auto", 0.125)
+    assert (form.options(0).tile, form.options(0).pixel_size) == ("auto", 0.125)
+
+
+def test_pixel_size_begins_with_that_of_the_layer(viewer, form):
+    viewer.add_image(
+        np.zeros((5, 20, 20)), scale=(2, 0.25, 0.25), units=("um", "um", "um")
+    )
+    size = form.tiles[2]
+    assert (size.value, size.native.suffix()) == (0.25, " µm")
+    form.tiles.choose("auto", 0.5)
+    viewer.add_image(np.zeros((5, 20, 20)), scale=(9, 8, 8), units=("nm", "nm", "nm"))
+    assert (size.value, size.native.suffix()) == (0.5, " nm")
+
+
+def test_layers_without_a_unit_take_no_pixel_size(viewer, form):
+    viewer.add_image(np.zeros((5, 20, 20)))
+    assert form.tiles[2].native.suffix() == " pixel"
+
+
+def test_fields_of_objects_are_shown_with_them(form):
+    form.show()
+    fields = [form.options_by_name[name] for name in ("edge_threshold", "minimum_size")]
+    for wanted in (True, False):
+        form.instances.value = wanted
+        assert [field.visible for field in fields] == [wanted, wanted]
+    form.set_option("minimum_size", 30)
+    form.set_option("edge_threshold", 0.4)
+    assert form.options(0).minimum_size == 30
+    assert form.options(0).edge_threshold == 0.4
+
+
+def test_order_of_the_table_decides_about_overlaps(viewer, form):
+    viewer.add_image(np.zeros((5, 20, 20)))
+    form.model.value = "tiny"
+    form.prompts.value = "axon\nsoma\nnucleus"
+    form.set_option("overlaps", "order")
+    form.overwrite.value = True
+    assert form.request().prompts.ranked == (1, 2, 3)
+    form.prompts.view.choose(2)
+    form.prompts.move_selected(-2)
+    asked = form.request()
+    assert asked.prompts.ids == (1, 2, 3)
+    assert asked.prompts.ranked == (3, 1, 2)
+    assert asked.options.overlaps == "order"
+    assert asked.overwrite
+
+
+def test_tab_goes_from_top_to_bottom(form, monkeypatch):
+    monkeypatch.setattr(_weights_panel, "is_downloaded", lambda: False)
+    form.model.value = "v2"
+    form.instances.value = True
+    form.prompts.value = "axon"
+    form.resize(450, 700)
+    form.show()
+    form.prompts.view.choose(0)  # so that no button is disabled
+    first = control = form.image.native
+    stops = []
+    while True:
+        if control.isVisible() and control.focusPolicy() & Qt.FocusPolicy.TabFocus:
+            corner = control.mapTo(form, control.rect().topLeft())
+            stops.append((corner.y() + control.height() // 2, corner.x()))
+        control = control.nextInFocusChain()
+        if control is first:
+            break
+    rows = [round(y / 10) for y, _ in stops]
+    assert len(stops) > 15
+    assert rows == sorted(rows)
+
+
+@pytest.mark.parametrize("name", ["modality", "axis", "overlaps"])
+def test_every_choice_of_the_options_is_offered(form, name):
+    meta = {item.name: item.metadata for item in fields(SegmentOptions)}[name]
+    offered = form.options_by_name[name].choices
+    known = meta["choices"] if "choices" in meta else (None, *meta["names"])
+    assert {*offered} == {*known}

@@ -1,0 +1,467 @@
+"""A run in a real viewer: where it starts, how it goes on, and what its plot shows."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from napari.utils.progress import progress
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtWidgets import QApplication
+
+from napari_biomedparse.io.output import label_colour
+from napari_biomedparse.pipeline.parts import segment_consensus
+from napari_biomedparse.pipeline.segment import segment
+from napari_biomedparse.viewer.layers import METADATA_KEY
+from napari_biomedparse.widgets.segment.live_labels import LiveLabels
+from napari_biomedparse.widgets.segment.live_run import LiveRun
+from napari_biomedparse.widgets.segment.preview import PAUSE
+from napari_biomedparse.widgets.segment.run_view import RunView
+
+
+def done_slices(layer):
+    return np.flatnonzero(np.asarray(layer.data).any(axis=(1, 2))).tolist()
+
+
+def test_the_run_starts_at_the_slice_in_view_and_follows_the_slider(desk_that, voxels):
+    desk = desk_that("slow")
+    stack = np.concatenate([voxels] * 5)
+    desk.viewer.add_image(stack)
+    desk.viewer.dims.set_point(0, 20)
+    layer = desk.start()
+    desk.wait_until(lambda: len(done_slices(layer)) >= 2)
+    first = done_slices(layer)
+    far = max(abs(at - 20) for at in first)  # how far depends on the computer
+    assert set(range(21 - far, min(20 + far, len(stack)))) <= set(first)
+    desk.viewer.dims.set_point(0, 2)
+    desk.wait_until(lambda: 2 in done_slices(layer))
+    assert not set(done_slices(layer)) >= set(range(6, 20))
+    desk.wait_for_end()
+    np.testing.assert_array_equal(layer.data, stack > 100)
+
+
+def test_the_task_is_sent_before_its_layer_is_made(desk_that, voxels, monkeypatch):
+    desk = desk_that("works")
+    desk.viewer.add_image(voxels)
+    sent, order = threading.Event(), []
+    run, add_labels = desk.widget.session.run, desk.viewer.add_labels
+
+    def send(*args, **keywords):
+        found = run(*args, **keywords)
+        sent.set()
+        return found
+
+    def add(*args, **keywords):
+        order.append("sent" if sent.wait(30) else "not sent")
+        news = desk.widget.run._news
+        # As napari does: what the run tells meanwhile has to wait for the layer.
+        desk.wait_until(lambda: len(news) > 3)
+        return add_labels(*args, **keywords)
+
+    monkeypatch.setattr(desk.widget.session, "run", send)
+    monkeypatch.setattr(
+        type(desk.viewer), "add_labels", lambda _, *a, **k: add(*a, **k)
+    )
+    layer = desk.start()
+    assert order == ["sent"]
+    desk.wait_for_end()
+    np.testing.assert_array_equal(layer.data, voxels > 100)
+    assert "Done: 6 slices" in desk.view.status.text()
+    assert layer.metadata[METADATA_KEY]["complete"]
+    assert layer.editable
+
+
+def test_labels_are_painted_before_progress_and_one_step_after_the_other(
+    desk_that, voxels, monkeypatch
+):
+    desk = desk_that("works")
+    desk.viewer.add_image(voxels)
+    order, within = [], []
+    repaint, take, set_done = LiveLabels.repaint, LiveRun._take, RunView.set_done
+
+    def painted(live):
+        order.append("painted")
+        repaint(live)
+
+    def told(view, *args):
+        order.append("told")
+        QApplication.processEvents()  # as napari's progress does
+        set_done(view, *args)
+
+    def taken(run, step):
+        within.append(step)
+        assert len(within) == 1, "a step was shown within another one"
+        take(run, step)
+        within.remove(step)
+
+    monkeypatch.setattr(LiveLabels, "repaint", painted)
+    monkeypatch.setattr(RunView, "set_done", told)
+    monkeypatch.setattr(LiveRun, "_take", taken)
+    desk.start()
+    desk.wait_for_end()
+    assert order[:2] == ["painted", "told"]
+    assert order.count("told") == len(voxels)
+    assert not within
+
+
+def test_only_a_run_that_lasts_appears_in_the_activity_dock(
+    desk_that, voxels, monkeypatch
+):
+    order = []
+    repaint = LiveLabels.repaint
+
+    def painted(live):
+        order.append(len(progress._all_instances))
+        repaint(live)
+
+    monkeypatch.setattr(LiveLabels, "repaint", painted)
+    desk = desk_that("slow")
+    desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.wait_until(lambda: len(progress._all_instances) == 1)
+    assert order[0] == 0 and np.asarray(layer.data).any()
+    desk.wait_for_end()
+    assert len(progress._all_instances) == 0
+    desk.view.run_button.click()
+    run = desk.widget.run
+    run.cancel()
+    run.finished.connect(run._on_late)  # it comes when all is over
+    desk.wait_for_end()
+    desk.qtbot.wait(50)
+    assert len(progress._all_instances) == 0
+
+
+def test_a_layer_that_cannot_be_made_ends_the_run(desk_that, voxels, monkeypatch):
+    desk = desk_that("slow")
+    desk.viewer.add_image(voxels)
+
+    def refuse(*_, **__):
+        raise RuntimeError("no layer")
+
+    monkeypatch.setattr(type(desk.viewer), "add_labels", refuse)
+    with pytest.raises(RuntimeError, match="no layer"):
+        desk.widget.start()
+    desk.wait_for_end()
+    assert len(desk.viewer.layers) == 1
+    assert desk.view.run_button.isEnabled()
+
+
+def test_a_cancelled_run_is_resumed(desk_that, voxels):
+    desk = desk_that("slow")
+    stack = np.concatenate([voxels] * 3)
+    desk.viewer.add_image(stack)
+    layer = desk.start()
+    desk.wait_for_slices(layer)
+    desk.view.cancel_button.click()
+    desk.wait_for_end()
+    done = done_slices(layer)
+    assert 0 < len(done) < 18
+    assert desk.view.resume_button.isVisibleTo(desk.widget)
+    assert not desk.view.cancel_button.isVisibleTo(desk.widget)
+    layer.data[done[0]] = 9  # what is done is not done again
+    count = len(desk.viewer.layers)
+    desk.view.resume_button.click()
+    assert desk.view.cancel_button.isVisibleTo(desk.widget)
+    desk.wait_for_end()
+    assert len(desk.viewer.layers) == count
+    assert "Done: 18 slices" in desk.view.status.text()
+    assert not desk.view.resume_button.isVisibleTo(desk.widget)
+    expected = (stack > 100).astype(np.uint8)
+    expected[done[0]] = 9
+    np.testing.assert_array_equal(layer.data, expected)
+
+
+def test_a_series_is_resumed(desk_that, voxels):
+    desk = desk_that("slow")
+    series = np.stack([voxels, voxels[::-1], voxels])
+    desk.viewer.add_image(series, axis_labels=("t", "z", "y", "x"))
+    desk.form.stack.choose_all_times()
+    layer = desk.start()
+    desk.wait_until(lambda: np.asarray(layer.data[1]).any())
+    desk.view.cancel_button.click()
+    desk.wait_for_end()
+    assert not np.asarray(layer.data[2]).any()
+    desk.view.resume_button.click()
+    desk.wait_for_end()
+    np.testing.assert_array_equal(layer.data, series > 100)
+    assert "Done: 18 slices" in desk.view.status.text()
+
+
+def test_a_run_whose_layer_is_gone_is_not_resumed(desk_that, voxels):
+    desk = desk_that("stuck")
+    desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.wait_for_slices(layer)
+    desk.viewer.layers.remove(layer)
+    desk.wait_for_end()
+    assert not desk.view.resume_button.isVisibleTo(desk.widget)
+
+
+def test_the_plot_fills_and_a_click_goes_to_the_slice(desk_that, voxels):
+    desk = desk_that("works")
+    desk.viewer.add_image(voxels)
+    desk.form.prompts.value = "bright things\ndark things"
+    assert not desk.view.plot.isVisibleTo(desk.widget)
+    desk.start()
+    desk.wait_for_end()
+    plot = desk.view.plot
+    assert plot.isVisibleTo(desk.widget)
+    np.testing.assert_array_equal(plot.scores, np.full((2, 6), 0.5, np.float32))
+    assert plot.colours[1] == "#" + bytes(label_colour(2)[:3]).hex()
+    assert plot.current == desk.viewer.dims.current_step[0]
+    desk.viewer.dims.set_point(0, 4)
+    assert plot.current == 4
+    place = QPoint(plot.width() // 4, 12)
+    desk.qtbot.mouseClick(plot, Qt.MouseButton.LeftButton, pos=place)
+    assert desk.viewer.dims.current_step[0] == 1
+
+
+def test_the_plot_of_a_series_is_that_of_the_time_in_view(desk_that, voxels):
+    desk = desk_that("works")
+    series = np.stack([voxels, voxels])
+    desk.viewer.add_image(series, axis_labels=("t", "z", "y", "x"))
+    desk.form.stack.choose_all_times()
+    desk.start()
+    desk.wait_for_end()
+    assert desk.view.plot.scores.shape == (1, 6)
+
+
+def test_single_images_have_no_plot(desk_that, voxels):
+    desk = desk_that("works")
+    desk.viewer.add_image(voxels[0])
+    desk.start()
+    desk.wait_for_end()
+    assert not desk.view.plot.isVisibleTo(desk.widget)
+
+
+def drag_threshold(desk, threshold):
+    """Drag the line of the plot from where it is."""
+    plot = desk.view.plot
+    height = plot.height() - 12
+    place, to = (
+        QPoint(20, round(6 + (1 - at) * height)) for at in (plot.threshold, threshold)
+    )
+    desk.qtbot.mousePress(plot, Qt.MouseButton.LeftButton, pos=place)
+    desk.qtbot.mouseMove(plot, to)
+    desk.qtbot.mouseRelease(plot, Qt.MouseButton.LeftButton, pos=to)
+
+
+def test_a_dragged_threshold_updates_the_finished_labels(desk_that, voxels):
+    desk = desk_that("works")  # whose scores are 0.5
+    desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.wait_for_end()
+    drag_threshold(desk, 0.8)
+    desk.wait_until(lambda: not np.asarray(layer.data).any())
+    assert desk.form.option_values()["existence_threshold"] == pytest.approx(
+        0.8, abs=0.02
+    )
+    desk.wait_for_end()
+    known = layer.metadata[METADATA_KEY]
+    assert known["parameters"]["existence_threshold"] == pytest.approx(0.8, abs=0.02)
+    assert known["complete"]
+    desk.form.set_option("existence_threshold", 0.2)
+    desk.wait_until(lambda: np.array_equal(layer.data, voxels > 100))
+    assert desk.view.plot.threshold == pytest.approx(0.2)
+    desk.wait_for_end()
+    assert len(desk.viewer.layers) == 2
+
+
+def test_what_was_painted_survives_a_threshold(desk_that, voxels):
+    desk = desk_that("works")
+    desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.wait_for_end()
+    layer.mode = "paint"
+    layer.brush_size = 3
+    layer.paint((2, 10, 10), 9)
+    layer.paint((4, 20, 20), 8)
+    layer.undo()
+    painted = np.asarray(layer.data) == 9
+    assert painted.any() and painted.sum() < 30
+    drag_threshold(desk, 0.8)
+    desk.wait_until(lambda: np.array_equal(layer.data, 9 * painted))
+    desk.wait_for_end()
+    layer.mode = "pan_zoom"
+    desk.form.set_option("existence_threshold", 0.2)
+    again = np.where(painted, 9, voxels > 100)
+    desk.wait_until(lambda: np.array_equal(layer.data, again))
+    desk.wait_for_end()
+
+
+def test_a_threshold_dragged_during_a_run_is_that_of_all_its_slices(desk_that, voxels):
+    desk = desk_that("slow")
+    stack = np.concatenate([voxels] * 3)
+    desk.viewer.add_image(stack)
+    layer = desk.start()
+    desk.wait_for_slices(layer)
+    desk.form.set_option("existence_threshold", 0.7)
+    desk.wait_for_end()
+    assert not np.asarray(layer.data).any()
+    desk.qtbot.wait(2 * PAUSE)
+    assert desk.widget.run is None
+
+
+@pytest.mark.parametrize("during", [False, True])
+def test_a_threshold_is_that_of_all_time_points(desk_that, voxels, during):
+    desk = desk_that("slow" if during else "works")
+    series = np.stack([voxels, voxels[::-1], voxels])[:, :2]
+    desk.viewer.add_image(series, axis_labels=("t", "z", "y", "x"))
+    desk.form.stack.choose_all_times()
+    layer = desk.start()
+    if during:
+        desk.wait_until(lambda: np.asarray(layer.data[1]).any())
+    else:
+        desk.wait_for_end()
+        np.testing.assert_array_equal(layer.data, series > 100)
+    drag_threshold(desk, 0.8)
+    desk.wait_until(lambda: not np.asarray(layer.data).any())
+    desk.wait_for_end()
+    assert "Done: 6 slices" in desk.view.status.text()
+    assert layer.metadata[METADATA_KEY]["existence"].shape == (1, 3, 2)
+    desk.form.set_option("existence_threshold", 0.2)
+    desk.wait_until(lambda: np.array_equal(layer.data, series > 100))
+    desk.wait_for_end()
+    assert len(desk.viewer.layers) == 2
+
+
+def test_a_cancelled_series_follows_the_threshold_and_goes_on(desk_that, voxels):
+    desk = desk_that("slow")
+    series = np.stack([voxels, voxels[::-1], voxels])[:, :2]
+    desk.viewer.add_image(series, axis_labels=("t", "z", "y", "x"))
+    desk.form.stack.choose_all_times()
+    layer = desk.start()
+    desk.wait_until(lambda: np.asarray(layer.data[1]).any())
+    desk.view.cancel_button.click()
+    desk.wait_for_end()
+    drag_threshold(desk, 0.8)
+    desk.wait_until(lambda: not np.asarray(layer.data).any())
+    desk.wait_for_end()
+    desk.view.resume_button.click()
+    desk.wait_for_end()
+    assert not np.asarray(layer.data).any()
+    assert "Done: 6 slices" in desk.view.status.text()
+    drag_threshold(desk, 0.2)
+    desk.wait_until(lambda: np.array_equal(layer.data, series > 100))
+    desk.wait_for_end()
+
+
+def test_a_consensus_keeps_its_thresholds_and_says_so(desk_that, tiny_model):
+    grey = np.random.default_rng(1).integers(0, 255, (4, 16, 12), dtype=np.uint8)
+    desk = desk_that(None)
+    desk.viewer.add_image(grey)
+    desk.form.consensus.value = True
+    layer = desk.start()
+    desk.wait_for_end()
+    voted = np.array(layer.data)
+    expected = segment_consensus(grey, "bright things", tiny_model).labels
+    np.testing.assert_array_equal(voted, expected)
+    assert "vote" in desk.view.plot.toolTip()
+    session = desk.widget.session
+    runs = session._runs
+    desk.form.set_option("existence_threshold", 0.99)
+    desk.wait_until(lambda: "another Run" in desk.view.status.text())
+    assert desk.widget.run is None and session._runs == runs
+    np.testing.assert_array_equal(layer.data, voted)
+
+
+def test_thresholds_wait_while_another_volume_is_chosen(desk_that, voxels):
+    desk = desk_that("works")
+    desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.wait_for_end()
+    desk.viewer.add_image(voxels[::-1])
+    desk.form.set_option("existence_threshold", 0.7)
+    desk.qtbot.wait(2 * PAUSE)
+    assert desk.widget.run is None
+    np.testing.assert_array_equal(layer.data, voxels > 100)
+
+
+def test_a_cancelled_run_goes_on_with_the_new_threshold(desk_that, voxels):
+    desk = desk_that("slow")
+    desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.wait_for_slices(layer)
+    desk.view.cancel_button.click()
+    desk.wait_for_end()
+    desk.form.set_option("existence_threshold", 0.7)
+    desk.wait_until(lambda: not np.asarray(layer.data).any())
+    desk.wait_for_end()
+    desk.view.resume_button.click()
+    desk.wait_for_end()
+    assert not np.asarray(layer.data).any()
+    assert layer.metadata[METADATA_KEY]["complete"]
+
+
+def test_overwriting_fills_the_same_layer_anew(desk_that, voxels):
+    desk = desk_that("works")
+    desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.wait_for_end()
+    desk.form.overwrite.value = True
+    desk.form.prompts.value = "one\ntwo"
+    desk.form.scope.choose(0, 1)
+    layer.data[:] = 7
+    desk.view.run_button.click()
+    desk.wait_for_end()
+    assert len(desk.viewer.layers) == 2
+    np.testing.assert_array_equal(layer.data, voxels > 100)  # the fake does all slices
+    assert layer.features["prompt"].tolist() == ["background", "one", "two"]
+    desk.viewer.layers.remove(layer)
+    again = desk.start()  # nothing to overwrite
+    desk.wait_for_end()
+    np.testing.assert_array_equal(again.data, voxels > 100)
+
+
+@pytest.mark.parametrize("instances", [False, True])
+def test_a_layer_for_each_prompt_that_may_overlap(desk_that, tiny_model, instances):
+    grey = np.random.default_rng(1).integers(0, 255, (4, 64, 48), dtype=np.uint8)
+    prompts = ["nuclei", "mitochondria in electron microscopy"]
+    options = {"overlaps": "separate", "instances": instances}
+    expected = segment(grey, prompts, tiny_model, **options)
+    desk = desk_that(None)
+    desk.viewer.add_image(grey, name="stack")
+    desk.form.prompts.value = "\n".join(prompts)
+    for name, value in options.items():
+        desk.form.set_option(name, value)
+    desk.view.run_button.click()
+    desk.wait_for_end()
+    wanted = expected.instances if instances else expected.labels
+    assert wanted.any()
+    for text, labels in zip(prompts, wanted, strict=True):
+        np.testing.assert_array_equal(desk.viewer.layers[f"stack {text}"].data, labels)
+        known = desk.viewer.layers[f"stack {text}"].metadata[METADATA_KEY]
+        assert known["complete"]
+
+
+def test_objects_live_on_the_finished_part(desk_that, tiny_model):
+    grey = np.random.default_rng(1).integers(0, 255, (4, 64, 48), dtype=np.uint8)
+    expected = segment(grey, "bright things", tiny_model, instances=True)
+    desk = desk_that(None)
+    desk.viewer.add_image(grey)
+    layer = desk.start()
+    desk.wait_for_end()
+    desk.form.set_option("instances", True)
+    desk.wait_until(lambda: np.array_equal(layer.data, expected.instances))
+    desk.wait_for_end()
+    desk.form.set_option("minimum_size", 10_000)
+    desk.wait_until(lambda: not np.asarray(layer.data).any())
+    desk.wait_for_end()
+    desk.form.set_option("instances", False)
+    desk.wait_until(lambda: np.array_equal(layer.data, expected.labels))
+    assert layer.features["prompt"].tolist() == ["background", "bright things"]
+    desk.wait_for_end()
+
+
+def test_two_viewers_run_at_the_same_time(desk_that, voxels):
+    desks = [desk_that("slow"), desk_that("slow")]
+    stacks = voxels, voxels[::-1]
+    layers = []
+    for desk, stack in zip(desks, stacks, strict=True):
+        desk.viewer.add_image(stack)
+        layers.append(desk.start())
+    for desk in desks:
+        desk.wait_for_end()
+    for layer, stack in zip(layers, stacks, strict=True):
+        np.testing.assert_array_equal(layer.data, stack > 100)

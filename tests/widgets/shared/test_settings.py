@@ -1,0 +1,114 @@
+"""napari's Settings, and values that outlast a session."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from napari.settings import get_plugin_settings
+from npe2 import PluginManifest
+
+from napari_biomedparse.engine.engine import CACHE_BYTES
+from napari_biomedparse.process.worker import Network
+from napari_biomedparse.widgets.segment.widget import SegmentWidget
+from napari_biomedparse.widgets.shared import settings as _settings
+from napari_biomedparse.widgets.shared.settings import (
+    PLUGIN,
+    Settings,
+    keep_values,
+    last_values,
+    settings,
+    watch,
+)
+
+MANIFEST = Path(__file__).parents[3] / "napari.yaml"
+
+
+def page():
+    return get_plugin_settings(PLUGIN).segment
+
+
+def test_defaults_are_those_of_the_manifest(qapp):
+    (configuration,) = PluginManifest.from_file(
+        MANIFEST
+    ).contributions.configurations.values()
+    declared = {key: p.default for key, p in configuration.properties.items()}
+    assert declared == asdict(Settings()) == asdict(settings())
+
+
+def test_a_setting_is_kept_in_a_file_and_heard_of(own_settings, monkeypatch):
+    heard = []
+    end = watch(lambda name, value: heard.append((name, value)))
+    page().device = "cpu"
+    page().existence_threshold = 0.25
+    assert heard == [("device", "cpu"), ("existence_threshold", 0.25)]
+    end()
+    page().device = "cuda"
+    assert len(heard) == 2
+    assert "device: cuda" in (own_settings / f"{PLUGIN}.yaml").read_text()
+    monkeypatch.setattr("napari.settings._PLUGIN_SETTINGS", {})  # another session
+    assert settings() == Settings(device="cuda", existence_threshold=0.25)
+    with pytest.raises(ValueError, match="less than or equal to 1"):
+        page().existence_threshold = 2
+
+
+def test_napari_without_plugin_settings(monkeypatch):
+    monkeypatch.delattr("napari.settings.get_plugin_settings")
+    assert settings() == Settings()
+    watch(lambda *_: None)()
+
+
+def test_values_are_kept(own_settings):
+    assert last_values() == {}
+    keep_values({"device": "cpu", "prompts": [[1, "liver", True]]})
+    assert last_values() == {"device": "cpu", "prompts": [[1, "liver", True]]}
+    own_settings.joinpath("last.json").write_text("{")
+    assert last_values() == {}
+    own_settings.joinpath("last.json").write_text("[]")
+    assert last_values() == {}
+
+
+def test_a_place_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("")
+    monkeypatch.setattr(_settings, "_last_file", lambda: file / "last.json")
+    keep_values({})
+    assert last_values() == {}
+    monkeypatch.setattr(_settings, "_last_file", lambda: None)
+    keep_values({})
+    assert last_values() == {}
+
+
+def test_a_new_widget_takes_preview_and_memory_over(make_napari_viewer, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "napari_biomedparse.process.session.Session._living_process",
+        lambda self: SimpleNamespace(start=lambda run, fields: asked.append(fields)),
+    )
+    page().preview, page().cache_gigabytes = True, 0.25
+    viewer = make_napari_viewer()
+    widget = SegmentWidget(viewer)
+    viewer.window.add_dock_widget(widget)
+    assert widget.view.preview_box.isChecked()
+    widget.session._start(None, {"training": {}}, brief=True)
+    assert asked[-1] == {"training": {}, "cache_bytes": 2**28}
+    widget.preview(False)
+    page().preview = False
+    other = SegmentWidget(viewer)
+    viewer.window.add_dock_widget(other)
+    assert not other.view.preview_box.isChecked()
+
+
+def test_the_engine_keeps_what_it_may():
+    network = Network()
+    fields = {"model": "tiny", "device": "cpu", "cache_bytes": 5}
+    job = SimpleNamespace(fields=fields, say=lambda *_, **__: None)
+    engine = network._ready_engine(job, 0)
+    assert engine.cache.most_bytes == 5
+    assert network._ready_engine(job, 0) is engine
+    fields["cache_bytes"] = 6
+    assert network._ready_engine(job, 0).cache.most_bytes == 6
+    del fields["cache_bytes"]
+    assert network._ready_engine(job, 0).cache.most_bytes == CACHE_BYTES

@@ -1,0 +1,101 @@
+"""The Review widget in a real viewer: accept slices, and collect them to learn from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QPoint, Qt
+from training.data_folder import arrays
+
+from napari_biomedparse.training.cases import load_cases
+from napari_biomedparse.viewer.layers import METADATA_KEY
+from napari_biomedparse.widgets.shared.docks import open_widget
+from napari_biomedparse.widgets.training.review import ReviewWidget
+from napari_biomedparse.widgets.training.reviewed import reviewed_slices
+
+TEXTS = {1: "bright squares", 2: "dark corner"}
+
+
+@pytest.fixture
+def bench(make_napari_viewer, qtbot, tmp_path):
+    viewer = make_napari_viewer()
+    image, labels = arrays(0)
+    place = {"scale": (2.0, 0.5, 0.5), "units": ("um",) * 3}
+    viewer.add_image(image, name="stack", **place)
+    known = {"text_prompts": TEXTS, "instance_label": 0}
+    metadata = {METADATA_KEY: known}
+    viewer.add_labels(labels, name="found", metadata=metadata, **place)
+    widget = ReviewWidget(viewer)
+    viewer.window.add_dock_widget(widget, name="Review labels")
+    widget.reset_choices()
+    widget.folder.value = tmp_path / "set"
+    return viewer, widget, qtbot
+
+
+def added(widget, qtbot):
+    widget.add_button.click()
+    qtbot.waitUntil(widget.add_button.isEnabled, timeout=30_000)
+
+
+def test_accepting_goes_on_to_the_next_slice_and_is_kept_in_the_layer(bench):
+    viewer, widget, qtbot = bench
+    layer = viewer.layers["found"]
+    viewer.dims.set_current_step(0, 3)
+    widget.accept_button.click()
+    assert reviewed_slices(layer, 0) == (3,) and viewer.dims.current_step[0] == 4
+    assert not widget.reject_button.isEnabled()  # of slice 4
+    viewer.dims.set_current_step(0, 3)
+    assert widget.count.text() == "1 of 10 slices; slice 3 is accepted."
+    widget.reject_button.click()
+    assert reviewed_slices(layer, 0) == ()
+    assert "slice 3 is not accepted yet" in widget.count.text()
+    widget.accept_all_button.click()
+    assert reviewed_slices(layer, 0) == tuple(range(10))
+    strip = widget.strip
+    qtbot.mouseClick(
+        strip,
+        Qt.MouseButton.LeftButton,
+        pos=QPoint(strip.width() - 3, strip.height() // 2),
+    )
+    assert viewer.dims.current_step[0] == 9
+
+
+def test_accepted_slices_are_added_and_finetune_reads_them(bench, tmp_path):
+    viewer, widget, qtbot = bench
+    layer = viewer.layers["found"]
+    for at in (3, 4):
+        viewer.dims.set_current_step(0, at)
+        widget.accept()
+    layer.data[8] = 2  # wrong, but nobody accepted it
+    added(widget, qtbot)
+    assert widget.status.text() == f"2 slices are in {tmp_path / 'set' / 'stack.npz'}"
+    (case,) = load_cases(tmp_path / "set", tmp_path / "cache")
+    assert case.reviewed == (1, 2) and case.wordings.texts[1] == ("bright squares",)
+    np.testing.assert_array_equal(np.asarray(case.labels)[[1, 2]], layer.data[[3, 4]])
+    widget.everything.value = True
+    added(widget, qtbot)
+    (case,) = load_cases(tmp_path / "set", tmp_path / "cache")
+    assert case.reviewed is None and case.labels.shape == layer.data.shape
+
+
+def test_the_set_is_handed_to_the_finetune_widget(bench, tmp_path):
+    viewer, widget, _ = bench
+    widget.learn_button.click()
+    tune = open_widget(viewer, "Fine-tune a model")
+    assert tune.form.data.value == tmp_path / "set"
+    assert tune.form.source.value == "a data folder"
+    tune.session.close()
+
+
+def test_what_is_missing_is_told(bench, notes):
+    viewer, widget, qtbot = bench
+    added(widget, qtbot)
+    assert "No slice was reviewed" in notes[-1]
+    widget.folder.value = None
+    widget.add()
+    assert "folder for the training set" in notes[-1]
+    widget.learn()
+    assert len(notes) == 3
+    viewer.layers.remove("found")
+    widget.reset_choices()
+    assert not widget.accept_button.isEnabled()
