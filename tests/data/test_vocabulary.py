@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from napari_biomedparse.data.modalities import MODALITIES
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.data.vocabulary import _targets, suggested_prompts
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.networks.blocks.tokenizer import tokenize
-from napari_biomedparse.slicing.intensity import MODALITIES
 
 
 def test_every_target_of_the_list_is_in_a_prompt_of_its_modality() -> None:

@@ -11,9 +11,10 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from napari_biomedparse.data.modalities import MODALITIES
 from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.slicing import intensity
-from napari_biomedparse.slicing.intensity import MODALITIES, Intensity, choose_intensity
+from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
 
 
 @pytest.mark.parametrize("modality", MODALITIES)

@@ -21,13 +21,13 @@ from napari_biomedparse.cli._runs import (
     show_estimates,
 )
 from napari_biomedparse.cli._show import show_findings, told_in_one_line
+from napari_biomedparse.data.modalities import MODALITIES
 from napari_biomedparse.data.options import OVERLAPS, SegmentOptions
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.data.volume import choose_channel, has_time_points
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.io import check_output, open_image, open_volume
 from napari_biomedparse.io.inputs import find_files, stands_for_several
-from napari_biomedparse.slicing.intensity import MODALITIES
 from napari_biomedparse.slicing.read import region_of
 
 _FINE = "Fine control"

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from napari_biomedparse.data.modalities import MODALITIES
 from napari_biomedparse.errors import OptionError
-from napari_biomedparse.slicing.intensity import MODALITIES
 
 SMALLEST_TILE = 16
 TILE_WORDS = ("none", "auto")

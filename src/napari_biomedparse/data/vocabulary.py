@@ -39,7 +39,7 @@ def suggested_prompts(modality: str = "auto") -> tuple[str, ...]:
     Parameters
     ----------
     modality : str
-        A key of `slicing.intensity.MODALITIES`; those that stand for no kind of
+        A key of `data.modalities.MODALITIES`; those that stand for no kind of
         image ("auto", "none") list all.
 
     Returns

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_biomedparse.data.modalities import MODALITIES
 from napari_biomedparse.data.prompts import PromptSet, parse_prompts
 from napari_biomedparse.data.vocabulary import suggested_prompts
 from napari_biomedparse.data.volume import Volume, as_volume
 from napari_biomedparse.networks.blocks.tokenizer import CONTEXT_LENGTH, token_count
 from napari_biomedparse.slicing.geometry import SliceGeometry, choose_axis
-from napari_biomedparse.slicing.intensity import MODALITIES, Intensity, choose_intensity
+from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
 from napari_biomedparse.slicing.read import read_slices, region_of, slice_geometry
 from napari_biomedparse.slicing.seen import PUBLISHED_SIZE
 

@@ -1,7 +1,8 @@
 """How a volume's grey levels become the 0 to 255 that the network was trained on.
 
-Source of the CT windows and percentiles: the preparation that the training data are
-documented to have had (CVPR 2025 text-guided segmentation challenge).
+Source of the percentiles, as of the CT windows in `data.modalities`: the preparation
+that the training data are documented to have had (CVPR 2025 text-guided segmentation
+challenge).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_biomedparse.data.modalities import MODALITIES
 from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.io.windows import read_windows
 
@@ -27,42 +29,6 @@ SAMPLE_SLABS = 8
 """Places along an axis from which a large volume is sampled."""
 HOUNSFIELD_HINT = -500
 """Integers below this value occur in CT and hardly anywhere else."""
-
-
-@dataclass(frozen=True)
-class Modality:
-    """What is known about the intensities of one kind of image.
-
-    Parameters
-    ----------
-    label : str
-        Name for people.
-    window : tuple of float, optional
-        Lowest and highest Hounsfield unit that are told apart. Without it the
-        range comes from percentiles.
-    """
-
-    label: str
-    window: tuple[float, float] | None = None
-
-
-def _ct(label: str, width: float, level: float) -> Modality:
-    return Modality(label, (level - width / 2, level + width / 2))
-
-
-MODALITIES: dict[str, Modality] = {
-    "auto": Modality("choose from the data"),
-    "ct": _ct("CT, soft tissue", 400, 40),
-    "ct-lung": _ct("CT, lung", 1500, -160),
-    "ct-brain": _ct("CT, brain", 80, 40),
-    "ct-bone": _ct("CT, bone", 1800, 400),
-    "mr": Modality("MR"),
-    "pet": Modality("PET"),
-    "ultrasound": Modality("ultrasound"),
-    "em": Modality("electron microscopy"),
-    "light-sheet": Modality("light-sheet and other fluorescence microscopy"),
-    "none": Modality("values as they are"),
-}
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from napari_biomedparse.data.modalities import MODALITIES
 from napari_biomedparse.errors import OptionError
-from napari_biomedparse.slicing.intensity import MODALITIES
 
 PARTS = ("text", "backbone", "pixel-decoder")
 """Parts of the network that can be kept as they are."""
