@@ -14,6 +14,7 @@ from runs_manifests import FIRST, SECOND, a_manifest
 
 from napari_biomedparse.data.volume import as_volume
 from napari_biomedparse.errors import FormatError, OutputError
+from napari_biomedparse.io.durable import writing
 from napari_biomedparse.io.formats.ome_labels import LabelStore, create_labels
 from napari_biomedparse.runs.folder import (
     BLOCKS,
@@ -34,7 +35,6 @@ from napari_biomedparse.runs.folder import (
     record_block,
     recorded_blocks,
     verified_blocks,
-    writing,
 )
 from napari_biomedparse.runs.manifest import MANIFEST, Block, Manifest, read_manifest
 

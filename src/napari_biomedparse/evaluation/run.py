@@ -27,7 +27,7 @@ from napari_biomedparse.evaluation.tables import (
     summarise,
     summary_csv,
 )
-from napari_biomedparse.io.durable import write_durably
+from napari_biomedparse.io.durable import write_durably, writing
 from napari_biomedparse.io.pairs import Pair, Paths, find_pairs
 from napari_biomedparse.networks.weights import (
     default_model,
@@ -35,7 +35,6 @@ from napari_biomedparse.networks.weights import (
     model_identity,
 )
 from napari_biomedparse.pipeline.segment import merge_options
-from napari_biomedparse.runs.folder import writing
 from napari_biomedparse.version import __version__
 
 if TYPE_CHECKING:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from zarr.storage import LocalStore
+
+from napari_biomedparse.errors import OutputError
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
@@ -86,3 +89,18 @@ def write_durably(path: Path, text: str) -> None:
     finally:
         partial.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn what the system says about a full or lost disk into an `OutputError`."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be written: {error.strerror or error}. Finished blocks "
+            "are kept: make room, or bring the disk back, and run the same again to "
+            "continue."
+        ) from error

@@ -21,10 +21,10 @@ from napari_biomedparse.errors import (
     PromptError,
 )
 from napari_biomedparse.io import open_file
-from napari_biomedparse.io.durable import write_durably
+from napari_biomedparse.io.durable import write_durably, writing
 from napari_biomedparse.io.inputs import find_files, folder_names
 from napari_biomedparse.networks.weights import default_model, load_model
-from napari_biomedparse.runs.folder import LOCK, Run, writing
+from napari_biomedparse.runs.folder import LOCK, Run
 from napari_biomedparse.runs.manifest import MANIFEST
 from napari_biomedparse.runs.run import segment_to_folder
 

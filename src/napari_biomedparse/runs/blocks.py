@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from napari_biomedparse.io.durable import writing
 from napari_biomedparse.io.formats.ome_labels import (
     LabelStore,
     Layout,
@@ -34,7 +35,6 @@ from napari_biomedparse.runs.folder import (
     home_of,
     layout_of,
     record_block,
-    writing,
 )
 from napari_biomedparse.runs.manifest import Block, Manifest, read_manifest
 

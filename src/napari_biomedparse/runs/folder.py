@@ -19,7 +19,7 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from napari_biomedparse.errors import FormatError, OutputError
-from napari_biomedparse.io.durable import PARTIAL, is_zarr, write_durably
+from napari_biomedparse.io.durable import PARTIAL, is_zarr, write_durably, writing
 from napari_biomedparse.io.formats.ome_labels import LabelStore, Layout
 from napari_biomedparse.io.formats.zarr import open_zarr
 from napari_biomedparse.io.inputs import SUFFIXES
@@ -95,21 +95,6 @@ def open_folder(
             yield _prepare(folder, manifest, overwrite)
     finally:
         lock.release()
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn what the system says about a full or lost disk into an `OutputError`."""
-    try:
-        yield
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"{folder} cannot be written: {error.strerror or error}. Finished blocks "
-            "are kept: make room, or bring the disk back, and run the same again to "
-            "continue."
-        ) from error
 
 
 def record_block(folder: Path, block: Block) -> None:

@@ -28,10 +28,10 @@ from distributed import Client, Event, Future, Variable, worker_client
 
 from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.errors import OptionError, OutputError, WorkerError
-from napari_biomedparse.io.durable import write_durably
+from napari_biomedparse.io.durable import write_durably, writing
 from napari_biomedparse.runs.blocks import Stopped
 from napari_biomedparse.runs.cluster import LOOK_SECONDS, PLUGIN, connect
-from napari_biomedparse.runs.folder import JOB, writing
+from napari_biomedparse.runs.folder import JOB
 from napari_biomedparse.runs.run import do_asked
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_biomedparse.io.durable import writing
 from napari_biomedparse.io.formats.ome_labels import create_labels
 from napari_biomedparse.io.identity import identify
 from napari_biomedparse.pipeline.parts import plan_consensus, vote, voted_parameters
@@ -36,7 +37,6 @@ from napari_biomedparse.runs.folder import (
     open_folder,
     part_folders,
     verified_blocks,
-    writing,
 )
 from napari_biomedparse.runs.volume_run import describe_run, run_to_folder
 

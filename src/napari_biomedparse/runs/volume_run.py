@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from napari_biomedparse.io.durable import writing
 from napari_biomedparse.io.formats.ome_labels import OmeVersion, plan_thickness
 from napari_biomedparse.io.identity import identify
 from napari_biomedparse.networks.weights import model_identity
@@ -21,13 +22,7 @@ from napari_biomedparse.runs.blocks import (
     unfinished,
     write_objects,
 )
-from napari_biomedparse.runs.folder import (
-    Run,
-    finish,
-    open_folder,
-    verified_blocks,
-    writing,
-)
+from napari_biomedparse.runs.folder import Run, finish, open_folder, verified_blocks
 from napari_biomedparse.runs.manifest import Block, Manifest
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from napari_biomedparse.engine.devices import find_device
 from napari_biomedparse.errors import VolumeError
+from napari_biomedparse.io.durable import writing
 from napari_biomedparse.networks.weights import load_model
-from napari_biomedparse.runs.folder import writing
 from napari_biomedparse.training.augment import Variation
 from napari_biomedparse.training.cases import load_cases
 from napari_biomedparse.training.chunks import ChunkedData
