@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden_pure import run_metrics
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from napari_biomedparse.errors import VolumeError

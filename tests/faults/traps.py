@@ -12,8 +12,7 @@ from unittest.mock import patch
 import zarr
 
 from napari_biomedparse.engine.engine import Engine
-from napari_biomedparse.runs import folder as run_folder
-from napari_biomedparse.runs import manifest as run_manifest
+from napari_biomedparse.runs import folder as run_folder, manifest as run_manifest
 
 Strike = Callable[[], None]
 READERS = ("tiff", "nifti", "npy", "zarr")

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden_pure import run_instances
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from skimage.segmentation import expand_labels
 
 from napari_biomedparse.errors import VolumeError

@@ -11,8 +11,7 @@ import pytest
 import torch
 from cubic import cubic_matrix
 from golden_pure import run_nms_merge
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from napari_biomedparse.labels import resolve as postprocess
 from napari_biomedparse.labels.resolve import (

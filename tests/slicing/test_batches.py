@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from napari_biomedparse.data.volume import Volume, as_volume
 from napari_biomedparse.errors import FormatError

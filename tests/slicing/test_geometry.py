@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from cubic import cubic_matrix
 from golden_pure import run_axis, run_float_input, run_process
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.slicing.geometry import (

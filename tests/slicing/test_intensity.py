@@ -8,8 +8,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from napari_biomedparse.data.modalities import MODALITIES
 from napari_biomedparse.errors import OptionError, VolumeError

@@ -16,8 +16,7 @@ from napari_biomedparse.networks.checkpoint import read_checkpoint
 from napari_biomedparse.networks.config import TINY
 from napari_biomedparse.networks.weights import load_model
 from napari_biomedparse.samples import KINDS, make_phantom
-from napari_biomedparse.training import demo
-from napari_biomedparse.training import parts as parts_module
+from napari_biomedparse.training import demo, parts as parts_module
 from napari_biomedparse.training.demo import PARTS, train
 from napari_biomedparse.training.folder import LAST, LOG
 from napari_biomedparse.training.parts import AVERAGED, Averaging, _move

@@ -23,8 +23,7 @@ from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import PromptSet
 from napari_biomedparse.errors import PromptError
 from napari_biomedparse.io import open_file, save_labels
-from napari_biomedparse.report.findings import Tally
-from napari_biomedparse.report.findings import findings as all_findings
+from napari_biomedparse.report.findings import Tally, findings as all_findings
 from napari_biomedparse.slicing.read import region_of
 
 _DOUBLE_ENDINGS = (".ome.zarr", ".ome.tif", ".ome.tiff", ".nii.gz")

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from napari_biomedparse.errors import FormatError
 from napari_biomedparse.io.formats import npy

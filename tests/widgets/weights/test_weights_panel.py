@@ -9,9 +9,11 @@ from qtpy.QtWidgets import QWidget
 
 from napari_biomedparse.errors import CheckpointError
 from napari_biomedparse.networks.weights import PUBLISHED
-from napari_biomedparse.widgets.weights import download as _download
-from napari_biomedparse.widgets.weights import model_choice as _model_choice
-from napari_biomedparse.widgets.weights import weights_panel as _weights_panel
+from napari_biomedparse.widgets.weights import (
+    download as _download,
+    model_choice as _model_choice,
+    weights_panel as _weights_panel,
+)
 from napari_biomedparse.widgets.weights.model_choice import ModelChoice
 from napari_biomedparse.widgets.weights.weights_panel import WeightsPanel
 
