@@ -22,7 +22,7 @@ from napari_biomedparse.cli._runs import (
 )
 from napari_biomedparse.cli._show import show_findings, told_in_one_line
 from napari_biomedparse.data.modalities import MODALITIES
-from napari_biomedparse.data.options import OVERLAPS, SegmentOptions
+from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.data.volume import choose_channel, has_time_points
 from napari_biomedparse.errors import OptionError
@@ -170,7 +170,7 @@ def segment(
     overlaps: Annotated[
         str,
         typer.Option(
-            metavar="|".join(OVERLAPS),
+            metavar="score|order|separate",
             help=f"{_HELP['overlaps']} Files of separate labels end in the number of "
             "the prompt.",
             rich_help_panel=_FINE,

@@ -7,182 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from napari_biomedparse.data.fields import check_fields, documented, option
 from napari_biomedparse.data.modalities import MODALITIES
 from napari_biomedparse.errors import OptionError
 
 SMALLEST_TILE = 16
-TILE_WORDS = ("none", "auto")
 USUAL_BATCH = 4
-"""Slices a batch where no GPU chooses."""
-OVERLAPS = ("score", "order", "separate")
-
-
-def _option(default: Any, label: str, help_text: str, **limits: Any) -> Any:
-    """Make an option's one home: default, label, help text and limits."""
-    return field(
-        default=default, metadata={"label": label, "help": help_text, **limits}
-    )
-
-
-@dataclass(frozen=True)
-class SegmentOptions:
-    """How a volume is segmented; forms and the command line are made from this."""
-
-    modality: str = _option(
-        "auto",
-        "Modality",
-        "Kind of image, which decides how its values become the 0 to 255 that the "
-        "network knows. 8-bit images are used as they are.",
-        choices=tuple(MODALITIES),
-    )
-    axis: int | str | None = _option(
-        None,
-        "Slicing axis",
-        "Axis along which the volume is cut into slices, by its name: z, y or x (or "
-        "0, 1 or 2 for the first, second or last). Chosen by the volume's shape if "
-        "not given.",
-        min=0,
-        max=2,
-        names=("z", "y", "x", "t"),
-    )
-    slices: tuple[int, int] | None = _option(
-        None, "Slices", "First slice and the one after the last; all if not given."
-    )
-    region: str | None = _option(
-        None,
-        "Region",
-        "Only a box of the volume, in voxels by the names of axes, counted from 0, the "
-        "ends not included: y=100:400,x=0:200. Labels have its shape and place; slices "
-        "are counted within it.",
-    )
-    tile: str | int = _option(
-        "auto",
-        "Tiles",
-        "none: every slice is resized to the network's square, as the original does. "
-        "auto: slices of more than 1024 pixels are cut into tiles at full resolution. "
-        "A number: tiles of so many pixels.",
-    )
-    pixel_size: float | None = _option(
-        None,
-        "Pixel size",
-        "Scale at which the network sees the slices, as the size of a pixel in the "
-        "volume's unit; they are cut into tiles where that makes them too large.",
-        min=1e-9,
-        max=1e9,
-    )
-    existence_threshold: float = _option(
-        0.5,
-        "Existence threshold",
-        "A prompt counts in a slice if the network finds it at least this probable "
-        "that its target is there.",
-        min=0.0,
-        max=1.0,
-    )
-    overlap_threshold: float = _option(
-        0.5,
-        "Overlap threshold",
-        "Of two prompts whose masks overlap by more than this (intersection over "
-        "union), the less probable one is dropped in that slice.",
-        min=0.0,
-        max=1.0,
-    )
-    overlaps: str = _option(
-        "score",
-        "Overlaps",
-        "Who gets a voxel that several prompts claim. score: the most probable one, "
-        "as in the original, which also drops prompts by the overlap threshold. "
-        "order: the prompt that comes first. separate: each, in a label volume of its "
-        "own.",
-        choices=OVERLAPS,
-    )
-    instances: bool | None = _option(
-        None,
-        "Separate objects",
-        "Give every object a number of its own, split at the predicted edges. If not "
-        "given, the file's instance_label decides.",
-    )
-    edge_threshold: float = _option(
-        0.5,
-        "Edge threshold",
-        "How sure the network has to be of an edge between objects: less splits more.",
-        min=0.0,
-        max=1.0,
-    )
-    minimum_size: int = _option(
-        0,
-        "Minimum size",
-        "Separate objects of fewer voxels are dropped; the labels keep them.",
-        min=0,
-        max=2**31 - 1,
-    )
-    batch_size: int | str = _option(
-        "auto",
-        "Slices a batch",
-        "Slices that go through the network at once, or auto: what suits the free "
-        "memory of a GPU. Never changes the result on a CPU, and hardly on a GPU.",
-        min=1,
-        max=1024,
-        names=("auto",),
-    )
-    seed: int = _option(
-        0,
-        "Seed",
-        "Fixes the random part of the network: same seed, same labels.",
-        min=0,
-        max=2**31 - 1,
-    )
-
-    def __post_init__(self) -> None:
-        """Refuse values outside an option's choices or limits."""
-        for item in fields(self):
-            value, limits = getattr(self, item.name), item.metadata
-            label = f"{limits['label']} ({item.name})"
-            if "choices" in limits and value not in limits["choices"]:
-                raise OptionError(
-                    f"{label} is {value!r}; choose one of "
-                    f"{', '.join(map(str, limits['choices']))}."
-                )
-            if isinstance(value, str) and value in limits.get("names", ()):
-                continue
-            if "min" in limits and value is not None:
-                whole = not isinstance(limits["min"], float)
-                kinds = (int, np.integer) if whole else (int, float, np.number)
-                if isinstance(value, bool) or not isinstance(value, kinds):
-                    kind = "a whole number" if whole else "a number"
-                    if "names" in limits:
-                        kind = f"one of {', '.join(limits['names'])}, or {kind}"
-                    raise OptionError(f"{label} must be {kind}, not {value!r}.")
-                if not limits["min"] <= value <= limits["max"]:
-                    raise OptionError(
-                        f"{label} is {value}; it must lie between {limits['min']} and "
-                        f"{limits['max']}."
-                    )
-        if self.region is not None:
-            text = region_text(parse_region(self.region))
-            object.__setattr__(self, "region", text)
-        if isinstance(self.tile, bool) or not (
-            self.tile in TILE_WORDS
-            or (isinstance(self.tile, int) and self.tile >= SMALLEST_TILE)
-        ):
-            raise OptionError(
-                f"Tiles (tile) must be none, auto, or a whole number of at least "
-                f"{SMALLEST_TILE} pixels, not {self.tile!r}."
-            )
-        if self.pixel_size is not None and self.tile != "auto":
-            raise OptionError(
-                f"A pixel size decides how large tiles are: leave Tiles (tile) at auto "
-                f"with it, not {self.tile!r}."
-            )
-        if self.slices is not None and len(tuple(self.slices)) != 2:
-            raise OptionError(
-                f"Slices must be a first slice and the one after the last, not "
-                f"{self.slices!r}."
-            )
+"""Slices per batch where no GPU chooses."""
 
 
 def parse_region(text: str) -> dict[str, tuple[int, int]]:
@@ -201,37 +37,169 @@ def parse_region(text: str) -> dict[str, tuple[int, int]]:
     Raises
     ------
     OptionError
-        If it is none.
+        If the text is not of that form.
     """
-    found: dict[str, tuple[int, int]] = {}
+    box: dict[str, tuple[int, int]] = {}
     for part in text.split(","):
         match = re.fullmatch(r"\s*([a-z])\s*=\s*(\d+)\s*:\s*(\d+)\s*", part)
-        if match is None or match[1] in found:
+        if match is None or match[1] in box:
             raise OptionError(
-                f"Region (region) is {text!r}; write a first voxel and the one after "
-                "the last for each axis that is cut, such as y=100:400,x=0:200."
+                f"Region (region) is {text!r}; write the first voxel and the one after "
+                "the last for each axis to crop, such as y=100:400,x=0:200."
             )
-        found[match[1]] = (int(match[2]), int(match[3]))
-    return found
+        box[match[1]] = (int(match[2]), int(match[3]))
+    return box
 
 
 def region_text(box: Mapping[str, tuple[int, int]]) -> str:
-    """Write a box in named axes, as `parse_region` reads it.
-
-    Parameters
-    ----------
-    box : mapping
-        First voxel, and the one after the last, by axis.
-
-    Returns
-    -------
-    str
-    """
+    """Write a box in named axes, as `parse_region` reads it."""
     return ",".join(f"{axis}={start}:{stop}" for axis, (start, stop) in box.items())
 
 
+def _check_region(text: str) -> str:
+    return region_text(parse_region(text))
+
+
+def _check_slices(value: Any) -> tuple[int, int]:
+    """Take any pair of whole numbers."""
+    pair = tuple(value) if isinstance(value, list | tuple) else ()
+    whole = [isinstance(n, int | np.integer) and n is not True for n in pair]
+    if len(pair) != 2 or not all(whole):
+        raise OptionError(
+            "Slices (slices) must be the first slice and the one after the last, not "
+            f"{value!r}."
+        )
+    return int(pair[0]), int(pair[1])
+
+
+@documented
+@dataclass(frozen=True)
+class SegmentOptions:
+    """How a volume is segmented."""
+
+    modality: str = option(
+        "auto",
+        "Modality",
+        "Kind of image, which determines how its values are scaled to the range 0 to "
+        "255 that the network expects. 8-bit images are used as they are.",
+        choices=tuple(MODALITIES),
+        metavar="KIND",
+    )
+    axis: int | str | None = option(
+        None,
+        "Slicing axis",
+        "Axis along which the volume is sliced, by name: z, y or x (or 0, 1 or 2 for "
+        "the first, second or last). By default it follows from the volume's shape.",
+        limits=(0, 2),
+        names=("z", "y", "x", "t"),
+        metavar="z|y|x",
+    )
+    slices: tuple[int, int] | None = option(
+        None,
+        "Slices",
+        "Segment only these slices, counted from 0; 10:20 means 10 to 19. By default "
+        "all slices are segmented.",
+        check=_check_slices,
+        metavar="FIRST:END",
+    )
+    region: str | None = option(
+        None,
+        "Region",
+        "Segment only a box of the volume, in voxels by axis name, counted from 0, end "
+        "not included: y=100:400,x=0:200. The labels have its shape and position; "
+        "slices are counted within it.",
+        check=_check_region,
+        metavar="y=FIRST:END,...",
+    )
+    tile: str | int = option(
+        "auto",
+        "Tiles",
+        "none: each slice is resized to the network's input size, as in the original. "
+        "auto: slices of more than 1024 pixels are cut into tiles at full resolution. "
+        "A number sets the tile size in pixels.",
+        names=("none", "auto"),
+        limits=(SMALLEST_TILE, None),
+        metavar="none|auto|PIXELS",
+    )
+    pixel_size: float | None = option(
+        None,
+        "Pixel size",
+        "Scale at which the network sees the slices, as the size of a pixel in the "
+        "volume's unit. Slices that become too large are cut into tiles.",
+        limits=(1e-9, 1e9),
+    )
+    existence_threshold: float = option(
+        0.5,
+        "Existence threshold",
+        "Minimum probability that a prompt's target occurs in a slice. Below it, the "
+        "prompt is ignored in that slice.",
+        limits=(0.0, 1.0),
+    )
+    overlap_threshold: float = option(
+        0.5,
+        "Overlap threshold",
+        "If the masks of two prompts overlap by more than this (intersection over "
+        "union), the less probable prompt is dropped in that slice.",
+        limits=(0.0, 1.0),
+    )
+    overlaps: str = option(
+        "score",
+        "Overlaps",
+        "Which prompt gets a voxel that several prompts claim. score: the most "
+        "probable one, as in the original, which also drops prompts by the overlap "
+        "threshold. order: the first one. separate: all of them, each in a label "
+        "volume of its own.",
+        choices=("score", "order", "separate"),
+        metavar="score|order|separate",
+    )
+    instances: bool | None = option(
+        None,
+        "Separate objects",
+        "Give each object its own number, separating touching objects at the predicted "
+        "boundaries. By default, the file's instance_label decides.",
+    )
+    edge_threshold: float = option(
+        0.5,
+        "Edge threshold",
+        "Boundary threshold for touching objects. Lower values split more.",
+        limits=(0.0, 1.0),
+    )
+    minimum_size: int = option(
+        0,
+        "Minimum size",
+        "Remove separate objects with fewer voxels than this. The labels keep them.",
+        limits=(0, 2**31 - 1),
+        metavar="VOXELS",
+    )
+    batch_size: int | str = option(
+        "auto",
+        "Batch size",
+        "Number of slices that the network processes at once. auto: as many as the "
+        "free memory of a GPU allows. Does not change the result on a CPU, and hardly "
+        "on a GPU.",
+        limits=(1, 1024),
+        names=("auto",),
+        metavar="auto|N",
+    )
+    seed: int = option(
+        0,
+        "Seed",
+        "Seed of the network's random numbers: the same seed gives the same labels.",
+        limits=(0, 2**31 - 1),
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values outside an option's choices or limits."""
+        check_fields(self)
+        if self.pixel_size is not None and self.tile != "auto":
+            raise OptionError(
+                f"A pixel size determines the tile size: leave Tiles (tile) at auto, "
+                f"not {self.tile!r}."
+            )
+
+
 def refuse_separate(options: SegmentOptions, what: str) -> None:
-    """Refuse a label volume for every prompt where there is no place for it.
+    """Refuse a label volume per prompt where there is no place for them.
 
     Parameters
     ----------
@@ -242,10 +210,11 @@ def refuse_separate(options: SegmentOptions, what: str) -> None:
     Raises
     ------
     OptionError
+        If overlaps are separate.
     """
     if options.overlaps == "separate":
         raise OptionError(
-            f"Overlaps (overlaps) is separate, which gives a label volume for every "
-            f"prompt, but {what} holds a single one; choose score or order, or "
-            "segment one volume to memory or a file."
+            "Overlaps (overlaps) is separate, which gives one label volume per prompt, "
+            f"but {what} holds a single one; choose score or order, or segment one "
+            "volume to memory or a file."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from napari_biomedparse.errors import PromptError
 
@@ -106,9 +107,13 @@ class PromptSet:
         return len(self.prompts)
 
 
-def parse_prompts(
-    source: PromptSet | str | Mapping[object, object] | Iterable[str],
-) -> PromptSet:
+PromptsLike: TypeAlias = (
+    PromptSet | str | Iterable[str] | Mapping[int, str] | Mapping[str, str | int]
+)
+"""What `parse_prompts` takes: text, texts, or a mapping of label id to text."""
+
+
+def parse_prompts(source: PromptsLike) -> PromptSet:
     """Make a `PromptSet` of whatever users and files call prompts.
 
     Parameters
@@ -147,7 +152,7 @@ def parse_prompts(
     return PromptSet(tuple(Prompt(i, text) for i, text in enumerate(texts, start=1)))
 
 
-def _from_mapping(source: Mapping[object, object]) -> PromptSet:
+def _from_mapping(source: Mapping[Any, Any]) -> PromptSet:
     texts: dict[int, str] = {}
     for key, text in source.items():
         if key == INSTANCE_KEY:

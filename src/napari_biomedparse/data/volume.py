@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -209,7 +209,11 @@ class Volume:
         )
 
 
-def as_volume(source: Any, *, name: str = "volume") -> Volume:
+VolumeLike: TypeAlias = ArrayLike | Volume
+"""An image: a numpy, dask or zarr array, or a `Volume` with axes and voxel size."""
+
+
+def as_volume(source: VolumeLike, *, name: str = "volume") -> Volume:
     """Take an array or a `Volume` and return one fit to be segmented.
 
     Parameters
@@ -264,7 +268,7 @@ def as_volume(source: Any, *, name: str = "volume") -> Volume:
     return volume
 
 
-def volume_of(array: Any, name: str = "volume") -> Volume:
+def volume_of(array: ArrayLike, name: str = "volume") -> Volume:
     """Give a bare array axes by its rank: the last of t, c, z, y, x, or colours.
 
     Parameters

@@ -90,7 +90,7 @@ def as_prompts(
     PromptSet or None
         None if there are no names, or one is no prompt, which is logged.
     """
-    mapping: dict[object, object] = dict(texts.items())
+    mapping: dict[str, str | int] = {str(label): text for label, text in texts.items()}
     mapping[INSTANCE_KEY] = int(instance)
     try:
         return parse_prompts(mapping) if texts else None
