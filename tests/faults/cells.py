@@ -42,7 +42,7 @@ APART = {
 }
 """Faults that end the process of the run."""
 CLUSTER = {"worker killed": ("predicting",)}
-GOES_ON = ("clock jump", "worker killed")
+CONTINUES = ("clock jump", "worker killed")
 """Faults that a run does not even notice."""
 
 

@@ -1,4 +1,4 @@
-"""Tries the whole fault matrix and writes what came of it to docs/faults.md.
+"""Try the whole fault matrix and write the outcomes to docs/faults.md.
 
 python tests/faults/table.py
 """
@@ -12,25 +12,26 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))
-from faults.cells import APART, CLUSTER, FORMATS, GOES_ON, HERE, Cell  # noqa: E402
+from faults.cells import APART, CLUSTER, CONTINUES, FORMATS, HERE, Cell  # noqa: E402
 
 TABLE = TESTS.parent / "docs" / "faults.md"
 ALL = {**HERE, **APART, **CLUSTER}
 HEAD = """# What a run survives
 
-Written by `python tests/faults/table.py`, which tries every cell: a run of {slices}
-slices with two prompts and objects, into a run's folder, is disturbed at the named
-stage; what is recorded as finished is compared with an undisturbed run; the fault is
-put right; the same call is made again; and its labels, existence scores, objects and
-records are compared with the undisturbed run's, to the bit.
+Written by `python tests/faults/table.py`, which tries every cell. A run of {slices}
+slices with two prompts and objects, in a run folder, is disturbed at the given stage,
+and the blocks recorded as finished are compared with those of an undisturbed run. Then
+the fault is removed, the same call is made again, and its labels, existence scores,
+objects and records are compared bit for bit with the undisturbed run.
 
 - Stages: *looking* at the volume before the run, *reading* a part of it, *predicting*
   a slice, writing *labels*, *edges*, the *record* of a block, *components* and
   *objects*, and the final *manifest*.
-- `SIGINT` is sent to the command line, which has to end within two seconds with exit
-  code 130; while *reading*, a part of the volume takes 20 seconds to come.
-- A full disk is a small file system in memory; permissions are lost as another user
-  than root; other errors of the system are raised where it would raise them.
+- `SIGINT` is sent to the command line, which must end within two seconds with exit code
+  130. While *reading*, a part of the volume takes 20 seconds to arrive.
+- The full disk is a small file system in memory, and permissions are lost by running as
+  a user other than root. Other system errors are raised where the system would raise
+  them.
 
 """
 
@@ -57,7 +58,7 @@ def table(outcomes: Outcomes) -> str:
     told = ["", "What is told, of a Zarr:", "", "| fault | stage | message |"]
     told.append("|---" * 3 + "|")
     for fault, stages in ALL.items():
-        good = "goes on" if fault in GOES_ON else "resumes"
+        good = "continues" if fault in CONTINUES else "resumes"
         words = {"passed": f"{good}, identical", "skipped": "not tried"}
         for stage in stages:
             names = [str(Cell(fault, stage, name)) for name in FORMATS]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faults.cells import GOES_ON
+from faults.cells import CONTINUES
 from faults.table import ALL, TABLE
 
 
@@ -16,5 +16,5 @@ def test_the_table_is_of_these_cells() -> None:
         (fault, stage) for fault, stages in ALL.items() for stage in stages
     ]
     for fault, _, *cells in rows:
-        good = "goes on" if fault in GOES_ON else "resumes"
+        good = "continues" if fault in CONTINUES else "resumes"
         assert cells == [f"{good}, identical"] * 4

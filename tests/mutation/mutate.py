@@ -33,13 +33,16 @@ from hypothesis import settings
 ROOT = Path(__file__).parents[2]
 PACKAGE = "napari_biomedparse"
 TESTS = {
-    "preprocess": ["test_preprocess.py"],
-    "postprocess": ["test_postprocess.py"],
-    "metrics": ["test_metrics.py"],
-    "io.pickles": ["io/test_pickles.py"],
-    "io.pickle_values": ["io/test_pickle_values.py", "io/test_pickles.py"],
-    "runs.durable": ["runs/test_durable.py"],
-    "runs.identity": ["runs/test_identity.py"],
+    "slicing.geometry": ["slicing/test_geometry.py"],
+    "labels.resolve": ["labels/test_resolve.py"],
+    "evaluation.metrics": ["evaluation/test_metrics.py"],
+    "io.guards.pickles": ["io/guards/test_pickles.py"],
+    "io.guards.pickle_values": [
+        "io/guards/test_pickle_values.py",
+        "io/guards/test_pickles.py",
+    ],
+    "io.durable": ["io/test_durable.py"],
+    "io.identity": ["io/test_identity.py"],
     "runs.manifest": ["runs/test_manifest.py"],
     "runs.folder": ["runs/test_folder.py"],
     "runs.blocks": ["runs/test_blocks.py"],
