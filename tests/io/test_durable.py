@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import zarr
 
+from napari_biomedparse.errors import OutputError
 from napari_biomedparse.io import durable
 from napari_biomedparse.io.durable import (
-    SyncedStore,
+    atomic_write,
     is_zarr,
     sync_files,
     sync_folder,
     write_durably,
+    writing,
 )
-
-
-@pytest.fixture
-def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Files and folders that were waited for."""
-    if not Path("/proc/self/fd").is_dir():
-        pytest.skip("which file is open is asked of Linux")
-    found: list[Path] = []
-    fsync = os.fsync
-
-    def noting(descriptor: int) -> None:
-        found.append(Path(f"/proc/self/fd/{descriptor}").readlink())
-        fsync(descriptor)
-
-    monkeypatch.setattr(durable.os, "fsync", noting)
-    return found
 
 
 def test_a_text_is_written_whole(tmp_path: Path, synced: list[Path]) -> None:
@@ -65,6 +46,37 @@ def test_what_was_there_stays_if_writing_fails(
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path, synced: list[Path]) -> None:
+    path = tmp_path / "a"
+    for text in ("old", "new"):
+        with atomic_write(path) as partial:
+            (partial / "deep").mkdir(parents=True)
+            (partial / "deep" / "b").write_text(text)
+            assert not path.exists() or (path / "deep" / "b").read_text() == "old"
+        assert (path / "deep" / "b").read_text() == text
+        assert synced[0] == partial / "deep" / "b"
+        assert synced[-1] == tmp_path
+        synced.clear()
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_folder_that_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.mkdir()
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as partial:
+        partial.mkdir()
+        (partial / "b").write_text("half")
+        raise ZeroDivisionError
+    assert [p.name for p in tmp_path.rglob("*")] == ["a"]
+
+
+def test_errors_that_say_what_to_do_pass_unchanged(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"^mine$"), writing(tmp_path):
+        raise OutputError("mine")
+    with pytest.raises(OutputError, match="No space left"), writing(tmp_path):
+        raise OSError(28, "No space left on device")
+
+
 def test_files_and_their_folders_are_waited_for(
     tmp_path: Path, synced: list[Path]
 ) -> None:
@@ -83,27 +95,6 @@ def test_folders_need_no_waiting_on_windows(
     monkeypatch.setattr(durable.sys, "platform", "win32")
     sync_folder(tmp_path)
     assert synced == []
-
-
-def test_a_store_waits_for_what_was_written_since(
-    tmp_path: Path, synced: list[Path]
-) -> None:
-    root = tmp_path / "a.zarr"
-    store = SyncedStore(root)
-    group = zarr.create_group(store=store)
-    array: Any = group.create_array("x", shape=(4,), chunks=(2,), dtype="u1")
-    store.sync()
-    assert {root / "zarr.json", root / "x" / "zarr.json"} <= set(synced)
-    synced.clear()
-    array[2:] = np.ones(2, np.uint8)
-    store.sync()
-    assert sorted(synced) == sorted([root / "x" / "c" / "1", root / "x" / "c"])
-    synced.clear()
-    store.sync()
-    assert synced == []
-    assert not store.read_only
-    assert SyncedStore(root, read_only=True).read_only
-    asyncio.run(store.delete("x/c/1"))
 
 
 @pytest.mark.parametrize("name", ["zarr.json", ".zgroup", ".zarray"])

@@ -75,10 +75,10 @@ def test_places_that_cannot_be_written(
     with pytest.raises(OutputError, match="does not exist; make it first"):
         _write(tmp_path / "no" / "a.txt", "x")
 
-    def refuse(**_: Any) -> str:
+    def refuse(*_: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    monkeypatch.setattr("pathlib.Path.replace", refuse)
     with pytest.raises(OutputError, match="cannot be written: Permission denied"):
         _write(tmp_path / "a.txt", "x")
 

@@ -14,7 +14,6 @@ from runs_manifests import FIRST, SECOND, a_manifest
 
 from napari_biomedparse.data.volume import as_volume
 from napari_biomedparse.errors import FormatError, OutputError
-from napari_biomedparse.io.durable import writing
 from napari_biomedparse.io.formats.ome_labels import LabelStore, create_labels
 from napari_biomedparse.runs.folder import (
     BLOCKS,
@@ -151,13 +150,6 @@ def test_a_folder_is_not_called_as_a_file(tmp_path: Path) -> None:
     ):
         pass
     assert not folder.exists()
-
-
-def test_errors_that_say_what_to_do_pass_unchanged(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"^mine$"), writing(tmp_path):
-        raise OutputError("mine")
-    with pytest.raises(OutputError, match="No space left"), writing(tmp_path):
-        raise OSError(28, "No space left on device")
 
 
 def test_blocks_are_recorded_one_by_one(tmp_path: Path) -> None:

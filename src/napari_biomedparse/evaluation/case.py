@@ -26,6 +26,7 @@ from napari_biomedparse.evaluation.scores import (
     score_semantic,
 )
 from napari_biomedparse.io import open_file, open_volume
+from napari_biomedparse.io.durable import atomic_write
 from napari_biomedparse.io.identity import identify
 from napari_biomedparse.io.pairs import Pair, open_labels, read_labels
 from napari_biomedparse.runs.manifest import MANIFEST
@@ -88,9 +89,8 @@ class Overlay:
 
     def save(self, path: Path) -> None:
         """Write an ``.npz``; the file is whole or not there."""
-        part = path.with_name(f"{path.stem}.part.npz")
-        np.savez_compressed(part, **vars(self))
-        part.replace(path)
+        with atomic_write(path) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, **vars(self))
 
     @classmethod
     def read(cls, path: Path) -> Overlay:

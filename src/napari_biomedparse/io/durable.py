@@ -1,59 +1,73 @@
-"""Files that are whole or absent after a crash, also one of the power supply."""
+"""Files that are either complete or absent after a crash or a power loss."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from zarr.storage import LocalStore
-
 from napari_biomedparse.errors import OutputError
-
-if TYPE_CHECKING:
-    from zarr.core.buffer import Buffer
 
 PARTIAL = ".partial"
 """Ending of files that a crash may leave behind."""
 
 
-class SyncedStore(LocalStore):
-    """A folder that holds a Zarr group, whose writes can be made to last.
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Provide a temporary name that becomes `path` once it is written and on the disk.
 
     Parameters
     ----------
-    root : Path
-        The folder.
-    read_only : bool
+    path : Path
+        File or folder to make. An existing one is replaced.
+
+    Yields
+    ------
+    Path
+        A name in the same folder. If an exception is raised, whatever was written
+        there is removed and `path` stays as it was.
     """
+    partial = _partial(path)
+    replaced = _partial(path)
+    try:
+        yield partial
+        inside = partial.rglob("*") if partial.is_dir() else [partial]
+        sync_files(file for file in inside if file.is_file())
+        if path.is_dir():  # which cannot be replaced in one step
+            path.rename(replaced)
+        partial.replace(path)
+    finally:
+        for leftover in (partial, replaced):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
-    def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
-        super().__init__(root, read_only=read_only)
-        self._written: set[Path] = set()
 
-    async def set(self, key: str, value: Buffer) -> None:
-        """Write one file, and remember it."""
-        await super().set(key, value)
-        self._written.add(self.root / key)
-
-    def sync(self) -> None:
-        """Wait until all that was written since the last call is on the disk."""
-        written, self._written = self._written, set()
-        sync_files(written)
+def write_durably(path: Path, text: str) -> None:
+    """Write a UTF-8 text file with `atomic_write`."""
+    with atomic_write(path) as partial:
+        partial.write_text(text, "utf-8", newline="\n")
 
 
-def is_zarr(folder: Path) -> bool:
-    """Say whether a folder is a Zarr group or array, and not just some chunks of one.
-
-    Writing a chunk makes the folders above it, also where all has been removed.
-    """
-    return any(
-        (folder / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")
-    )
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn an `OSError`, such as that of a full or lost disk, into an `OutputError`."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be written: {error.strerror or error}. Finished blocks "
+            "are kept: free disk space or reconnect the disk, then run the same again "
+            "to continue."
+        ) from error
 
 
 def sync_files(paths: Iterable[Path]) -> None:
@@ -77,30 +91,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_durably(path: Path, text: str) -> None:
-    """Write a text file that is whole, or as it was before, whatever happens."""
-    partial = path.with_name(f"{path.name}.{uuid4().hex}{PARTIAL}")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    sync_folder(path.parent)
+def is_zarr(folder: Path) -> bool:
+    """Return whether a folder is a Zarr group or array, not only some chunks of one.
+
+    Writing a chunk makes the folders above it, even where everything was removed.
+    """
+    return any(
+        (folder / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")
+    )
 
 
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn what the system says about a full or lost disk into an `OutputError`."""
-    try:
-        yield
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"{folder} cannot be written: {error.strerror or error}. Finished blocks "
-            "are kept: make room, or bring the disk back, and run the same again to "
-            "continue."
-        ) from error
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{uuid4().hex}{PARTIAL}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from napari_biomedparse.data.volume import as_volume, choose_channel
 from napari_biomedparse.errors import FormatError, OptionError, VolumeError
+from napari_biomedparse.io.durable import is_zarr
 from napari_biomedparse.io.formats import nifti, npz, stack, tiff, zarr
 from napari_biomedparse.io.output import check_place
 
@@ -61,7 +62,7 @@ def recognise(path: str | os.PathLike[str]) -> Kind | None:
     path = Path(path)
     try:
         if path.is_dir():
-            return "zarr" if zarr.is_zarr(path) else None
+            return "zarr" if is_zarr(path) else None
         if not path.is_file():  # a pipe would keep its reader waiting
             return None
         with path.open("rb") as file:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import colorsys
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.errors import OutputError, VolumeError
+from napari_biomedparse.io.durable import atomic_write, is_zarr
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptSet
@@ -26,7 +25,7 @@ _GOLDEN_RATIO = 0.618033988749895
 
 @contextmanager
 def whole_or_nothing(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Give a temporary path that becomes `path` when all went well.
+    """Provide a temporary name that becomes `path` if everything succeeds.
 
     Parameters
     ----------
@@ -38,8 +37,7 @@ def whole_or_nothing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     Yields
     ------
     Path
-        A name in a fresh folder beside `path`, with the same ending. The folder also
-        serves for scratch files, and is gone afterwards.
+        A name in the same folder; see `atomic_write`.
 
     Raises
     ------
@@ -49,18 +47,13 @@ def whole_or_nothing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     path = path.absolute()
     check_place(path, overwrite=overwrite)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".biomedparse-", dir=path.parent))
+        with atomic_write(path) as temporary:
+            yield temporary
     except OSError as error:
-        raise _unwritable(path, error) from error
-    try:
-        yield folder / path.name
-        if path.is_dir():
-            path.rename(folder / "replaced")
-        (folder / path.name).replace(path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror or error}. Choose a folder "
+            "that you may write to, on a disk with free space."
+        ) from error
 
 
 def check_place(path: Path, *, overwrite: bool) -> None:
@@ -83,7 +76,7 @@ def check_place(path: Path, *, overwrite: bool) -> None:
         raise OutputError(
             f"{path} exists already; choose another name or ask to overwrite it."
         )
-    if path.is_dir() and not _is_zarr(path):
+    if path.is_dir() and not is_zarr(path):
         raise OutputError(f"{path} is a folder of other things and is not replaced.")
     if not path.parent.is_dir():
         raise OutputError(f"The folder {path.parent} does not exist; make it first.")
@@ -141,14 +134,3 @@ def label_colour(label: int) -> Colour:
     rgb = colorsys.hsv_to_rgb(hue, 0.65 + 0.3 * (label % 2), 0.95)
     red, green, blue = (round(255 * part) for part in rgb)
     return red, green, blue, 255
-
-
-def _is_zarr(path: Path) -> bool:
-    return any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zarray"))
-
-
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"{path} cannot be written: {error.strerror or error}. Choose a folder that "
-        "you may write to and that has room."
-    )

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from napari_biomedparse.io.durable import write_durably
+
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto;
        padding: 0 1rem; color: #222; background: #fff; }
@@ -38,9 +40,7 @@ def page(title: str, parts: Sequence[str]) -> str:
 
 def save_page(path: Path, text: str) -> None:
     """Write a page, whole or as it was before."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, "utf-8")
-    part.replace(path)
+    write_durably(path, text)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

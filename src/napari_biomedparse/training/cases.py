@@ -24,6 +24,7 @@ from napari_biomedparse.errors import (
     PromptError,
 )
 from napari_biomedparse.io import open_file, open_volume
+from napari_biomedparse.io.durable import write_durably
 from napari_biomedparse.io.identity import identify
 from napari_biomedparse.io.pairs import Pair, find_pairs, open_labels
 from napari_biomedparse.slicing.geometry import choose_axis
@@ -216,9 +217,7 @@ def _cached(
         intensity = choose_intensity(image.data, modality, colour=image.is_colour)
         _copy(image.data, paths["image"], np.dtype(np.uint8), intensity.apply)
         values = _copy(truth.volume.data, paths["labels"], truth.volume.dtype, None)
-        part = paths["facts"].with_suffix(".part")
-        part.write_text(json.dumps({"values": sorted(values)}), "utf-8")
-        part.replace(paths["facts"])
+        write_durably(paths["facts"], json.dumps({"values": sorted(values)}))
     return paths
 
 

@@ -28,6 +28,7 @@ import torch
 from safetensors.torch import save_file
 
 from napari_biomedparse.engine.devices import find_device
+from napari_biomedparse.io.durable import atomic_write
 from napari_biomedparse.networks.config import BiomedParseConfig
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.training.parts import Part, train_part
@@ -114,9 +115,8 @@ def export(model: BiomedParse, path: Path, about: dict[str, str]) -> None:
     }
     metadata = {"config": json.dumps(asdict(model.config)), **about}
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    save_file(weights, part, metadata=metadata)
-    part.replace(path)
+    with atomic_write(path) as partial:
+        save_file(weights, partial, metadata=metadata)
 
 
 def train(

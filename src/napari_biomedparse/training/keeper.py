@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
 from napari_biomedparse.errors import OptionError
+from napari_biomedparse.io.durable import atomic_write
 from napari_biomedparse.networks.checkpoint import save_weights
 from napari_biomedparse.training.adapters import merged_state_dict
 from napari_biomedparse.training.folder import BEST, HELD_OUT, LAST, write_log
@@ -81,10 +82,11 @@ class ChunkKeeper(Callback):
             trainer.logger.log_metrics(values, self.step)
         if self.stopped:  # in the middle: what it goes on from must be a whole chunk
             return
-        part = self._folder / f"{LAST}.part"
-        trainer.save_checkpoint(part)
         if trainer.is_global_zero:
-            part.replace(self._folder / LAST)
+            with atomic_write(self._folder / LAST) as partial:
+                trainer.save_checkpoint(partial)
+        else:
+            trainer.save_checkpoint(self._folder / LAST)
 
 
 class Keeper(ChunkKeeper):

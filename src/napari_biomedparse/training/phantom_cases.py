@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from napari_biomedparse.io.durable import atomic_write
 from napari_biomedparse.networks.blocks.tokenizer import END_ID, START_ID, tokenize
 from napari_biomedparse.samples import KINDS, Phantom, make_phantom
 from napari_biomedparse.samples.wordings import (
@@ -63,9 +64,8 @@ def _make_case(folder: Path, seed: int) -> Case:
         with np.load(path, allow_pickle=False) as kept:
             return Case(kind, kept["image"], kept["labels"], kept["objects"])
     case = to_case(make_phantom(kind, seed, shape=PHANTOM_SHAPE))
-    part = path.with_suffix(".part.npz")
-    np.savez(part, image=case.image, labels=case.labels, objects=case.objects)
-    part.replace(path)
+    with atomic_write(path) as partial, partial.open("wb") as file:
+        np.savez(file, image=case.image, labels=case.labels, objects=case.objects)
     return case
 
 

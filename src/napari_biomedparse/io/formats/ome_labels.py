@@ -8,23 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.storage import LocalStore
 
 from napari_biomedparse.errors import OutputError
-from napari_biomedparse.io.durable import (
-    PARTIAL,
-    SyncedStore,
-    is_zarr,
-    sync_folder,
-)
+from napari_biomedparse.io.durable import atomic_write, is_zarr, sync_files
 from napari_biomedparse.io.formats.zarr_metadata import describe_labels
 from napari_biomedparse.io.guards.zarr_guard import guarded
 
 if TYPE_CHECKING:
+    from zarr.core.buffer import Buffer
+
     from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.data.volume import Volume
 
@@ -102,6 +99,24 @@ def plan_thickness(shape: Sequence[int], axis: int, itemsize: int) -> int:
     plane = math.prod(shape) // shape[axis] * itemsize
     most = max(1, min(THICKEST, BLOCK_BYTES // max(1, plane)))
     return 1 << int(math.log2(most))
+
+
+class SyncedStore(LocalStore):
+    """A folder that holds a Zarr group and remembers which files were written."""
+
+    def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
+        super().__init__(root, read_only=read_only)
+        self._written: set[Path] = set()
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write one file."""
+        await super().set(key, value)
+        self._written.add(self.root / key)
+
+    def sync(self) -> None:
+        """Wait until everything written since the last call is on the disk."""
+        written, self._written = self._written, set()
+        sync_files(written)
 
 
 class LabelStore:
@@ -217,32 +232,28 @@ def create_labels(
     if is_zarr(path):
         return
     shutil.rmtree(path, ignore_errors=True)  # chunks of one that was removed
-    partial = path.with_name(f"{path.name}.{uuid4().hex}{PARTIAL}")
-    store = SyncedStore(partial)
-    old = layout.version == "0.4"
-    group = zarr.create_group(store, zarr_format=2 if old else 3)
-    for level in range(layout.levels):
-        more: dict[str, Any] = {"dimension_names": volume.axes}
+    with atomic_write(path) as partial:
+        old = layout.version == "0.4"
+        group = zarr.create_group(str(partial), zarr_format=2 if old else 3)
+        for level in range(layout.levels):
+            more: dict[str, Any] = {"dimension_names": volume.axes}
+            if old:
+                more = {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
+            shape, chunks = layout.level_shape(level), layout.chunks(level)
+            if layout.times is not None:
+                shape, chunks = (layout.times, *shape), (1, *chunks)
+            group.create_array(
+                f"s{level}",
+                shape=shape,
+                dtype=layout.dtype,
+                chunks=chunks,
+                fill_value=0,
+                **more,
+            )
+        described = describe_labels(volume, prompts, layout.levels)
         if old:
-            more = {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
-        shape, chunks = layout.level_shape(level), layout.chunks(level)
-        if layout.times is not None:
-            shape, chunks = (layout.times, *shape), (1, *chunks)
-        group.create_array(
-            f"s{level}",
-            shape=shape,
-            dtype=layout.dtype,
-            chunks=chunks,
-            fill_value=0,
-            **more,
-        )
-    described = describe_labels(volume, prompts, layout.levels)
-    if old:
-        multiscale = {**described["multiscales"][0], "version": "0.4"}
-        group.attrs["multiscales"] = [multiscale]
-        group.attrs["image-label"] = described["image-label"] | {"version": "0.4"}
-    else:
-        group.attrs["ome"] = described
-    store.sync()
-    partial.rename(path)
-    sync_folder(path.parent)
+            multiscale = {**described["multiscales"][0], "version": "0.4"}
+            group.attrs["multiscales"] = [multiscale]
+            group.attrs["image-label"] = described["image-label"] | {"version": "0.4"}
+        else:
+            group.attrs["ome"] = described

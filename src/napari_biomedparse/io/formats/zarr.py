@@ -31,7 +31,6 @@ from napari_biomedparse.io.output import fit, label_dtype, whole_or_nothing
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".zarr",)
-_MARKERS = ("zarr.json", ".zgroup", ".zarray")
 _AXES = ("t", "c", "z", "y", "x")
 _CHUNK = (1, 16, 256, 256)
 _DEEPEST = 8
@@ -40,11 +39,6 @@ _MAX_IMAGES = 64
 """Most images that one group may list."""
 _SMALLEST = 256
 """The label pyramid ends once a plane is this small."""
-
-
-def is_zarr(path: Path) -> bool:
-    """Say whether a folder is a Zarr group or array."""
-    return any((path / name).is_file() for name in _MARKERS)
 
 
 def open_zarr(path: Path) -> Contents:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from napari.settings import get_plugin_settings, get_settings
 
+from napari_biomedparse.io.durable import write_durably
+
 if TYPE_CHECKING:
     from napari.utils.events import EventEmitter
 
@@ -110,7 +112,7 @@ def keep_values(values: Mapping[str, Any]) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values, indent=1), "utf-8")
+        write_durably(path, json.dumps(values, indent=1))
     except OSError as error:
         _LOGGER.warning("The values used cannot be kept in %s: %s", path, error)
 
