@@ -8,9 +8,15 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pytest
+import zarr
 
 from napari_biomedparse.io import windows as chunks
-from napari_biomedparse.io.windows import can_spool, read_windows, spool
+from napari_biomedparse.io.windows import (
+    can_spool,
+    chunk_thickness,
+    read_windows,
+    spool,
+)
 
 VALUES = np.random.default_rng(0).integers(0, 2**16, (23, 17, 19)).astype(np.uint16)
 
@@ -59,3 +65,16 @@ def test_what_is_not_spooled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: full)
     assert can_spool(lazy, 7)
     assert not can_spool(lazy, 8)
+
+
+def test_the_thickness_is_that_of_what_is_read_as_one() -> None:
+    assert chunk_thickness(VALUES, 0) == 1
+    assert chunk_thickness(da.from_array(VALUES, (9, 17, 19)), 0) == 9
+    chunked: Any = zarr.create_array(
+        {}, shape=VALUES.shape, chunks=(5, 6, 7), dtype="u2"
+    )
+    assert [chunk_thickness(chunked, axis) for axis in range(3)] == [5, 6, 7]
+    sharded: Any = zarr.create_array(
+        {}, shape=(20, 20, 20), chunks=(5, 5, 5), shards=(10, 5, 20), dtype="u2"
+    )
+    assert [chunk_thickness(sharded, axis) for axis in range(3)] == [10, 5, 20]

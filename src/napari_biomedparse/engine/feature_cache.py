@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from cachetools import LRUCache
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,29 +21,30 @@ class FeatureCache:
     Parameters
     ----------
     most_bytes : int
-        What the features may take up together, on their device. A slice of the
-        published network takes 110 MB in float32; 0 remembers nothing.
+        Limit of the memory that the features take, on their device. A slice of the
+        published network takes 110 MB in float32; 0 keeps nothing.
     """
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
-        self._kept: OrderedDict[bytes, ImageFeatures] = OrderedDict()
-        self._sizes: dict[bytes, int] = {}
+        self._kept: LRUCache[bytes, ImageFeatures] = LRUCache(
+            most_bytes, getsizeof=lambda features: features.nbytes
+        )
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Count the remembered slices."""
+        """Count the slices that are kept."""
         return len(self._kept)
 
     @property
     def bytes_used(self) -> int:
-        """What the remembered features take up."""
-        return sum(self._sizes.values())
+        """Memory that the features take."""
+        return int(self._kept.currsize)
 
     def get(
         self, slices: Tensor, encode: Callable[[Tensor], ImageFeatures]
     ) -> ImageFeatures:
-        """Remember the features of slices, or compute them; from any thread.
+        """Return the features of slices, computing those not kept; from any thread.
 
         Parameters
         ----------
@@ -60,20 +62,15 @@ class FeatureCache:
         values = slices.contiguous().cpu().numpy()
         key = hashlib.blake2b(values.data, digest_size=16).digest()
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        found = encode(slices)
-        if found.nbytes <= self.most_bytes:
+            if (kept := self._kept.get(key)) is not None:
+                return kept
+        features = encode(slices)
+        if features.nbytes <= self.most_bytes:
             with self._lock:
-                self._kept[key], self._sizes[key] = found, found.nbytes
-                while self.bytes_used > self.most_bytes:
-                    oldest, _ = self._kept.popitem(last=False)
-                    del self._sizes[oldest]
-        return found
+                self._kept[key] = features
+        return features
 
     def clear(self) -> None:
         """Forget everything and free its memory."""
         with self._lock:
             self._kept.clear()
-            self._sizes.clear()

@@ -19,6 +19,24 @@ SPOOL_BYTES = 2**34
 """Parts larger than this are not put into a temporary file."""
 
 
+def chunk_thickness(data: ArrayLike, axis: int) -> int:
+    """Return the length of the longest chunk of an array along an axis.
+
+    Parameters
+    ----------
+    data : array
+        numpy, dask or zarr. Of a sharded one a shard counts, which is read as one.
+    axis : int
+
+    Returns
+    -------
+    int
+        1 for an array without chunks.
+    """
+    chunks = getattr(data, "shards", None) or getattr(data, "chunks", None)
+    return 1 if chunks is None else int(np.max(chunks[axis]))
+
+
 def read_windows(
     data: ArrayLike, windows: Sequence[tuple[slice, ...]]
 ) -> list[npt.NDArray[Any]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_biomedparse.io.windows import chunk_thickness
 from napari_biomedparse.pipeline.step import behind, finish_slices, predict_slices
 from napari_biomedparse.slicing.batches import SliceBatch, slice_batches
 from napari_biomedparse.slicing.read import read_slices
@@ -185,9 +186,7 @@ def _nearest(spans: Sequence[Span], at: int | None) -> Span:
 
 def _keeping(volume: Volume, axis: int, size: int) -> Volume:
     """Have whole chunks kept where they are thicker than a batch."""
-    data = volume.data
-    chunks = getattr(data, "shards", None) or getattr(data, "chunks", None)
-    thickness = 1 if chunks is None else int(np.max(chunks[axis]))
+    thickness = chunk_thickness(volume.data, axis)
     plane = volume.dtype.itemsize
     for i, length in enumerate(volume.shape):
         plane *= 1 if i == axis else length

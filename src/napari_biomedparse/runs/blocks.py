@@ -24,6 +24,7 @@ from napari_biomedparse.io.formats.ome_labels import (
     plan_thickness,
 )
 from napari_biomedparse.io.identity import check_unchanged
+from napari_biomedparse.io.windows import chunk_thickness
 from napari_biomedparse.labels.blockwise import block_shape, scratch, split_blockwise
 from napari_biomedparse.pipeline.segment import run_plan
 from napari_biomedparse.runs.folder import (
@@ -292,9 +293,7 @@ def _record(plan: RunPlan, block: FilledBlock) -> Block:
 
 def task_size(plan: RunPlan, thickness: int) -> int:
     """Return the slices of a task: whole blocks, and several of the volume's chunks."""
-    data, axis = plan.volume.data, plan.geometry.axis
-    chunks = getattr(data, "shards", None) or getattr(data, "chunks", None)
-    chunk = 1 if chunks is None else int(np.max(chunks[axis]))
+    chunk = chunk_thickness(plan.volume.data, plan.geometry.axis)
     return thickness * math.ceil(LEAST_CHUNKS * chunk / thickness)
 
 

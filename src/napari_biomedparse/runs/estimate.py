@@ -14,6 +14,7 @@ import torch
 
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.io.formats.ome_labels import plan_thickness
+from napari_biomedparse.io.windows import chunk_thickness
 from napari_biomedparse.pipeline.parts import check_consensus, plan_consensus
 from napari_biomedparse.pipeline.plan import plan_run
 from napari_biomedparse.pipeline.segment import make_engine, merge_options, run_plan
@@ -201,8 +202,7 @@ def _try_network(plan: RunPlan, engine: Engine) -> tuple[float, int | None]:
 def _reading_pace(plan: RunPlan) -> float:
     """Return the seconds that reading and resizing a slice takes, from one chunk."""
     data, axis = plan.volume.data, plan.geometry.axis
-    chunks = getattr(data, "shards", None) or getattr(data, "chunks", None)
-    chunk = 1 if chunks is None else int(np.max(chunks[axis]))
+    chunk = chunk_thickness(data, axis)
     plane = math.prod(plan.volume.shape) // plan.geometry.depth
     most = max(3, SLAB_BYTES // (plane * plan.volume.dtype.itemsize))
     size = min(max(3, chunk), most)  # a slice and its neighbours

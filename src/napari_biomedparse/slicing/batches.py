@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_biomedparse.io.windows import can_spool, spool
+from napari_biomedparse.io.windows import can_spool, chunk_thickness, spool
 from napari_biomedparse.slicing.geometry import (
     SliceGeometry,
     neighbour_index,
@@ -230,7 +230,6 @@ def _chunk_stops(volume: Volume, axis: int, batch_size: int) -> Iterator[int]:
     elif isinstance(chunks[axis], tuple):  # dask
         yield from accumulate(chunks[axis])
         return
-    else:  # zarr; with sharding a shard is what is read as one
-        shards = getattr(volume.data, "shards", None)
-        thickness = (shards or chunks)[axis]
+    else:
+        thickness = chunk_thickness(volume.data, axis)
     yield from range(thickness, size + thickness, thickness)
