@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -23,8 +24,10 @@ from napari_biomedparse.evaluation.metrics import dice, evaluate_instances
 from napari_biomedparse.labels.instances import label_components
 from napari_biomedparse.networks.weights import load_model
 from napari_biomedparse.pipeline.segment import segment
-from napari_biomedparse.samples import KINDS, Phantom, make_phantom
-from napari_biomedparse.samples.wordings import TITLES, wording
+from napari_biomedparse.samples import KINDS, TITLES, Phantom, make_phantom
+
+sys.path.append(str(Path(__file__).parents[1] / "examples" / "demo_model"))
+from wordings import wording
 
 FIRST_SEED = 10_000_000
 """Training uses seeds far below."""

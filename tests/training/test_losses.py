@@ -9,10 +9,8 @@ import torch
 
 from napari_biomedparse.training.losses import (
     Targets,
-    coverage,
     dice_loss,
-    object_contacts,
-    object_edges,
+    instance_edges,
     segmentation_losses,
 )
 
@@ -110,28 +108,6 @@ def test_absent_targets_teach_existence_only() -> None:
     assert leaves[2].grad is not None and bool((leaves[2].grad[COUNTS == 1] > 0).all())
 
 
-def test_masks_of_absent_targets_can_be_made_to_count() -> None:
-    logits, truth = fixed()
-    truth = truth._replace(masks=truth.masks * truth.exists[..., None, None])
-    plain = segmentation_losses(*logits, truth)
-    terms = segmentation_losses(*logits, truth, absent_weight=0.5)
-    pairs = np.argwhere((EXISTS == 0) & (COUNTS == 1))
-    empty = [np.log1p(np.exp(logits[0][b, p].numpy())).mean() for b, p in pairs]
-    expected = float(plain.mask_bce) + 0.5 * float(np.mean(empty))
-    assert float(terms.mask_bce) == pytest.approx(expected, rel=1e-12)
-    weighted = terms.total((1.0, 0.0, 0.0, 0.0, 2.0))
-    assert float(weighted) == pytest.approx(float(terms[0] + 2 * terms[4]))
-
-
-def test_missed_edges_can_be_made_to_cost_more() -> None:
-    logits, truth = fixed()
-    terms = segmentation_losses(*logits, truth, edge_weight=3.0)
-    x, t = logits[1].numpy(), truth.edges.numpy()
-    pixels = 3.0 * t * np.log1p(np.exp(-x)) + (1.0 - t) * np.log1p(np.exp(x))
-    expected = pixels.mean(axis=(2, 3))[EXISTS == 1].mean()
-    assert float(terms.edge_bce) == pytest.approx(expected, rel=1e-12)
-
-
 def test_pairs_that_do_not_count_teach_nothing_of_existence() -> None:
     logits, truth = fixed()
     existence = logits[2].clone().requires_grad_()
@@ -150,26 +126,9 @@ def test_dice_is_0_for_the_truth_and_near_1_for_its_opposite() -> None:
 
 def test_edges_are_the_3x3_gradient() -> None:
     generator = torch.Generator().manual_seed(1)
-    objects = torch.randint(0, 3, (2, 9, 8), generator=generator)
-    edges = object_edges(objects).numpy()
-    values = objects.numpy()
+    instances = torch.randint(0, 3, (2, 9, 8), generator=generator)
+    edges = instance_edges(instances).numpy()
+    values = instances.numpy()
     for b, y, x in np.ndindex(*values.shape):
         window = values[b, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
         assert edges[b, y, x] == (window.max() != window.min())
-
-
-def test_edges_part_touching_objects_and_contacts_only_those() -> None:
-    objects = torch.zeros(1, 12, 16, dtype=torch.int64)
-    objects[0, 3:9, 2:8], objects[0, 3:9, 8:14] = 1, 2
-    assert bool(object_edges(objects)[0, 3:9, 7:9].all())
-    contacts = object_contacts(objects)
-    assert bool(contacts[0, 3:9, 5:11].all())
-    assert not bool(contacts[0, :, :5].any())
-    assert not bool(object_contacts((objects == 1).long()).any())
-
-
-def test_coverage_is_the_share_of_each_block() -> None:
-    mask = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
-    mask[0, 0, :2, :4] = True
-    coarse = coverage(mask, (2, 2))[0, 0]
-    np.testing.assert_array_equal(coarse, [[0.5, 0.0], [0.0, 0.0]])

@@ -1,31 +1,31 @@
-"""What is trained: it learns by the schedule, and each slice has a field of its own."""
+"""What is trained: the loss falls, and each slice has a field of its own."""
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-import pytest
 import torch
 
 from napari_biomedparse.networks.config import TINY
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.training.chunks import Numbered
-from napari_biomedparse.training.data import Batches, Case, Question, question
-from napari_biomedparse.training.module import Learning, TrainingModule, rate_at
-from napari_biomedparse.training.predict import DrawnField
+from napari_biomedparse.training.module import DrawnField, TrainingModule
+from napari_biomedparse.training.options import FinetuneOptions
+from napari_biomedparse.training.slices import Batch, Sample, SliceBatches
+from napari_biomedparse.training.volumes import TrainingVolume
+from napari_biomedparse.training.wordings import Wordings
 
 
-def squares() -> Batches:
+def squares() -> Batch:
     image = np.full((3, 64, 64), 60, np.uint8)
     image[:, 16:40, 16:40] = 200
-    found = image == 200
-    case = Case("a", image, found.astype(np.uint8), found.astype(np.uint16))
-
-    def ask(rng: np.random.Generator) -> list[Question]:
-        return [question("square", {"a": 1}), question("circle", {})]
-
-    return Batches([case], ask, size=64, slices=2, seed=0)
+    labels = (image == 200).astype(np.uint8)
+    wordings = Wordings({1: ("square",)}, absent=("circle",))
+    volume = TrainingVolume("a", "a", image, labels, wordings, (0,))
+    samples = [Sample(0, 0, place) for place in range(2)]
+    batches = SliceBatches(
+        [volume], samples, size=64, slices=2, prompts=2, seed=0, variation=None
+    )
+    return batches.batch(0, 0)
 
 
 def model() -> BiomedParse:
@@ -34,7 +34,9 @@ def model() -> BiomedParse:
 
 
 def test_the_loss_falls_and_only_matrices_and_kernels_decay() -> None:
-    module = TrainingModule(model(), Learning(3e-3, weight_decay=0.1))
+    module = TrainingModule(
+        model(), FinetuneOptions(learning_rate=3e-3, weight_decay=0.1)
+    )
     optimizer = module.configure_optimizers()
     assert isinstance(optimizer, torch.optim.AdamW)
     decayed, spared = optimizer.param_groups
@@ -42,43 +44,14 @@ def test_the_loss_falls_and_only_matrices_and_kernels_decay() -> None:
     assert all(p.ndim > 1 for p in decayed["params"])
     table = module.model.mask_decoder.language_encoder.encoder_transformer
     assert any(p is table.token_embedding.weight for p in spared["params"])
-    batches, losses = squares(), []
+    batch, losses = squares(), []
     for step in range(8):
-        loss = module.training_step(Numbered(step, batches[step]), step)
+        loss = module.training_step(Numbered(step, batch), step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.9 * losses[0]
-
-
-def test_the_loss_is_weighed_as_told() -> None:
-    network, batch = model(), Numbered(0, squares()[0])
-    plain = TrainingModule(network, Learning(1e-3))
-    plain.training_step(batch, 0)
-    weights = (0.5, 2.0, 0.0, 1.0, 3.0)
-    weighed = TrainingModule(network, Learning(1e-3, coefficients=weights))
-    expected = np.dot(weights, [float(term) for term in plain.recent[0]])
-    assert float(weighed.training_step(batch, 0).detach()) == pytest.approx(
-        expected, rel=1e-5
-    )
-
-
-def test_the_learning_rate_rises_then_falls_to_a_hundredth() -> None:
-    module = TrainingModule(model(), Learning(2.0, schedule=200))
-    made = module.configure_optimizers()
-    assert isinstance(made, dict)
-    optimizer = made["optimizer"]
-    rates = []
-    for _ in range(200):
-        rates.append(float(optimizer.param_groups[0]["lr"]))
-        optimizer.step()
-        made["lr_scheduler"]["scheduler"].step()  # type: ignore[typeddict-item,union-attr]
-    assert rates == sorted(rates[:7]) + sorted(rates[7:], reverse=True)
-    assert rates[0] == pytest.approx(0.02) and max(rates) == pytest.approx(2.0)
-    middle = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (100 / 200 - 0.03) / 0.97))
-    assert rates[100] == pytest.approx(2.0 * middle)
-    assert rate_at(1.0) == pytest.approx(0.01)
 
 
 def test_each_slice_of_a_batch_has_a_field_of_its_own() -> None:

@@ -9,12 +9,13 @@ from training.data_folder import arrays
 
 from napari_biomedparse.slicing.geometry import plan_slices, stack_context
 from napari_biomedparse.training.augment import Variation
-from napari_biomedparse.training.losses import object_edges
+from napari_biomedparse.training.losses import instance_edges
 from napari_biomedparse.training.slices import (
     Sample,
     SliceBatches,
     cut,
     make_targets,
+    padded,
     split,
 )
 from napari_biomedparse.training.volumes import TrainingVolume
@@ -101,7 +102,7 @@ def test_targets_are_masks_and_their_gradient() -> None:
     assert truth.exists.tolist() == [[0, 1, 0], [0, 0, 0], [1, 0, 0]]
     masks = torch.from_numpy(planes == 1)
     assert torch.equal(truth.masks[:, 0].bool(), masks)
-    assert torch.equal(truth.edges[:, 0].bool(), object_edges(masks))
+    assert torch.equal(truth.edges[:, 0].bool(), instance_edges(masks))
     assert not truth.masks[:, 2].any() and not truth.edges[:, 2].any()
     assert truth.counts.all()
 
@@ -155,3 +156,10 @@ def test_wordings_vary_in_training_only() -> None:
 
     assert len(ids(batches([volume()], None, 9, 1))) == 1
     assert len(ids(batches([volume()], Variation(), 9, 1))) >= 2
+
+
+def test_ids_are_padded_with_the_end_token() -> None:
+    prompts = [np.array([49406, *ids, 49407]) for ids in ([7], [1, 2, 3, 4])]
+    ids, real = padded(prompts)
+    assert real.sum(dim=1).tolist() == [len(p) for p in prompts]
+    assert ids[0, 2:].tolist() == [49407] * (ids.shape[1] - 2)

@@ -1,14 +1,14 @@
 """Procedural sample volumes with known truth: what the demo model is trained on.
 
 Everything is drawn from a seed with numpy and scipy; nothing is downloaded and no real
-image is in them. `em` and `light_sheet` hold the two kinds of tissue, `wordings` what
-people call their parts. Files, layers and networks are no concern of this package.
+image is in them.
 """
 
 from __future__ import annotations
 
 from napari_biomedparse.samples.phantom import (
     KINDS,
+    TITLES,
     Phantom,
     em_phantom,
     light_sheet_phantom,
@@ -19,6 +19,7 @@ from napari_biomedparse.samples.phantom import (
 
 __all__ = [
     "KINDS",
+    "TITLES",
     "Phantom",
     "em_phantom",
     "light_sheet_phantom",

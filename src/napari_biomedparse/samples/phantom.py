@@ -13,13 +13,24 @@ from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.samples import em, light_sheet
 from napari_biomedparse.samples.fields import Grid
-from napari_biomedparse.samples.wordings import TITLES
 
 KINDS: dict[str, tuple[str, ...]] = {
     "em": em.TARGETS,
     "light-sheet": light_sheet.TARGETS,
 }
 """Targets of each kind of phantom; label ids count from 1 in this order."""
+
+TITLES = {
+    "membrane": "cell membranes in electron microscopy",
+    "mitochondria": "mitochondria in electron microscopy",
+    "nucleus": "cell nucleus in electron microscopy",
+    "vesicles": "synaptic vesicles in electron microscopy",
+    "synaptic cleft": "synaptic clefts in electron microscopy",
+    "nuclei": "nuclei in light-sheet microscopy",
+    "vessels": "blood vessels in light-sheet microscopy",
+    "plaques": "amyloid plaques in light-sheet microscopy",
+}
+"""The wording that the package itself uses for each target."""
 
 OFTEN = {"membrane": 0.88, "nuclei": 0.85}
 """How often a target occurs in a phantom; any other in 65 of 100."""

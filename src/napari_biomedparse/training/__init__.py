@@ -1,4 +1,4 @@
-"""Training: cases to batches, losses, Lightning, and the recipe of the demo model."""
+"""Fine-tuning: one's own images and labels in, weights out."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 if TYPE_CHECKING:
-    from napari_biomedparse.training.data import Batch
+    from napari_biomedparse.training.slices import Batch
 
 
 class Numbered(NamedTuple):

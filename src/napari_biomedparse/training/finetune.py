@@ -26,7 +26,7 @@ from napari_biomedparse.training.folder import (
     save_training,
 )
 from napari_biomedparse.training.keeper import Keeper
-from napari_biomedparse.training.module import Learning, TrainingModule, prepare
+from napari_biomedparse.training.module import TrainingModule, prepare
 from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.processed import is_processed, load_processed
 from napari_biomedparse.training.slices import SliceBatches, Split, split
@@ -175,12 +175,6 @@ def _train(
     prepare(model, options)
     data = _make_data(model, volumes, parts, options, place)
     keeper.steps = options.epochs * data.steps(devices)
-    learning = Learning(
-        options.learning_rate,
-        weight_decay=options.weight_decay,
-        existence_weight=options.existence_weight,
-        seed=options.seed,
-    )
     early = EarlyStopping(
         "val_loss",
         min_delta=GAIN,
@@ -188,7 +182,7 @@ def _train(
         check_on_train_epoch_end=False,  # a chunk that ends early has no validation
     )
     fit(
-        TrainingModule(model, learning),
+        TrainingModule(model, options),
         data,
         keeper,
         folder,

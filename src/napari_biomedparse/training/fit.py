@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
 
     from napari_biomedparse.training.chunks import ChunkedData
-    from napari_biomedparse.training.keeper import ChunkKeeper
+    from napari_biomedparse.training.keeper import Keeper
     from napari_biomedparse.training.module import TrainingModule
 
 
 def fit(
     module: TrainingModule,
     data: ChunkedData,
-    keeper: ChunkKeeper,
+    keeper: Keeper,
     folder: Path,
     device: torch.device,
     *,
@@ -52,7 +52,7 @@ def fit(
     module : TrainingModule
         Trained in place.
     data : ChunkedData
-    keeper : ChunkKeeper
+    keeper : Keeper
         Writes the checkpoints and the log.
     folder : Path
     device : torch.device

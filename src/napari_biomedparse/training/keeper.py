@@ -1,4 +1,4 @@
-"""What watches a training: checkpoints, the best weights, the log, progress."""
+"""Watches a training: checkpoints, best weights, log and progress."""
 
 from __future__ import annotations
 
@@ -28,75 +28,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class ChunkKeeper(Callback):
-    """Writes log and checkpoint after every chunk, see `ChunkedData`.
+class Keeper(Callback):
+    """Write log and checkpoint after every chunk, keep the best weights, report.
 
     Parameters
     ----------
     folder : Path
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.step, self.chunks = 0, 1
-        self.stopped = False
-        self._folder = folder
-        self._rows: list[dict[str, Any]] = []
-        self._held_out: dict[str, float] = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what is kept in a checkpoint."""
-        return {"step": self.step, "rows": self._rows}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint; the log ends where that was written."""
-        self.step, self._rows = int(state_dict["step"]), list(state_dict["rows"])
-        logger.info("going on after step %d", self.step)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count."""
-        self.step += 1
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Write log and checkpoint, which are whole or as they were before."""
-        terms = torch.stack([torch.stack(tuple(x)) for x in pl_module.recent]).mean(0)
-        terms = trainer.strategy.reduce(terms, reduce_op="mean")
-        pl_module.recent.clear()
-        if not terms.isfinite().all():
-            raise OptionError(
-                f"After {self.step} steps the loss is no number any more; choose a "
-                "lower learning rate."
-            )
-        values = dict(zip(Losses._fields, terms.tolist(), strict=True))
-        total = Losses(*terms).total(pl_module.learning.coefficients)
-        values = {"loss": float(total), **values, **self._held_out}
-        self._held_out = {}
-        row = {"epoch": trainer.current_epoch // self.chunks, "step": self.step}
-        self._rows.append(row | values)
-        if trainer.is_global_zero:
-            write_log(self._folder, self._rows)
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
-        logger.info("step %d: %s", self.step, shown)
-        if trainer.logger is not None:
-            trainer.logger.log_metrics(values, self.step)
-        if self.stopped:  # in the middle: what it goes on from must be a whole chunk
-            return
-        if trainer.is_global_zero:
-            with atomic_write(self._folder / LAST) as partial:
-                trainer.save_checkpoint(partial)
-        else:
-            trainer.save_checkpoint(self._folder / LAST)
-
-
-class Keeper(ChunkKeeper):
-    """Also keeps the best weights of a fine-tuning, reports, and stops when asked.
-
-    Parameters
-    ----------
-    folder : Path
-    facts : mapping of str to str
-        What the weights are made from; stored with them.
+        Of the training; see `ChunkedData` for the chunks.
+    facts : mapping of str to str, optional
+        What the weights are made from; stored with the best ones.
     on_progress, stop : callable, optional
         As for `finetune`.
     """
@@ -104,33 +44,38 @@ class Keeper(ChunkKeeper):
     def __init__(
         self,
         folder: Path,
-        facts: Mapping[str, str],
-        on_progress: Callable[[Progress], None] | None,
-        stop: Callable[[], bool] | None,
+        facts: Mapping[str, str] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> None:
-        super().__init__(folder)
+        self.step, self.steps, self.chunks = 0, 0, 1
+        self.stopped = False
         self.best: dict[str, float] = {}
-        self.steps, self._loss = 0, float("nan")
-        self._facts, self._on_progress, self._stop = facts, on_progress, stop
+        self._folder, self._facts = folder, dict(facts or {})
+        self._on_progress, self._stop = on_progress, stop
+        self._loss = float("nan")
+        self._rows: list[dict[str, Any]] = []
+        self._held_out: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is kept in a checkpoint."""
-        return {**super().state_dict(), "best": self.best}
+        return {"step": self.step, "rows": self._rows, "best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        super().load_state_dict(state_dict)
+        """Resume from a checkpoint; the log ends where that was written."""
+        self.step, self._rows = int(state_dict["step"]), list(state_dict["rows"])
         self.best = dict(state_dict["best"])
+        logger.info("Resuming after step %d", self.step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Report, and stop if asked to."""
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        self._loss = float(pl_module.recent[-1].total())
-        self._tell()
-        asked = bool(self._stop and self._stop())
-        if trainer.strategy.reduce_boolean_decision(asked, all=False):
+        """Count, report, and stop if requested."""
+        self.step += 1
+        self._loss = float(pl_module.total(pl_module.recent[-1]))
+        self._report()
+        stop = bool(self._stop and self._stop())
+        if trainer.strategy.reduce_boolean_decision(stop, all=False):
             self.stopped = trainer.should_stop = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -141,18 +86,42 @@ class Keeper(ChunkKeeper):
             self._keep(pl_module.model)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Write, and report what was measured."""
-        measured = bool(self._held_out)
-        super().on_train_epoch_end(trainer, pl_module)
+        """Write log and checkpoint, which are whole or as they were before."""
+        terms = torch.stack([torch.stack(tuple(x)) for x in pl_module.recent]).mean(0)
+        terms = trainer.strategy.reduce(terms, reduce_op="mean")
+        pl_module.recent.clear()
+        if not terms.isfinite().all():
+            raise OptionError(
+                f"The loss became NaN or infinite within {self.step} steps. Choose a "
+                "lower learning rate."
+            )
+        values = dict(zip(Losses._fields, terms.tolist(), strict=True))
+        total = pl_module.total(Losses(*terms))
+        measured, self._held_out = self._held_out, {}
+        values = {"loss": float(total), **values, **measured}
+        row = {"epoch": trainer.current_epoch // self.chunks, "step": self.step}
+        self._rows.append(row | values)
+        if trainer.is_global_zero:
+            write_log(self._folder, self._rows)
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+        logger.info("Step %d: %s", self.step, shown)
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(values, self.step)
+        if not self.stopped:  # else in the middle: only whole chunks can be resumed
+            if trainer.is_global_zero:
+                with atomic_write(self._folder / LAST) as partial:
+                    trainer.save_checkpoint(partial)
+            else:
+                trainer.save_checkpoint(self._folder / LAST)
         if measured:
-            self._tell()
+            self._report()
 
     def keep_last(self, model: BiomedParse) -> None:
         """Keep the last weights where nothing tells which are the best."""
         if "val_loss" not in self.best:
             self._keep(model)
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         """Report, with what is known of held-out slices, maybe since long ago."""
         if self._on_progress is None:
             return

@@ -1,67 +1,28 @@
-"""What Lightning trains: the network with its loss, optimiser and schedule."""
+"""What Lightning trains: the network with its loss and optimiser."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.checkpoint import checkpoint
 
 from napari_biomedparse.labels.resolve import upsample
 from napari_biomedparse.training.adapters import add_adapters
-from napari_biomedparse.training.losses import (
-    EXISTENCE_WEIGHT,
-    Losses,
-    segmentation_losses,
-)
-from napari_biomedparse.training.predict import predict
+from napari_biomedparse.training.losses import Losses, Targets, segmentation_losses
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
     from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+    from napari_biomedparse.networks.v2.mask_decoder import Decoded
     from napari_biomedparse.training.chunks import Numbered
     from napari_biomedparse.training.options import FinetuneOptions
-
-WARM_UP = 0.03
-"""Share of a schedule in which the learning rate rises."""
-
-
-@dataclass(frozen=True)
-class Learning:
-    """What is minimised, and by which steps.
-
-    Parameters
-    ----------
-    learning_rate : float
-        Of AdamW; its largest where there is a schedule.
-    weight_decay : float
-        Of matrices and kernels; token embeddings, norms and biases are spared.
-    schedule : int
-        Steps in which the learning rate rises and then falls as a cosine to 1 %; 0
-        keeps it as it is.
-    existence_weight, absent_weight, edge_weight : float
-        See `segmentation_losses`.
-    coefficients : tuple of float
-        Of the terms of `Losses`.
-    seed : int
-        Of the random attention fields; data have their own.
-    """
-
-    learning_rate: float
-    weight_decay: float = 0.01
-    schedule: int = 0
-    existence_weight: float = EXISTENCE_WEIGHT
-    absent_weight: float = 0.0
-    edge_weight: float = 1.0
-    coefficients: tuple[float, ...] = (1.0,) * len(Losses._fields)
-    seed: int = 0
+    from napari_biomedparse.training.slices import Batch
 
 
 class TrainingModule(LightningModule):
@@ -70,52 +31,55 @@ class TrainingModule(LightningModule):
     Parameters
     ----------
     model : BiomedParse
-        Changed in place; see `prepare`.
-    learning : Learning
+        Trained in place; see `prepare`.
+    options : FinetuneOptions
+        Its learning rate, weight decay, weight of existence and seed are used here.
     """
 
-    def __init__(self, model: BiomedParse, learning: Learning) -> None:
+    def __init__(self, model: BiomedParse, options: FinetuneOptions) -> None:
         super().__init__()
         # Named so, `load_model` also takes the checkpoints of a running training.
         self.save_hyperparameters({"config": asdict(model.config)})
-        self.model, self.learning = model, learning
+        self.model, self.options = model, options
         self.recent: list[Losses] = []
         self._held_out: list[tuple[Tensor, Tensor]] = []
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Make AdamW of all that is trained, with the schedule if there is one."""
-        learning = self.learning
-        optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, learning.weight_decay),
-            lr=learning.learning_rate,
+        """Make AdamW of all that is trained."""
+        return torch.optim.AdamW(
+            parameter_groups(self.model, self.options.weight_decay),
+            lr=self.options.learning_rate,
             fused=True,
         )
-        if not learning.schedule:
-            return optimizer
-        rates = LambdaLR(optimizer, lambda step: rate_at(step / learning.schedule))
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": rates, "interval": "step"},
-        }
+
+    def compare(
+        self, masks: Tensor, edges: Tensor, existence: Tensor, targets: Targets
+    ) -> Losses:
+        """Compute the terms of the loss; see `segmentation_losses`."""
+        weight = self.options.existence_weight
+        return segmentation_losses(masks, edges, existence, targets, weight)
+
+    def total(self, losses: Losses) -> Tensor:
+        """Return what is minimised."""
+        return losses.total()
 
     def training_step(self, numbered: Numbered, index: int) -> Tensor:
         """Return the loss of a batch."""
-        losses, _ = self._compare(numbered)
+        losses, _ = self._losses_and_masks(numbered)
         self.recent.append(Losses(*(term.detach() for term in losses)))
-        return losses.total(self.learning.coefficients)
+        return self.total(losses)
 
     def validation_step(self, numbered: Numbered, index: int) -> None:
         """Remember the loss, and the Dice of every mask that there should be."""
-        losses, masks = self._compare(numbered)
+        losses, masks = self._losses_and_masks(numbered)
         targets = numbered.batch.targets
         found, truth = masks > 0, targets.masks > 0
         shared = 2.0 * (found & truth).sum(dim=(-2, -1))
         dice = shared / (found.sum((-2, -1)) + truth.sum((-2, -1)))
-        total = losses.total(self.learning.coefficients)
-        self._held_out.append((total, dice[targets.exists > 0]))
+        self._held_out.append((self.total(losses), dice[targets.exists > 0]))
 
     def on_validation_epoch_end(self) -> None:
-        """Make known the mean over all batches, of all devices."""
+        """Log the mean over all batches, of all devices."""
         losses = torch.stack([loss for loss, _ in self._held_out])
         dices = torch.cat([dice for _, dice in self._held_out])
         self._held_out.clear()
@@ -128,27 +92,62 @@ class TrainingModule(LightningModule):
         self.log("val_loss", loss)
         self.log("val_dice", dice)
 
-    def _compare(self, numbered: Numbered) -> tuple[Losses, Tensor]:
+    def _losses_and_masks(self, numbered: Numbered) -> tuple[Losses, Tensor]:
         """Return the losses, and mask logits at the resolution of the targets."""
-        (number, batch), learning = numbered, self.learning
-        seed = learning.seed * 100_003 + number
-        generator = torch.Generator().manual_seed(seed)
+        number, batch = numbered
+        generator = torch.Generator().manual_seed(self.options.seed * 100_003 + number)
         decoded = predict(self.model, batch, generator, self.device)
         with torch.autocast(self.device.type, enabled=False):
             masks, edges = (
                 _fitted(logits.float(), batch.targets.masks)
                 for logits in (decoded.mask_logits, decoded.edge_logits)
             )
-            losses = segmentation_losses(
-                masks,
-                edges,
-                decoded.existence.float(),
-                batch.targets,
-                existence_weight=learning.existence_weight,
-                absent_weight=learning.absent_weight,
-                edge_weight=learning.edge_weight,
-            )
-        return losses, masks
+            existence = decoded.existence.float()
+            return self.compare(masks, edges, existence, batch.targets), masks
+
+
+class DrawnField:
+    """A random field drawn anew for every slice of every batch.
+
+    Parameters
+    ----------
+    generator : torch.Generator
+        On the CPU.
+    slices, heads, queries : int
+        Sizes; prompts share the field.
+    device : torch.device
+        Where it is used.
+    """
+
+    def __init__(
+        self,
+        generator: torch.Generator,
+        slices: int,
+        heads: int,
+        queries: int,
+        device: torch.device,
+    ) -> None:
+        self._generator, self._device = generator, device
+        self._shape = (slices, 1, heads, queries)
+
+    def __call__(self, call: int, keys: int) -> Tensor:
+        """Draw the field of a head call, float32 [B, 1, heads, queries, keys]."""
+        field = torch.rand((*self._shape, keys), generator=self._generator)
+        return field.to(self._device)
+
+
+def predict(
+    model: BiomedParse, batch: Batch, generator: torch.Generator, device: torch.device
+) -> Decoded:
+    """Run the network on a batch, with fields drawn from `generator`."""
+    config = model.config
+    features = model.encode_image(batch.slices.to(device))
+    tokens = model.encode_prompts(batch.ids.to(device))
+    tokens = tokens * batch.real.to(device)[..., None]
+    field = DrawnField(
+        generator, len(batch.slices), config.heads, config.queries, device
+    )
+    return model.decode(features, tokens, field)
 
 
 def _fitted(logits: Tensor, target: Tensor) -> Tensor:
@@ -157,16 +156,8 @@ def _fitted(logits: Tensor, target: Tensor) -> Tensor:
     return logits if logits.shape[-2:] == size else upsample(logits, size)
 
 
-def rate_at(progress: float) -> float:
-    """Factor of the learning rate: a linear rise, then a cosine down to 1 %."""
-    if progress < WARM_UP:
-        return max(progress / WARM_UP, 0.01)
-    rest = min(1.0, (progress - WARM_UP) / (1.0 - WARM_UP))
-    return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * rest))
-
-
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Part what is trained into what decays and what does not."""
+    """Divide what is trained into what decays and what does not."""
     decayed: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -182,13 +173,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def prepare(model: BiomedParse, options: FinetuneOptions) -> None:
-    """Make a loaded network trainable, but for the parts that are kept.
+    """Make a loaded network trainable, except for the frozen parts.
 
-    Parameters
-    ----------
-    model : BiomedParse
-        Its weights are copied, as they may be mapped from a file.
-    options : FinetuneOptions
+    Its weights are copied, as they may be mapped from a file.
     """
     model.load_state_dict(
         {name: value.clone() for name, value in model.state_dict().items()},

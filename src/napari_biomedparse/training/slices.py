@@ -15,15 +15,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_biomedparse.networks.blocks.tokenizer import tokenize
+from napari_biomedparse.networks.blocks.tokenizer import CONTEXT_LENGTH, tokenize
 from napari_biomedparse.slicing.geometry import (
     SliceGeometry,
     neighbour_index,
     plan_slices,
 )
 from napari_biomedparse.training.augment import Variation, vary
-from napari_biomedparse.training.data import Batch, padded
-from napari_biomedparse.training.losses import Targets, object_edges
+from napari_biomedparse.training.losses import Targets, instance_edges
 from napari_biomedparse.training.volumes import TrainingVolume, targets
 
 EMPTY_SHARE = 0.25
@@ -96,6 +95,27 @@ def split(volumes: Sequence[TrainingVolume], share: float, seed: int) -> Split:
         tuple(s for s in samples if first <= s.place <= last),
         f"slices {first} to {last} of {volumes[0].name}",
     )
+
+
+class Batch(NamedTuple):
+    """What the network gets, and what it should say.
+
+    Attributes
+    ----------
+    slices : float32 Tensor [B, 3, S, S]
+        Grey levels 0 to 255: slice, previous, next.
+    ids : int64 Tensor [P, L]
+        Token ids, padded with the end token.
+    real : bool Tensor [P, L]
+        False on the padding.
+    targets : Targets
+        At the resolution of the slices, or a lower one.
+    """
+
+    slices: Tensor
+    ids: Tensor
+    real: Tensor
+    targets: Targets
 
 
 class SliceBatches:
@@ -252,10 +272,10 @@ def make_targets(
     wanted = torch.tensor(labels)[None, :, None, None]
     if volume.wordings.instance:
         masks = (values > 0) & (wanted > 0)
-        edges = object_edges(values * masks)
+        edges = instance_edges(values * masks)
     else:
         masks = (values == wanted) & (wanted > 0)
-        edges = object_edges(masks)
+        edges = instance_edges(masks)
     exists = masks.flatten(2).any(dim=2).float()
     return Targets(masks.float(), edges.float(), exists, torch.ones_like(exists))
 
@@ -296,3 +316,29 @@ def _resized(
 def _token_ids(text: str) -> npt.NDArray[np.int64]:
     tokens = tokenize(text)
     return tokens.ids[: tokens.length]
+
+
+def padded(prompts: Sequence[npt.NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
+    """Pad token ids to a common length.
+
+    Parameters
+    ----------
+    prompts : sequence of array, int64 [n]
+        Token ids, start and end token included.
+
+    Returns
+    -------
+    ids : int64 Tensor [P, L]
+        Padded with each prompt's last id, the end token.
+    real : bool Tensor [P, L]
+        False on the padding.
+    """
+    length = min(CONTEXT_LENGTH, max(len(prompt) for prompt in prompts))
+    ids = torch.stack(
+        [
+            torch.from_numpy(np.pad(prompt, (0, length - len(prompt)), mode="edge"))
+            for prompt in prompts
+        ]
+    )
+    counts = torch.tensor([len(prompt) for prompt in prompts])
+    return ids, torch.arange(length) < counts[:, None]

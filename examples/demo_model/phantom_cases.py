@@ -5,19 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from batches import Case, Question, question
+from wordings import FOREIGN, MODALITIES, NAMES, TEMPLATES, wording
 
 from napari_biomedparse.io.durable import atomic_write
 from napari_biomedparse.networks.blocks.tokenizer import END_ID, START_ID, tokenize
-from napari_biomedparse.samples import KINDS, Phantom, make_phantom
-from napari_biomedparse.samples.wordings import (
-    FOREIGN,
-    MODALITIES,
-    NAMES,
-    TEMPLATES,
-    TITLES,
-    wording,
-)
-from napari_biomedparse.training.data import Case, Question, question
+from napari_biomedparse.samples import KINDS, TITLES, Phantom, make_phantom
 
 PHANTOM_SHAPE = (12, 256, 256)
 """Shape of the phantoms that are trained on; slices are cut from them."""

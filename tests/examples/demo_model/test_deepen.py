@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from deepen import deepened
 
 from napari_biomedparse.networks.blocks.boltzmann import SeededField
 from napari_biomedparse.networks.config import TINY
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.networks.v2.mask_decoder import Decoded
-from napari_biomedparse.training.deepen import deepened
 
 DEEP = replace(TINY, decoder_layers=6)
 

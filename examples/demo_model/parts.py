@@ -9,25 +9,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from batches import Augmentation, Batches
+from deepen import deepened
+from learning import ScheduledModule
 from lightning.pytorch.callbacks import WeightAveraging
+from phantom_cases import ask_about_phantoms
 from torch import Tensor
 
 from napari_biomedparse.networks.checkpoint import save_weights
 from napari_biomedparse.networks.weights import load_model
 from napari_biomedparse.training.chunks import ChunkedData
-from napari_biomedparse.training.data import Augmentation, Batches
-from napari_biomedparse.training.deepen import deepened
 from napari_biomedparse.training.fit import fit
 from napari_biomedparse.training.folder import open_training, save_training
-from napari_biomedparse.training.keeper import ChunkKeeper
-from napari_biomedparse.training.module import Learning, TrainingModule
-from napari_biomedparse.training.phantom_cases import ask_about_phantoms
-from napari_biomedparse.training.predict import predict
+from napari_biomedparse.training.keeper import Keeper
+from napari_biomedparse.training.module import predict
+from napari_biomedparse.training.options import FinetuneOptions
 
 if TYPE_CHECKING:
+    from batches import Case
+
     from napari_biomedparse.networks.config import BiomedParseConfig
     from napari_biomedparse.networks.v2.biomedparse import BiomedParse
-    from napari_biomedparse.training.data import Batch, Case
+    from napari_biomedparse.training.slices import Batch
 
 AVERAGED = "averaged.safetensors"
 """What a part leaves: the running average of its weights."""
@@ -58,7 +61,7 @@ class Part:
     coefficients : tuple of float
         Of the terms of `Losses`.
     edge_weight : float
-        See `segmentation_losses`.
+        See `ScheduledModule`.
     seed : int
         Added to that of the training.
     again : tuple of (str, int)
@@ -75,19 +78,22 @@ class Part:
     seed: int = 0
     again: tuple[tuple[str, int], ...] = ()
 
-    def learning(self, seed: int) -> Learning:
-        """Return loss and schedule of a training with this seed.
+    def module(self, model: BiomedParse, seed: int) -> ScheduledModule:
+        """Return what Lightning trains in this part.
 
         Every slice gets as many absent targets as present ones: no need to weigh.
         """
-        return Learning(
-            self.learning_rate,
-            schedule=self.steps,
+        options = FinetuneOptions(
+            learning_rate=self.learning_rate,
             existence_weight=1.0,
-            absent_weight=1.0,
-            edge_weight=self.edge_weight,
-            coefficients=self.coefficients,
             seed=seed + self.seed,
+        )
+        return ScheduledModule(
+            model,
+            options,
+            schedule=self.steps,
+            coefficients=self.coefficients,
+            edge_weight=self.edge_weight,
         )
 
 
@@ -102,7 +108,7 @@ class Averaging(WeightAveraging):
         """The network with averaged weights, once training has begun."""
         assert self._average_model is not None
         module = self._average_model.module
-        assert isinstance(module, TrainingModule)
+        assert isinstance(module, ScheduledModule)
         return module.model
 
 
@@ -149,6 +155,7 @@ def train_part(
     """
     folder.mkdir(parents=True, exist_ok=True)
     facts = {
+        "program": "examples/demo_model",
         "part": json.dumps(asdict(part)),
         "seed": str(seed),
         "phantoms": str(len(cases)),
@@ -164,9 +171,9 @@ def train_part(
             again=part.again,
         )
         model = deepened(before, part.config, lambda m: _probe(m, batches[0], seed))
-        keeper, averaging = ChunkKeeper(folder), Averaging()
+        keeper, averaging = Keeper(folder), Averaging()
         fit(
-            TrainingModule(model, part.learning(seed)),
+            part.module(model, seed),
             ChunkedData(_Steps(batches, part.steps), save_every=SAVE_EVERY),
             keeper,
             folder,

@@ -8,19 +8,20 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import parts as parts_module
 import pytest
 import torch
+import train as train_module
+from parts import AVERAGED, Averaging, _move
+from phantom_cases import to_case
+from train import PARTS, train
 
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.networks.checkpoint import read_checkpoint
 from napari_biomedparse.networks.config import TINY
 from napari_biomedparse.networks.weights import load_model
 from napari_biomedparse.samples import KINDS, make_phantom
-from napari_biomedparse.training import demo, parts as parts_module
-from napari_biomedparse.training.demo import PARTS, train
 from napari_biomedparse.training.folder import LAST, LOG
-from napari_biomedparse.training.parts import AVERAGED, Averaging, _move
-from napari_biomedparse.training.phantom_cases import to_case
 
 DEEP = replace(TINY, decoder_layers=6)
 CONFIGS = (TINY, DEEP, DEEP, replace(DEEP, image_size=96))
@@ -76,10 +77,12 @@ def test_what_is_shipped_lies_between_two_parts(whole: Path) -> None:
     assert shipped.config == CONFIGS[-1]
     earlier, last = (
         load_model(whole / name / AVERAGED).state_dict()
-        for name in (demo.EARLIER, RECIPE[-1].name)
+        for name in (train_module.EARLIER, RECIPE[-1].name)
     )
     for name, value in shipped.state_dict().items():
-        expected = (1 - demo.SHARE) * earlier[name] + demo.SHARE * last[name]
+        expected = (1 - train_module.SHARE) * earlier[name] + train_module.SHARE * last[
+            name
+        ]
         torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-6)
     facts = read_checkpoint(whole / "demo.safetensors").metadata
     assert "--seed 0 --steps 1 3 1 1 --phantoms 2" in facts["command"]
@@ -129,7 +132,7 @@ def test_a_part_cut_after_its_last_step_still_leaves_the_average(
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
         patch.setattr(parts_module, "save_weights", full)
         train(tmp_path, seed=0, parts=first, phantoms=2)
-    monkeypatch.setattr(demo, "EARLIER", "first")
+    monkeypatch.setattr(train_module, "EARLIER", "first")
     train(tmp_path, seed=0, parts=first, phantoms=2)
     again, once = (
         read_checkpoint(f / "first" / AVERAGED).tensors for f in (tmp_path, whole)

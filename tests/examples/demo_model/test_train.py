@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from phantom_cases import known_tokens
+from train import CONFIG, between, export, new_model
 
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.networks.blocks.tokenizer import tokenize
 from napari_biomedparse.networks.weights import load_model
-from napari_biomedparse.samples import KINDS, make_phantom
-from napari_biomedparse.samples.wordings import TITLES
-from napari_biomedparse.training.demo import CONFIG, between, export, new_model
-from napari_biomedparse.training.phantom_cases import known_tokens
+from napari_biomedparse.samples import KINDS, TITLES, make_phantom
 
 WELL_SEEN = 96
 """Pixels of a target that nobody overlooks in a slice."""

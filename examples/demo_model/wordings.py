@@ -5,21 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari_biomedparse.errors import OptionError
+from napari_biomedparse.samples import TITLES
 
 if TYPE_CHECKING:
     import numpy as np
-
-TITLES = {
-    "membrane": "cell membranes in electron microscopy",
-    "mitochondria": "mitochondria in electron microscopy",
-    "nucleus": "cell nucleus in electron microscopy",
-    "vesicles": "synaptic vesicles in electron microscopy",
-    "synaptic cleft": "synaptic clefts in electron microscopy",
-    "nuclei": "nuclei in light-sheet microscopy",
-    "vessels": "blood vessels in light-sheet microscopy",
-    "plaques": "amyloid plaques in light-sheet microscopy",
-}
-"""The wording that the package itself uses for each target."""
 
 NAMES: dict[str, tuple[str, ...]] = {
     "membrane": (

@@ -5,17 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
-from napari_biomedparse.errors import VolumeError
-from napari_biomedparse.training.data import (
+from batches import (
     SEEN,
     Augmentation,
     Batches,
     Case,
     Question,
-    padded,
+    coverage,
+    instance_contacts,
     question,
 )
+
+from napari_biomedparse.errors import VolumeError
+from napari_biomedparse.training.losses import instance_edges
 
 SIZE = 32
 
@@ -116,14 +118,24 @@ def test_augmented_slices_stay_grey_levels_and_keep_their_margins_black() -> Non
     assert bool((slices[:, 0].flatten(1) == 0).any(dim=1).all())
 
 
-def test_ids_are_padded_with_the_end_token() -> None:
-    prompts = [question(text, {}).ids for text in ("liver", "a much longer prompt")]
-    ids, real = padded(prompts)
-    assert real.sum(dim=1).tolist() == [len(p) for p in prompts]
-    assert ids[0, 2:].tolist() == [49407] * (ids.shape[1] - 2)
-
-
 def test_a_case_off_its_grid_is_refused() -> None:
     good = case()
     with pytest.raises(VolumeError, match="labels of shape \\(4, 32, 32\\)"):
         Case("a", good.image, good.labels[1:], good.objects)
+
+
+def test_edges_part_touching_objects_and_contacts_only_those() -> None:
+    objects = torch.zeros(1, 12, 16, dtype=torch.int64)
+    objects[0, 3:9, 2:8], objects[0, 3:9, 8:14] = 1, 2
+    assert bool(instance_edges(objects)[0, 3:9, 7:9].all())
+    contacts = instance_contacts(objects)
+    assert bool(contacts[0, 3:9, 5:11].all())
+    assert not bool(contacts[0, :, :5].any())
+    assert not bool(instance_contacts((objects == 1).long()).any())
+
+
+def test_coverage_is_the_share_of_each_block() -> None:
+    mask = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    mask[0, 0, :2, :4] = True
+    coarse = coverage(mask, (2, 2))[0, 0]
+    np.testing.assert_array_equal(coarse, [[0.5, 0.0], [0.0, 0.0]])

@@ -17,13 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from napari_biomedparse.errors import VolumeError
-from napari_biomedparse.networks.blocks.tokenizer import CONTEXT_LENGTH, tokenize
-from napari_biomedparse.training.losses import (
-    Targets,
-    coverage,
-    object_contacts,
-    object_edges,
-)
+from napari_biomedparse.networks.blocks.tokenizer import tokenize
+from napari_biomedparse.training.losses import Targets, instance_edges
+from napari_biomedparse.training.slices import Batch, padded
 
 SEEN = 24
 """Pixels of a target that must be in a slice for it to exist there."""
@@ -73,27 +69,6 @@ class Question(NamedTuple):
 
     ids: npt.NDArray[np.int64]
     answers: Mapping[str, int]
-
-
-class Batch(NamedTuple):
-    """What the network gets, and what it should say.
-
-    Attributes
-    ----------
-    slices : float32 Tensor [B, 3, S, S]
-        Grey levels 0 to 255: slice, previous, next.
-    ids : int64 Tensor [P, L]
-        Token ids, padded with the end token.
-    real : bool Tensor [P, L]
-        False on the padding.
-    targets : Targets
-        At a quarter of the resolution of the slices.
-    """
-
-    slices: Tensor
-    ids: Tensor
-    real: Tensor
-    targets: Targets
 
 
 def question(text: str, answers: Mapping[str, int]) -> Question:
@@ -328,8 +303,8 @@ def _assemble(
     masks = labels[:, None] == wanted[:, :, None, None]  # [B, P, S, S]
     present = masks.flatten(2).any(dim=2)
     edges = torch.zeros_like(masks)
-    edges[present] = object_edges((objects[:, None] * masks)[present])
-    meeting = object_contacts(objects + labels * OBJECTS)
+    edges[present] = instance_edges((objects[:, None] * masks)[present])
+    meeting = instance_contacts(objects + labels * OBJECTS)
     # As wide within the slice as what meets there: one pixel would let objects leak.
     meeting |= F.max_pool2d(stacked, kernel_size=5, stride=1, padding=2) > 0
     coarse = (pictures.shape[-2] // STRIDE, pictures.shape[-1] // STRIDE)
@@ -343,27 +318,42 @@ def _assemble(
     return Batch(pictures, ids, real, targets)
 
 
-def padded(prompts: Sequence[npt.NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
-    """Pad token ids to a common length.
+def instance_contacts(objects: Tensor) -> Tensor:
+    """Mark where two objects meet, or all but meet, wider than `instance_edges` does.
+
+    Masks are predicted at a quarter of the resolution, where a border two pixels wide
+    gets lost; what parts touching objects must not.
 
     Parameters
     ----------
-    prompts : sequence of array, int64 [n]
-        Token ids, start and end token included.
+    objects : Tensor [B, H, W]
+        Object numbers, 0 outside.
 
     Returns
     -------
-    ids : int64 Tensor [P, L]
-        Padded with each prompt's last id, the end token.
-    real : bool Tensor [P, L]
-        False on the padding.
+    bool Tensor [B, H, W]
+        True where the 7 x 7 neighbourhood holds more than one object.
     """
-    length = min(CONTEXT_LENGTH, max(len(prompt) for prompt in prompts))
-    ids = torch.stack(
-        [
-            torch.from_numpy(np.pad(prompt, (0, length - len(prompt)), mode="edge"))
-            for prompt in prompts
-        ]
-    )
-    counts = torch.tensor([len(prompt) for prompt in prompts])
-    return ids, torch.arange(length) < counts[:, None]
+    values = objects.to(torch.float32)
+    inside = torch.where(values > 0, values, torch.inf)
+    highest = F.max_pool2d(values, kernel_size=7, stride=1, padding=3)
+    lowest = -F.max_pool2d(-inside, kernel_size=7, stride=1, padding=3)
+    return (highest > lowest) & (highest > 0)
+
+
+def coverage(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the share of each coarser pixel that `mask` covers.
+
+    Parameters
+    ----------
+    mask : bool Tensor [B, P, H, W]
+        At the resolution of the slices.
+    size : tuple of int
+        Height and width of the network's output.
+
+    Returns
+    -------
+    float32 Tensor [B, P, h, w]
+        0 to 1.
+    """
+    return F.interpolate(mask.to(torch.float32), size=size, mode="area")

@@ -6,14 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from phantom_cases import ask_about_phantoms, make_cases, to_case
 
 from napari_biomedparse.networks.blocks.tokenizer import END_ID, START_ID
 from napari_biomedparse.samples import KINDS, make_phantom
-from napari_biomedparse.training.phantom_cases import (
-    ask_about_phantoms,
-    make_cases,
-    to_case,
-)
 
 
 def test_every_target_is_asked_for_and_something_that_is_nowhere() -> None:

@@ -1,6 +1,6 @@
 """The recipe of the demo model: phantoms, their prompts, a small network.
 
-``python -m napari_biomedparse.training.demo --output DIR --seed 0`` trains it anew; cut
+``python examples/demo_model/train.py --output DIR --seed 0`` trains it anew; cut
 off, the same command goes on where it was. Only phantoms are used, so that the weights
 carry nobody's data.
 
@@ -25,18 +25,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from parts import Part, train_part
+from phantom_cases import PHANTOM_SHAPE, known_tokens, make_cases
 from safetensors.torch import save_file
 
 from napari_biomedparse.engine.devices import find_device
 from napari_biomedparse.io.durable import atomic_write
 from napari_biomedparse.networks.config import BiomedParseConfig
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
-from napari_biomedparse.training.parts import Part, train_part
-from napari_biomedparse.training.phantom_cases import (
-    PHANTOM_SHAPE,
-    known_tokens,
-    make_cases,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +164,7 @@ def _about(seed: int, parts: Sequence[Part], phantoms: int) -> dict[str, str]:
     steps = " ".join(str(part.steps) for part in parts)
     return {
         "name": "napari-biomedparse demo model",
-        "command": "python -m napari_biomedparse.training.demo --output DIR "
+        "command": "python examples/demo_model/train.py --output DIR "
         f"--seed {seed} --steps {steps} --phantoms {phantoms}",
         "data": f"{phantoms} procedural phantoms of napari_biomedparse.samples from "
         f"seed {100_000 * seed} on, shape {PHANTOM_SHAPE}; no real images",
