@@ -202,7 +202,7 @@ def test_computing_blocks_again_changes_no_gradient() -> None:
         ({"epochs": 0}, "Epochs"),
         ({"learning_rate": float("nan")}, "Learning rate"),
         ({"batch_size": 2.5}, "whole number"),
-        ({"freeze": ("head",)}, "parts are text"),
+        ({"freeze": ("head",)}, "choose from text"),
         ({"modality": "x-ray"}, "choose one of"),
     ],
 )
