@@ -4,37 +4,102 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import fields
+from typing import Any
 
 import pytest
 import typer
 
-from napari_biomedparse.cli._options import FINE, option
+from napari_biomedparse.cli._options import FINE, slice_range, takes_options, to_number
+from napari_biomedparse.cli.evaluate import evaluate
 from napari_biomedparse.cli.finetune import finetune
+from napari_biomedparse.cli.segment import segment
 from napari_biomedparse.data.options import SegmentOptions
+from napari_biomedparse.errors import OptionError
 from napari_biomedparse.training.options import FinetuneOptions
 
 
+@takes_options(
+    SegmentOptions,
+    common=("modality",),
+    without=("region",),
+    flags={"seed": "number"},
+    texts={"axis": "Which axis."},
+)
+def command(name: str, *, options: SegmentOptions, last: bool = False) -> None:
+    """Return nothing, but raise what it was given."""
+    raise LookupError(name, options, last)
+
+
+def made(given: Any, name: str) -> typer.models.OptionInfo:
+    """What typer makes a parameter's option of."""
+    (info,) = inspect.signature(given).parameters[name].annotation.__metadata__
+    assert isinstance(info, typer.models.OptionInfo)
+    return info
+
+
 def test_help_and_choices_are_those_of_the_field() -> None:
-    made = option(SegmentOptions, "modality", "--kind", fine=True, metavar="KIND")
-    assert isinstance(made, typer.models.OptionInfo)
-    assert made.rich_help_panel == FINE
-    assert made.metavar == "KIND" and "ct-lung" in made.help
-    assert "One of" not in option(SegmentOptions, "seed").help
+    modality, seed = made(command, "modality"), made(command, "number")
+    assert modality.metavar == "KIND" and "ct-lung" in modality.help
+    assert modality.rich_help_panel is None and seed.rich_help_panel == FINE
+    assert "One of" not in seed.help and "same seed" in seed.help
+    assert made(command, "axis").help == "Which axis."
+    assert {"region", "seed", "options"}.isdisjoint(
+        inspect.signature(command).parameters
+    )
 
 
-def test_an_unknown_field_is_an_error() -> None:
-    with pytest.raises(ValueError, match="unpack"):
-        option(SegmentOptions, "sead")
-
-
-def test_defaults_of_finetune_are_those_of_its_options() -> None:
-    names = {"prompts_a_batch": "prompts"}
-    known = {item.name: item.default for item in fields(FinetuneOptions)}
-    given = {
-        names.get(name, name): parameter.default
-        for name, parameter in inspect.signature(finetune).parameters.items()
-        if names.get(name, name) in known and name != "prompts"
+def test_the_command_gets_the_options() -> None:
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name not in ("name", "last")
     }
-    assert len(given) >= 15
-    freeze = {"freeze": ",".join(known["freeze"])}
-    assert given == {name: (known | freeze)[name] for name in given}
+    with pytest.raises(LookupError) as caught:
+        command(name="a", last=True, **defaults)
+    assert caught.value.args == ("a", SegmentOptions(), True)
+    given = {
+        "slices": "1:3",
+        "axis": "2",
+        "tile": "512",
+        "batch_size": "4",
+        "number": 5,
+    }
+    with pytest.raises(LookupError) as caught:
+        command(name="a", last=True, **defaults | given | {"number": 5})
+    assert caught.value.args[1] == SegmentOptions(
+        slices=(1, 3), axis=2, tile=512, batch_size=4, seed=5
+    )
+    with pytest.raises(typer.Exit):
+        command(name="a", last=True, **defaults | {"axis": "w"})
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "renamed", "without"),
+    [
+        (segment, SegmentOptions, {}, set()),
+        (evaluate, SegmentOptions, {}, {"region"}),
+        (finetune, FinetuneOptions, {"prompts": "prompts_a_batch"}, set()),
+    ],
+)
+def test_a_command_has_all_options_with_their_defaults(
+    given: Any, options: type, renamed: dict[str, str], without: set[str]
+) -> None:
+    parameters = inspect.signature(given).parameters
+    for item in fields(options):  # type: ignore[arg-type]
+        if item.name in without:
+            assert item.name not in parameters
+            continue
+        default = parameters[renamed.get(item.name, item.name)].default
+        known = item.default
+        assert default == (",".join(known) if isinstance(known, tuple) else known)
+
+
+def test_numbers_and_words() -> None:
+    assert [to_number(text) for text in ("1", "nuclei", "0.5")] == [1, "nuclei", "0.5"]
+
+
+@pytest.mark.parametrize("text", ["", "3", "a:4", "1:", "-1:4", "1:2:3"])
+def test_what_is_not_a_range_of_slices(text: str) -> None:
+    assert slice_range(" 1 : 4") == (1, 4)
+    with pytest.raises(OptionError, match="10:20"):
+        slice_range(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -210,7 +211,7 @@ def test_files_are_not_continued(run, stack, tmp_path):
     out = tmp_path / "labels.npz"
     result = run("segment", stack, "-p", PROMPT, "-o", out, "--workers", 2)
     assert result.exit_code == 2
-    assert "without an ending" in result.output
+    assert "without extension" in result.output
 
 
 def saved(path):
@@ -304,7 +305,7 @@ def test_slices_of_one_volume(run, tmp_path):
     two = (tmp_path / "in" / "0.tif", tmp_path / "in" / "1.tif")
     refused = run("segment", *two, *common, "-o", out)
     assert refused.exit_code == 2
-    assert "a pattern in quotes" in refused.output
+    assert "a quoted pattern" in refused.output
 
 
 def test_a_dry_run(run, stack, tmp_path):
@@ -393,3 +394,17 @@ def test_an_empty_result_is_explained_with_what_undoes_it(run, stack, tmp_path, 
     again = run(*common, flag, value, "--overwrite")
     assert again.exit_code == 0, again.output
     assert "Nothing was found" not in again.output
+
+
+def test_the_version(run):
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.stdout == f"napari-biomedparse {version('napari-biomedparse')}\n"
+
+
+def test_help_names_the_formats_and_commands_there_are(run):
+    for name in (".npz", ".tiff", ".nii.gz", ".zarr", "pattern"):
+        assert name in run("info", "--help").output
+    text = run("report", "--help").output
+    assert "segment -o FOLDER" in text
+    assert "--run-folder" not in text

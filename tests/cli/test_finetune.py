@@ -15,7 +15,7 @@ from napari_biomedparse.networks.weights import load_model
 def run(folder: Path, *more: str) -> tuple[int, str]:
     done = CliRunner().invoke(
         app,
-        ["finetune", str(folder / "data"), "-o", str(folder / "out"), "-c", "tiny",
+        ["finetune", str(folder / "data"), "-o", str(folder / "out"), "-m", "tiny",
          "--device", "cpu", *more],
     )  # fmt: skip
     return done.exit_code, done.output
@@ -28,6 +28,11 @@ def test_it_trains_and_says_where_the_weights_are(tmp_path: Path) -> None:
     assert code == 0 and "2 steps; held out: volumes squares" in text
     assert load_model(tmp_path / "out" / "finetuned.safetensors")
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_the_former_name_of_the_model_option(tmp_path: Path) -> None:
+    code, text = run(tmp_path, "-c", "nowhere.pt")
+    assert code == 1 and "--checkpoint has been renamed to --model" in text
 
 
 def test_bad_data_are_told_in_plain_words(tmp_path: Path) -> None:

@@ -49,12 +49,29 @@ def test_pieces_of_labels_are_measured(tmp_path: Path, name: str) -> None:
         assert rows["prompt"].tolist() == ["nuclei", "vessels", "nuclei"]
 
 
-def test_label_values_can_be_objects_already(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flag", ["--instances", "--objects"])
+def test_label_values_can_be_objects_already(tmp_path: Path, flag: str) -> None:
     labels, image = files(tmp_path, "labels.npz")
     table = tmp_path / "table.csv"
-    command = ["measure", labels, "-i", image, "-o", str(table), "--objects"]
-    assert CliRunner().invoke(app, command).exit_code == 0
+    command = ["measure", labels, "-i", image, "-o", str(table), flag]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0
+    assert ("renamed to --instances" in done.stderr) == (flag == "--objects")
     assert pd.read_csv(table)["voxels"].tolist() == [19, 16]
+
+
+@pytest.mark.parametrize("channel", ["1", "nuclei"])
+def test_a_channel_is_chosen_by_number_or_name(tmp_path: Path, channel: str) -> None:
+    labels, _ = files(tmp_path, "labels.npz")
+    image, table = tmp_path / "two.ome.tif", tmp_path / "table.csv"
+    channels = {"Name": ["membrane", "nuclei"]}
+    metadata = {"axes": "CZYX", "Channel": channels}
+    tifffile.imwrite(image, np.stack([IMAGE, IMAGE + 7]), ome=True, metadata=metadata)
+    command = ["measure", labels, "-i", str(image), "-o", str(table)]
+    done = CliRunner().invoke(app, [*command, "--channel", channel])
+    assert done.exit_code == 0, done.output
+    assert IMAGE[3, 5, 5] + 7 in pd.read_csv(table)["mean_intensity"].tolist()
+    assert CliRunner().invoke(app, [*command, "--channel", "2"]).exit_code == 1
 
 
 def test_faults_are_told_in_one_line(tmp_path: Path) -> None:
@@ -68,4 +85,4 @@ def test_faults_are_told_in_one_line(tmp_path: Path) -> None:
     command = ["measure", str(floats), "-i", image, "-o", str(tmp_path / "t.csv")]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 1
-    assert "no labels" in done.output
+    assert "are not labels" in done.output

@@ -9,7 +9,7 @@ import os
 import sys
 import weakref
 from multiprocessing import util
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -25,11 +25,12 @@ from napari_biomedparse.cli import (
     segment,
     vocabulary,
 )
-from napari_biomedparse.cli._show import INTERRUPTED
+from napari_biomedparse.cli._show import INTERRUPTED, out
+from napari_biomedparse.version import __version__
 
 
 class CommandLine(typer.Typer):
-    """Ends as soon as it is interrupted, also while a disk is slow to answer.
+    """Exits as soon as it is interrupted, also while a disk is slow to respond.
 
     Python would wait for all threads, those that read a large chunk among them.
     """
@@ -45,7 +46,7 @@ class CommandLine(typer.Typer):
 
 
 def _leave_at_once() -> None:
-    """Remove temporary files and semaphores, as Python does in the end, and no more."""
+    """Remove temporary files and semaphores, as Python does at exit, and no more."""
     weakref.finalize._exitfunc()  # type: ignore[attr-defined]
     util._run_finalizers(0)  # type: ignore[attr-defined]
     for stream in (sys.stdout, sys.stderr):
@@ -55,18 +56,43 @@ def _leave_at_once() -> None:
 
 app = CommandLine(
     name="napari-biomedparse",
-    help="Find structures in biomedical volumes by describing them in words.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(segment.segment)
-app.command()(reproduce.reproduce)
-app.command()(doctor.doctor)
-app.command()(info.info)
-app.command()(measure.measure)
-app.command()(report.report)
-app.command()(vocabulary.vocabulary)
-app.command()(evaluate.evaluate)
-app.command()(finetune.finetune)
-app.command()(demo.demo)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"napari-biomedparse {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Show the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Find structures in biomedical volumes by describing them in words."""
+
+
+for _verb in (
+    segment.segment,
+    reproduce.reproduce,
+    doctor.doctor,
+    info.info,
+    measure.measure,
+    report.report,
+    vocabulary.vocabulary,
+    evaluate.evaluate,
+    finetune.finetune,
+    demo.demo,
+):
+    app.command()(_verb)

@@ -1,4 +1,4 @@
-"""The demo without a window: segment a phantom and write how well that went."""
+"""The demo without a window: segment a phantom and score the result."""
 
 from __future__ import annotations
 

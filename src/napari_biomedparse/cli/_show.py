@@ -34,7 +34,7 @@ err = Console(stderr=True)
 
 
 @contextmanager
-def told_in_one_line(remains: str = "nothing was written") -> Iterator[None]:
+def one_line_errors(remains: str = "nothing was written") -> Iterator[None]:
     """End with a message and an exit code instead of a traceback.
 
     `remains` says what an interruption leaves behind.

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from napari_biomedparse.cli._show import err, out, told_in_one_line
+from napari_biomedparse.cli._show import err, one_line_errors, out
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.samples import sample_em, sample_light_sheet
 
@@ -24,22 +24,21 @@ def demo(
             "--output",
             "-o",
             metavar="FOLDER",
-            help="Where labels, a picture and a table go if no window can be opened.",
+            help="Folder for labels, a picture and a table if no window can be opened.",
         ),
     ] = Path("napari-biomedparse-demo"),
     window: Annotated[
         bool,
         typer.Option(
-            "--window/--no-window",
-            help="Whether napari is to be opened.",
+            "--window/--no-window", help="Open napari, if there is a display."
         ),
     ] = True,
 ) -> None:
-    """See it work: segment a synthetic sample with the small built-in model.
+    """Segment a synthetic sample with the small built-in model.
 
-    Needs no download. Without a display the results are written to files.
+    Nothing is downloaded. Without a display the results are written to files.
     """
-    with told_in_one_line():
+    with one_line_errors():
         from napari_biomedparse.viewer.samples import can_open_a_window, open_demo
 
         samples = {"em": sample_em, "light-sheet": sample_light_sheet}

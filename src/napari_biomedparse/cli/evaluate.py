@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from napari_biomedparse.cli._options import Device, Scheduler, Workers, option
-from napari_biomedparse.cli._parse import slice_range, to_number
-from napari_biomedparse.cli._show import (
-    bar_for,
-    err,
-    out,
-    progress_bar,
-    told_in_one_line,
+from napari_biomedparse.cli._options import (
+    Device,
+    Model,
+    Prompts,
+    Scheduler,
+    Workers,
+    takes_options,
 )
+from napari_biomedparse.cli._show import bar_for, err, out, progress_bar
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import parse_prompts
 
@@ -24,7 +24,18 @@ if TYPE_CHECKING:
     from napari_biomedparse.evaluation.run import Evaluation
 
 
+@takes_options(
+    SegmentOptions,
+    common=("modality", "axis", "slices", "instances", "batch_size"),
+    without=("region",),
+    texts={
+        "slices": "Segment and score only these slices, counted from 0.",
+        "instances": "Score objects (F1) instead of classes (DSC, NSD). By default the "
+        "file's instance_label decides.",
+    },
+)
 def evaluate(
+    *,
     images: Annotated[
         Path,
         typer.Option(
@@ -37,8 +48,8 @@ def evaluate(
         Path,
         typer.Option(
             metavar="DIR|FILE|PATTERN",
-            help="The truth: challenge .npz (gts) or label images, named as the images "
-            "up to the ending.",
+            help="The truth: challenge .npz (gts) or label images with the names of "
+            "the images, except for the extension.",
         ),
     ],
     output: Annotated[
@@ -47,102 +58,54 @@ def evaluate(
             "--output",
             "-o",
             metavar="FOLDER",
-            help="For tables, pictures and the page; the same command goes on there "
-            "after an interruption.",
+            help="Folder for tables, pictures and the page. After an interruption the "
+            "same command resumes there.",
         ),
     ],
     predictions: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR|FILE|PATTERN",
-            help="Score these labels instead of a model's.",
+            help="Score these labels instead of those of a model.",
         ),
     ] = None,
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--prompt",
-            "-p",
-            metavar="TEXT",
-            help="What to find; the first is label 1, the second 2, and so on. Left "
-            "out, the prompts stored with each image are used.",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="NAME|FILE",
-            help="v2, demo, tiny, or a weights file, also a fine-tuned one.",
-        ),
-    ] = None,
+    prompt: Prompts = None,
+    model: Model = None,
     tolerance: Annotated[
         float,
         typer.Option(
-            help="Distance, in the unit of the spacing, up to which surfaces agree "
-            "(NSD)."
+            help="Distance up to which surfaces agree (NSD), in the unit of the "
+            "spacing."
         ),
     ] = 2.0,
-    modality: Annotated[
-        str, option(SegmentOptions, "modality", metavar="KIND")
-    ] = SegmentOptions.modality,
-    slices: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FIRST:END", help="Segment and score only these slices, from 0."
-        ),
-    ] = None,
-    axis: Annotated[str | None, option(SegmentOptions, "axis", metavar="z|y|x")] = None,
-    instances: Annotated[
-        bool | None,
-        typer.Option(
-            "--instances/--no-instances",
-            help="Score objects (F1) instead of classes (DSC, NSD). If not given, the "
-            "file's instance_label decides.",
-            show_default=False,
-        ),
-    ] = None,
+    options: SegmentOptions,
     device: Device = "auto",
-    batch_size: Annotated[
-        str, option(SegmentOptions, "batch_size", metavar="auto|N")
-    ] = "auto",
     scheduler: Scheduler = None,
     workers: Workers = None,
 ) -> None:
     """Score a model, or given predictions, on images whose truth is known."""
-    with told_in_one_line():
-        options = SegmentOptions(
-            modality=modality,
-            axis=None if axis is None else to_number(axis),
-            slices=slice_range(slices),
-            instances=instances,
-            batch_size=to_number(batch_size),
+    from napari_biomedparse.evaluation.run import evaluate as run
+
+    with progress_bar() as progress:
+        bar = progress.add_task("Loading the model", total=None)
+        result = run(
+            images,
+            labels,
+            output,
+            predictions=predictions,
+            prompts=parse_prompts(prompt) if prompt else None,
+            model=model,
+            options=options,
+            tolerance=tolerance,
+            device=device,
+            scheduler=scheduler,
+            workers=workers,
+            on_case=lambda name, number, count: progress.update(
+                bar, description=name, completed=number, total=count
+            ),
+            on_progress=bar_for(progress, "Slices"),
         )
-        from napari_biomedparse.evaluation.run import evaluate as run
-
-        with progress_bar() as progress:
-            bar = progress.add_task("Loading the model", total=None)
-
-            def show(name: str, number: int, count: int) -> None:
-                progress.update(bar, description=name, completed=number, total=count)
-
-            result = run(
-                images,
-                labels,
-                output,
-                predictions=predictions,
-                prompts=parse_prompts(prompt) if prompt else None,
-                model=model,
-                options=options,
-                tolerance=tolerance,
-                device=device,
-                scheduler=scheduler,
-                workers=workers,
-                on_case=show,
-                on_progress=bar_for(progress, "Slices"),
-            )
-        _show(result)
+    _show(result)
 
 
 def _show(result: Evaluation) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from napari_biomedparse.cli._show import out, told_in_one_line
+from napari_biomedparse.cli._show import one_line_errors, out
 from napari_biomedparse.io import open_file
 
 if TYPE_CHECKING:
@@ -18,11 +18,16 @@ if TYPE_CHECKING:
 def info(
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="A .npz, a TIFF, or an OME-Zarr folder."),
+        typer.Argument(
+            metavar="FILE",
+            help="A challenge .npz, TIFF (.tif, .tiff), NIfTI (.nii, .nii.gz), or "
+            "OME-Zarr or Zarr folder (.zarr); or a folder or quoted pattern of TIFF "
+            "files that are the slices of one volume.",
+        ),
     ],
 ) -> None:
-    """Say what is in a file: images, existing labels and prompts."""
-    with told_in_one_line():
+    """Show what is in a file: images, existing labels and prompts."""
+    with one_line_errors():
         contents = open_file(file)
         table = Table("", "name", "axes", "type", "voxel size")
         for image in contents.images:
@@ -34,7 +39,7 @@ def info(
             if image.channel_names:
                 out.print("Channels: " + ", ".join(image.channel_names))
         if contents.prompts is None:
-            out.print("No prompts in the file; give yours with -p.")
+            out.print("The file contains no prompts; give some with -p.")
             return
         prompts = Table("label", "prompt")
         for one in contents.prompts.prompts:

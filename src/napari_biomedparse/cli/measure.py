@@ -1,4 +1,4 @@
-"""The command `measure`: objects to a table."""
+"""The command `measure`: label images to a table of their objects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from napari_biomedparse.cli._show import out, told_in_one_line
+from napari_biomedparse.cli._options import Channel, to_number, warn_renamed
+from napari_biomedparse.cli._show import one_line_errors, out
 from napari_biomedparse.errors import FormatError, OutputError
 from napari_biomedparse.io import open_file, open_volume
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def measure(
     labels: Annotated[
         Path,
-        typer.Argument(metavar="LABELS", help="The labels, as `segment` wrote them."),
+        typer.Argument(metavar="LABELS", help="The labels, as written by segment."),
     ],
     image: Annotated[
         Path,
@@ -27,34 +28,36 @@ def measure(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="OUT.csv", help="Where the table goes."),
+        typer.Option("--output", "-o", metavar="OUT.csv", help="The table to write."),
     ],
-    objects: Annotated[
+    instances: Annotated[
         bool,
         typer.Option(
-            "--objects",
-            help="Each label value is an object already, as after `segment "
-            "--instances`; otherwise each connected piece of a label is one.",
+            "--instances",
+            help="Each label value is one object, as after segment --instances. By "
+            "default each connected component of a label is one.",
         ),
     ] = False,
-    channel: Annotated[
-        str | None, typer.Option(help="Channel to measure the intensity of.")
-    ] = None,
+    objects: Annotated[bool, typer.Option("--objects", hidden=True)] = False,
+    channel: Channel = None,
 ) -> None:
-    """Measure each object: size, place, brightness and shape, as a CSV table."""
-    with told_in_one_line():
+    """Measure the size, position, intensity and shape of each object (CSV table)."""
+    with one_line_errors():
         from napari_biomedparse.labels.measure import components_of, measure_objects
 
-        volume = open_volume(image, channel=channel)
+        if objects:
+            warn_renamed("--objects", "--instances")
+        number = None if channel is None else to_number(channel)
+        volume = open_volume(image, channel=number)
         found, prompts = _labels(labels)
-        if not objects:
+        if not (instances or objects):
             found, prompts = components_of(found, prompts)
         table = measure_objects(found, volume, prompts=prompts)
         try:
             table.to_csv(output, index=False)
         except OSError as error:
             raise OutputError(
-                f"{output} cannot be written ({error.strerror}); choose another place."
+                f"{output} cannot be written ({error.strerror}); choose another path."
             ) from error
         out.print(f"{len(table)} objects, in {table.attrs['unit']}: {output}")
 
@@ -69,7 +72,7 @@ def _labels(path: Path) -> tuple[npt.NDArray[Any], dict[int, str]]:
         volume = contents.images[0]
     if not np.issubdtype(volume.dtype, np.integer):
         raise FormatError(
-            f"{path} holds {volume.dtype} values and no labels; give the file that "
-            "`segment` wrote."
+            f"{path} holds {volume.dtype} values, which are not labels; give a file "
+            "written by `segment`."
         )
     return np.asarray(volume.data), texts

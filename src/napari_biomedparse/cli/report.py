@@ -7,13 +7,17 @@ from typing import Annotated
 
 import typer
 
-from napari_biomedparse.cli._show import out, told_in_one_line
+from napari_biomedparse.cli._options import Moved
+from napari_biomedparse.cli._show import one_line_errors, out
 
 
 def report(
     run: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="A run's folder (segment --run-folder)."),
+        typer.Argument(
+            metavar="RUN",
+            help="Folder of a run, as written by segment -o FOLDER or by the widget.",
+        ),
     ],
     output: Annotated[
         Path | None,
@@ -21,19 +25,16 @@ def report(
             "--output",
             "-o",
             metavar="PAGE.html",
-            help="By default report.html in the folder.",
+            help="The page; by default report.html in the folder.",
         ),
     ] = None,
-    volume: Annotated[
-        Path | None,
-        typer.Option(help="Where the volume is now, if it was moved."),
-    ] = None,
+    volume: Moved = None,
     time: Annotated[
-        int, typer.Option(help="Time point of a series to show, from 0.")
+        int, typer.Option(metavar="T", help="Time point of a series to show, from 0.")
     ] = 0,
 ) -> None:
-    """Write a page with pictures, existence plot, objects and how they were made."""
-    with told_in_one_line():
+    """Write a page on a run: what was found, existence per slice, pictures, objects."""
+    with one_line_errors():
         from napari_biomedparse.report.run_page import report_run
 
         path = report_run(run, output, volume=volume, time=time)

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from napari_biomedparse.cli._options import Moved
 from napari_biomedparse.cli._show import (
     bar_for,
     err,
+    one_line_errors,
     out,
     progress_bar,
-    told_in_one_line,
 )
 
 
@@ -20,27 +21,32 @@ def reproduce(
     record: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN.json", help="A run's manifest.json, or the run's folder."
+            metavar="RUN.json", help="The manifest.json of a run, or the run's folder."
         ),
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="FOLDER", help="For the new run."),
+        typer.Option(
+            "--output", "-o", metavar="FOLDER", help="Folder for the new run."
+        ),
     ],
-    volume: Annotated[
-        Path | None,
-        typer.Option(help="Where the volume is now, if it was moved."),
-    ] = None,
+    volume: Moved = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Where the weights are now."),
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME|FILE",
+            help="Where the weights are now, if they have been moved.",
+        ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="By default the kind that was recorded.")
+        str | None,
+        typer.Option(help="Where to compute; by default the recorded kind of device."),
     ] = None,
 ) -> None:
-    """Do a recorded run again and say whether the labels are equal to the bit."""
-    with told_in_one_line():
+    """Repeat a recorded run and check that the labels are identical."""
+    with one_line_errors():
         from napari_biomedparse.runs.run import reproduce as run_again
 
         with progress_bar() as progress:

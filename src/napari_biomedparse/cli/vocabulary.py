@@ -1,4 +1,4 @@
-"""The command `vocabulary`: what can be asked for."""
+"""The command `vocabulary`: what the network was trained to find."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from typing import Annotated
 
 import typer
 
-from napari_biomedparse.cli._show import out, told_in_one_line
+from napari_biomedparse.cli._show import one_line_errors, out
 from napari_biomedparse.data.vocabulary import suggested_prompts
 
 
 def vocabulary(
     word: Annotated[
-        str, typer.Argument(help="Show only prompts with this in them.")
+        str, typer.Argument(help="Show only prompts that contain this.")
     ] = "",
     modality: Annotated[
         str,
         typer.Option(help="ct, mr, ultrasound, pet, em or light-sheet; auto for all."),
     ] = "auto",
 ) -> None:
-    """List prompts for all that BiomedParse v2 was trained to find."""
-    with told_in_one_line():
+    """List prompts for everything that BiomedParse v2 was trained to find."""
+    with one_line_errors():
         for prompt in suggested_prompts(modality):
             if word.lower() in prompt.lower():
                 out.print(prompt, highlight=False, markup=False, soft_wrap=True)

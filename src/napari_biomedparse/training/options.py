@@ -87,7 +87,7 @@ class FinetuneOptions:
         True,
         "Augment slices",
         "Vary the slices by quarter turns, flips, shifts, brightness, noise and "
-        "swapped neighbors.",
+        "swapped neighbours.",
     )
     freeze: tuple[str, ...] = option(
         ("text",),
