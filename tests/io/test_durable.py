@@ -60,6 +60,23 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path, synced: list[Path]) -> 
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "labels.zarr"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+
+    def fail(self: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(target))
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(PermissionError), atomic_write(folder) as partial:
+        partial.mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.zarr"]
+    assert (folder / "old").read_text() == "old"
+
+
 def test_a_folder_that_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.mkdir()

@@ -39,7 +39,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         sync_files(file for file in inside if file.is_file())
         if path.is_dir():  # which cannot be replaced in one step
             path.rename(replaced)
-        partial.replace(path)
+        try:
+            partial.replace(path)
+        except BaseException:
+            if replaced.exists():
+                replaced.rename(path)
+            raise
     finally:
         for leftover in (partial, replaced):
             if leftover.is_dir():
