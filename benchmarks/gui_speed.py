@@ -50,8 +50,8 @@ def plain(args: argparse.Namespace) -> dict[str, float]:
     """Do what the command line does, without reading and writing files."""
     from napari_biomedparse.engine.engine import Engine
     from napari_biomedparse.networks.weights import load_model
+    from napari_biomedparse.pipeline.loop import run_plan
     from napari_biomedparse.pipeline.plan import plan_run
-    from napari_biomedparse.pipeline.segment import run_plan
 
     engine = Engine(load_model(args.model), args.device)
     data = volume(args.slices, args.size)

@@ -22,9 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from napari_biomedparse.engine.engine import Engine, SlicePrediction
 from napari_biomedparse.io import open_volume, save_labels
 from napari_biomedparse.pipeline import step
+from napari_biomedparse.pipeline.loop import run_plan
 from napari_biomedparse.pipeline.plan import plan_run
-from napari_biomedparse.pipeline.segment import run_plan
-from napari_biomedparse.slicing import batches as stream
+from napari_biomedparse.slicing import read as reading
+from napari_biomedparse.slicing.batches import slice_batches
 from napari_biomedparse.slicing.geometry import SliceGeometry
 from napari_biomedparse.slicing.intensity import Intensity
 
@@ -130,7 +131,7 @@ def product(
             (decoder, "forward", "decoder"),
             (decoder, "_visible_keys", "mask head"),
             (decoder, "_read_out", "mask head"),
-            (stream, "read_slices", "read"),
+            (reading, "read_slices", "read"),
             (step, "_resolve", "postprocess"),
         ):
             if stages:
@@ -190,7 +191,7 @@ def original(
     volume = open_volume(path)
     plan = _with_batch(plan_run(volume, texts, config=model.config), batch)
     batches = list(
-        stream.slice_batches(
+        slice_batches(
             volume, plan.geometry, plan.intensity, plan.start, plan.stop, batch
         )
     )

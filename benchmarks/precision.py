@@ -25,7 +25,7 @@ from napari_biomedparse.evaluation.metrics import dice
 from napari_biomedparse.io import open_volume
 from napari_biomedparse.networks.weights import load_model
 from napari_biomedparse.pipeline.plan import plan_run
-from napari_biomedparse.pipeline.step import finish_slices, predict_slices
+from napari_biomedparse.pipeline.step import begin_slices, predict_slices
 from napari_biomedparse.slicing.batches import slice_batches
 
 VOLUMES = {
@@ -50,7 +50,7 @@ def run(engine: Engine, path: Path, texts: list[str], count: int) -> dict[str, A
     ):
         found = predict_slices(plan, lambda x: engine.predict(x, tokens), slices)
         said.append(SlicePrediction(*(x.cpu() for x in found)))
-        labels.append(finish_slices(plan, begin, found).labels)
+        labels.append(begin_slices(plan, begin, found)().labels)
     logits, _, existence = (torch.cat(x) for x in zip(*said, strict=True))
     return {
         "labels": np.concatenate(labels, axis=plan.geometry.axis),

@@ -17,8 +17,8 @@ from napari_biomedparse.data.prompts import Prompt, PromptSet
 from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.engine.engine import Engine, SlicePrediction
 from napari_biomedparse.labels.resolve import resolve, upsample
+from napari_biomedparse.pipeline.loop import run_plan
 from napari_biomedparse.pipeline.plan import SegmentOptions, plan_run
-from napari_biomedparse.pipeline.segment import run_plan
 
 LABEL_SHARE = {"binary": 1e-3, "hash": 5e-3, "const": 5e-3}
 NEAR_THRESHOLD = 1e-2

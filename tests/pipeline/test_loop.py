@@ -1,8 +1,10 @@
-"""The eye decides on the order of slices and on nothing else."""
+"""One loop: the eye decides on the order of slices and on nothing else."""
 
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import dask.array as da
@@ -13,11 +15,11 @@ import torch
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import FormatError
-from napari_biomedparse.pipeline import loop as in_view
-from napari_biomedparse.pipeline.loop import Front, run_in_view
+from napari_biomedparse.pipeline import loop
+from napari_biomedparse.pipeline.loop import read_ahead, run_plan
 from napari_biomedparse.pipeline.plan import plan_run
 from napari_biomedparse.pipeline.scores import ScoreStore
-from napari_biomedparse.pipeline.segment import iter_segment, run_plan
+from napari_biomedparse.pipeline.segment import iter_segment
 
 PROMPTS = {2: "liver", 5: "mitochondria in electron microscopy"}
 
@@ -25,6 +27,19 @@ PROMPTS = {2: "liver", 5: "mitochondria in electron microscopy"}
 @pytest.fixture(scope="module")
 def grey() -> Any:
     return np.random.default_rng(0).integers(0, 255, (23, 40, 30), dtype=np.uint8)
+
+
+class Front:
+    """The slice that is wanted next; it may be moved at any time."""
+
+    def __init__(self, at: int | None = None) -> None:
+        self.at = at
+
+    def __call__(self) -> int | None:
+        return self.at
+
+    def move(self, at: int) -> None:
+        self.at = at
 
 
 class Counted:
@@ -44,7 +59,7 @@ class Counted:
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have several slices go through at once."""
-    monkeypatch.setattr(in_view, "_slices_at_once", lambda plan, _: plan.slices_at_once)
+    monkeypatch.setattr(loop, "_slices_at_once", lambda plan, _: plan.slices_at_once)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -61,7 +76,7 @@ def test_the_labels_are_those_of_a_run_in_order(
     engine = Engine(tiny_model)
     expected = {part.start: part for part in run_plan(plan, engine)}
     front, seen = Front(10), []
-    for part in run_in_view(plan, Engine(tiny_model), front=front):
+    for part in run_plan(plan, Engine(tiny_model), front=front):
         seen.append(part.start)
         if len(seen) == 2:
             front.move(18)
@@ -83,7 +98,7 @@ def test_a_cpu_shows_single_slices_soon(grey: Any, tiny_model: Any) -> None:
 @pytest.mark.parametrize("at", [None, -5, 0])
 def test_without_an_eye_it_runs_in_order(grey: Any, tiny_model: Any, at: Any) -> None:
     plan = plan_run(grey, PROMPTS, config=tiny_model.config)
-    parts = run_in_view(plan, Engine(tiny_model), front=lambda: at)
+    parts = run_plan(plan, Engine(tiny_model), front=lambda: at)
     assert [part.start for part in parts] == list(range(23))
 
 
@@ -92,9 +107,9 @@ def test_what_is_done_is_left_out(grey: Any, tiny_model: Any) -> None:
     plan = plan_run(grey, PROMPTS, config=tiny_model.config)
     engine = Engine(tiny_model)
     done = [(0, 6), (7, 9), (12, 23)]
-    parts = run_in_view(plan, engine, front=Front(), done=done)
+    parts = run_plan(plan, engine, front=Front(), done=done)
     assert [(p.start, p.stop) for p in parts] == [(6, 7), (9, 12)]
-    assert not list(run_in_view(plan, engine, front=Front(), done=[(0, 23)]))
+    assert not list(run_plan(plan, engine, front=Front(), done=[(0, 23)]))
 
 
 def test_thick_chunks_are_read_about_once(grey: Any, tiny_model: Any) -> None:
@@ -102,7 +117,7 @@ def test_thick_chunks_are_read_about_once(grey: Any, tiny_model: Any) -> None:
     plan = plan_run(data, PROMPTS, config=tiny_model.config)
     data.read = 0
     starts = [
-        part.start for part in run_in_view(plan, Engine(tiny_model), front=Front(11))
+        part.start for part in run_plan(plan, Engine(tiny_model), front=Front(11))
     ]
     assert len(starts) == 23
     assert data.read == 23
@@ -118,7 +133,7 @@ def test_an_error_ends_the_run_and_closing_it_the_reader(
             return super().__getitem__(where)
 
     plan = plan_run(Torn(grey, 1), PROMPTS, config=tiny_model.config)
-    parts = run_in_view(plan, Engine(tiny_model), front=Front(18))
+    parts = run_plan(plan, Engine(tiny_model), front=Front(18))
     assert next(parts).start == 18
     with pytest.raises(FormatError, match=r"slices \d+ to \d+ cannot be read"):
         list(parts)
@@ -128,7 +143,7 @@ def test_an_error_ends_the_run_and_closing_it_the_reader(
 def test_scores_are_kept_on_the_way(grey: Any, tiny_model: Any) -> None:
     plan = plan_run(grey, PROMPTS, config=tiny_model.config)
     store = ScoreStore(plan)
-    parts = run_in_view(plan, Engine(tiny_model), front=Front(5), store=store)
+    parts = run_plan(plan, Engine(tiny_model), front=Front(5), store=store)
     for _ in range(3):
         next(parts)
     parts.close()  # type: ignore[attr-defined]
@@ -153,7 +168,7 @@ def test_slices_of_a_small_network_are_computed_side_by_side(
 
     monkeypatch.setattr(Engine, "_predict_part", wait_for_two_more)
     store, front, seen = ScoreStore(plan), Front(11), []
-    for part in run_in_view(plan, engine, front=front, store=store):
+    for part in run_plan(plan, engine, front=front, store=store):
         seen.append(part.start)
         front.move(20)
         other = expected[part.start]
@@ -163,3 +178,66 @@ def test_slices_of_a_small_network_are_computed_side_by_side(
     assert seen[:5] == [11, 10, 12, 20, 19]
     assert sorted(seen) == list(range(21))
     assert store.kept == [(0, 21)]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_in_order_whole_batches_without_what_is_done(
+    grey: Any, tiny_model: Any
+) -> None:
+    options = SegmentOptions(batch_size=4)
+    plan = plan_run(grey, PROMPTS, options, config=tiny_model.config)
+    engine, done = Engine(tiny_model), [(0, 2), (10, 23)]
+    whole = {part.start: part for part in run_plan(plan, engine)}
+    parts = list(run_plan(plan, engine, done=done, align=4))
+    assert [(p.start, p.stop) for p in parts] == [(2, 4), (4, 8), (8, 10)]
+    np.testing.assert_array_equal(parts[1].labels, whole[4].labels)
+    assert [(p.start, p.stop) for p in run_plan(plan, engine, done=done)] == [
+        (2, 6),
+        (6, 10),
+    ]
+
+
+@pytest.mark.parametrize("tile", ["none", 32])
+@pytest.mark.usefixtures("one_thread")
+def test_scores_are_kept_in_order_too(grey: Any, tiny_model: Any, tile: Any) -> None:
+    options = SegmentOptions(batch_size=2, tile=tile, slices=(3, 6))
+    plan = plan_run(grey, PROMPTS, options, config=tiny_model.config)
+    stores = ScoreStore(plan), ScoreStore(plan)
+    list(run_plan(plan, Engine(tiny_model), store=stores[0]))
+    list(run_plan(plan, Engine(tiny_model), store=stores[1], front=Front(4)))
+    for index in range(3, 6):
+        for one, other in zip(*(s.load(index) for s in stores), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_read_ahead_is_bounded_and_stops_when_closed() -> None:
+    made = []
+
+    def items() -> Iterator[int]:
+        for i in range(100):
+            made.append(i)
+            yield i
+
+    before = set(threading.enumerate())
+    reader = read_ahead(items(), depth=2)
+    assert next(reader) == 0
+    assert not set(threading.enumerate()) <= before
+    time.sleep(0.3)
+    assert len(made) <= 4
+    reader.close()
+    count = len(made)
+    time.sleep(0.2)
+    assert len(made) == count
+    assert set(threading.enumerate()) <= before
+
+
+def test_an_error_comes_after_the_items_before_it() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise FormatError("third is broken")
+
+    reader = read_ahead(items())
+    assert [next(reader), next(reader)] == [1, 2]
+    with pytest.raises(FormatError, match="third"):
+        next(reader)

@@ -14,7 +14,7 @@ from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.pipeline import scores as score_store
-from napari_biomedparse.pipeline.loop import Front, run_in_view
+from napari_biomedparse.pipeline.loop import run_plan
 from napari_biomedparse.pipeline.plan import RunPlan, plan_run
 from napari_biomedparse.pipeline.scores import ScoreStore, resolve_again
 from napari_biomedparse.pipeline.segment import collect, segment
@@ -36,7 +36,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(grey: Any, model: Any, options: SegmentOptions, **more: Any) -> ScoreStore:
     plan = plan_run(grey, PROMPTS, options, config=model.config)
     store = ScoreStore(plan, **more)
-    for _ in run_in_view(plan, Engine(model), front=Front(3), store=store):
+    for _ in run_plan(plan, Engine(model), front=lambda: 3, store=store):
         pass
     return store
 

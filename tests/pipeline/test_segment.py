@@ -20,11 +20,11 @@ from napari_biomedparse.labels.instances import split_instances
 from napari_biomedparse.labels.overlaps import resolve_separately
 from napari_biomedparse.labels.resolve import probability, resolve
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+from napari_biomedparse.pipeline.loop import run_plan
 from napari_biomedparse.pipeline.plan import SegmentOptions, plan_run
 from napari_biomedparse.pipeline.segment import (
     Segmentation,
     iter_segment,
-    run_plan,
     segment,
     segment_lazy,
 )

@@ -15,7 +15,7 @@ from napari_biomedparse.pipeline.plan import plan_run
 from napari_biomedparse.pipeline.step import (
     begin_copy,
     begin_slices,
-    behind,
+    one_behind,
     predict_slices,
 )
 
@@ -38,7 +38,7 @@ def test_the_next_is_begun_before_one_is_finished(
             done.append(f"begin {i}")
             yield lambda i=i: done.append(f"end {i}") or i  # type: ignore[misc]
 
-    assert list(behind(begin(), count)) == [0, 1, 2]
+    assert list(one_behind(begin(), count)) == [0, 1, 2]
     assert done == expected
 
 

@@ -363,7 +363,7 @@ def test_each_chunk_on_disk_is_read_at_most_twice(
 ) -> None:
     """To look at the volume before the run, and for the run itself."""
     monkeypatch.setattr("napari_biomedparse.io.lazy.BLOCK_BYTES", 2**14)
-    monkeypatch.setattr("napari_biomedparse.slicing.batches.SLAB_BYTES", 8 * 96 * 80)
+    monkeypatch.setattr("napari_biomedparse.slicing.read.SLAB_BYTES", 8 * 96 * 80)
     monkeypatch.setattr("napari_biomedparse.slicing.intensity.SAMPLE_VOXELS", 2**16)
     path, shape = tmp_path / "in.zarr", (40, 96, 80)
     grey = np.random.default_rng(0).integers(0, 255, shape).astype(dtype)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import dask.array as da
@@ -16,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from napari_biomedparse.data.volume import Volume, as_volume
 from napari_biomedparse.errors import FormatError
-from napari_biomedparse.slicing.batches import read_ahead, slice_batches
+from napari_biomedparse.slicing.batches import slice_batches
 from napari_biomedparse.slicing.geometry import plan_slices
 from napari_biomedparse.slicing.intensity import Intensity
 
@@ -117,36 +114,3 @@ def test_damage_is_reported_with_file_and_slices() -> None:
     batches = slice_batches(volume, plan_slices((8, 8, 8), 8), AS_IS, 0, 8, 2)
     with pytest.raises(FormatError, match=r"stack: slices 0 to 3 cannot be read"):
         next(batches)
-
-
-def test_read_ahead_is_bounded_and_stops_when_closed() -> None:
-    made = []
-
-    def items() -> Iterator[int]:
-        for i in range(100):
-            made.append(i)
-            yield i
-
-    before = set(threading.enumerate())
-    reader = read_ahead(items(), depth=2)
-    assert next(reader) == 0
-    assert not set(threading.enumerate()) <= before
-    time.sleep(0.3)
-    assert len(made) <= 4
-    reader.close()
-    count = len(made)
-    time.sleep(0.2)
-    assert len(made) == count
-    assert set(threading.enumerate()) <= before
-
-
-def test_an_error_comes_after_the_items_before_it() -> None:
-    def items() -> Iterator[int]:
-        yield 1
-        yield 2
-        raise FormatError("third is broken")
-
-    reader = read_ahead(items())
-    assert [next(reader), next(reader)] == [1, 2]
-    with pytest.raises(FormatError, match="third"):
-        next(reader)

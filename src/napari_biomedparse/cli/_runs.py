@@ -49,8 +49,9 @@ def run_volume(
     """Do the run, with a progress bar."""
     # torch takes seconds to import, and --help should not.
     from napari_biomedparse.networks.weights import model_identity
+    from napari_biomedparse.pipeline.loop import run_plan
     from napari_biomedparse.pipeline.plan import plan_run
-    from napari_biomedparse.pipeline.segment import collect, run_plan
+    from napari_biomedparse.pipeline.segment import collect
 
     with progress_bar() as progress:
         bar = progress.add_task("Loading the model", total=None)

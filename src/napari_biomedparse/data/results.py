@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+Span = tuple[int, int]
+"""A range of slices: the first, and the one after the last."""
+
 
 @dataclass(frozen=True)
 class SegmentedSlices:
@@ -48,7 +51,7 @@ class SegmentedSlices:
         )
 
 
-def spans(indices: Iterable[int]) -> list[tuple[int, int]]:
+def spans(indices: Iterable[int]) -> list[Span]:
     """Put slices together to ranges as long as possible.
 
     Parameters
@@ -61,7 +64,7 @@ def spans(indices: Iterable[int]) -> list[tuple[int, int]]:
     list of (int, int)
         Starts and stops, ascending.
     """
-    found: list[tuple[int, int]] = []
+    found: list[Span] = []
     for index in sorted(indices):
         if found and found[-1][1] == index:
             found[-1] = (found[-1][0], index + 1)

@@ -21,6 +21,7 @@ from napari_biomedparse.data.volume import Volume, as_volume
 from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.labels.instances import split_instances
 from napari_biomedparse.networks.weights import model_identity
+from napari_biomedparse.pipeline.loop import run_plan
 from napari_biomedparse.pipeline.plan import RunPlan, plan_run
 from napari_biomedparse.pipeline.segment import (
     Model,
@@ -28,7 +29,6 @@ from napari_biomedparse.pipeline.segment import (
     fill,
     make_engine,
     merge_options,
-    run_plan,
     temporary_array,
 )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.labels.resolve import upsample
-from napari_biomedparse.pipeline.step import finish_slices, predict_slices
-from napari_biomedparse.slicing.batches import slice_batches
+from napari_biomedparse.pipeline.loop import predict_plan
+from napari_biomedparse.pipeline.step import label_slices
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,16 +74,12 @@ def preview(plan: RunPlan, engine: Engine, index: int) -> Preview:
             f"{plan.volume.name} has no slice {index} along axis {plan.axis_name}; "
             f"choose 0 to {plan.geometry.depth - 1}."
         )
-    tokens = engine.encode_prompts(plan.prompts.texts)
-    (batch,) = slice_batches(
-        plan.volume, plan.geometry, plan.intensity, index, index + 1, 1
-    )
     # Tiles go one by one, as the engine remembers what comes alone.
-    found = predict_slices(
-        plan, lambda x: engine.predict(x, tokens), batch.slices, batch_size=1
-    )
-    done = finish_slices(plan, index, found)
-    masks = upsample(found.mask_logits, plan.geometry.working_shape)[0].sigmoid()
+    options = replace(plan.options, batch_size=1)
+    one = replace(plan, start=index, stop=index + 1, options=options)
+    (found,) = predict_plan(one, engine, front=lambda: index)
+    (done,) = label_slices(one, [found])
+    masks = upsample(found.whole.mask_logits, plan.geometry.working_shape)[0].sigmoid()
     return Preview(
         index,
         done.axis,

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from napari_biomedparse.data.results import SegmentedSlices, spans
+from napari_biomedparse.data.results import spans
 from napari_biomedparse.engine.engine import SlicePrediction
 from napari_biomedparse.errors import OptionError
-from napari_biomedparse.pipeline.step import finish_slices, predict_slices
+from napari_biomedparse.pipeline.step import Predicted, label_slices, predict_slices
 
 if TYPE_CHECKING:
-    from napari_biomedparse.pipeline.loop import Span
+    from napari_biomedparse.data.results import SegmentedSlices, Span
     from napari_biomedparse.pipeline.plan import RunPlan
 
 _LOGGER = logging.getLogger(__name__)
@@ -176,11 +176,13 @@ def resolve_again(
     _check(plan, store)
     height, width = plan.geometry.working_shape
     nothing = torch.zeros((), dtype=torch.uint8).expand(1, 3, height, width)
-    for index in sorted(store._sizes) if slices is None else slices:
-        if not store.has(index, index + 1):
-            continue
-        found = predict_slices(plan, _Replay(store.load(index)), nothing)
-        yield finish_slices(plan, index, found)
+    indices = sorted(store._sizes) if slices is None else slices
+    predictions = (
+        Predicted(index, predict_slices(plan, _Replay(store.load(index)), nothing))
+        for index in indices
+        if store.has(index, index + 1)
+    )
+    yield from label_slices(plan, predictions)
 
 
 class _Replay:

@@ -1,7 +1,7 @@
 """THE main path: a volume and prompts -> slices through the network -> labels.
 
-`run_plan` is the only loop over slices. `iter_segment` hands its finished slices
-on as they come, `segment` collects them, `segment_lazy` computes them when asked.
+`iter_segment` yields the slices of the loop as they finish, `segment` collects them,
+`segment_lazy` computes them when they are needed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import zarr
 from dask.delayed import delayed
 
 from napari_biomedparse.data.options import SegmentOptions
-from napari_biomedparse.engine.engine import Engine, SlicePrediction
+from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.labels.instances import split_instances
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
@@ -31,14 +31,10 @@ from napari_biomedparse.networks.weights import (
     load_model,
     model_identity,
 )
-from napari_biomedparse.pipeline.loop import run_in_view
+from napari_biomedparse.pipeline.loop import Front, run_plan
 from napari_biomedparse.pipeline.plan import RunPlan, plan_run
-from napari_biomedparse.pipeline.step import begin_slices, behind, predict_slices
-from napari_biomedparse.slicing.batches import read_ahead, slice_batches
 
 if TYPE_CHECKING:
-    import torch
-
     from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.data.results import SegmentedSlices
 
@@ -78,57 +74,6 @@ class Segmentation:
         return self.prompts.ids
 
 
-def run_plan(
-    plan: RunPlan, engine: Engine, *, align: int | None = None
-) -> Iterator[SegmentedSlices]:
-    """Segment slice by slice; closing the generator stops the run.
-
-    Parameters
-    ----------
-    plan : RunPlan
-    engine : Engine
-    align : int, optional
-        Batches end at multiples of so many slices, so that a run that was cut off
-        there goes on with the same batches.
-
-    Yields
-    ------
-    SegmentedSlices
-        In order, a batch at a time.
-
-    Raises
-    ------
-    FormatError
-        If a part of the volume cannot be read.
-    DeviceError
-        If the device's memory does not suffice.
-    """
-    plan = plan.batched(engine.suited_batch(len(plan.prompts)))
-    tokens = engine.encode_prompts(plan.prompts.texts)
-    on_gpu = engine.device.type == "cuda"
-    batches = slice_batches(
-        plan.volume,
-        plan.geometry,
-        plan.intensity,
-        plan.start,
-        plan.stop,
-        plan.slices_at_once,
-        align=align,
-        pin=on_gpu,
-    )
-    single = plan.tiles.is_single and plan.stop - plan.start == 1
-
-    def predict(squares: torch.Tensor) -> SlicePrediction:
-        return engine.predict(squares, tokens, remember=single)
-
-    begun = (
-        begin_slices(plan, start, predict_slices(plan, predict, slices))
-        for start, slices in read_ahead(batches)
-    )
-    # While a batch's labels are on their way from a GPU, it computes the next one.
-    yield from behind(begun, 1 if on_gpu else 0)
-
-
 def iter_segment(
     volume: Any,
     prompts: Any,
@@ -136,7 +81,7 @@ def iter_segment(
     options: SegmentOptions | None = None,
     *,
     device: str = "auto",
-    front: Callable[[], int | None] | None = None,
+    front: Front | None = None,
     **changes: Any,
 ) -> Iterator[SegmentedSlices]:
     """Segment a volume and hand on slices as they finish.
@@ -146,8 +91,8 @@ def iter_segment(
     volume, prompts, model, options, device, **changes
         And errors as for `segment`.
     front : callable, optional
-        Asked before each batch which slice is wanted, such as a `Front`: those nearest
-        to it come first.
+        Called before each batch; the slices nearest to the one it returns come first,
+        or the first ones left where it returns None.
 
     Yields
     ------
@@ -157,10 +102,7 @@ def iter_segment(
     options = merge_options(options, changes)
     engine = make_engine(model, device, options)
     plan = plan_run(volume, prompts, options, config=engine.model.config)
-    if front is None:
-        yield from run_plan(plan, engine)
-    else:
-        yield from run_in_view(plan, engine, front=front)
+    yield from run_plan(plan, engine, front=front)
 
 
 def segment(

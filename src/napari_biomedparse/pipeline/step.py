@@ -1,13 +1,10 @@
-"""One step of a run: a batch of slices goes through the network and becomes labels.
-
-All that reads slices and runs the network on them comes through here.
-"""
+"""One step of a run: a batch of slices goes through the network and becomes labels."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,74 +23,83 @@ from napari_biomedparse.pipeline.tiles import predict_tiles
 if TYPE_CHECKING:
     from napari_biomedparse.engine.engine import SlicePrediction
     from napari_biomedparse.pipeline.plan import RunPlan
+    from napari_biomedparse.slicing.batches import SliceBatch
 
 T = TypeVar("T")
 Predict = Callable[[Tensor], "SlicePrediction"]
 """Takes squares [n, 3, S, S]; an `Engine.predict` with its prompts."""
 
 
-def predict_slices(
-    plan: RunPlan, predict: Predict, slices: Tensor, *, batch_size: int | None = None
-) -> SlicePrediction:
-    """Predict slices, whole or tile by tile.
+class Predicted(NamedTuple):
+    """What the network predicted for consecutive slices.
 
-    Parameters
+    Attributes
     ----------
-    plan : RunPlan
-    predict : callable
-    slices : Tensor [B, 3, H, W]
-    batch_size : int, optional
-        Tiles at a time; by default the plan's.
-
-    Returns
-    -------
-    SlicePrediction
+    start : int
+        Index of the first of the slices.
+    whole : SlicePrediction
+        Of whole slices, blended from their tiles.
+    parts : tuple of SlicePrediction
+        As the network gave them, tile by tile; empty where not kept.
     """
+
+    start: int
+    whole: SlicePrediction
+    parts: tuple[SlicePrediction, ...] = ()
+
+
+def predict_batch(
+    plan: RunPlan, predict: Predict, batch: SliceBatch, *, keep_parts: bool = False
+) -> Predicted:
+    """Predict a batch of slices, whole or tile by tile."""
+    parts: list[SlicePrediction] = []
+
+    def predict_kept(squares: Tensor) -> SlicePrediction:
+        parts.append(predict(squares))
+        return parts[-1]
+
+    whole = predict_slices(plan, predict_kept if keep_parts else predict, batch.slices)
+    return Predicted(batch.start, whole, tuple(parts))
+
+
+def predict_slices(plan: RunPlan, predict: Predict, slices: Tensor) -> SlicePrediction:
+    """Predict slices [B, 3, H, W], whole or tile by tile."""
     if plan.tiles.is_single:
         return predict(slices)
     return predict_tiles(
         predict,
         slices,
         plan.tiles,
-        batch_size=batch_size or plan.batch_size,
+        batch_size=plan.batch_size,
         existence_threshold=plan.options.existence_threshold,
     )
 
 
-def finish_slices(
-    plan: RunPlan, start: int, prediction: SlicePrediction
-) -> SegmentedSlices:
-    """Turn what the network says of slices into labels in the volume's own grid.
+def label_slices(
+    plan: RunPlan, predictions: Iterable[Predicted], *, ahead: int = 0
+) -> Iterator[SegmentedSlices]:
+    """Turn predictions into labels in the volume's own grid.
 
     Parameters
     ----------
     plan : RunPlan
-    start : int
-        Index of the first of the slices.
-    prediction : SlicePrediction
+    predictions : iterable of Predicted
+    ahead : int
+        Predictions that are taken before the labels of one are waited for.
 
-    Returns
-    -------
+    Yields
+    ------
     SegmentedSlices
+        In the order of the predictions.
     """
-    return begin_slices(plan, start, prediction)()
+    begun = (begin_slices(plan, each.start, each.whole) for each in predictions)
+    yield from one_behind(begun, ahead)
 
 
 def begin_slices(
     plan: RunPlan, start: int, prediction: SlicePrediction
 ) -> Callable[[], SegmentedSlices]:
-    """Have the device do as `finish_slices` does, without waiting for it.
-
-    Parameters
-    ----------
-    plan, start, prediction
-        As for `finish_slices`.
-
-    Returns
-    -------
-    callable
-        Waits and returns the slices.
-    """
+    """Have the device make labels; the function returned waits for them."""
     existence, dtype = prediction.existence, plan.label_dtype
 
     def begin(logits: Tensor, threshold: float) -> Callable[[], npt.NDArray[Any]]:
@@ -120,16 +126,9 @@ def begin_slices(
 
 
 def begin_copy(tensor: Tensor) -> Callable[[], npt.NDArray[Any]]:
-    """Begin to copy a tensor to the host; a GPU goes on computing meanwhile.
+    """Begin to copy a tensor to the host; the function returned waits for the copy.
 
-    Parameters
-    ----------
-    tensor : Tensor
-
-    Returns
-    -------
-    callable
-        Waits for the copy and returns it as an array.
+    A GPU computes on meanwhile.
     """
     if tensor.device.type != "cuda":
         here = tensor.cpu()
@@ -145,19 +144,10 @@ def begin_copy(tensor: Tensor) -> Callable[[], npt.NDArray[Any]]:
     return wait
 
 
-def behind(begun: Iterable[Callable[[], T]], count: int) -> Iterator[T]:
-    """Finish each item only when so many more have been begun.
+def one_behind(begun: Iterable[Callable[[], T]], count: int = 1) -> Iterator[T]:
+    """Finish each item only when `count` more have been begun.
 
-    Parameters
-    ----------
-    begun : iterable of callable
-        Advancing it begins an item; calling what it yields finishes that.
-    count : int
-
-    Yields
-    ------
-    object
-        The items, in order.
+    Advancing `begun` begins an item; calling what it yields finishes the item.
     """
     waiting: deque[Callable[[], T]] = deque()
     for finish in begun:

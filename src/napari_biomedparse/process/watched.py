@@ -186,16 +186,14 @@ def _steps(
     network: set[int],
 ) -> Generator[SegmentedSlices]:
     """Yield slices from the store, then those that need the network."""
-    from napari_biomedparse.pipeline.loop import run_in_view
+    from napari_biomedparse.pipeline.loop import run_plan
     from napari_biomedparse.pipeline.scores import resolve_again
 
     front = job.front or 0
     order = sorted(replay, key=lambda index: (abs(index - front), index))
     yield from resolve_again(plan, store, order)
     others = spans(set(range(plan.start, plan.stop)) - network)
-    yield from run_in_view(
-        plan, engine, front=lambda: job.front, done=others, store=store
-    )
+    yield from run_plan(plan, engine, front=lambda: job.front, done=others, store=store)
 
 
 def _indices(spans: Iterable[Iterable[int]]) -> set[int]:

@@ -15,12 +15,14 @@ import torch
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.io.formats.ome_labels import plan_thickness
 from napari_biomedparse.io.windows import chunk_thickness
+from napari_biomedparse.pipeline.loop import READ_AHEAD, run_plan
 from napari_biomedparse.pipeline.parts import check_consensus, plan_consensus
 from napari_biomedparse.pipeline.plan import plan_run
-from napari_biomedparse.pipeline.segment import make_engine, merge_options, run_plan
+from napari_biomedparse.pipeline.segment import make_engine, merge_options
 from napari_biomedparse.pipeline.series import Series
 from napari_biomedparse.runs.run import open_input
-from napari_biomedparse.slicing.batches import READ_AHEAD, SLAB_BYTES, slice_batches
+from napari_biomedparse.slicing.batches import slice_batches
+from napari_biomedparse.slicing.read import SLAB_BYTES
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
@@ -201,8 +203,7 @@ def _try_network(plan: RunPlan, engine: Engine) -> tuple[float, int | None]:
 
 def _reading_pace(plan: RunPlan) -> float:
     """Return the seconds that reading and resizing a slice takes, from one chunk."""
-    data, axis = plan.volume.data, plan.geometry.axis
-    chunk = chunk_thickness(data, axis)
+    chunk = chunk_thickness(plan.volume.data, plan.geometry.axis)
     plane = math.prod(plan.volume.shape) // plan.geometry.depth
     most = max(3, SLAB_BYTES // (plane * plan.volume.dtype.itemsize))
     size = min(max(3, chunk), most)  # a slice and its neighbours
