@@ -29,6 +29,7 @@ MODULES = {
     "read_layers": ("viewer.layers", "_napari"),
     "resolve_again": ("pipeline.scores", "score_store"),
     "run_in_view": ("pipeline.loop", "in_view"),
+    "run_plan": ("pipeline.loop", "segment"),
     "save_weights": ("networks.checkpoint", "model.checkpoint"),
     "settings": ("widgets.shared.settings", "_widgets._settings"),
     "state_of": ("widgets.segment.form_state", "_widgets._form_state"),

@@ -284,14 +284,17 @@ def preview(volume: Any, prompts: Any, model: Any, **options: Any) -> Arrays:
 def moved_threshold(volume: Any, prompts: Any, model: Any) -> Arrays:
     """Keep the scores of a run and make labels by other thresholds from them.
 
-    This is the one run that needs the loop's own signature. If it changes, adapt the
-    call of `run_in_view`.
+    This is the one run that needs the loop's own signature, which was `run_in_view`.
     """
     engine = find("Engine")(model, "cpu")
     plan = _plan(volume, prompts, engine, instances=True)
     store = find("ScoreStore")(plan)
     try:
-        for _ in find("run_in_view")(plan, engine, front=lambda: 3, store=store):
+        try:
+            run = find("run_in_view")
+        except ImportError:
+            run = find("run_plan")
+        for _ in run(plan, engine, front=lambda: 3, store=store):
             pass
         changes = {"existence_threshold": 0.3, "overlaps": "order", "minimum_size": 2}
         moved = replace(plan, options=replace(plan.options, **changes))

@@ -6,7 +6,10 @@ from .data.prompts import (
     PromptSet as PromptSet,
     parse_prompts as parse_prompts,
 )
-from .data.results import SegmentedSlices as SegmentedSlices
+from .data.results import (
+    Segmentation as Segmentation,
+    SegmentedSlices as SegmentedSlices,
+)
 from .data.volume import Volume as Volume
 from .engine.engine import Engine as Engine
 from .errors import (
@@ -31,17 +34,16 @@ from .io import (
 )
 from .labels.measure import measure_objects as measure_objects
 from .networks.weights import load_model as load_model
-from .pipeline.parts import (
+from .pipeline.deprecated import (
     Consensus as Consensus,
     segment_consensus as segment_consensus,
+    segment_series as segment_series,
 )
 from .pipeline.segment import (
-    Segmentation as Segmentation,
     iter_segment as iter_segment,
     segment as segment,
     segment_lazy as segment_lazy,
 )
-from .pipeline.series import segment_series as segment_series
 from .runs.batch import segment_files as segment_files
 from .runs.folder import Run as Run
 from .runs.run import (

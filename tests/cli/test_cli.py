@@ -15,9 +15,7 @@ from typer.testing import CliRunner
 from napari_biomedparse import cli
 from napari_biomedparse.cli import _show
 from napari_biomedparse.io import open_file
-from napari_biomedparse.pipeline.parts import segment_consensus
 from napari_biomedparse.pipeline.segment import segment
-from napari_biomedparse.pipeline.series import segment_series
 
 PROMPT = "mitochondria in electron microscopy"
 
@@ -233,7 +231,7 @@ def test_a_series_of_two_channels(run, tmp_path, ending):
     assert "2 channels and no channel was chosen" in refused.output
     result = run(*common, "--channel", "nuclei")
     assert result.exit_code == 0, result.output
-    expected = segment_series(values, PROMPT, "tiny", channel=1)
+    expected = segment(values, PROMPT, "tiny", channel=1)
     labels, axes = saved(out)
     assert axes == ("t", "z", "y", "x")
     np.testing.assert_array_equal(labels, expected.labels)
@@ -267,7 +265,7 @@ def test_a_consensus(run, tmp_path):
     np.savez(even, imgs=values, spacing=[1.0, 1.0, 1.0])
     result = run("segment", even, "-p", PROMPT, "-m", "tiny", "-o", out, "--consensus")
     assert result.exit_code == 0, result.output
-    expected = segment_consensus(values, PROMPT, "tiny")
+    expected = segment(values, PROMPT, "tiny", consensus=True)
     np.testing.assert_array_equal(saved(out)[0], expected.labels)
     assert "existence along y" in result.output
     flat = tmp_path / "flat.npz"
@@ -374,7 +372,7 @@ def test_a_region_of_a_series_lies_in_place(run, tmp_path):
     common = ("-p", PROMPT, "-m", "tiny", "-o", out)
     result = run("segment", path, *common, "--region", "x=4:40,z=1:3")
     assert result.exit_code == 0, result.output
-    expected = segment_series(values[:, None, 1:, :, 4:40], PROMPT, "tiny")
+    expected = segment(values[:, None, 1:, :, 4:40], PROMPT, "tiny")
     (labels,) = open_file(out).labels
     np.testing.assert_array_equal(labels.volume.data, expected.labels)
     assert labels.volume.origin == (0.0, 1.0, 0.0, 4.0)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 from napari_biomedparse.data.options import (
+    OptionChanges,
     SegmentOptions,
     parse_region,
     refuse_separate,
@@ -54,3 +55,7 @@ def test_separate_labels_are_refused_where_one_volume_is_held() -> None:
     refuse_separate(SegmentOptions(overlaps="order"), "a consensus")
     with pytest.raises(OptionError, match="a consensus holds a single one; choose"):
         refuse_separate(SegmentOptions(overlaps="separate"), "a consensus")
+
+
+def test_changes_are_typed_as_the_options_are() -> None:
+    assert get_type_hints(OptionChanges) == get_type_hints(SegmentOptions)

@@ -20,8 +20,7 @@ from napari_biomedparse.errors import OptionError, WorkerError
 from napari_biomedparse.io import open_image, open_volume
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.networks.weights import load_model
-from napari_biomedparse.pipeline.parts import segment_consensus
-from napari_biomedparse.pipeline.series import segment_series
+from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.runs.folder import Run
 from napari_biomedparse.runs.run import segment_to_folder
 
@@ -123,17 +122,16 @@ def test_parts_share_the_networks_of_the_workers(
     expected: Any
     if kind == "series":
         more: dict[str, Any] = {}
-        expected = segment_series(
-            open_image(source), PROMPTS, tiny_model, instances=True
-        )
+        expected = segment(open_image(source), PROMPTS, tiny_model, instances=True)
     else:
         more = {"consensus": True, "force": True, "time": 1}
-        expected = segment_consensus(
+        expected = segment(
             open_volume(source, time=1),
             PROMPTS,
             tiny_model,
             force=True,
             instances=True,
+            consensus=True,
         )
     more["instances"] = True
     run = segment_to_folder(

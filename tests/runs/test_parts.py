@@ -16,8 +16,7 @@ from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.errors import OptionError, OutputError, VolumeError
 from napari_biomedparse.io import open_file
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
-from napari_biomedparse.pipeline.parts import segment_consensus
-from napari_biomedparse.pipeline.series import segment_series
+from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.runs.folder import LABELS, PARTS, Run
 from napari_biomedparse.runs.run import reproduce, segment_to_folder
 
@@ -67,7 +66,7 @@ def _same_objects(ours: Any, theirs: Any) -> None:
 def test_a_series_cut_off_twice(
     series: Volume, tiny_model: BiomedParse, tmp_path: Path
 ) -> None:
-    expected = segment_series(series, PROMPTS, tiny_model, instances=True)
+    expected = segment(series, PROMPTS, tiny_model, instances=True)
     assert len(np.unique(np.asarray(expected.labels))) == 3
     given: Any = (series, PROMPTS, tmp_path / "r", tiny_model)
     seen: list[tuple[int, int]] = []
@@ -135,7 +134,7 @@ def test_a_series_of_two_channels_in_a_file(
     with pytest.raises(VolumeError, match="2 channels and no channel was chosen"):
         segment_to_folder(path, PROMPTS, tmp_path / "r", "tiny")
     run = segment_to_folder(path, PROMPTS, tmp_path / "r", "tiny", channel=1)
-    expected = segment_series(values, PROMPTS, tiny_model, channel=1)
+    expected = segment(values, PROMPTS, tiny_model, channel=1)
     np.testing.assert_array_equal(run.labels, expected.labels)
     one = segment_to_folder(path, PROMPTS, tmp_path / "o", "tiny", channel=1, time=2)
     assert one.kind == "volume"
@@ -157,7 +156,7 @@ def test_a_series_of_two_channels_in_a_file(
 def test_a_consensus_cut_off_twice(
     cube: Volume, tiny_model: BiomedParse, tmp_path: Path
 ) -> None:
-    expected = segment_consensus(cube, PROMPTS, tiny_model, instances=True)
+    expected = segment(cube, PROMPTS, tiny_model, instances=True, consensus=True)
     given: Any = (cube, PROMPTS, tmp_path / "r", tiny_model)
     more = {"consensus": True, "instances": True}
     for end in (16, 40):
@@ -170,9 +169,8 @@ def test_a_consensus_cut_off_twice(
     run = segment_to_folder(*given, **more)
     assert run.finished
     np.testing.assert_array_equal(run.labels, expected.labels)
-    for row, scores in enumerate(expected.existence.values()):
-        np.testing.assert_array_equal(run.existence[:, row, : scores.shape[1]], scores)
-        assert np.isnan(run.existence[:, row, scores.shape[1] :]).all()
+    np.testing.assert_array_equal(run.existence, expected.existence)
+    assert run.existence.shape == (2, 3, 22)
     assert run.voxels.sum() == (np.asarray(run.labels) > 0).sum()
     assert run.parameters == expected.parameters
     _same_objects(run.instances, expected.instances)

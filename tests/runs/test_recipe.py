@@ -17,9 +17,7 @@ from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.io import open_file
-from napari_biomedparse.pipeline.parts import segment_consensus
 from napari_biomedparse.pipeline.segment import segment
-from napari_biomedparse.pipeline.series import segment_series
 from napari_biomedparse.runs.folder import Run
 from napari_biomedparse.runs.recipe import Recipe, as_command, as_python
 
@@ -86,7 +84,7 @@ def test_series_with_channels(here: Path, tiny_model: Any) -> None:
     grey = write(path, (3, 4, 2, 40, 50), "TZCYX")
     options = SegmentOptions(slices=(1, 3))
     series = np.moveaxis(grey, 2, 1)
-    expected = segment_series(series, TEXTS, tiny_model, options, channel=1)
+    expected = segment(series, TEXTS, tiny_model, options, channel=1)
     assert expected.labels.any()
     whole = Recipe(path, PROMPTS, options, "tiny", device="cpu", channel=1, series=True)
     run_command(as_command(whole))
@@ -101,7 +99,7 @@ def test_series_with_channels(here: Path, tiny_model: Any) -> None:
 
 def test_consensus(here: Path, tiny_model: Any) -> None:
     grey = write(here / "cube.ome.tif", (20, 30, 25), "ZYX")
-    expected = segment_consensus(grey, TEXTS, tiny_model).labels
+    expected = segment(grey, TEXTS, tiny_model, consensus=True).labels
     assert expected.any()
     recipe = Recipe(
         here / "cube.ome.tif",

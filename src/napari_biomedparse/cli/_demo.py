@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from skimage.io import imsave
 
+from napari_biomedparse.data.results import Segmentation
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.evaluation.metrics import dice
 from napari_biomedparse.io import save_labels
 from napari_biomedparse.io.output import label_colour
 from napari_biomedparse.labels.instances import label_components
-from napari_biomedparse.pipeline.segment import Segmentation, segment
+from napari_biomedparse.pipeline.segment import segment
 
 if TYPE_CHECKING:
     from napari_biomedparse.samples import Phantom

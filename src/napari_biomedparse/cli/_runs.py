@@ -29,12 +29,10 @@ from napari_biomedparse.slicing.read import region_of
 _DOUBLE_ENDINGS = (".ome.zarr", ".ome.tif", ".ome.tiff", ".nii.gz")
 
 if TYPE_CHECKING:
-    from napari_biomedparse.data.results import SegmentedSlices
+    from napari_biomedparse.data.results import Segmentation, SegmentedSlices
     from napari_biomedparse.data.volume import Volume
     from napari_biomedparse.engine.engine import Engine
-    from napari_biomedparse.pipeline.parts import Consensus
     from napari_biomedparse.pipeline.plan import RunPlan
-    from napari_biomedparse.pipeline.segment import Segmentation
     from napari_biomedparse.report.findings import Finding
     from napari_biomedparse.runs.estimate import Estimate
 
@@ -86,14 +84,16 @@ def run_times(
     device: str,
 ) -> tuple[Segmentation, Volume]:
     """Segment all time points; returns what was found and the volume it lies in."""
-    from napari_biomedparse.pipeline.series import open_series, run_series
+    from napari_biomedparse.pipeline.parts import check_request, open_series
+    from napari_biomedparse.pipeline.segment import segment_chosen
 
     series = open_series(image)
+    check_request(series, options)
     with progress_bar() as progress:
         bar = progress.add_task("Loading the model", total=None)
         engine = _engine(progress, bar, model, options, device)
 
-        def watch(time: int, part: SegmentedSlices) -> None:
+        def watch(time: Any, part: SegmentedSlices) -> None:
             progress.update(
                 bar,
                 description=f"Time points on {engine.device}, slice {part.start}",
@@ -101,7 +101,7 @@ def run_times(
                 total=series.stop,
             )
 
-        result = run_series(series, prompts, engine, options, watch)
+        result = segment_chosen(series, prompts, engine, options, watch=watch)
     show_times(prompts, result.existence, options.existence_threshold)
     cut = replace(series, volume=region_of(series.volume, options))
     return result, cut.holding(result.labels)
@@ -114,15 +114,15 @@ def run_axes(
     options: SegmentOptions,
     device: str,
     force: bool,
-) -> Consensus:
+) -> Segmentation:
     """Run along each axis and let the runs vote."""
-    from napari_biomedparse.pipeline.parts import segment_consensus
+    from napari_biomedparse.pipeline.segment import segment
 
     with progress_bar() as progress:
         bar = progress.add_task("Loading the model", total=None)
         engine = _engine(progress, bar, model, options, device)
 
-        def watch(axis: str, part: SegmentedSlices) -> None:
+        def watch(axis: Any, part: SegmentedSlices) -> None:
             progress.update(
                 bar,
                 description=f"Slices along {axis} on {engine.device}",
@@ -130,10 +130,16 @@ def run_axes(
                 total=volume.shape[volume.axes.index(axis)],
             )
 
-        result = segment_consensus(
-            volume, prompts, engine, options, force=force, watch=watch
+        result = segment(
+            volume,
+            prompts,
+            engine,
+            options,
+            consensus=True,
+            force=force,
+            watch=watch,
         )
-    show_axes(prompts, result.existence)
+    show_axes(prompts, volume.axes, result.existence)
     return result
 
 
@@ -163,9 +169,7 @@ def run_to_folder(
         first = run.parameters["times"][0]
         show_times(run.prompts, run.existence, options.existence_threshold, first)
     elif run.kind == "consensus":
-        axes = run.manifest.output["along"]
-        scores = {axis: run.existence[:, row] for row, axis in enumerate(axes)}
-        show_axes(run.prompts, scores)
+        show_axes(run.prompts, run.manifest.output["along"], run.existence)
     else:
         show_findings(
             all_findings(run.prompts, run.existence, run.voxels),
@@ -232,7 +236,7 @@ def show_estimates(
     **more: Any,
 ) -> None:
     """Say what runs will take; `more` are keywords of `estimate_run`."""
-    from napari_biomedparse.runs.estimate import estimate_run, together
+    from napari_biomedparse.runs.estimate import combine, estimate_run
 
     found: list[Estimate] = []
     with progress_bar() as progress:
@@ -250,7 +254,7 @@ def show_estimates(
     for file, one in zip(files, found, strict=True):
         out.print(f"{file}: {one.describe()}", highlight=False, soft_wrap=True)
     if len(files) > 1:
-        out.print(f"Together: {together(found).describe()}", highlight=False)
+        out.print(f"Together: {combine(found).describe()}", highlight=False)
 
 
 def prompts_in(path: Path) -> PromptSet:
@@ -277,7 +281,7 @@ def output_paths(
 
 def save(
     outputs: Sequence[Path],
-    result: Segmentation | Consensus,
+    result: Segmentation,
     volume: Volume,
     overwrite: bool,
 ) -> None:

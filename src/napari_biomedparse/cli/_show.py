@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -124,11 +124,11 @@ def show_times(
 
 
 def show_axes(
-    prompts: PromptSet, existence: Mapping[str, npt.NDArray[np.float32]]
+    prompts: PromptSet, axes: Sequence[str], existence: npt.NDArray[np.float32]
 ) -> None:
-    """Show the existence that each run of a consensus found, [P, slices] an axis."""
-    table = Table("label", "prompt", *(f"existence along {axis}" for axis in existence))
-    for i, prompt in enumerate(prompts.prompts):
-        best = [f"{np.nanmax(scores[i]):.2f}" for scores in existence.values()]
+    """Show the existence [P, axes, slices] that each run of a consensus found."""
+    table = Table("label", "prompt", *(f"existence along {axis}" for axis in axes))
+    for prompt, scores in zip(prompts.prompts, existence, strict=True):
+        best = [f"{np.nanmax(along):.2f}" for along in scores]
         table.add_row(str(prompt.id), prompt.text, *best)
     out.print(table)

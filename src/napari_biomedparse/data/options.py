@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -196,6 +196,25 @@ class SegmentOptions:
                 f"A pixel size determines the tile size: leave Tiles (tile) at auto, "
                 f"not {self.tile!r}."
             )
+
+
+class OptionChanges(TypedDict, total=False):
+    """Single fields of `SegmentOptions`, as keywords of functions that take them."""
+
+    modality: str
+    axis: int | str | None
+    slices: tuple[int, int] | None
+    region: str | None
+    tile: str | int
+    pixel_size: float | None
+    existence_threshold: float
+    overlap_threshold: float
+    overlaps: str
+    instances: bool | None
+    edge_threshold: float
+    minimum_size: int
+    batch_size: int | str
+    seed: int
 
 
 def refuse_separate(options: SegmentOptions, what: str) -> None:

@@ -1,15 +1,19 @@
-"""What a run hands on as it goes, and ranges of slices. Free of torch."""
+"""Results: finished slices as a run yields them, and the whole. Free of torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from napari_biomedparse.data.prompts import PromptSet
+
+Kind = Literal["volume", "series", "consensus"]
+"""What a request gives a result of."""
 Span = tuple[int, int]
 """A range of slices: the first, and the one after the last."""
 
@@ -71,3 +75,37 @@ def spans(indices: Iterable[int]) -> list[Span]:
         else:
             found.append((index, index + 1))
     return found
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Result of a request: one volume, a time series, or a consensus.
+
+    Parameters
+    ----------
+    labels : array, the volume's shape without colours
+        0 is background, other values are label ids. A numpy array for a volume in
+        memory, else a dask array over a Zarr store on disk. Of a series the first
+        axis is time; where overlapping prompts have separate labels, it is these.
+    existence : float32 ndarray [P, slices]
+        Probability that a prompt's target occurs in a slice; NaN where not run. Of a
+        series [P, T, slices]; of a consensus [P, 3, slices], a row for each axis in
+        the volume's order, with NaN beyond the end of a shorter one.
+    prompts : PromptSet
+    parameters : dict
+        Everything that the labels depend on, as plain JSON types.
+    instances : int32 ndarray like `labels`, optional
+        0 is background, every object has a number of its own; those of a series are
+        numbered anew at each time point.
+    """
+
+    labels: Any
+    existence: npt.NDArray[np.float32]
+    prompts: PromptSet
+    parameters: Mapping[str, Any]
+    instances: npt.NDArray[np.int32] | None = None
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Label id of each prompt."""
+        return self.prompts.ids

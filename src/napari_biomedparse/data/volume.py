@@ -455,6 +455,6 @@ def _rank_message(volume: Volume) -> str:
     choice = " and ".join(words[axis] for axis in extra)
     example = ", ".join(f"{axis}=0" for axis in extra)
     return (
-        f"{found}; choose {choice}, as in volume.select({example}), or use "
-        "segment_series for all time points."
+        f"{found}; choose {choice}, as in volume.select({example}). Several time "
+        "points are segmented by segment alone, without a consensus."
     )

@@ -1,164 +1,336 @@
-"""Consensus of three runs over an isotropic volume: along z, along y and along x.
+"""A request as one or several plans, and the rule that combines their results.
 
-Each voxel gets the label that at least two of the runs agree on; where all three
-differ, that of the run along the first axis.
+A volume is one plan, a time series one per time point, a consensus one along each
+axis. `run_parts` runs them in turn for a sink, which keeps what is finished:
+`pipeline.segment.Collector` in memory, `runs.sink.FolderSink` in a run folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.data.options import refuse_separate
-from napari_biomedparse.data.prompts import parse_prompts
-from napari_biomedparse.data.volume import Volume, as_volume
-from napari_biomedparse.errors import OptionError, VolumeError
-from napari_biomedparse.labels.instances import split_instances
-from napari_biomedparse.networks.weights import model_identity
-from napari_biomedparse.pipeline.loop import run_plan
-from napari_biomedparse.pipeline.plan import RunPlan, plan_run
-from napari_biomedparse.pipeline.segment import (
-    Model,
-    as_dask,
-    fill,
-    make_engine,
-    merge_options,
-    temporary_array,
+from napari_biomedparse.data.volume import (
+    Volume,
+    as_volume,
+    choose_channel,
+    has_time_points,
+    volume_of,
 )
+from napari_biomedparse.errors import OptionError, VolumeError
+from napari_biomedparse.pipeline.plan import RunPlan, plan_run
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
-    from napari_biomedparse.data.prompts import PromptSet
-    from napari_biomedparse.data.results import SegmentedSlices
-    from napari_biomedparse.engine.engine import Engine
+    from napari_biomedparse.data.prompts import PromptsLike
+    from napari_biomedparse.data.results import Kind
+    from napari_biomedparse.data.volume import VolumeLike
     from napari_biomedparse.networks.config import BiomedParseConfig
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 ISOTROPY = 1.5
 """Largest ratio of voxel edges at which slices along all axes look alike."""
-_BLOCK = 128
-Watch = Callable[[str, "SegmentedSlices"], None]
-"""Told the slicing axis and the slices as they finish."""
+Times = int | tuple[int, int] | None
+"""One time point, a first and the one after the last, or all."""
 
 
 @dataclass(frozen=True)
-class Consensus:
-    """Result of three runs.
+class Series:
+    """One channel of a volume over time, at some time points.
 
     Parameters
     ----------
-    labels : array, the volume's shape
-        What at least two runs say, else what the run along the first axis says. numpy
-        for a volume in memory, else a dask array over a Zarr store on disk.
-    existence : mapping of str to float32 ndarray [P, slices]
-        By the name of the slicing axis.
-    prompts : PromptSet
-    parameters : dict
-        Everything that the labels depend on, as plain JSON types.
-    instances : int32 ndarray, optional
-        0 is background, every object has a number of its own.
+    volume : Volume
+        With the axis t and without channels, unless these are colours at the end.
+    start, stop : int
+        Range of time points.
     """
 
-    labels: Any
-    existence: Mapping[str, npt.NDArray[np.float32]]
-    prompts: PromptSet
-    parameters: Mapping[str, Any]
-    instances: npt.NDArray[np.int32] | None = None
+    volume: Volume
+    start: int
+    stop: int
+
+    def at(self, time: int) -> Volume:
+        """Return one time point as a volume fit to be segmented, still lazy."""
+        return as_volume(self.volume.select(t=time))
+
+    def holding(self, labels: Any) -> Volume:
+        """Return labels [T, ...] as a volume, with axes, sizes and units."""
+        one, at = self.at(self.start), self.volume.axes.index("t")
+        kept = slice(1, 3) if one.flat else slice(0, 3)
+        return Volume(
+            labels,
+            ("t", *one.axes[kept]),
+            (self.volume.spacing[at], *one.spacing[kept]),
+            (self.volume.units[at], *one.units[kept]),
+            (self.volume.origin[at], *one.origin[kept]),
+            one.name,
+            one.source,
+            header=one.header,
+        )
 
 
-def segment_consensus(
-    volume: Any,
-    prompts: Any,
-    model: Model | None = None,
-    options: SegmentOptions | None = None,
+@dataclass(frozen=True)
+class Part:
+    """One plan of a request.
+
+    Parameters
+    ----------
+    number : int
+        From 0.
+    key : int, str or None
+        The time point of a series, the name of the slicing axis of a consensus.
+    plan : RunPlan
+    """
+
+    number: int
+    key: int | str | None
+    plan: RunPlan
+
+
+@dataclass(frozen=True)
+class PartsPlan:
+    """The plans of a request, and what their results are combined to.
+
+    Iterating yields a `Part` at a time; a time point is only read when its turn comes.
+
+    Parameters
+    ----------
+    kind : {"volume", "series", "consensus"}
+        A single result, results along time, or the vote of three.
+    keys : tuple
+        That of each `Part`.
+    first : RunPlan
+        The plan of the first one.
+    make : callable
+        Makes the plan of another one by its number.
+    series : Series or None
+        Of a series.
+    """
+
+    kind: Kind
+    keys: tuple[int | str | None, ...]
+    first: RunPlan
+    make: Callable[[int], RunPlan]
+    series: Series | None = None
+
+    def __iter__(self) -> Iterator[Part]:
+        """Plan the parts in turn."""
+        for number, key in enumerate(self.keys):
+            yield Part(number, key, self.make(number) if number else self.first)
+
+    @property
+    def total(self) -> int:
+        """Slices of all parts together."""
+        if self.kind == "consensus":
+            return sum(self.first.geometry.shape)
+        return len(self.keys) * (self.first.stop - self.first.start)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what the combined result should remember, as plain JSON types."""
+        found = self.first.parameters()
+        if self.series is not None:
+            found["times"] = [self.series.start, self.series.stop]
+        if self.kind == "consensus":
+            found |= {"axis": None, "slicing_axis": "consensus"}
+        return found
+
+
+class Sink(Protocol[T_co]):
+    """Keeps what is finished of each part."""
+
+    def run(self, part: Part) -> Generator[T_co]:
+        """Run a part; yield what is finished of it, and kept, as it comes."""
+
+
+def run_parts(parts: PartsPlan, sink: Sink[T]) -> Generator[tuple[Part, T]]:
+    """Have a sink run all parts in turn; yield what is finished, with its part."""
+    for part in parts:
+        for done in sink.run(part):
+            yield part, done
+
+
+def choose_input(
+    volume: VolumeLike,
     *,
-    force: bool = False,
-    watch: Watch | None = None,
-    device: str = "auto",
-    **changes: Any,
-) -> Consensus:
-    """Segment a volume along each of its axes and let the three runs vote.
+    channel: int | str | None = None,
+    time: Times = None,
+    consensus: bool = False,
+) -> Volume | Series:
+    """Choose a channel and time points of a volume.
 
     Parameters
     ----------
     volume : array or Volume
-        Three axes of space, isotropic or nearly so; of one without voxel sizes this
-        is taken for granted.
-    prompts, model, options, device, **changes
-        As for `segment`, but for the options axis and slices.
-    force : bool
-        Whether to go on with voxels that are far from cubes.
-    watch : callable, optional
-        For progress: told the slicing axis and the slices as they finish.
+    channel : int, str, optional
+        Number, name, or "rgb"; see `choose_channel`.
+    time : int or pair of int, optional
+        One time point, or the first and the one after the last; by default all.
+    consensus : bool
+        Whether a single volume is needed, for runs along all of its axes.
 
     Returns
     -------
-    Consensus
+    Volume or Series
+        A series if several time points are left, or a range of them is chosen.
 
     Raises
     ------
     VolumeError
-        If the volume is not isotropic, or has axes other than of space.
-    OptionError
-        If an axis or a range of slices is chosen.
-    PromptError, CheckpointError, DeviceError, FormatError
-        As for `segment`.
+        If a choice is missing or impossible.
     """
-    options = merge_options(options, changes)
-    volume = as_volume(volume)
-    check_consensus(volume, options, force=force)
-    engine = make_engine(model, device, options)
-    return run_consensus(volume, parse_prompts(prompts), engine, options, watch)
+    image = volume if isinstance(volume, Volume) else volume_of(volume)
+    image = choose_channel(image, channel)
+    if isinstance(time, int):
+        image = open_series(image, time=time).at(time)
+    elif not consensus and (time is not None or has_time_points(image)):
+        return open_series(image, time=time)
+    return as_volume(image)
+
+
+def open_series(
+    source: VolumeLike, *, channel: int | str | None = None, time: Times = None
+) -> Series:
+    """Choose a channel and time points of a volume with an axis of time.
+
+    Parameters
+    ----------
+    source : array or Volume
+        With the axis t, and two or three of space. A bare array of five axes is taken
+        as t, c, z, y, x.
+    channel, time
+        As for `choose_input`.
+
+    Returns
+    -------
+    Series
+
+    Raises
+    ------
+    VolumeError
+        If there is no axis t, or a choice is missing or impossible.
+    """
+    volume = source if isinstance(source, Volume) else volume_of(source)
+    volume = choose_channel(volume, channel)
+    if "t" not in volume.axes:
+        raise VolumeError(
+            f"{volume.name} has the axes {', '.join(volume.axes)} and none of time "
+            "(t); segment it as one volume, or name its axes with a Volume."
+        )
+    count = volume.shape[volume.axes.index("t")]
+    if time is None:
+        start, stop = 0, count
+    else:
+        start, stop = (time, time + 1) if isinstance(time, int) else time
+    if not 0 <= start < stop <= count:
+        raise VolumeError(
+            f"{volume.name} has the time points 0 to {count - 1}, and {time!r} does "
+            "not lie within them; choose one, or a first and the one after the last."
+        )
+    return Series(volume, start, stop)
+
+
+def check_request(
+    chosen: Volume | Series,
+    options: SegmentOptions,
+    *,
+    consensus: bool = False,
+    force: bool = False,
+) -> None:
+    """Refuse options that do not fit a request, before a network is loaded.
+
+    Parameters
+    ----------
+    chosen : Volume or Series
+        From `choose_input`.
+    options : SegmentOptions
+    consensus : bool
+        Whether three runs along all axes vote.
+    force : bool
+        Whether they do so even if voxels are far from cubes.
+
+    Raises
+    ------
+    OptionError, VolumeError
+        With separate labels for each prompt where results are combined; for a
+        consensus also as for `check_consensus`.
+    """
+    if isinstance(chosen, Series):
+        refuse_separate(options, "a series' result")
+    elif consensus:
+        check_consensus(chosen, options, force=force)
+
+
+def plan_parts(
+    chosen: Volume | Series,
+    prompts: PromptsLike,
+    options: SegmentOptions,
+    *,
+    config: BiomedParseConfig,
+    consensus: bool = False,
+) -> PartsPlan:
+    """Plan a request; the first part of it at once.
+
+    Parameters
+    ----------
+    chosen : Volume or Series
+        From `choose_input`.
+    prompts : see `parse_prompts`
+    options : SegmentOptions
+    config : BiomedParseConfig
+        Of the network that will run.
+    consensus : bool
+        Whether three runs along all axes vote.
+
+    Returns
+    -------
+    PartsPlan
+
+    Raises
+    ------
+    VolumeError, PromptError, OptionError
+        As for `plan_run`; for a later time point while iterating.
+    """
+    if isinstance(chosen, Series):
+
+        def at(number: int) -> RunPlan:
+            volume = chosen.at(chosen.start + number)
+            return plan_run(volume, prompts, options, config=config)
+
+        times = tuple(range(chosen.start, chosen.stop))
+        return PartsPlan("series", times, at(0), at, chosen)
+    if not consensus:
+        first = plan_run(chosen, prompts, options, config=config)
+        return PartsPlan("volume", (None,), first, lambda _: first)
+    axes = chosen.axes
+    first = plan_run(chosen, prompts, replace(options, axis=axes[0]), config=config)
+
+    def along(axis: str) -> RunPlan:
+        one = replace(options, axis=axis)
+        grey = first.intensity
+        return plan_run(chosen, prompts, one, config=config, intensity=grey)
+
+    plans = [first, *map(along, axes[1:])]
+    return PartsPlan("consensus", axes, first, plans.__getitem__)
 
 
 def check_consensus(
     volume: Volume, options: SegmentOptions, *, force: bool = False
 ) -> None:
-    """Refuse what no consensus can be formed of.
-
-    Parameters
-    ----------
-    volume : Volume
-        Of `as_volume`.
-    options : SegmentOptions
-    force : bool
-        Whether voxels far from cubes will do, too.
-
-    Raises
-    ------
-    OptionError
-        If an axis or a range of slices is chosen, or separate labels.
-    VolumeError
-        If slices along different axes do not look alike.
-    """
+    """Refuse an axis, a range, separate labels, and slices that do not look alike."""
     if options.axis is not None or options.slices is not None:
         raise OptionError(
             "A consensus runs along all axes and over all slices: leave the slicing "
             "axis (axis) and the range (slices) out."
         )
     refuse_separate(options, "a consensus")
-    check_isotropy(volume, force=force)
-
-
-def check_isotropy(volume: Volume, *, force: bool = False) -> None:
-    """Refuse a volume whose slices along different axes do not look alike.
-
-    Parameters
-    ----------
-    volume : Volume
-        Of `as_volume`.
-    force : bool
-        Whether voxels far from cubes will do.
-
-    Raises
-    ------
-    VolumeError
-    """
     if volume.is_colour or volume.flat or "t" in volume.axes:
         kind = "colour slices" if volume.is_colour else "a single image"
         kind = "time as an axis" if "t" in volume.axes else kind
@@ -166,10 +338,8 @@ def check_isotropy(volume: Volume, *, force: bool = False) -> None:
             f"{volume.name} has {kind}; a consensus needs a grey volume with three "
             "axes of space."
         )
-    if force:
-        return
     ratio = max(volume.spacing) / min(volume.spacing)
-    if ratio > ISOTROPY or len(set(volume.units)) > 1:
+    if not force and (ratio > ISOTROPY or len(set(volume.units)) > 1):
         sizes = ", ".join(
             f"{axis} {size:g} {unit}"
             for axis, size, unit in zip(
@@ -183,119 +353,8 @@ def check_isotropy(volume: Volume, *, force: bool = False) -> None:
         )
 
 
-def run_consensus(
-    volume: Volume,
-    prompts: PromptSet,
-    engine: Engine,
-    options: SegmentOptions,
-    watch: Watch | None = None,
-) -> Consensus:
-    """Run along each axis and vote.
-
-    Parameters
-    ----------
-    volume : Volume
-        That `check_consensus` accepts.
-    prompts : PromptSet
-    engine : Engine
-    options : SegmentOptions
-    watch : callable, optional
-        For progress.
-
-    Returns
-    -------
-    Consensus
-    """
-    existence, runs, edges = {}, [], []
-    plans = plan_consensus(volume, prompts, options, engine.model.config)
-    for plan in plans:
-        axis = plan.axis_name
-        found = _array(plan)
-        borders = _array(plan) if plan.instances else None
-        scores = np.full((len(prompts), plan.geometry.depth), np.nan, np.float32)
-        told = None if watch is None else partial(watch, axis)
-        fill(run_plan(plan, engine), found, scores, borders, watch=told)
-        runs.append(found)
-        edges += [] if borders is None else [borders]
-        existence[axis] = scores
-    labels = _vote_by_block(plan, runs)
-    instances = None
-    if edges:
-        voted = np.asarray(_vote_by_block(plan, edges)[...])
-        instances = split_instances(
-            np.asarray(labels[...]), voted, options.minimum_size
-        )
-    return Consensus(
-        labels=labels if isinstance(labels, np.ndarray) else as_dask(labels),
-        existence=existence,
-        prompts=prompts,
-        parameters={
-            **voted_parameters(plans[0]),
-            "model": model_identity(engine.model),
-            "precision": engine.precision,
-        },
-        instances=instances,
-    )
-
-
-def plan_consensus(
-    volume: Volume,
-    prompts: PromptSet,
-    options: SegmentOptions,
-    config: BiomedParseConfig,
-) -> list[RunPlan]:
-    """Plan the run along each axis, in the volume's order."""
-    return [
-        plan_run(volume, prompts, replace(options, axis=axis), config=config)
-        for axis in volume.axes
-    ]
-
-
-def voted_parameters(first: RunPlan) -> dict[str, Any]:
-    """Return what a consensus should remember, from the plan along the first axis."""
-    return first.parameters() | {"axis": None, "slicing_axis": "consensus"}
-
-
 def vote(
     first: npt.NDArray[Any], second: npt.NDArray[Any], third: npt.NDArray[Any]
 ) -> npt.NDArray[Any]:
-    """Return what at least two of three label arrays say, else what `first` says.
-
-    Parameters
-    ----------
-    first, second, third : ndarray
-        Labels of one shape.
-
-    Returns
-    -------
-    ndarray
-    """
+    """Return what at least two of three label arrays say, else what `first` says."""
     return np.where(second == third, second, first)
-
-
-def _array(plan: RunPlan) -> Any:
-    """Make an array of labels, in memory or on disk in blocks that suit all axes."""
-    shape = plan.geometry.shape
-    if isinstance(plan.volume.data, np.ndarray):
-        return np.zeros(shape, plan.label_dtype)
-    chunks = [min(size, _BLOCK) for size in shape]
-    chunks[plan.geometry.axis] = min(plan.slices_at_once, shape[plan.geometry.axis])
-    return temporary_array(shape, tuple(chunks), plan.label_dtype)
-
-
-def _vote_by_block(plan: RunPlan, runs: list[Any]) -> Any:
-    """Vote, a block at a time unless all is in memory."""
-    if isinstance(runs[0], np.ndarray):
-        return vote(*runs)
-    shape = plan.geometry.shape
-    chunks = tuple(min(size, _BLOCK) for size in shape)
-    labels = temporary_array(shape, chunks, plan.label_dtype)
-    for where in _blocks(shape):
-        labels[where] = vote(*(np.asarray(run[where]) for run in runs))
-    return labels
-
-
-def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    starts = product(*(range(0, size, _BLOCK) for size in shape))
-    for corner in starts:
-        yield tuple(slice(start, start + _BLOCK) for start in corner)

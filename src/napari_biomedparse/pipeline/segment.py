@@ -1,7 +1,7 @@
-"""THE main path: a volume and prompts -> slices through the network -> labels.
+"""From a volume and prompts to labels, in memory.
 
-`iter_segment` yields the slices of the loop as they finish, `segment` collects them,
-`segment_lazy` computes them when they are needed.
+`segment` collects the slices of all parts of a request, `iter_segment` yields those of
+one volume as they finish, `segment_lazy` computes them when they are needed.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import fields, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any, Unpack
 
 import dask.array as da
 import numpy as np
@@ -21,7 +23,8 @@ import numpy.typing as npt
 import zarr
 from dask.delayed import delayed
 
-from napari_biomedparse.data.options import SegmentOptions
+from napari_biomedparse.data.options import OptionChanges, SegmentOptions
+from napari_biomedparse.data.results import Segmentation
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.labels.instances import split_instances
@@ -32,64 +35,142 @@ from napari_biomedparse.networks.weights import (
     model_identity,
 )
 from napari_biomedparse.pipeline.loop import Front, run_plan
+from napari_biomedparse.pipeline.parts import (
+    Part,
+    PartsPlan,
+    Series,
+    Times,
+    check_request,
+    choose_input,
+    plan_parts,
+    run_parts,
+    vote,
+)
 from napari_biomedparse.pipeline.plan import RunPlan, plan_run
 
 if TYPE_CHECKING:
-    from napari_biomedparse.data.prompts import PromptSet
+    from napari_biomedparse.data.prompts import PromptsLike
     from napari_biomedparse.data.results import SegmentedSlices
+    from napari_biomedparse.data.volume import Volume, VolumeLike
 
 Model = str | os.PathLike[str] | BiomedParse | Engine
+Watch = Callable[[int | str | None, "SegmentedSlices"], None]
+"""Called with a part's time point or the name of its axis, and finished slices."""
 FLAT = (..., 0, slice(None), slice(None))
 """The only slice of a volume that was made of a single image."""
+_BLOCK = 128
+"""Edge of the blocks on disk that suit all axes of a consensus."""
 
 
-@dataclass(frozen=True)
-class Segmentation:
-    """Result of a run.
+def segment(
+    volume: VolumeLike,
+    prompts: PromptsLike,
+    model: Model | None = None,
+    options: SegmentOptions | None = None,
+    *,
+    channel: int | str | None = None,
+    time: Times = None,
+    consensus: bool = False,
+    force: bool = False,
+    device: str = "auto",
+    watch: Watch | None = None,
+    **changes: Unpack[OptionChanges],
+) -> Segmentation:
+    """Find what the prompts describe in a volume.
 
     Parameters
     ----------
-    labels : array, the volume's shape without colours
-        0 is background, other values are label ids. A numpy array for a volume in
-        memory, else a dask array over a Zarr store on disk. Where overlapping prompts
-        have separate labels, these are the first axis.
-    existence : float32 ndarray [P, slices]
-        Probability that a prompt's target occurs in a slice; NaN where not run.
-    prompts : PromptSet
-    parameters : dict
-        Everything that the labels depend on, as plain JSON types.
-    instances : int32 ndarray like `labels`, optional
-        0 is background, every object has a number of its own.
+    volume : array or Volume
+        numpy, dask or zarr array, or what `open_volume` returns: a volume of three
+        axes or a single image of two, in grey or in colour (see `as_volume`), or
+        volumes over time. The three channels of the network's input are a grey slice,
+        the one before and the one after it; of a colour slice they are its own red,
+        green and blue.
+    prompts : str, sequence of str, mapping or PromptSet
+        What to find: one prompt, or several as a list, as lines of text, or by label
+        id as in ``{3: "liver"}``.
+    model : str, path, BiomedParse or Engine, optional
+        Name or path for `load_model`, or a network already loaded; an engine brings
+        its own device and seed. By default the best model that is at hand.
+    options : SegmentOptions, optional
+    channel : int or str, optional
+        Number or name of the channel, or "rgb"; needed where there are several.
+    time : int or pair of int, optional
+        One time point, which gives the result of a single volume, or the first and
+        the one after the last. By default all, one after the other.
+    consensus : bool
+        Whether to run along each axis and let each voxel have the label that two of
+        the three runs agree on, else that of the first. For isotropic volumes; one
+        without voxel sizes is taken to be isotropic.
+    force : bool
+        Whether to form a consensus of a volume that is not isotropic, too.
+    device : str
+        "auto", "cpu", "cuda", "cuda:1", "mps", ...
+    watch : callable, optional
+        For progress: called with the part (a time point, or the name of a slicing
+        axis; None for a single run) and its slices as they finish.
+    **changes
+        Single fields of `SegmentOptions`, for example ``modality="ct"``.
+
+    Returns
+    -------
+    Segmentation
+        Of a series, labels have the axis t first.
+
+    Raises
+    ------
+    VolumeError, PromptError, OptionError
+        If the volume, the prompts or the options cannot be used.
+    CheckpointError, DeviceError
+        If the model cannot be loaded, or not on that device.
+    FormatError
+        If a part of the volume cannot be read.
     """
+    options = merge_options(options, changes)
+    chosen = choose_input(volume, channel=channel, time=time, consensus=consensus)
+    check_request(chosen, options, consensus=consensus, force=force)
+    engine = make_engine(model, device, options)
+    return segment_chosen(
+        chosen, prompts, engine, options, consensus=consensus, watch=watch
+    )
 
-    labels: Any
-    existence: npt.NDArray[np.float32]
-    prompts: PromptSet
-    parameters: Mapping[str, Any]
-    instances: npt.NDArray[np.int32] | None = None
 
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """Label id of each prompt."""
-        return self.prompts.ids
+def segment_chosen(
+    chosen: Volume | Series,
+    prompts: PromptsLike,
+    engine: Engine,
+    options: SegmentOptions,
+    *,
+    consensus: bool = False,
+    watch: Watch | None = None,
+) -> Segmentation:
+    """Segment what `choose_input` chose and `check_request` accepts."""
+    config = engine.model.config
+    parts = plan_parts(chosen, prompts, options, config=config, consensus=consensus)
+    sink = Collector(parts, engine)
+    with closing(run_parts(parts, sink)) as finished:
+        for part, done in finished:
+            if watch is not None:
+                watch(part.key, done)
+    return sink.result(model_identity(engine.model), engine.precision)
 
 
 def iter_segment(
-    volume: Any,
-    prompts: Any,
+    volume: VolumeLike,
+    prompts: PromptsLike,
     model: Model | None = None,
     options: SegmentOptions | None = None,
     *,
     device: str = "auto",
     front: Front | None = None,
-    **changes: Any,
+    **changes: Unpack[OptionChanges],
 ) -> Iterator[SegmentedSlices]:
-    """Segment a volume and hand on slices as they finish.
+    """Segment a volume and yield slices as they finish.
 
     Parameters
     ----------
     volume, prompts, model, options, device, **changes
-        And errors as for `segment`.
+        And errors as for `segment`, for a single volume.
     front : callable, optional
         Called before each batch; the slices nearest to the one it returns come first,
         or the first ones left where it returns None.
@@ -105,139 +186,18 @@ def iter_segment(
     yield from run_plan(plan, engine, front=front)
 
 
-def segment(
-    volume: Any,
-    prompts: Any,
-    model: Model | None = None,
-    options: SegmentOptions | None = None,
-    *,
-    device: str = "auto",
-    **changes: Any,
-) -> Segmentation:
-    """Find what the prompts say in a volume.
-
-    Parameters
-    ----------
-    volume : array or Volume
-        numpy, dask or zarr array, or what `open_volume` returns: a volume of three
-        axes or a single image of two, in grey or in colour (see `as_volume`). The
-        three channels of the network's input are a grey slice, the one before and
-        the one after it; of a colour slice they are its own red, green and blue.
-    prompts : str, sequence of str, mapping or PromptSet
-        What to find: one prompt, or several as a list, as lines of text, or by label
-        id as in ``{3: "liver"}``.
-    model : str, path, BiomedParse or Engine, optional
-        Name or path for `load_model`, or a network already loaded; an engine brings
-        its own device and seed. By default the best model that is at hand.
-    options : SegmentOptions, optional
-    device : str
-        "auto", "cpu", "cuda", "cuda:1", "mps", ...
-    **changes
-        Single fields of `SegmentOptions`, for example ``modality="ct"``.
-
-    Returns
-    -------
-    Segmentation
-
-    Raises
-    ------
-    VolumeError, PromptError, OptionError
-        If the volume, the prompts or the options cannot be used.
-    CheckpointError, DeviceError
-        If the model cannot be loaded, or not on that device.
-    FormatError
-        If a part of the volume cannot be read.
-    """
-    options = merge_options(options, changes)
-    engine = make_engine(model, device, options)
-    plan = plan_run(volume, prompts, options, config=engine.model.config)
-    model = model_identity(engine.model)
-    return collect(plan, run_plan(plan, engine), model, engine.precision)
-
-
-def collect(
-    plan: RunPlan,
-    parts: Iterable[SegmentedSlices],
-    model: str,
-    precision: str,
-) -> Segmentation:
-    """Put the finished slices of a run together.
-
-    Parameters
-    ----------
-    plan : RunPlan
-    parts : iterable of SegmentedSlices
-        What `run_plan` yields.
-    model, precision : str
-        Identity of the network and how it computed, for the parameters.
-
-    Returns
-    -------
-    Segmentation
-    """
-    in_memory = isinstance(plan.volume.data, np.ndarray)
-    new = _in_memory if in_memory else _on_disk
-    labels: Any = new(plan)
-    edges: Any = new(plan) if plan.instances else None
-    shape = (len(plan.prompts), plan.geometry.depth)
-    existence = np.full(shape, np.nan, dtype=np.float32)
-    fill(parts, labels, existence, edges)
-    instances = None
-    if edges is not None:
-        instances = split_instances(
-            np.asarray(labels[...]), np.asarray(edges[...]), plan.options.minimum_size
-        )
-    labels = labels if in_memory else as_dask(labels)
-    flat = plan.volume.flat
-    return Segmentation(
-        labels=labels[FLAT] if flat else labels,
-        existence=existence,
-        prompts=plan.prompts,
-        parameters={**plan.parameters(), "model": model, "precision": precision},
-        instances=instances[FLAT] if flat and instances is not None else instances,
-    )
-
-
-def fill(
-    parts: Iterable[SegmentedSlices],
-    labels: Any,
-    existence: npt.NDArray[np.float32],
-    edges: Any = None,
-    *,
-    watch: Callable[[SegmentedSlices], None] | None = None,
-) -> None:
-    """Put finished slices where they belong.
-
-    Parameters
-    ----------
-    parts : iterable of SegmentedSlices
-    labels : writable array [Z, Y, X] or, with separate labels, [P, Z, Y, X]
-    existence : float32 ndarray [P, slices]
-    edges : writable array like `labels`, optional
-    watch : callable, optional
-        Told the slices as they finish.
-    """
-    for done in parts:
-        labels[(..., *done.where)] = done.labels
-        existence[:, done.start : done.stop] = done.existence
-        if edges is not None:
-            edges[(..., *done.where)] = done.edges
-        if watch is not None:
-            watch(done)
-
-
 def segment_lazy(
-    volume: Any,
-    prompts: Any,
+    volume: VolumeLike,
+    prompts: PromptsLike,
     model: Model | None = None,
     options: SegmentOptions | None = None,
     *,
     device: str = "auto",
-    **changes: Any,
+    **changes: Unpack[OptionChanges],
 ) -> da.Array:
-    """Promise a volume's labels: slices are computed when they are looked at.
+    """Return a volume's labels as a lazy array: slices are computed when needed.
 
-    Parameters and errors as for `segment`.
+    Parameters and errors as for `segment`, for a single volume.
 
     Returns
     -------
@@ -267,7 +227,7 @@ def segment_lazy(
 
 
 def merge_options(
-    options: SegmentOptions | None, changes: Mapping[str, Any]
+    options: SegmentOptions | None, changes: Mapping[str, object]
 ) -> SegmentOptions:
     """Return options with some fields changed; an unknown one is an `OptionError`."""
     known = {item.name for item in fields(SegmentOptions)}
@@ -276,7 +236,8 @@ def merge_options(
             f"There is no option {', '.join(unknown)}; there are "
             f"{', '.join(sorted(known))}."
         )
-    return replace(options or SegmentOptions(), **changes)
+    values: dict[str, Any] = dict(changes)
+    return replace(options or SegmentOptions(), **values)
 
 
 def make_engine(model: Model | None, device: str, options: SegmentOptions) -> Engine:
@@ -288,14 +249,148 @@ def make_engine(model: Model | None, device: str, options: SegmentOptions) -> En
     return Engine(model, device, seed=options.seed)
 
 
-def _in_memory(plan: RunPlan) -> npt.NDArray[Any]:
-    return np.zeros(plan.label_shape, dtype=plan.label_dtype)
+class Collector:
+    """Collects the results of parts; a `Sink`.
+
+    Arrays are in memory if the volume is, else in temporary Zarr stores.
+
+    Parameters
+    ----------
+    parts : PartsPlan
+    engine : Engine, optional
+        For `run`.
+    """
+
+    def __init__(self, parts: PartsPlan, engine: Engine | None = None) -> None:
+        self._parts, self._engine = parts, engine
+        self._plan = first = parts.first
+        self._in_memory = isinstance(first.volume.data, np.ndarray)
+        self._series = parts.kind == "series"
+        self._consensus = parts.kind == "consensus"
+        depth = first.geometry.depth
+        longest = max(first.geometry.shape) if self._consensus else depth
+        size = (len(first.prompts), len(parts.keys), longest)
+        self._existence = np.full(size, np.nan, np.float32)
+        self._labels: list[Any] = []
+        self._edges: list[Any] = []
+        self._instances: Any = None
+        if self._series:
+            self._labels.append(self._new(first, over_time=True))
+            if first.instances:
+                self._instances = self._new(first, np.int32, over_time=True)
+
+    def run(self, part: Part) -> Generator[SegmentedSlices]:
+        """Run a part; yield its slices once they are kept."""
+        assert self._engine is not None
+        yield from self.keep(part, run_plan(part.plan, self._engine))
+
+    def keep(
+        self, part: Part, slices: Iterable[SegmentedSlices]
+    ) -> Generator[SegmentedSlices]:
+        """Keep a part's slices and yield them; at the end, separate its objects."""
+        plan, at = part.plan, part.number
+        if not self._series:
+            self._labels.append(self._new(plan))
+        labels, here = self._labels[-1], (at,) if self._series else ()
+        edges = self._new(plan) if plan.instances else None
+        for done in slices:
+            labels[(*here, ..., *done.where)] = done.labels
+            self._existence[:, at, done.start : done.stop] = done.existence
+            if edges is not None:
+                edges[(..., *done.where)] = done.edges
+            yield done
+        if edges is None:
+            return
+        if self._consensus:
+            self._edges.append(edges)
+            return
+        found = self._split(labels[here or ...], edges[...])
+        if self._series:
+            self._instances[at] = found
+        else:
+            self._instances = found
+
+    def result(self, model: str, precision: str) -> Segmentation:
+        """Combine what was kept by the request's rule.
+
+        Parameters
+        ----------
+        model, precision : str
+            Identity of the network and how it computed, for the parameters.
+        """
+        labels, instances = self._labels[0], self._instances
+        existence = self._existence
+        if self._consensus:
+            labels = self._vote(self._labels)
+            if self._edges:
+                instances = self._split(labels[...], self._vote(self._edges)[...])
+        elif not self._series:
+            existence = existence[:, 0]
+        labels, instances = _lazy(labels), _lazy(instances)
+        if self._plan.volume.flat:
+            labels = labels[FLAT]
+            instances = None if instances is None else instances[FLAT]
+        return Segmentation(
+            labels=labels,
+            existence=existence,
+            prompts=self._plan.prompts,
+            parameters={
+                **self._parts.parameters(),
+                "model": model,
+                "precision": precision,
+            },
+            instances=instances,
+        )
+
+    def _split(self, labels: Any, edges: Any) -> npt.NDArray[np.int32]:
+        size = self._plan.options.minimum_size
+        return split_instances(np.asarray(labels), np.asarray(edges), size)
+
+    def _new(self, plan: RunPlan, dtype: Any = None, *, over_time: bool = False) -> Any:
+        """Make an array of zeros for labels, on disk in chunks that suit its writer."""
+        grid, axis = plan.geometry.shape, plan.geometry.axis
+        shape = ((len(self._parts.keys),) if over_time else ()) + plan.label_shape
+        dtype = np.dtype(dtype or plan.label_dtype)
+        if self._in_memory:
+            return np.zeros(shape, dtype)
+        chunks = [min(n, _BLOCK) if self._consensus else n for n in grid]
+        chunks[axis] = min(plan.slices_at_once, grid[axis])
+        return temporary_array(shape, (*(1 for _ in shape[:-3]), *chunks), dtype)
+
+    def _vote(self, runs: list[Any]) -> Any:
+        """Let three label arrays vote, block by block unless they are in memory."""
+        if self._in_memory:
+            return vote(*runs)
+        shape = self._plan.geometry.shape
+        blocks = tuple(min(size, _BLOCK) for size in shape)
+        labels = temporary_array(shape, blocks, self._plan.label_dtype)
+        for corner in product(*(range(0, size, _BLOCK) for size in shape)):
+            where = tuple(slice(start, start + _BLOCK) for start in corner)
+            labels[where] = vote(*(np.asarray(run[where]) for run in runs))
+        return labels
 
 
-def _on_disk(plan: RunPlan) -> zarr.Array[Any]:
-    chunks = [*(1 for _ in plan.label_shape[:-3]), *plan.geometry.shape]
-    chunks[plan.geometry.axis - 3] = plan.slices_at_once
-    return temporary_array(plan.label_shape, tuple(chunks), plan.label_dtype)
+def collect(
+    plan: RunPlan, slices: Iterable[SegmentedSlices], model: str, precision: str
+) -> Segmentation:
+    """Combine the finished slices of one plan.
+
+    Parameters
+    ----------
+    plan : RunPlan
+    slices : iterable of SegmentedSlices
+        From `run_plan` or `resolve_again`.
+    model, precision : str
+        As for `Collector.result`.
+
+    Returns
+    -------
+    Segmentation
+    """
+    sink = Collector(PartsPlan("volume", (None,), plan, lambda _: plan))
+    for _ in sink.keep(Part(0, None, plan), slices):
+        pass
+    return sink.result(model, precision)
 
 
 def temporary_array(
@@ -310,7 +405,8 @@ def temporary_array(
     return array
 
 
-def as_dask(array: zarr.Array[Any]) -> da.Array:
-    """Return a Zarr array as a lazy one, which keeps it alive."""
-    lazy: da.Array = da.from_array(array)  # type: ignore[no-untyped-call]
-    return lazy
+def _lazy(array: Any) -> Any:
+    """Return a Zarr array as a dask array, which keeps it alive; others as they are."""
+    if not isinstance(array, zarr.Array):
+        return array
+    return da.from_array(array)  # type: ignore[no-untyped-call]

@@ -38,27 +38,24 @@ def run_consensus(
     job: Job,
 ) -> Iterator[None]:
     """Run along each axis, show what comes of it, and then what the runs agree on."""
-    from napari_biomedparse.pipeline.parts import segment_consensus
-    from napari_biomedparse.pipeline.plan import plan_run
+    from napari_biomedparse.networks.weights import model_identity
+    from napari_biomedparse.pipeline.parts import check_request, plan_parts, run_parts
+    from napari_biomedparse.pipeline.segment import Collector
 
-    first = replace(options, axis=0) if options.axis is None else options
-    plan = plan_run(volume, prompts, first, config=engine.model.config)
+    check_request(volume, options, consensus=True)
+    config = engine.model.config
+    parts = plan_parts(volume, prompts, options, config=config, consensus=True)
     say_planned(
-        job,
-        plan,
-        engine,
-        total=sum(volume.grid),
-        parameters={"axis": None, "slicing_axis": "consensus"},
+        job, parts.first, engine, total=parts.total, parameters=parts.parameters()
     )
     yield
-
-    def watch(axis: str, part: SegmentedSlices) -> None:
+    sink = Collector(parts, engine)
+    for _, done in run_parts(parts, sink):
         if job.cancelled:
             raise Cancelled
-        job.say("slices", arrays=(part.labels, part.existence), **where(part))
-
-    found = segment_consensus(volume, prompts, engine, options, watch=watch)
-    existence = found.existence[volume.axes[0]]
+        job.say("slices", arrays=(done.labels, done.existence), **where(done))
+    found = sink.result(model_identity(engine.model), engine.precision)
+    existence = found.existence[:, 0]
     for start, labels in _slabs(found.labels):
         at = {"start": start, "stop": start + len(labels), "axis": 0}
         scores = existence[:, start : start + len(labels)]

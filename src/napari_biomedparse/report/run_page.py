@@ -15,7 +15,7 @@ import numpy.typing as npt
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.evaluation.pictures import require_pictures
 from napari_biomedparse.io.durable import writing
-from napari_biomedparse.pipeline.series import Series
+from napari_biomedparse.pipeline.parts import Series
 from napari_biomedparse.report.drawing import existence_plot, overlay_pictures
 from napari_biomedparse.report.findings import findings
 from napari_biomedparse.report.html import facts_table, page, save_page, table

@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.io.formats.ome_labels import plan_thickness
 from napari_biomedparse.io.windows import chunk_thickness
 from napari_biomedparse.pipeline.loop import READ_AHEAD, run_plan
-from napari_biomedparse.pipeline.parts import check_consensus, plan_consensus
-from napari_biomedparse.pipeline.plan import plan_run
+from napari_biomedparse.pipeline.parts import check_request, plan_parts
 from napari_biomedparse.pipeline.segment import make_engine, merge_options
-from napari_biomedparse.pipeline.series import Series
 from napari_biomedparse.runs.run import open_input
 from napari_biomedparse.slicing.batches import slice_batches
 from napari_biomedparse.slicing.read import SLAB_BYTES
@@ -27,9 +24,9 @@ from napari_biomedparse.slicing.read import SLAB_BYTES
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
     from napari_biomedparse.engine.engine import Engine
+    from napari_biomedparse.pipeline.parts import Times
     from napari_biomedparse.pipeline.plan import RunPlan
     from napari_biomedparse.pipeline.segment import Model
-    from napari_biomedparse.pipeline.series import Times
 
 _GB = 1e9
 _PYRAMID = 4 / 3
@@ -110,26 +107,26 @@ def estimate_run(
         As for the run itself.
     """
     options = merge_options(options, changes)
-    opened = open_input(volume, channel, time, consensus=consensus)
-    prompts = parse_prompts(prompts)
+    chosen = open_input(volume, channel, time, consensus=consensus)
+    check_request(chosen, options, consensus=consensus, force=force)
     engine = make_engine(model, device, options)
-    config = engine.model.config
-    if isinstance(opened, Series):
-        first = plan_run(opened.at(opened.start), prompts, options, config=config)
-        one = estimate(first, engine, to_folder=to_folder)
-        count = opened.stop - opened.start
-        return replace(one, seconds=count * one.seconds, disk=count * one.disk)
-    if not consensus:
-        plan = plan_run(opened, prompts, options, config=config)
-        return estimate(plan, engine, to_folder=to_folder)
-    check_consensus(opened, options, force=force)
-    plans = plan_consensus(opened, prompts, options, config)
-    found = [estimate(plan, engine, to_folder=to_folder) for plan in plans]
-    three = together(found)  # they stay until they have voted
-    return replace(three, disk=three.disk + found[0].disk)
+    parts = plan_parts(
+        chosen, prompts, options, config=engine.model.config, consensus=consensus
+    )
+    first = estimate(parts.first, engine, to_folder=to_folder)
+    count = len(parts.keys)
+    if not consensus:  # all time points are alike
+        return replace(first, seconds=count * first.seconds, disk=count * first.disk)
+    others = [
+        estimate(part.plan, engine, to_folder=to_folder)
+        for part in parts
+        if part.number
+    ]
+    three = combine([first, *others])  # they stay until they have voted
+    return replace(three, disk=three.disk + first.disk)
 
 
-def together(estimates: Sequence[Estimate]) -> Estimate:
+def combine(estimates: Sequence[Estimate]) -> Estimate:
     """Return what runs take one after the other, all their results kept."""
     return Estimate(
         seconds=sum(one.seconds for one in estimates),

@@ -17,7 +17,7 @@ import numpy as np
 from napari_biomedparse.io.durable import writing
 from napari_biomedparse.io.formats.ome_labels import create_labels
 from napari_biomedparse.io.identity import identify
-from napari_biomedparse.pipeline.parts import plan_consensus, vote, voted_parameters
+from napari_biomedparse.pipeline.parts import plan_parts, vote
 from napari_biomedparse.pipeline.plan import plan_run
 from napari_biomedparse.runs.blocks import (
     FilledBlock,
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.volume import Volume
     from napari_biomedparse.engine.engine import Engine
     from napari_biomedparse.io.formats.ome_labels import LabelStore, OmeVersion
+    from napari_biomedparse.pipeline.parts import Series
     from napari_biomedparse.pipeline.plan import RunPlan
-    from napari_biomedparse.pipeline.series import Series
     from napari_biomedparse.runs.manifest import Block, Manifest
     from napari_biomedparse.runs.volume_run import DoBlocks, Progress
 
@@ -191,11 +191,14 @@ def consensus_to_folder(
     -------
     Run
     """
-    plans = plan_consensus(volume, prompts, options, job.engine.model.config)
+    request = plan_parts(
+        volume, prompts, options, config=job.engine.model.config, consensus=True
+    )
+    plans = [part.plan for part in request]
     one = job.describe(plans[0])
     manifest = replace(
         one,
-        parameters=voted_parameters(plans[0]),
+        parameters=request.parameters(),
         output=one.output | {"along": list(volume.axes)},
     )
     total = sum(plan.geometry.depth for plan in plans)

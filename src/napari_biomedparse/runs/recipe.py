@@ -129,22 +129,20 @@ def as_python(recipe: Recipe) -> str:
     chosen = {name: value for name, value in choice.items() if value is not None}
     given: dict[str, Any] = {"device": recipe.device, **_changes(recipe.options)}
     given["instances"] = recipe.prompts.instance
-    imports = ["from napari_biomedparse import open_volume"]
-    volume, folder = f"open_volume({_listed([source], chosen)})", []
+    if recipe.consensus:
+        given["consensus"] = True
+    imports, verb, folder = [], "segment", []
     if recipe.folder is not None:
-        imports, verb = [], "segment_to_folder"
-        volume, folder = source, [repr(str(recipe.folder))]
+        verb, volume, folder = "segment_to_folder", source, [repr(str(recipe.folder))]
         given = chosen | given
-        if recipe.consensus:
-            given["consensus"] = True
         if recipe.scheduler is not None:
             given["scheduler"] = recipe.scheduler
     elif recipe.series:
         imports = ["from napari_biomedparse.io import open_image"]
-        volume, verb = f"open_image({source})", "segment_series"
-        given = chosen | given
+        volume, given = f"open_image({source})", chosen | given
     else:
-        verb = "segment_consensus" if recipe.consensus else "segment"
+        imports = ["from napari_biomedparse import open_volume"]
+        volume = f"open_volume({_listed([source], chosen)})"
     imports.append(f"from napari_biomedparse import {verb}")
     texts = dict(zip(recipe.prompts.ids, recipe.prompts.texts, strict=True))
     texts = {label: texts[label] for label in recipe.prompts.ranked}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.io.formats.ome_labels import OmeVersion
     from napari_biomedparse.networks.v2.biomedparse import BiomedParse
-    from napari_biomedparse.pipeline.series import Times
+    from napari_biomedparse.pipeline.parts import Times
 
 
 @dataclass(frozen=True)

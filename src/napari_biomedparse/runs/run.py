@@ -12,19 +12,21 @@ from napari_biomedparse.data.options import refuse_separate
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.data.volume import (
     Volume,
-    as_volume,
     choose_channel,
     has_time_points,
-    volume_of,
 )
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.io import open_image, open_volume
 from napari_biomedparse.networks.weights import default_model, load_model
-from napari_biomedparse.pipeline.parts import check_consensus
+from napari_biomedparse.pipeline.parts import (
+    Series,
+    check_consensus,
+    choose_input,
+    open_series,
+)
 from napari_biomedparse.pipeline.plan import plan_run
 from napari_biomedparse.pipeline.segment import merge_options
-from napari_biomedparse.pipeline.series import Series, open_series
 from napari_biomedparse.runs.folder import JOB, Run
 from napari_biomedparse.runs.manifest import Manifest, read_manifest
 from napari_biomedparse.runs.parts import (
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
     from napari_biomedparse.io.formats.ome_labels import OmeVersion
     from napari_biomedparse.networks.v2.biomedparse import BiomedParse
-    from napari_biomedparse.pipeline.series import Times
+    from napari_biomedparse.pipeline.parts import Times
     from napari_biomedparse.runs.volume_run import DoBlocks, Progress
 
 OME_VERSIONS = ("0.4", "0.5")
@@ -296,20 +298,14 @@ def reproduce(
 def open_input(
     volume: Any, channel: int | str | None, time: Times, *, consensus: bool
 ) -> Volume | Series:
-    """Choose a channel and time points; several of these are a series."""
+    """Open a file, if it is one, and choose a channel and time points."""
     if isinstance(volume, str | os.PathLike):
         image = choose_channel(open_image(volume), channel)
         if isinstance(time, int) or consensus or not has_time_points(image):
             one = time if isinstance(time, int) else None
             return open_volume(volume, channel=channel, time=one)
         return open_series(image, time=time)
-    image = volume if isinstance(volume, Volume) else volume_of(volume)
-    image = choose_channel(image, channel)
-    if isinstance(time, int):
-        return open_series(image, time=time).at(time)
-    if has_time_points(image) and not consensus:
-        return open_series(image, time=time)
-    return as_volume(image)
+    return choose_input(volume, channel=channel, time=time, consensus=consensus)
 
 
 def _other_labels(old: Manifest, new: Manifest) -> list[str]:

@@ -8,9 +8,7 @@ import tifffile
 import zarr
 
 from napari_biomedparse.io import open_image, open_volume
-from napari_biomedparse.pipeline.parts import segment_consensus
 from napari_biomedparse.pipeline.segment import segment
-from napari_biomedparse.pipeline.series import segment_series
 from napari_biomedparse.runs.folder import JOB, Run
 from napari_biomedparse.viewer.layers import METADATA_KEY
 
@@ -141,7 +139,7 @@ def film(tmp_path):
 
 
 def test_a_time_series_goes_to_a_folder(desk_that, film, tiny_model, tmp_path):
-    expected = segment_series(open_image(film), "bright things", tiny_model)
+    expected = segment(open_image(film), "bright things", tiny_model)
     assert np.asarray(expected.labels).any()
     desk = opened(desk_that(None), film, tmp_path / "run")
     desk.form.stack.choose_all_times()
@@ -157,7 +155,7 @@ def test_a_time_series_goes_to_a_folder(desk_that, film, tiny_model, tmp_path):
 
 def test_a_consensus_goes_to_a_folder(desk_that, film, tiny_model, tmp_path):
     volume = open_volume(film, time=1)
-    expected = segment_consensus(volume, "bright things", tiny_model)
+    expected = segment(volume, "bright things", tiny_model, consensus=True)
     assert np.asarray(expected.labels).any()
     desk = opened(desk_that(None), film, tmp_path / "run")
     desk.viewer.dims.set_current_step(0, 1)

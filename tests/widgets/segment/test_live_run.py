@@ -11,7 +11,6 @@ from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QApplication
 
 from napari_biomedparse.io.output import label_colour
-from napari_biomedparse.pipeline.parts import segment_consensus
 from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.viewer.layers import METADATA_KEY
 from napari_biomedparse.widgets.segment.live_labels import LiveLabels
@@ -355,7 +354,7 @@ def test_a_consensus_keeps_its_thresholds_and_says_so(desk_that, tiny_model):
     layer = desk.start()
     desk.wait_for_end()
     voted = np.array(layer.data)
-    expected = segment_consensus(grey, "bright things", tiny_model).labels
+    expected = segment(grey, "bright things", tiny_model, consensus=True).labels
     np.testing.assert_array_equal(voted, expected)
     assert "vote" in desk.view.plot.toolTip()
     session = desk.widget.session

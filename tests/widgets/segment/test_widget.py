@@ -14,9 +14,7 @@ from typer.testing import CliRunner
 
 from napari_biomedparse.cli import app
 from napari_biomedparse.io import open_file
-from napari_biomedparse.pipeline.parts import segment_consensus
 from napari_biomedparse.pipeline.segment import segment
-from napari_biomedparse.pipeline.series import segment_series
 from napari_biomedparse.viewer.axes import shown_position
 from napari_biomedparse.viewer.layers import METADATA_KEY
 from napari_biomedparse.widgets.segment.run_view import COMMAND, PYTHON
@@ -229,7 +227,7 @@ def test_only_the_time_point_in_view_is_segmented(desk_that, voxels):
 def test_a_time_series_becomes_one_layer(desk_that, tiny_model):
     grey = np.random.default_rng(3).integers(0, 255, (3, 2, 4, 40, 30), dtype=np.uint8)
     axes = ("t", "c", "z", "y", "x")
-    expected = segment_series(grey, "bright things", tiny_model, channel=1)
+    expected = segment(grey, "bright things", tiny_model, channel=1)
     desk = desk_that(None)
     image = desk.viewer.add_image(
         grey, axis_labels=axes, scale=(9, 1, 3, 2, 2), translate=(1, 0, 4, 5, 6)
@@ -280,7 +278,7 @@ def test_fields_for_channel_and_time_appear_where_there_is_a_choice(desk_that, v
 def test_consensus_of_three_axes(desk_that, tiny_model, instances):
     grey = np.random.default_rng(1).integers(0, 255, (20, 30, 40), dtype=np.uint8)
     prompts = ["nuclei", "mitochondria in electron microscopy"]
-    expected = segment_consensus(grey, prompts, tiny_model, instances=instances)
+    expected = segment(grey, prompts, tiny_model, instances=instances, consensus=True)
     desk = desk_that(None)
     desk.viewer.add_image(grey)
     desk.form.prompts.value = "\n".join(prompts)
@@ -308,7 +306,6 @@ def test_3d_view_during_a_run(desk_that, voxels):
 
 @pytest.mark.parametrize("instances", [False, True])
 def test_real_network_gives_what_python_gives(desk_that, instances):
-    from napari_biomedparse.pipeline.segment import segment
 
     grey = np.random.default_rng(1).integers(0, 255, (5, 64, 48), dtype=np.uint8)
     prompts = ["nuclei", "mitochondria in electron microscopy"]
@@ -362,9 +359,7 @@ def test_a_series_by_widget_command_and_python(
     names = {}
     exec(python, names)
     np.testing.assert_array_equal(names["labels"], layer.data)
-    expected = segment_series(
-        grey, "bright things", tiny_model, channel=1, slices=(1, 3)
-    )
+    expected = segment(grey, "bright things", tiny_model, channel=1, slices=(1, 3))
     np.testing.assert_array_equal(expected.labels, layer.data)
 
 
