@@ -5,17 +5,20 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from markupsafe import escape
 
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.errors import FormatError, OptionError
 from napari_biomedparse.io.output import label_colour
+from napari_biomedparse.report.drawing import existence_plot, html_color
 from napari_biomedparse.report.result import RunResult
 from napari_biomedparse.report.run_page import PAGE, report_run, write_report
 from napari_biomedparse.runs.run import segment_to_folder
@@ -42,7 +45,7 @@ class Checked(HTMLParser):
 
 
 def read(path: Path) -> str:
-    text = path.read_text("utf-8")
+    text = re.sub(r"\n(?=<t[dhr])", "", path.read_text("utf-8"))
     checked = Checked()
     checked.feed(text)
     assert checked.opened == [] and "http" not in text
@@ -52,7 +55,7 @@ def read(path: Path) -> str:
 def pictures(text: str) -> list[np.ndarray]:
     from matplotlib.image import imread
 
-    found = re.findall(r"base64,([^']+)'", text)
+    found = re.findall(r"alt='slice[^']*'\s+src='data:[^,]*;base64,([^']+)'", text)
     return [imread(io.BytesIO(base64.b64decode(data)), "png") for data in found]
 
 
@@ -83,11 +86,38 @@ def test_everything_is_on_the_page(tmp_path: Path) -> None:
     assert "bright &lt;things&gt;" in text and "&lt;b&gt;" in text
     cells = "bright &lt;things&gt;</td><td>1</td><td>2</td><td>2 to 3</td>"
     assert cells + "<td>0.875 (3)</td><td>200</td>" in text
-    assert "3 connected pieces, in micrometer" in text
+    assert "3 connected components, in micrometer" in text
     assert "<td>seed</td><td>3</td>" in text and "<td>tile</td>" not in text
-    lines = re.findall(r"<polyline[^>]*points='([^']*)'", text)
-    assert [len(line.split()) for line in lines] == [5, 2, 8, 6]
-    assert "stroke-dasharray" in text
+    colors = [html_color(label) for label in (1, 2)]
+    assert re.findall(r"'background:(#\w+)'", text) == colors
+
+
+def test_existence_is_plotted_where_it_is_known() -> None:
+    axes = existence_plot(result()).axes[0]
+    threshold, *lines = axes.get_lines()
+    assert threshold.get_linestyle() == "--" and set(threshold.get_ydata()) == {0.5}
+    assert [len(line.get_xdata()) for line in lines] == [8, 6]
+    assert lines[0].get_ydata()[3] == 0.875 and lines[1].get_xdata()[0] == 2
+    assert [line.get_color() for line in lines] == [html_color(1), html_color(2)]
+    assert len(existence_plot(result(threshold=None)).axes[0].get_lines()) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "</title><script>alert(1)</script>",
+        "' onerror='alert(1)",
+        "{{ 6 * 7 }}",
+        "$\\frac$",
+    ],
+)
+def test_hostile_prompts_are_shown_as_they_are(text: str, tmp_path: Path) -> None:
+    prompts = parse_prompts([text, "dark things"])
+    shown = replace(result(), name=text, prompts=prompts, facts={text: {text: text}})
+    write_report(tmp_path / "page.html", shown)
+    page = read(tmp_path / "page.html")
+    assert "<script" not in page and "' onerror" not in page
+    assert page.count(str(escape(text))) >= 8  # also in what is read aloud
 
 
 def test_pictures_have_the_aspect_of_the_voxels_and_the_labels_colour(
@@ -109,14 +139,14 @@ def test_pictures_have_the_aspect_of_the_voxels_and_the_labels_colour(
     assert any("nothing found" in caption for caption in captions)
 
 
-def test_objects_that_were_told_apart_are_listed_with_their_prompt(
+def test_separated_objects_are_listed_with_their_prompt(
     tmp_path: Path,
 ) -> None:
     objects = np.zeros((8, 40, 20), np.int32)
     labels = np.asarray(result().labels)
     objects[labels == 1] = 5
     objects[labels == 2] = 9
-    write_report(tmp_path / "page.html", result(objects=objects, existence=None))
+    write_report(tmp_path / "page.html", result(instances=objects, existence=None))
     text = read(tmp_path / "page.html")
     assert "2 objects, in micrometer" in text and "Existence</h2>" not in text
     assert re.search(r"<td>5</td><td class='words'>bright [^<]*</td><td>200</td>", text)
@@ -172,14 +202,14 @@ def test_of_a_consensus_and_of_a_series(kind: str, file: Path, tmp_path: Path) -
     text = read(report_run(tmp_path / "run", tmp_path / "page.html"))
     assert 4 <= len(pictures(text)) <= 5
     if kind == "series":
-        with pytest.raises(OptionError, match="time points 0 to 1"):
+        with pytest.raises(OptionError, match="no time point 2; choose one of 0 to 1"):
             report_run(tmp_path / "run", time=2)
 
 
 def test_a_run_on_an_array_needs_the_array(file: Path, tmp_path: Path) -> None:
     grey = tifffile.imread(file)
     segment_to_folder(grey, PROMPTS, tmp_path / "run", "tiny", device="cpu")
-    with pytest.raises(OptionError, match="give the volume"):
+    with pytest.raises(OptionError, match="give the volume as well"):
         report_run(tmp_path / "run")
     assert read(report_run(tmp_path / "run", volume=grey))
     with pytest.raises(FormatError):

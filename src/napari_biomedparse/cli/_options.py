@@ -47,7 +47,7 @@ Channel = Annotated[
     str | None,
     typer.Option(
         metavar="C",
-        help="Channel, by number (from 0) or name; rgb for all three as colours.",
+        help="Channel, by number (from 0) or name; rgb for all three as colors.",
     ),
 ]
 Moved = Annotated[

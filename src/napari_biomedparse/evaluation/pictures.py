@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.errors import OptionError
 from napari_biomedparse.evaluation.scores import METRICS, CaseScore
 from napari_biomedparse.evaluation.tables import TITLES
+from napari_biomedparse.report.drawing import as_png, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,23 +22,6 @@ if TYPE_CHECKING:
 
 _DOTS_UP_TO = 200
 _OPACITY = 0.5
-
-
-def require_pictures() -> None:
-    """Say early that matplotlib is missing.
-
-    Raises
-    ------
-    OptionError
-        If it cannot be imported.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise OptionError(
-            f"The pictures need matplotlib ({error}); install it with: pip install "
-            "'napari-biomedparse[evaluate]'"
-        ) from error
 
 
 def box_plot(scores: Sequence[CaseScore], metric: str, path: Path) -> bool:
@@ -56,7 +39,7 @@ def box_plot(scores: Sequence[CaseScore], metric: str, path: Path) -> bool:
         textwrap.shorten(f"{label}  {prompt}", 60, placeholder="…")
         for (label, prompt), _ in named
     ]
-    figure = _figure(9.0, 1.0 + 0.34 * len(named))
+    figure = new_figure(9.0, 1.0 + 0.34 * len(named))
     axes = figure.add_subplot()
     values = [group for _, group in named]
     axes.boxplot(values, orientation="horizontal", tick_labels=names, showfliers=False)
@@ -74,7 +57,7 @@ def draw_overlay(overlay: Overlay, title: str, path: Path) -> None:
     """Draw image, truth and prediction of a slice side by side."""
     rows, columns = overlay.truth.shape
     height = min(max(3.6 * rows * overlay.aspect / columns, 2.0), 9.0)
-    figure = _figure(11.0, height + 0.7)
+    figure = new_figure(11.0, height + 0.7)
     figure.suptitle(f"{title}, slice {overlay.index}", fontsize=10)
     panels = (
         ("image", None),
@@ -110,12 +93,6 @@ def draw_boxes(scores: Sequence[CaseScore], folder: Path) -> dict[str, Path]:
     return {m: path for m, path in paths.items() if box_plot(scores, m, path)}
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure((width, height), layout="constrained")
-
-
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    path.write_bytes(as_png(figure))

@@ -14,11 +14,7 @@ from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.errors import BiomedParseError, OptionError
 from napari_biomedparse.evaluation.case import Case, Overlay, Settings
 from napari_biomedparse.evaluation.page import write_page
-from napari_biomedparse.evaluation.pictures import (
-    draw_boxes,
-    draw_overlay,
-    require_pictures,
-)
+from napari_biomedparse.evaluation.pictures import draw_boxes, draw_overlay
 from napari_biomedparse.evaluation.scores import CaseScore, plain
 from napari_biomedparse.evaluation.tables import (
     SummaryLine,
@@ -35,6 +31,7 @@ from napari_biomedparse.networks.weights import (
     model_identity,
 )
 from napari_biomedparse.pipeline.segment import merge_options
+from napari_biomedparse.report.drawing import require_pictures
 from napari_biomedparse.version import __version__
 
 if TYPE_CHECKING:

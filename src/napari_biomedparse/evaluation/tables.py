@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -75,19 +73,18 @@ def summarise(scores: Sequence[CaseScore]) -> tuple[SummaryLine, ...]:
 def cases_csv(scores: Iterable[CaseScore]) -> str:
     """Return a line for each case and class; NaN is an empty field."""
     names = [item.name for item in fields(ClassLine)]
-    return _csv(
-        ("case", *names, *COSTS),
-        (
-            {"case": s.name, **asdict(line), **{c: getattr(s, c) for c in COSTS}}
-            for s in scores
-            for line in s.classes
-        ),
-    )
+    lines = [
+        {"case": s.name, **asdict(line), **{c: getattr(s, c) for c in COSTS}}
+        for s in scores
+        for line in s.classes
+    ]
+    return _csv(lines, ["case", *names, *COSTS])
 
 
 def summary_csv(lines: Iterable[SummaryLine]) -> str:
     """Return the summary as CSV."""
-    return _csv([item.name for item in fields(SummaryLine)], map(asdict, lines))
+    names = [item.name for item in fields(SummaryLine)]
+    return _csv([asdict(line) for line in lines], names)
 
 
 def shown(value: float, digits: int = 4) -> str:
@@ -116,16 +113,9 @@ def _summary(
     ]
 
 
-def _csv(columns: Sequence[str], lines: Iterable[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    table = csv.DictWriter(text, columns, lineterminator="\n")
-    table.writeheader()
-    for line in lines:
-        table.writerow({key: _field(value) for key, value in line.items()})
-    return text.getvalue()
+def _csv(lines: list[dict[str, Any]], columns: list[str]) -> str:
+    import pandas as pd  # slow, and widgets import this module
 
-
-def _field(value: Any) -> Any:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.6g}"
-    return "" if value is None else value
+    table = pd.DataFrame(lines, columns=columns)
+    text: str = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    return text

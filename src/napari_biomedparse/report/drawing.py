@@ -1,81 +1,74 @@
-"""The pictures of the page: existence over the slices, and slices with their labels."""
+"""The pictures of pages: existence per slice, and slices with their labels."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_biomedparse.errors import OptionError
 from napari_biomedparse.io.output import label_colour
-from napari_biomedparse.report.html import picture
 from napari_biomedparse.slicing.intensity import choose_intensity
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from napari_biomedparse.report.result import RunResult
 
 PICTURES = 6
 _SIDE = 480
 _OPACITY = 0.45
-_PLOT = (760, 180, 42, 24)
-"""Width and height of the plot, room for numbers at its left and below."""
 
 
-def existence_plot(result: RunResult) -> str:
-    """Draw existence over the slices as SVG."""
+def require_pictures() -> None:
+    """Raise an `OptionError` early if matplotlib is not installed."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise OptionError(
+            f"The pictures need matplotlib ({error}); install it with: pip install "
+            "'napari-biomedparse[evaluate]'"
+        ) from error
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of a size in inches, which no window shows."""
+    from matplotlib.figure import Figure
+
+    return Figure((width, height), layout="constrained")
+
+
+def as_png(figure: Figure, *, dpi: int = 110) -> bytes:
+    """Return a figure as a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, dpi=dpi)
+    return file.getvalue()
+
+
+def existence_plot(result: RunResult) -> Figure:
+    """Plot existence per slice, one line a prompt; without any text of users."""
     assert result.existence is not None
-    width, height, left, below = _PLOT
-    depth = result.existence.shape[1]
-
-    def at(place: float, score: float) -> str:
-        x = left + (width - left - 8) * place / max(depth - 1, 1)
-        return f"{x:.1f},{8 + (height - below - 8) * (1.0 - score):.1f}"
-
-    def line(points: str, style: str) -> str:
-        return f"<polyline fill='none' {style} points='{points}'/>"
-
-    def text(point: str, words: str, anchor: str) -> str:
-        x, y = point.split(",")
-        return f"<text x='{x}' y='{y}' text-anchor='{anchor}'>{words}</text>"
-
-    drawn = [
-        line(
-            f"{at(0, 0)} {at(depth - 1, 0)} {at(depth - 1, 1)} {at(0, 1)} {at(0, 0)}",
-            "stroke='#aaa'",
-        )
-    ]
+    figure = new_figure(7.6, 2.2)
+    axes = figure.add_subplot(xlabel="slice", ylabel="existence", ylim=(0, 1))
+    axes.set_xlim(0, max(result.existence.shape[1] - 1, 1))
     if result.threshold is not None:
-        both = f"{at(0, result.threshold)} {at(depth - 1, result.threshold)}"
-        drawn.append(line(both, "stroke='#444' stroke-dasharray='5 4'"))
+        axes.axhline(result.threshold, color="#444444", linestyle="--", linewidth=1)
     for prompt, scores in zip(result.prompts.ids, result.existence, strict=True):
-        known = np.flatnonzero(np.isfinite(scores))
-        points = " ".join(at(int(i), float(scores[i])) for i in known)
-        drawn.append(line(points, f"stroke='{_html(prompt)}' stroke-width='2'"))
-    foot = height - 6
-    drawn += [
-        text(f"{left - 6},14", "1", "end"),
-        text(f"{left - 6},{height - below}", "0", "end"),
-        text(f"{left},{foot}", "slice 0", "start"),
-        text(f"{width - 8},{foot}", str(depth - 1), "end"),
-    ]
-    names = "".join(
-        f"<span><span class='swatch' style='background:{_html(p.id)}'></span>"
-        f"{escape(p.text)}</span> &nbsp; "
-        for p in result.prompts.prompts
-    )
-    return (
-        f"<svg viewBox='0 0 {width} {height}' width='{width}' font-size='12'>"
-        f"{''.join(drawn)}</svg><p>{names}</p>"
-        "<p>How probable the network finds each target in each slice; dashed: the "
-        "threshold.</p>"
-    )
+        (known,) = np.nonzero(np.isfinite(scores))
+        axes.plot(known, scores[known], color=html_color(prompt))
+    return figure
 
 
-def overlay_pictures(result: RunResult, voxels: npt.NDArray[np.int64]) -> Iterator[str]:
-    """Draw the slices with most of each prompt, and some others, as HTML."""
+def overlay_pictures(
+    result: RunResult, voxels: npt.NDArray[np.int64]
+) -> Iterator[tuple[str, bytes, int]]:
+    """Draw the slices with most of each prompt, and some others.
+
+    Yields captions, PNG files and widths in pixels; `voxels` are [P, slices].
+    """
     best = [int(row.argmax()) for row in voxels if row.any()]
     best = list(dict.fromkeys(best))[:PICTURES]
     others = np.setdiff1d(np.arange(voxels.shape[1]), best)
@@ -85,6 +78,7 @@ def overlay_pictures(result: RunResult, voxels: npt.NDArray[np.int64]) -> Iterat
         result.volume.data, "auto", colour=result.volume.is_colour
     )
     down, across = (result.volume.spacing[i] for i in range(3) if i != result.axis)
+    texts = dict(zip(result.prompts.ids, result.prompts.texts, strict=True))
     for at in sorted(chosen):
         where: list[Any] = [slice(None)] * 3
         where[result.axis] = slice(at, at + 1)
@@ -94,12 +88,11 @@ def overlay_pictures(result: RunResult, voxels: npt.NDArray[np.int64]) -> Iterat
         where[result.axis] = at
         labels = np.asarray(result.labels[tuple(where)])
         ids = sorted(set(np.unique(labels).tolist()) - {0})
-        texts = dict(zip(result.prompts.ids, result.prompts.texts, strict=True))
         shown = ", ".join(texts.get(i, str(i)) for i in ids) or "nothing found"
         rows = round(_SIDE * down * grey.shape[0] / (across * grey.shape[1]))
         width = _SIDE if rows <= _SIDE else max(1, round(_SIDE * _SIDE / rows))
         png = _overlay(grey, labels, width, max(1, round(rows * width / _SIDE)))
-        yield picture(f"slice {at}: {shown}", png, width=width)
+        yield f"slice {at}: {shown}", png, width
 
 
 def _overlay(
@@ -108,14 +101,14 @@ def _overlay(
     width: int,
     height: int,
 ) -> bytes:
-    """Blend a slice with the colours of its labels, as a PNG of that size."""
+    """Blend a slice with the colors of its labels, as a PNG of that size."""
     from matplotlib.image import imsave
 
     rows = ((np.arange(height) + 0.5) * grey.shape[0] / height).astype(int)
     columns = ((np.arange(width) + 0.5) * grey.shape[1] / width).astype(int)
     grey, labels = grey[np.ix_(rows, columns)], labels[np.ix_(rows, columns)]
-    colour = np.repeat(grey[..., None], 3, axis=-1) if grey.ndim == 2 else grey
-    mixed = colour.astype(np.float64)
+    color = np.repeat(grey[..., None], 3, axis=-1) if grey.ndim == 2 else grey
+    mixed = color.astype(np.float64)
     for label in np.unique(labels[labels > 0]).tolist():
         there = labels == label
         tint = np.array(label_colour(label)[:3])
@@ -125,6 +118,7 @@ def _overlay(
     return file.getvalue()
 
 
-def _html(label: int) -> str:
+def html_color(label: int) -> str:
+    """Return a label's color such as ``#ff7f0e``."""
     red, green, blue, _ = label_colour(label)
     return f"#{red:02x}{green:02x}{blue:02x}"

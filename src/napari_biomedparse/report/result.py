@@ -1,4 +1,4 @@
-"""The noun `RunResult`: what there is to report on."""
+"""The noun `RunResult`: what a page shows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What there is to report on.
+    """A run's labels and what is known about them.
 
     Parameters
     ----------
@@ -29,12 +29,12 @@ class RunResult:
     existence : float32 ndarray [P, slices], optional
     axis : int
         The slicing axis.
-    objects : integer array [Z, Y, X], optional
-        Objects that the run told apart.
+    instances : integer array [Z, Y, X], optional
+        Numbers of the separated objects.
     facts : mapping
-        How it was made, in sections of names and values.
+        How the labels were made: sections of names and values.
     threshold : float, optional
-        Existence that a slice had to reach.
+        Existence threshold of the run.
     """
 
     name: str
@@ -43,6 +43,6 @@ class RunResult:
     prompts: PromptSet
     existence: npt.NDArray[np.float32] | None = None
     axis: int = 0
-    objects: ArrayLike | None = None
+    instances: ArrayLike | None = None
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     threshold: float | None = None

@@ -1,11 +1,10 @@
-"""A run's folder or result -> the page."""
+"""The page on a run: of its folder, or of arrays."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterator, Mapping
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.errors import OptionError
-from napari_biomedparse.evaluation.pictures import require_pictures
-from napari_biomedparse.io.durable import writing
+from napari_biomedparse.io.durable import write_durably, writing
 from napari_biomedparse.pipeline.parts import Series
-from napari_biomedparse.report.drawing import existence_plot, overlay_pictures
+from napari_biomedparse.report.drawing import (
+    as_png,
+    existence_plot,
+    html_color,
+    overlay_pictures,
+    require_pictures,
+)
 from napari_biomedparse.report.findings import findings
-from napari_biomedparse.report.html import facts_table, page, save_page, table
-from napari_biomedparse.report.objects import object_tables
+from napari_biomedparse.report.html import render
+from napari_biomedparse.report.objects import Row, object_tables
 from napari_biomedparse.report.result import RunResult
 from napari_biomedparse.runs.folder import Run
 from napari_biomedparse.runs.run import open_input
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.volume import ArrayLike
 
 PAGE = "report.html"
+_TEMPLATE = Path(__file__).with_name("run.html")
 
 
 def report_run(
@@ -42,25 +47,25 @@ def report_run(
     Parameters
     ----------
     folder : path
-        As given to `segment_to_folder`.
+        The run's folder, as given to `segment_to_folder`.
     output : path, optional
         By default ``report.html`` in the folder.
     volume : path, Volume or array, optional
-        In place of the recorded path; needed if the run was given an array.
+        Replaces the recorded path; required if the run was made from an array.
     time : int
-        Which time point of a series is shown, from 0.
+        Time point of a series to show, from 0.
 
     Returns
     -------
     Path
-        The page, which needs no other file.
+        The page, a single file.
 
     Raises
     ------
     FormatError, VolumeError
-        If there is no run, or its volume cannot be opened.
+        If the folder is not a run's, or the volume cannot be opened.
     OptionError
-        If the volume has to be given, there is no such time point, or a package is
+        If the volume is required, the time point does not exist, or a package is
         missing.
     OutputError
         If the page cannot be written.
@@ -83,23 +88,27 @@ def write_report(path: Path, result: RunResult) -> None:
     Raises
     ------
     OptionError
-        If matplotlib is missing.
-    VolumeError
-        If labels and volume do not fit.
+        If a package is missing.
     OutputError
         If the page cannot be written.
     """
     require_pictures()
     voxels = _count(result)
-    parts = ["<h2>Found</h2>", _findings(result, voxels)]
-    if result.existence is not None:
-        parts += ["<h2>Existence</h2>", existence_plot(result)]
-    parts += ["<h2>Pictures</h2>", *overlay_pictures(result, voxels)]
-    parts += ["<h2>Objects</h2>", *object_tables(result)]
-    for title, facts in result.facts.items():
-        parts += [f"<h2>{escape(title)}</h2>", facts_table(_plain(facts))]
+    plot = None if result.existence is None else existence_plot(result)
+    note, tables = object_tables(result)
+    page = render(
+        _TEMPLATE,
+        title=result.name,
+        found=_found(result, voxels),
+        existence=None if plot is None else as_png(plot, dpi=200),
+        prompts=[(html_color(p.id), p.text) for p in result.prompts.prompts],
+        pictures=list(overlay_pictures(result, voxels)),
+        note=note,
+        tables=tables,
+        facts=[(title, _plain(facts)) for title, facts in result.facts.items()],
+    )
     with writing(path.parent):
-        save_page(path, page(result.name, parts))
+        write_durably(path, page)
 
 
 def _read(run: Run, volume: Any, time: int) -> RunResult:
@@ -107,7 +116,8 @@ def _read(run: Run, volume: Any, time: int) -> RunResult:
     given = manifest.source["path"] if volume is None else volume
     if given is None:
         raise OptionError(
-            f"{run.folder} was run on a volume from memory; give the volume, too."
+            f"The run in {run.folder} was made from an array in memory; give the "
+            "volume as well."
         )
     opened = open_input(
         given,
@@ -115,14 +125,16 @@ def _read(run: Run, volume: Any, time: int) -> RunResult:
         manifest.source.get("time"),
         consensus=run.kind == "consensus",
     )
-    labels, objects, existence = run.labels, run.instances, run.existence
+    labels, instances, existence = run.labels, run.instances, run.existence
     if isinstance(opened, Series):
         count = existence.shape[1]
         if not 0 <= time < count:
-            raise OptionError(f"The series has time points 0 to {count - 1}.")
+            raise OptionError(
+                f"There is no time point {time}; choose one of 0 to {count - 1}."
+            )
         opened = opened.at(time)
         labels, existence = labels[time], existence[:, time]
-        objects = None if objects is None else objects[time]
+        instances = None if instances is None else instances[time]
     axis = 0
     if run.kind == "consensus":
         existence = existence[:, 0, : labels.shape[0]]
@@ -136,7 +148,7 @@ def _read(run: Run, volume: Any, time: int) -> RunResult:
         run.prompts,
         existence,
         axis,
-        objects,
+        instances,
         {
             "How it was made": {
                 "model": manifest.model,
@@ -169,20 +181,19 @@ def _planes(
         yield at, np.asarray(labels[tuple(where)])
 
 
-def _findings(result: RunResult, voxels: npt.NDArray[np.int64]) -> str:
+def _found(result: RunResult, voxels: npt.NDArray[np.int64]) -> list[Row]:
     existence = result.existence
     if existence is None:
         existence = np.full(voxels.shape, np.nan, np.float32)
-    rows = []
+    rows: list[Row] = []
     for one in findings(result.prompts, existence, voxels):
         where = f"{one.first} to {one.last}" if one.slices else "-"
         best = "-" if one.best_slice is None else f"{one.best:.3f} ({one.best_slice})"
-        rows.append((one.prompt.text, one.prompt.id, one.slices, where, best,
-                     f"{one.voxels:,}"))  # fmt: skip
-    return table(
-        ("prompt", "label", "slices", "from to", "best existence (slice)", "voxels"),
-        rows,
-    )
+        voxel_count = f"{one.voxels:,}"
+        rows.append(
+            (one.prompt.text, one.prompt.id, one.slices, where, best, voxel_count)
+        )
+    return rows
 
 
 def _plain(facts: Mapping[str, Any]) -> list[tuple[str, object]]:

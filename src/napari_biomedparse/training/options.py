@@ -87,7 +87,7 @@ class FinetuneOptions:
         True,
         "Augment slices",
         "Vary the slices by quarter turns, flips, shifts, brightness, noise and "
-        "swapped neighbours.",
+        "swapped neighbors.",
     )
     freeze: tuple[str, ...] = option(
         ("text",),

@@ -130,7 +130,7 @@ def test_a_page_is_written_of_labels_and_of_objects(bench, tmp_path):
     qtbot.waitUntil(widget.report_button.isEnabled, timeout=30_000)
     text = (tmp_path / "page.html").read_text("utf-8")
     assert "found on stack" in text and "demo 123" in text and "0.750 (0)" in text
-    assert "3 connected pieces, in micrometer" in text
+    assert "3 connected components, in micrometer" in text
     known["instance_label"] = 1
     viewer.layers["found"].features = {"index": [0, 1, 2], "prompt": ["", *"ab"]}
     known["text_prompts"] = {1: "b", 5: "a"}
