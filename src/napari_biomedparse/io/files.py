@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from napari_biomedparse.data.volume import as_volume, choose_channel
 from napari_biomedparse.errors import FormatError, OptionError, VolumeError
 from napari_biomedparse.io.durable import is_zarr
-from napari_biomedparse.io.formats import nifti, npz, stack, tiff, zarr
+from napari_biomedparse.io.formats import nifti, npz, ome_labels, stack, tiff, zarr
 from napari_biomedparse.io.output import check_place
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ def _find_saver(path: Path) -> _Saver:
         (npz.SUFFIXES, npz.save_npz),
         (tiff.SUFFIXES, tiff.save_tiff),
         (nifti.SUFFIXES, nifti.save_nifti),
-        (zarr.SUFFIXES, zarr.save_zarr),
+        (zarr.SUFFIXES, ome_labels.save_zarr),
     )
     for suffixes, saver in savers:
         if name.endswith(suffixes):

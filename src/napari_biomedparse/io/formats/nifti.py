@@ -142,7 +142,9 @@ def save_nifti(
     packed = path.name.lower().endswith(".gz")
     with (
         whole_or_nothing(path, overwrite=overwrite) as temporary,
-        gzip.open(temporary, "wb") if packed else temporary.open("wb") as file,
+        temporary.open("wb") as raw,
+        # The name in gzip's header is that of the file, not the temporary one.
+        gzip.GzipFile(path.name, "wb", fileobj=raw) if packed else raw as file,
     ):
         header.write_to(file)
         file.write(b"\0" * (int(header["vox_offset"]) - file.tell()))

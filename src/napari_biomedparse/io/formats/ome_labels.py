@@ -1,4 +1,4 @@
-"""An OME-Zarr label image that is written block by block, with its pyramid."""
+"""Write OME-Zarr label images with their pyramid, whole or block by block."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ from napari_biomedparse.errors import OutputError
 from napari_biomedparse.io.durable import atomic_write, is_zarr, sync_files
 from napari_biomedparse.io.formats.zarr_metadata import describe_labels
 from napari_biomedparse.io.guards.zarr_guard import guarded
+from napari_biomedparse.io.lazy import in_order
+from napari_biomedparse.io.output import fit, label_dtype, whole_or_nothing
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
 
     from napari_biomedparse.data.prompts import PromptSet
-    from napari_biomedparse.data.volume import Volume
+    from napari_biomedparse.data.volume import ArrayLike, Volume
 
 BLOCK_BYTES = 2**26
-"""Most that a block should take in memory."""
+"""Largest size of a block in memory."""
 CHUNK_VOXELS = 2**20
 THICKEST = 16
-"""Most slices of a block."""
+"""Largest number of slices in a block."""
 SMALLEST = 256
 """The pyramid ends once a plane is this small."""
 
@@ -38,11 +40,12 @@ OmeVersion = Literal["0.4", "0.5"]
 
 @dataclass(frozen=True)
 class Layout:
-    """How labels lie on the disk.
+    """How labels are stored.
 
     Parameters
     ----------
-    shape : tuple of three int
+    shape : tuple of int
+        [Z, Y, X], or [Y, X] of a single image.
     dtype : numpy dtype
         Unsigned.
     axis : int
@@ -50,7 +53,7 @@ class Layout:
     thickness : int
         Slices of a block, a power of two: one chunk along the slicing axis.
     version : {"0.4", "0.5"}
-        Of OME-Zarr.
+        Version of OME-Zarr.
     times : int, optional
         Number of volumes of this shape, time being the first axis of the arrays; None
         for a single volume without such an axis.
@@ -66,8 +69,9 @@ class Layout:
     def chunks(self, level: int) -> tuple[int, ...]:
         """Chunk shape of a level; a block is one chunk thick at every level."""
         edge = 2 ** int(math.log2(math.sqrt(CHUNK_VOXELS / self.thickness)))
-        sizes = [edge] * 3
-        sizes[self.axis] = max(1, self.thickness // self.step(level)[self.axis])
+        sizes = [edge] * len(self.shape)
+        if len(sizes) > 2:
+            sizes[self.axis] = max(1, self.thickness // self.step(level)[self.axis])
         shape = self.level_shape(level)
         return tuple(max(1, min(s, n)) for s, n in zip(sizes, shape, strict=True))
 
@@ -76,26 +80,26 @@ class Layout:
         steps = zip(self.shape, self.step(level), strict=True)
         return tuple(-(-size // step) for size, step in steps)
 
-    def step(self, level: int) -> tuple[int, int, int]:
-        """Voxels of the finest level that one voxel of a level stands for, by axis."""
-        return (1, 2**level, 2**level)
+    def step(self, level: int) -> tuple[int, ...]:
+        """Voxels of the finest level for one voxel of a level, along each axis."""
+        return (1, 2**level, 2**level)[-len(self.shape) :]
 
     @property
     def levels(self) -> int:
         """Number of levels, each with every second row and column of the one before."""
         count = 1
-        while max(self.level_shape(count - 1)[1:]) > SMALLEST:
+        while max(self.level_shape(count - 1)[-2:]) > SMALLEST:
             count += 1
         return count
 
     def block(self, start: int) -> tuple[int, int]:
-        """First and last-but-one slice of the block that holds a slice."""
+        """Return the first slice of the block with slice `start`, and its stop."""
         first = start // self.thickness * self.thickness
         return first, min(first + self.thickness, self.shape[self.axis])
 
 
 def plan_thickness(shape: Sequence[int], axis: int, itemsize: int) -> int:
-    """Choose how many slices make a block, so that it stays within bounds."""
+    """Choose the number of slices of a block, within the bounds on its memory."""
     plane = math.prod(shape) // shape[axis] * itemsize
     most = max(1, min(THICKEST, BLOCK_BYTES // max(1, plane)))
     return 1 << int(math.log2(most))
@@ -128,35 +132,40 @@ class LabelStore:
         Its folder; `create_labels` makes it.
     layout : Layout
     time : int
-        Which time point, of a layout that has several.
+        The time point, if the layout has several.
+
+    Raises
+    ------
+    OutputError
+        If the image is damaged.
     """
 
     def __init__(self, path: Path, layout: Layout, time: int = 0) -> None:
         self.layout = layout
-        self._at = () if layout.times is None else (time,)
+        self.time = time
         self._store = SyncedStore(path)
         try:
             group = zarr.open_group(self._store, mode="r+")
             self.levels: list[Any] = [
                 guarded(group[f"s{i}"], str(path)) for i in range(layout.levels)
             ]
-        except Exception as error:  # of a damaged group, as Zarr likes
+        except Exception as error:  # zarr may raise anything for a damaged group
             raise OutputError(
-                f"{path} is damaged ({error}); ask to overwrite the run, or choose "
-                "another folder."
+                f"{path} is damaged ({error}); overwrite the run, or choose another "
+                "folder."
             ) from error
 
     def write(self, start: int, block: npt.NDArray[Any], *, finest: int = 0) -> None:
-        """Write a block, whole chunks of every level.
+        """Write a block to every level.
 
         Parameters
         ----------
         start : int
-            Its first slice, a multiple of the layout's thickness.
+            Its first slice. A multiple of the layout's thickness fills whole chunks.
         block : ndarray
-            The image's shape but for the slicing axis.
+            Labels of the image's shape but for the slicing axis.
         finest : int
-            Level to begin with.
+            First level to write.
         """
         axis = self.layout.axis
         for number, level in enumerate(self.levels[finest:], start=finest):
@@ -166,23 +175,23 @@ class LabelStore:
             take[axis] = slice(first * steps[axis] - start, None, steps[axis])
             part = block[tuple(take)]
             if part.shape[axis]:
-                put = [slice(None)] * 3
+                put = [slice(None)] * len(steps)
                 put[axis] = slice(first, first + part.shape[axis])
-                level[(*self._at, *put)] = part
+                level[self._index(put)] = part
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Read slices of the finest level, of the image's shape but for their axis."""
+        """Read a range of slices of the finest level."""
         return self.read_along(self.layout.axis, start, stop)
 
     def read_along(self, axis: int, start: int, stop: int) -> npt.NDArray[Any]:
         """Read a range along any axis of the finest level."""
-        where = [slice(None)] * 3
+        where = [slice(None)] * len(self.shape)
         where[axis] = slice(start, stop)
         return self[tuple(where)]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the finest level, [Z, Y, X]."""
+        """Shape of the finest level, without time."""
         return self.layout.shape
 
     @property
@@ -192,14 +201,14 @@ class LabelStore:
 
     def __getitem__(self, where: tuple[slice, ...]) -> npt.NDArray[Any]:
         """Read a part of the finest level."""
-        return np.asarray(self.levels[0][(*self._at, *where)])
+        return np.asarray(self.levels[0][self._index(where)])
 
     def __setitem__(self, where: tuple[slice, ...], values: npt.NDArray[Any]) -> None:
-        """Write a part of the finest level alone, without those made of it."""
-        self.levels[0][(*self._at, *where)] = values
+        """Write a part of the finest level alone; `write` updates the others."""
+        self.levels[0][self._index(where)] = values
 
     def sync(self) -> None:
-        """Wait until all that was written is on the disk.
+        """Wait until everything written is on the disk.
 
         Raises
         ------
@@ -210,8 +219,41 @@ class LabelStore:
         if not is_zarr(Path(self._store.root)):
             raise OutputError(
                 f"{self._store.root} was removed while it was being written. Run the "
-                "same again: what is missing is done again."
+                "same again to write what is missing."
             )
+
+    def _index(self, where: Sequence[slice]) -> tuple[int | slice, ...]:
+        return (*where,) if self.layout.times is None else (self.time, *where)
+
+
+def save_zarr(
+    path: Path,
+    labels: ArrayLike,
+    *,
+    volume: Volume,
+    prompts: PromptSet | None,
+    overwrite: bool,
+) -> None:
+    """Write labels as an OME-Zarr 0.5 label image with a pyramid, slab by slab.
+
+    See `napari_biomedparse.io.save_labels`. Coarser levels keep every second row and
+    column, so that no new label values arise.
+    """
+    dtype = label_dtype(labels, prompts)
+    shape = tuple(labels.shape)
+    times = shape[0] if len(shape) == 4 else None
+    layout = Layout(shape[-3:], dtype, 0, THICKEST, times=times)
+    with whole_or_nothing(path, overwrite=overwrite) as temporary:
+        _create(temporary, layout, volume, prompts)
+        store = LabelStore(temporary, layout)
+        start = 0
+        for slab in in_order(labels, temporary.parent):
+            if times is None:
+                store.write(start, fit(slab, dtype))
+            else:
+                for store.time, block in enumerate(fit(slab, dtype), start):
+                    store.write(0, block)
+            start += len(slab)
 
 
 def create_labels(
@@ -222,7 +264,7 @@ def create_labels(
     Parameters
     ----------
     path : Path
-        The new folder; an image that is there is kept.
+        The new folder; an existing image is kept.
     layout : Layout
     volume : Volume
         Axes, scale and origin; three axes, after that of time if there is one.
@@ -233,27 +275,33 @@ def create_labels(
         return
     shutil.rmtree(path, ignore_errors=True)  # chunks of one that was removed
     with atomic_write(path) as partial:
-        old = layout.version == "0.4"
-        group = zarr.create_group(str(partial), zarr_format=2 if old else 3)
-        for level in range(layout.levels):
-            more: dict[str, Any] = {"dimension_names": volume.axes}
-            if old:
-                more = {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
-            shape, chunks = layout.level_shape(level), layout.chunks(level)
-            if layout.times is not None:
-                shape, chunks = (layout.times, *shape), (1, *chunks)
-            group.create_array(
-                f"s{level}",
-                shape=shape,
-                dtype=layout.dtype,
-                chunks=chunks,
-                fill_value=0,
-                **more,
-            )
-        described = describe_labels(volume, prompts, layout.levels)
+        _create(partial, layout, volume, prompts)
+
+
+def _create(
+    path: Path, layout: Layout, volume: Volume, prompts: PromptSet | None
+) -> None:
+    old = layout.version == "0.4"
+    group = zarr.create_group(str(path), zarr_format=2 if old else 3)
+    for level in range(layout.levels):
+        more: dict[str, Any] = {"dimension_names": volume.axes}
         if old:
-            multiscale = {**described["multiscales"][0], "version": "0.4"}
-            group.attrs["multiscales"] = [multiscale]
-            group.attrs["image-label"] = described["image-label"] | {"version": "0.4"}
-        else:
-            group.attrs["ome"] = described
+            more = {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
+        shape, chunks = layout.level_shape(level), layout.chunks(level)
+        if layout.times is not None:
+            shape, chunks = (layout.times, *shape), (1, *chunks)
+        group.create_array(
+            f"s{level}",
+            shape=shape,
+            dtype=layout.dtype,
+            chunks=chunks,
+            fill_value=0,
+            **more,
+        )
+    described = describe_labels(volume, prompts, layout.levels)
+    if old:
+        multiscale = {**described["multiscales"][0], "version": "0.4"}
+        group.attrs["multiscales"] = [multiscale]
+        group.attrs["image-label"] = described["image-label"] | {"version": "0.4"}
+    else:
+        group.attrs["ome"] = described

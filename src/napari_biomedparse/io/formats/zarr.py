@@ -1,4 +1,4 @@
-"""OME-Zarr 0.4 and 0.5 and plain Zarr v2 and v3 in, OME-Zarr 0.5 labels out."""
+"""Read OME-Zarr 0.4 and 0.5, and plain Zarr v2 and v3."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet
+from napari_biomedparse.data.prompts import INSTANCE_KEY
 from napari_biomedparse.data.volume import ArrayLike, Volume
 from napari_biomedparse.errors import FormatError, PromptError
 from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
 from napari_biomedparse.io.formats.units import PIXEL
 from napari_biomedparse.io.formats.zarr_metadata import (
-    describe_labels,
     ome_attributes,
     read_channel_names,
     read_label_colours,
@@ -25,20 +24,16 @@ from napari_biomedparse.io.formats.zarr_metadata import (
     read_multiscale,
 )
 from napari_biomedparse.io.guards.zarr_guard import FencedStore, check_parts, guarded
-from napari_biomedparse.io.lazy import Index, grow_chunks, in_order, lazy_array
-from napari_biomedparse.io.output import fit, label_dtype, whole_or_nothing
+from napari_biomedparse.io.lazy import Index, grow_chunks, lazy_array
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".zarr",)
 _AXES = ("t", "c", "z", "y", "x")
-_CHUNK = (1, 16, 256, 256)
 _DEEPEST = 8
 """Most groups inside each other that are searched for images."""
 _MAX_IMAGES = 64
 """Most images that one group may list."""
-_SMALLEST = 256
-"""The label pyramid ends once a plane is this small."""
 
 
 def open_zarr(path: Path) -> Contents:
@@ -77,68 +72,6 @@ def _open_node(path: Path, depth: int) -> Contents:
             f"{path} has metadata that do not follow OME-Zarr ({error}); write it "
             "again, or open one of its arrays by itself."
         ) from error
-
-
-def save_zarr(
-    path: Path,
-    labels: ArrayLike,
-    *,
-    volume: Volume,
-    prompts: PromptSet | None,
-    overwrite: bool,
-) -> None:
-    """Write labels as an OME-Zarr 0.5 label image with a pyramid, slab by slab.
-
-    See `napari_biomedparse.io.save_labels`. Coarser levels keep every second voxel
-    in the plane, so that no label value is made up.
-    """
-    dtype = label_dtype(labels, prompts)
-    shape = tuple(labels.shape)
-    with whole_or_nothing(path, overwrite=overwrite) as temporary:
-        root = zarr.create_group(store=str(temporary), zarr_format=3)
-        levels = [_create_level(root, 0, shape, dtype, volume.axes)]
-        while max(levels[-1].shape[-2:]) > _SMALLEST:
-            *others, rows, columns = levels[-1].shape
-            halved = (*others, -(-rows // 2), -(-columns // 2))
-            level = _create_level(root, len(levels), halved, dtype, volume.axes)
-            levels.append(level)
-        if len(shape) == 2:
-            _write(levels, (), fit(np.asarray(labels[...]), dtype))
-        else:
-            start = 0
-            for slab in in_order(labels, temporary.parent):
-                stop = start + len(slab)
-                _write(levels, (slice(start, stop),), fit(slab, dtype))
-                start = stop
-        root.attrs["ome"] = describe_labels(volume, prompts, len(levels))
-
-
-def _write(
-    levels: list[zarr.Array[Any]], where: tuple[slice, ...], block: npt.NDArray[Any]
-) -> None:
-    """Write a block to every level of the pyramid."""
-    for level in levels:
-        level[where or ...] = block
-        block = block[..., ::2, ::2]
-
-
-def _create_level(
-    root: zarr.Group,
-    level: int,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    axes: tuple[str, ...],
-) -> zarr.Array[Any]:
-    return root.create_array(
-        f"s{level}",
-        shape=shape,
-        dtype=dtype,
-        chunks=tuple(
-            max(1, min(c, n)) for c, n in zip(_CHUNK[-len(shape) :], shape, strict=True)
-        ),
-        dimension_names=axes,
-        fill_value=0,
-    )
 
 
 def _open_group(group: zarr.Group, path: Path, depth: int) -> Contents:
