@@ -34,7 +34,7 @@ def _tokens_equal(entry: dict[str, object]) -> bool:
     tokens = tokenize(str(entry["text"]))
     return (
         tokens.ids.tolist() == entry["input_ids"]
-        and tokens.attention_mask.tolist() == entry["attention_mask"]
+        and entry["attention_mask"] == [1] * tokens.length + [0] * (77 - tokens.length)
         and tokens.length == entry["n"]
     )
 

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.networks.blocks.boltzmann import RandomField, never_drawn
 from napari_biomedparse.networks.blocks.layers import sine_positions
-from napari_biomedparse.networks.blocks.tokenizer import tokenize
+from napari_biomedparse.networks.blocks.tokenizer import CONTEXT_LENGTH, tokenize
 from napari_biomedparse.networks.config import V2
+from napari_biomedparse.networks.network import SlicePrediction
 from napari_biomedparse.networks.synthetic import synthetic_state_dict
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.networks.v2.mask_decoder import (
-    Decoded,
     ImageFeatures,
     MaskDecoder,
 )
@@ -123,7 +123,7 @@ def text_encoder(folder: Path) -> Iterator[Result]:
     engine = Engine(reference_model())
     tokens = [tokenize(str(text)) for text in file["prompts"]]
     ids = np.stack([t.ids for t in tokens])
-    masks = np.stack([t.attention_mask for t in tokens])
+    masks = np.stack([np.arange(CONTEXT_LENGTH) < t.length for t in tokens])
     wrong = (ids != file["input_ids"]).sum() + (masks != file["attention_mask"]).sum()
     yield Result("text_encoder ids", float(wrong), 0, wrong == 0, "")
     full = engine.model.encode_prompts(torch.from_numpy(ids))
@@ -224,6 +224,12 @@ def unit_pixel_decoder(folder: Path) -> Iterator[Result]:
         yield compare(case, x, file[name], RELATIVE, relative=True)
 
 
+def _one_slice(image: ImageFeatures, index: int) -> ImageFeatures:
+    cut = slice(index, index + 1)
+    levels = (tuple(x[cut] for x in level) for level in image[1:])
+    return ImageFeatures(image.mask_features[cut], *levels)
+
+
 def unit_decoder(folder: Path) -> Iterator[Result]:
     """Mask decoder alone; here each batch element has text tokens of its own."""
     file = load(folder / "unit_decoder.npz")
@@ -245,7 +251,7 @@ def unit_decoder(folder: Path) -> Iterator[Result]:
         parts = []
         for n in range(count):
             own = _of_element(field, n)
-            parts.append(trace(decoder, image.slice(n), tokens[:, n][None], own))
+            parts.append(trace(decoder, _one_slice(image, n), tokens[:, n][None], own))
         return Trace.join(parts)
 
     for kind in (f for f in FIELDS if f"pred_masks_{f}" in file):
@@ -406,7 +412,7 @@ class Trace:
     each layer's self-attention, `classifier` after each layer.
     """
 
-    def __init__(self, decoded: Decoded, **steps: list[Tensor]) -> None:
+    def __init__(self, decoded: SlicePrediction, **steps: list[Tensor]) -> None:
         self.decoded = decoded
         self.queries = steps["queries"]
         self.masks = steps["masks"]
@@ -421,7 +427,7 @@ class Trace:
             calls = zip(*(getattr(p, name) for p in parts), strict=True)
             steps[name] = [torch.cat(call) for call in calls]
         outputs = zip(*(p.decoded for p in parts), strict=True)
-        return Trace(Decoded(*(torch.cat(x) for x in outputs)), **steps)
+        return Trace(SlicePrediction(*(torch.cat(x) for x in outputs)), **steps)
 
 
 def trace(

@@ -14,7 +14,7 @@ from napari_biomedparse.cli import _show
 from napari_biomedparse.cli._demo import run_demo
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.io import open_file
-from napari_biomedparse.networks.weights import available_models
+from napari_biomedparse.networks.catalogue import available_models
 from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.samples import em_phantom
 

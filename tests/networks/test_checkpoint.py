@@ -21,7 +21,6 @@ from napari_biomedparse.networks import checkpoint
 from napari_biomedparse.networks.checkpoint import (
     load_weights,
     read_checkpoint,
-    read_state_dict,
     save_weights,
 )
 from napari_biomedparse.networks.config import TINY
@@ -63,7 +62,7 @@ def test_plain_state_dict(
 ) -> None:
     path = tmp_path / name
     torch.save(weights, path, _use_new_zipfile_serialization=zipped)
-    assert_same(read_state_dict(path), weights)
+    assert_same(read_checkpoint(path).tensors, weights)
 
 
 def test_pickle_under_the_name_of_safetensors(
@@ -120,7 +119,7 @@ def test_shared_and_scattered_tensors_are_saved(tmp_path: Path) -> None:
     both = torch.arange(12.0).reshape(3, 4)
     tensors = {"a": both, "b": both, "c": both.T, "d": both[1:]}
     save_weights(tmp_path / "w.safetensors", tensors)
-    assert_same(read_state_dict(tmp_path / "w.safetensors"), tensors)
+    assert_same(read_checkpoint(tmp_path / "w.safetensors").tensors, tensors)
 
 
 def test_saving_where_it_is_not_possible(
@@ -143,7 +142,7 @@ def test_failed_saving_leaves_the_old_file(
     monkeypatch.setattr(checkpoint, "save_file", fill_the_disk)
     with pytest.raises(OutputError, match="No space left"):
         save_weights(path, {})
-    assert_same(read_state_dict(path), weights)
+    assert_same(read_checkpoint(path).tensors, weights)
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
 
 
@@ -248,7 +247,7 @@ def test_old_torch_reads_no_pickle(
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
     with pytest.raises(CheckpointError, match=r"2\.9\.1.*2\.10 or newer"):
         read_checkpoint(tmp_path / "w.ckpt")
-    assert_same(read_state_dict(tmp_path / "w.safetensors"), weights)
+    assert_same(read_checkpoint(tmp_path / "w.safetensors").tensors, weights)
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
@@ -408,7 +407,9 @@ def test_the_network_is_complete_from_a_mapped_file(tmp_path: Path) -> None:
     tensors = synthetic_state_dict(shapes)
     save_weights(tmp_path / "w.safetensors", tensors, config=TINY)
 
-    load_weights(net, read_state_dict(tmp_path / "w.safetensors"), "w.safetensors")
+    load_weights(
+        net, read_checkpoint(tmp_path / "w.safetensors").tensors, "w.safetensors"
+    )
 
     everything = [*net.parameters(), *net.buffers()]
     assert not any(tensor.is_meta for tensor in everything)
@@ -433,8 +434,8 @@ def test_synthetic_weights_equal_the_recipe(shared: Path) -> None:
 def test_reading_leaves_the_file_closed_and_mapped(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(path, {"a": torch.arange(3.0)})
-    tensors = read_state_dict(path)
+    tensors = read_checkpoint(path).tensors
     with safe_open(path, framework="pt") as file:
         assert torch.equal(file.get_tensor("a"), tensors["a"])
     tensors["a"].add_(1)  # private to this process
-    assert read_state_dict(path)["a"].tolist() == [0, 1, 2]
+    assert read_checkpoint(path).tensors["a"].tolist() == [0, 1, 2]

@@ -15,15 +15,18 @@ from huggingface_hub import constants, scan_cache_dir
 from torch import Tensor
 
 from napari_biomedparse.errors import CheckpointError, OutputError
-from napari_biomedparse.networks import checkpoint, config, weights
+from napari_biomedparse.networks import checkpoint, weights
 from napari_biomedparse.networks.blocks.boltzmann import SeededField
 from napari_biomedparse.networks.blocks.tokenizer import tokenize
+from napari_biomedparse.networks.catalogue import (
+    CONVERTED,
+    MODELS,
+    available_models,
+)
 from napari_biomedparse.networks.config import TINY
 from napari_biomedparse.networks.hub import sha256
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.networks.weights import (
-    CONVERTED,
-    available_models,
     convert,
     default_model,
     is_downloaded,
@@ -68,7 +71,8 @@ def published(
         weights.PUBLISHED, revision=COMMIT, size=len(hub.content), sha256=hub.sha256
     )
     monkeypatch.setattr(weights, "PUBLISHED", file)
-    monkeypatch.setattr(config, "V2", TINY)
+    tiny = replace(MODELS["v2"], file=file, config=TINY)
+    monkeypatch.setitem(MODELS, "v2", tiny)
     with connected(hub, tmp_path / "cache", monkeypatch):
         yield hub
 
@@ -105,7 +109,8 @@ def test_tiny_is_ready_and_always_the_same() -> None:
 def test_round_trip_of_a_lightning_checkpoint(
     tmp_path: Path, tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(config, "V2", TINY)
+    tiny = replace(MODELS["v2"], config=TINY)
+    monkeypatch.setitem(MODELS, "v2", tiny)
     save_lightning(tmp_path / NAME, tensors)
     for path in (tmp_path / NAME, str(tmp_path / NAME), tmp_path):
         assert_same_outputs(load_model(path), load_model("tiny"))
@@ -159,7 +164,8 @@ def test_unknown_name(published: FakeHub) -> None:
 
 
 def test_demo_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "_DEMO", tmp_path / "demo.safetensors")
+    missing = replace(MODELS["demo"], file=tmp_path / "demo.safetensors")
+    monkeypatch.setitem(MODELS, "demo", missing)
     with pytest.raises(CheckpointError, match="not part of this installation"):
         load_model("demo")
 
@@ -169,7 +175,7 @@ def test_best_model_at_hand(
     tmp_path: Path, tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     demo = tmp_path / "demo.safetensors"
-    monkeypatch.setattr(weights, "_DEMO", demo)
+    monkeypatch.setitem(MODELS, "demo", replace(MODELS["demo"], file=demo))
     assert available_models() == ("v2", "tiny")
     assert default_model() == "v2"
 

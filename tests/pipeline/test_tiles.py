@@ -14,9 +14,10 @@ from torch import Tensor
 from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.engine.engine import SlicePrediction
 from napari_biomedparse.errors import OptionError
+from napari_biomedparse.networks.catalogue import available_models
 from napari_biomedparse.networks.config import TINY
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
-from napari_biomedparse.networks.weights import available_models, load_model
+from napari_biomedparse.networks.weights import load_model
 from napari_biomedparse.pipeline.plan import SegmentOptions, plan_run
 from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.pipeline.tiles import OVERLAP, TileGrid, predict_tiles

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,9 @@ from napari_biomedparse.engine.feature_cache import FeatureCache
 from napari_biomedparse.errors import DeviceError
 from napari_biomedparse.networks.blocks.boltzmann import RandomField, SeededField
 from napari_biomedparse.networks.blocks.tokenizer import tokenize
-from napari_biomedparse.networks.v2.mask_decoder import join_features
+from napari_biomedparse.networks.network import Features, Network, SlicePrediction
 
-if TYPE_CHECKING:
-    from napari_biomedparse.networks.config import BiomedParseConfig
-    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
-    from napari_biomedparse.networks.v2.mask_decoder import ImageFeatures
+__all__ = ["CACHE_BYTES", "Engine", "SlicePrediction"]
 
 T = TypeVar("T")
 _LOGGER = logging.getLogger(__name__)
@@ -52,28 +49,12 @@ FREE_SHARE = 0.8
 """Of a GPU's free memory, that may be planned for."""
 
 
-class SlicePrediction(NamedTuple):
-    """What the network says of a batch of slices.
-
-    Attributes
-    ----------
-    mask_logits, edge_logits : float32 Tensor [B, P, h, w]
-        At a quarter of the network's image size.
-    existence : float32 Tensor [B, P]
-        Logit that the prompt's target occurs in the slice.
-    """
-
-    mask_logits: Tensor
-    edge_logits: Tensor
-    existence: Tensor
-
-
 class Engine:
     """A network on a device, with the prompts and slices it has already encoded.
 
     Parameters
     ----------
-    model : BiomedParse
+    model : Network
         In evaluation mode. It is moved to the device; where another precision is
         used there, it stays as it is and a copy goes.
     device : str
@@ -100,7 +81,7 @@ class Engine:
 
     def __init__(
         self,
-        model: BiomedParse,
+        model: Network,
         device: str = "cpu",
         *,
         seed: int = 0,
@@ -113,13 +94,10 @@ class Engine:
         self.model = model
         self._network = _place(model, self.device, self.dtype)
         self.cache = FeatureCache(cache_bytes)
-        config = model.config
-        self._field = field or SeededField(
-            seed, config.heads, config.queries, self.device
-        )
+        self._field = field or SeededField(seed, *model.field_shape, self.device)
         self._encode = lru_cache(maxsize=REMEMBERED_PROMPTS)(self._encode_prompt)
         on_cpu = self.device.type == "cpu"
-        self._small = on_cpu and _largest_map(config) <= SMALL_MAP
+        self._small = on_cpu and model.largest_map <= SMALL_MAP
         self._threads: SingleThreads | None = None
         self._most_slices = 2**31
         if on_cpu:
@@ -248,7 +226,7 @@ class Engine:
         """Choose by the free memory, once for each number of prompts."""
         if prompts not in self._fitting:
             free = free_memory(self.device)
-            pixels = self.model.config.image_size**2
+            pixels = self.model.image_size**2
             self._fitting[prompts] = (
                 2**31
                 if free is None
@@ -256,11 +234,12 @@ class Engine:
             )
         return min(self._most_slices, self._fitting[prompts])
 
-    def _look(self, slices: Tensor) -> ImageFeatures:
+    def _look(self, slices: Tensor) -> Features:
         """Compute what all prompts share of slices, which may lie on the CPU."""
         encode = self._network.encode_image
         if self._small:
-            return join_features([encode(one) for one in torch.split(slices, 1)])
+            each = [encode(one) for one in torch.split(slices, 1)]
+            return self._network.join_features(each)
         return encode(slices.to(self.device, non_blocking=True))
 
     def _make_room(self, slices: int, prompts: int, shortage: str) -> None:
@@ -297,11 +276,6 @@ class Engine:
         return self._network.encode_prompts(ids[None])[0]
 
 
-def _largest_map(config: BiomedParseConfig) -> int:
-    """Bytes of a slice within the backbone's first MLPs."""
-    return (config.image_size // 4) ** 2 * 4 * config.backbone_widths[0] * 4
-
-
 def fitting_slices(free: int, pixels: int, prompts: int, itemsize: int = 2) -> int:
     """Choose how many slices a GPU takes at once.
 
@@ -326,7 +300,7 @@ def fitting_slices(free: int, pixels: int, prompts: int, itemsize: int = 2) -> i
     return 1 << (fitting.bit_length() - 1)
 
 
-def _place(model: BiomedParse, device: torch.device, dtype: torch.dtype) -> BiomedParse:
+def _place(model: Network, device: torch.device, dtype: torch.dtype) -> Network:
     """Move a network to a device, or copy it there in another precision.
 
     Tensor by tensor, so that weights that are mapped from a file never lie in memory
@@ -334,7 +308,7 @@ def _place(model: BiomedParse, device: torch.device, dtype: torch.dtype) -> Biom
     """
     if dtype == torch.float32:
         return model.to(device)
-    low = set(map(id, _image_side(model)))
+    low = set(map(id, model.low_precision_weights()))
     copies: dict[int, Tensor] = {}
     for tensor in (*model.parameters(), *model.buffers()):
         moved = tensor.detach().to(device, dtype if id(tensor) in low else None)
@@ -346,15 +320,3 @@ def _place(model: BiomedParse, device: torch.device, dtype: torch.dtype) -> Biom
             else moved
         )
     return copy.deepcopy(model, copies)
-
-
-def _image_side(model: BiomedParse) -> Iterator[Tensor]:
-    """Yield the weights that a lower precision serves well enough.
-
-    The residual branches' scales are not among them: they keep the backbone's
-    residual stream, a sum over all of its blocks, in float32.
-    """
-    for name, parameter in model.backbone.named_parameters():
-        if not name.endswith(("gamma_1", "gamma_2")):
-            yield parameter
-    yield from model.pixel_decoder.parameters()

@@ -12,7 +12,7 @@ from cachetools import LRUCache
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from napari_biomedparse.networks.v2.mask_decoder import ImageFeatures
+    from napari_biomedparse.networks.network import Features
 
 
 class FeatureCache:
@@ -27,7 +27,7 @@ class FeatureCache:
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
-        self._kept: LRUCache[bytes, ImageFeatures] = LRUCache(
+        self._kept: LRUCache[bytes, Features] = LRUCache(
             most_bytes, getsizeof=lambda features: features.nbytes
         )
         self._lock = threading.Lock()
@@ -41,9 +41,7 @@ class FeatureCache:
         """Memory that the features take."""
         return int(self._kept.currsize)
 
-    def get(
-        self, slices: Tensor, encode: Callable[[Tensor], ImageFeatures]
-    ) -> ImageFeatures:
+    def get(self, slices: Tensor, encode: Callable[[Tensor], Features]) -> Features:
         """Return the features of slices, computing those not kept; from any thread.
 
         Parameters
@@ -55,7 +53,7 @@ class FeatureCache:
 
         Returns
         -------
-        ImageFeatures
+        Features
         """
         if not self.most_bytes:
             return encode(slices)

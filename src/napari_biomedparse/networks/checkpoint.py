@@ -94,11 +94,6 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     return _from_content(read_pickled(path, head), path)
 
 
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read only the tensors of a weights file; see `read_checkpoint`."""
-    return read_checkpoint(path).tensors
-
-
 def load_weights(
     model: nn.Module, tensors: Mapping[str, Tensor], source: str | os.PathLike[str]
 ) -> None:

@@ -9,14 +9,20 @@ import hashlib
 import logging
 import os
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary
 
 from huggingface_hub import constants
 
 from napari_biomedparse.errors import CheckpointError, OutputError
+from napari_biomedparse.networks.catalogue import (
+    CONVERTED,
+    MODELS,
+    PUBLISHED,
+    NamedModel,
+    available_models,
+)
 from napari_biomedparse.networks.hub import (
     Confirm,
     HubFile,
@@ -32,51 +38,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_biomedparse.networks.config import BiomedParseConfig
+    from napari_biomedparse.networks.network import Network
     from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 
 _LOGGER = logging.getLogger(__name__)
 
-PUBLISHED = HubFile(
-    repository="microsoft/BiomedParse",
-    name="biomedparse_v2.ckpt",
-    revision="e473e5b2b1a3f44649734afd3dc7cf1770aaa9e2",
-    size=4_460_902_829,
-    sha256="6ea0bee43b983a7490e0b48689add96440c4405ca4b50b9f2fe21d5d03fd9440",
-    licence=(
-        "The BiomedParse v2 weights (microsoft/BiomedParse on Hugging Face, 4.5 GB) "
-        "are licensed CC BY-NC-SA 4.0: for research, not for commercial use, and not "
-        "for clinical use. The repository is gated: its terms must be accepted at "
-        "https://huggingface.co/microsoft/BiomedParse before the download."
-    ),
-)
-CONVERTED = "biomedparse_v2.safetensors"
-"""The weights alone, made once from the published file and kept beside it."""
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
 """Of the files looked for in a folder, best first."""
-_DEMO = Path(str(files("napari_biomedparse"))) / "_data" / "demo.safetensors"
 
-_names: WeakKeyDictionary[BiomedParse, str] = WeakKeyDictionary()
-_identities: WeakKeyDictionary[BiomedParse, str] = WeakKeyDictionary()
-
-
-def available_models() -> tuple[str, ...]:
-    """List the names that `load_model` knows.
-
-    ``v2`` is the published network, which may have to be downloaded; ``demo``, where
-    it is part of the installation, a small trained one; ``tiny`` the smallest network
-    with random weights, which finds nothing and serves to try the machinery.
-    """
-    return ("v2", "demo", "tiny") if _DEMO.is_file() else ("v2", "tiny")
+_names: WeakKeyDictionary[Network, str] = WeakKeyDictionary()
+_identities: WeakKeyDictionary[Network, str] = WeakKeyDictionary()
 
 
 def is_downloaded() -> bool:
-    """Tell whether the published weights are on this computer."""
+    """Return whether the published weights are on this computer."""
     return any(find_cached(PUBLISHED, name) for name in (CONVERTED, PUBLISHED.name))
 
 
 def default_model() -> str:
-    """Name the best model that is at hand: ``v2`` if it was downloaded, or ``demo``."""
-    return "v2" if is_downloaded() or not _DEMO.is_file() else "demo"
+    """Return ``v2`` if it was downloaded or there is no demo, else ``demo``."""
+    return "v2" if is_downloaded() or "demo" not in available_models() else "demo"
 
 
 def load_model(
@@ -117,20 +98,19 @@ def load_model(
         If there is no such model, or its weights cannot be had or do not fit.
     """
     from napari_biomedparse.networks.checkpoint import read_checkpoint
-    from napari_biomedparse.networks.config import TINY, V2
 
-    if name == "tiny":
-        model = _build(TINY, None, "tiny")
+    listed = MODELS.get(name) if isinstance(name, str) else None
+    if listed is not None and listed.file is None:
+        model = _build(listed, listed.config, None, listed.name)
     else:
         path = (
             _published(revision, token, offline, on_progress, confirm)
-            if name == "v2"
+            if listed is not None and isinstance(listed.file, HubFile)
             else _local(name)
         )
         checkpoint = read_checkpoint(path)
-        model = _build(checkpoint.config or V2, checkpoint.tensors, path)
-    known = isinstance(name, str) and name in available_models()
-    _names[model] = str(name) if known else path.name
+        model = _build(listed, checkpoint.config, checkpoint.tensors, path)
+    _names[model] = path.name if listed is None else listed.name
     return model.to(device)
 
 
@@ -155,12 +135,12 @@ def convert(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
     _convert(path, out, {"source": path.name, "source_sha256": sha256(path)})
 
 
-def model_identity(model: BiomedParse | str | os.PathLike[str]) -> str:
+def model_identity(model: Network | str | os.PathLike[str]) -> str:
     """Say which weights these are, for the record of a result.
 
     Parameters
     ----------
-    model : BiomedParse, str or path
+    model : Network, str or path
         A network, or what `load_model` would load without a download.
 
     Returns
@@ -180,15 +160,18 @@ def model_identity(model: BiomedParse | str | os.PathLike[str]) -> str:
 
 
 def _build(
-    config: BiomedParseConfig, tensors: Mapping[str, Tensor] | None, source: str | Path
+    listed: NamedModel | None,
+    config: BiomedParseConfig | None,
+    tensors: Mapping[str, Tensor] | None,
+    source: str | Path,
 ) -> BiomedParse:
     """Make a network around its weights, which by default are synthetic."""
     from napari_biomedparse.networks.checkpoint import load_weights
     from napari_biomedparse.networks.synthetic import synthetic_state_dict
-    from napari_biomedparse.networks.v2.biomedparse import unfilled
 
+    listed = listed or MODELS["v2"]  # what files hold
     try:
-        model = unfilled(config)
+        model = listed.build(config or listed.config)
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as e:
         raise CheckpointError(
             f"{source} describes a network that cannot be built ({e}). Give weights "
@@ -204,10 +187,9 @@ def _build(
 def _convert(path: Path, out: str | os.PathLike[str], facts: Mapping[str, str]) -> None:
     """Write the weights of a checkpoint that fits, with facts about its origin."""
     from napari_biomedparse.networks.checkpoint import read_checkpoint, save_weights
-    from napari_biomedparse.networks.config import V2
 
     checkpoint = read_checkpoint(path)
-    model = _build(checkpoint.config or V2, checkpoint.tensors, path)
+    model = _build(None, checkpoint.config, checkpoint.tensors, path)
     facts = {**checkpoint.metadata, **facts}
     save_weights(out, model.state_dict(), facts, model.config)
 
@@ -257,12 +239,13 @@ def _published(
 def _local(name: str | os.PathLike[str]) -> Path:
     """Find the weights file that a path, or the name of the demo, stands for."""
     if name == "demo":
-        if not _DEMO.is_file():
+        demo = MODELS[name].file
+        if not MODELS[name].is_available:
             raise CheckpointError(
-                f"The demo model is not part of this installation: {_DEMO} is missing. "
+                f"The demo model is not part of this installation: {demo} is missing. "
                 "Choose 'v2', or give the path of a weights file."
             )
-        return _DEMO
+        return cast("Path", demo)
     path = Path(name).expanduser()
     if path.is_file():
         return path

@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,9 @@ import numpy as np
 
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.io.durable import write_durably
+from napari_biomedparse.networks.catalogue import MODELS
 from napari_biomedparse.networks.checkpoint import read_checkpoint
-from napari_biomedparse.networks.weights import PUBLISHED, model_identity
+from napari_biomedparse.networks.weights import model_identity
 from napari_biomedparse.training.losses import Losses
 from napari_biomedparse.training.volumes import KeptArray
 from napari_biomedparse.version import __version__
@@ -122,11 +122,8 @@ def _checksum(volumes: Sequence[TrainingVolume]) -> str:
 
 
 def _licence(checkpoint: str | os.PathLike[str]) -> str:
-    if checkpoint == "v2":
-        return PUBLISHED.licence
-    path = Path(checkpoint)
-    if checkpoint == "demo":
-        path = Path(str(files("napari_biomedparse"))) / "_data" / "demo.safetensors"
-    if not path.is_file():
+    if isinstance(checkpoint, str) and checkpoint in MODELS:
+        return MODELS[checkpoint].licence or "unknown"
+    if not Path(checkpoint).is_file():
         return "unknown"
-    return read_checkpoint(path).metadata.get("licence", "unknown")
+    return read_checkpoint(checkpoint).metadata.get("licence", "unknown")

@@ -18,8 +18,8 @@ from napari_biomedparse.training.losses import Losses, Targets, segmentation_los
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
+    from napari_biomedparse.networks.network import SlicePrediction
     from napari_biomedparse.networks.v2.biomedparse import BiomedParse
-    from napari_biomedparse.networks.v2.mask_decoder import Decoded
     from napari_biomedparse.training.chunks import Numbered
     from napari_biomedparse.training.options import FinetuneOptions
     from napari_biomedparse.training.slices import Batch
@@ -138,7 +138,7 @@ class DrawnField:
 
 def predict(
     model: BiomedParse, batch: Batch, generator: torch.Generator, device: torch.device
-) -> Decoded:
+) -> SlicePrediction:
     """Run the network on a batch, with fields drawn from `generator`."""
     config = model.config
     features = model.encode_image(batch.slices.to(device))

@@ -10,13 +10,13 @@ from deepen import deepened
 
 from napari_biomedparse.networks.blocks.boltzmann import SeededField
 from napari_biomedparse.networks.config import TINY
+from napari_biomedparse.networks.network import SlicePrediction
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
-from napari_biomedparse.networks.v2.mask_decoder import Decoded
 
 DEEP = replace(TINY, decoder_layers=6)
 
 
-def run(model: BiomedParse) -> Decoded:
+def run(model: BiomedParse) -> SlicePrediction:
     """Decode two prompts in one slice of noise."""
     generator = torch.Generator().manual_seed(1)
     slices = torch.rand((1, 3, 64, 64), generator=generator) * 255.0

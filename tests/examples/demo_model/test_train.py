@@ -58,10 +58,11 @@ class TestShippedModel:
     def test_says_where_it_comes_from(self) -> None:
         import safetensors
 
-        from napari_biomedparse.networks.weights import _DEMO
+        from napari_biomedparse.networks.catalogue import MODELS
 
-        assert _DEMO.stat().st_size < 8_000_000
-        with safetensors.safe_open(_DEMO, "pt") as weights:
+        demo = MODELS["demo"].file
+        assert isinstance(demo, Path) and demo.stat().st_size < 8_000_000
+        with safetensors.safe_open(demo, "pt") as weights:
             about = weights.metadata()
         assert {"command", "data", "seed", "commit", "licence"} <= set(about)
         assert json.loads(about["config"])["image_size"] == CONFIG.image_size

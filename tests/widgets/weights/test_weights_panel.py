@@ -8,7 +8,7 @@ import pytest
 from qtpy.QtWidgets import QWidget
 
 from napari_biomedparse.errors import CheckpointError
-from napari_biomedparse.networks.weights import PUBLISHED
+from napari_biomedparse.networks.catalogue import PUBLISHED
 from napari_biomedparse.widgets.weights import (
     download as _download,
     model_choice as _model_choice,

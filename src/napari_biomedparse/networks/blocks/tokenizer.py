@@ -53,11 +53,6 @@ class Tokens:
     length: int
     truncated: bool
 
-    @property
-    def attention_mask(self) -> NDArray[np.int64]:
-        """1 for the ids of the prompt, 0 for padding: int64, shape (77,)."""
-        return (np.arange(CONTEXT_LENGTH) < self.length).astype(np.int64)
-
 
 def tokenize(text: str) -> Tokens:
     """Encode one prompt.

@@ -1,4 +1,4 @@
-"""The whole network, put together as in the figure of the paper.
+"""BiomedParse v2, put together as in the figure of the paper.
 
 BiomedParse: Zhao et al., Nature Methods 22 (2025); version 2 (3D) reads a slice with
 its two neighbours as channels. ARCHITECTURE is the specification followed here.
@@ -6,8 +6,8 @@ its two neighbours as channels. ARCHITECTURE is the specification followed here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +15,16 @@ from torch.overrides import TorchFunctionMode
 
 from napari_biomedparse.networks.blocks.focalnet import Backbone
 from napari_biomedparse.networks.config import V2, BiomedParseConfig
-from napari_biomedparse.networks.v2.mask_decoder import (
-    Decoded,
-    ImageFeatures,
-    MaskDecoder,
-)
+from napari_biomedparse.networks.network import Network, SlicePrediction
+from napari_biomedparse.networks.v2.mask_decoder import ImageFeatures, MaskDecoder
 from napari_biomedparse.networks.v2.pixel_decoder import PixelDecoder
 
 if TYPE_CHECKING:
     from napari_biomedparse.networks.blocks.boltzmann import RandomField
 
 
-class BiomedParse(nn.Module):
-    """Text-prompted segmentation of slices.
+class BiomedParse(Network):
+    """Text-prompted segmentation of slices, each read with its two neighbours.
 
     Parameters
     ----------
@@ -35,12 +32,12 @@ class BiomedParse(nn.Module):
         Sizes; the published network by default.
     """
 
+    channels: ClassVar[Literal["neighbours", "colours"]] = "neighbours"
     pixel_mean: Tensor
     pixel_std: Tensor
 
     def __init__(self, config: BiomedParseConfig = V2) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.register_buffer("pixel_mean", torch.full((1, 3, 1, 1), config.pixel_mean))
         self.register_buffer("pixel_std", torch.full((1, 3, 1, 1), config.pixel_std))
         self.backbone = Backbone(config)
@@ -57,6 +54,23 @@ class BiomedParse(nn.Module):
     def mask_decoder(self) -> MaskDecoder:
         """Queries and prompts to masks, edges and existence."""
         return cast("MaskDecoder", self.sem_seg_head["predictor"])
+
+    @property
+    def largest_map(self) -> int:
+        """Bytes of a slice within the backbone's first MLPs, in float32."""
+        pixels = (self.config.image_size // 4) ** 2
+        return pixels * 4 * self.config.backbone_widths[0] * 4
+
+    def low_precision_weights(self) -> Iterator[Tensor]:
+        """Yield the weights of the image side, nearly all of the work.
+
+        The residual branches' scales are not among them: they keep the backbone's
+        residual stream, a sum over all of its blocks, in float32.
+        """
+        for name, parameter in self.backbone.named_parameters():
+            if not name.endswith(("gamma_1", "gamma_2")):
+                yield parameter
+        yield from self.pixel_decoder.parameters()
 
     def encode_image(self, slices: Tensor) -> ImageFeatures:
         """Compute what all prompts share.
@@ -76,6 +90,16 @@ class BiomedParse(nn.Module):
         features: ImageFeatures = self.mask_decoder.prepare(pixels)
         return features
 
+    def join_features(self, each: Sequence[ImageFeatures]) -> ImageFeatures:
+        """Combine the features of slices into those of one batch, as a copy."""
+        return ImageFeatures(
+            torch.cat([one.mask_features for one in each]),
+            *(
+                tuple(torch.cat(level) for level in zip(*levels, strict=True))
+                for levels in zip(*(one[1:] for one in each), strict=True)
+            ),
+        )
+
     def encode_prompts(self, ids: Tensor) -> Tensor:
         """Encode the token ids [P, L] of prompts, int64, as tokens [P, L, C].
 
@@ -86,7 +110,7 @@ class BiomedParse(nn.Module):
 
     def decode(
         self, image: ImageFeatures, tokens: Tensor, field: RandomField
-    ) -> Decoded:
+    ) -> SlicePrediction:
         """Find each prompt in each slice.
 
         Parameters
@@ -102,9 +126,9 @@ class BiomedParse(nn.Module):
 
         Returns
         -------
-        Decoded
+        SlicePrediction
         """
-        decoded: Decoded = self.mask_decoder(image, tokens, field)
+        decoded: SlicePrediction = self.mask_decoder(image, tokens, field)
         return decoded
 
 

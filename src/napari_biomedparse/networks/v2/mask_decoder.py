@@ -6,7 +6,6 @@ ARCHITECTURE section 5. All that depends on the slice alone is computed once a s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
@@ -22,6 +21,7 @@ from napari_biomedparse.networks.blocks.layers import (
     sine_positions,
 )
 from napari_biomedparse.networks.blocks.text_encoder import TextEncoder
+from napari_biomedparse.networks.network import SlicePrediction
 
 if TYPE_CHECKING:
     from napari_biomedparse.networks.config import BiomedParseConfig
@@ -58,47 +58,6 @@ class ImageFeatures(NamedTuple):
             *self.values,
         )
         return sum(x.untyped_storage().nbytes() for x in tensors)
-
-    def slice(self, index: int) -> ImageFeatures:
-        """Return the features of one slice of the batch, B = 1."""
-        one = slice(index, index + 1)
-        return ImageFeatures(
-            self.mask_features[one],
-            tuple(x[one] for x in self.level_mask_features),
-            tuple(x[one] for x in self.keys),
-            tuple(x[one] for x in self.values),
-        )
-
-
-def join_features(each: Sequence[ImageFeatures]) -> ImageFeatures:
-    """Put the features of slices together as those of one batch.
-
-    Copied even if there is one slice only: how a product rounds may depend on how its
-    factors lie in memory.
-    """
-    return ImageFeatures(
-        torch.cat([one.mask_features for one in each]),
-        *(
-            tuple(torch.cat(level) for level in zip(*levels, strict=True))
-            for levels in zip(*(one[1:] for one in each), strict=True)
-        ),
-    )
-
-
-class Decoded(NamedTuple):
-    """Raw output for each slice and prompt.
-
-    Attributes
-    ----------
-    mask_logits, edge_logits : Tensor [B, P, h, w]
-        At stride 4.
-    existence : Tensor [B, P]
-        Logit that the prompt's target occurs in the slice.
-    """
-
-    mask_logits: Tensor
-    edge_logits: Tensor
-    existence: Tensor
 
 
 class CrossAttention(nn.Module):
@@ -247,7 +206,7 @@ class MaskDecoder(nn.Module):
 
     def forward(
         self, image: ImageFeatures, tokens: Tensor, field: RandomField
-    ) -> Decoded:
+    ) -> SlicePrediction:
         """Decode every prompt in every slice; see `BiomedParse.decode`."""
         slices, prompts = image.mask_features.shape[0], tokens.shape[0]
         q = self.query_feat_.weight.expand(slices * prompts, -1, -1)  # [N, Q, C]
@@ -300,7 +259,7 @@ class MaskDecoder(nn.Module):
 
     def _read_out(
         self, q: Tensor, c: Tensor, image: ImageFeatures, prompts: int
-    ) -> Decoded:
+    ) -> SlicePrediction:
         """Average the masks of the mask queries, and of the edge queries."""
         embedding = self.mask_embed(self.decoder_norm(q))  # [N, Q, C]
         mask, edge = embedding.split(
@@ -311,7 +270,7 @@ class MaskDecoder(nn.Module):
         logits = _masks(means, image.mask_features.flatten(2))  # [N, 2, h * w]
         logits = logits.view(slices, prompts, 2, height, width)
         existence = self.classifier(c)[:, 0].view(slices, prompts)
-        return Decoded(logits[:, :, 0], logits[:, :, 1], existence)
+        return SlicePrediction(logits[:, :, 0], logits[:, :, 1], existence)
 
 
 def _masks(embedding: Tensor, features: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ import threading
 from qtpy.QtCore import QObject, Signal
 
 from napari_biomedparse.errors import BiomedParseError
+from napari_biomedparse.networks.catalogue import PUBLISHED
 from napari_biomedparse.networks.hub import fetch
-from napari_biomedparse.networks.weights import PUBLISHED
 
 
 class _Stopped(Exception):

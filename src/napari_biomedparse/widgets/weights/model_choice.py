@@ -8,11 +8,8 @@ from typing import Any
 from magicgui.widgets import ComboBox
 from qtpy.QtWidgets import QFileDialog
 
-from napari_biomedparse.networks.weights import (
-    SUFFIXES,
-    available_models,
-    default_model,
-)
+from napari_biomedparse.networks.catalogue import available_models
+from napari_biomedparse.networks.weights import SUFFIXES, default_model
 
 CAPTIONS = {
     "v2": "BiomedParse v2 (published)",

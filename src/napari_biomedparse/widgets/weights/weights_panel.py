@@ -17,11 +17,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_biomedparse.errors import CheckpointError
-from napari_biomedparse.networks.weights import (
-    PUBLISHED,
-    available_models,
-    is_downloaded,
-)
+from napari_biomedparse.networks.catalogue import PUBLISHED, available_models
+from napari_biomedparse.networks.weights import is_downloaded
 from napari_biomedparse.widgets.prompts.model import WARNING
 from napari_biomedparse.widgets.weights.download import Download
 

@@ -1,0 +1,92 @@
+"""The models known by name: their weights, their licence, and how they are built.
+
+Imports no torch, so that forms can list models quickly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_biomedparse.networks.config import TINY, V2, BiomedParseConfig
+from napari_biomedparse.networks.hub import HubFile
+
+if TYPE_CHECKING:
+    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+
+PUBLISHED = HubFile(
+    repository="microsoft/BiomedParse",
+    name="biomedparse_v2.ckpt",
+    revision="e473e5b2b1a3f44649734afd3dc7cf1770aaa9e2",
+    size=4_460_902_829,
+    sha256="6ea0bee43b983a7490e0b48689add96440c4405ca4b50b9f2fe21d5d03fd9440",
+    licence=(
+        "The BiomedParse v2 weights (microsoft/BiomedParse on Hugging Face, 4.5 GB) "
+        "are licensed CC BY-NC-SA 4.0: for research, not for commercial use, and not "
+        "for clinical use. The repository is gated: its terms must be accepted at "
+        "https://huggingface.co/microsoft/BiomedParse before the download."
+    ),
+)
+CONVERTED = "biomedparse_v2.safetensors"
+"""The weights alone, made once from the published file and kept beside it."""
+
+
+def build_v2(config: BiomedParseConfig) -> BiomedParse:
+    """Build a BiomedParse v2 without memory for its tensors."""
+    from napari_biomedparse.networks.v2.biomedparse import unfilled
+
+    return unfilled(config)
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model that `load_model` knows by name.
+
+    Parameters
+    ----------
+    name : str
+        What users choose it by.
+    file : HubFile, Path or None
+        The weights: published, part of the installation, or none (random ones).
+    licence : str
+        Of the weights; empty if there are none.
+    config : BiomedParseConfig
+        Sizes, where the file does not say them.
+    build : callable
+        Makes the network on the meta device, for weights that are assigned to it.
+    """
+
+    name: str
+    file: HubFile | Path | None
+    licence: str
+    config: BiomedParseConfig = V2
+    build: Callable[[BiomedParseConfig], BiomedParse] = build_v2
+
+    @property
+    def is_available(self) -> bool:
+        """Whether it can be loaded, perhaps after a download."""
+        return not isinstance(self.file, Path) or self.file.is_file()
+
+
+_DATA = Path(str(files("napari_biomedparse"))) / "_data"
+MODELS = {
+    model.name: model
+    for model in (
+        NamedModel("v2", PUBLISHED, PUBLISHED.licence),
+        NamedModel("demo", _DATA / "demo.safetensors", "BSD-3-Clause"),
+        NamedModel("tiny", None, "", TINY),
+    )
+}
+
+
+def available_models() -> tuple[str, ...]:
+    """List the names that `load_model` knows.
+
+    ``v2`` is the published network, which may have to be downloaded; ``demo``, where
+    it is part of the installation, a small trained one; ``tiny`` the smallest network
+    with random weights, which finds nothing and serves to try the machinery.
+    """
+    return tuple(name for name, model in MODELS.items() if model.is_available)

@@ -1,0 +1,105 @@
+"""What the engine asks of any network: the class that every network derives from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from napari_biomedparse.networks.blocks.boltzmann import RandomField
+    from napari_biomedparse.networks.config import BiomedParseConfig
+
+
+class SlicePrediction(NamedTuple):
+    """What a network predicts for a batch of slices.
+
+    Attributes
+    ----------
+    mask_logits, edge_logits : float32 Tensor [B, P, h, w]
+        At a quarter of the network's image size.
+    existence : float32 Tensor [B, P]
+        Logit that the prompt's target occurs in the slice.
+    """
+
+    mask_logits: Tensor
+    edge_logits: Tensor
+    existence: Tensor
+
+
+class Features(Protocol):
+    """What a network computes once per slice, whatever the prompts."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the features take up."""
+        ...
+
+
+class Network(nn.Module, ABC):
+    """Text-prompted segmentation of slices.
+
+    Parameters
+    ----------
+    config : BiomedParseConfig
+        All sizes.
+    """
+
+    channels: ClassVar[Literal["neighbours", "colours"]]
+    """What the three channels of a slice are: the slice with its two neighbours, or
+    its colours (a grey slice three times)."""
+
+    def __init__(self, config: BiomedParseConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square slices that enter the network, in pixels."""
+        return self.config.image_size
+
+    @property
+    def field_shape(self) -> tuple[int, int]:
+        """Heads and queries: sizes of the random field that `decode` takes."""
+        return self.config.heads, self.config.queries
+
+    @property
+    @abstractmethod
+    def largest_map(self) -> int:
+        """Bytes of the largest float32 map that one slice becomes on its way."""
+
+    @abstractmethod
+    def encode_image(self, slices: Tensor) -> Features:
+        """Compute what all prompts share, for slices [B, 3, S, S] of 0 to 255."""
+
+    @abstractmethod
+    def join_features(self, each: Sequence[Any]) -> Features:
+        """Combine what `encode_image` returned for several slices into one batch.
+
+        Copied even if there is only one slice: how a product rounds may depend on how
+        its factors lie in memory.
+        """
+
+    @abstractmethod
+    def encode_prompts(self, ids: Tensor) -> Tensor:
+        """Encode token ids [P, L], int64, as token vectors [P, L, C]."""
+
+    @abstractmethod
+    def decode(self, image: Any, tokens: Tensor, field: RandomField) -> SlicePrediction:
+        """Find each prompt in each slice.
+
+        Parameters
+        ----------
+        image : Features
+            Of B slices, from this network.
+        tokens : Tensor [P, T, C]
+            Of P prompts, padded with zero vectors to a common length.
+        field : RandomField
+            Uniform numbers for attention masks, of the sizes `field_shape`.
+        """
+
+    @abstractmethod
+    def low_precision_weights(self) -> Iterator[Tensor]:
+        """Yield the weights that half precision serves well enough."""

@@ -1,0 +1,37 @@
+"""What is known by name: each has its licence, and is built as it says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import torch
+from safetensors import safe_open
+
+from napari_biomedparse.networks.catalogue import MODELS, available_models
+from napari_biomedparse.networks.network import Network
+
+
+def test_each_model_is_built_without_memory() -> None:
+    for name, model in MODELS.items():
+        assert model.name == name
+        network = model.build(model.config)
+        assert isinstance(network, Network)
+        assert network.image_size == model.config.image_size
+        assert {p.device for p in network.parameters()} == {torch.device("meta")}
+
+
+def test_licences_are_those_of_the_files() -> None:
+    assert "CC BY-NC-SA" in MODELS["v2"].licence
+    assert not MODELS["tiny"].licence
+    if "demo" in available_models():
+        with safe_open(MODELS["demo"].file, "pt") as file:
+            assert MODELS["demo"].licence == file.metadata()["licence"]
+
+
+def test_models_are_listed_without_torch() -> None:
+    code = (
+        "import sys; from napari_biomedparse.networks.catalogue import MODELS; "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
