@@ -17,6 +17,7 @@ from phantom_cases import ask_about_phantoms
 from torch import Tensor
 
 from napari_biomedparse.networks.checkpoint import save_weights
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.networks.weights import load_model
 from napari_biomedparse.training.chunks import ChunkedData
 from napari_biomedparse.training.fit import fit
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from batches import Case
 
     from napari_biomedparse.networks.config import BiomedParseConfig
-    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
     from napari_biomedparse.training.slices import Batch
 
 AVERAGED = "averaged.safetensors"
@@ -184,7 +184,9 @@ def train_part(
         weights = averaging.model.state_dict()
         save_weights(folder / AVERAGED, weights, facts, part.config)
         save_training(folder, facts, {"step": keeper.step})
-    return load_model(folder / AVERAGED)
+    trained = load_model(folder / AVERAGED)
+    assert isinstance(trained, BiomedParse)
+    return trained
 
 
 def _probe(model: BiomedParse, batch: Batch, seed: int) -> None:

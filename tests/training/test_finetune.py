@@ -15,7 +15,7 @@ import pytest
 import torch
 from training.data_folder import arrays, write_folder
 
-from napari_biomedparse.errors import OptionError, OutputError
+from napari_biomedparse.errors import CheckpointError, OptionError, OutputError
 from napari_biomedparse.networks.checkpoint import read_checkpoint, save_weights
 from napari_biomedparse.networks.weights import load_model, model_identity
 from napari_biomedparse.pipeline.segment import segment
@@ -209,3 +209,14 @@ def test_computing_blocks_again_changes_no_gradient() -> None:
 def test_options_outside_their_limits(change: dict[str, object], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         replace(OPTIONS, **change)
+
+
+def test_other_networks_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "napari_biomedparse.training.finetune.load_model", lambda name: torch.nn.Linear
+    )
+    with pytest.raises(CheckpointError, match="cannot be fine-tuned"):
+        finetune(write_folder(tmp_path / "data"), tmp_path / "out", "other")
+    assert not (tmp_path / "out" / "run.json").exists()

@@ -72,7 +72,8 @@ def _devices() -> Iterator[tuple[str, str]]:
 def _weights() -> Iterator[tuple[str, str]]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    from napari_biomedparse.networks.weights import available_models, is_downloaded
+    from napari_biomedparse.networks.catalogue import available_models
+    from napari_biomedparse.networks.weights import is_downloaded
 
     yield "Models", ", ".join(available_models())
     yield "Published weights", "downloaded" if is_downloaded() else "not downloaded"

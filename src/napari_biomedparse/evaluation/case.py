@@ -37,7 +37,7 @@ from napari_biomedparse.slicing.intensity import choose_intensity
 if TYPE_CHECKING:
     from napari_biomedparse.data.volume import Volume
     from napari_biomedparse.evaluation.metrics import Labels
-    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+    from napari_biomedparse.networks.network import Network
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class Case:
     def score(
         self,
         folder: Path,
-        network: BiomedParse | None,
+        network: Network | None,
         how: Mapping[str, Any],
     ) -> tuple[CaseScore, Overlay]:
         """Predict, unless the prediction is given, and compare with the truth.
@@ -177,7 +177,7 @@ class Case:
         ----------
         folder : Path
             For the run, if there is to be one.
-        network : BiomedParse, optional
+        network : Network, optional
             Needed if the prediction is not given.
         how : mapping
             Further keywords of `segment_to_folder`.
@@ -242,7 +242,7 @@ class Case:
     def _segmented(
         self,
         folder: Path,
-        network: BiomedParse,
+        network: Network,
         prompts: PromptSet,
         how: Mapping[str, Any],
     ) -> _Prediction:

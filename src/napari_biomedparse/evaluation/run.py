@@ -36,7 +36,7 @@ from napari_biomedparse.version import __version__
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
-    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+    from napari_biomedparse.networks.network import Network
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def evaluate(
     *,
     predictions: Paths | None = None,
     prompts: Any = None,
-    model: str | os.PathLike[str] | BiomedParse | None = None,
+    model: str | os.PathLike[str] | Network | None = None,
     options: SegmentOptions | None = None,
     tolerance: float = 2.0,
     device: str = "auto",
@@ -175,7 +175,7 @@ def _score(
     pair: Pair,
     settings: Settings,
     folder: Path,
-    network: BiomedParse | None,
+    network: Network | None,
     how: Mapping[str, Any],
 ) -> CaseScore:
     """Score a case, or read its scores if nothing has changed since."""
@@ -232,8 +232,8 @@ def _draw_worst(scores: Sequence[CaseScore], folder: Path) -> dict[str, Path]:
 
 
 def _load(
-    model: str | os.PathLike[str] | BiomedParse | None,
-) -> tuple[BiomedParse, str | os.PathLike[str] | None]:
+    model: str | os.PathLike[str] | Network | None,
+) -> tuple[Network, str | os.PathLike[str] | None]:
     """Load a network, and return by which name a worker can load it, too."""
     if model is None or isinstance(model, str | os.PathLike):
         name = default_model() if model is None else model

@@ -15,7 +15,7 @@ from napari_biomedparse.networks.config import TINY, V2, BiomedParseConfig
 from napari_biomedparse.networks.hub import HubFile
 
 if TYPE_CHECKING:
-    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+    from napari_biomedparse.networks.network import Network
 
 PUBLISHED = HubFile(
     repository="microsoft/BiomedParse",
@@ -34,7 +34,7 @@ CONVERTED = "biomedparse_v2.safetensors"
 """The weights alone, made once from the published file and kept beside it."""
 
 
-def build_v2(config: BiomedParseConfig) -> BiomedParse:
+def build_v2(config: BiomedParseConfig) -> Network:
     """Build a BiomedParse v2 without memory for its tensors."""
     from napari_biomedparse.networks.v2.biomedparse import unfilled
 
@@ -63,7 +63,7 @@ class NamedModel:
     file: HubFile | Path | None
     licence: str
     config: BiomedParseConfig = V2
-    build: Callable[[BiomedParseConfig], BiomedParse] = build_v2
+    build: Callable[[BiomedParseConfig], Network] = build_v2
 
     @property
     def is_available(self) -> bool:

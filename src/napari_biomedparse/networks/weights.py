@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from napari_biomedparse.networks.config import BiomedParseConfig
     from napari_biomedparse.networks.network import Network
-    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -69,7 +68,7 @@ def load_model(
     offline: bool = False,
     on_progress: Progress | None = None,
     confirm: Confirm | None = None,
-) -> BiomedParse:
+) -> Network:
     """Build a network and give it its weights.
 
     The published weights are downloaded on first use, into the Hugging Face cache,
@@ -89,7 +88,7 @@ def load_model(
 
     Returns
     -------
-    BiomedParse
+    Network
         In evaluation mode, without gradients.
 
     Raises
@@ -164,7 +163,7 @@ def _build(
     config: BiomedParseConfig | None,
     tensors: Mapping[str, Tensor] | None,
     source: str | Path,
-) -> BiomedParse:
+) -> Network:
     """Make a network around its weights, which by default are synthetic."""
     from napari_biomedparse.networks.checkpoint import load_weights
     from napari_biomedparse.networks.synthetic import synthetic_state_dict

@@ -28,7 +28,7 @@ from napari_biomedparse.data.results import Segmentation
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.labels.instances import split_instances
-from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+from napari_biomedparse.networks.network import Network
 from napari_biomedparse.networks.weights import (
     default_model,
     load_model,
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.results import SegmentedSlices
     from napari_biomedparse.data.volume import Volume, VolumeLike
 
-Model = str | os.PathLike[str] | BiomedParse | Engine
+Model = str | os.PathLike[str] | Network | Engine
 Watch = Callable[[int | str | None, "SegmentedSlices"], None]
 """Called with a part's time point or the name of its axis, and finished slices."""
 FLAT = (..., 0, slice(None), slice(None))
@@ -89,7 +89,7 @@ def segment(
     prompts : str, sequence of str, mapping or PromptSet
         What to find: one prompt, or several as a list, as lines of text, or by label
         id as in ``{3: "liver"}``.
-    model : str, path, BiomedParse or Engine, optional
+    model : str, path, Network or Engine, optional
         Name or path for `load_model`, or a network already loaded; an engine brings
         its own device and seed. By default the best model that is at hand.
     options : SegmentOptions, optional
@@ -244,7 +244,7 @@ def make_engine(model: Model | None, device: str, options: SegmentOptions) -> En
     """Return an engine around a model, which is loaded if it is a name or a path."""
     if isinstance(model, Engine):
         return model
-    if not isinstance(model, BiomedParse):
+    if not isinstance(model, Network):
         model = load_model(default_model() if model is None else model)
     return Engine(model, device, seed=options.seed)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.results import SegmentedSlices
     from napari_biomedparse.data.volume import Volume
     from napari_biomedparse.engine.engine import Engine
-    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+    from napari_biomedparse.networks.network import Network
     from napari_biomedparse.pipeline.plan import RunPlan
 
 _SLAB_BYTES = 2**26
@@ -120,7 +120,7 @@ def say_objects(
 
 
 def run_to_folder(
-    prompts: PromptSet, options: SegmentOptions, model: BiomedParse, job: Job
+    prompts: PromptSet, options: SegmentOptions, model: Network, job: Job
 ) -> None:
     """Do a run that reads a file and writes to a folder, here or on a cluster."""
     from napari_biomedparse.runs.run import segment_to_folder

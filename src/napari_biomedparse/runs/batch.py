@@ -30,7 +30,7 @@ from napari_biomedparse.runs.run import segment_to_folder
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
-    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+    from napari_biomedparse.networks.network import Network
     from napari_biomedparse.runs.volume_run import Progress
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def segment_files(
     inputs: Iterable[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     prompts: Any = None,
-    model: str | os.PathLike[str] | BiomedParse | None = None,
+    model: str | os.PathLike[str] | Network | None = None,
     options: SegmentOptions | None = None,
     *,
     continue_: bool = False,

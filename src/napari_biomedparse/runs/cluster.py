@@ -56,7 +56,7 @@ from napari_biomedparse.runs.manifest import (
 )
 
 if TYPE_CHECKING:
-    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+    from napari_biomedparse.networks.network import Network
     from napari_biomedparse.pipeline.plan import RunPlan
 
 
@@ -72,7 +72,7 @@ class NetworkOnWorker(WorkerPlugin):  # type: ignore[misc]  # distributed is unt
 
     Parameters
     ----------
-    model : str, path or BiomedParse
+    model : str, path or Network
         A name or path is loaded by the worker itself.
     identity : str
         What `model_identity` must say of it.
@@ -85,7 +85,7 @@ class NetworkOnWorker(WorkerPlugin):  # type: ignore[misc]  # distributed is unt
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | BiomedParse,
+        model: str | os.PathLike[str] | Network,
         identity: str,
         device: str,
         seed: int,
@@ -238,7 +238,7 @@ def blocks_on_cluster(
     folder: Path,
     manifest: Manifest,
     ranges: Iterable[tuple[int, int]],
-    model: str | os.PathLike[str] | BiomedParse,
+    model: str | os.PathLike[str] | Network,
     device: str,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Block]:

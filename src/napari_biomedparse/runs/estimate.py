@@ -92,7 +92,7 @@ def estimate_run(
     volume : path, array or Volume
         As for `segment_to_folder`; so are `prompts`, `options`, `device`, `channel`,
         `time`, `consensus`, `force` and `**changes`.
-    model : str, path, BiomedParse or Engine, optional
+    model : str, path, Network or Engine, optional
     to_folder : bool
         Whether the labels go to a run's folder as they come, or are collected.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
     from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.io.formats.ome_labels import OmeVersion
-    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+    from napari_biomedparse.networks.network import Network
     from napari_biomedparse.pipeline.parts import Times
 
 
@@ -26,7 +26,7 @@ class Asked:
     volume : Path, array or Volume
     prompts : PromptSet
     folder : Path
-    model : str, path or BiomedParse
+    model : str, path or Network
     options : SegmentOptions
     device, channel, time, consensus, force, ome_zarr, overwrite, load
     """
@@ -34,7 +34,7 @@ class Asked:
     volume: Any
     prompts: PromptSet
     folder: Path
-    model: str | os.PathLike[str] | BiomedParse
+    model: str | os.PathLike[str] | Network
     options: SegmentOptions
     device: str = "auto"
     channel: int | str | None = None

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from napari_biomedparse.data.options import SegmentOptions
     from napari_biomedparse.io.formats.ome_labels import OmeVersion
-    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+    from napari_biomedparse.networks.network import Network
     from napari_biomedparse.pipeline.parts import Times
     from napari_biomedparse.runs.volume_run import DoBlocks, Progress
 
@@ -55,7 +55,7 @@ def segment_to_folder(
     volume: Any,
     prompts: Any,
     out: str | os.PathLike[str],
-    model: str | os.PathLike[str] | BiomedParse | None = None,
+    model: str | os.PathLike[str] | Network | None = None,
     options: SegmentOptions | None = None,
     *,
     device: str = "auto",
@@ -229,7 +229,7 @@ def reproduce(
     out: str | os.PathLike[str],
     *,
     volume: Any = None,
-    model: str | os.PathLike[str] | BiomedParse | None = None,
+    model: str | os.PathLike[str] | Network | None = None,
     device: str | None = None,
     on_progress: Progress | None = None,
 ) -> tuple[Run, list[str]]:
@@ -326,7 +326,7 @@ def _import_extra(name: str) -> Any:
         ) from error
 
 
-def _load_name(model: str | os.PathLike[str] | BiomedParse) -> str | None:
+def _load_name(model: str | os.PathLike[str] | Network) -> str | None:
     """Return a name by which the model can be loaded again, from any folder."""
     if not isinstance(model, str | os.PathLike):
         return None

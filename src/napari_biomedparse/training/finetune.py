@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from lightning.pytorch.callbacks import EarlyStopping
 
 from napari_biomedparse.engine.devices import find_device
-from napari_biomedparse.errors import VolumeError
+from napari_biomedparse.errors import CheckpointError, VolumeError
 from napari_biomedparse.io.durable import writing
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.networks.weights import load_model
 from napari_biomedparse.training.augment import Variation
 from napari_biomedparse.training.cases import load_cases
@@ -35,7 +36,6 @@ from napari_biomedparse.training.volumes import TrainingVolume, require_targets
 if TYPE_CHECKING:
     import torch
 
-    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
     from napari_biomedparse.training.progress import Progress
 
 GAIN = 1e-4
@@ -151,6 +151,11 @@ def finetune(
                 "slices or volumes, or hold out less."
             )
         model = load_model(checkpoint)
+        if not isinstance(model, BiomedParse):
+            raise CheckpointError(
+                f"{checkpoint} is a network of type {type(model).__name__}, which "
+                "cannot be fine-tuned. Choose a BiomedParse v2 checkpoint."
+            )
         facts = describe_training(model, checkpoint, volumes, parts, options)
         finished = open_training(folder, facts)
         keeper = Keeper(folder, facts, on_progress, stop)
