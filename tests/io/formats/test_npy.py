@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import gc
 import pickle
+import tempfile
 import threading
 import zipfile
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cloudpickle
 import numpy as np
@@ -11,11 +15,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from napari_biomedparse.errors import FormatError
-from napari_biomedparse.io.formats import npy
 from napari_biomedparse.io.formats.npy import NpyMember
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 METHODS = {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED}
 
@@ -61,10 +61,7 @@ def test_any_rows_in_any_order_equal_numpys(
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_slabs_are_read_backwards_and_by_threads(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(npy, "_STEP", 1000)
+def test_slabs_are_read_backwards_and_by_threads(method: str, tmp_path: Path) -> None:
     values = np.random.default_rng(1).integers(0, 9, (50, 40, 30)).astype(np.uint8)
     write(tmp_path / "a.npz", values, method)
     member = open_member(tmp_path / "a.npz")
@@ -84,36 +81,58 @@ def test_slabs_are_read_backwards_and_by_threads(
         thread.join()
     assert all(results.values())
     assert len(results) == 50
-    assert len(member._places) <= npy._PLACES + 2
 
 
 def test_opening_reads_the_header_only(tmp_path: Path) -> None:
-    values = np.random.default_rng(1).integers(0, 9, (50, 40, 30)).astype(np.uint8)
+    values = np.random.default_rng(1).integers(0, 9, (90, 40, 30)).astype(np.uint8)
     write(tmp_path / "a.npz", values)
     member = open_member(tmp_path / "a.npz")
     member.lazy()
-    assert member._places[-1].inflated <= 128
+    assert member._unpacked is None
 
 
-def test_reading_on_does_not_start_again(tmp_path: Path) -> None:
+def test_a_member_is_unpacked_once_into_a_file_that_goes_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     values = np.random.default_rng(1).integers(0, 255, (64, 128, 128)).astype(np.uint8)
     write(tmp_path / "a.npz", values)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     member = open_member(tmp_path / "a.npz")
-    inflated = []
-    original = member._next_piece
+    array: Any = member.lazy()
+    array.compute()
+    (tmp_path / "a.npz").unlink()
+    np.testing.assert_array_equal(array.compute(), values)
+    part = member.read_rows(5, 6)
+    assert list((tmp_path / "temporary").iterdir()) == []
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert str(tmp_path / "temporary") in maps.read_text()
+        del member, array
+        gc.collect()
+        np.testing.assert_array_equal(part[0], values[5])
+        del part
+        assert str(tmp_path / "temporary") not in maps.read_text()
 
-    def counting(*args: Any) -> bytes:
-        piece = original(*args)
-        inflated.append(len(piece))
-        return piece
 
-    member._next_piece = counting  # type: ignore[method-assign]
-    for start in range(0, 64, 4):
-        member.read_rows(start, start + 4)
-    assert sum(inflated) <= values.nbytes + 128
-    inflated.clear()
-    member.read_rows(32, 33)
-    assert sum(inflated) <= member._step + 128 * 128 + npy._STEP
+def test_a_member_for_which_there_is_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.npz", np.zeros((9, 50, 50), np.uint8))
+    member = open_member(tmp_path / "a.npz")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=9))
+    with pytest.raises(FormatError, match=r"the array 'imgs' unpacks to .*TMPDIR"):
+        member.read_rows(0, 1)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_size_that_no_packed_data_can_have(method: str, tmp_path: Path) -> None:
+    write(tmp_path / "a.npz", np.zeros((9, 50, 50), np.uint8), method)
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        info = archive.getinfo("imgs.npy")
+    info.file_size *= 2000
+    with pytest.raises(FormatError, match="packed ones can hold"):
+        NpyMember(tmp_path / "a.npz", info)
 
 
 def test_it_travels_to_other_processes(tmp_path: Path) -> None:

@@ -1,35 +1,45 @@
 """One array inside an ``.npz`` file, read in parts.
 
-An ``.npz`` is a zip of ``.npy`` files. `np.load` reads a member as a whole even when
-asked to map it; here a slab is read by seeking (stored) or by decompressing forward
-from the nearest remembered place (deflated).
+An ``.npz`` is a zip of ``.npy`` files. `np.load` reads a member as a whole, even when
+it is to be mapped. Here a stored member is read where it lies; a deflated one is
+unpacked once, when a part of it is first needed, into a temporary file that is mapped.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import shutil
+import tempfile
 import threading
 import tokenize
 import zipfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.errors import FormatError
+from napari_biomedparse.io.guards.bounds import most_bytes
 from napari_biomedparse.io.lazy import BLOCK_BYTES, Index, lazy_array
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.volume import ArrayLike
 
 _HEADER_BYTES = 2**16
-_STEP = 2**20
-_PLACES = 64
-"""Places remembered in a deflated member; each takes about 40 KiB."""
+_METHODS = {zipfile.ZIP_STORED: "none", zipfile.ZIP_DEFLATED: "deflate"}
+_ZIP_ERRORS = (
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _HEADER_ERRORS = (
     ValueError,
     TypeError,
@@ -43,23 +53,11 @@ _HEADER_ERRORS = (
 )
 
 
-@dataclass
-class _Place:
-    """A point up to which the member has been decompressed."""
-
-    inflated: int
-    deflated: int
-    crc: int
-    engine: Any
-
-    def copy(self) -> _Place:
-        return _Place(self.inflated, self.deflated, self.crc, self.engine.copy())
-
-
 class NpyMember:
     """One array of an ``.npz`` file: header read, data left in the file.
 
-    The file is opened for each read and closed again.
+    The file is opened for each read and closed again. A temporary file with unpacked
+    data has no name and disappears together with the last array that is read from it.
 
     Parameters
     ----------
@@ -79,13 +77,17 @@ class NpyMember:
         self.key = info.filename.removesuffix(".npy")
         self._info = info
         self._lock = threading.Lock()
+        self._unpacked: npt.NDArray[np.uint8] | None = None
         if info.flag_bits & 1:
             raise self.fault("is encrypted")
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise self.fault("is packed in a way that numpy does not use")
-        self._start = self._find_start()
-        self._step = max(_STEP, info.file_size // _PLACES)
-        self._places = [_Place(0, 0, 0, zlib.decompressobj(-15))]
+        method = _METHODS.get(info.compress_type)
+        if method is None:
+            raise self.fault("is packed with a method that numpy does not use")
+        if info.file_size > most_bytes(info.compress_size, method):
+            raise self.fault(
+                f"claims {info.file_size} bytes, more than its {info.compress_size} "
+                "packed ones can hold"
+            )
         self._data = 0
         self.shape, self.dtype, self._fortran = self._read_header()
 
@@ -97,7 +99,7 @@ class NpyMember:
         """Return the error that names the file, this array and what is wrong."""
         return FormatError(
             f"{self.path}: the array {self.key!r} {found}. Write the file again with "
-            "numpy.savez_compressed, or copy it again from where it came."
+            "numpy.savez_compressed, or copy it again from its source."
         )
 
     def lazy(self) -> ArrayLike:
@@ -106,56 +108,93 @@ class NpyMember:
         row = math.prod(shape[1:]) * self.dtype.itemsize
         rows = max(1, min(shape[0], BLOCK_BYTES // max(1, row)))
         what = f"{self.path}: the array {self.key!r}"
-        array: Any = lazy_array(
-            self._read_block, shape, self.dtype, (rows, *shape[1:]), what
-        )
+
+        def read(index: Index) -> npt.NDArray[Any]:
+            return self.read_rows(index[0].start, index[0].stop)
+
+        array: Any = lazy_array(read, shape, self.dtype, (rows, *shape[1:]), what)
         return array.T if self._fortran else array  # type: ignore[no-any-return]
 
     def read(self) -> npt.NDArray[Any]:
         """Return the whole array."""
-        raw = self._read_bytes(self._data, self._info.file_size - self._data)
-        flat = np.frombuffer(raw, self.dtype)
+        flat = np.frombuffer(self.read_bytes(), self.dtype)
         return flat.reshape(self.shape, order="F" if self._fortran else "C")
 
     def read_rows(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Return rows `start` to `stop` along the axis that is stored outermost."""
         shape = self._stored_shape
         row = math.prod(shape[1:]) * self.dtype.itemsize
-        raw = self._read_bytes(self._data + start * row, (stop - start) * row)
+        begin, end = self._data + start * row, self._data + stop * row
+        if self._info.compress_type == zipfile.ZIP_STORED:
+            raw: Any = self._read_stored(begin, end)
+        else:
+            raw = self._unpack()[begin:end]
         return np.frombuffer(raw, self.dtype).reshape(stop - start, *shape[1:])
 
-    def read_pickle_bytes(self, limit: int) -> bytes:
-        """Return what follows the header of an object array, unread."""
+    def read_bytes(self, limit: int | None = None) -> bytes:
+        """Return what follows the header, if it is not longer than `limit`."""
         size = self._info.file_size - self._data
-        if size > limit:
-            raise self.fault(f"takes {size} bytes where at most {limit} are expected")
-        return self._read_bytes(self._data, size)
+        if limit is not None and size > limit:
+            raise self.fault(f"takes {size} bytes, where at most {limit} are expected")
+        with self._opened() as file:
+            data = file.read()[self._data :]
+        if len(data) != size:
+            raise self.fault("is cut short")
+        return data
 
     @property
     def _stored_shape(self) -> tuple[int, ...]:
         return self.shape[::-1] if self._fortran else self.shape
 
-    def _read_block(self, index: Index) -> npt.NDArray[Any]:
-        return self.read_rows(index[0].start, index[0].stop)
+    @contextmanager
+    def _opened(self) -> Iterator[IO[bytes]]:
+        """Open the unpacked member as a stream, whose checksum is tested at its end."""
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                with archive.open(self._info) as file:
+                    yield file
+        except FormatError:
+            raise
+        except _ZIP_ERRORS as error:
+            raise self.fault(
+                f"is cut short, or its checksum is wrong ({error})"
+            ) from error
 
-    def _find_start(self) -> int:
-        """Return where the member's bytes begin, from its local header."""
+    def _read_stored(self, begin: int, end: int) -> bytes:
         with self.path.open("rb") as file:
             file.seek(self._info.header_offset)
-            head = file.read(30)
-        if len(head) < 30 or head[:4] != b"PK\x03\x04":
-            raise self.fault("has no entry where the zip's directory says it is")
-        name, extra = head[26:28], head[28:30]
-        lengths = int.from_bytes(name, "little") + int.from_bytes(extra, "little")
-        return self._info.header_offset + 30 + lengths
+            head = file.read(30)  # of fixed size, with the lengths of what follows
+            name, extra = (int.from_bytes(head[i : i + 2], "little") for i in (26, 28))
+            file.seek(name + extra + begin, io.SEEK_CUR)
+            data = file.read(end - begin)
+        if len(data) != end - begin:
+            raise self.fault("is cut short")
+        return data
+
+    def _unpack(self) -> npt.NDArray[np.uint8]:
+        """Return the unpacked member, mapped from a temporary file."""
+        with self._lock:
+            if self._unpacked is None:
+                size = self._info.file_size
+                free = shutil.disk_usage(tempfile.gettempdir()).free
+                if size > free:
+                    raise FormatError(
+                        f"{self.path}: the array {self.key!r} unpacks to "
+                        f"{size / 2**30:.3g} GiB, and {tempfile.gettempdir()} has "
+                        f"{free / 2**30:.3g} GiB of free space. Free some, or set "
+                        "TMPDIR to a folder that has more."
+                    )
+                with tempfile.TemporaryFile(prefix="napari-biomedparse-") as file:
+                    with self._opened() as packed:
+                        shutil.copyfileobj(packed, file, 2**20)
+                    if file.tell() != size:
+                        raise self.fault("is cut short")
+                    self._unpacked = np.memmap(file, np.uint8, "r")
+            return self._unpacked
 
     def _read_header(self) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
-        size = self._info.file_size
-        prefix = self._read_bytes(0, min(12, size))
-        end = 10 if prefix[6:7] == b"\1" else 12
-        length = end + int.from_bytes(prefix[8:end], "little")
-        raw = self._read_bytes(0, min(length, _HEADER_BYTES, size))
-        stream = io.BytesIO(raw)
+        with self._opened() as file:
+            stream = io.BytesIO(file.read(_HEADER_BYTES))
         try:
             version = np.lib.format.read_magic(stream)
             if version == (1, 0):
@@ -176,61 +215,3 @@ class NpyMember:
                 f"but has {found}"
             )
         return shape, dtype, fortran and len(shape) > 1
-
-    def _read_bytes(self, start: int, count: int) -> bytes:
-        if self._info.compress_type == zipfile.ZIP_STORED:
-            with self.path.open("rb") as file:
-                file.seek(self._start + start)
-                data = file.read(count)
-        else:
-            with self._lock, self.path.open("rb") as file:
-                data = self._inflate(file, start, count)
-        if len(data) != count:
-            raise self.fault("is cut short")
-        return data
-
-    def _inflate(self, file: BinaryIO, start: int, count: int) -> bytes:
-        """Decompress forward from the last remembered place before `start`."""
-        place = max(
-            (p for p in self._places if p.inflated <= start), key=lambda p: p.inflated
-        ).copy()
-        pieces: list[bytes] = []
-        while place.inflated < start + count:
-            before = place.inflated
-            piece = self._next_piece(file, place, start + count - place.inflated)
-            if not piece:
-                break
-            pieces.append(piece[max(0, start - before) :])
-            self._remember(place)
-        return b"".join(pieces)
-
-    def _next_piece(self, file: BinaryIO, place: _Place, limit: int) -> bytes:
-        """Move `place` on by at most `limit` bytes and return them."""
-        piece = b""
-        while not piece and not place.engine.eof:
-            file.seek(self._start + place.deflated)
-            left = self._info.compress_size - place.deflated
-            source = file.read(min(_STEP // 4, left))
-            if not source:
-                return b""
-            try:
-                piece = place.engine.decompress(source, min(_STEP, limit))
-            except zlib.error as error:
-                raise self.fault(f"cannot be unpacked ({error})") from error
-            place.deflated += len(source) - len(place.engine.unconsumed_tail)
-        place.inflated += len(piece)
-        place.crc = zlib.crc32(piece, place.crc)
-        if place.inflated == self._info.file_size and place.crc != self._info.CRC:
-            raise self.fault("is damaged (its checksum is wrong)")
-        return piece
-
-    def _remember(self, place: _Place) -> None:
-        """Keep places `_step` apart, and the furthest one for reading on."""
-        furthest = self._places[-1]
-        if place.inflated <= furthest.inflated:
-            return
-        if len(self._places) > 1:
-            before = self._places[-2]
-            if furthest.inflated - before.inflated < self._step:
-                self._places.pop()
-        self._places.append(place.copy())

@@ -210,7 +210,7 @@ def _read_text_prompts(member: NpyMember) -> dict[Any, Any]:
     if not member.dtype.hasobject:
         raise member.fault("is not a dictionary of label id to text")
     value = read_pickle(
-        member.read_pickle_bytes(MAX_BYTES), f"{member.path}: the array {member.key!r}"
+        member.read_bytes(MAX_BYTES), f"{member.path}: the array {member.key!r}"
     )
     if not isinstance(value, dict):
         raise member.fault("is not a dictionary of label id to text")
