@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pint
 import pytest
 
@@ -40,18 +43,44 @@ def test_unit_names(text: object, name: str) -> None:
     assert unit_name(text) == name
 
 
-def test_every_name_is_pints_and_has_a_symbol_that_leads_back() -> None:
-    registry = pint.UnitRegistry()
-    for name in units._NAMES:
-        assert str(registry.Unit(name)) == name
-        assert unit_name(unit_symbol(name)) == name
-    assert unit_symbol("furlong") == "pixel"
+PREFIXES = "yotta exa mega kilo hecto deca deci centi milli micro nano pico femto atto"
+NAMES = [
+    *(prefix + base for prefix in PREFIXES.split() for base in ("meter", "second")),
+    *("meter", "second", "angstrom", "inch", "foot", "yard", "mile", "parsec"),
+    *("minute", "hour", "day"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_pints_and_has_a_symbol_that_leads_back(name: str) -> None:
+    assert str(pint.UnitRegistry().Unit(name)) == name
+    assert unit_name(unit_symbol(name)) == unit_name(name) == name
+
+
+def test_symbols_are_those_of_ome() -> None:
+    names = ["micrometer", "angstrom", "inch", "parsec", "minute", "decasecond"]
+    found = [unit_symbol(name) for name in names]
+    ring = "\N{LATIN CAPITAL LETTER A WITH RING ABOVE}"
+    assert found == ["\N{MICRO SIGN}m", ring, "in", "pc", "min", "das"]
+    assert unit_symbol("furlong") == unit_symbol("pixel") == "pixel"
+
+
+@pytest.mark.parametrize("text", ["9**9**9**9", "2 um", "um*um", "m" * 10**6, "_m"])
+def test_what_is_not_a_word_never_gets_to_pint(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "_registry", None)
+    assert unit_name(text) == "pixel"
+
+
+def test_pint_is_imported_when_it_is_needed() -> None:
+    code = "import sys, napari_biomedparse.io.files; sys.exit('pint' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_lengths_in_millimeters() -> None:
-    registry = pint.UnitRegistry()
-    for name in units._PER_MILLIMETER:
-        expected = (3.0 * registry.Unit(name)).to("millimeter").magnitude
-        assert to_millimeters(3.0, name) == pytest.approx(expected)
+    assert to_millimeters(3.0, "micrometer") == pytest.approx(0.003)
+    assert to_millimeters(3.0, "inch") == pytest.approx(76.2)
+    assert to_millimeters(3.0, "millimeter") == 3.0
     assert to_millimeters(3.0, "pixel") is None
     assert to_millimeters(3.0, "second") is None

@@ -1,44 +1,16 @@
-"""Unit names: from whatever files call them to the names that pint knows."""
+"""Unit names: from whatever a file calls them to pint's names, and to OME's symbols."""
 
 from __future__ import annotations
 
-PIXEL = "pixel"
-"""Unit of an axis of which the file tells no size."""
+from typing import Any
 
-_PREFIXES = {
-    "Y": "yotta", "Z": "zetta", "E": "exa", "P": "peta", "T": "tera", "G": "giga",
-    "M": "mega", "k": "kilo", "h": "hecto", "da": "deca", "": "", "d": "deci",
-    "c": "centi", "m": "milli", "\N{MICRO SIGN}": "micro", "n": "nano", "p": "pico",
-    "f": "femto", "a": "atto", "z": "zepto", "y": "yocto",
-}  # fmt: skip
-_NAMES = {
-    **{prefix + "meter": symbol + "m" for symbol, prefix in _PREFIXES.items()},
-    **{prefix + "second": symbol + "s" for symbol, prefix in _PREFIXES.items()},
-    "angstrom": "\N{LATIN CAPITAL LETTER A WITH RING ABOVE}",
-    "inch": "in",
-    "foot": "ft",
-    "yard": "yd",
-    "mile": "mi",
-    "parsec": "pc",
-    "minute": "min",
-    "hour": "h",
-    "day": "d",
-    PIXEL: PIXEL,
-}
-"""Unit name to its symbol in OME-XML."""
-_BY_SYMBOL = {symbol: name for name, symbol in _NAMES.items()}
+PIXEL = "pixel"
+"""Unit of an axis whose size is not given by the file."""
+_BASES = frozenset(
+    "meter second angstrom inch foot yard mile parsec minute hour day".split()
+)
+"""Units of length and time in OME-XML; the first two also with a prefix."""
 _MICRO = "\N{MICRO SIGN}"
-_SPOKEN = {"micron": "micrometer", "sec": "second", "msec": "millisecond"}
-_PER_MILLIMETER = {
-    "meter": 1e-3,
-    "centimeter": 1e-1,
-    "millimeter": 1.0,
-    "micrometer": 1e3,
-    "nanometer": 1e6,
-    "angstrom": 1e7,
-    "picometer": 1e9,
-    "inch": 1 / 25.4,
-}
 
 
 def unit_name(text: object) -> str:
@@ -53,27 +25,35 @@ def unit_name(text: object) -> str:
     Returns
     -------
     str
-        For example ``"micrometer"``; ``"pixel"`` for what is not known.
+        For example ``"micrometer"``; ``"pixel"`` if the unit is unknown.
     """
-    name = str(text or "").strip()
-    for micro in (r"\u00B5", r"\u00b5", "\N{GREEK SMALL LETTER MU}"):
-        name = name.replace(micro, _MICRO)
-    if name in _BY_SYMBOL:
-        return _BY_SYMBOL[name]
-    if name[:1] == "u" and _MICRO + name[1:] in _BY_SYMBOL:
-        return _BY_SYMBOL[_MICRO + name[1:]]
-    name = name.lower().replace("metre", "meter")
-    name = name if name in _NAMES or name in _SPOKEN else name.removesuffix("s")
-    name = _SPOKEN.get(name, name)
-    return name if name in _NAMES else PIXEL
+    name = str(text or "").strip().replace(r"\u00B5", _MICRO).replace(r"\u00b5", _MICRO)
+    if not name.isalpha() or len(name) > 32 or name == PIXEL:
+        return PIXEL
+    for spelling in (name, name.lower())[: 1 + (len(name) > 2)]:
+        for prefix, base, _ in _registry().parse_unit_name(spelling):
+            if base == "micron":
+                return "micrometer"
+            if base in _BASES and (not prefix or base in ("meter", "second")):
+                return f"{prefix}{base}"
+    return PIXEL
 
 
 def unit_symbol(name: str) -> str:
-    """Return the OME-XML symbol of a unit given by its pint name."""
-    return _NAMES.get(name, PIXEL)
+    """Return the OME-XML symbol of a unit with a pint name."""
+    return PIXEL if unit_name(name) == PIXEL else f"{_registry().Unit(name):~}"
 
 
 def to_millimeters(size: float, unit: str) -> float | None:
-    """Return a length in millimetres, or None if `unit` is no usual one of length."""
-    per_millimeter = _PER_MILLIMETER.get(unit)
-    return None if per_millimeter is None else size / per_millimeter
+    """Return a length in millimetres, or None if `unit` is not one of length."""
+    if unit_name(unit) == PIXEL:
+        return None
+    length = _registry().Quantity(size, unit)
+    return float(length.m_as("millimeter")) if length.check("[length]") else None
+
+
+def _registry() -> Any:
+    """Return the registry that napari uses too; importing pint takes half a second."""
+    import pint
+
+    return pint.get_application_registry()  # type: ignore[no-untyped-call]
