@@ -12,7 +12,7 @@ from evaluation.cases import TEXTS, truth, write_challenge, write_prediction
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.errors import PromptError, VolumeError
-from napari_biomedparse.evaluation.case import Case, Settings
+from napari_biomedparse.evaluation.case import Case, Scoring
 from napari_biomedparse.io.pairs import Pair
 
 
@@ -28,55 +28,55 @@ def pair(tmp_path: Path) -> Pair:
 
 
 def test_the_overlay_is_the_slice_with_most_errors(pair: Pair, tmp_path: Path) -> None:
-    _, overlay = Case(pair, Settings()).score(tmp_path / "run", None, {})
+    _, overlay = Case(pair, Scoring()).score(tmp_path / "run", None, {})
     assert overlay.index == 2 and overlay.aspect == 1
     np.testing.assert_array_equal(overlay.truth, truth()[2])
     assert not overlay.labels.any()
-    some = Settings(options=SegmentOptions(slices=(1, 4), axis="y"))
+    some = Scoring(options=SegmentOptions(slices=(1, 4), axis="y"))
     _, overlay = Case(pair, some).score(tmp_path / "run", None, {})
     np.testing.assert_array_equal(overlay.truth, truth()[:, overlay.index])
     assert 1 <= overlay.index < 4 and overlay.aspect == 4
 
 
 def test_the_key_changes_with_all_that_scores_depend_on(pair: Pair) -> None:
-    settings = Settings()
-    key = Case(pair, settings).key
-    assert key == Case(pair, settings).key
+    scoring = Scoring()
+    key = Case(pair, scoring).key
+    assert key == Case(pair, scoring).key
     others = [
-        Case(pair, replace(settings, tolerance=1.0)).key,
-        Case(pair, replace(settings, model="demo 123")).key,
-        Case(pair, replace(settings, prompts=parse_prompts("liver"))).key,
-        Case(pair, Settings(options=SegmentOptions(seed=1))).key,
-        Case(replace(pair, prediction=pair.truth), settings).key,
+        Case(pair, replace(scoring, tolerance=1.0)).key,
+        Case(pair, replace(scoring, model="demo 123")).key,
+        Case(pair, replace(scoring, prompts=parse_prompts("liver"))).key,
+        Case(pair, Scoring(options=SegmentOptions(seed=1))).key,
+        Case(replace(pair, prediction=pair.truth), scoring).key,
     ]
     assert len({key, *others}) == 6
 
 
 def test_prompts_come_from_the_user_or_from_the_file(pair: Pair) -> None:
-    stored = Case(pair, Settings()).prompts
+    stored = Case(pair, Scoring()).prompts
     assert stored is not None and stored.texts == tuple(TEXTS.values())
     given = parse_prompts("liver")
-    assert Case(pair, Settings(prompts=given)).prompts == given
+    assert Case(pair, Scoring(prompts=given)).prompts == given
     bare = replace(pair, image=pair.truth.with_name("b.npz"), prediction=None)
     np.savez(bare.image, imgs=truth())
-    with pytest.raises(PromptError, match=r"b\.npz holds no prompts"):
-        Case(bare, Settings())
+    with pytest.raises(PromptError, match=r"b\.npz contains no prompts"):
+        Case(bare, Scoring())
 
 
 def test_a_missing_file_is_named(pair: Pair) -> None:
     with pytest.raises(VolumeError, match=r"a\.npz has no labels"):
-        Case(replace(pair, missing="labels"), Settings())
+        Case(replace(pair, missing="labels"), Scoring())
 
 
-def test_labels_that_no_prompt_asks_for_are_named(
+def test_labels_without_a_prompt_are_named(
     pair: Pair, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Case(pair, Settings()).score(tmp_path / "run", None, {})
+    Case(pair, Scoring()).score(tmp_path / "run", None, {})
     assert not caplog.messages
-    only = Settings(prompts=parse_prompts("liver"))
+    only = Scoring(prompts=parse_prompts("liver"))
     Case(pair, only).score(tmp_path / "run", None, {})
     (message,) = caplog.messages
-    assert "a.npz has 1 labels that no prompt asks for (2); they are not" in message
+    assert "a.npz has 1 labels without a prompt (2); they are not" in message
     caplog.clear()
     objects = replace(only, options=SegmentOptions(instances=True))
     Case(pair, objects).score(tmp_path / "run", None, {})

@@ -34,11 +34,11 @@ def found(causes: tuple[Cause, ...], words: str) -> Cause:
 
 def test_in_the_plainest_case_only_the_scores_speak() -> None:
     (cause,) = causes(GREY)
-    assert "says that the target is there (best score 0.90" in cause.sentence
+    assert "finds the target (best score 0.90" in cause.sentence
     (cause,) = causes(GREY, existence=NOTHING)
-    assert "is sure that no slice shows it (best score 0.01" in cause.sentence
+    assert "is sure that no slice shows the target (best score 0.01" in cause.sentence
     assert why_empty(GREY, "liver", SegmentOptions(), NOTHING * np.nan)[0] == Cause(
-        "No slice was finished.", "Let the run go on."
+        "No slice was finished.", "Resume the run."
     )
 
 
@@ -103,18 +103,18 @@ def test_grey_levels_of_another_kind_of_image(
 ) -> None:
     values = RNG.normal(0, 300, (6, 40, 30)).astype(np.float32)
     named = [
-        c for c in causes(values, prompt, modality=modality) if "speak" in c.sentence
+        c for c in causes(values, prompt, modality=modality) if "mention" in c.sentence
     ]
     assert [c.options for c in named] == ([{"modality": better}] if better else [])
     eight_bit = causes(GREY, prompt, modality=modality)
-    assert not any("speak" in cause.sentence for cause in eight_bit)
+    assert not any("mention" in cause.sentence for cause in eight_bit)
 
 
 def test_hounsfield_units_without_a_window() -> None:
     values = RNG.normal(-400, 400, (6, 40, 30)).astype(np.int16)
     cause = found(causes(values, "CT imaging of the liver"), "Hounsfield")
     assert cause.options == {"modality": "ct"}
-    assert not any("speak" in c.sentence for c in causes(values, "liver"))
+    assert not any("mention" in c.sentence for c in causes(values, "liver"))
 
 
 def test_slices_cut_across_the_planes() -> None:
@@ -122,7 +122,7 @@ def test_slices_cut_across_the_planes() -> None:
     assert cause.options == {"axis": "z"}
     sizes, units = (5.0, 1.0, 1.0), ("micrometer",) * 3
     volume = Volume(GREY, ("z", "y", "x"), sizes, units, (0.0,) * 3)
-    cause = found(causes(volume, axis="x"), "its voxels are longest")
+    cause = found(causes(volume, axis="x"), "voxels are longest")
     assert cause.options == {"axis": "z"}
     assert len(causes(volume)) == 1
     assert len(causes(replace(volume, spacing=(1.0,) * 3), axis="x")) == 1
@@ -135,7 +135,7 @@ def test_a_prompt_that_lost_its_end() -> None:
 
 def test_what_is_too_small() -> None:
     wide = np.broadcast_to(GREY[:, :, :1], (6, 40, 1100)).copy()
-    cause = found(causes(wide, tile="none"), "reduced 2.1 times")
+    cause = found(causes(wide, tile="none"), "downscaled 2.1 times")
     assert len(causes(wide, **cause.options)) == 1
     cause = found(causes(GREY, minimum_size=9), "fewer than 9 voxels")
     assert cause.options == {"minimum_size": 0}

@@ -22,7 +22,7 @@ from napari_biomedparse.cli._show import (
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import PromptSet
 from napari_biomedparse.errors import PromptError
-from napari_biomedparse.io import open_file, save_labels
+from napari_biomedparse.io import open_file, open_volume, save_labels
 from napari_biomedparse.report.findings import Tally, findings as all_findings
 from napari_biomedparse.slicing.read import region_of
 
@@ -153,7 +153,7 @@ def run_to_folder(
 ) -> None:
     """Do a run that writes to a folder as it goes, or continue it."""
     from napari_biomedparse.report.why_empty import why_empty
-    from napari_biomedparse.runs.run import open_input, segment_to_folder
+    from napari_biomedparse.runs.run import segment_to_folder
 
     with progress_bar() as progress:
         run = segment_to_folder(
@@ -175,7 +175,7 @@ def run_to_folder(
             all_findings(run.prompts, run.existence, run.voxels),
             run.parameters["truncated_prompts"],
             lambda: why_empty(
-                open_input(volume, common["channel"], common["time"], consensus=False),
+                open_volume(volume, channel=common["channel"], time=common["time"]),
                 prompts,
                 options,
                 run.existence,

@@ -45,20 +45,12 @@ _LARGEST_PICTURE, _MOST_NAMED = 768, 5
 
 
 @dataclass(frozen=True)
-class Settings:
+class Scoring:
     """How cases are scored.
 
-    Parameters
-    ----------
-    tolerance : float
-        For the surface dice, in the unit of the images' spacing.
-    prompts : PromptSet, optional
-        For all cases; by default those of each file.
-    options : SegmentOptions
-        For what is to be segmented; its slices are also the ones scored, and
-        `instances` decides whether objects are scored.
-    model : str
-        Identity of the network, or empty where predictions are given.
+    The slices of `options` are the ones scored, and its `instances` decides whether
+    objects are; `tolerance` is in the unit of the images' spacing. `prompts` replace
+    those of each file; `model` is the network's identity, or empty for predictions.
     """
 
     tolerance: float = 2.0
@@ -69,16 +61,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Overlay:
-    """A slice with its labels, small enough to be drawn.
+    """Slice `index` with its labels, small enough to be drawn.
 
-    Parameters
-    ----------
-    image : uint8 ndarray [Y, X] or [Y, X, 3]
-    truth, labels : integer ndarray [Y, X]
-    index : int
-        Number of the slice along the slicing axis.
-    aspect : float
-        Height of a pixel over its width.
+    Arrays are [Y, X], an image in color [Y, X, 3]; `aspect` is the height of a pixel
+    over its width.
     """
 
     image: npt.NDArray[np.uint8]
@@ -88,7 +74,7 @@ class Overlay:
     aspect: float
 
     def save(self, path: Path) -> None:
-        """Write an ``.npz``; the file is whole or not there."""
+        """Write an ``.npz`` file."""
         with atomic_write(path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **vars(self))
 
@@ -103,7 +89,7 @@ class Overlay:
 @dataclass(frozen=True)
 class _Prediction:
     labels: Labels
-    objects: Labels | None
+    instances: Labels | None
     existence: npt.NDArray[np.bool_] | None
     axis: int
     seconds: float = NAN
@@ -114,24 +100,16 @@ class _Prediction:
 class Case:
     """A case whose files are open, but not read.
 
-    Parameters
-    ----------
-    pair : Pair
-    settings : Settings
-
-    Raises
-    ------
-    FormatError, VolumeError, PromptError
-        If a file is missing, damaged or does not fit the others.
+    Raises an error if a file is missing, damaged or does not fit the others.
     """
 
-    def __init__(self, pair: Pair, settings: Settings) -> None:
+    def __init__(self, pair: Pair, scoring: Scoring) -> None:
         if pair.missing:
             raise VolumeError(
-                f"{pair.image} has no {pair.missing}: no file there is called "
+                f"{pair.image} has no {pair.missing}: there is no file named "
                 f"{pair.name}."
             )
-        self.pair, self.settings = pair, settings
+        self.pair, self.scoring = pair, scoring
         self.volume = open_volume(pair.image)
         self.truth = open_labels(pair.truth)
         self._require_grid(self.truth.volume, pair.truth)
@@ -143,27 +121,27 @@ class Case:
 
     @property
     def key(self) -> str:
-        """What the scores depend on, as a checksum."""
+        """Checksum of everything that the scores depend on."""
         prompts = self.prompts
         parts = {
             "image": identify(self.volume),
             "truth": identify(self.truth.volume),
             "prediction": self.prediction and identify(self.prediction.volume),
             "prompts": prompts and [prompts.ids, prompts.texts, prompts.instance],
-            "options": asdict(self.settings.options),
-            "tolerance": self.settings.tolerance,
-            "model": self.settings.model,
+            "options": asdict(self.scoring.options),
+            "tolerance": self.scoring.tolerance,
+            "model": self.scoring.model,
         }
         text = json.dumps(parts, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
-    def wants_objects(self) -> bool:
+    def scores_instances(self) -> bool:
         """Whether objects are scored instead of classes."""
-        wanted = self.settings.options.instances
-        if wanted is None:
+        chosen = self.scoring.options.instances
+        if chosen is None:
             return self.prompts is not None and self.prompts.instance
-        return wanted
+        return chosen
 
     def score(
         self,
@@ -171,31 +149,24 @@ class Case:
         network: Network | None,
         how: Mapping[str, Any],
     ) -> tuple[CaseScore, Overlay]:
-        """Predict, unless the prediction is given, and compare with the truth.
+        """Predict, unless a prediction is given, and compare with the truth.
 
-        Parameters
-        ----------
-        folder : Path
-            For the run, if there is to be one.
-        network : Network, optional
-            Needed if the prediction is not given.
-        how : mapping
-            Further keywords of `segment_to_folder`.
+        A network runs in `folder`; `how` are further keywords of `segment_to_folder`.
         """
         if self.prediction is None:
             if network is None or self.prompts is None:
-                raise OptionError("Without predictions a model and prompts are needed.")
-            found = self._segmented(folder, network, self.prompts, how)
+                raise OptionError("Give predictions, or a model and prompts.")
+            found = self._segment(folder, network, self.prompts, how)
         else:
             found = self._given()
         truth = read_labels(self.truth)
-        chosen = _slices(found.axis, self.settings.options.slices)
+        chosen = _slices(found.axis, self.scoring.options.slices)
         truth, labels = truth[chosen], found.labels[chosen]
-        objects = None if found.objects is None else found.objects[chosen]
+        instances = None if found.instances is None else found.instances[chosen]
         existence = found.existence
-        if existence is not None and self.settings.options.slices:
-            existence = existence[:, slice(*self.settings.options.slices)]
-        lines = self._lines(truth, labels, objects, existence, found.axis)
+        if existence is not None and self.scoring.options.slices:
+            existence = existence[:, slice(*self.scoring.options.slices)]
+        lines = self._lines(truth, labels, instances, existence, found.axis)
         score = CaseScore(
             self.pair.name,
             lines,
@@ -204,27 +175,27 @@ class Case:
             found.device_mib,
             truth.shape[found.axis],
         )
-        shown = labels if objects is None else objects
+        shown = labels if instances is None else instances
         return score, self._overlay(truth, shown, found.axis)
 
     def _lines(
         self,
         truth: Labels,
         labels: Labels,
-        objects: Labels | None,
+        instances: Labels | None,
         existence: npt.NDArray[np.bool_] | None,
         axis: int,
     ) -> tuple[ClassLine, ...]:
-        if objects is not None:
+        if instances is not None:
             return score_instances(
-                truth, objects, self.prompts, existence=existence, axis=axis
+                truth, instances, self.prompts, existence=existence, axis=axis
             )
         prompts = self.prompts
         texts = dict(zip(prompts.ids, prompts.texts, strict=True)) if prompts else {}
         if texts and (others := set(np.unique(truth).tolist()) - {0, *texts}):
             logger.warning(
-                "%s has %d labels that no prompt asks for (%s); they are not scored. "
-                "If each is an object, score objects (instances).",
+                "%s has %d labels without a prompt (%s); they are not scored. If each "
+                "is an object, score objects (instances).",
                 self.pair.truth,
                 len(others),
                 ", ".join(map(str, sorted(others)[:_MOST_NAMED])),
@@ -234,12 +205,12 @@ class Case:
             labels,
             texts,
             spacing=self.volume.spacing[:3],
-            tolerance=self.settings.tolerance,
+            tolerance=self.scoring.tolerance,
             existence=existence,
             axis=axis,
         )
 
-    def _segmented(
+    def _segment(
         self,
         folder: Path,
         network: Network,
@@ -250,14 +221,14 @@ class Case:
         start = time.monotonic()
         with PeakMemory() as peak:
             run = segment_to_folder(
-                self.volume, prompts, folder, network, self.settings.options, **how
+                self.volume, prompts, folder, network, self.scoring.options, **how
             )
             labels = np.asarray(run.labels)
-            objects = None if run.instances is None else np.asarray(run.instances)
+            instances = None if run.instances is None else np.asarray(run.instances)
         return _Prediction(
             labels,
-            objects,
-            run.existence >= self.settings.options.existence_threshold,
+            instances,
+            run.existence >= self.scoring.options.existence_threshold,
             run.manifest.output["axis"],
             NAN if begun_before else time.monotonic() - start,
             peak.host_mib,
@@ -267,49 +238,47 @@ class Case:
     def _given(self) -> _Prediction:
         assert self.prediction is not None
         labels = read_labels(self.prediction)
-        axis = self.settings.options.axis
+        axis = self.scoring.options.axis
         if isinstance(axis, str):
             axis = self.volume.axes.index(axis)
         return _Prediction(
             labels,
-            labels if self.wants_objects else None,
+            labels if self.scores_instances else None,
             None,
             choose_axis(self.volume.grid) if axis is None else axis,
         )
 
     def _find_prompts(self) -> PromptSet | None:
-        if self.settings.prompts is not None:
-            return self.settings.prompts
+        if self.scoring.prompts is not None:
+            return self.scoring.prompts
         stored = open_file(self.pair.image).prompts
         if stored is None and self.truth.texts:
             stored = parse_prompts({str(k): v for k, v in self.truth.texts.items()})
         if stored is None and self.pair.prediction is None:
-            raise PromptError(
-                f"{self.pair.image} holds no prompts; say what to find (-p)."
-            )
+            raise PromptError(f"{self.pair.image} contains no prompts; give some (-p).")
         return stored
 
     def _require_grid(self, labels: Volume, path: Path) -> None:
         if labels.shape != self.volume.grid:
             raise VolumeError(
-                f"{path} has the shape {labels.shape} and the image {self.pair.image} "
-                f"{self.volume.grid}; they must be the same."
+                f"{path} has the shape {labels.shape}, but the image {self.pair.image} "
+                f"has {self.volume.grid}; they must be the same."
             )
 
     def _overlay(self, truth: Labels, labels: Labels, axis: int) -> Overlay:
-        """Take the slice with the most voxels that are wrong."""
+        """Take the slice with the most wrong voxels."""
         wrong = truth != labels
-        if self.wants_objects:  # their numbers need not agree
+        if self.scores_instances:  # their numbers need not agree
             wrong = (truth > 0) != (labels > 0)
         others = tuple(i for i in range(3) if i != axis)
         at = int(wrong.sum(axis=others).argmax())
-        first = self.settings.options.slices[0] if self.settings.options.slices else 0
+        first = self.scoring.options.slices[0] if self.scoring.options.slices else 0
         index = [slice(None)] * 3
         index[axis] = slice(first + at, first + at + 1)
         plane = np.moveaxis(np.asarray(self.volume.data[tuple(index)]), axis, 0)
         intensity = choose_intensity(
             self.volume.data,
-            self.settings.options.modality,
+            self.scoring.options.modality,
             colour=self.volume.is_colour,
         )
         grey = np.clip(intensity.apply(plane)[0], 0, 255).astype(np.uint8)

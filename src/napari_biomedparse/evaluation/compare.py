@@ -1,4 +1,4 @@
-"""Two label images of the same voxels: how far they agree, label by label."""
+"""Two label images of the same voxels: how well they agree, label by label."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ def compare_labels(
     tolerance: float = 2.0,
     objects: bool = False,
 ) -> tuple[ClassLine, ...]:
-    """Score labels against others that are taken for the truth.
+    """Score labels against other labels that are taken as the truth.
 
-    Unlike the evaluation of the challenge, every label counts that either image has,
-    and 0 is background whatever the values are.
+    Unlike in the evaluation of the challenge, every label of either image counts, and
+    0 is always the background.
 
     Parameters
     ----------
     truth, labels : integer ndarray [Z, Y, X]
     texts : mapping of int to str, optional
-        What stands for each label; those that neither image has are left out.
+        Prompt of each label; those of labels in neither image are ignored.
     spacing : tuple of float
-        Of the voxels along each axis.
+        Voxel size along each axis.
     tolerance : float
-        Of the surface dice, in the unit of `spacing`.
+        Distance up to which surfaces agree, in the unit of `spacing`.
     objects : bool
         Whether label values are objects of one kind, which are matched by overlap.
 
     Returns
     -------
     tuple of ClassLine
-        One a label, with Dice, surface dice, and counts and F1 of its connected
-        pieces; or one for all objects, with Dice and surface dice of all together.
+        One per label, with Dice, surface Dice, and counts and F1 of its connected
+        components; or one for all objects, with Dice and surface Dice of all together.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The largest memory that a piece of work takes."""
+"""Peak memory of a piece of work."""
 
 from __future__ import annotations
 
@@ -13,23 +13,18 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class PeakMemory:
-    """Measures from entering to leaving a ``with`` block.
+    """Measures peak memory in a ``with`` block, in MiB.
 
-    Attributes
-    ----------
-    host_mib : float
-        Largest resident memory of this process, in MiB. Where the system cannot start
-        a new measurement (not Linux) it is that since the process began; NaN on
-        Windows.
-    device_mib : float
-        Largest memory allocated on the current CUDA device, in MiB; NaN without one.
+    `host_mib` is resident memory of this process. Where the system cannot start a new
+    measurement (not Linux), it is the peak since the process began; NaN on Windows.
+    `device_mib` is memory allocated on the current CUDA device; NaN without one.
     """
 
     host_mib = math.nan
     device_mib = math.nan
 
     def __enter__(self) -> PeakMemory:
-        """Begin anew."""
+        """Start a new measurement."""
         with contextlib.suppress(OSError):
             _RESET.write_text("5")
         if _uses_cuda():
@@ -44,7 +39,7 @@ class PeakMemory:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Take note of the largest values."""
+        """Read the peaks."""
         self.host_mib = _host_peak()
         if _uses_cuda():
             import torch

@@ -1,8 +1,8 @@
 """Scores of a segmentation against the truth, as the challenge computed them.
 
-Section 5 of the reference description has the rules, some of which are surprising but
-kept, because published numbers were made with them. Distances need monai (the extra
-``evaluate``), which is imported when first used.
+Section 5 of the reference description has the rules. Some are surprising, but kept:
+published numbers were made with them. Distances need monai (the extra ``evaluate``),
+which is imported when first used.
 """
 
 from __future__ import annotations
@@ -29,15 +29,7 @@ MATCH_IOU = 0.5
 
 @dataclass(frozen=True)
 class ClassScore:
-    """Scores of one class, 0 to 1; NaN where it is in neither volume.
-
-    Parameters
-    ----------
-    dsc : float
-        Dice similarity coefficient.
-    nsd : float
-        Normalised surface dice.
-    """
+    """Dice and normalized surface Dice of one class, 0 to 1; NaN without voxels."""
 
     dsc: float
     nsd: float
@@ -45,13 +37,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class SemanticScore:
-    """Scores of all classes.
-
-    Parameters
-    ----------
-    classes : mapping of int to ClassScore
-        By label id.
-    """
+    """Scores of all classes, by label id."""
 
     classes: Mapping[int, ClassScore]
 
@@ -68,14 +54,9 @@ class SemanticScore:
 
 @dataclass(frozen=True)
 class InstanceScore:
-    """How well objects were found.
+    """Counts of matched, surplus and missed objects, and the Dice of the matches.
 
-    Parameters
-    ----------
-    true_positives, false_positives, false_negatives : int
-        Matched objects, objects only found, objects only in the truth.
-    dsc_matched : float
-        Mean Dice similarity coefficient of the matched pairs, 0 if there is none.
+    `dsc_matched` is the mean over the matched pairs, 0 if there is none.
     """
 
     true_positives: int
@@ -85,12 +66,12 @@ class InstanceScore:
 
     @property
     def precision(self) -> float:
-        """Share of the found objects that are right; 0 if none was found."""
+        """Share of the predicted objects that are right; 0 without predictions."""
         return _ratio(self.true_positives, self.false_positives)
 
     @property
     def recall(self) -> float:
-        """Share of the true objects that were found; 0 if there is none."""
+        """Share of the true objects that were predicted; 0 without objects."""
         return _ratio(self.true_positives, self.false_negatives)
 
     @property
@@ -111,24 +92,19 @@ def evaluate_semantic(
 ) -> SemanticScore:
     """Score labels class by class.
 
-    The classes are the values of `truth` but for the lowest one, which is taken to be
-    the background. Where every voxel of `truth` has a class, the lowest class
-    is therefore left out. Classes that only `labels` has are ignored.
+    The classes are the values of `truth` except the lowest, which is taken as the
+    background. Where every voxel of `truth` has a class, the lowest class is therefore
+    ignored; so are classes that occur in `labels` alone.
 
     Parameters
     ----------
-    truth, labels : ndarray [Z, Y, X]
-        Integers.
+    truth, labels : integer ndarray [Z, Y, X]
     spacing : tuple of float
-        Distance of neighbouring voxels per axis, in the unit of `tolerance`.
+        Distance between neighboring voxels per axis, in the unit of `tolerance`.
     ids : iterable of int, optional
         Label ids that count; by default all.
     tolerance : float
         Distance up to which surfaces agree.
-
-    Returns
-    -------
-    SemanticScore
 
     Raises
     ------
@@ -159,19 +135,15 @@ def evaluate_semantic(
 def evaluate_instances(truth: Labels, labels: Labels) -> InstanceScore:
     """Score objects.
 
-    Face-connected voxels of equal value are the objects of `truth`. Those of `labels`
-    are its values, unless it has exactly two different ones: then they are
-    components, too. If `labels` is empty, all counts are 0. As many objects as
-    possible are matched whose intersection over union is at least 0.5.
+    Face-connected voxels of equal value are the objects of `truth`. The objects of
+    `labels` are its values, unless there are exactly two different ones: then they are
+    components as well. If `labels` is empty, all counts are 0. As many objects as
+    possible are matched with an intersection over union of at least 0.5.
 
     Parameters
     ----------
-    truth, labels : ndarray [Z, Y, X]
-        Integers; 0 is background.
-
-    Returns
-    -------
-    InstanceScore
+    truth, labels : integer ndarray [Z, Y, X]
+        0 is background.
 
     Raises
     ------
@@ -201,15 +173,8 @@ def match_objects(truth: Labels, labels: Labels) -> npt.NDArray[np.float64]:
     and pairs with exactly 0.5 are equally good. So the largest number of pairs is
     also the one with the largest sum.
 
-    Parameters
-    ----------
-    truth, labels : ndarray [Z, Y, X]
-        Consecutive object numbers; 0 is background.
-
-    Returns
-    -------
-    ndarray [pairs]
-        float64: intersection over union of each pair, at least 0.5.
+    Takes consecutive object numbers, 0 for background; returns the intersection over
+    union of each pair, at least 0.5.
     """
     first, second, shared = _shared_voxels(truth, labels)
     sizes, other_sizes = (np.bincount(side.ravel()) for side in (truth, labels))
@@ -235,24 +200,19 @@ def surface_dice(
     spacing: tuple[float, ...],
     tolerance: float = 2.0,
 ) -> float:
-    """Return the normalised surface dice.
+    """Return the normalized surface Dice, 0 to 1.
 
-    Surface elements are those of marching cubes in 2 x 2 x 2 neighbourhoods, weighted
-    with their area; the score is the share that lies within `tolerance` of the other
-    surface (Nikolov et al. 2021, doi:10.2196/26151).
+    It is 0 if one mask is empty, NaN if both are. Surface elements are those of
+    marching cubes in 2 x 2 x 2 neighborhoods, weighted by their area; the score is the
+    share that lies within `tolerance` of the other surface (Nikolov et al. 2021,
+    doi:10.2196/26151).
 
     Parameters
     ----------
-    truth, mask : ndarray [Z, Y, X]
-        bool.
+    truth, mask : bool ndarray [Z, Y, X]
     spacing : tuple of float
-        Distance of neighbouring voxels per axis, in the unit of `tolerance`.
+        Distance between neighboring voxels per axis, in the unit of `tolerance`.
     tolerance : float
-
-    Returns
-    -------
-    float
-        0 to 1; 0 if one mask is empty, NaN if both are.
     """
     if not truth.any() or not mask.any():
         return 0.0 if truth.any() or mask.any() else float("nan")

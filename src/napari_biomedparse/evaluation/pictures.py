@@ -25,7 +25,7 @@ _OPACITY = 0.5
 
 
 def box_plot(scores: Sequence[CaseScore], metric: str, path: Path) -> bool:
-    """Draw the scores of every class over the cases; False if nothing has them."""
+    """Draw the scores of every class over the cases; False if there are none."""
     groups: dict[tuple[int, str], list[float]] = {}
     for score in scores:
         for line in score.classes:
@@ -75,7 +75,7 @@ def draw_overlay(overlay: Overlay, title: str, path: Path) -> None:
 
 
 def colours(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
-    """Give every label a colour of its own, always the same: RGBA [Y, X, 4], 0 to 1."""
+    """Return a fixed color for each label: RGBA [Y, X, 4], 0 to 1."""
     from matplotlib import colormaps
 
     palette = np.asarray(colormaps["tab20"].colors)  # type: ignore[attr-defined]
@@ -88,7 +88,7 @@ def colours(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
 
 
 def draw_boxes(scores: Sequence[CaseScore], folder: Path) -> dict[str, Path]:
-    """Draw a box plot of every metric that there is, by metric."""
+    """Draw a box plot of each metric that has scores; return the files by metric."""
     paths = {metric: folder / f"{metric}.png" for metric in METRICS}
     return {m: path for m, path in paths.items() if box_plot(scores, m, path)}
 

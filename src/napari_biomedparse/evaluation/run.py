@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.errors import BiomedParseError, OptionError
-from napari_biomedparse.evaluation.case import Case, Overlay, Settings
+from napari_biomedparse.evaluation.case import Case, Overlay, Scoring
 from napari_biomedparse.evaluation.page import write_page
 from napari_biomedparse.evaluation.pictures import draw_boxes, draw_overlay
 from napari_biomedparse.evaluation.scores import CaseScore, plain
@@ -55,12 +55,12 @@ class Evaluation:
     Parameters
     ----------
     scores : tuple of CaseScore
-        Those that could be scored, in order.
+        Scored cases, in order.
     failures : mapping of str to str
-        The other cases, and why.
+        The other cases and the reasons.
     summary : tuple of SummaryLine
     folder : Path
-        Where tables, pictures and ``index.html`` are.
+        Folder of tables, pictures and ``index.html``.
     """
 
     scores: tuple[CaseScore, ...]
@@ -86,35 +86,35 @@ def evaluate(
     on_progress: Callable[[int, int], None] | None = None,
     **changes: Any,
 ) -> Evaluation:
-    """Segment many images, or take what is given, and compare with the truth.
+    """Segment many images, or take predictions, and compare with the truth.
 
-    A class is scored by Dice and normalised surface dice, objects (where the file's
+    A class is scored by Dice and normalized surface Dice, objects (if the file's
     ``instance_label`` or `instances` says so) by F1 at an intersection over union of
     0.5 and by the Dice of the matches; see `evaluation.metrics` for the exact rules.
-    Existence accuracy is the share of slices for which it was said rightly
-    whether the target is there. Called again, it goes on with what is not finished;
-    a case that fails does not stop the others.
+    Existence accuracy is the share of slices for which the presence of the target was
+    predicted rightly. Called again, it resumes with what is not finished; a case that
+    fails does not stop the others.
 
     Parameters
     ----------
     images, labels : path or iterable of path
         Challenge files (``imgs``, ``text_prompts``, ``spacing``; ``gts``) or any other
-        that can be opened: files, folders, patterns. Names must be the same up to the
-        ending.
+        supported files, as files, folders or patterns. Names must be the same except
+        for the extension.
     out : path
         Folder for the results: ``cases.csv``, ``summary.csv``, ``evaluation.json``,
         ``index.html``, and the labels in ``runs``.
     predictions : path or iterable of path, optional
-        Files with labels, to be scored instead of a model's.
+        Files with labels to score instead of those of a model.
     prompts : see `parse_prompts`, optional
-        For all images; by default those of each file, or the names that the file with
-        the labels gives them.
+        Prompts for all images; by default those of each file, or the names in the file
+        with the labels.
     model, options, device, scheduler, workers, **changes
-        As for `segment_to_folder`. Of `options`, `slices` also says what is scored.
+        As for `segment_to_folder`. The `slices` of `options` are the ones scored.
     tolerance : float
-        Of the surface dice, in the unit of the spacing.
+        Distance up to which surfaces agree, in the unit of the spacing.
     on_case : callable, optional
-        Called before each case with its name, its number from 0, and how many.
+        Called before each case with its name, its number from 0, and their count.
     on_progress : callable, optional
         As for `segment_to_folder`, for each case.
 
@@ -132,7 +132,7 @@ def evaluate(
         If the model cannot be loaded, or not on that device, or `out` not written.
     """
     if not 0 <= tolerance < float("inf"):
-        raise OptionError(f"The tolerance must be a length, not {tolerance!r}.")
+        raise OptionError(f"The tolerance must be at least 0, not {tolerance!r}.")
     require_pictures()
     _require_monai()
     pairs = find_pairs(images, labels, predictions)
@@ -142,7 +142,7 @@ def evaluate(
         network, name = _load(model)
         identity = model_identity(network)
         how |= {"scheduler": scheduler, "workers": workers, "load": name}
-    settings = Settings(
+    scoring = Scoring(
         tolerance,
         None if prompts is None else parse_prompts(prompts),
         merge_options(options, changes),
@@ -157,7 +157,7 @@ def evaluate(
         with writing(folder):
             (folder / CASES).mkdir(parents=True, exist_ok=True)
         try:
-            scores.append(_score(pair, settings, folder, network, how))
+            scores.append(_score(pair, scoring, folder, network, how))
         except BiomedParseError as problem:
             failures[pair.name] = str(problem)
         except Exception as problem:  # the other cases must go on
@@ -167,19 +167,19 @@ def evaluate(
             write_durably(folder / CASES_CSV, cases_csv(scores))
     result = Evaluation(tuple(scores), failures, summarise(scores), folder)
     with writing(folder):
-        _report(result, settings, predictions is not None)
+        _report(result, scoring, predictions is not None)
     return result
 
 
 def _score(
     pair: Pair,
-    settings: Settings,
+    scoring: Scoring,
     folder: Path,
     network: Network | None,
     how: Mapping[str, Any],
 ) -> CaseScore:
     """Score a case, or read its scores if nothing has changed since."""
-    case = Case(pair, settings)
+    case = Case(pair, scoring)
     path = folder / CASES / f"{pair.name}.json"
     if path.exists():
         kept = json.loads(path.read_text("utf-8"))
@@ -194,20 +194,20 @@ def _score(
     return score
 
 
-def _report(result: Evaluation, settings: Settings, given: bool) -> None:
+def _report(result: Evaluation, scoring: Scoring, given: bool) -> None:
     """Write tables, pictures and the page."""
     folder, scores = result.folder, result.scores
     write_durably(folder / SUMMARY_CSV, summary_csv(result.summary))
     facts = {
-        "model": settings.model or "predictions from files",
+        "model": scoring.model or "predictions from files",
         "cases": f"{len(scores)} scored, {len(result.failures)} failed",
-        "tolerance of NSD": f"{settings.tolerance:g}, in the unit of the spacing",
-        "existence": "where labels are" if given else "as the network said",
+        "tolerance of NSD": f"{scoring.tolerance:g}, in the unit of the spacing",
+        "existence": "from the labels" if given else "from the network",
         "napari-biomedparse": __version__,
     }
     content = {
         "facts": facts,
-        "options": asdict(settings.options),
+        "options": asdict(scoring.options),
         "summary": [plain(asdict(line)) for line in result.summary],
         "cases": [score.to_json() for score in scores],
         "failures": dict(result.failures),
@@ -234,7 +234,7 @@ def _draw_worst(scores: Sequence[CaseScore], folder: Path) -> dict[str, Path]:
 def _load(
     model: str | os.PathLike[str] | Network | None,
 ) -> tuple[Network, str | os.PathLike[str] | None]:
-    """Load a network, and return by which name a worker can load it, too."""
+    """Load a network; also return the name by which a worker can load it."""
     if model is None or isinstance(model, str | os.PathLike):
         name = default_model() if model is None else model
         return load_model(name), name

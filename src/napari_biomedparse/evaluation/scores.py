@@ -32,17 +32,17 @@ class ClassLine:
     Parameters
     ----------
     label : int
-        Its id in the labels; 0 for objects of all prompts.
+        Label id; 0 for the objects of all prompts.
     prompt : str
-        What stands for it, or empty.
+        Prompt of the class, or empty.
     dsc, nsd : float
-        Dice and normalised surface dice of a semantic class.
+        Dice and normalized surface Dice of a semantic class.
     f1, precision, recall, dsc_matched : float
-        Of objects that overlap by at least half.
+        Scores of objects that overlap by at least half.
     true_positives, false_positives, false_negatives : float
         Counts of objects.
     existence_accuracy : float
-        Share of the slices for which it was said rightly whether the class is there.
+        Share of the slices for which the presence of the class was predicted rightly.
     """
 
     label: int
@@ -60,7 +60,7 @@ class ClassLine:
 
 
 def object_scores(score: InstanceScore) -> dict[str, float]:
-    """Return what a `ClassLine` says of objects."""
+    """Return the fields of a `ClassLine` that are about objects."""
     return {
         "f1": score.f1,
         "precision": score.precision,
@@ -78,12 +78,12 @@ class CaseScore:
     name : str
     classes : tuple of ClassLine
     seconds : float
-        For the prediction, files read included; NaN if it came from a file, or
+        Duration of the prediction, including reading; NaN if it came from a file, or
         part of it was computed earlier.
     host_mib, device_mib : float
-        Largest memory of the process and on the graphics card meanwhile, in MiB.
+        Peak memory of the process and on the graphics card, in MiB.
     slices : int
-        How many were scored.
+        Number of slices scored.
     """
 
     name: str
@@ -129,36 +129,19 @@ def score_semantic(
     existence: npt.NDArray[np.bool_] | None,
     axis: int,
 ) -> tuple[ClassLine, ...]:
-    """Score labels class by class.
+    """Score labels by class: every prompt of `texts`, or every class of the truth.
 
-    Parameters
-    ----------
-    truth, labels : ndarray [Z, Y, X]
-        Integers.
-    texts : mapping of int to str
-        Prompt of each label id that was asked for; empty for all of the truth.
-    spacing : tuple of float
-        Per axis.
-    tolerance : float
-        For the surface dice, in the unit of `spacing`.
-    existence : bool ndarray [P, slices], optional
-        Whether each prompt was said to be there; by default, where its label is.
-    axis : int
-        The slicing axis.
-
-    Returns
-    -------
-    tuple of ClassLine
-        By label id: every prompt, or every class of the truth.
+    `existence` [P, slices] says whether each prompt was predicted to be in a slice of
+    `axis`; by default, it was where its label is.
     """
     score = evaluate_semantic(
         truth, labels, spacing=spacing, tolerance=tolerance, ids=texts or None
     )
-    asked = tuple(texts) or tuple(score.classes)
-    there = slices_with(truth, asked, axis)
-    said = slices_with(labels, asked, axis) if existence is None else existence
+    ids = tuple(texts) or tuple(score.classes)
+    there = slices_with(truth, ids, axis)
+    predicted = slices_with(labels, ids, axis) if existence is None else existence
     lines = []
-    for row, label in enumerate(asked):
+    for row, label in enumerate(ids):
         found = score.classes.get(label)
         lines.append(
             ClassLine(
@@ -166,7 +149,7 @@ def score_semantic(
                 texts.get(label, ""),
                 dsc=found.dsc if found else NAN,
                 nsd=found.nsd if found else NAN,
-                existence_accuracy=float((there[row] == said[row]).mean()),
+                existence_accuracy=float((there[row] == predicted[row]).mean()),
             )
         )
     return tuple(lines)
@@ -174,32 +157,32 @@ def score_semantic(
 
 def score_instances(
     truth: Labels,
-    objects: Labels,
+    instances: Labels,
     prompts: PromptSet | None,
     *,
     existence: npt.NDArray[np.bool_] | None,
     axis: int,
 ) -> tuple[ClassLine, ...]:
     """Score objects, whatever their class; see `score_semantic`."""
-    score = evaluate_instances(truth, objects)
+    score = evaluate_instances(truth, instances)
     there = _any_along(truth > 0, axis)
     if existence is None:
-        said = _any_along(objects > 0, axis)
+        predicted = _any_along(instances > 0, axis)
     else:
-        said = np.asarray(existence.any(axis=0))
+        predicted = np.asarray(existence.any(axis=0))
     single = prompts is not None and len(prompts) == 1
     return (
         ClassLine(
             prompts.ids[0] if prompts and single else 0,
             "; ".join(prompts.texts) if prompts else "",
             **object_scores(score),
-            existence_accuracy=float((there == said).mean()),
+            existence_accuracy=float((there == predicted).mean()),
         ),
     )
 
 
 def slices_with(labels: Labels, ids: Iterable[int], axis: int) -> npt.NDArray[np.bool_]:
-    """Tell which slices hold which labels, bool [P, slices]."""
+    """Return which slices contain which labels, bool [P, slices]."""
     return np.array([_any_along(labels == label, axis) for label in ids], bool)
 
 

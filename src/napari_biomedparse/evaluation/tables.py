@@ -23,19 +23,9 @@ COSTS = ("seconds", "host_mib", "device_mib", "slices")
 
 @dataclass(frozen=True)
 class SummaryLine:
-    """What many cases say of a class, or of everything.
+    """Statistics of one of `METRICS` over cases, of a class or (None) of everything.
 
-    Parameters
-    ----------
-    label : int or None
-        None for everything.
-    prompt : str
-    metric : str
-        One of `METRICS`.
-    cases : int
-        How many have that score.
-    mean, deviation, median, lowest, highest : float
-        Over cases; the deviation of one case is 0.
+    `cases` is the number of cases that have the score; a single one has deviation 0.
     """
 
     label: int | None
@@ -50,7 +40,7 @@ class SummaryLine:
 
 
 def summarise(scores: Sequence[CaseScore]) -> tuple[SummaryLine, ...]:
-    """Summarise cases: everything first, then by class; what nothing has is left out.
+    """Summarize cases: everything first, then each class, without missing scores.
 
     Everything is the mean over cases of the mean over their classes.
     """
@@ -71,7 +61,7 @@ def summarise(scores: Sequence[CaseScore]) -> tuple[SummaryLine, ...]:
 
 
 def cases_csv(scores: Iterable[CaseScore]) -> str:
-    """Return a line for each case and class; NaN is an empty field."""
+    """Return one row per case and class as CSV; NaN is an empty field."""
     names = [item.name for item in fields(ClassLine)]
     lines = [
         {"case": s.name, **asdict(line), **{c: getattr(s, c) for c in COSTS}}
@@ -88,7 +78,7 @@ def summary_csv(lines: Iterable[SummaryLine]) -> str:
 
 
 def shown(value: float, digits: int = 4) -> str:
-    """Return a number for people."""
+    """Format a number; NaN is a dash."""
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 

@@ -1,4 +1,4 @@
-"""What people are told about a run: what was found, and the time left."""
+"""What a run found for each prompt, and the time it has left."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ class Finding:
     Parameters
     ----------
     prompt : Prompt
-        What was looked for.
     slices : int
-        How many slices have voxels of it.
+        Number of slices with voxels of the prompt.
     first, last : int or None
-        The first and last of them; None if there is none.
+        First and last of these slices; None if there are none.
     best : float
         Highest existence probability, 0 to 1; NaN before the first slice.
     best_slice : int or None
-        Where that is.
+        Slice with the highest probability.
     voxels : int
         Number of voxels.
     """
@@ -50,7 +49,6 @@ class Tally:
     Parameters
     ----------
     prompts : PromptSet
-        The run's prompts.
     depth : int
         Number of slices of the volume.
     """
@@ -74,7 +72,7 @@ class Tally:
         return spans(np.flatnonzero(np.isfinite(self.existence[0])).tolist())
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return what was found so far, one entry a prompt."""
+        """Return what has been found so far, one entry per prompt."""
         return findings(self.prompts, self.existence, self._voxels)
 
 
@@ -83,7 +81,7 @@ def findings(
     existence: npt.NDArray[np.float32],
     voxels: npt.NDArray[np.int64],
 ) -> tuple[Finding, ...]:
-    """Return what was found, one entry a prompt.
+    """Return what was found, one entry per prompt.
 
     Parameters
     ----------
@@ -91,31 +89,23 @@ def findings(
     existence : float32 ndarray [P, slices]
         Probabilities; NaN where not run.
     voxels : int64 ndarray [P, slices]
-        Voxels of each prompt.
+        Number of voxels.
     """
     return tuple(
         _finding(*row) for row in zip(prompts.prompts, existence, voxels, strict=True)
     )
 
 
-def together(parts: Sequence[Sequence[Finding]]) -> tuple[Finding, ...]:
-    """Put what was found at several time points together.
+def combine_findings(parts: Sequence[Sequence[Finding]]) -> tuple[Finding, ...]:
+    """Combine the findings of several time points, for the same prompts.
 
-    Parameters
-    ----------
-    parts : sequence of sequence of Finding
-        One a time point, of the same prompts.
-
-    Returns
-    -------
-    tuple of Finding
-        Slices and voxels are added up; the best slice is that of the time point with
-        the highest probability.
+    Slices and voxels are added up; the best slice is that of the time point with the
+    highest probability.
     """
-    return tuple(map(_together, zip(*parts, strict=True)))
+    return tuple(map(_combine, zip(*parts, strict=True)))
 
 
-def _together(parts: Sequence[Finding]) -> Finding:
+def _combine(parts: Sequence[Finding]) -> Finding:
     best = max(parts, key=lambda finding: np.nan_to_num(finding.best, nan=-1.0))
     return replace(
         best,
@@ -144,18 +134,18 @@ def _finding(
 
 
 def truncation_warning(truncated: Sequence[str]) -> str:
-    """Say that the network reads only the beginning of long prompts."""
+    """Return a sentence about prompts that are longer than the network reads."""
     quoted = ", ".join(repr(text[:40] + "…") for text in truncated)
     return (
-        f"The network reads 77 tokens of a prompt and no more; cut: {quoted}. "
-        "Put what matters first."
+        f"The network reads only the first 77 tokens of a prompt; truncated: {quoted}. "
+        "Put the most important words first."
     )
 
 
 class TimeLeft:
     """Estimates the rest of a run from the pace of its slices.
 
-    The time before the first slices is left out: loading a model says nothing about
+    The time before the first slices is ignored: loading a model says nothing about
     the pace.
     """
 
@@ -163,19 +153,14 @@ class TimeLeft:
         self._first: tuple[int, float] | None = None
 
     def update(self, done: int, total: int, now: float) -> float | None:
-        """Take note of progress.
+        """Return the seconds left, or None while there is no pace yet.
 
         Parameters
         ----------
         done, total : int
-            Slices.
+            Number of slices.
         now : float
-            Any clock, in seconds.
-
-        Returns
-        -------
-        float or None
-            Seconds left; None while there is no pace yet.
+            Time in seconds, of any clock.
         """
         if self._first is None:
             self._first = (done, now)
@@ -186,7 +171,7 @@ class TimeLeft:
 
 
 def duration(seconds: float) -> str:
-    """Return a time for people, for example ``"2 min 05 s"``."""
+    """Format a duration, for example ``"2 min 05 s"``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

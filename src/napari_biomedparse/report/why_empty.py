@@ -1,6 +1,6 @@
-"""Why a run found nothing: likely causes, each with what to do about it.
+"""Why a run found nothing: likely causes, each with a remedy.
 
-Looks at the volume, the prompts and the existence scores; free of torch.
+Reads the volume, the prompts and the existence scores; free of torch.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.data.modalities import MODALITIES
-from napari_biomedparse.data.prompts import PromptSet, parse_prompts
+from napari_biomedparse.data.prompts import PromptSet, PromptsLike, parse_prompts
 from napari_biomedparse.data.vocabulary import suggested_prompts
-from napari_biomedparse.data.volume import Volume, as_volume
+from napari_biomedparse.data.volume import Volume, VolumeLike, as_volume
 from napari_biomedparse.networks.blocks.tokenizer import CONTEXT_LENGTH, token_count
 from napari_biomedparse.slicing.geometry import SliceGeometry, choose_axis
 from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
 
 LOOKED_AT = 5
-"""Slices that are looked at, evenly spaced."""
+"""Number of slices to examine, evenly spaced."""
 WEAK_EXISTENCE = 0.1
-"""Best existence below which a target most likely is not there, or not meant so."""
+"""Best existence below which a target is most likely absent, or described badly."""
 DARK = 16
-"""Grey level that an image's brightest half per cent should exceed."""
+"""Grey level that the brightest half percent of an image should exceed."""
 LEAST_GREY = 0.03
 """Share of voxels that should be neither black nor white."""
 THICK = 1.5
-"""Ratio of voxel edges from which slices should be cut along the longer one."""
+"""Ratio of voxel edges above which slices should be cut along the longer one."""
 REDUCED = 2.0
-"""Voxels a network pixel from which small objects may be lost."""
+"""Voxels per network pixel above which small objects may be lost."""
 _KINDS = {
     "ct": r"\bCT\b|(?i:computed tomography)",
     "mr": r"\bMRI?\b|(?i:magnetic resonance)",
@@ -48,7 +48,7 @@ _KINDS = {
     "em": r"\bEM\b|(?i:electron microscopy)",
     "light-sheet": r"(?i:light[- ]sheet|fluorescence)",
 }
-"""Modality by how prompts speak of it."""
+"""How prompts mention each modality."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class Cause:
     Parameters
     ----------
     sentence : str
-        What was found.
+        The reason.
     fix : str
         What to do.
     options : mapping
-        Options that do it, by name; may be empty.
+        Options that do so, by name; may be empty.
     prompts : mapping of int to str
-        Prompts that do it, by label id; may be empty.
+        Prompts that do so, by label id; may be empty.
     """
 
     sentence: str
@@ -74,14 +74,14 @@ class Cause:
 
 
 def why_empty(
-    volume: Any,
-    prompts: Any,
+    volume: VolumeLike,
+    prompts: PromptsLike,
     options: SegmentOptions,
     existence: npt.NDArray[np.float32],
     *,
     intensity: Intensity | None = None,
 ) -> tuple[Cause, ...]:
-    """Say why a run may have found nothing.
+    """Return likely reasons why a run found nothing.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def why_empty(
     existence : float32 ndarray [P, slices]
         The run's probabilities; NaN where not run.
     intensity : Intensity, optional
-        What `choose_intensity` said of the volume; by default it is asked.
+        From `choose_intensity`, if it is known already.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def why_empty(
     """
     volume, prompts = region_of(as_volume(volume), options), parse_prompts(prompts)
     if not np.isfinite(existence).any():
-        return (Cause("No slice was finished.", "Let the run go on."),)
+        return (Cause("No slice was finished.", "Resume the run."),)
     geometry = slice_geometry(volume, options, PUBLISHED_SIZE)
     if intensity is None:
         intensity = choose_intensity(
@@ -139,21 +139,21 @@ def _grey_levels(
     )
     bright = float(np.percentile(seen, 99.5))
     if bright < DARK:
-        scale = "from 0 to 1" if 0 < bright <= 1 else f"up to {bright:.3g} only"
+        scale = "from 0 to 1" if 0 < bright <= 1 else f"only up to {bright:.3g}"
         yield Cause(
-            f"The values run {scale}, and the network takes 0 for black and 255 for "
+            f"The values range {scale}, but for the network 0 is black and 255 is "
             "white: it sees next to nothing.",
-            "Choose the modality auto, which spreads the values."
+            "Choose the modality auto, which rescales the values."
             if volume.dtype.kind == "f"
-            else "Multiply the values so that they run from 0 to 255; 8-bit images are "
-            "used as they are.",
+            else "Multiply the values so that they range from 0 to 255; 8-bit images "
+            "are used as they are.",
             {"modality": "auto"} if volume.dtype.kind == "f" else {},
         )
     elif ((seen > 0) & (seen < 255)).mean() < LEAST_GREY:
         other = intensity.method == "window"
         yield Cause(
             f"Nearly all voxels become black or white ({intensity.describe()}).",
-            "Choose the modality auto, which spreads the values."
+            "Choose the modality auto, which rescales the values."
             if other
             else "Choose another modality, or check that this is the grey image and "
             "not a mask.",
@@ -164,7 +164,7 @@ def _grey_levels(
 def _threshold(
     prompts: PromptSet, options: SegmentOptions, existence: npt.NDArray[np.float32]
 ) -> Iterator[Cause]:
-    """Look for scores below the threshold that are no nonsense."""
+    """Look for plausible scores below the threshold."""
     best, text, index = _best(prompts, existence)
     if WEAK_EXISTENCE <= best < options.existence_threshold:
         lower = math.floor(100 * best - 1e-3) / 100  # a single prompt has to exceed it
@@ -179,10 +179,10 @@ def _threshold(
 def _modality(
     volume: Volume, prompts: PromptSet, options: SegmentOptions, intensity: Intensity
 ) -> Iterator[Cause]:
-    """Compare what the prompts speak of with how grey levels were chosen."""
+    """Compare the modality that prompts mention with that of the grey levels."""
     if volume.dtype == np.uint8 or volume.is_colour:
         return  # used as it is, whatever the modality
-    said = {
+    mentioned = {
         kind
         for text in prompts.texts
         for kind, pattern in _KINDS.items()
@@ -190,20 +190,20 @@ def _modality(
     }
     chosen = options.modality
     family = "ct" if chosen.startswith("ct") else chosen
-    if len(said) != 1 or family in said:
+    if len(mentioned) != 1 or family in mentioned:
         return
-    (kind,) = said
+    (kind,) = mentioned
     name = MODALITIES[kind].label
     if chosen not in ("auto", "none"):
         yield Cause(
-            f"The prompts speak of {name}, but the grey levels are those of "
+            f"The prompts mention {name}, but the grey levels are those of "
             f"{MODALITIES[chosen].label}.",
             f"Choose the modality {kind}.",
             {"modality": kind},
         )
     elif kind == "ct" and intensity.hint:
         yield Cause(
-            f"The prompts speak of CT and the values look like Hounsfield units, but "
+            f"The prompts mention CT and the values look like Hounsfield units, but "
             f"the grey levels are not those of a CT window ({intensity.label}).",
             "Choose the modality ct, or another CT window.",
             {"modality": kind},
@@ -211,7 +211,7 @@ def _modality(
 
 
 def _axes(volume: Volume, geometry: SliceGeometry) -> Iterator[Cause]:
-    """Look for slices that were cut across the planes the image was taken in."""
+    """Look for slices across the planes in which the image was taken."""
     spacing, name = volume.spacing[:3], volume.axes[geometry.axis]
     if "pixel" in volume.units[:3]:
         wanted = choose_axis(volume.grid)
@@ -220,7 +220,7 @@ def _axes(volume: Volume, geometry: SliceGeometry) -> Iterator[Cause]:
     else:
         wanted = int(np.argmax(spacing))
         thick = spacing[wanted] > THICK * spacing[geometry.axis]
-        reason = "its voxels are longest"
+        reason = "voxels are longest"
     if thick and wanted != geometry.axis and not volume.is_colour:
         better = volume.axes[wanted]
         yield Cause(
@@ -235,14 +235,14 @@ def _cut_prompts(prompts: PromptSet) -> Iterator[Cause]:
     for text in prompts.texts:
         if (count := token_count(text)) > CONTEXT_LENGTH:
             yield Cause(
-                f"The prompt {text[:40] + '…'!r} has {count} tokens; the network reads "
-                f"the first {CONTEXT_LENGTH} and no more.",
-                "Shorten it, or put what matters first.",
+                f"The prompt {text[:40] + '…'!r} has {count} tokens; only the first "
+                f"{CONTEXT_LENGTH} are used.",
+                "Shorten it, or put the most important words first.",
             )
 
 
 def _size(geometry: SliceGeometry, options: SegmentOptions) -> Iterator[Cause]:
-    """Look for objects that may have been lost on the way."""
+    """Look for small objects that may have been lost."""
     reduced = max(
         voxels / pixels
         for voxels, pixels in zip(
@@ -251,14 +251,14 @@ def _size(geometry: SliceGeometry, options: SegmentOptions) -> Iterator[Cause]:
     )
     if reduced >= REDUCED:
         yield Cause(
-            f"Slices are reduced {reduced:.1f} times for the network, which may lose "
-            "small objects.",
+            f"Slices are downscaled {reduced:.1f} times for the network, which may "
+            "lose small objects.",
             f"Cut them into tiles of {PUBLISHED_SIZE} pixels.",
             {"tile": PUBLISHED_SIZE, "pixel_size": None},
         )
     if options.minimum_size > 1:
         yield Cause(
-            f"Objects of fewer than {options.minimum_size} voxels are dropped.",
+            f"Objects with fewer than {options.minimum_size} voxels are removed.",
             "Set the minimum size to 0.",
             {"minimum_size": 0},
         )
@@ -267,15 +267,15 @@ def _size(geometry: SliceGeometry, options: SegmentOptions) -> Iterator[Cause]:
 def _scores(
     prompts: PromptSet, options: SegmentOptions, existence: npt.NDArray[np.float32]
 ) -> Cause:
-    """Say what the scores alone tell."""
+    """Return what the scores alone suggest."""
     best, text, index = _best(prompts, existence)
     where = f"(best score {best:.2f} for {text!r} in slice {index})"
     if best >= WEAK_EXISTENCE:
         there = best >= options.existence_threshold
         return Cause(
-            f"The network says that the target is there {where}, but drew no mask."
+            f"The network finds the target {where}, but draws no mask."
             if there
-            else f"The network is not sure of any slice {where}.",
+            else f"The network is unsure about every slice {where}.",
             "Describe it more precisely: what, in which kind of image, and where.",
         )
     known = suggested_prompts()
@@ -283,10 +283,10 @@ def _scores(
     meant = {prompts.ids[prompts.texts.index(text)]: close[0]} if close else {}
     meant = {label: better for label, better in meant.items() if better != text}
     return Cause(
-        f"The network is sure that no slice shows it {where}.",
-        f"Try a prompt that it was trained with: {close[0]!r}."
+        f"The network is sure that no slice shows the target {where}.",
+        f"Try a prompt that it was trained on: {close[0]!r}."
         if meant
-        else "Name the image and the place too, as in "
+        else "Name the kind of image and the place too, as in "
         "'mitochondria in electron microscopy'.",
         prompts=meant,
     )

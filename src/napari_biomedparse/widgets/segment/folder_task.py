@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from napari_biomedparse.process import Found, Planned, Run, Status, Written
-from napari_biomedparse.report.findings import Finding, findings, together
+from napari_biomedparse.report.findings import Finding, combine_findings, findings
 from napari_biomedparse.widgets.shared.task import SegmentTask, Step
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class FolderTask(SegmentTask):
             return findings(self.prompts, scores, voxels)
         times = range(scores.shape[1])
         parts = [findings(self.prompts, scores[:, t], voxels[:, t]) for t in times]
-        return together(parts)
+        return combine_findings(parts)
 
     def _follow_all(self) -> Iterator[Step]:
         for event in self._events(self._begin):

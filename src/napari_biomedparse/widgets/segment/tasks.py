@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_biomedparse.data.results import SegmentedSlices
 from napari_biomedparse.process import Objects, Planned, Run, Status, Voted
-from napari_biomedparse.report.findings import Finding, Tally, together
+from napari_biomedparse.report.findings import Finding, Tally, combine_findings
 from napari_biomedparse.widgets.shared.task import Changed, SegmentTask, Step
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class ArrayTask(SegmentTask):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return what was found so far, one entry a prompt; empty if nothing was."""
-        return together([tally.findings() for tally in self._tallies])
+        return combine_findings([tally.findings() for tally in self._tallies])
 
     def _follow_all(self) -> Iterator[Step]:
         for at, part in enumerate(self._parts):
