@@ -13,6 +13,7 @@ import napari_biomedparse
 
 PUBLIC = [
     "BiomedParseError",
+    "Cancelled",
     "CheckpointError",
     "Consensus",
     "DeviceError",

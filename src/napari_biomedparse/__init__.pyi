@@ -14,6 +14,7 @@ from .data.volume import Volume as Volume
 from .engine.engine import Engine as Engine
 from .errors import (
     BiomedParseError as BiomedParseError,
+    Cancelled as Cancelled,
     CheckpointError as CheckpointError,
     DeviceError as DeviceError,
     FormatError as FormatError,

@@ -55,4 +55,8 @@ class OutputError(BiomedParseError, OSError):
 
 
 class WorkerError(BiomedParseError, RuntimeError):
-    """The process that runs the network could not be started, or has died."""
+    """The model process could not be started, or ended unexpectedly."""
+
+
+class Cancelled(BiomedParseError):
+    """The run was cancelled; whatever was finished is kept."""

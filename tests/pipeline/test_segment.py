@@ -28,7 +28,8 @@ from napari_biomedparse.pipeline.segment import (
     segment,
     segment_lazy,
 )
-from napari_biomedparse.process.serve import RemoteArray
+from napari_biomedparse.process.messages import Voxels
+from napari_biomedparse.process.voxels import RemoteArray
 from napari_biomedparse.slicing.batches import slice_batches
 from napari_biomedparse.slicing.geometry import plan_slices
 
@@ -291,9 +292,7 @@ def test_a_region_is_that_part_alone_and_in_place(
     expected = segment(volume[2:9, 10:60, 4:40], PROMPTS, tiny_model, slices=(1, 5))
     assert expected.labels.any()
     far = RemoteArray(
-        volume.shape,
-        volume.dtype,
-        None,
+        Voxels(1, volume.shape, volume.dtype.str, None),
         lambda ranges: volume[tuple(slice(*pair) for pair in ranges)],
     )
     for data in (volume, da.from_array(volume, chunks=(5, 32, 32)), far):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from napari_biomedparse.process import Session
+from napari_biomedparse.process.child import COMMAND
 
 FAKE = Path(__file__).with_name("fake_worker.py")
 
@@ -18,7 +18,7 @@ def session_that():
     made = []
 
     def make(mode: str) -> Session:
-        made.append(Session([sys.executable, str(FAKE), mode]))
+        made.append(Session([*COMMAND[:-1], str(FAKE), mode]))
         return made[-1]
 
     yield make

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
+import venv
+from pathlib import Path
 
 import dask.array as da
 import numpy as np
 import pytest
 import zarr
 
+import napari_biomedparse
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.data.results import SegmentedSlices
@@ -22,8 +26,11 @@ from napari_biomedparse.errors import (
     VolumeError,
     WorkerError,
 )
-from napari_biomedparse.process import Planned, Session, Status
+from napari_biomedparse.process import Session, child
+from napari_biomedparse.process.child import COMMAND
+from napari_biomedparse.process.messages import Planned, SegmentRequest, Status
 
+FAKE = Path(__file__).with_name("fake_worker.py")
 PROMPTS = parse_prompts({5: "bright things"})
 OPTIONS = SegmentOptions(slices=None, seed=7)
 
@@ -108,9 +115,23 @@ def test_death_is_reported_with_last_words_and_replaced(session_that, voxels):
 def test_killed_in_the_middle(session_that, voxels):
     session = session_that("slow")
     run = session.run(as_volume(voxels), PROMPTS, OPTIONS)
-    with pytest.raises(WorkerError, match="memory"):
+    with pytest.raises(WorkerError, match="killed by SIGKILL") as caught:
         for event in run:
             if isinstance(event, SegmentedSlices):
+                os.kill(session.pid, signal.SIGKILL)
+    assert "memory" not in str(caught.value)
+
+
+def test_memory_that_ran_out_is_named(session_that, voxels, tmp_path, monkeypatch):
+    counters = tmp_path / "vmstat"
+    counters.write_text("pgfault 12\noom_kill 3\n")
+    monkeypatch.setattr(child, "_KERNEL_COUNTERS", counters)
+    session = session_that("slow")
+    run = session.run(as_volume(voxels), PROMPTS, OPTIONS)
+    with pytest.raises(WorkerError, match="memory ran out"):
+        for event in run:
+            if isinstance(event, SegmentedSlices):
+                counters.write_text("pgfault 15\noom_kill 4\n")
                 os.kill(session.pid, signal.SIGKILL)
 
 
@@ -183,22 +204,98 @@ def test_close_ends_the_process_and_a_run_quietly(session_that, voxels):
     assert not alive(pid)
 
 
+PARENT = """
+import numpy as np, sys
+from napari_biomedparse import SegmentOptions, SegmentedSlices, parse_prompts
+from napari_biomedparse.data.volume import as_volume
+from napari_biomedparse.process import Session, child
+from napari_biomedparse.process.child import COMMAND
+
+session = Session(sys.argv[1:])
+volume = as_volume(np.full((6, 40, 30), 200, np.uint8))
+for event in session.run(volume, parse_prompts(["cell"]), SegmentOptions()):
+    if isinstance(event, SegmentedSlices):
+        print(session.pid, flush=True)
+"""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
-def test_process_ends_with_its_parent(session_that, voxels):
-    session = session_that("stuck")
+def test_process_ends_with_its_parent_however_that_ends():
+    command = [sys.executable, "-c", PARENT, *COMMAND[:-1], str(FAKE), "stuck"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as parent:
+        pid = int(parent.stdout.readline())
+        assert alive(pid)
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(pid)
+
+
+def test_files_of_the_user_do_not_enter_the_process(tmp_path):
+    """They are beside the script, in the current folder and in PYTHONPATH."""
+    for name in ("random", "json", "torch", "napari_biomedparse"):
+        (tmp_path / f"{name}.py").write_text("open('executed', 'w')")
+    at_last = "sys.path[:0] = ['', sys.argv.pop()]\nsession ="
+    script = PARENT.replace("session =", at_last, 1)
+    command = [*COMMAND[:-1], str(FAKE), "works", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script, *command],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(tmp_path)])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.count("\n") == 6, done.stderr
+    assert not (tmp_path / "executed").exists()
+
+
+def test_what_start_up_files_print_does_not_disturb(tmp_path, voxels):
+    venv.create(tmp_path, symlinks=os.name != "nt")
+    (site,) = tmp_path.rglob("site-packages")
+    (site / "any.pth").write_text("import os; os.write(1, b'from a .pth')\n")
+    (site / "sitecustomize.py").write_text(
+        f"print('from sitecustomize')\nopen({str(tmp_path / 'executed')!r}, 'w')"
+    )
+    python = tmp_path / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    session = Session([str(python), *COMMAND[1:-1], str(FAKE), "works"])
     run = session.run(as_volume(voxels), PROMPTS, OPTIONS)
-    next(event for event in run if isinstance(event, SegmentedSlices))
-    session._process._popen.stdin.close()  # what the end of this process does
-    assert session._process._popen.wait(timeout=5) == 0
-    with pytest.raises(WorkerError):
-        list(run)
+    assert labels_of(run, voxels.shape).any()
+    session.close()
+    assert (tmp_path / "executed").exists()
+
+
+def test_folders_of_packages_are_handed_over(tmp_path, monkeypatch):
+    folders = [tmp_path / name for name in ("installed", "current", "script", "bare")]
+    for folder in folders:
+        folder.mkdir()
+        if folder.name != "bare":
+            (folder / "package-1.0.dist-info").mkdir()
+        monkeypatch.syspath_prepend(folder)
+    monkeypatch.chdir(tmp_path / "current")
+    monkeypatch.setattr(
+        sys.modules["__main__"], "__file__", str(tmp_path / "script" / "main.py")
+    )
+    found = child.package_folders()
+    assert found[0] == str(tmp_path / "installed")
+    assert not any(str(folder) in found for folder in folders[1:])
+    ours = Path(napari_biomedparse.__file__).parents[1]
+    assert str(ours) in found
+    monkeypatch.chdir(ours)  # also where the package lies in the current folder
+    assert str(ours) in child.package_folders()
 
 
 def test_slices_next_to_the_eye_come_first_and_done_ones_not_again(
     session_that, voxels
 ):
-    run = session_that("slow").run(
-        as_volume(voxels), PROMPTS, OPTIONS, done=[(3, 4)], front=4
+    run = session_that("slow").start(
+        SegmentRequest(
+            volume=as_volume(voxels),
+            prompts=PROMPTS,
+            options=OPTIONS,
+            done=((3, 4),),
+            front=4,
+        )
     )
     starts = []
     for event in run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import tempfile
 
 import dask.array as da
@@ -16,7 +17,14 @@ from napari_biomedparse.data.results import SegmentedSlices
 from napari_biomedparse.data.volume import as_volume
 from napari_biomedparse.errors import CheckpointError, DeviceError, OptionError
 from napari_biomedparse.pipeline.segment import segment
-from napari_biomedparse.process import Objects, Planned, Session, Status
+from napari_biomedparse.process import Session
+from napari_biomedparse.process.messages import (
+    Instances,
+    Planned,
+    PreviewRequest,
+    SegmentRequest,
+    Status,
+)
 
 PROMPTS = parse_prompts(["nuclei", "mitochondria in electron microscopy"])
 
@@ -33,9 +41,14 @@ def grey():
     return np.random.default_rng(1).integers(0, 3000, (7, 64, 48), dtype=np.uint16)
 
 
+def start(session, volume, options, **how):
+    how = {"prompts": PROMPTS, "model": "tiny", "device": "cpu", **how}
+    volume = as_volume(volume)
+    return session.start(SegmentRequest(volume=volume, options=options, **how))
+
+
 def run(session, volume, options, **how):
-    how = {"model": "tiny", "device": "cpu", **how}
-    return list(session.run(as_volume(volume), PROMPTS, options, **how))
+    return list(start(session, volume, options, **how))
 
 
 @pytest.mark.parametrize("kind", ["numpy", "dask"])
@@ -63,7 +76,7 @@ def test_labels_and_scores_are_those_of_python(session, grey, kind):
 def test_objects_come_last_with_their_owners(session, grey):
     events = run(session, grey, SegmentOptions(instances=True))
     expected = segment(grey, PROMPTS, "tiny", device="cpu", instances=True)
-    (objects,) = [event for event in events if isinstance(event, Objects)]
+    (objects,) = [event for event in events if isinstance(event, Instances)]
     assert events[-1] is objects
     np.testing.assert_array_equal(objects.labels, expected.instances)
     assert objects.owners[0] == 0
@@ -83,13 +96,7 @@ def test_the_model_is_loaded_once(session, grey):
 
 def test_prompt_cut_at_77_tokens_is_told(session, grey):
     prompts = parse_prompts(["nuclei " * 100])
-    events = session.run(
-        as_volume(grey),
-        prompts,
-        SegmentOptions(slices=(0, 1)),
-        model="tiny",
-        device="cpu",
-    )
+    events = run(session, grey, SegmentOptions(slices=(0, 1)), prompts=prompts)
     (plan,) = [event for event in events if isinstance(event, Planned)]
     assert plan.truncated == prompts.texts
 
@@ -120,7 +127,10 @@ def test_scores_on_disk_go_with_the_process(grey, tmp_path, monkeypatch):
             os.kill(session.pid, signal.SIGKILL)
             process._listening.join()
         else:
-            process._popen.stdin.close()
+            # What the end of this process does.
+            end = os.dup(process._channel._connection.fileno())
+            with socket.socket(fileno=end) as ours:
+                ours.shutdown(socket.SHUT_WR)
             process._listening.join()
         assert list(tmp_path.iterdir()) == []
         session.close()
@@ -144,14 +154,16 @@ def labels_of(events, shape):
 
 def test_a_preview_is_a_slice_of_the_run(session, grey):
     expected = segment(grey, PROMPTS, "tiny", device="cpu").labels
-    events = session.preview(
-        as_volume(grey),
-        PROMPTS,
-        SegmentOptions(),
-        4,
-        model="tiny",
-        device="cpu",
-        probabilities=True,
+    events = session.start(
+        PreviewRequest(
+            volume=as_volume(grey),
+            prompts=PROMPTS,
+            options=SegmentOptions(),
+            index=4,
+            model="tiny",
+            device="cpu",
+            probabilities=True,
+        )
     )
     *_, found = events
     np.testing.assert_array_equal(found.slices.labels, expected[4:5])
@@ -162,7 +174,7 @@ def test_a_preview_is_a_slice_of_the_run(session, grey):
 
 def test_the_slice_in_view_comes_first_and_done_ones_not_again(session, grey):
     expected = segment(grey, PROMPTS, "tiny", device="cpu").labels
-    events = run(session, grey, SegmentOptions(), front=5, done=[(0, 2)])
+    events = run(session, grey, SegmentOptions(), front=5, done=((0, 2),))
     (plan,) = [event for event in events if isinstance(event, Planned)]
     starts = [e.start for e in events if isinstance(e, SegmentedSlices)]
     assert plan.kept == ((0, 2),)
@@ -171,20 +183,18 @@ def test_the_slice_in_view_comes_first_and_done_ones_not_again(session, grey):
 
 
 def test_other_thresholds_and_objects_without_the_network(session, grey):
-    first = session.run(
-        as_volume(grey), PROMPTS, SegmentOptions(), model="tiny", device="cpu"
-    )
+    first = start(session, grey, SegmentOptions())
     scores = np.concatenate(
         [e.existence for e in first if isinstance(e, SegmentedSlices)], axis=1
     )
     middle = float(np.median(scores))
     changed = SegmentOptions(existence_threshold=middle, instances=True)
     events = run(
-        session, grey, changed, done=[(0, 7)], earlier=first.number, again=True
+        session, grey, changed, done=((0, 7),), earlier=first.number, again=True
     )
     expected = segment(grey, PROMPTS, "tiny", changed, device="cpu")
     np.testing.assert_array_equal(labels_of(events, grey.shape), expected.labels)
-    (objects,) = [event for event in events if isinstance(event, Objects)]
+    (objects,) = [event for event in events if isinstance(event, Instances)]
     np.testing.assert_array_equal(objects.labels, expected.instances)
 
 
@@ -196,15 +206,14 @@ def test_a_series_keeps_the_scores_of_all_time_points(grey, tmp_path, monkeypatc
         return {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.npy")}
 
     for volume in volumes:
-        how = {"model": "tiny", "device": "cpu", "beside": 2}
-        first = session.run(as_volume(volume), PROMPTS, SegmentOptions(), **how)
+        first = start(session, volume, SegmentOptions(), beside=2)
         assert sum(isinstance(event, SegmentedSlices) for event in first) == 7
         numbers.append(first.number)
     before = written()
     assert len(before) == 2 * 7
     changed = SegmentOptions(existence_threshold=0.6)
     for volume, number in zip(volumes, numbers, strict=True):
-        how = {"done": [(0, 7)], "earlier": number, "again": True, "beside": 2}
+        how = {"done": ((0, 7),), "earlier": number, "again": True, "beside": 2}
         events = run(session, volume, changed, **how)
         expected = segment(volume, PROMPTS, "tiny", changed, device="cpu").labels
         np.testing.assert_array_equal(labels_of(events, grey.shape), expected)
@@ -216,7 +225,7 @@ def test_a_series_keeps_the_scores_of_all_time_points(grey, tmp_path, monkeypatc
 
 def test_a_resumed_run_tells_objects_of_all_slices_apart(session, grey):
     options = SegmentOptions(instances=True)
-    first = session.run(as_volume(grey), PROMPTS, options, model="tiny", device="cpu")
+    first = start(session, grey, options)
     seen = 0
     for event in first:
         seen += isinstance(event, SegmentedSlices)
@@ -224,18 +233,18 @@ def test_a_resumed_run_tells_objects_of_all_slices_apart(session, grey):
             break
     first.close()
     first.stopped.wait(60)
-    events = run(session, grey, options, done=[(0, 3)], earlier=first.number)
+    events = run(session, grey, options, done=((0, 3),), earlier=first.number)
     expected = segment(grey, PROMPTS, "tiny", options, device="cpu")
-    (objects,) = [event for event in events if isinstance(event, Objects)]
+    (objects,) = [event for event in events if isinstance(event, Instances)]
     np.testing.assert_array_equal(objects.labels, expected.instances)
     (plan,) = [event for event in events if isinstance(event, Planned)]
     assert plan.kept == ((0, 3),)
     # A process that lost the scores does all again.
     session.close()
-    events = run(session, grey, options, done=[(0, 3)], earlier=first.number)
+    events = run(session, grey, options, done=((0, 3),), earlier=first.number)
     (plan,) = [event for event in events if isinstance(event, Planned)]
     assert plan.kept == ()
-    (objects,) = [event for event in events if isinstance(event, Objects)]
+    (objects,) = [event for event in events if isinstance(event, Instances)]
     np.testing.assert_array_equal(objects.labels, expected.instances)
 
 

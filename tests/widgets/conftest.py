@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from napari.utils.notifications import notification_manager
 
 from napari_biomedparse.process import Session
+from napari_biomedparse.process.child import COMMAND
 from napari_biomedparse.widgets.segment.widget import SegmentWidget
 from napari_biomedparse.widgets.shared import settings as _settings
 
@@ -53,7 +53,7 @@ def desk_that(make_napari_viewer, qtbot):
 
     def make(mode: str | None = "works") -> Desk:
         viewer = make_napari_viewer()
-        fake = None if mode is None else Session([sys.executable, str(FAKE), mode])
+        fake = None if mode is None else Session([*COMMAND[:-1], str(FAKE), mode])
         widget = SegmentWidget(viewer, session=fake)
         viewer.window.add_dock_widget(widget, name="Segment with text")
         widget.form.model.value = "tiny"

@@ -1,12 +1,15 @@
-"""The other process and the threads that talk to it."""
+"""The model process and the threads that communicate with it."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -14,38 +17,54 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from multiprocessing import Pipe
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from napari_biomedparse import errors
+import napari_biomedparse
 from napari_biomedparse.errors import BiomedParseError, FormatError, WorkerError
+from napari_biomedparse.process.channel import Channel
+from napari_biomedparse.process.handle import RunHandle
 from napari_biomedparse.process.messages import (
-    Found,
-    Objects,
-    Planned,
-    Previewed,
-    Status,
-    Tuned,
-    Voted,
-    Written,
+    Done,
+    Failed,
+    PreviewRequest,
+    Read,
+    Slab,
 )
-from napari_biomedparse.process.wire import Connection, Message
-from napari_biomedparse.training.progress import Progress
 
 if TYPE_CHECKING:
-    from napari_biomedparse.data.results import SegmentedSlices
     from napari_biomedparse.data.volume import Volume
-    from napari_biomedparse.process.handle import Run
+    from napari_biomedparse.process.messages import Control, Reply, Request
 
 logger = logging.getLogger(__name__)
 
-_LAST_WORDS = 15
+_FOLDER = Path(__file__).parent
+COMMAND = (
+    sys.executable,
+    "-P",  # does not import from the current folder
+    str(_FOLDER / "bootstrap.py"),
+    str(_FOLDER / "worker.py"),
+)
+_LAST_LINES = 15
 _READERS = 4
+_KERNEL_COUNTERS = Path("/proc/vmstat")
+_NO_MEMORY = (0xC0000017, 0xC000012D)
+"""Windows' codes of processes that ended for want of memory."""
 
 
 class Process:
-    """The other process and the threads that talk to it."""
+    """The model process and the threads that communicate with it.
+
+    Parameters
+    ----------
+    command : sequence of str
+        What starts the process. Two arguments are appended: the handle of its end of
+        the channel, and the folders of `package_folders` as JSON.
+    """
 
     def __init__(self, command: Sequence[str]) -> None:
         # Its temporary files are removed here, as it may be killed at any time.
@@ -53,44 +72,49 @@ class Process:
         self._forget_files = weakref.finalize(
             self, shutil.rmtree, folder, ignore_errors=True
         )
-        places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), folder)
+        environment = {**os.environ, "TMPDIR": folder, "TEMP": folder, "TMP": folder}
+        environment.pop("PYTHONPATH", None)
+        self._kills = _out_of_memory_kills()
+        ours, theirs = Pipe()
         try:
             self._popen = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
+                [*command, str(theirs.fileno()), json.dumps(package_folders())],
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env={**os.environ, **places},
-                # Ctrl-C in a terminal is for napari, which then ends the process.
-                start_new_session=True,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                **_inheriting(theirs.fileno()),
             )
         except OSError as error:
+            ours.close()
             self._forget_files()
             raise WorkerError(
-                f"The process that runs the network could not be started: {error}. "
-                f"Check that {command[0]} is a working Python."
+                f"The model process could not be started: {error}. Check that "
+                f"{command[0]} is a working Python."
             ) from error
+        finally:
+            theirs.close()
         self.pid = self._popen.pid
-        self._connection = Connection(
-            cast(Any, self._popen.stdout), cast(Any, self._popen.stdin)
-        )
-        self._runs: dict[int, Run] = {}
+        self._channel = Channel(ours)
+        self._runs: dict[int, RunHandle] = {}
         self._stopping = False
-        self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
+        self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._readers = ThreadPoolExecutor(_READERS, "biomedparse-read")
-        self._overhearing = _start(self._overhear, "stderr")
+        self._reading_stderr = _start(self._read_stderr, "stderr")
         self._listening = _start(self._listen, "messages")
 
-    def start(self, run: Run, description: dict[str, Any]) -> None:
-        """Say what to do; events go to `run`."""
-        run.attach(lambda kind, fields: self._say(kind, run=run.number, **fields))
-        self._runs[run.number] = run
-        self._say("run", run=run.number, **description)
+    def start(self, number: int, request: Request, volume: Volume | None) -> RunHandle:
+        """Begin a run; its events go to the handle."""
+        send, brief = partial(self._send, number), isinstance(request, PreviewRequest)
+        run = RunHandle(number, volume, send, brief=brief)
+        self._runs[number] = run
+        self._send(number, request)
+        return run
 
     def becomes_idle(self, patience: float) -> bool:
         """Cancel what is in progress; return whether the process can take a run.
 
-        Brief tasks need not have ended: the run waits for its turn behind them.
+        Brief runs need not have ended: the new one waits for its turn behind them.
         """
         unfinished = list(self._runs.values())
         for run in unfinished:
@@ -105,7 +129,7 @@ class Process:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it takes what it is told."""
+        """Whether it accepts messages."""
         return self._popen.poll() is None and self._listening.is_alive()
 
     def stop(self) -> None:
@@ -115,144 +139,129 @@ class Process:
         self._readers.shutdown(wait=False, cancel_futures=True)
         self._listening.join()
 
-    def _say(self, kind: str, **message: Any) -> None:
+    def _send(self, number: int, message: Request | Control) -> None:
         # A dead process is noticed, and reported once, where its messages end.
-        with contextlib.suppress(OSError, ValueError):
-            self._connection.send(kind, **message)
+        with contextlib.suppress(OSError):
+            self._channel.send(number, message)
 
     def _listen(self) -> None:
         try:
-            while (message := self._connection.receive()) is not None:
-                run = self._runs.get(message.fields["run"])
-                if run is not None:
-                    self._handle(run, message)
-        except (OSError, ValueError, WorkerError) as error:
-            logger.warning("The stream from the model process broke: %s", error)
+            while (received := self._channel.receive()) is not None:
+                number, message = received
+                if (run := self._runs.get(number)) is not None:
+                    self._handle(run, cast("Reply", message))
+        except (OSError, WorkerError) as error:
+            logger.warning("The channel of the model process broke: %s", error)
             self._popen.kill()
         self._popen.wait()
         self._forget_files()
-        self._overhearing.join()
+        self._reading_stderr.join()
         for run in list(self._runs.values()):
-            self._end(run, None if self._stopping else self._obituary())
+            self._end(run, None if self._stopping else self._exit_error())
         self._readers.shutdown(wait=False, cancel_futures=True)
-        for pipe in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
-            with contextlib.suppress(OSError):
-                cast(IO[bytes], pipe).close()
+        self._channel.close()
+        cast(IO[bytes], self._popen.stdout).close()
 
-    def _handle(self, run: Run, message: Message) -> None:
-        fields = message.fields
-        if message.kind == "read":
-            self._readers.submit(self._answer, run, fields["request"], fields["ranges"])
-        elif message.kind == "status":
-            run.put(Status(fields["text"]))
-        elif message.kind == "planned":
-            run.put(_planned(fields))
-        elif message.kind == "slices":
-            run.put(_slices(message))
-        elif message.kind == "preview":
-            run.put(_previewed(message))
-        elif message.kind == "voted":
-            run.put(Voted(_slices(message)))
-        elif message.kind == "written":
-            run.put(Written(fields["done"], fields["total"]))
-        elif message.kind == "found":
-            run.put(Found(*message.arrays))
-        elif message.kind == "trained":
-            run.put(Progress(**fields["progress"]))
-        elif message.kind == "tuned":
-            run.put(Tuned(**fields["result"]))
-        elif message.kind == "objects":
-            run.put(Objects(fields["start"], *message.arrays))
-        elif message.kind in ("done", "error"):
-            self._end(run, _error(fields) if message.kind == "error" else None)
+    def _handle(self, run: RunHandle, message: Reply) -> None:
+        match message:
+            case Read():
+                self._readers.submit(self._answer, run, message)
+            case Done():
+                self._end(run, None)
+            case Failed(error):
+                self._end(run, error)
+            case event:
+                run.put(event)
 
-    def _end(self, run: Run, error: BiomedParseError | None) -> None:
-        """Tell a run that nothing comes any more."""
+    def _end(self, run: RunHandle, error: BiomedParseError | None) -> None:
+        """Report the end of a run."""
         run.put(error)
         run.stopped.set()
         del self._runs[run.number]
 
-    def _answer(self, run: Run, request: int, ranges: list[list[int]]) -> None:
-        """Read a slab of voxels and send it; runs in a thread of its own."""
-        about = {"run": run.number, "request": request}
+    def _answer(self, run: RunHandle, read: Read) -> None:
+        """Read a slab of voxels and send it; called in a thread of its own."""
         assert run.volume is not None  # or nobody asks for its voxels
+        voxels = None
         try:
-            index = tuple(slice(start, stop) for start, stop in ranges)
-            slab = np.asarray(run.volume.data[index])
+            index = tuple(slice(start, stop) for start, stop in read.ranges)
+            voxels = np.asarray(run.volume.data[index])
         except Exception as error:  # whatever a file or a task graph may raise
             logger.debug("Reading failed", exc_info=True)
             run.put(_reading_error(run.volume, error))
-            self._say("slab", failed=True, **about)
-        else:
-            self._say("slab", arrays=(slab,), **about)
+        self._send(run.number, Slab(read.number, voxels))
 
-    def _overhear(self) -> None:
-        """Keep the last lines the process wrote to stderr."""
-        for line in cast(IO[bytes], self._popen.stderr):
+    def _read_stderr(self) -> None:
+        """Keep the last lines that the process wrote to stdout and stderr."""
+        for line in cast(IO[bytes], self._popen.stdout):
             text = line.decode(errors="replace").rstrip()
             logger.debug("model process: %s", text)
-            self._last_words.append(text)
+            self._last_lines.append(text)
 
-    def _obituary(self) -> WorkerError:
-        code = self._popen.returncode
-        out_of_memory = (
-            " It was killed, which most often means that memory ran out: close other "
-            "programs or choose a smaller batch size."
-            if code in (-9, 137)
-            else ""
-        )
-        said = "\n".join(self._last_words)
+    def _exit_error(self) -> WorkerError:
+        code, lines = self._popen.returncode, "\n".join(self._last_lines)
+        why = f"exit code {code}"
+        if -code in list(signal.Signals):
+            why = f"killed by {signal.Signals(-code).name}, exit code {code}"
+        advice = ""
+        if code in _NO_MEMORY or (code == -9 and _out_of_memory_kills() > self._kills):
+            why = f"memory ran out, exit code {code}"
+            advice = " Close other programs or choose a smaller batch size."
         return WorkerError(
-            f"The process that runs the network ended unexpectedly (exit code {code})."
-            f"{out_of_memory} Slices done so far are kept; Run starts a fresh process."
-            + (f" Its last lines were:\n{said}" if said else "")
+            f"The model process ended unexpectedly ({why}).{advice} Finished slices "
+            "are kept; press Run to start a new process."
+            + (f" Its last lines were:\n{lines}" if lines else "")
         )
+
+
+def package_folders() -> list[str]:
+    """Return the folders of `sys.path` that packages are installed in.
+
+    Returns
+    -------
+    list of str
+        Absolute paths, in order: the folder that this package lies in, and all with
+        metadata of installed packages. The current folder and that of the main script
+        are left out, as a user's files there may have the names of modules.
+    """
+    ours = Path(napari_biomedparse.__file__).resolve().parents[1]
+    users = set()
+    if script := getattr(sys.modules["__main__"], "__file__", None):
+        users.add(Path(script).resolve().parent)
+    with contextlib.suppress(OSError):  # it may have been removed
+        users.add(Path.cwd().resolve())
+    found = []
+    for entry in sys.path:
+        folder = Path(entry).resolve()
+        installed = any(folder.glob("*.dist-info")) or any(folder.glob("*.egg-info"))
+        if folder == ours or (installed and folder not in users):
+            found.append(os.path.abspath(entry))
+    return found
+
+
+def _inheriting(handle: int) -> dict[str, Any]:
+    """Return how a process is started that inherits a handle, but not Ctrl-C."""
+    if sys.platform == "win32":
+        os.set_handle_inheritable(handle, True)
+        startup = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})
+        flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+        return {"startupinfo": startup, "creationflags": flags}
+    return {"pass_fds": [handle], "start_new_session": True}
+
+
+def _out_of_memory_kills() -> int:
+    """Count the processes that Linux has killed for want of memory."""
+    try:
+        lines = _KERNEL_COUNTERS.read_text().splitlines()
+    except OSError:  # other systems do not tell
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
 
 def _start(work: Any, name: str) -> threading.Thread:
     thread = threading.Thread(target=work, name=f"biomedparse-{name}", daemon=True)
     thread.start()
     return thread
-
-
-def _planned(fields: dict[str, Any]) -> Planned:
-    return Planned(
-        axis=fields["axis"],
-        start=fields["start"],
-        stop=fields["stop"],
-        intensity=fields["intensity"],
-        truncated=tuple(fields["truncated"]),
-        parameters=fields["parameters"],
-        total=fields["total"],
-        provenance=fields["provenance"],
-        folder=fields.get("folder"),
-        kept=tuple((start, stop) for start, stop in fields.get("kept", ())),
-    )
-
-
-def _slices(message: Message) -> SegmentedSlices:
-    from napari_biomedparse.data.results import SegmentedSlices
-
-    labels, existence = message.arrays[:2]
-    return SegmentedSlices(
-        start=message.fields["start"],
-        stop=message.fields["stop"],
-        axis=message.fields["axis"],
-        labels=labels,
-        existence=existence,
-    )
-
-
-def _previewed(message: Message) -> Previewed:
-    *_, probabilities = message.arrays
-    wanted = len(message.arrays) == 3
-    return Previewed(_slices(message), probabilities if wanted else None)
-
-
-def _error(fields: dict[str, Any]) -> BiomedParseError:
-    """Return the same kind of error as the worker met."""
-    kind = getattr(errors, fields["type"], WorkerError)
-    return cast(BiomedParseError, kind(fields["message"]))
 
 
 def _reading_error(volume: Volume, error: Exception) -> BiomedParseError:

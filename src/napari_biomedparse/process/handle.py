@@ -1,69 +1,54 @@
-"""One run of the model process, seen from this side."""
+"""One run of the model process, as napari's process sees it."""
 
 from __future__ import annotations
 
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from napari_biomedparse.process.messages import Cancel, LookAt, Retune
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
-    from napari_biomedparse.data.results import SegmentedSlices
     from napari_biomedparse.data.volume import Volume
-    from napari_biomedparse.process.messages import (
-        Found,
-        Objects,
-        Planned,
-        Previewed,
-        Status,
-        Tuned,
-        Voted,
-        Written,
-    )
-    from napari_biomedparse.training.progress import Progress
-
-    Event = (
-        Status
-        | Planned
-        | Previewed
-        | SegmentedSlices
-        | Voted
-        | Objects
-        | Written
-        | Found
-        | Progress
-        | Tuned
-    )
+    from napari_biomedparse.errors import BiomedParseError
+    from napari_biomedparse.process.messages import Control, Event
 
 
-class Run:
-    """One run of the model process: an iterator of events, in order.
+class RunHandle:
+    """A run of the model process: an iterator over its events, in order.
 
-    Made by `Session.run`. Iterate it, or `poll` it; `close` cancels what is left.
+    Made by `Session.start`. Iterate over it, or `poll` it; `close` cancels the rest.
 
     Parameters
     ----------
     number : int
-        Tells this run's messages from an earlier one's.
+        Identifies the run.
     volume : Volume or None
-        Three axes; read in threads of their own, a slab at a time. None if the other
-        side opens a file.
+        Three axes; read in separate threads, slab by slab. None if the other side
+        opens a file.
+    send : callable
+        Sends the model process a message of this run.
     brief : bool
-        Whether it takes a moment, so that others need not be stopped for it and wait
-        for their turn behind it.
+        Whether it takes a moment, so that it waits for the run in progress instead of
+        replacing it.
     """
 
     def __init__(
-        self, number: int, volume: Volume | None, *, brief: bool = False
+        self,
+        number: int,
+        volume: Volume | None,
+        send: Callable[[Control], None],
+        *,
+        brief: bool = False,
     ) -> None:
         self.number = number
         self.volume = volume
         self.brief = brief
         self.stopped = threading.Event()
-        self._tell: Callable[[str, dict[str, Any]], None] | None = None
-        self._events: queue.SimpleQueue[Event | BaseException | None] = (
+        self._send = send
+        self._events: queue.SimpleQueue[Event | BiomedParseError | None] = (
             queue.SimpleQueue()
         )
         self._over = False
@@ -89,14 +74,14 @@ class Run:
         Returns
         -------
         Event or None
-            None if nothing happened in the time.
+            None if nothing happened in that time.
 
         Raises
         ------
         StopIteration
             When the run is over.
         BiomedParseError
-            What went wrong, in this process or in the other.
+            The error that ended the run, in either process.
         """
         if self._over:
             raise StopIteration
@@ -110,30 +95,26 @@ class Run:
         return event
 
     def close(self) -> None:
-        """Cancel what is left of the run and hear no more; returns at once."""
+        """Cancel the rest of the run and ignore its events; returns at once."""
         self._over = True
         self.cancel()
 
     def cancel(self) -> None:
-        """Ask the run to end; what it still tells is heard."""
-        self._say("cancel")
+        """Ask the run to end; its last events still arrive."""
+        self._tell(Cancel())
 
-    def look_at(self, at: int) -> None:
-        """Have the slices next to one come first; returns at once."""
-        self._say("front", at=at)
+    def look_at(self, index: int) -> None:
+        """Have the slices nearest to one processed first; returns at once."""
+        self._tell(LookAt(index))
 
     def retune(self, options: SegmentOptions) -> None:
-        """Have other thresholds applied to what is done and what comes."""
-        self._say("retune", options=asdict(options))
+        """Apply other thresholds to finished slices and to those to come."""
+        self._tell(Retune(options))
 
-    def attach(self, tell: Callable[[str, dict[str, Any]], None]) -> None:
-        """Learn how to tell the process what is wanted in the meantime."""
-        self._tell = tell
+    def _tell(self, message: Control) -> None:
+        if not self.stopped.is_set():
+            self._send(message)
 
-    def _say(self, kind: str, **fields: Any) -> None:
-        if not self.stopped.is_set() and self._tell is not None:
-            self._tell(kind, fields)
-
-    def put(self, event: Event | BaseException | None) -> None:
-        """Append an event; None or an exception is the last one."""
+    def put(self, event: Event | BiomedParseError | None) -> None:
+        """Append an event; None or an error is the last one."""
         self._events.put(event)

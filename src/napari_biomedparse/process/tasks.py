@@ -1,226 +1,228 @@
-"""What the model process can do besides the plain run: consensus, folder, estimate.
+"""What the model process does besides the plain run and the preview.
 
-Like `worker`, it imports torch where it needs it and not before.
+torch is imported inside functions: it takes seconds, and the user reads a status first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_biomedparse.process.serve import Cancelled, Job
+from napari_biomedparse.data.results import SegmentedSlices
+from napari_biomedparse.errors import Cancelled
+from napari_biomedparse.process.messages import (
+    EstimateRequest,
+    FinetuneRequest,
+    FolderResult,
+    Instances,
+    Planned,
+    SegmentRequest,
+    Status,
+    Voted,
+    Written,
+)
+from napari_biomedparse.training import load_finetune
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from napari_biomedparse.data.options import SegmentOptions
-    from napari_biomedparse.data.prompts import PromptSet
-    from napari_biomedparse.data.results import SegmentedSlices
-    from napari_biomedparse.data.volume import Volume
     from napari_biomedparse.engine.engine import Engine
     from napari_biomedparse.networks.network import Network
-    from napari_biomedparse.pipeline.plan import RunPlan
+    from napari_biomedparse.process.messages import Span
+    from napari_biomedparse.process.serve import WorkerRun
+    from napari_biomedparse.runs.manifest import Manifest
+    from napari_biomedparse.runs.recipe import Recipe
+    from napari_biomedparse.training.progress import Progress
 
 _SLAB_BYTES = 2**26
+_REPORT_SECONDS = 0.05
 
 
 def run_consensus(
-    volume: Volume,
-    prompts: PromptSet,
-    options: SegmentOptions,
-    engine: Engine,
-    job: Job,
+    request: SegmentRequest, engine: Engine, run: WorkerRun
 ) -> Iterator[None]:
-    """Run along each axis, show what comes of it, and then what the runs agree on."""
+    """Run along each axis, send what comes of it, and then what the runs agree on."""
     from napari_biomedparse.networks.weights import model_identity
     from napari_biomedparse.pipeline.parts import check_request, plan_parts, run_parts
     from napari_biomedparse.pipeline.segment import Collector
+    from napari_biomedparse.runs.volume_run import describe_run
 
+    volume, prompts, options = request.volume, request.prompts, request.options
     check_request(volume, options, consensus=True)
     config = engine.model.config
     parts = plan_parts(volume, prompts, options, config=config, consensus=True)
-    say_planned(
-        job, parts.first, engine, total=parts.total, parameters=parts.parameters()
-    )
+    manifest = describe_run(parts.first, engine, {}, request.model, "0.5")
+    parameters = {**manifest.parameters, **parts.parameters()}
+    run.send(planned(replace(manifest, parameters=parameters), parts.total))
     yield
     sink = Collector(parts, engine)
     for _, done in run_parts(parts, sink):
-        if job.cancelled:
-            raise Cancelled
-        job.say("slices", arrays=(done.labels, done.existence), **where(done))
+        if run.cancelled:
+            raise Cancelled("The run was cancelled.")
+        run.send(replace(done, edges=None))
     found = sink.result(model_identity(engine.model), engine.precision)
     existence = found.existence[:, 0]
     for start, labels in _slabs(found.labels):
-        at = {"start": start, "stop": start + len(labels), "axis": 0}
-        scores = existence[:, start : start + len(labels)]
-        job.say("voted", arrays=(labels, scores), **at)
+        stop = start + len(labels)
+        scores = existence[:, start:stop]
+        run.send(Voted(SegmentedSlices(start, stop, 0, labels, scores)))
         yield
     if found.instances is not None:
-        say_objects(job, found.instances, np.asarray(found.labels))
+        send_instances(run, found.instances, np.asarray(found.labels))
 
 
-def say_planned(
-    job: Job,
-    plan: RunPlan,
-    engine: Engine,
+def planned(
+    manifest: Manifest,
+    total: int,
     *,
-    total: int | None = None,
-    kept: Sequence[tuple[int, int]] = (),
-    parameters: Mapping[str, Any] = MappingProxyType({}),
-) -> None:
-    """Tell what is about to be computed, in the words of a run's manifest."""
-    from napari_biomedparse.runs.volume_run import describe_run
-
-    manifest = describe_run(plan, engine, {}, job.fields["model"], "0.5")
-    used = {**manifest.parameters, **parameters}
-    job.say(
-        "planned",
-        axis=plan.geometry.axis,
-        start=plan.start,
-        stop=plan.stop,
-        total=plan.stop - plan.start if total is None else total,
-        kept=kept,
-        intensity=plan.intensity.describe(),
-        truncated=plan.truncated,
-        parameters={
-            **used,
-            "model": manifest.model,
-            "device": manifest.environment["device"],
-            "precision": manifest.environment["precision"],
-        },
-        provenance={
-            "source": manifest.source,
-            "model": manifest.model,
-            "load": manifest.load,
-            "parameters": used,
-            "environment": manifest.environment,
-        },
-    )
-
-
-def say_objects(
-    job: Job, objects: npt.NDArray[np.int32], labels: npt.NDArray[Any]
-) -> None:
-    """Send objects, and which label each belongs to, a slab at a time."""
-    count = int(objects.max()) + 1
-    owners, most = np.zeros(count, labels.dtype), np.zeros(count, np.int64)
-    for label in np.unique(labels[labels > 0]):
-        voxels = np.bincount(objects[labels == label], minlength=count)
-        owners[voxels > most] = label
-        most = np.maximum(most, voxels)
-    owners[0] = 0
-    for start, slab in _slabs(objects):
-        job.say("objects", arrays=(slab, owners), start=start)
-
-
-def run_to_folder(
-    prompts: PromptSet, options: SegmentOptions, model: Network, job: Job
-) -> None:
-    """Do a run that reads a file and writes to a folder, here or on a cluster."""
-    from napari_biomedparse.runs.run import segment_to_folder
-
-    said, planned = job.fields, False
-    folder = Path(said["folder"])
-
-    def tell(done: int, total: int) -> None:
-        nonlocal planned
-        if job.cancelled:
-            raise Cancelled
-        if not planned:
-            _say_planned_folder(job, folder, total)
-            planned = True
-        job.say("written", done=done, total=total)
-
-    run = segment_to_folder(
-        said["source"],
-        prompts,
-        folder,
-        model,
-        options,
-        device=said["device"],
-        channel=said["channel"],
-        time=said["time"],
-        consensus=said["consensus"],
-        scheduler=said["scheduler"],
-        load=said["model"],
-        on_progress=tell,
-        stopped=lambda: job.cancelled,
-    )
-    if not planned:  # it was finished before
-        start, stop = run.parameters["slices"]
-        tell(stop - start, stop - start)
-    existence, voxels = run.existence, run.voxels
-    if run.kind == "consensus":
-        existence = existence[:, 0, : voxels.shape[1]]
-    job.say("found", arrays=(existence, voxels))
-
-
-def _say_planned_folder(job: Job, folder: Path, total: int) -> None:
-    """Tell what a run's folder says of it."""
-    from napari_biomedparse.runs.folder import Run
-
-    manifest = Run(folder).manifest
-    used = manifest.parameters
+    kept: tuple[Span, ...] = (),
+    folder: Path | None = None,
+) -> Planned:
+    """Return the message of a run that is about to begin, from its manifest."""
+    used, environment = manifest.parameters, manifest.environment
     start, stop = used["slices"]
-    device = manifest.environment["device"]
-    job.say(
-        "planned",
+    machine = ("device", "precision")
+    return Planned(
         axis=manifest.output["axis"],
         start=start,
         stop=stop,
-        total=total,
         intensity=used["intensity"],
-        truncated=used["truncated_prompts"],
-        parameters={**used, "model": manifest.model, "device": device},
+        truncated=tuple(used["truncated_prompts"]),
+        parameters={
+            **used,
+            "model": manifest.model,
+            **{name: environment[name] for name in machine if name in environment},
+        },
+        total=total,
         provenance={
             "source": manifest.source,
             "model": manifest.model,
             "load": manifest.load,
             "parameters": used,
-            "environment": manifest.environment,
+            "environment": environment,
         },
-        folder=str(folder),
+        folder=None if folder is None else str(folder),
+        kept=kept,
     )
 
 
-def say_estimate(
-    volume: Volume,
-    prompts: PromptSet,
-    options: SegmentOptions,
-    engine: Engine,
-    job: Job,
+def send_instances(
+    run: WorkerRun, instances: npt.NDArray[np.int32], labels: npt.NDArray[Any]
 ) -> None:
-    """Try a few slices and say what all of them will take."""
+    """Send instances, and which label each belongs to, slab by slab."""
+    count = int(instances.max()) + 1
+    owners, most = np.zeros(count, labels.dtype), np.zeros(count, np.int64)
+    for label in np.unique(labels[labels > 0]):
+        voxels = np.bincount(instances[labels == label], minlength=count)
+        owners[voxels > most] = label
+        most = np.maximum(most, voxels)
+    owners[0] = 0
+    for start, slab in _slabs(instances):
+        run.send(Instances(start, slab, owners))
+
+
+def run_to_folder(recipe: Recipe, model: Network, run: WorkerRun) -> None:
+    """Do a run that reads a file and writes to a folder, here or on a cluster."""
+    from napari_biomedparse.runs.folder import Run
+    from napari_biomedparse.runs.run import segment_to_folder
+
+    assert recipe.folder is not None
+    folder, announced = recipe.folder, False
+
+    def report(done: int, total: int) -> None:
+        nonlocal announced
+        if run.cancelled:
+            raise Cancelled("The run was cancelled.")
+        if not announced:
+            run.send(planned(Run(folder).manifest, total, folder=folder))
+            announced = True
+        run.send(Written(done, total))
+
+    result = segment_to_folder(
+        recipe.source,
+        recipe.prompts,
+        folder,
+        model,
+        recipe.options,
+        device=recipe.device,
+        channel=recipe.channel,
+        time=recipe.time,
+        consensus=recipe.consensus,
+        scheduler=recipe.scheduler,
+        load=recipe.model,
+        on_progress=report,
+        stopped=lambda: run.cancelled,
+    )
+    if not announced:  # it was finished before
+        start, stop = result.parameters["slices"]
+        report(stop - start, stop - start)
+    existence, voxels = result.existence, result.voxels
+    if result.kind == "consensus":
+        existence = existence[:, 0, : voxels.shape[1]]
+    run.send(FolderResult(existence, voxels))
+
+
+def send_estimate(request: EstimateRequest, engine: Engine, run: WorkerRun) -> None:
+    """Try a few slices and send what all of them will take."""
     from napari_biomedparse.runs.estimate import estimate_run
 
-    job.say("status", text="Trying a few slices…")
-    said = job.fields["estimate"]
+    run.send(Status("Trying a few slices…"))
     one = estimate_run(
-        volume,
-        prompts,
+        request.volume,
+        request.prompts,
         engine,
-        options,
-        consensus=job.fields["consensus"],
-        to_folder=said["to_folder"],
+        request.options,
+        consensus=request.consensus,
+        to_folder=request.to_folder,
     )
-    times = said["times"]
+    times = request.times
     whole = replace(one, seconds=times * one.seconds, disk=times * one.disk)
-    job.say("status", text=f"Estimate on {engine.device}: {whole.describe()}.")
+    run.send(Status(f"Estimate on {engine.device}: {whole.describe()}."))
 
 
-def where(part: SegmentedSlices) -> dict[str, int]:
-    """Return where slices lie, as a message says it."""
-    return {"start": part.start, "stop": part.stop, "axis": part.axis}
+def finetune_network(request: FinetuneRequest, run: WorkerRun) -> None:
+    """Fine-tune; a cancelled run ends with the best weights so far.
+
+    Raises
+    ------
+    BiomedParseError
+        As `napari_biomedparse.finetune` does; also if packages are missing.
+    """
+    finetune = load_finetune()
+    last = 0.0
+    measured: float | None = None
+
+    def report_case(name: str, number: int, count: int) -> None:
+        run.send(Status(f"Reading {name} ({number + 1} of {count})…"))
+
+    def report(now: Progress) -> None:
+        nonlocal last, measured
+        if now.val_loss != measured or time.monotonic() - last > _REPORT_SECONDS:
+            last, measured = time.monotonic(), now.val_loss
+            run.send(now)
+
+    result = finetune(
+        request.data,
+        request.output,
+        request.checkpoint,
+        request.options,
+        device=request.device,
+        on_case=report_case,
+        on_progress=report,
+        stop=lambda: run.cancelled,
+    )
+    best = {name: float(value) for name, value in result.best.items()}
+    run.send(replace(result, best=best))
 
 
 def _slabs(array: Any) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """Cut an array along its first axis to what can be sent at once."""
+    """Cut an array along its first axis into parts that can be sent at once."""
     plane = math.prod(array.shape[1:]) * array.dtype.itemsize
     thickness = max(1, _SLAB_BYTES // max(1, plane))
     for start in range(0, len(array), thickness):

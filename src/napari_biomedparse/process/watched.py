@@ -1,6 +1,6 @@
-"""Runs that somebody watches: they start where the eye is and can be changed later.
+"""Runs that are watched in napari: they start at the slice in view and can be changed.
 
-Like `worker`, it imports torch where it needs it and not before.
+As in `tasks`, torch is imported inside functions.
 """
 
 from __future__ import annotations
@@ -9,137 +9,139 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Generator, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from napari_biomedparse.data.results import SegmentedSlices, spans
-from napari_biomedparse.process.tasks import say_objects, say_planned, where
+from napari_biomedparse.process.messages import Previewed, Status
+from napari_biomedparse.process.tasks import planned, send_instances
 
 if TYPE_CHECKING:
-    from napari_biomedparse.data.options import SegmentOptions
-    from napari_biomedparse.data.prompts import PromptSet
-    from napari_biomedparse.data.volume import Volume
     from napari_biomedparse.engine.engine import Engine
     from napari_biomedparse.pipeline.plan import RunPlan
     from napari_biomedparse.pipeline.scores import ScoreStore
-    from napari_biomedparse.process.serve import Job
+    from napari_biomedparse.process.messages import (
+        PreviewRequest,
+        SegmentRequest,
+        VolumeRequest,
+    )
+    from napari_biomedparse.process.serve import WorkerRun
+    from napari_biomedparse.process.voxels import RemoteArray
     from napari_biomedparse.slicing.intensity import Intensity
 
-_GREYS_KEPT = 16
-"""Volumes whose grey levels need not be looked at again."""
+_INTENSITIES_KEPT = 16
+"""Volumes whose grey levels need not be examined again."""
 
 
 class Live:
     """Does previews and runs, and keeps what the next one may need of them."""
 
     def __init__(self) -> None:
-        self._greys: OrderedDict[tuple[object, ...], Intensity] = OrderedDict()
+        self._intensities: OrderedDict[tuple[object, ...], Intensity] = OrderedDict()
         self._stores: OrderedDict[int, ScoreStore] = OrderedDict()
 
-    def plan(
-        self,
-        volume: Volume,
-        prompts: PromptSet,
-        options: SegmentOptions,
-        engine: Engine,
-        job: Job,
-    ) -> RunPlan:
-        """Plan a run; the grey levels of a volume are looked at once."""
+    def _plan(self, request: VolumeRequest, engine: Engine, run: WorkerRun) -> RunPlan:
+        """Plan a run; the grey levels of a volume are examined once."""
         from napari_biomedparse.pipeline.plan import plan_run
 
-        number = job.fields["volume"]["number"]
+        options = request.options
+        number = cast("RemoteArray", request.volume.data).number
         key = (number, options.modality, options.region)
-        if key not in self._greys:
-            job.say("status", text="Looking at the grey levels…")
+        if key not in self._intensities:
+            run.send(Status("Examining the grey levels…"))
         plan = plan_run(
-            volume,
-            prompts,
+            request.volume,
+            request.prompts,
             options,
             config=engine.model.config,
-            intensity=self._greys.get(key),
+            intensity=self._intensities.get(key),
         )
-        self._greys[key] = plan.intensity
-        while len(self._greys) > _GREYS_KEPT:
-            self._greys.popitem(last=False)
+        self._intensities[key] = plan.intensity
+        while len(self._intensities) > _INTENSITIES_KEPT:
+            self._intensities.popitem(last=False)
         return plan
 
-    def preview(self, plan: RunPlan, engine: Engine, job: Job) -> None:
-        """Segment one slice and say what is in it."""
+    def preview(self, request: PreviewRequest, engine: Engine, run: WorkerRun) -> None:
+        """Segment one slice and send it."""
         from napari_biomedparse.pipeline.preview import preview
 
-        asked = job.fields["preview"]
-        found = preview(plan, engine, asked["at"])
+        found = preview(self._plan(request, engine, run), engine, request.index)
         at, axis = found.index, found.axis
-        arrays = [np.expand_dims(found.labels, axis), found.existence[:, None]]
-        if asked["probabilities"]:
-            likeliest = found.probabilities.max(axis=0)
-            arrays.append(np.expand_dims(likeliest, axis))
-        job.say("preview", arrays=arrays, start=at, stop=at + 1, axis=axis)
+        labels, existence = np.expand_dims(found.labels, axis), found.existence[:, None]
+        likeliest = None
+        if request.probabilities:
+            likeliest = np.expand_dims(found.probabilities.max(axis=0), axis)
+        slices = SegmentedSlices(at, at + 1, axis, labels, existence)
+        run.send(Previewed(slices, likeliest))
 
-    def run(self, plan: RunPlan, engine: Engine, job: Job) -> Generator[None]:
-        """Do a run, or what is left of it, or what is done with other thresholds."""
-        said = job.fields
-        finished = _indices(said["done"]) & set(range(plan.start, plan.stop))
-        store = self._store_of(plan, job)
+    def run(
+        self, request: SegmentRequest, engine: Engine, run: WorkerRun
+    ) -> Generator[None]:
+        """Do a run, or what is left of it, or finished slices with other thresholds."""
+        from napari_biomedparse.runs.volume_run import describe_run
+
+        plan = self._plan(request, engine, run)
+        every = set(range(plan.start, plan.stop))
+        finished = _indices(request.done) & every
+        store = self._store_of(plan, request, run)
         stored = {index for index in finished if store.has(index, index + 1)}
         silent: set[int] = set()
-        if said["again"]:
+        if request.again:
             replay, network, kept = stored, finished - stored, set[int]()
         else:
             kept = stored if plan.instances else finished
-            # Objects are told apart in all slices, of earlier runs too.
+            # Objects are separated in all slices, those of earlier runs included.
             replay = silent = set(kept) if plan.instances else set()
-            network = set(range(plan.start, plan.stop)) - kept
-        say_planned(
-            job,
-            plan,
-            engine,
-            total=len(finished) if said["again"] else plan.stop - plan.start,
-            kept=spans(kept),
-        )
-        objects = Objects(plan) if plan.instances else None
+            network = every - kept
+        total = len(finished if request.again else every)
+        manifest = describe_run(plan, engine, {}, request.model, "0.5")
+        run.send(planned(manifest, total, kept=tuple(spans(kept))))
+        collected = _Collected(plan) if plan.instances else None
         yield
         done: set[int] = set()
         while replay or network:
-            steps = _steps(plan, engine, job, store, replay, network)
+            steps = _steps(plan, engine, run, store, replay, network)
             with contextlib.closing(steps):
                 for part in steps:
                     indices = set(range(part.start, part.stop))
                     replay, network = replay - indices, network - indices
                     done |= indices
-                    if objects is not None:
-                        objects.add(part)
+                    if collected is not None:
+                        collected.add(part)
                     if not indices <= silent:
-                        arrays = (part.labels, part.existence)
-                        job.say("slices", arrays=arrays, **where(part))
+                        run.send(replace(part, edges=None))
                     yield
-                    if (options := job.take_retuned()) is not None:
+                    if (options := run.take_retuned()) is not None:
                         plan = replace(plan, options=options)
                         again = done | kept
                         replay = {i for i in again if store.has(i, i + 1)}
                         network |= again - replay
                         silent = set()
                         break
-        if objects is not None:
-            job.say("status", text="Separating objects…")
-            objects.say(job, plan.options.minimum_size)
+        if collected is not None:
+            run.send(Status("Separating objects…"))
+            collected.send(run, plan.options.minimum_size)
 
     def close(self) -> None:
         """Remove what is kept on disk."""
         self._keep_stores(0)
 
-    def _store_of(self, plan: RunPlan, job: Job) -> ScoreStore:
+    def _store_of(
+        self, plan: RunPlan, request: SegmentRequest, run: WorkerRun
+    ) -> ScoreStore:
         """Return the scores of an earlier run, or an empty store."""
         from napari_biomedparse.pipeline.scores import MOST_BYTES, ScoreStore
 
-        beside = job.fields["beside"]
-        store = self._stores.pop(job.fields["earlier"], None)
-        self._keep_stores(beside - 1)
+        store = None
+        if request.earlier is not None:
+            store = self._stores.pop(request.earlier, None)
+        self._keep_stores(request.beside - 1)
         if store is None:
-            # With edges, as somebody may want objects later.
-            store = ScoreStore(replace(plan, instances=True), MOST_BYTES // beside)
-        self._stores[job.number] = store
+            # With edges, as objects may be wanted later.
+            room = MOST_BYTES // request.beside
+            store = ScoreStore(replace(plan, instances=True), room)
+        self._stores[run.number] = store
         return store
 
     def _keep_stores(self, count: int) -> None:
@@ -149,13 +151,8 @@ class Live:
             store.close()
 
 
-class Objects:
-    """Collects labels and edges of a run whose objects are to be told apart.
-
-    Parameters
-    ----------
-    plan : RunPlan
-    """
+class _Collected:
+    """Labels and edges of a run whose objects will be separated."""
 
     def __init__(self, plan: RunPlan) -> None:
         self._labels = np.zeros(plan.label_shape, plan.label_dtype)
@@ -167,20 +164,20 @@ class Objects:
         self._labels[here] = part.labels
         self._edges[here] = part.edges
 
-    def say(self, job: Job, minimum_size: int) -> None:
-        """Separate the objects and send them, a slab at a time."""
+    def send(self, run: WorkerRun, minimum_size: int) -> None:
+        """Separate the objects and send them, slab by slab."""
         from napari_biomedparse.labels.instances import split_instances
 
-        objects = split_instances(self._labels, self._edges, minimum_size)
-        # Objects grow a voxel beyond their own label, so that only their inside tells.
+        instances = split_instances(self._labels, self._edges, minimum_size)
+        # Objects grow a voxel beyond their own label: only their inside is reliable.
         inside = np.where(self._edges == 0, self._labels, 0)
-        say_objects(job, objects, inside)
+        send_instances(run, instances, inside)
 
 
 def _steps(
     plan: RunPlan,
     engine: Engine,
-    job: Job,
+    run: WorkerRun,
     store: ScoreStore,
     replay: set[int],
     network: set[int],
@@ -189,12 +186,12 @@ def _steps(
     from napari_biomedparse.pipeline.loop import run_plan
     from napari_biomedparse.pipeline.scores import resolve_again
 
-    front = job.front or 0
+    front = run.front or 0
     order = sorted(replay, key=lambda index: (abs(index - front), index))
     yield from resolve_again(plan, store, order)
     others = spans(set(range(plan.start, plan.stop)) - network)
-    yield from run_plan(plan, engine, front=lambda: job.front, done=others, store=store)
+    yield from run_plan(plan, engine, front=lambda: run.front, done=others, store=store)
 
 
-def _indices(spans: Iterable[Iterable[int]]) -> set[int]:
-    return {index for start, stop in spans for index in range(start, stop)}
+def _indices(done: Iterable[tuple[int, int]]) -> set[int]:
+    return {index for start, stop in done for index in range(start, stop)}

@@ -1,8 +1,7 @@
-"""The model process: ``python -m napari_biomedparse.process.worker``.
+"""The model process; `bootstrap` executes this file.
 
-It keeps one model, takes one run at a time from its stdin, runs `segment`'s own loop
-on an array that asks the other side for its voxels, and writes labels to its stdout as
-they are finished. It ends when its stdin does.
+It keeps one model, does one run at a time, reads voxels from the other process and
+sends labels as they are finished. It ends when the other process does.
 """
 
 from __future__ import annotations
@@ -11,106 +10,134 @@ import os
 import sys
 import time
 from collections.abc import Callable, Generator
-from typing import Any, BinaryIO
+from typing import Any
 
-from napari_biomedparse.process.finetune import train
-from napari_biomedparse.process.serve import Cancelled, Job, serve
-from napari_biomedparse.process.tasks import run_consensus, run_to_folder, say_estimate
+from napari_biomedparse.errors import Cancelled
+from napari_biomedparse.process.channel import open_channel
+from napari_biomedparse.process.messages import (
+    EstimateRequest,
+    FinetuneRequest,
+    FolderRequest,
+    PreviewRequest,
+    SegmentRequest,
+    Status,
+)
+from napari_biomedparse.process.serve import WorkerRun, serve
+from napari_biomedparse.process.tasks import (
+    finetune_network,
+    run_consensus,
+    run_to_folder,
+    send_estimate,
+)
 from napari_biomedparse.process.watched import Live
-from napari_biomedparse.process.wire import Connection
 
 _REPORT_SECONDS = 0.5
 
 
 class Network:
-    """Does runs with `segment`'s own loop and keeps the model between them."""
+    """Does runs, and keeps the model between them."""
 
     def __init__(self) -> None:
+        self._name: str | None = None
         self._key: tuple[str, str, int, int] | None = None
         self._engine: Any = None
         self._live = Live()
 
-    def __call__(self, job: Job) -> Generator[None, None, None]:
+    def __call__(self, run: WorkerRun) -> Generator[None, None, None]:
         """Do one run; a `Work`."""
-        if "training" in job.fields:
-            train(job)
-            return
-        volume, prompts = job.volume(), job.prompts()
-        # torch takes seconds to import: the other side is told what it waits for.
-        job.say("status", text="Starting the network's process…")
-        options = job.options()
+        # torch takes seconds to import: the user reads what it waits for.
+        run.send(Status("Starting the model process…"))
         yield
-        engine = self._ready_engine(job, options.seed)
-        yield
-        if volume is None:
-            run_to_folder(prompts, options, engine.model, job)
-        elif "estimate" in job.fields:
-            say_estimate(volume, prompts, options, engine, job)
-        elif job.fields.get("consensus"):
-            yield from run_consensus(volume, prompts, options, engine, job)
-        else:
-            plan = self._live.plan(volume, prompts, options, engine, job)
-            if "preview" in job.fields:
-                self._live.preview(plan, engine, job)
-            else:
-                yield from self._live.run(plan, engine, job)
+        match run.request:
+            case FinetuneRequest() as request:
+                finetune_network(request, run)
+            case FolderRequest(recipe):
+                engine = self._ready_engine(
+                    run, recipe.model, recipe.device, recipe.options.seed
+                )
+                yield
+                run_to_folder(recipe, engine.model, run)
+            case request:
+                engine = self._ready_engine(
+                    run,
+                    request.model,
+                    request.device,
+                    request.options.seed,
+                    request.cache_bytes,
+                )
+                yield
+                yield from self._do(request, engine, run)
+
+    def _do(
+        self,
+        request: SegmentRequest | PreviewRequest | EstimateRequest,
+        engine: Any,
+        run: WorkerRun,
+    ) -> Generator[None, None, None]:
+        match request:
+            case EstimateRequest():
+                send_estimate(request, engine, run)
+            case PreviewRequest():
+                self._live.preview(request, engine, run)
+            case SegmentRequest(consensus=True):
+                yield from run_consensus(request, engine, run)
+            case SegmentRequest():
+                yield from self._live.run(request, engine, run)
 
     def close(self) -> None:
         """Remove what is kept on disk."""
         self._live.close()
 
-    def _ready_engine(self, job: Job, seed: int) -> Any:
+    def _ready_engine(
+        self,
+        run: WorkerRun,
+        name: str,
+        device: str,
+        seed: int,
+        cache_bytes: int | None = None,
+    ) -> Any:
+        """Return an engine, the same as before if nothing has changed."""
         from napari_biomedparse.engine.engine import CACHE_BYTES, Engine
         from napari_biomedparse.networks.weights import load_model
 
-        name, device = job.fields["model"], job.fields["device"]
-        cache = job.fields.get("cache_bytes", CACHE_BYTES)
+        key = (name, device, seed, CACHE_BYTES if cache_bytes is None else cache_bytes)
         if self._key is None or self._key[0] != name:
-            self._key = self._engine = None  # before the next model takes its room
-            job.say("status", text=f"Loading the model {name}…")
-            model = load_model(name, on_progress=_download_report(job))
+            self._key = self._engine = None  # frees memory for the next model
+            run.send(Status(f"Loading the model {name}…"))
+            model = load_model(name, on_progress=_download_report(run))
         else:
             model = self._engine.model
-        if self._key != (name, device, seed, cache):
-            self._engine = Engine(model, device, seed=seed, cache_bytes=cache)
-            self._key = (name, device, seed, cache)
+        if self._key != key:
+            self._engine = Engine(model, device, seed=seed, cache_bytes=key[3])
+            self._key = key
         return self._engine
 
 
-def _download_report(job: Job) -> Callable[[int, int], None]:
-    """Make what `load_model` tells its progress to."""
+def _download_report(run: WorkerRun) -> Callable[[int, int], None]:
+    """Return what `load_model` reports its progress to."""
     last = 0.0
 
     def report(done: int, total: int) -> None:
         nonlocal last
-        if job.cancelled:
-            raise Cancelled
+        if run.cancelled:
+            raise Cancelled("The download was cancelled.")
         if time.monotonic() - last > _REPORT_SECONDS:
             last = time.monotonic()
             sizes = f"{done / 1e9:.2f} of {total / 1e9:.2f} GB"
-            job.say("status", text=f"Downloading the weights: {sizes}")
+            run.send(Status(f"Downloading the weights: {sizes}"))
 
     return report
 
 
-def private_stdout() -> BinaryIO:
-    """Keep stdout for messages; whatever libraries print goes to stderr."""
-    stream = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    return stream
-
-
 def main() -> None:
     """Serve the process that started this one."""
-    connection = Connection(sys.stdin.buffer, private_stdout())
     network = Network()
 
     def end() -> None:
         network.close()
         os._exit(0)  # a run may be deep in a slice: nothing waits for it
 
-    serve(connection, network, on_end=end)
+    serve(open_channel(int(sys.argv[1])), network, on_end=end)
 
 
 if __name__ == "__main__":

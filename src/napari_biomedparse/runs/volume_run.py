@@ -71,7 +71,7 @@ def describe_run(
         environment={
             "device": device,
             "precision": precision,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),  # a class of its own
             "numpy": np.__version__,
             "python": platform.python_version(),
             "platform": platform.platform(),

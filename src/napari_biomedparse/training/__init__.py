@@ -10,7 +10,7 @@ from napari_biomedparse.errors import OptionError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from napari_biomedparse.training.finetune import Finetuned
+    from napari_biomedparse.training.progress import Finetuned
 
 
 def load_finetune() -> Callable[..., Finetuned]:

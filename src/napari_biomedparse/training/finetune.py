@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,7 @@ from napari_biomedparse.training.keeper import Keeper
 from napari_biomedparse.training.module import TrainingModule, prepare
 from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.processed import is_processed, load_processed
+from napari_biomedparse.training.progress import Finetuned
 from napari_biomedparse.training.slices import SliceBatches, Split, split
 from napari_biomedparse.training.volumes import TrainingVolume, require_targets
 
@@ -41,28 +41,6 @@ if TYPE_CHECKING:
 GAIN = 1e-4
 """Smaller gains of the held-out loss are none."""
 _LOADED_BY_WORKERS = 4
-
-
-@dataclass(frozen=True)
-class Finetuned:
-    """What came out.
-
-    Parameters
-    ----------
-    checkpoint : Path
-        The best weights; `load_model` takes the path.
-    step : int
-        Steps that were made.
-    best : mapping of str to float
-        Step, loss and Dice of the best weights, as far as they were measured.
-    held_out : str
-        What was not trained on.
-    """
-
-    checkpoint: Path
-    step: int
-    best: Mapping[str, float]
-    held_out: str
 
 
 def finetune(

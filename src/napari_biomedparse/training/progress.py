@@ -1,8 +1,10 @@
-"""How far a fine-tuning is; free of torch, for whoever watches from outside."""
+"""How far fine-tuning is, and its result; nothing here imports torch."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -24,3 +26,25 @@ class Progress:
     loss: float
     val_loss: float | None
     val_dice: float | None
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """Result of fine-tuning.
+
+    Parameters
+    ----------
+    checkpoint : Path
+        The best weights; `load_model` takes the path.
+    step : int
+        Number of training steps.
+    best : mapping of str to float
+        Step, loss and Dice of the best weights, as far as they were measured.
+    held_out : str
+        What was held out from training.
+    """
+
+    checkpoint: Path
+    step: int
+    best: Mapping[str, float]
+    held_out: str

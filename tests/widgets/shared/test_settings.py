@@ -6,11 +6,16 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from napari.settings import get_plugin_settings
 from npe2 import PluginManifest
 
+from napari_biomedparse.data.options import SegmentOptions
+from napari_biomedparse.data.prompts import parse_prompts
+from napari_biomedparse.data.volume import as_volume
 from napari_biomedparse.engine.engine import CACHE_BYTES
+from napari_biomedparse.process.messages import PreviewRequest
 from napari_biomedparse.process.worker import Network
 from napari_biomedparse.widgets.segment.widget import SegmentWidget
 from napari_biomedparse.widgets.shared import settings as _settings
@@ -85,15 +90,19 @@ def test_a_new_widget_takes_preview_and_memory_over(make_napari_viewer, monkeypa
     asked = []
     monkeypatch.setattr(
         "napari_biomedparse.process.session.Session._living_process",
-        lambda self: SimpleNamespace(start=lambda run, fields: asked.append(fields)),
+        lambda self: SimpleNamespace(start=lambda *given: asked.append(given[1])),
     )
     page().preview, page().cache_gigabytes = True, 0.25
     viewer = make_napari_viewer()
     widget = SegmentWidget(viewer)
     viewer.window.add_dock_widget(widget)
     assert widget.view.preview_box.isChecked()
-    widget.session._start(None, {"training": {}}, brief=True)
-    assert asked[-1] == {"training": {}, "cache_bytes": 2**28}
+    volume, prompts = as_volume(np.ones((1, 8, 8))), parse_prompts(["liver"])
+    request = PreviewRequest(
+        volume=volume, prompts=prompts, options=SegmentOptions(), index=0
+    )
+    widget.session.start(request)
+    assert asked[-1].cache_bytes == 2**28
     widget.preview(False)
     page().preview = False
     other = SegmentWidget(viewer)
@@ -103,12 +112,10 @@ def test_a_new_widget_takes_preview_and_memory_over(make_napari_viewer, monkeypa
 
 def test_the_engine_keeps_what_it_may():
     network = Network()
-    fields = {"model": "tiny", "device": "cpu", "cache_bytes": 5}
-    job = SimpleNamespace(fields=fields, say=lambda *_, **__: None)
-    engine = network._ready_engine(job, 0)
+    run = SimpleNamespace(send=lambda message: None)
+    engine = network._ready_engine(run, "tiny", "cpu", 0, 5)
     assert engine.cache.most_bytes == 5
-    assert network._ready_engine(job, 0) is engine
-    fields["cache_bytes"] = 6
-    assert network._ready_engine(job, 0).cache.most_bytes == 6
-    del fields["cache_bytes"]
-    assert network._ready_engine(job, 0).cache.most_bytes == CACHE_BYTES
+    assert network._ready_engine(run, "tiny", "cpu", 0, 5) is engine
+    assert network._ready_engine(run, "tiny", "cpu", 0, 6).cache.most_bytes == 6
+    other = network._ready_engine(run, "tiny", "cpu", 0)
+    assert other.cache.most_bytes == CACHE_BYTES

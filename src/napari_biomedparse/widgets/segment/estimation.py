@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, Signal
 
-from napari_biomedparse.process import Status
-from napari_biomedparse.widgets.shared.task import Failed, Task, TaskThread
+from napari_biomedparse.process.messages import Failed, Status
+from napari_biomedparse.widgets.shared.task import Task, TaskThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from napari_biomedparse.process import Run
+    from napari_biomedparse.process import RunHandle
     from napari_biomedparse.widgets.segment.run_view import RunView
     from napari_biomedparse.widgets.shared.task import Step
 
@@ -27,7 +27,7 @@ class EstimateTask(Task):
         Has the model process make an estimate.
     """
 
-    def __init__(self, begin: Callable[[], Run]) -> None:
+    def __init__(self, begin: Callable[[], RunHandle]) -> None:
         super().__init__()
         self._begin = begin
 

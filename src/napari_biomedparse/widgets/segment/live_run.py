@@ -12,7 +12,7 @@ import numpy as np
 from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_biomedparse.process import Planned, Status, Written
+from napari_biomedparse.process.messages import Failed, Planned, Status, Written
 from napari_biomedparse.report.findings import TimeLeft, duration, truncation_warning
 from napari_biomedparse.viewer.layers import METADATA_KEY
 from napari_biomedparse.widgets.segment.folder_layers import FolderLayers
@@ -20,7 +20,6 @@ from napari_biomedparse.widgets.segment.live_labels import LiveLabels
 from napari_biomedparse.widgets.segment.score_plot import ScorePlot
 from napari_biomedparse.widgets.shared.task import (
     Changed,
-    Failed,
     SegmentTask,
     Step,
     TaskThread,
@@ -279,7 +278,7 @@ class LiveRun(QObject):
         if plan is None or not self._done:
             return
         findings = task.findings()
-        self.found.emit(findings, task.objects)
+        self.found.emit(findings, task.instance_counts)
         existence = task.existence
         if existence is None or any(finding.voxels for finding in findings):
             return

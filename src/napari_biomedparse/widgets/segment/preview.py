@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QObject, QTimer
 
 from napari_biomedparse.errors import BiomedParseError
-from napari_biomedparse.process import Previewed, Status
+from napari_biomedparse.process.messages import (
+    Failed,
+    Previewed,
+    PreviewRequest,
+    Status,
+)
 from napari_biomedparse.widgets.segment.preview_layers import PreviewLayers
-from napari_biomedparse.widgets.shared.task import Failed, Task, TaskThread
+from napari_biomedparse.widgets.shared.task import Task, TaskThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from napari import Viewer
 
-    from napari_biomedparse.process import Run, Session
+    from napari_biomedparse.process import RunHandle, Session
     from napari_biomedparse.widgets.segment.request import Request
     from napari_biomedparse.widgets.shared.task import Step
 
@@ -35,7 +40,7 @@ class PreviewTask(Task):
         Has the model process segment it.
     """
 
-    def __init__(self, begin: Callable[[], Run]) -> None:
+    def __init__(self, begin: Callable[[], RunHandle]) -> None:
         super().__init__()
         self._begin = begin
 
@@ -140,14 +145,16 @@ class Preview(QObject):
         probabilities = self._probabilities
         options = replace(asked.options, overlaps="score") if asked.separate else None
         task = PreviewTask(
-            lambda: self._session.preview(
-                asked.volumes[moment],
-                asked.prompts_by_label,
-                options or asked.options,
-                at,
-                model=asked.model,
-                device=asked.device,
-                probabilities=probabilities,
+            lambda: self._session.start(
+                PreviewRequest(
+                    volume=asked.volumes[moment],
+                    prompts=asked.prompts_by_label,
+                    options=options or asked.options,
+                    model=asked.model,
+                    device=asked.device,
+                    index=at,
+                    probabilities=probabilities,
+                )
             )
         )
         self._asked, self._task, self._began = asked, task, time.monotonic()

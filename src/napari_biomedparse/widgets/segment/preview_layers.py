@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer
     from napari.utils.events import Event
 
-    from napari_biomedparse.process import Previewed
+    from napari_biomedparse.process.messages import Previewed
     from napari_biomedparse.widgets.segment.request import Request
 
 

@@ -9,14 +9,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.utils.colormaps import label_colormap
 
+from napari_biomedparse.process.messages import (
+    EstimateRequest,
+    FolderRequest,
+    SegmentRequest,
+)
 from napari_biomedparse.viewer.axes import shown_series
 from napari_biomedparse.viewer.layers import labels_layer_kwargs
 from napari_biomedparse.widgets.segment.estimation import EstimateTask, Estimation
 from napari_biomedparse.widgets.segment.folder_layers import FolderLayers
-from napari_biomedparse.widgets.segment.folder_task import FolderTask
 from napari_biomedparse.widgets.segment.live_run import LiveRun
 from napari_biomedparse.widgets.segment.preview_layers import refill
-from napari_biomedparse.widgets.segment.tasks import AgainTask, ArrayTask, Part, Ranges
+from napari_biomedparse.widgets.segment.tasks import (
+    AgainTask,
+    ArrayPart,
+    ArrayTask,
+    FolderTask,
+)
 from napari_biomedparse.widgets.segment.written_labels import WrittenLabels
 
 if TYPE_CHECKING:
@@ -25,7 +34,8 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels
     from napari.utils.events import Event
 
-    from napari_biomedparse.process import Run, Session
+    from napari_biomedparse.process import RunHandle, Session
+    from napari_biomedparse.process.messages import Span
     from napari_biomedparse.widgets.segment.request import Request
     from napari_biomedparse.widgets.segment.run_view import RunView
     from napari_biomedparse.widgets.shared.eye import Eye
@@ -130,21 +140,24 @@ class Runs:
         """Make an estimate of what a run takes."""
         volumes = asked.volumes
         task = EstimateTask(
-            lambda: self._session.estimate(
-                volumes,
-                asked.prompts,
-                asked.options,
-                model=asked.model,
-                device=asked.device,
-                consensus=asked.consensus,
-                to_folder=asked.folder is not None,
+            lambda: self._session.start(
+                EstimateRequest(
+                    volume=volumes[0],
+                    prompts=asked.prompts,
+                    options=asked.options,
+                    model=asked.model,
+                    device=asked.device,
+                    consensus=asked.consensus,
+                    to_folder=asked.folder is not None,
+                    times=len(volumes),
+                )
             )
         )
         return Estimation(task, self._view)
 
     def _in_folder(self, asked: Request) -> LiveRun:
-        recipe = asked.recipe()
-        task = FolderTask(lambda: self._session.run_to_folder(recipe), asked.prompts)
+        request = FolderRequest(asked.recipe())
+        task = FolderTask(lambda: self._session.start(request), asked.prompts)
         return self._live(asked, FolderLayers(self._viewer, asked), task)
 
     def _in_memory(self, asked: Request, front: int | None) -> LiveRun:
@@ -209,31 +222,33 @@ class Runs:
         *,
         before: ArrayTask | None = None,
         again: bool = False,
-    ) -> list[Part]:
+    ) -> list[ArrayPart]:
         """Return runs, one a volume of the request, to fill [T, (P,) Z, Y, X]."""
         volumes = asked.volumes
 
-        def part(at: int) -> Part:
-            def begin(done: Ranges, front: int | None) -> Run:
-                return self._session.run(
-                    volumes[at],
-                    asked.prompts,
-                    asked.options,
-                    model=asked.model,
-                    device=asked.device,
-                    consensus=asked.consensus,
-                    done=done,
-                    front=front,
-                    earlier=None if before is None else before.number_of(at),
-                    again=again,
-                    beside=len(volumes),
+        def part(at: int) -> ArrayPart:
+            def begin(done: tuple[Span, ...], front: int | None) -> RunHandle:
+                return self._session.start(
+                    SegmentRequest(
+                        volume=volumes[at],
+                        prompts=asked.prompts,
+                        options=asked.options,
+                        model=asked.model,
+                        device=asked.device,
+                        consensus=asked.consensus,
+                        done=done,
+                        front=front,
+                        earlier=None if before is None else before.number_of(at),
+                        again=again,
+                        beside=len(volumes),
+                    )
                 )
 
             def select(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
                 part: npt.NDArray[Any] = labels[at][(..., *asked.where)]
                 return part
 
-            return Part(begin, written, select, at if asked.series else None)
+            return ArrayPart(begin, written, select, at if asked.series else None)
 
         return [part(at) for at in range(len(volumes))]
 

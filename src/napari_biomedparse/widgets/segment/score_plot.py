@@ -11,7 +11,7 @@ from napari_biomedparse.io.output import label_colour
 if TYPE_CHECKING:
     from napari.layers import Labels
 
-    from napari_biomedparse.process import Planned
+    from napari_biomedparse.process.messages import Planned
     from napari_biomedparse.widgets.segment.existence_plot import ExistencePlot
     from napari_biomedparse.widgets.shared.eye import Eye
     from napari_biomedparse.widgets.shared.task import SegmentTask

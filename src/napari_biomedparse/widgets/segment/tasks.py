@@ -1,4 +1,4 @@
-"""A run that fills an array in memory, followed from the window."""
+"""Runs that are followed from the window: one fills an array, one writes a folder."""
 
 from __future__ import annotations
 
@@ -9,74 +9,78 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_biomedparse.data.results import SegmentedSlices
-from napari_biomedparse.process import Objects, Planned, Run, Status, Voted
-from napari_biomedparse.report.findings import Finding, Tally, combine_findings
+from napari_biomedparse.process.messages import (
+    FolderResult,
+    Instances,
+    Planned,
+    Status,
+    Voted,
+    Written,
+)
+from napari_biomedparse.report.findings import Finding, Tally, combine_findings, findings
 from napari_biomedparse.widgets.shared.task import Changed, SegmentTask, Step
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_biomedparse.data.prompts import PromptSet
-    from napari_biomedparse.process.handle import Event
+    from napari_biomedparse.process import RunHandle
+    from napari_biomedparse.process.messages import Event, Span
     from napari_biomedparse.widgets.segment.written_labels import Select, WrittenLabels
-
-Ranges = Sequence[tuple[int, int]]
-"""Starts and stops of slices."""
 
 
 @dataclass(frozen=True)
-class Part:
+class ArrayPart:
     """One run in the model process, and the array it fills.
 
     Parameters
     ----------
     begin : callable
-        Starts the run, told which slices need not be done again and which one is in
-        view; may take a second.
+        Starts the run, given the finished slices and the one in view; may take a
+        second.
     whole : WrittenLabels
         Filled slice by slice.
     select : callable
         Returns the view of the whole that it fills: [Z, Y, X] or, if prompts may
         overlap, [P, Z, Y, X].
     time : int, optional
-        Which point of a time series it is.
+        Time point of a series.
     """
 
-    begin: Callable[[Ranges, int | None], Run]
+    begin: Callable[[tuple[Span, ...], int | None], RunHandle]
     whole: WrittenLabels
     select: Select
     time: int | None = None
 
     @property
     def labels(self) -> npt.NDArray[Any]:
-        """What it fills."""
+        """The view that it fills."""
         return self.select(self.whole.labels)
 
     def write(
         self, where: Any, new: npt.NDArray[Any], *, over_painted: bool = False
     ) -> None:
-        """Put new labels somewhere; see `WrittenLabels.write`."""
+        """Write new labels somewhere; see `WrittenLabels.write`."""
         self.whole.write(
             lambda labels: self.select(labels)[where], new, over_painted=over_painted
         )
 
 
 class ArrayTask(SegmentTask):
-    """One run that fills an array, or one for each point of a time series.
+    """One run that fills an array, or one for each time point of a series.
 
     Parameters
     ----------
-    parts : sequence of Part
+    parts : sequence of ArrayPart
         Done one after the other.
     prompts : PromptSet
-        What is looked for.
     before : ArrayTask, optional
-        One that was stopped, on the same arrays: what it did is not done again.
+        One that was stopped, on the same arrays: its slices are not done again.
     """
 
     def __init__(
         self,
-        parts: Sequence[Part],
+        parts: Sequence[ArrayPart],
         prompts: PromptSet,
         *,
         before: ArrayTask | None = None,
@@ -93,22 +97,22 @@ class ArrayTask(SegmentTask):
             self._numbers = before._numbers.copy()
 
     def number_of(self, at: int) -> int | None:
-        """By which number the process knows a part's run, or None before it began."""
+        """Return the number of a part's run, or None before it began."""
         return self._numbers.get(at)
 
     @property
     def can_resume(self) -> bool:
-        """Whether a part of it was done, and the rest can be."""
+        """Whether a part of it was finished, and the rest can be."""
         return bool(self._tallies) and self._finished < len(self._parts)
 
     @property
     def can_redo(self) -> bool:
-        """Whether other thresholds can be applied to what was done."""
+        """Whether other thresholds can be applied to finished slices."""
         return bool(self._tallies)
 
     @property
     def total(self) -> int:
-        """Slices of all parts; 0 before the first one is planned."""
+        """Number of slices of all parts; 0 before the first one is planned."""
         return 0 if self.plan is None else self.plan.total * len(self._parts)
 
     @property
@@ -123,7 +127,7 @@ class ArrayTask(SegmentTask):
         return np.stack([*(tally.existence for tally in self._tallies), *rest], axis=1)
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return what was found so far, one entry a prompt; empty if nothing was."""
+        """Return the results so far, one entry for each prompt, or nothing yet."""
         return combine_findings([tally.findings() for tally in self._tallies])
 
     def _follow_all(self) -> Iterator[Step]:
@@ -132,7 +136,7 @@ class ArrayTask(SegmentTask):
                 yield from self._follow(at, part)
                 self._finished += not self.cancelled
 
-    def _follow(self, at: int, part: Part) -> Iterator[Step]:
+    def _follow(self, at: int, part: ArrayPart) -> Iterator[Step]:
         """Do one part, or what is left of it."""
         for event in self._part_events(at, part):
             if isinstance(event, Status):
@@ -147,14 +151,14 @@ class ArrayTask(SegmentTask):
                 if self.plan is None:
                     self.plan = event
                     yield event
-            elif isinstance(event, SegmentedSlices | Voted | Objects):
+            elif isinstance(event, SegmentedSlices | Voted | Instances):
                 yield self._take(event, at, part)
 
-    def _part_events(self, at: int, part: Part) -> Iterator[Event]:
-        """Begin one part, or what is left of it, and yield what its run tells."""
-        done = self._tallies[at].done if at < len(self._tallies) else ()
+    def _part_events(self, at: int, part: ArrayPart) -> Iterator[Event]:
+        """Begin one part, or what is left of it, and yield its run's events."""
+        done = tuple(self._tallies[at].done) if at < len(self._tallies) else ()
 
-        def begin() -> Run:
+        def begin() -> RunHandle:
             run = part.begin(done, self.front)
             self._numbers[at] = run.number
             return run
@@ -162,12 +166,12 @@ class ArrayTask(SegmentTask):
         return self._events(begin)
 
     def _take(
-        self, event: SegmentedSlices | Voted | Objects, at: int, part: Part
+        self, event: SegmentedSlices | Voted | Instances, at: int, part: ArrayPart
     ) -> Changed:
-        """Put new labels where they belong."""
-        if isinstance(event, Objects):
+        """Write new labels where they belong."""
+        if isinstance(event, Instances):
             stop = event.start + len(event.labels)
-            # Objects are numbered anew: what was painted has no meaning any more.
+            # Objects are numbered anew: painted labels lose their meaning.
             part.write(slice(event.start, stop), event.labels, over_painted=True)
             if part.time is None:  # a series is numbered anew at each time point
                 self.owners = event.owners
@@ -187,20 +191,10 @@ class ArrayTask(SegmentTask):
 
 
 class AgainTask(ArrayTask):
-    """The finished slices of a task, with other thresholds, mostly without the network.
-
-    Parameters
-    ----------
-    parts : sequence of Part
-        Begin it.
-    prompts : PromptSet
-        What was looked for.
-    before : ArrayTask
-        What was done.
-    """
+    """Finished slices of a task, with other thresholds, mostly without the network."""
 
     def __init__(
-        self, parts: Sequence[Part], prompts: PromptSet, before: ArrayTask
+        self, parts: Sequence[ArrayPart], prompts: PromptSet, before: ArrayTask
     ) -> None:
         super().__init__(parts, prompts, before=before)
         done = [span for tally in self._tallies for span in tally.done]
@@ -208,7 +202,7 @@ class AgainTask(ArrayTask):
 
     @property
     def total(self) -> int:
-        """Slices that are done."""
+        """Number of finished slices."""
         return self._slices
 
     def _follow_all(self) -> Iterator[Step]:
@@ -220,5 +214,49 @@ class AgainTask(ArrayTask):
                     yield event
                 elif isinstance(event, Status):
                     yield event
-                elif isinstance(event, SegmentedSlices | Objects):
+                elif isinstance(event, SegmentedSlices | Instances):
                     yield self._take(event, at, part)
+
+
+class FolderTask(SegmentTask):
+    """One run whose labels are written to a folder; `begin` may take a second."""
+
+    def __init__(self, begin: Callable[[], RunHandle], prompts: PromptSet) -> None:
+        super().__init__(prompts)
+        self._begin = begin
+        self._result: FolderResult | None = None
+
+    @property
+    def total(self) -> int:
+        """Number of slices; 0 before it is planned."""
+        return 0 if self.plan is None else self.plan.total
+
+    @property
+    def existence(self) -> npt.NDArray[np.float32] | None:
+        """Existence probabilities, once all slices are finished."""
+        return None if self._result is None else self._result.existence
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether it has begun: the folder records how far it is."""
+        return self.plan is not None and self._result is None
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return the results, one entry for each prompt; nothing before the end."""
+        if self._result is None:
+            return ()
+        scores, voxels = self._result.existence, self._result.voxels
+        if scores.ndim == 2:
+            return findings(self.prompts, scores, voxels)
+        times = range(scores.shape[1])
+        parts = [findings(self.prompts, scores[:, t], voxels[:, t]) for t in times]
+        return combine_findings(parts)
+
+    def _follow_all(self) -> Iterator[Step]:
+        for event in self._events(self._begin):
+            if isinstance(event, Planned):
+                self.plan = event
+            if isinstance(event, FolderResult):
+                self._result = event
+            if isinstance(event, Status | Planned | Written):
+                yield event

@@ -1,7 +1,7 @@
-"""A run in a thread beside the GUI's: events in, steps out.
+"""Follows a run in a thread beside the GUI's: its events in, steps out.
 
-Not napari's `thread_worker`: for as long as one works it turns every warning of the
-whole process into a notification, and it hides errors that are a `RuntimeError`.
+Not napari's `thread_worker`: while one works, it turns every warning of the whole
+process into a notification, and it hides errors that are a `RuntimeError`.
 """
 
 from __future__ import annotations
@@ -17,27 +17,34 @@ import numpy as np
 from qtpy.QtCore import QObject, Signal
 
 from napari_biomedparse.errors import BiomedParseError
-from napari_biomedparse.process import Planned, Previewed, Run, Status, Written
+from napari_biomedparse.process.messages import (
+    Failed,
+    Planned,
+    Previewed,
+    Status,
+    Written,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_biomedparse.data.options import SegmentOptions
     from napari_biomedparse.data.prompts import PromptSet
-    from napari_biomedparse.process.handle import Event
+    from napari_biomedparse.process import RunHandle
+    from napari_biomedparse.process.messages import Event
     from napari_biomedparse.report.findings import Finding
 
 POLL_SECONDS = 0.1
-"""How often a run looks whether it was cancelled while nothing happens."""
+"""How often a run checks whether it was cancelled while nothing happens."""
 
 
-def polled(run: Run) -> Iterator[Event | None]:
-    """Yield what a run tells, to its end, and None where nothing happens for a while.
+def polled(run: RunHandle) -> Iterator[Event | None]:
+    """Yield a run's events to its end, and None while nothing happens.
 
     Raises
     ------
     BiomedParseError
-        As the run meets it.
+        The error that ended the run.
     """
     while True:
         try:
@@ -49,16 +56,16 @@ def polled(run: Run) -> Iterator[Event | None]:
 
 @dataclass(frozen=True)
 class Changed:
-    """A part of the labels that is new.
+    """Labels changed in a range of slices.
 
     Parameters
     ----------
     axis, start, stop : int
-        Where, in the volume.
+        Where in the volume.
     done : int
-        Slices finished so far.
+        Number of finished slices.
     time : int, optional
-        At which point of a time series.
+        Time point of a series.
     """
 
     axis: int
@@ -68,27 +75,14 @@ class Changed:
     time: int | None = None
 
 
-@dataclass(frozen=True)
-class Failed:
-    """What went wrong; the last step.
-
-    Parameters
-    ----------
-    error : BiomedParseError
-        Its message is meant for the user.
-    """
-
-    error: BiomedParseError
-
-
 Step = Status | Planned | Changed | Written | Previewed | Failed
 
 
 class Task(ABC):
-    """Something that the model process does."""
+    """Something that the model process does, followed until its end."""
 
     def __init__(self) -> None:
-        self._run: Run | None = None
+        self._run: RunHandle | None = None
         self._cancelled = threading.Event()
 
     @abstractmethod
@@ -97,7 +91,7 @@ class Task(ABC):
 
     @property
     def cancelled(self) -> bool:
-        """Whether the rest is not wanted any more."""
+        """Whether the rest is no longer wanted."""
         return self._cancelled.is_set()
 
     def cancel(self) -> None:
@@ -111,8 +105,8 @@ class Task(ABC):
         except BiomedParseError as error:
             yield Failed(error)
 
-    def _events(self, begin: Callable[[], Run]) -> Iterator[Event]:
-        """Yield what a run tells, until its end or until this is cancelled."""
+    def _events(self, begin: Callable[[], RunHandle]) -> Iterator[Event]:
+        """Yield a run's events until its end or until this is cancelled."""
         with closing(begin()) as run:
             self._run = run
             for event in polled(run):
@@ -123,13 +117,7 @@ class Task(ABC):
 
 
 class SegmentTask(Task):
-    """A run, and what is known of it.
-
-    Parameters
-    ----------
-    prompts : PromptSet
-        What is looked for.
-    """
+    """A run, and what is known of it."""
 
     def __init__(self, prompts: PromptSet) -> None:
         super().__init__()
@@ -141,7 +129,7 @@ class SegmentTask(Task):
     @property
     @abstractmethod
     def total(self) -> int:
-        """Slices to be done; 0 before that is planned."""
+        """Number of slices; 0 before it is planned."""
 
     @property
     @abstractmethod
@@ -150,11 +138,11 @@ class SegmentTask(Task):
 
     @abstractmethod
     def findings(self) -> tuple[Finding, ...]:
-        """Return what was found so far, one entry a prompt; empty if nothing was."""
+        """Return the results so far, one entry for each prompt, or nothing yet."""
 
     @property
-    def objects(self) -> dict[int, int] | None:
-        """Number of objects by label id, once they are told apart."""
+    def instance_counts(self) -> dict[int, int] | None:
+        """Number of objects by label id, once they are separated."""
         if self.owners is None:
             return None
         numbers = np.bincount(self.owners[1:], minlength=self.prompts.ids[-1] + 1)
@@ -163,15 +151,15 @@ class SegmentTask(Task):
     @property
     @abstractmethod
     def can_resume(self) -> bool:
-        """Whether a part of it was done, and the rest can be."""
+        """Whether a part of it was finished, and the rest can be."""
 
     def retune(self, options: SegmentOptions) -> None:
-        """Have other thresholds applied to what is done and what comes."""
+        """Apply other thresholds to finished slices and to those to come."""
         if (run := self._run) is not None:
             run.retune(options)
 
     def look_at(self, at: int) -> None:
-        """Have the slices next to one done first; from any thread."""
+        """Have the slices nearest to one processed first; from any thread."""
         self.front = at
         if (run := self._run) is not None:
             run.look_at(at)
@@ -185,13 +173,7 @@ class Followed(Protocol):
 
 
 class TaskThread(QObject):
-    """Follows a task in a thread and tells the GUI's thread what is new.
-
-    Parameters
-    ----------
-    task : Followed
-        For example a `Task`.
-    """
+    """Follows a task in a thread and emits its steps in the GUI's thread."""
 
     stepped = Signal(object)
     finished = Signal()

@@ -17,13 +17,14 @@ from qtpy.QtWidgets import (
 )
 
 from napari_biomedparse.errors import BiomedParseError
-from napari_biomedparse.process import Session, Status, Tuned
+from napari_biomedparse.process import Session
+from napari_biomedparse.process.messages import Failed, FinetuneRequest, Status
 from napari_biomedparse.report.findings import TimeLeft, duration
-from napari_biomedparse.training.progress import Progress
+from napari_biomedparse.training.progress import Finetuned, Progress
 from napari_biomedparse.viewer.samples import WIDGET
 from napari_biomedparse.widgets.shared.docks import SharedTabs, open_widget
 from napari_biomedparse.widgets.shared.fold import Scrolled
-from napari_biomedparse.widgets.shared.task import Failed, TaskThread
+from napari_biomedparse.widgets.shared.task import TaskThread
 from napari_biomedparse.widgets.training.loss_curves import LossCurves
 from napari_biomedparse.widgets.training.tuning import Tuning
 from napari_biomedparse.widgets.training.tuning_form import TuningForm, TuningRequest
@@ -51,7 +52,7 @@ class FinetuneWidget(QWidget):
         self._viewer = napari_viewer
         self.session = session or Session()
         self.tuning: Tuning | None = None
-        self.result: Tuned | None = None
+        self.result: Finetuned | None = None
         self._thread: TaskThread | None = None
         self._failed = False
         self._time_left, self._began = TimeLeft(), 0.0
@@ -104,18 +105,20 @@ class FinetuneWidget(QWidget):
         if self.result is None:
             return
         segment = open_widget(self._viewer, WIDGET)
-        segment.form.model.choose_file(self.result.checkpoint)
+        segment.form.model.choose_file(str(self.result.checkpoint))
         name = Path(self.result.checkpoint).name
         self.status.setText(f"{name} is chosen in {WIDGET}.")
 
     def _begin(self, asked: TuningRequest) -> None:
         self.tuning = Tuning(
-            lambda: self.session.finetune(
-                asked.data,
-                asked.output,
-                asked.checkpoint,
-                asked.options,
-                device=asked.device,
+            lambda: self.session.start(
+                FinetuneRequest(
+                    data=asked.data,
+                    output=asked.output,
+                    checkpoint=asked.checkpoint,
+                    options=asked.options,
+                    device=asked.device,
+                )
             ),
             asked.layers,
             asked.data,
@@ -135,7 +138,7 @@ class FinetuneWidget(QWidget):
             self.status.setText(step.text)
         elif isinstance(step, Progress):
             self._on_trained(step)
-        elif isinstance(step, Tuned):
+        elif isinstance(step, Finetuned):
             self.result = step
         elif isinstance(step, Failed):
             self._failed = True

@@ -8,13 +8,14 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from napari_biomedparse.errors import BiomedParseError
-from napari_biomedparse.process import Run, Status
-from napari_biomedparse.widgets.shared.task import Failed, polled
+from napari_biomedparse.process.messages import Failed, Status
+from napari_biomedparse.widgets.shared.task import polled
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from napari_biomedparse.process.handle import Event
+    from napari_biomedparse.process import RunHandle
+    from napari_biomedparse.process.messages import Event
     from napari_biomedparse.widgets.training.labelled import Labelled
 
 
@@ -32,7 +33,7 @@ class Tuning:
     """
 
     def __init__(
-        self, begin: Callable[[], Run], layers: Labelled | None, data: Path
+        self, begin: Callable[[], RunHandle], layers: Labelled | None, data: Path
     ) -> None:
         self._begin, self._layers, self._data = begin, layers, data
         self._stopped = threading.Event()
