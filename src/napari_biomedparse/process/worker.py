@@ -34,7 +34,7 @@ from napari_biomedparse.process.watched import Live
 _REPORT_SECONDS = 0.5
 
 
-class Network:
+class Worker:
     """Does runs, and keeps the model between them."""
 
     def __init__(self) -> None:
@@ -131,13 +131,13 @@ def _download_report(run: WorkerRun) -> Callable[[int, int], None]:
 
 def main() -> None:
     """Serve the process that started this one."""
-    network = Network()
+    worker = Worker()
 
     def end() -> None:
-        network.close()
+        worker.close()
         os._exit(0)  # a run may be deep in a slice: nothing waits for it
 
-    serve(open_channel(int(sys.argv[1])), network, on_end=end)
+    serve(open_channel(int(sys.argv[1])), worker, on_end=end)
 
 
 if __name__ == "__main__":

@@ -290,7 +290,9 @@ def test_consensus_of_three_axes(desk_that, tiny_model, instances):
     assert wanted.any()
     np.testing.assert_array_equal(layer.data, wanted)
     known = layer.metadata[METADATA_KEY]
-    np.testing.assert_array_equal(known["existence"], expected.existence[:, 0, : len(grey)])
+    np.testing.assert_array_equal(
+        known["existence"], expected.existence[:, 0, : len(grey)]
+    )
     assert known["parameters"]["slicing_axis"] == "consensus"
     assert "Done: 90 slices" in desk.view.status.text()
 

@@ -16,7 +16,7 @@ from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.data.volume import as_volume
 from napari_biomedparse.engine.engine import CACHE_BYTES
 from napari_biomedparse.process.messages import PreviewRequest
-from napari_biomedparse.process.worker import Network
+from napari_biomedparse.process.worker import Worker
 from napari_biomedparse.widgets.segment.widget import SegmentWidget
 from napari_biomedparse.widgets.shared import settings as _settings
 from napari_biomedparse.widgets.shared.settings import (
@@ -111,11 +111,11 @@ def test_a_new_widget_takes_preview_and_memory_over(make_napari_viewer, monkeypa
 
 
 def test_the_engine_keeps_what_it_may():
-    network = Network()
+    worker = Worker()
     run = SimpleNamespace(send=lambda message: None)
-    engine = network._ready_engine(run, "tiny", "cpu", 0, 5)
+    engine = worker._ready_engine(run, "tiny", "cpu", 0, 5)
     assert engine.cache.most_bytes == 5
-    assert network._ready_engine(run, "tiny", "cpu", 0, 5) is engine
-    assert network._ready_engine(run, "tiny", "cpu", 0, 6).cache.most_bytes == 6
-    other = network._ready_engine(run, "tiny", "cpu", 0)
+    assert worker._ready_engine(run, "tiny", "cpu", 0, 5) is engine
+    assert worker._ready_engine(run, "tiny", "cpu", 0, 6).cache.most_bytes == 6
+    other = worker._ready_engine(run, "tiny", "cpu", 0)
     assert other.cache.most_bytes == CACHE_BYTES
