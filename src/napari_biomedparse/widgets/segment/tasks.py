@@ -17,7 +17,12 @@ from napari_biomedparse.process.messages import (
     Voted,
     Written,
 )
-from napari_biomedparse.report.findings import Finding, Tally, combine_findings, findings
+from napari_biomedparse.report.findings import (
+    Finding,
+    Tally,
+    combine_findings,
+    findings,
+)
 from napari_biomedparse.widgets.shared.task import Changed, SegmentTask, Step
 
 if TYPE_CHECKING:
