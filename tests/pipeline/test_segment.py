@@ -17,8 +17,7 @@ from napari_biomedparse.data.options import region_text
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.labels.instances import split_instances
-from napari_biomedparse.labels.overlaps import resolve_separately
-from napari_biomedparse.labels.resolve import probability, resolve
+from napari_biomedparse.labels.resolve import probability, resolve, resolve_separately
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.pipeline.loop import run_plan
 from napari_biomedparse.pipeline.plan import SegmentOptions, plan_run

@@ -1,7 +1,7 @@
-"""Objects of a volume that does not fit in memory, block by block.
+"""Instances of a volume that does not fit in memory, block by block.
 
-Components are found in every block by itself, and those that touch across a border
-are made one. The result is that of `split_instances`, but for the numbers.
+Components are found in each block separately, and those that touch across a border are
+merged. The result is that of `split_instances`, except for the numbers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.volume import ArrayLike
 
 BLOCK_VOXELS = 2**23
-"""Most voxels of a block; it takes some ten bytes a voxel in memory."""
+"""Largest number of voxels in a block; each takes about ten bytes in memory."""
 Window = tuple[slice, ...]
 
 
@@ -33,35 +33,35 @@ def split_blockwise(
     labels: ArrayLike,
     edges: ArrayLike,
     components: Any,
-    objects: Any,
+    instances: Any,
     block: Sequence[int],
     minimum_size: int = 0,
 ) -> int:
-    """Tell objects apart without ever holding the whole volume.
+    """Split labels into instances without holding the whole volume in memory.
 
     Parameters
     ----------
     labels, edges : array [Z, Y, X]
-        Label ids, and label ids at object boundaries; on disk.
+        Label ids, and label ids at the boundaries of instances; on disk.
     components : writable array [Z, Y, X]
         uint32; scratch space.
-    objects : writable array [Z, Y, X]
-        uint32; the result. Objects are numbered from 1, by where they begin: by
-        blocks, and by voxels within a block.
+    instances : writable array [Z, Y, X]
+        uint32; the result. Instances are numbered from 1 by their first voxel, in the
+        order of blocks and of voxels within a block.
     block : sequence of three int
         Shape of a block, whole chunks of the writable arrays.
     minimum_size : int
-        Objects of fewer voxels are dropped.
+        Instances of fewer voxels are removed.
 
     Returns
     -------
     int
-        Number of objects.
+        Number of instances.
 
     Raises
     ------
     VolumeError
-        If there are more than 2**32 - 1 parts.
+        If there are more than 2**32 - 1 components.
     """
     shape = tuple(labels.shape)
     count = 0
@@ -70,8 +70,8 @@ def split_blockwise(
         parts = int(found.max(initial=0))
         if count + parts > np.iinfo(np.uint32).max:
             raise VolumeError(
-                "The labels fall into more than 4294967295 parts, too many to number; "
-                "raise the existence threshold, or leave objects together."
+                "The labels consist of more than 4294967295 components, too many to "
+                "number; raise the existence threshold, or do not split instances."
             )
         components[window] = np.where(found > 0, found + count, 0).astype(np.uint32)
         count += parts
@@ -85,14 +85,14 @@ def split_blockwise(
     total = int(numbers.max(initial=0))
     if minimum_size <= 1:
         for window in _windows(shape, block):
-            objects[window] = grown(window)
+            instances[window] = grown(window)
         return total
     sizes = np.zeros(total + 1, np.int64)
     for window in _windows(shape, block):
         sizes += np.bincount(grown(window).ravel(), minlength=total + 1)
     kept = kept_numbers(sizes, minimum_size).astype(np.uint32)
     for window in _windows(shape, block):
-        objects[window] = kept[grown(window)]
+        instances[window] = kept[grown(window)]
     return int(kept.max(initial=0))
 
 
@@ -108,7 +108,7 @@ def block_shape(chunks: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
 def _merge(
     labels: ArrayLike, components: Any, block: Sequence[int], count: int
 ) -> npt.NDArray[np.uint32]:
-    """Return the object of each component, by the faces that blocks share."""
+    """Return the instance of each component, merged at the faces between blocks."""
     pairs = [np.zeros((0, 2), np.int64)]
     shape = tuple(labels.shape)
     for window in _windows(shape, block):
@@ -129,7 +129,7 @@ def _merge(
         (np.ones(len(first), bool), (first, second)), shape=(count + 1, count + 1)
     )
     _, group = connected_components(graph, directed=False)
-    # Number the groups by their first component; the background, 0, stays 0.
+    # Number the groups by their first component; the background stays 0.
     _, begin, group = np.unique(group, return_index=True, return_inverse=True)
     order = np.empty(len(begin), np.uint32)
     order[np.argsort(begin)] = np.arange(len(begin), dtype=np.uint32)
@@ -151,7 +151,7 @@ def _windows(shape: Sequence[int], block: Sequence[int]) -> Iterator[Window]:
 
 
 def _widen(window: Window, shape: Sequence[int]) -> tuple[Window, Window]:
-    """Return a window with one more voxel on each side, and where it lies in that."""
+    """Return a window with one more voxel on each side, and its place within that."""
     wide = tuple(
         slice(max(w.start - 1, 0), min(w.stop + 1, n))
         for w, n in zip(window, shape, strict=True)
@@ -164,7 +164,7 @@ def _widen(window: Window, shape: Sequence[int]) -> tuple[Window, Window]:
 
 
 def scratch(path: Path, shape: Sequence[int], chunks: Sequence[int]) -> Any:
-    """Make a uint32 array on disk, in place of one that was there."""
+    """Create a uint32 array on disk, replacing an existing one."""
     return zarr.create_array(
         store=str(path),
         shape=tuple(shape),

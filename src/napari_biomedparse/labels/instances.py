@@ -1,4 +1,4 @@
-"""From labels and edge labels to numbered objects.
+"""Split labels into instances at the edges between them.
 
 End of section 6 of the architecture description. Whole volumes in, whole volumes out.
 """
@@ -18,8 +18,8 @@ Numbers = TypeVar("Numbers", bound=np.integer[Any])
 NEIGHBOURS = ((2, -1), (1, -1), (0, -1), (0, 1), (1, 1), (2, 1))
 """Axis and direction of the face neighbours, in the order in which they win ties.
 
-It is the order of `skimage.segmentation.expand_labels`, found by trying: the distance
-transform beneath it prefers the earlier voxel along the last axis, and so on.
+This is the order of `skimage.segmentation.expand_labels`, found by experiment: its
+distance transform prefers the earlier voxel along the last axis, and so on.
 """
 
 
@@ -28,25 +28,25 @@ def split_instances(
     edge_labels: npt.NDArray[np.integer[Any]],
     minimum_size: int = 0,
 ) -> npt.NDArray[np.int32]:
-    """Tell the objects of every label apart where edges were found between them.
+    """Split every label into instances where there are edges between them.
 
-    What is left of `labels` without edges falls into face-connected components of
-    equal label; these grow by one voxel, but not beyond `labels`.
+    `labels` without the edges falls into face-connected components of equal label;
+    these grow by one voxel, but not beyond `labels`.
 
     Parameters
     ----------
     labels : ndarray [Z, Y, X] or [P, Z, Y, X]
         Integers; 0 is background. Label volumes of several prompts are split one by
-        one.
+        one, and no number occurs in two of them.
     edge_labels : ndarray like `labels`
         Integers; 0 is no edge.
     minimum_size : int
-        Objects of fewer voxels are dropped.
+        Instances of fewer voxels are removed.
 
     Returns
     -------
     ndarray like `labels`
-        int32; 0, and 1 to the number of objects.
+        int32; 0, and 1 to the number of instances.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def split_instances(
     if labels.shape != edge_labels.shape:
         raise VolumeError(
             f"Labels have the shape {labels.shape} and edge labels "
-            f"{edge_labels.shape}; they must have the same."
+            f"{edge_labels.shape}; both must have the same shape."
         )
     if labels.ndim == 4:
         return _split_each(labels, edge_labels, minimum_size)
@@ -71,18 +71,9 @@ def split_instances(
 def kept_numbers(
     sizes: npt.NDArray[np.integer[Any]], minimum_size: int
 ) -> npt.NDArray[np.int32]:
-    """Give the objects that are large enough new numbers.
+    """Return the new int32 number of each instance, 0 for those that are too small.
 
-    Parameters
-    ----------
-    sizes : ndarray [N]
-        Voxels of each object, of the background (0) first.
-    minimum_size : int
-
-    Returns
-    -------
-    int32 ndarray [N]
-        New number of each object, 0 for those that are dropped.
+    `sizes` are the voxels of each instance, the background (0) first.
     """
     kept = sizes >= minimum_size
     kept[:1] = False
@@ -94,18 +85,17 @@ def _split_each(
     edge_labels: npt.NDArray[np.integer[Any]],
     minimum_size: int,
 ) -> npt.NDArray[np.int32]:
-    """Split label volumes one by one; no number occurs in two of them."""
-    objects = np.zeros(labels.shape, np.int32)
+    instances = np.zeros(labels.shape, np.int32)
     count = 0
-    for target, own, edges in zip(objects, labels, edge_labels, strict=True):
+    for target, own, edges in zip(instances, labels, edge_labels, strict=True):
         target[...] = split_instances(own, edges, minimum_size)
         target[target > 0] += count
         count = max(count, int(target.max(initial=0)))
-    return objects
+    return instances
 
 
 def label_components(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:
-    """Give every face-connected component of equal label a number.
+    """Give a number to each face-connected component of equal label.
 
     Parameters
     ----------
@@ -117,30 +107,19 @@ def label_components(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int
     ndarray [Z, Y, X]
         int32; 0, and 1 to the number of components.
     """
-    # cc3d takes no other byte order, nor memory that it could not write to.
+    # cc3d requires native byte order and writable memory.
     native = np.require(labels, labels.dtype.newbyteorder("="), "W")
     return cc3d.connected_components(native, connectivity=6).astype(np.int32)
 
 
-def grow(objects: npt.NDArray[Numbers]) -> npt.NDArray[Numbers]:
-    """Give free voxels the number of a face neighbour, like `expand_labels` by 1.
-
-    Parameters
-    ----------
-    objects : ndarray [Z, Y, X]
-        Integers; 0 is free.
-
-    Returns
-    -------
-    ndarray [Z, Y, X]
-        Same dtype.
-    """
-    grown = objects.copy()
+def grow(instances: npt.NDArray[Numbers]) -> npt.NDArray[Numbers]:
+    """Give free voxels the number of a face neighbour, like `expand_labels` by 1."""
+    grown = instances.copy()
     for axis, direction in NEIGHBOURS:
-        here = [slice(None)] * objects.ndim
-        there = [slice(None)] * objects.ndim
+        here = [slice(None)] * instances.ndim
+        there = [slice(None)] * instances.ndim
         here[axis] = slice(1, None) if direction < 0 else slice(0, -1)
         there[axis] = slice(0, -1) if direction < 0 else slice(1, None)
         target = grown[tuple(here)]
-        np.copyto(target, objects[tuple(there)], where=target == 0)
+        np.copyto(target, instances[tuple(there)], where=target == 0)
     return grown

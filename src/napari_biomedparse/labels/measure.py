@@ -1,4 +1,4 @@
-"""Measure objects: size, place, brightness and shape, in physical units."""
+"""Measure instances: size, position, intensity and shape, in physical units."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from skimage.measure import marching_cubes, mesh_surface_area, regionprops
+from skimage.measure import marching_cubes, mesh_surface_area, regionprops_table
 
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.labels.instances import label_components
@@ -16,11 +16,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import pandas as pd
-    from skimage.measure._regionprops import RegionProperties
 
     from napari_biomedparse.data.volume import Volume
 
 AXES = ("z", "y", "x")
+_COLUMNS = {
+    "label": "id",
+    "num_pixels": "voxels",
+    "area": "volume",
+    **{f"centroid-{i}": f"centroid_{axis}" for i, axis in enumerate(AXES)},
+    **{
+        f"bbox-{i + stop}": f"bbox_{axis}_{'stop' if stop else 'start'}"
+        for i, axis in enumerate(AXES)
+        for stop in (0, 3)
+    },
+}
+"""Properties of scikit-image and our columns, in their order."""
 
 
 def measure_objects(
@@ -29,28 +40,28 @@ def measure_objects(
     *,
     prompts: Mapping[int, str] | None = None,
 ) -> pd.DataFrame:
-    """Measure every object of a label volume.
+    """Measure every instance of a label volume.
 
     Parameters
     ----------
     objects : ndarray [Z, Y, X]
-        Integers: the number of the object at each voxel, 0 for none.
+        Integers: the number of the instance at each voxel, 0 for none.
     volume : Volume
-        The image, three axes, on the same grid; gives voxel size, units and intensity.
-        Its voxels are read where objects are.
+        The image, three axes, on the same grid, with voxel size and units. It is read
+        only within the bounding boxes of instances.
     prompts : mapping of int to str, optional
-        What each object is.
+        The prompt of each instance.
 
     Returns
     -------
     pandas.DataFrame
-        One row an object, in the order of their numbers: `id`, `prompt` (if given),
-        `voxels`, `volume` (in cubed units), `centroid_z` ... (in units, from the
-        middle of the first voxel), `bbox_z_start`, `bbox_z_stop` ... (in voxels, stop
-        excluded), `mean_intensity`, `surface_area` (in squared units, of the marching
-        cubes mesh; steps between voxels make it about a tenth too large for a ball)
-        and `sphericity` (surface of a ball of equal volume by its own surface).
-        `attrs["unit"]` names the unit.
+        One row per instance, by number: `id`, `prompt` (if given), `voxels`, `volume`
+        (in cubed units), `centroid_z` ... (in units, from the centre of the first
+        voxel), `bbox_z_start`, `bbox_z_stop` ... (in voxels, stop excluded),
+        `mean_intensity`, `surface_area` (in squared units, of the marching cubes mesh;
+        the steps between voxels make it about 10 % too large for a ball) and
+        `sphericity` (surface of a ball of equal volume, divided by `surface_area`).
+        `attrs["unit"]` is the name of the unit.
 
     Raises
     ------
@@ -69,11 +80,28 @@ def measure_objects(
             f"The axes of {volume.name} have the units {', '.join(volume.units)}; give "
             "them one unit before measuring."
         )
-    rows = [
-        _row(region, volume, prompts)
-        for region in _untyped(regionprops)(objects, spacing=volume.spacing)
+    found = _untyped(regionprops_table)(
+        objects,
+        properties=("label", "num_pixels", "area", "centroid", "bbox"),
+        spacing=volume.spacing,
+    )
+    table = pd.DataFrame({name: found[key] for key, name in _COLUMNS.items()})
+    if prompts is not None:
+        table.insert(1, "prompt", [prompts.get(number, "") for number in table["id"]])
+    boxes = table[[f"bbox_{axis}_{end}" for axis in AXES for end in ("start", "stop")]]
+    means, surfaces = [], []
+    for number, ends in zip(table["id"], boxes.to_numpy(int), strict=True):
+        where = tuple(slice(*pair) for pair in ends.reshape(3, 2).tolist())
+        mask = objects[where] == number
+        image = np.asarray(volume.data[where])
+        means.append(float(image[mask].mean(dtype=np.float64)))
+        surfaces.append(_surface(mask, volume.spacing))
+    table["mean_intensity"] = means
+    table["surface_area"] = surfaces
+    table["sphericity"] = [
+        math.pi ** (1 / 3) * (6.0 * size) ** (2 / 3) / surface
+        for size, surface in zip(table["volume"].tolist(), surfaces, strict=True)
     ]
-    table = pd.DataFrame(rows, columns=_columns(prompts is not None))
     table.attrs["unit"] = volume.units[0]
     return table
 
@@ -81,65 +109,30 @@ def measure_objects(
 def components_of(
     labels: npt.NDArray[np.integer[Any]], texts: Mapping[int, str]
 ) -> tuple[npt.NDArray[np.int32], dict[int, str]]:
-    """Tell the connected pieces of each label apart, to be measured one by one.
+    """Give a number to each connected component of labels, to be measured by itself.
 
     Parameters
     ----------
     labels : ndarray [Z, Y, X]
-        Integers; one value a prompt, 0 is background.
+        Integers; one value per prompt, 0 is background.
     texts : mapping of int to str
         The prompt of each label.
 
     Returns
     -------
-    objects : ndarray [Z, Y, X]
-        int32; face-connected pieces of one label, numbered from 1.
+    components : ndarray [Z, Y, X]
+        int32; face-connected components of equal label, numbered from 1.
     prompts : dict of int to str
-        The prompt of each piece.
+        The prompt of each component.
     """
-    objects = label_components(labels)
-    numbers, first = np.unique(objects, return_index=True)
+    components = label_components(labels)
+    numbers, first = np.unique(components, return_index=True)
     owners = zip(numbers.tolist(), labels.ravel()[first].tolist(), strict=True)
-    return objects, {n: texts.get(label, str(label)) for n, label in owners if n}
-
-
-def _columns(named: bool) -> list[str]:
-    return [
-        "id",
-        *(["prompt"] if named else []),
-        "voxels",
-        "volume",
-        *(f"centroid_{axis}" for axis in AXES),
-        *(f"bbox_{axis}_{end}" for axis in AXES for end in ("start", "stop")),
-        "mean_intensity",
-        "surface_area",
-        "sphericity",
-    ]
-
-
-def _row(
-    region: RegionProperties, volume: Volume, prompts: Mapping[int, str] | None
-) -> dict[str, Any]:
-    image = np.asarray(volume.data[region.slice])
-    size, surface = float(region.area), _surface(region.image, volume.spacing)
-    row: dict[str, Any] = {
-        "id": int(region.label),
-        "voxels": int(region.image.sum()),
-        "volume": size,
-        "mean_intensity": float(image[region.image].mean(dtype=np.float64)),
-        "surface_area": surface,
-        "sphericity": math.pi ** (1 / 3) * (6.0 * size) ** (2 / 3) / surface,
-    }
-    if prompts is not None:
-        row["prompt"] = prompts.get(int(region.label), "")
-    for axis, middle, part in zip(AXES, region.centroid, region.slice, strict=True):
-        row[f"centroid_{axis}"] = float(middle)
-        row[f"bbox_{axis}_start"], row[f"bbox_{axis}_stop"] = part.start, part.stop
-    return row
+    return components, {n: texts.get(label, str(label)) for n, label in owners if n}
 
 
 def _surface(mask: npt.NDArray[np.bool_], spacing: tuple[float, ...]) -> float:
-    """Area of the mesh around an object; what lies at the volume's border is closed."""
+    """Return the area of the mesh around a mask, closed at the border of its box."""
     padded = np.pad(mask, 1).astype(np.float32)
     corners, faces, *_ = _untyped(marching_cubes)(padded, 0.5, spacing=spacing)
     return float(_untyped(mesh_surface_area)(corners, faces))

@@ -1,9 +1,10 @@
-"""From the network's logits to one label slice: gating, duplicates, merging.
+"""Turn the network's logits into label slices: gating, suppression, merging.
 
-Section 6 of the architecture description, steps 1 to 4. Everything is done slice by
-slice, so that a result never depends on the batch. Probabilities are float32 sigmoids
-and not logits on purpose: where a sigmoid saturates or rounds to 0.5, the order of
-prompts decides, and that has to agree.
+Section 6 of the architecture description, steps 1 to 4, and two other rules for voxels
+that several prompts claim. Every slice is computed by itself, so that a result never
+depends on the batch. Probabilities are float32 sigmoids and not logits on purpose:
+where a sigmoid saturates or rounds to 0.5, the order of prompts decides, as it does in
+the original.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import torch
 import torch.nn.functional as F
 
 BACKGROUND_PROBABILITY = 0.5
-"""What a prompt's probability must exceed for a voxel to be its own."""
+"""Probability that a prompt has to exceed to claim a voxel."""
 AT_ONCE = 2**26
-"""Probabilities that a GPU holds at once: 256 MiB."""
+"""Probabilities held at once on a GPU: 256 MiB."""
 
 
 class Resolved(NamedTuple):
@@ -28,7 +29,7 @@ class Resolved(NamedTuple):
     labels : Tensor [B, H, W]
         int32: 0 or a prompt's id.
     keep : Tensor [B, P]
-        bool: which prompts took part in which slice.
+        bool: which prompts are used in which slice.
     """
 
     labels: torch.Tensor
@@ -47,7 +48,7 @@ def resolve(
 ) -> Resolved:
     """Turn the masks of competing prompts into one label slice each.
 
-    A prompt counts in a slice where it is `likely` and, if there are several, where
+    A prompt is used in a slice if it is `likely` and, of several prompts, if
     `suppress` keeps it.
 
     Parameters
@@ -63,7 +64,7 @@ def resolve(
     existence_threshold, overlap_threshold : float
         Probability and intersection over union, 0 to 1.
     mask_threshold : float
-        What a prompt's probability must exceed for a voxel to be its own.
+        Probability that a prompt has to exceed to claim a voxel.
 
     Returns
     -------
@@ -111,10 +112,10 @@ def resolve_at_once(
     overlap_threshold: float = 0.5,
     mask_threshold: float = BACKGROUND_PROBABILITY,
 ) -> Resolved:
-    """Do the same as `resolve` without asking the device for anything in between.
+    """Do the same as `resolve` without waiting for the device in between.
 
-    It also computes what turns out not to be needed, which on a GPU takes less time
-    than waiting for it to say so. Parameters and result as for `resolve`.
+    It also computes results that turn out not to be needed, which on a GPU takes less
+    time than waiting. Parameters and result as for `resolve`.
     """
     scores = probability(existence)
     candidates = likely(existence, existence_threshold)
@@ -134,15 +135,15 @@ def resolve_at_once(
 
 
 def likely(existence: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Decide which prompts' targets are taken to exist.
+    """Decide which prompts have a target in the slice.
 
     Parameters
     ----------
     existence : Tensor [B, P]
         Logits.
     threshold : float
-        Probability, 0 to 1. Of several prompts, one that equals it passes; a single
-        prompt has to exceed it.
+        Probability, 0 to 1. A single prompt has to exceed it; one of several may
+        also equal it.
 
     Returns
     -------
@@ -154,10 +155,10 @@ def likely(existence: torch.Tensor, threshold: float) -> torch.Tensor:
 
 
 def probability(existence: torch.Tensor) -> torch.Tensor:
-    """Turn existence logits into probabilities, whatever the batch to the same bits.
+    """Turn existence logits into probabilities, bit for bit the same in any batch.
 
-    The float32 sigmoid rounds some elements of a tensor differently from others, by
-    their place in it; float64, rounded once, does not show that.
+    The float32 sigmoid rounds an element differently depending on its position in the
+    tensor; a float64 sigmoid, rounded once, does not.
 
     Parameters
     ----------
@@ -177,9 +178,9 @@ def probability(existence: torch.Tensor) -> torch.Tensor:
 def upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Resize mask logits to the size of the slices.
 
-    Bicubic with antialiasing, which for enlarging means the kernel with a = -0.5,
-    half-pixel centres, and at the borders the weights of the remaining samples
-    scaled to a sum of one.
+    Bicubic with antialiasing: for enlarging, the kernel with a = -0.5, half-pixel
+    centres, and at the borders the weights of the remaining samples scaled to a sum
+    of one.
 
     Parameters
     ----------
@@ -203,24 +204,13 @@ def suppress(
     score_threshold: float = 0.5,
     iou_threshold: float = 0.5,
 ) -> torch.Tensor:
-    """Choose, in every slice, prompts that do not cover the same voxels.
+    """Keep, in every slice, prompts that do not cover the same voxels.
 
-    Prompts are visited by descending score, of equal scores the first one first. A
-    score below `score_threshold` ends the visit, an empty mask is passed over, any
-    other is kept and rules out those that overlap it by more than `iou_threshold`.
-
-    Parameters
-    ----------
-    masks : Tensor [B, P, H, W]
-        bool.
-    scores : Tensor [B, P]
-        Existence probabilities.
-    score_threshold, iou_threshold : float
-
-    Returns
-    -------
-    Tensor [B, P]
-        bool: which prompts are kept.
+    Prompts are visited by descending score, those of equal score in their own order.
+    The visit ends at a score below `score_threshold`. Empty masks are skipped; any
+    other is kept, and suppresses those that overlap it by more than `iou_threshold`.
+    `masks` are boolean [B, P, H, W], `scores` [B, P] existence probabilities; the
+    result is boolean [B, P].
     """
     slices = zip(masks, scores, strict=True)
     keep = [_suppress_slice(m, s, score_threshold, iou_threshold) for m, s in slices]
@@ -257,7 +247,7 @@ def _suppress_at_once(
     candidates: torch.Tensor,
     iou_threshold: float,
 ) -> torch.Tensor:
-    """Do as `suppress` does, for the candidates [B, P], on the device alone."""
+    """Do the same as `suppress` for candidates [B, P], without leaving the device."""
     order = scores.argsort(dim=1, descending=True, stable=True)
     flat = masks.flatten(2).to(torch.float32)
     shared = (flat @ flat.mT).to(torch.float64)  # [B, P, P]
@@ -279,22 +269,10 @@ def merge(
     ids: Sequence[int],
     threshold: float = BACKGROUND_PROBABILITY,
 ) -> torch.Tensor:
-    """Give every voxel to its most probable prompt, or to the background.
+    """Assign every voxel to its most probable prompt, of equal ones to the first.
 
-    Parameters
-    ----------
-    probabilities : Tensor [B, P, H, W]
-        float32; P may be 0.
-    ids : sequence of int
-        Label id of each prompt.
-    threshold : float
-        What is not background exceeds it.
-
-    Returns
-    -------
-    Tensor [B, H, W]
-        int32: 0 where no probability exceeds the threshold, else the id of the
-        highest one, of equal ones the first.
+    `probabilities` are float32 [B, P, H, W], P may be 0. The result is int32
+    [B, H, W]: a prompt's id, or 0 where no probability exceeds `threshold`.
     """
     batch, _, rows, columns = probabilities.shape
     best = probabilities.new_full((batch, rows, columns), threshold)
@@ -303,3 +281,79 @@ def merge(
         labels.masked_fill_(probability > best, label)
         best = torch.maximum(best, probability)
     return labels
+
+
+def resolve_in_order(
+    mask_logits: torch.Tensor,
+    existence: torch.Tensor,
+    ids: Sequence[int],
+    size: tuple[int, int],
+    *,
+    ranked: Sequence[int],
+    existence_threshold: float = 0.5,
+    mask_threshold: float = BACKGROUND_PROBABILITY,
+) -> torch.Tensor:
+    """Give every voxel to the first prompt that claims it; none is suppressed.
+
+    Parameters
+    ----------
+    mask_logits, existence, ids, size, existence_threshold, mask_threshold
+        As for `resolve`.
+    ranked : sequence of int
+        All label ids, the one with the highest priority first.
+
+    Returns
+    -------
+    Tensor [B, H, W]
+        int32, on the device of `mask_logits`: 0 or a prompt's id.
+    """
+    labels = []
+    for logits, chosen in zip(
+        mask_logits, likely(existence, existence_threshold), strict=True
+    ):
+        masks = _claimed_masks(logits, chosen, size, mask_threshold)
+        plane = torch.zeros(size, dtype=torch.int32, device=masks.device)
+        for label in reversed(ranked):
+            plane.masked_fill_(masks[ids.index(label)], label)
+        labels.append(plane)
+    return torch.stack(labels)
+
+
+def resolve_separately(
+    mask_logits: torch.Tensor,
+    existence: torch.Tensor,
+    ids: Sequence[int],
+    size: tuple[int, int],
+    *,
+    existence_threshold: float = 0.5,
+    mask_threshold: float = BACKGROUND_PROBABILITY,
+) -> torch.Tensor:
+    """Give every prompt all the voxels that it claims; none is suppressed.
+
+    Parameters
+    ----------
+    mask_logits, existence, ids, size, existence_threshold, mask_threshold
+        As for `resolve`.
+
+    Returns
+    -------
+    Tensor [B, P, H, W]
+        int32, on the device of `mask_logits`: 0 or the prompt's id.
+    """
+    values = torch.tensor(ids, dtype=torch.int32, device=mask_logits.device)
+    return torch.stack(
+        [
+            _claimed_masks(logits, chosen, size, mask_threshold) * values[:, None, None]
+            for logits, chosen in zip(
+                mask_logits, likely(existence, existence_threshold), strict=True
+            )
+        ]
+    )
+
+
+def _claimed_masks(
+    logits: torch.Tensor, chosen: torch.Tensor, size: tuple[int, int], threshold: float
+) -> torch.Tensor:
+    """Return masks [P, H, W] of a slice, empty if the target does not exist."""
+    probabilities = upsample(logits[None], size)[0].sigmoid()
+    return (probabilities > threshold) & chosen[:, None, None]

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from napari_biomedparse.data.results import SegmentedSlices
-from napari_biomedparse.labels.overlaps import resolve_in_order, resolve_separately
 from napari_biomedparse.labels.resolve import (
     BACKGROUND_PROBABILITY,
     probability,
     resolve,
+    resolve_in_order,
+    resolve_separately,
 )
 from napari_biomedparse.pipeline.tiles import predict_tiles
 

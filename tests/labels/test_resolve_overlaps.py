@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from napari_biomedparse.labels.overlaps import resolve_in_order, resolve_separately
-from napari_biomedparse.labels.resolve import likely, upsample
+from napari_biomedparse.labels.resolve import (
+    likely,
+    resolve_in_order,
+    resolve_separately,
+    upsample,
+)
 
 IDS, SIZE = (2, 5, 9), (40, 40)
 
