@@ -141,7 +141,8 @@ class States:
         self.take("running", pause=0.1)
         self.widget.start()
         self.take("queued", pause=0.1)
-        self.view.queue.clear()
+        while len(self.view.queue):
+            self.view.queue.take()
         self.widget.cancel()
         self.until(lambda: self.widget.run is None)
         self.take("cancelled")

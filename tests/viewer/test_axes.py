@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dask.array as da
 import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image
 
 from napari_biomedparse.viewer.axes import (
+    find_labels,
     is_series,
     series_axes,
     show_position,
@@ -83,3 +85,34 @@ def test_a_viewer_beside_the_layer_shows_its_nearest_slice() -> None:
     image = viewer.add_image(np.zeros((4, 5, 6), np.uint8))
     viewer.dims.set_point(0, 8)
     assert shown_position(image, viewer.dims)[0] == 3
+
+
+@pytest.fixture
+def labels():
+    made = np.zeros((9, 6, 5), np.uint8)
+    made[2, 1, 1], made[5, 2, 2], made[7] = 1, 2, 1
+    return made
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(
+    ("at", "step", "label", "found"),
+    [
+        (0, 1, None, 2),
+        (2, 1, None, 5),
+        (2, 1, 1, 7),
+        (7, 1, None, None),
+        (7, -1, None, 5),
+        (2, -1, None, None),
+    ],
+)
+def test_find_labels(labels, lazy, at, step, label, found):
+    data = da.from_array(labels, (1, 6, 5)) if lazy else labels
+    index = [at, slice(None), slice(None)]
+    assert find_labels(data, index, 0, step, label) == found
+
+
+def test_only_what_is_in_view_is_looked_at(labels):
+    series = np.stack([labels * 0, labels])
+    assert find_labels(series, [0, 0, slice(None), slice(None)], 1, 1, None) is None
+    assert find_labels(series, [1, 0, slice(None), slice(None)], 1, 1, None) == 2

@@ -11,7 +11,13 @@ from qtpy.QtGui import QKeySequence
 from qtpy.QtWidgets import QShortcut
 
 from napari_biomedparse.viewer.samples import PLUGIN, WIDGET
-from napari_biomedparse.widgets.shared import keys as _shortcuts
+from napari_biomedparse.widgets.segment.run_view import RUN_KEY
+from napari_biomedparse.widgets.segment.widget import (
+    CANCEL_KEY,
+    NEXT_KEY,
+    PREVIEW_KEY,
+    PREVIOUS_KEY,
+)
 
 
 @pytest.fixture
@@ -88,11 +94,11 @@ def test_keys_are_told_in_tooltips_and_are_free(app):
     _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, WIDGET)
     found = {s.key().toString(): s for s in widget.findChildren(QShortcut)}
     keys = {
-        _shortcuts.RUN: widget.view.run_button,
-        _shortcuts.CANCEL: widget.view.cancel_button,
-        _shortcuts.PREVIEW: widget.view.preview_box,
-        _shortcuts.NEXT: None,
-        _shortcuts.PREVIOUS: None,
+        RUN_KEY: widget.view.run_button,
+        CANCEL_KEY: widget.view.cancel_button,
+        PREVIEW_KEY: widget.view.preview_box,
+        NEXT_KEY: None,
+        PREVIOUS_KEY: None,
     }
     bindings = [binding.keybinding for binding in model.keybindings]
     bindings += [b for several in default_shortcuts.values() for b in several]

@@ -49,7 +49,7 @@ def test_a_line_for_each_label(bench):
     assert "2 micrometer" in widget.status.text()
     widget.copy_button.click()
     copied = QApplication.clipboard().text().splitlines()
-    assert copied[0].startswith("label\tDice\tNSD") and len(copied) == 5
+    assert copied[0].startswith("Label\tDice\tNSD") and len(copied) == 5
 
 
 def test_objects_of_a_run_are_recognised(bench):

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
+SMALL, SMALL_BYTES = ("demo", "tiny"), 2**26
+"""Names of the small networks, and the maximum size of their weights files."""
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
 """Of the files looked for in a folder, best first."""
 
@@ -57,6 +59,12 @@ def is_downloaded() -> bool:
 def default_model() -> str:
     """Return ``v2`` if it was downloaded or there is no demo, else ``demo``."""
     return "v2" if is_downloaded() or "demo" not in available_models() else "demo"
+
+
+def is_small(model: str) -> bool:
+    """Return whether a model, given by name or file, is small; reads no weights."""
+    path = Path(model)
+    return model in SMALL or (path.is_file() and path.stat().st_size <= SMALL_BYTES)
 
 
 def load_model(

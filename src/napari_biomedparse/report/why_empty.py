@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +119,30 @@ def why_empty(
         *_size(geometry, options),
         _scores(prompts, options, existence),
     )
+
+
+def why_series_empty(
+    volumes: Sequence[Volume],
+    prompts: PromptSet,
+    options: SegmentOptions,
+    existence: npt.NDArray[np.float32],
+) -> tuple[Cause, ...]:
+    """Explain the time point of a series with the highest score, as `why_empty` does.
+
+    Parameters
+    ----------
+    volumes : sequence of Volume
+        One per time point, or a single volume.
+    prompts, options
+        As for `segment`.
+    existence : float32 ndarray [P, T, slices] or [P, slices]
+        The run's probabilities; NaN where not run.
+    """
+    time = 0
+    if existence.ndim == 3:
+        time = int(np.nan_to_num(existence, nan=-1.0).max(axis=(0, 2)).argmax())
+        existence = existence[:, time]
+    return why_empty(volumes[time], prompts, options, existence)
 
 
 def _grey_levels(

@@ -1,1 +1,1 @@
-"""Volumes become napari layers, and layers become volumes."""
+"""Conversion between volumes and napari layers."""

@@ -1,4 +1,4 @@
-"""Which axes of a layer are space, time and channel, and where in them the eye is."""
+"""The axes of a layer (space, time, channel) and the viewer's position in them."""
 
 from __future__ import annotations
 
@@ -14,22 +14,13 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels
 
 AXES = ("t", "c", *SPATIAL_AXES)
-"""Names that axes of a layer may have."""
+"""Names that the axes of a layer may have."""
 
 
 def stacked_axes(layer: Image) -> dict[str, int]:
-    """Return which axes of a layer are of time (t) and channel (c).
+    """Return the axes of time (t) and channel (c) of a layer, by name.
 
-    Axes that the layer has no names for are taken as t and then c.
-
-    Parameters
-    ----------
-    layer : napari.layers.Image
-
-    Returns
-    -------
-    dict of str to int
-        Of those that are no part of the volume.
+    Axes without a known name are taken as t and then c.
     """
     kept = space_axes(layer)
     labels = {i: layer.axis_labels[i].lower() for i in range(layer.ndim)}
@@ -41,25 +32,25 @@ def stacked_axes(layer: Image) -> dict[str, int]:
 
 
 def is_series(layer: Image) -> bool:
-    """Say whether a layer holds volumes at several time points."""
+    """Return whether a layer holds volumes at several time points."""
     at = stacked_axes(layer).get("t")
     data = layer.data[0] if layer.multiscale else layer.data
     return at is not None and at < min(space_axes(layer)) and data.shape[at] > 1
 
 
 def shown_position(layer: Image | Labels, dims: Dims | None) -> tuple[int, ...]:
-    """Return where in a layer's data the viewer is.
+    """Return the viewer's position in a layer's data.
 
     Parameters
     ----------
     layer : napari.layers.Image or Labels
     dims : napari.components.Dims, optional
-        The viewer's ``dims``; without it, the first position.
+        The viewer's ``dims``. Without it, the first position is returned.
 
     Returns
     -------
     tuple of int
-        Index along each of the layer's axes, within its data.
+        Index along each axis of the layer, clipped to its data.
     """
     if dims is None:
         return (0,) * int(layer.ndim)
@@ -74,18 +65,7 @@ def shown_position(layer: Image | Labels, dims: Dims | None) -> tuple[int, ...]:
 
 
 def show_position(layer: Image | Labels, dims: Dims, axis: int, index: int) -> None:
-    """Move the viewer along one axis to a position in a layer's data.
-
-    Parameters
-    ----------
-    layer : napari.layers.Image or Labels
-    dims : napari.components.Dims
-        The viewer's.
-    axis : int
-        Of the layer.
-    index : int
-        Position along it, within the layer's data.
-    """
+    """Move the viewer to an index along one axis of a layer's data."""
     position: list[float] = list(shown_position(layer, dims))
     position[axis] = index
     point = float(layer.data_to_world(position)[axis])
@@ -96,34 +76,39 @@ def show_position(layer: Image | Labels, dims: Dims, axis: int, index: int) -> N
     dims.set_point(at, point)
 
 
-def series_axes(layer: Image) -> list[int]:
-    """Return the axes of a layer that the labels of its time series have, too.
+def find_labels(
+    data: Any, index: list[Any], axis: int, step: int, label: int | None
+) -> int | None:
+    """Return the nearest position along an axis whose plane has labels, if any.
 
-    These are time and all after it: napari aligns layers by their last axes, so that a
-    channel between time and space must stay, with the one position that was chosen.
+    `index` is the plane in view; with a `label`, only that one counts.
+    """
+    end = data.shape[axis] if step > 0 else -1
+    for position in range(index[axis] + step, end, step):
+        plane = np.asarray(data[(*index[:axis], position, *index[axis + 1 :])])
+        if plane.any() if label is None else (plane == label).any():
+            return position
+    return None
+
+
+def series_axes(layer: Image) -> list[int]:
+    """Return the axes of a layer that the labels of its time series share.
+
+    These are time and all axes after it. napari aligns layers by their last axes, so a
+    channel between time and space is kept, with a length of one.
     """
     return list(range(stacked_axes(layer)["t"], layer.ndim))
 
 
 def shown_series(layer: Image, labels: Any) -> Any:
-    """Return labels [T, space] as a view that has the axes of `series_axes`."""
+    """Return labels [T, space] as a view with the axes of `series_axes`."""
     kept = space_axes(layer)
     others = (slice(None) if i in kept else None for i in series_axes(layer)[1:])
     return labels[(slice(None), *others)]
 
 
 def space_axes(layer: Image) -> list[int]:
-    """Return which axes make up the volume: all but channel, time or leading ones.
-
-    Parameters
-    ----------
-    layer : napari.layers.Image
-
-    Returns
-    -------
-    list of int
-        Two or three.
-    """
+    """Return the two or three axes of the volume: not channel, time or leading ones."""
     labels = [label.lower() for label in layer.axis_labels]
     kept = [i for i, label in enumerate(labels) if label not in ("c", "t")]
     if len(kept) == 3 or ("c" in labels and len(kept) == 2):

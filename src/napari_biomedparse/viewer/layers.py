@@ -1,4 +1,4 @@
-"""Between files or volumes and napari's layers: reader, writer and conversions."""
+"""Reader, writer, and conversions between volumes and napari layers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ import numpy as np
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.transforms import Affine
 
-from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet, parse_prompts
+from napari_biomedparse.data.prompts import (
+    INSTANCE_KEY,
+    Prompt,
+    PromptSet,
+    parse_prompts,
+)
 from napari_biomedparse.data.volume import SPATIAL_AXES, Volume, as_volume
+from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.io.formats.units import unit_name
 from napari_biomedparse.io.output import label_colour
 from napari_biomedparse.viewer.axes import (
@@ -24,6 +30,7 @@ from napari_biomedparse.viewer.axes import (
 )
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from napari.components import Dims
     from napari.layers import Image, Labels
 
@@ -32,7 +39,7 @@ if TYPE_CHECKING:
 LayerTuple = tuple[Any, dict[str, Any], str]
 """Data, keywords and type of a layer, as npe2 wants them."""
 METADATA_KEY = "biomedparse"
-"""Where a layer's ``metadata`` hold what this plugin knows about it."""
+"""Key of this plugin's entries in a layer's ``metadata``."""
 _HEADER_KEY = "nifti_header"
 _CHANNEL_COLORMAPS = ("magenta", "green", "cyan", "yellow", "red", "blue")
 _UNNAMED: Colour = (128, 128, 128, 255)
@@ -41,7 +48,7 @@ _UNNAMED: Colour = (128, 128, 128, 255)
 def get_reader(
     path: str | os.PathLike[str] | Sequence[str],
 ) -> Callable[[Any], list[LayerTuple]] | None:
-    """Return the npe2 reader for one or several files, or None if one is not ours."""
+    """Return the npe2 reader for one or several files, or None if not supported."""
     from napari_biomedparse.io import can_open
 
     paths = _as_list(path)
@@ -49,12 +56,9 @@ def get_reader(
 
 
 def read_layers(path: str | os.PathLike[str] | Sequence[str]) -> list[LayerTuple]:
-    """Open files as layers; the voxels stay on disk until they are shown.
+    """Open files as layers; voxels are read when they are shown.
 
-    Raises
-    ------
-    FormatError
-        If a file is damaged.
+    Raises FormatError if a file is damaged.
     """
     from napari_biomedparse.io import open_file
 
@@ -66,16 +70,8 @@ def read_layers(path: str | os.PathLike[str] | Sequence[str]) -> list[LayerTuple
 def to_layer_tuples(contents: Contents) -> list[LayerTuple]:
     """Return an Image layer for each channel and a Labels layer for each label image.
 
-    Parameters
-    ----------
-    contents : Contents
-        Of an opened file.
-
-    Returns
-    -------
-    list of LayerTuple
-        With scale, translate, units and axis labels; prompts of the file are in
-        ``metadata["biomedparse"]["text_prompts"]``, by label id.
+    The layers have scale, translate, units and axis labels. Prompts of the file are in
+    ``metadata["biomedparse"]["text_prompts"]``, by label id.
     """
     layers: list[LayerTuple] = []
     for volume in contents.images:
@@ -96,27 +92,27 @@ def volume_from_layer(
     Parameters
     ----------
     layer : napari.layers.Image
-        A volume or a single image, in grey or colour, with further axes or not; of a
-        multiscale layer the finest level is taken.
+        A volume or a single image, in grey or colour, possibly with further axes. The
+        finest level of a multiscale layer is used.
     dims : napari.components.Dims, optional
-        The viewer's ``dims``: of further axes (channel, time) the position shown is
-        taken. Without it, the first.
+        The viewer's ``dims``, for the position along further axes (channel, time).
+        Without it, the first position is used.
     at : mapping of str to int
-        Positions to take instead along further axes, by the names of `stacked_axes`.
+        Positions to use instead along further axes, by the names of `stacked_axes`.
     series : bool
-        Whether the axis of time is kept, as the first one.
+        Whether the time axis is kept, as the first one.
 
     Returns
     -------
     Volume
-        As `as_volume` makes it; lazy if the layer's data are. A single image is a
-        volume of one slice, and `flat`. A series has the axis t, two or three of
-        space, and maybe colours, and is left as it is.
+        From `as_volume`; lazy if the layer's data are. A single image is a volume of
+        one slice and `flat`. A series has the axis t, two or three axes of space, and
+        possibly colours.
 
     Raises
     ------
     VolumeError
-        If the layer's values cannot be segmented.
+        If the layer cannot be segmented.
     """
     kept, stacked = space_axes(layer), stacked_axes(layer)
     position = list(shown_position(layer, dims))
@@ -141,18 +137,58 @@ def volume_from_layer(
     return volume if series else as_volume(volume)
 
 
+def voxels_of_labels(layer: Labels) -> npt.NDArray[Any]:
+    """Return the labels of a layer as [Z, Y, X], with one slice for a single image.
+
+    Raises VolumeError if the layer has more than three axes.
+    """
+    voxels = np.asarray(layer.data[0] if layer.multiscale else layer.data)
+    if voxels.ndim > 3:
+        raise VolumeError(
+            f"{layer.name} has {voxels.ndim} axes. Choose a layer with two or three."
+        )
+    return voxels[None] if voxels.ndim == 2 else voxels
+
+
+def voxels_of_prompts(
+    layer: Labels, instances: npt.NDArray[np.integer[Any]], prompts: PromptSet
+) -> npt.NDArray[np.int64]:
+    """Return the prompt id of each voxel's instance, from the layer's features."""
+    ids = dict(zip(prompts.texts, prompts.ids, strict=True))
+    lookup = np.full(int(instances.max(initial=0)) + 1, prompts.ids[0])
+    lookup[0] = 0
+    features = layer.features
+    if {"index", "prompt"} <= set(features.columns):
+        for number, text in zip(features["index"], features["prompt"], strict=True):
+            if 0 < number < len(lookup) and text in ids:
+                lookup[int(number)] = ids[text]
+    found: npt.NDArray[np.int64] = lookup[instances]
+    return found
+
+
+def prompts_of_values(labels: npt.NDArray[np.integer[Any]]) -> PromptSet:
+    """Return prompts named by the values of labels that have none."""
+    found = [int(i) for i in np.unique(labels) if i > 0] or [1]
+    return PromptSet(tuple(Prompt(i, f"label {i}") for i in found))
+
+
+def moved_translate(
+    keywords: Mapping[str, Any], start: Sequence[int]
+) -> npt.NDArray[np.float64]:
+    """Return the ``translate`` of a layer that begins at another of its voxels."""
+    own = Affine(
+        scale=keywords["scale"], rotate=keywords["rotate"], shear=keywords["shear"]
+    )
+    moved: npt.NDArray[np.float64] = (
+        np.asarray(keywords["translate"]) + np.asarray(own.linear_matrix) @ start
+    )
+    return moved
+
+
 def volume_axes(layer: Image) -> dict[int, tuple[str, int]]:
-    """Return where a layer has the axes of its volume.
+    """Return the name and the layer's axis of each axis of the layer's volume.
 
-    Parameters
-    ----------
-    layer : napari.layers.Image
-
-    Returns
-    -------
-    dict of int to (str, int)
-        Name of an axis of the volume, and its number in the layer, by its number in
-        the volume; a single image lacks the volume's first one.
+    A single image lacks the first axis of its volume.
     """
     kept = space_axes(layer)
     first = 3 - len(kept)
@@ -162,38 +198,33 @@ def volume_axes(layer: Image) -> dict[int, tuple[str, int]]:
 
 
 def is_derived(layer: Image) -> bool:
-    """Say whether a layer shows what the network said, not what it looks at."""
+    """Return whether a layer shows output of the network, such as probabilities."""
     return bool((layer.metadata.get(METADATA_KEY) or {}).get("derived"))
 
 
 def prompts_of_layer(layer: Image | Labels) -> PromptSet | None:
-    """Return the prompts that came with a layer's file, or None if there are none."""
+    """Return the prompts stored in a layer's metadata, or None if there are none."""
     return _stored({"metadata": layer.metadata})
 
 
 def labels_layer_kwargs(
     layer: Image, prompts: PromptSet, *, name: str, series_at: int | None = None
 ) -> dict[str, Any]:
-    """Return the keywords of a Labels layer that lies on an Image layer's volume.
+    """Return the keywords, without data, of a Labels layer on an Image layer.
 
     Parameters
     ----------
     layer : napari.layers.Image
-        The layer that `volume_from_layer` was given.
+        The layer that `volume_from_layer` was given; its transforms, units and axis
+        labels are used.
     prompts : PromptSet
         Each gets a colour and a row of the ``features`` table (columns ``index``, the
-        label id, and ``prompt``); instances get napari's own colours.
+        label id, and ``prompt``). Instances get napari's own colours.
     name : str
         Name of the new layer.
     series_at : int, optional
-        Channel of a series, whose labels have the axes of `series_axes`; 0 if there
-        are no channels.
-
-    Returns
-    -------
-    dict
-        All transforms of the image (scale, translate, rotate, shear, affine), units,
-        axis labels, colours, features and metadata; data are not among them.
+        Channel of a series, 0 if there are no channels. Its labels have the axes of
+        `series_axes`.
     """
     kept = space_axes(layer) if series_at is None else series_axes(layer)
     keywords: dict[str, Any] = {
@@ -215,22 +246,10 @@ def labels_layer_kwargs(
 
 
 def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
-    """Save a Labels layer: npe2's writer for one layer.
+    """Save a Labels layer with two to four axes; the npe2 writer for one layer.
 
-    Parameters
-    ----------
-    path : str
-        Ending in a format that `napari_biomedparse.io.save_labels` knows; replaced
-        if it exists, as napari has asked already.
-    data : array
-        The labels, two axes to four.
-    meta : dict
-        The layer's keywords.
-
-    Returns
-    -------
-    list of str
-        The path.
+    The path has an extension of `napari_biomedparse.io.save_labels`. An existing file
+    is replaced, as napari has asked before.
     """
     from napari_biomedparse.io import save_labels
 
@@ -302,7 +321,7 @@ def _data_and_keywords(
 
 
 def _header(layer: Image) -> dict[str, bytes]:
-    """Return the NIfTI header that came with a layer's file, to be passed on."""
+    """Return the NIfTI header in a layer's metadata, to pass it on."""
     known = layer.metadata.get(METADATA_KEY) or {}
     return {_HEADER_KEY: known[_HEADER_KEY]} if _HEADER_KEY in known else {}
 
@@ -323,7 +342,7 @@ def _stored(meta: Mapping[str, Any]) -> PromptSet | None:
 def _named_labels(
     texts: Mapping[int, str], colours: Mapping[int, Colour]
 ) -> dict[str, Any]:
-    """Return features and colours, as far as there are names and colours."""
+    """Return features and colormap, if there are names and colours."""
     keywords: dict[str, Any] = {}
     if texts:
         ids, names = [0, *texts], ["background", *texts.values()]

@@ -1,4 +1,4 @@
-"""Sample data for napari's File menu, and the demo that shows them being segmented."""
+"""Sample data for napari's File menu, and the demo that segments them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def light_sheet_layers() -> list[LayerTuple]:
 
 
 def can_open_a_window() -> bool:
-    """Tell whether there are a display and a Qt binding."""
+    """Return whether there are a display and a Qt binding."""
     if not any(find_spec(binding) for binding in QT_BINDINGS):
         return False
     if sys.platform != "linux":
@@ -36,7 +36,7 @@ def can_open_a_window() -> bool:
 
 
 def open_demo(sample: str) -> None:
-    """Open napari with a sample and segment it by its prompts with the demo model.
+    """Open napari with a sample and segment it with the demo model.
 
     Returns when the window is closed.
 
@@ -52,7 +52,7 @@ def open_demo(sample: str) -> None:
     truth.visible = False
     viewer.layers.selection.active = image
     _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, WIDGET)
-    widget.form.reset()  # what was used last may not suit the sample
+    widget.form.reset()  # the last used values may not suit the sample
     widget.form.model.value = "demo"
     widget.start()
     napari.run()

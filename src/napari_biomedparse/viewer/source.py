@@ -1,4 +1,4 @@
-"""Which file a layer was opened from, if that still holds what the layer shows."""
+"""The file that a layer was opened from, if the layer still matches it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,7 @@ _WINDOW = 64
 
 @dataclass(frozen=True)
 class FileChoice:
-    """A volume in a file.
-
-    Parameters
-    ----------
-    path : Path
-    channel, time : int, optional
-        Where the file has several.
-    """
+    """A volume in a file, with its channel and time point if there are several."""
 
     path: Path
     channel: int | None
@@ -41,25 +34,22 @@ class FileChoice:
 def find_file(
     layer: Image, volume: Volume, at: Mapping[str, int], *, series: bool
 ) -> FileChoice:
-    """Return from which file, and how, a layer's volume can be opened again.
+    """Return the file from which a layer's volume can be opened again.
 
     Parameters
     ----------
     layer : napari.layers.Image
     volume : Volume
-        What `volume_from_layer` makes of it; of a series one with the axis t.
+        From `volume_from_layer`; a series has the axis t.
     at : mapping of str to int
-        Positions along the layer's axes t and c that were taken.
+        Positions along the layer's axes t and c.
     series : bool
-
-    Returns
-    -------
-    FileChoice
+        Whether all time points are included.
 
     Raises
     ------
     VolumeError
-        If it was not opened from a file, or was changed since.
+        If the layer was not opened from a file, or no longer matches it.
     """
     from napari_biomedparse.io import recognise
 
@@ -67,8 +57,8 @@ def find_file(
     path = known.get("source") or layer.source.path
     if not path or recognise(path) is None:
         raise VolumeError(
-            f"{layer.name} lies in memory only; save it as OME-Zarr or TIFF and open "
-            "that file, so that the volume can be found again."
+            f"{layer.name} exists in memory only. Save it as OME-Zarr or TIFF and open "
+            "that file."
         )
     found = Path(path).absolute()
     channel = known.get("channel", at.get("c"))
@@ -78,8 +68,8 @@ def find_file(
         if _is_alike(choice, volume, series=series):
             return choice
     raise VolumeError(
-        f"{layer.name} is not what {found} holds any more (its voxels, its scale or "
-        "its channels); save it as OME-Zarr or TIFF and open that file."
+        f"{layer.name} no longer matches {found} in voxels, scale or channels. Save it "
+        "as OME-Zarr or TIFF and open that file."
     )
 
 
@@ -109,7 +99,7 @@ def _is_alike(choice: FileChoice, volume: Volume, *, series: bool) -> bool:
 
 
 def _window(volume: Volume, first: int) -> Any:
-    """Read a small part of the volume's middle at a place along its first axis."""
+    """Return a small central part of the volume at an index of its first axis."""
     where: list[Any] = [first]
     for size in volume.shape[1:]:
         edge = min(size, _WINDOW)

@@ -1,4 +1,4 @@
-"""What napari's menus and its command palette offer: each does what a button does."""
+"""The commands in napari's menus and command palette; each acts like a button."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from napari_biomedparse.widgets.shared.position import go_to_labels
 
 
 def run(viewer: Viewer) -> None:
-    """Run what the Segment widget says; opens it if need be."""
+    """Start the run of the Segment widget, which opens if necessary."""
     _widget(viewer).start()
 
 
 def cancel(viewer: Viewer) -> None:
-    """Stop the run; what is done stays."""
+    """Cancel the run; finished slices are kept."""
     _widget(viewer).cancel()
 
 
 def preview(viewer: Viewer) -> None:
-    """Show what the slice in view gives, or do so no longer."""
+    """Turn the preview of the slice in view on or off."""
     _widget(viewer).preview()
 
 
@@ -38,5 +38,5 @@ def previous_slice(viewer: Viewer) -> None:
 
 
 def _widget(viewer: Viewer) -> SegmentWidget:
-    """Return the viewer's Segment widget, docked and shown."""
+    """Return the viewer's Segment widget, docked and visible."""
     return cast(SegmentWidget, open_widget(viewer, WIDGET))

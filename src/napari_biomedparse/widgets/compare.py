@@ -1,17 +1,15 @@
-"""A dock widget: two Labels layers in, how far they agree out."""
+"""The dock widget that compares two Labels layers."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from magicgui.widgets import CheckBox, FloatSpinBox
 from napari.layers import Labels
 from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
-    QApplication,
     QHeaderView,
     QLabel,
     QPushButton,
@@ -26,59 +24,58 @@ from napari_biomedparse.errors import BiomedParseError, OptionError, VolumeError
 from napari_biomedparse.evaluation.compare import compare_labels
 from napari_biomedparse.evaluation.tables import shown
 from napari_biomedparse.io.formats.units import unit_name
-from napari_biomedparse.viewer.layers import METADATA_KEY, prompts_of_layer
-from napari_biomedparse.widgets.shared.background import Beside
+from napari_biomedparse.viewer.layers import (
+    METADATA_KEY,
+    prompts_of_layer,
+    voxels_of_labels,
+)
+from napari_biomedparse.widgets.shared.background import LatestWork
 from napari_biomedparse.widgets.shared.docks import SharedTabs
-from napari_biomedparse.widgets.shared.form import form_layout
+from napari_biomedparse.widgets.shared.form import copy_text, form_layout
 from napari_biomedparse.widgets.shared.layer_choice import LayerChoice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy.typing as npt
     from napari import Viewer
 
     from napari_biomedparse.evaluation.scores import ClassLine
 
 COLUMNS = {
-    "dsc": ("Dice", "Share of voxels that both have, 0 to 1."),
-    "nsd": ("NSD", "Share of the surfaces that lie within the tolerance, 0 to 1."),
+    "dsc": ("Dice", "Dice coefficient of the voxels, 0 to 1."),
+    "nsd": ("NSD", "Fraction of the surfaces within the tolerance, 0 to 1."),
     "f1": (
         "F1",
-        "Of objects, or connected pieces of a label, that overlap by at least half.",
+        "F1 score of objects, or of connected components of a label, that overlap by "
+        "at least half.",
     ),
-    "true_positives": ("hits", "Objects that both have."),
-    "false_positives": ("extra", "Objects that only Labels has."),
-    "false_negatives": ("missed", "Objects that only the truth has."),
+    "true_positives": ("Hits", "Objects in both layers."),
+    "false_positives": ("Extra", "Objects in Labels only."),
+    "false_negatives": ("Missed", "Objects in Truth only."),
 }
 COUNTS = ("true_positives", "false_positives", "false_negatives")
 
 
 class CompareWidget(QWidget):
-    """Compare a Labels layer with another one that is taken for the truth.
-
-    Parameters
-    ----------
-    napari_viewer : napari.Viewer
-    """
+    """Compare a Labels layer with another one that is the ground truth."""
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__()
         SharedTabs(self)
-        self._comparison = Beside(self)
+        self._comparison = LatestWork(self)
         self._prefilled = 2.0
         self.labels = LayerChoice(
             napari_viewer,
             Labels,
             label="Labels",
-            tooltip="The labels to score; follows the layer you select.",
+            tooltip="The labels to score. Follows the selected layer.",
         )
         self.truth = LayerChoice(
             napari_viewer,
             Labels,
             follows=False,
             label="Truth",
-            tooltip="The labels that are right.",
+            tooltip="The ground truth.",
         )
         self.tolerance = FloatSpinBox(
             label="Tolerance",
@@ -86,18 +83,18 @@ class CompareWidget(QWidget):
             min=0.0,
             max=1e6,
             step=0.5,
-            tooltip="Distance up to which surfaces agree (NSD), in the layers' unit: "
-            "two of the smallest sides of a voxel, unless you set another.",
+            tooltip="Distance up to which surfaces agree (NSD), in the layers' unit. "
+            "By default, twice the smallest side of a voxel.",
         )
         self.objects = CheckBox(
             label="Each label value is an object",
-            tooltip="On: objects of one kind, whatever their numbers. Off: label by "
-            "label.",
+            tooltip="On: compare objects, regardless of their values. Off: compare "
+            "label by label.",
         )
         self.button = QPushButton("Compare")
         self.button.setToolTip("Score the labels against the truth.")
         self.copy_button = QPushButton("Copy table")
-        self.copy_button.setToolTip("Copy the table, to be pasted into a spreadsheet.")
+        self.copy_button.setToolTip("Copy the table for pasting into a spreadsheet.")
         self.copy_button.setEnabled(False)
         self.table = QTableWidget()
         self.status = QLabel()
@@ -109,32 +106,30 @@ class CompareWidget(QWidget):
         self._on_labels_changed()
 
     def reset_choices(self, *_: Any) -> None:
-        """Offer the layers there are now; napari calls this when they change."""
+        """List the current layers; napari calls this when they change."""
         for box in (self.labels, self.truth):
             box.reset_choices()
 
     def compare(self) -> None:
-        """Do what the Compare button does."""
+        """Compare the two layers."""
         try:
             self._begin()
         except BiomedParseError as error:
             show_error(str(error))
 
     def copy(self) -> None:
-        """Do what the Copy table button does."""
+        """Copy the table."""
         lines = []
         for row in range(-1, self.table.rowCount()):
             cells = [self._cell(row, at) for at in range(self.table.columnCount())]
             lines.append("\t".join(cells))
-        clipboard = QApplication.clipboard()
-        assert clipboard is not None
-        clipboard.setText("\n".join(lines))
+        copy_text("\n".join(lines))
 
     def _begin(self) -> None:
         labels, truth = self.labels.value, self.truth.value
         if labels is None or truth is None or labels is truth:
             raise VolumeError("Choose two different Labels layers.")
-        volumes = _voxels(truth), _voxels(labels)
+        volumes = voxels_of_labels(truth), voxels_of_labels(labels)
         known = prompts_of_layer(labels) or prompts_of_layer(truth)
         texts = {p.id: p.text for p in known.prompts} if known else {}
         spacing = tuple(abs(float(size)) for size in labels.scale[-3:])
@@ -151,14 +146,14 @@ class CompareWidget(QWidget):
                 return compare_labels(*volumes, **how)
             except ModuleNotFoundError as error:
                 raise OptionError(
-                    f"Surface distances need more packages ({error}); install them "
-                    "with: pip install 'napari-biomedparse[evaluate]'"
+                    f"Surface distances need additional packages ({error}). Install "
+                    "them with: pip install 'napari-biomedparse[evaluate]'"
                 ) from error
 
         self.button.setEnabled(False)
         self.status.setText("Comparing…")
         self._unit = unit_name(labels.units[-1])
-        self._comparison.ask(work)
+        self._comparison.submit(work)
 
     def _on_compared(self, lines: Sequence[ClassLine]) -> None:
         self.button.setEnabled(True)
@@ -173,7 +168,7 @@ class CompareWidget(QWidget):
                 self._set(row, column, text, Qt.AlignmentFlag.AlignRight)
         distance = f"{self.tolerance.value:g} {self._unit}"
         self.status.setText(
-            f"NSD within {distance}." if lines else "Neither layer has a label."
+            f"NSD tolerance: {distance}." if lines else "Neither layer has labels."
         )
 
     def _on_failed(self, message: str) -> None:
@@ -188,7 +183,7 @@ class CompareWidget(QWidget):
             self._prefill_tolerance(2 * min(map(abs, self.labels.value.scale[-3:])))
 
     def _prefill_tolerance(self, distance: float) -> None:
-        """Set the tolerance, unless the user did, to as many digits as it needs."""
+        """Set the tolerance and its number of digits, unless the user set it."""
         if self.tolerance.value != self._prefilled:
             return
         digits = 2 - math.floor(math.log10(distance))
@@ -213,7 +208,7 @@ class CompareWidget(QWidget):
         form = QWidget()
         form_layout(form, [self.labels, self.truth, self.tolerance, self.objects])
         self.table.setColumnCount(1 + len(COLUMNS))
-        self.table.setHorizontalHeaderItem(0, QTableWidgetItem("label"))
+        self.table.setHorizontalHeaderItem(0, QTableWidgetItem("Label"))
         for column, (title, tip) in enumerate(COLUMNS.values(), start=1):
             item = QTableWidgetItem(title)
             item.setToolTip(tip)
@@ -228,14 +223,3 @@ class CompareWidget(QWidget):
             layout.addWidget(part)
         self.button.clicked.connect(self.compare)
         self.copy_button.clicked.connect(self.copy)
-
-
-def _voxels(layer: Labels) -> npt.NDArray[Any]:
-    values = np.asarray(layer.data[0] if layer.multiscale else layer.data)
-    if values.ndim == 2:
-        return values[None]
-    if values.ndim != 3:
-        raise VolumeError(
-            f"{layer.name} has {values.ndim} axes; choose layers with three or two."
-        )
-    return values

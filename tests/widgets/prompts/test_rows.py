@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from napari_biomedparse.data.prompts import Prompt, parse_prompts
-from napari_biomedparse.errors import FormatError, OutputError, PromptError
+from napari_biomedparse.data.prompts import Prompt
+from napari_biomedparse.errors import PromptError
 from napari_biomedparse.report.findings import Finding
 from napari_biomedparse.widgets.prompts.rows import (
     PromptRows,
@@ -101,46 +99,6 @@ def test_snapshot_restores_all_but_results():
     other = PromptRows()
     other.restore(before)
     assert other.snapshot() == before
-
-
-@pytest.mark.parametrize("instance", [False, True])
-def test_saved_sets_are_what_parse_prompts_takes(tmp_path, instance):
-    made = rows("Zellkern µ", "axon", "soma")
-    made.delete([1])
-    made.move(1, 0)
-    made.switch(0, False)
-    path = tmp_path / "set.json"
-    made.save(path, instance=instance)
-    parsed = parse_prompts(json.loads(path.read_text("utf-8")))
-    assert (parsed.ids, parsed.instance) == ((1, 3), instance)
-    assert parsed.ranked == (3, 1)
-    other = rows("gone")
-    assert other.load(path) is instance
-    assert shown(other) == shown(made)
-
-
-@pytest.mark.parametrize(
-    ("text", "error"),
-    [
-        ("not json", FormatError),
-        ("[1]", FormatError),
-        ('{"x": "liver"}', PromptError),
-        ('{"1": 5}', PromptError),
-        ("{}", PromptError),
-    ],
-)
-def test_a_bad_file_is_refused_and_changes_nothing(tmp_path, text, error):
-    path = tmp_path / "set.json"
-    path.write_text(text)
-    made = rows("liver")
-    with pytest.raises(error):
-        made.load(path)
-    assert shown(made) == [(1, "liver")]
-
-
-def test_unwritable_place_is_told(tmp_path):
-    with pytest.raises(OutputError, match="cannot be written"):
-        rows().save(tmp_path / "none" / "set.json", instance=False)
 
 
 def test_split_list():

@@ -17,9 +17,9 @@ from napari_biomedparse.widgets.prompts.model import (
     SCORE,
     SLICE,
     VOXELS,
-    WARNING,
 )
 from napari_biomedparse.widgets.prompts.table import PromptTable
+from napari_biomedparse.widgets.shared.form import WARNING
 
 ROLE = Qt.ItemDataRole
 LONG = "mitochondria " * 80
@@ -99,11 +99,15 @@ def test_a_text_that_is_no_prompt_is_refused(table, changes):
     assert not changes
 
 
+def selected_ids(table):
+    return [table.rows[at].id for at in table.view.selected()]
+
+
 def test_move_keeps_selection_and_ids(table, changes):
     table.view.choose(0)
     table.move_selected(1)
     assert changes == ["spleen\nliver\nkidney"]
-    assert table.selected_id == 1
+    assert selected_ids(table) == [1]
     table.move_selected(1)
     table.move_selected(1)  # it is the last
     assert changes[1:] == ["spleen\nkidney\nliver"]
@@ -141,7 +145,7 @@ def test_delete_removes_selected_rows(table, qtbot, changes):
     assert action.shortcut().toString() == "Del"  # keys need an active window
     action.trigger()
     assert changes == ["liver\nkidney"]
-    assert table.selected_id == 3
+    assert selected_ids(table) == [3]
 
 
 def test_buttons_are_offered_where_they_can_do_something(table):
@@ -197,11 +201,11 @@ def test_long_prompts_are_warned_of(table, qtbot):
     table.view.choose(0)
     assert table.tokens.text() == "3/77 tokens"
     table.line.setText(LONG)
-    assert table.tokens.text() == "162/77 tokens: end not read"
+    assert table.tokens.text() == "162/77 tokens (end ignored)"
     table.line.clear()
     table.add(LONG)
     assert cell(table, 3, PROMPT, ROLE.ForegroundRole) == WARNING
-    assert "162 tokens, of which 77 are read" in cell(
+    assert "162 tokens; only the first 77 are used" in cell(
         table, 3, PROMPT, ROLE.ToolTipRole
     )
     assert cell(table, 0, PROMPT, ROLE.ForegroundRole) is None
@@ -217,6 +221,13 @@ def test_sets_are_saved_and_loaded(table, tmp_path, monkeypatch):
     table.load(path)
     assert table.value == "liver\nspleen\nkidney"
     assert said == [True]
+
+
+def test_a_bad_file_changes_nothing(table, tmp_path, notes):
+    path = tmp_path / "set.json"
+    path.write_text("not json")
+    table.load(str(path))
+    assert table.value == "liver\nspleen\nkidney" and "set.json" in notes[-1]
 
 
 def test_prompts_of_the_file_on_demand(table):

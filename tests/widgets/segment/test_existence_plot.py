@@ -83,7 +83,7 @@ def test_arrow_keys_move_the_threshold_within_0_and_1(plot, qtbot):
 
 def test_a_fixed_threshold_is_told_and_not_moved(plot, qtbot):
     plot.fix_threshold("Three runs vote.")
-    assert "Three runs vote." in plot.toolTip() and "drag" not in plot.toolTip()
+    assert "Three runs vote." in plot.toolTip() and "Drag" not in plot.toolTip()
     with qtbot.assertNotEmitted(plot.threshold_changed):
         qtbot.keyClick(plot, Qt.Key.Key_Up)
         with qtbot.waitSignal(plot.slice_clicked):
@@ -91,7 +91,7 @@ def test_a_fixed_threshold_is_told_and_not_moved(plot, qtbot):
         qtbot.mouseRelease(plot, Qt.MouseButton.LeftButton, pos=QPoint(60, 86))
     assert plot.threshold == 0.5
     plot.fix_threshold("")
-    assert "drag the dashed line" in plot.toolTip()
+    assert "Drag the dashed line" in plot.toolTip()
     with qtbot.waitSignal(plot.threshold_changed):
         qtbot.keyClick(plot, Qt.Key.Key_Up)
 

@@ -11,6 +11,7 @@ from napari_biomedparse.io import open_image, open_volume
 from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.runs.folder import JOB, Run
 from napari_biomedparse.viewer.layers import METADATA_KEY
+from napari_biomedparse.widgets.segment.which_slices import ALL_TIMES
 
 TILE = 16
 
@@ -142,7 +143,7 @@ def test_a_time_series_goes_to_a_folder(desk_that, film, tiny_model, tmp_path):
     expected = segment(open_image(film), "bright things", tiny_model)
     assert np.asarray(expected.labels).any()
     desk = opened(desk_that(None), film, tmp_path / "run")
-    desk.form.stack.choose_all_times()
+    desk.form.stack.time.value = ALL_TIMES
     layer = wait_for_layer(desk)
     desk.wait_for_end()
     run = Run(tmp_path / "run")

@@ -22,6 +22,7 @@ from napari_biomedparse.errors import CheckpointError
 from napari_biomedparse.viewer.axes import shown_position
 from napari_biomedparse.viewer.layers import METADATA_KEY
 from napari_biomedparse.widgets.segment.form import SegmentForm
+from napari_biomedparse.widgets.segment.which_slices import ALL, CURRENT
 from napari_biomedparse.widgets.weights import weights_panel as _weights_panel
 
 CONTROLS = (QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit, QTableView)
@@ -105,9 +106,9 @@ def test_slices(viewer, form):
     assert form.options(4).slices is None
     form.scope.choose(9, 3)
     assert form.options(4).slices == (3, 10)
-    form.scope.choose_current()
+    form.scope.kind.value = CURRENT
     assert form.options(4).slices == (4, 5)
-    form.scope.choose_all()
+    form.scope.kind.value = ALL
     assert form.options(4).slices is None
 
 
@@ -148,7 +149,7 @@ def test_a_run_needs_the_weights_and_a_copy_does_not(viewer, form, monkeypatch):
     form.prompts.value = "axon"
     monkeypatch.setattr(_weights_panel, "is_downloaded", lambda: False)
     form.model.value = "v2"
-    with pytest.raises(CheckpointError, match="not on this computer"):
+    with pytest.raises(CheckpointError, match="not been downloaded"):
         form.request()
     assert form.request(to_run=False).model == "v2"
     form.model.value = "tiny"

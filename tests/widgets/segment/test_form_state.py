@@ -10,6 +10,7 @@ from napari_biomedparse.viewer.layers import METADATA_KEY
 from napari_biomedparse.widgets.segment import form_state as _form_state
 from napari_biomedparse.widgets.segment.form import SegmentForm
 from napari_biomedparse.widgets.segment.form_state import restore, state_of
+from napari_biomedparse.widgets.segment.which_slices import CURRENT
 from napari_biomedparse.widgets.shared.settings import PLUGIN, keep_values
 
 FROM_FILE = {METADATA_KEY: {"text_prompts": {3: "liver"}, "instance_label": 1}}
@@ -142,7 +143,7 @@ def test_the_form_tells_of_changes(new_form):
         lambda: setattr(form.device, "value", "cpu"),
         lambda: form.prompts.add("axon"),
         lambda: form.set_option("modality", "em"),
-        lambda: form.scope.choose_current(),
+        lambda: setattr(form.scope.kind, "value", CURRENT),
         lambda: form.tiles.choose("none"),
         lambda: setattr(form.model, "value", "tiny"),
         lambda: setattr(form.consensus, "value", True),

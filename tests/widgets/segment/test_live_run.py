@@ -17,6 +17,7 @@ from napari_biomedparse.widgets.segment.live_labels import LiveLabels
 from napari_biomedparse.widgets.segment.live_run import LiveRun
 from napari_biomedparse.widgets.segment.preview import PAUSE
 from napari_biomedparse.widgets.segment.run_view import RunView
+from napari_biomedparse.widgets.segment.which_slices import ALL_TIMES
 
 
 def done_slices(layer):
@@ -175,7 +176,7 @@ def test_a_series_is_resumed(desk_that, voxels):
     desk = desk_that("slow")
     series = np.stack([voxels, voxels[::-1], voxels])
     desk.viewer.add_image(series, axis_labels=("t", "z", "y", "x"))
-    desk.form.stack.choose_all_times()
+    desk.form.stack.time.value = ALL_TIMES
     layer = desk.start()
     desk.wait_until(lambda: np.asarray(layer.data[1]).any())
     desk.view.cancel_button.click()
@@ -220,7 +221,7 @@ def test_the_plot_of_a_series_is_that_of_the_time_in_view(desk_that, voxels):
     desk = desk_that("works")
     series = np.stack([voxels, voxels])
     desk.viewer.add_image(series, axis_labels=("t", "z", "y", "x"))
-    desk.form.stack.choose_all_times()
+    desk.form.stack.time.value = ALL_TIMES
     desk.start()
     desk.wait_for_end()
     assert desk.view.plot.scores.shape == (1, 6)
@@ -307,7 +308,7 @@ def test_a_threshold_is_that_of_all_time_points(desk_that, voxels, during):
     desk = desk_that("slow" if during else "works")
     series = np.stack([voxels, voxels[::-1], voxels])[:, :2]
     desk.viewer.add_image(series, axis_labels=("t", "z", "y", "x"))
-    desk.form.stack.choose_all_times()
+    desk.form.stack.time.value = ALL_TIMES
     layer = desk.start()
     if during:
         desk.wait_until(lambda: np.asarray(layer.data[1]).any())
@@ -329,7 +330,7 @@ def test_a_cancelled_series_follows_the_threshold_and_goes_on(desk_that, voxels)
     desk = desk_that("slow")
     series = np.stack([voxels, voxels[::-1], voxels])[:, :2]
     desk.viewer.add_image(series, axis_labels=("t", "z", "y", "x"))
-    desk.form.stack.choose_all_times()
+    desk.form.stack.time.value = ALL_TIMES
     layer = desk.start()
     desk.wait_until(lambda: np.asarray(layer.data[1]).any())
     desk.view.cancel_button.click()
@@ -356,11 +357,11 @@ def test_a_consensus_keeps_its_thresholds_and_says_so(desk_that, tiny_model):
     voted = np.array(layer.data)
     expected = segment(grey, "bright things", tiny_model, consensus=True).labels
     np.testing.assert_array_equal(voted, expected)
-    assert "vote" in desk.view.plot.toolTip()
+    assert "consensus" in desk.view.plot.toolTip()
     session = desk.widget.session
     runs = session._runs
     desk.form.set_option("existence_threshold", 0.99)
-    desk.wait_until(lambda: "another Run" in desk.view.status.text())
+    desk.wait_until(lambda: "Run again" in desk.view.status.text())
     assert desk.widget.run is None and session._runs == runs
     np.testing.assert_array_equal(layer.data, voted)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from qtpy.QtWidgets import QLabel, QToolButton
 
-from napari_biomedparse.widgets.segment.queue import Elided
+from napari_biomedparse.widgets.segment.run_view import Elided
 
 
 def test_runs_wait_for_each_other_and_can_be_removed(desk_that, voxels):
@@ -21,7 +21,7 @@ def test_runs_wait_for_each_other_and_can_be_removed(desk_that, voxels):
     queue = desk.view.queue
     assert queue.isVisibleTo(desk.widget)
     assert len(queue) == 2
-    assert queue.findChild(QLabel).text() == "waits: second: other things"
+    assert queue.findChild(QLabel).text() == "Queued: second: other things"
     assert len(desk.viewer.layers) == 3  # those that wait have no layer yet
     queue.findChildren(QToolButton)[1].click()
     assert len(queue) == 1

@@ -18,6 +18,7 @@ from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.viewer.axes import shown_position
 from napari_biomedparse.viewer.layers import METADATA_KEY
 from napari_biomedparse.widgets.segment.run_view import COMMAND, PYTHON
+from napari_biomedparse.widgets.segment.which_slices import ALL_TIMES
 
 
 def test_labels_fill_and_lie_on_the_image(desk_that, voxels):
@@ -233,7 +234,7 @@ def test_a_time_series_becomes_one_layer(desk_that, tiny_model):
         grey, axis_labels=axes, scale=(9, 1, 3, 2, 2), translate=(1, 0, 4, 5, 6)
     )
     desk.form.stack.channel.value = 1
-    desk.form.stack.choose_all_times()
+    desk.form.stack.time.value = ALL_TIMES
     layer = desk.start()
     desk.wait_for_end()
     assert expected.labels.any()
@@ -253,7 +254,7 @@ def test_images_over_time_with_channels(desk_that, voxels):
     series = np.stack([voxels, voxels[::-1]])  # t, c, y, x
     desk.viewer.add_image(series, axis_labels=("t", "c", "y", "x"))
     desk.form.stack.channel.value = 2
-    desk.form.stack.choose_all_times()
+    desk.form.stack.time.value = ALL_TIMES
     layer = desk.start()
     desk.wait_for_end()
     np.testing.assert_array_equal(layer.data[:, 0], series[:, 2] > 100)
@@ -347,7 +348,7 @@ def test_a_series_by_widget_command_and_python(
     desk = desk_that(None)
     _, second = desk.viewer.open("movie.ome.tif", plugin="napari-biomedparse")
     desk.form.image.value = second
-    desk.form.stack.choose_all_times()
+    desk.form.stack.time.value = ALL_TIMES
     desk.form.scope.choose(1, 2)
     command, python = (copied(desk, language) for language in (COMMAND, PYTHON))
     layer = desk.start()
@@ -372,7 +373,7 @@ def test_a_changed_layer_cannot_be_copied(desk_that, tmp_path, voxels, notes):
     assert str(tmp_path / "a.ome.tif") in copied(desk, COMMAND)
     layer.data = voxels[::-1]
     assert copied(desk, COMMAND) == ""
-    assert "not what" in notes[-1]
+    assert "no longer matches" in notes[-1]
     desk.viewer.add_image(voxels)
     assert copied(desk, PYTHON) == ""
     assert "in memory only" in notes[-1]

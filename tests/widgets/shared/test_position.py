@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dask.array as da
 import numpy as np
 import pytest
 
-from napari_biomedparse.widgets.shared.position import find_labels, go_to_labels
+from napari_biomedparse.widgets.shared.position import go_to_labels
 
 
 @pytest.fixture
@@ -14,30 +13,6 @@ def labels():
     made = np.zeros((9, 6, 5), np.uint8)
     made[2, 1, 1], made[5, 2, 2], made[7] = 1, 2, 1
     return made
-
-
-@pytest.mark.parametrize("lazy", [False, True])
-@pytest.mark.parametrize(
-    ("at", "step", "label", "found"),
-    [
-        (0, 1, None, 2),
-        (2, 1, None, 5),
-        (2, 1, 1, 7),
-        (7, 1, None, None),
-        (7, -1, None, 5),
-        (2, -1, None, None),
-    ],
-)
-def test_find_labels(labels, lazy, at, step, label, found):
-    data = da.from_array(labels, (1, 6, 5)) if lazy else labels
-    index = [at, slice(None), slice(None)]
-    assert find_labels(data, index, 0, step, label) == found
-
-
-def test_only_what_is_in_view_is_looked_at(labels):
-    series = np.stack([labels * 0, labels])
-    assert find_labels(series, [0, 0, slice(None), slice(None)], 1, 1, None) is None
-    assert find_labels(series, [1, 0, slice(None), slice(None)], 1, 1, None) == 2
 
 
 def test_the_slider_moves(make_napari_viewer, qtbot, labels, notes):
@@ -58,4 +33,4 @@ def test_the_slider_moves(make_napari_viewer, qtbot, labels, notes):
     qtbot.waitUntil(lambda: "no labels before" in notes[-1])
     viewer.dims.ndisplay = 3
     go_to_labels(viewer, 1)
-    assert "no slices" in notes[-1]
+    assert "no other slices" in notes[-1]

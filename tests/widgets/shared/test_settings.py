@@ -1,4 +1,4 @@
-"""napari's Settings, and values that outlast a session."""
+"""napari's Preferences, and values that outlast a session."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from napari_biomedparse.widgets.segment.widget import SegmentWidget
 from napari_biomedparse.widgets.shared import settings as _settings
 from napari_biomedparse.widgets.shared.settings import (
     PLUGIN,
-    Settings,
+    Preferences,
     keep_values,
     last_values,
     settings,
@@ -40,7 +40,7 @@ def test_defaults_are_those_of_the_manifest(qapp):
         MANIFEST
     ).contributions.configurations.values()
     declared = {key: p.default for key, p in configuration.properties.items()}
-    assert declared == asdict(Settings()) == asdict(settings())
+    assert declared == asdict(Preferences()) == asdict(settings())
 
 
 def test_a_setting_is_kept_in_a_file_and_heard_of(own_settings, monkeypatch):
@@ -54,14 +54,14 @@ def test_a_setting_is_kept_in_a_file_and_heard_of(own_settings, monkeypatch):
     assert len(heard) == 2
     assert "device: cuda" in (own_settings / f"{PLUGIN}.yaml").read_text()
     monkeypatch.setattr("napari.settings._PLUGIN_SETTINGS", {})  # another session
-    assert settings() == Settings(device="cuda", existence_threshold=0.25)
+    assert settings() == Preferences(device="cuda", existence_threshold=0.25)
     with pytest.raises(ValueError, match="less than or equal to 1"):
         page().existence_threshold = 2
 
 
 def test_napari_without_plugin_settings(monkeypatch):
     monkeypatch.delattr("napari.settings.get_plugin_settings")
-    assert settings() == Settings()
+    assert settings() == Preferences()
     watch(lambda *_: None)()
 
 

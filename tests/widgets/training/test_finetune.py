@@ -107,7 +107,7 @@ def test_what_is_missing_is_told(bench, notes, monkeypatch):
     )
     widget.form.model.value = "v2"
     widget.start()
-    assert "not on this computer" in notes[-1] and not widget.form.weights.isHidden()
+    assert "not been downloaded" in notes[-1] and not widget.form.weights.isHidden()
     widget.form.model.value = "tiny"
     widget.form.output.value = None
     widget.start()

@@ -11,7 +11,7 @@ from napari_biomedparse.training.cases import load_cases
 from napari_biomedparse.viewer.layers import METADATA_KEY
 from napari_biomedparse.widgets.shared.docks import open_widget
 from napari_biomedparse.widgets.training.review import ReviewWidget
-from napari_biomedparse.widgets.training.reviewed import reviewed_slices
+from napari_biomedparse.widgets.training.review_strip import reviewed_slices
 
 TEXTS = {1: "bright squares", 2: "dark corner"}
 
@@ -45,10 +45,10 @@ def test_accepting_goes_on_to_the_next_slice_and_is_kept_in_the_layer(bench):
     assert reviewed_slices(layer, 0) == (3,) and viewer.dims.current_step[0] == 4
     assert not widget.reject_button.isEnabled()  # of slice 4
     viewer.dims.set_current_step(0, 3)
-    assert widget.count.text() == "1 of 10 slices; slice 3 is accepted."
+    assert widget.count.text() == "1 of 10 slices accepted; slice 3 is accepted."
     widget.reject_button.click()
     assert reviewed_slices(layer, 0) == ()
-    assert "slice 3 is not accepted yet" in widget.count.text()
+    assert "slice 3 is not accepted" in widget.count.text()
     widget.accept_all_button.click()
     assert reviewed_slices(layer, 0) == tuple(range(10))
     strip = widget.strip
@@ -68,7 +68,8 @@ def test_accepted_slices_are_added_and_finetune_reads_them(bench, tmp_path):
         widget.accept()
     layer.data[8] = 2  # wrong, but nobody accepted it
     added(widget, qtbot)
-    assert widget.status.text() == f"2 slices are in {tmp_path / 'set' / 'stack.npz'}"
+    path = tmp_path / "set" / "stack.npz"
+    assert widget.status.text() == f"Added 2 slices as {path}"
     (case,) = load_cases(tmp_path / "set", tmp_path / "cache")
     assert case.reviewed == (1, 2) and case.wordings.texts[1] == ("bright squares",)
     np.testing.assert_array_equal(np.asarray(case.labels)[[1, 2]], layer.data[[3, 4]])

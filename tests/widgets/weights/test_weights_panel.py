@@ -10,7 +10,6 @@ from qtpy.QtWidgets import QWidget
 from napari_biomedparse.errors import CheckpointError
 from napari_biomedparse.networks.catalogue import PUBLISHED
 from napari_biomedparse.widgets.weights import (
-    download as _download,
     model_choice as _model_choice,
     weights_panel as _weights_panel,
 )
@@ -37,7 +36,7 @@ class Hub:
             if self.problem:
                 raise CheckpointError(self.problem)
             self.downloaded = True
-        except _download._Stopped:
+        except _weights_panel._Stopped:
             raise CheckpointError("broke off") from None
         finally:
             self.ended.set()
@@ -46,7 +45,7 @@ class Hub:
 @pytest.fixture
 def hub(monkeypatch):
     hub = Hub()
-    monkeypatch.setattr(_download, "fetch", hub.fetch)
+    monkeypatch.setattr(_weights_panel, "fetch", hub.fetch)
     monkeypatch.setattr(_weights_panel, "is_downloaded", lambda: hub.downloaded)
     return hub
 
@@ -73,7 +72,7 @@ def test_shown_only_where_it_is_needed(panel, hub):
     assert PUBLISHED.page in panel.terms.text()
     assert "CC BY-NC-SA" in panel.terms.text()
     assert "4.5 GB" in panel.download.text()
-    with pytest.raises(CheckpointError, match="below Model"):
+    with pytest.raises(CheckpointError, match="Below Model"):
         panel.require()
     assert not hub.calls
     panel.demo.click()

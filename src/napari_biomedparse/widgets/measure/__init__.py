@@ -1,1 +1,1 @@
-"""The dock that measures instances."""
+"""The dock widget that measures instances."""

@@ -1,23 +1,24 @@
-"""Layers -> what a report page is made of."""
+"""The content of a report page, from layers."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from napari_biomedparse.data.prompts import Prompt, PromptSet
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.report.result import RunResult
 from napari_biomedparse.viewer.layers import (
     METADATA_KEY,
     prompts_of_layer,
+    prompts_of_values,
     volume_from_layer,
+    voxels_of_labels,
+    voxels_of_prompts,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     import numpy.typing as npt
     from napari.components import Dims
     from napari.layers import Image, Labels
@@ -26,35 +27,22 @@ if TYPE_CHECKING:
 
 
 def result_of_layers(image: Image, labels: Labels, dims: Dims) -> RunResult:
-    """Return what the page of a Labels layer shows.
+    """Return the content of the report page of a Labels layer of any origin.
 
-    Parameters
-    ----------
-    image : napari.layers.Image
-    labels : napari.layers.Labels
-        As a run made it, or any other.
-    dims : napari.components.Dims
-        The viewer's, for what is shown of further axes.
-
-    Raises
-    ------
-    VolumeError
-        If labels and image do not fit.
+    Raises VolumeError if labels and image do not fit.
     """
     volume = volume_from_layer(image, dims)
-    values = np.asarray(labels.data[0] if labels.multiscale else labels.data)
-    if values.ndim == 2 and volume.flat:
-        values = values[None]
+    values = voxels_of_labels(labels)
     if values.shape != volume.grid:
         raise VolumeError(
-            f"{labels.name} has the shape {values.shape} and {image.name} "
-            f"{volume.grid}; choose the image that the labels lie on."
+            f"{labels.name} has the shape {values.shape}, but {image.name} has "
+            f"{volume.grid}. Choose the image that the labels belong to."
         )
     known = labels.metadata.get(METADATA_KEY, {})
-    prompts = prompts_of_layer(labels) or _numbered(values)
+    prompts = prompts_of_layer(labels) or prompts_of_values(values)
     objects = values if prompts.instance else None
     if objects is not None:
-        values = _owners(labels, objects, prompts)
+        values = voxels_of_prompts(labels, objects, prompts)
     parameters: Mapping[str, Any] = known.get("parameters") or {}
     existence = known.get("existence")
     if existence is not None and existence.ndim != 2:
@@ -70,28 +58,6 @@ def result_of_layers(image: Image, labels: Labels, dims: Dims) -> RunResult:
         _facts(known),
         parameters.get("existence_threshold"),
     )
-
-
-def _numbered(values: npt.NDArray[Any]) -> PromptSet:
-    """Name labels that nothing is known of by their numbers."""
-    found = [int(i) for i in np.unique(values) if i > 0] or [1]
-    return PromptSet(tuple(Prompt(i, f"label {i}") for i in found))
-
-
-def _owners(
-    layer: Labels, objects: npt.NDArray[Any], prompts: PromptSet
-) -> npt.NDArray[np.int64]:
-    """Return the prompt id of each voxel's object, as the layer's features tell."""
-    ids = dict(zip(prompts.texts, prompts.ids, strict=True))
-    lookup = np.full(int(objects.max(initial=0)) + 1, prompts.ids[0])
-    lookup[0] = 0
-    features = layer.features
-    if {"index", "prompt"} <= set(features.columns):
-        for number, text in zip(features["index"], features["prompt"], strict=True):
-            if 0 < number < len(lookup) and text in ids:
-                lookup[int(number)] = ids[text]
-    found: npt.NDArray[np.int64] = lookup[objects]
-    return found
 
 
 def _axis(

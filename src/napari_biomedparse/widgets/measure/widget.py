@@ -1,8 +1,7 @@
-"""A dock widget: measure, save and report a Labels layer; napari's own table out."""
+"""The dock widget that measures, saves and reports a Labels layer."""
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from magicgui.widgets import CheckBox
 from napari.layers import Image, Labels
 from napari.utils.notifications import show_error
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QFileDialog,
     QHBoxLayout,
@@ -31,6 +30,7 @@ from napari_biomedparse.viewer.layers import (
     write_labels,
 )
 from napari_biomedparse.widgets.measure.layer_report import result_of_layers
+from napari_biomedparse.widgets.shared.background import LatestWork
 from napari_biomedparse.widgets.shared.docks import SharedTabs
 from napari_biomedparse.widgets.shared.form import form_layout
 from napari_biomedparse.widgets.shared.layer_choice import LayerChoice
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from napari import Viewer
 
 TABLE = ("napari", "Features table widget")
-"""napari's own table of a layer's features: sorts, follows clicks, saves as CSV."""
+"""napari's own table of a layer's features."""
 SAVE_FILTERS = (
     "OME-Zarr (*.zarr);;TIFF (*.tif *.tiff);;Challenge file (*.npz);;"
     "NIfTI (*.nii.gz *.nii)"
@@ -51,55 +51,45 @@ SAVE_FILTERS = (
 
 
 class MeasureWidget(QWidget):
-    """Measure the objects of a Labels layer, save it, or write a report page.
-
-    Parameters
-    ----------
-    napari_viewer : napari.Viewer
-        Whose layers are offered.
-    """
-
-    _measured = Signal(object, object)
-    _failed = Signal(str)
-    _told = Signal(str)
+    """Measure the objects of a Labels layer, save it, or write a report page."""
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__()
         SharedTabs(self)
         self._viewer = napari_viewer
-        self._thread: threading.Thread | None = None
-        self._conclude: Callable[[npt.NDArray[Any], pd.DataFrame], None] | None = None
+        self._work = LatestWork(self)
+        self._conclude: Callable[[Any], None] = lambda _: None
         self.labels = LayerChoice(
             napari_viewer,
             Labels,
             label="Labels",
-            tooltip="The labels to measure; follows the layer you select.",
+            tooltip="The labels to measure. Follows the selected layer.",
         )
         self.image = LayerChoice(
             napari_viewer,
             Image,
             label="Image",
-            tooltip="What the labels lie on; gives intensity and voxel size.",
+            tooltip="The image of the labels, for intensities and voxel size.",
         )
         self.pieces = CheckBox(
-            label="Each connected piece is an object",
+            label="Each connected component is an object",
             value=True,
-            tooltip="Off: each label value is an object, as after a run that "
-            "separated objects.",
+            tooltip="Off: each label value is an object, as after a run that separated "
+            "objects.",
         )
         self.button = QPushButton("Measure")
         self.button.setToolTip(
-            "Fill napari's features table: one row an object. Click a row to select "
-            "the object; the table can be sorted and saved as CSV."
+            "Fill napari's features table with one row per object. Click a row to "
+            "select the object; the table can be sorted and saved as CSV."
         )
         self.save_button = QPushButton("Save labels…")
         self.save_button.setToolTip(
-            "Save the labels with their prompts and scale, as OME-Zarr, TIFF, .npz or "
+            "Save the labels with their prompts and scale as OME-Zarr, TIFF, .npz or "
             "NIfTI."
         )
         self.report_button = QPushButton("Report…")
         self.report_button.setToolTip(
-            "Write one HTML page: pictures, existence plot, objects, and how the "
+            "Save an HTML page with pictures, existence plot, objects, and how the "
             "labels were made."
         )
         self.status = QLabel()
@@ -119,73 +109,61 @@ class MeasureWidget(QWidget):
         self.save_button.clicked.connect(self._on_save_clicked)
         self.report_button.clicked.connect(self._on_report_clicked)
         self.labels.changed.connect(self._on_labels_changed)
-        self._measured.connect(self._on_measured)
-        self._failed.connect(self._on_failed)
-        self._told.connect(self._on_told)
+        self._work.done.connect(self._on_done)
+        self._work.failed.connect(self._on_failed)
         self._on_labels_changed()
 
     def reset_choices(self, *_: Any) -> None:
-        """Offer the layers there are now; napari calls this when they change."""
+        """List the current layers; napari calls this when they change."""
         for box in (self.labels, self.image):
             box.reset_choices()
 
     def measure(self) -> None:
-        """Do what the Measure button does."""
+        """Measure the objects."""
         try:
             self._begin()
         except BiomedParseError as error:
             show_error(str(error))
 
     def save(self, path: str) -> None:
-        """Save the labels; the ending says in which format.
-
-        Parameters
-        ----------
-        path : str
-            Replaced if it exists.
-        """
+        """Save the labels in the format of the file's extension."""
         layer = self.labels.value
         if layer is None:
-            show_error("Choose the labels to save.")
+            show_error("Choose a Labels layer to save.")
             return
         data, meta, _ = layer.as_layer_data_tuple()
-        self._do(f"Saved as {path}", lambda: write_labels(path, data, meta))
+        self._save(path, lambda: write_labels(path, data, meta))
 
     def report(self, path: str) -> None:
-        """Write the report page.
-
-        Parameters
-        ----------
-        path : str
-            Replaced if it exists.
-        """
+        """Save the report page."""
         try:
             labels, image = self._chosen()
             result = result_of_layers(image, labels, self._viewer.dims)
         except BiomedParseError as error:
             show_error(str(error))
             return
-        self._do(f"The page is {path}", lambda: write_report(Path(path), result))
+        self._save(path, lambda: write_report(Path(path), result))
 
     def _chosen(self) -> tuple[Labels, Image]:
         labels, image = self.labels.value, self.image.value
         if labels is None or image is None:
-            raise VolumeError("Open an image and its labels first, and choose both.")
+            raise VolumeError("Open an image and its labels, and choose both.")
         return labels, image
 
-    def _do(self, ending: str, work: Callable[[], object]) -> None:
-        """Do something that takes time beside the GUI, and tell when it is done."""
+    def _submit(
+        self, text: str, work: Callable[[], Any], conclude: Callable[[Any], None]
+    ) -> None:
+        """Do something in a background thread, and conclude with its result."""
+        self._set_busy(True, text)
+        self._conclude = conclude
+        self._work.submit(work)
 
-        def run() -> None:
-            try:
-                work()
-                self._told.emit(ending)
-            except BiomedParseError as error:
-                self._failed.emit(str(error))
-
-        self._set_busy(True, "Writing…")
-        self._thread = threading.Thread(target=run, daemon=True)
-        self._thread.start()
+    def _save(self, path: str, write: Callable[[], object]) -> None:
+        self._submit(
+            "Writing…",
+            lambda: write() or True,
+            lambda _: self.status.setText(f"Saved as {path}"),
+        )
 
     def _begin(self) -> None:
         labels, image = self._chosen()
@@ -195,28 +173,23 @@ class MeasureWidget(QWidget):
         texts = labels.metadata.get(METADATA_KEY, {}).get("text_prompts", {})
         names = {} if labels.features is None else _names(labels.features)
 
-        def work() -> None:
-            try:
-                objects, prompts = (
-                    components_of(voxels, texts) if pieces else (voxels, names)
-                )
-                table = measure_objects(objects, volume, prompts=prompts)
-                self._measured.emit(objects.reshape(labels.data.shape), table)
-            except BiomedParseError as error:
-                self._failed.emit(str(error))
+        def work() -> tuple[npt.NDArray[Any], pd.DataFrame]:
+            objects, prompts = (
+                components_of(voxels, texts) if pieces else (voxels, names)
+            )
+            return objects, measure_objects(objects, volume, prompts=prompts)
 
-        def conclude(objects: npt.NDArray[Any], table: pd.DataFrame) -> None:
-            self._show(labels, objects if pieces else None, table)
+        def conclude(result: tuple[npt.NDArray[Any], pd.DataFrame]) -> None:
+            objects, table = result
+            shown = objects.reshape(labels.data.shape) if pieces else None
+            self._show(labels, shown, table)
 
-        self._conclude = conclude
-        self._set_busy(True, "Measuring…")
-        self._thread = threading.Thread(target=work, daemon=True)
-        self._thread.start()
+        self._submit("Measuring…", work, conclude)
 
     def _show(
         self, labels: Labels, objects: npt.NDArray[Any] | None, table: pd.DataFrame
     ) -> None:
-        """Put the table into the layer, or into a new one that has the pieces."""
+        """Put the table into the layer, or into a new one with the components."""
         if objects is not None:
             labels = self._viewer.add_labels(
                 objects,
@@ -231,32 +204,28 @@ class MeasureWidget(QWidget):
             half = window.height() // 2
             window.resizeDocks([dock], [half], Qt.Orientation.Vertical)
         self.status.setText(
-            f"{len(table)} objects, measured in {table.attrs['unit']}; the features "
-            "table shows them."
+            f"{len(table)} objects, measured in {table.attrs['unit']}; see the "
+            "features table."
         )
 
-    def _on_measured(self, objects: npt.NDArray[Any], table: pd.DataFrame) -> None:
+    def _on_done(self, result: Any) -> None:
         self._set_busy(False)
-        if self._conclude is not None:
-            self._conclude(objects, table)
+        self._conclude(result)
 
     def _on_failed(self, message: str) -> None:
         self._set_busy(False)
         show_error(message)
-
-    def _on_told(self, text: str) -> None:
-        self._set_busy(False, text)
 
     def _on_save_clicked(self) -> None:
         if path := self._ask("Save labels", SAVE_FILTERS):
             self.save(path)
 
     def _on_report_clicked(self) -> None:
-        if path := self._ask("Report page", "Page (*.html)"):
+        if path := self._ask("Save report", "HTML (*.html)"):
             self.report(path)
 
     def _ask(self, title: str, filters: str) -> str:
-        """Ask for a file name; the ending of the format chosen is added if missing."""
+        """Ask for a file name; a missing extension is added."""
         path, chosen = QFileDialog.getSaveFileName(self, title, filter=filters)
         ending = chosen.partition("(*")[2].partition(")")[0].split(" ")[0]
         return path if not path or Path(path).suffix else path + ending
@@ -273,13 +242,13 @@ class MeasureWidget(QWidget):
 
 
 def _names(features: pd.DataFrame) -> dict[int, str]:
-    """Read what each object is from a layer's features, if it is written there."""
+    """Return the prompt of each object from a layer's features, if they have it."""
     if not {"index", "prompt"} <= set(features.columns):
         return {}
     return dict(zip(features["index"].tolist(), features["prompt"], strict=True))
 
 
 def _place(layer: Labels) -> dict[str, Any]:
-    """Return where a layer lies, for another one to lie there, too."""
+    """Return the transforms of a layer, for another one in the same place."""
     names = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
     return {name: getattr(layer, name) for name in names}

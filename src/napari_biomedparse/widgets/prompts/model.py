@@ -1,4 +1,4 @@
-"""The prompt table as Qt's views want it: a model over `PromptRows`, and its editor."""
+"""The Qt model of the prompt table, over `PromptRows`, and its editor."""
 
 from __future__ import annotations
 
@@ -16,37 +16,36 @@ from napari_biomedparse.io.output import label_colour
 from napari_biomedparse.networks.blocks.tokenizer import CONTEXT_LENGTH, token_count
 from napari_biomedparse.widgets.prompts.rows import PromptRows, Row, short_count
 from napari_biomedparse.widgets.prompts.suggestions import CompletingLine
+from napari_biomedparse.widgets.shared.form import WARNING
 
 if TYPE_CHECKING:
     from qtpy.QtWidgets import QStyleOptionViewItem, QWidget
 
 PROMPT, SCORE, SLICE, VOXELS, OBJECTS = range(5)
 HEADINGS = {
-    PROMPT: ("Prompt", "What to find. The colour is that of its label."),
+    PROMPT: ("Prompt", "What to segment, and the colour of its label."),
     SCORE: (
         "Score",
-        "How probable the network finds it, in its best slice, that the target is "
-        "there at all: 0 to 1.",
+        "Probability that the target is present, in the slice where it is highest: "
+        "0 to 1.",
     ),
-    SLICE: ("Slice", "Where the score is highest. Click a number to go there."),
-    VOXELS: ("Voxels", "Voxels of the label."),
-    OBJECTS: ("Objects", "Objects that were told apart."),
+    SLICE: ("Slice", "Slice with the highest score. Click a number to go there."),
+    VOXELS: ("Voxels", "Number of voxels of the label."),
+    OBJECTS: ("Objects", "Number of separate objects."),
 }
-WARNING = QColor("#e0912f")
-"""Readable on napari's dark and on its light ground."""
 _MIME = "application/x-napari-biomedparse-row"
 _SWATCH = 16
-"""Pixels of a side."""
+"""Side length in pixels."""
 _ITEM = Qt.ItemDataRole
 _FLAG = Qt.ItemFlag
 _NOWHERE = QModelIndex()
 
 
 class PromptModel(QAbstractTableModel):
-    """Shows prompts and takes what the user does to them.
+    """Shows the prompts and applies the user's edits.
 
-    `edited` is emitted after any change that matters to a run; `refused` carries why a
-    text was not taken.
+    `edited` follows any change that matters to a run; `refused` carries the reason why
+    a text was not accepted.
     """
 
     edited = Signal()
@@ -65,7 +64,7 @@ class PromptModel(QAbstractTableModel):
         return 0 if parent.isValid() else len(HEADINGS)
 
     def flags(self, index: QModelIndex) -> Qt.ItemFlag:
-        """Tell what can be done to a cell; rows can be dropped between rows."""
+        """Return what can be done with a cell; rows can be dropped between rows."""
         if not index.isValid():
             return _FLAG.ItemIsDropEnabled
         flags = _FLAG.ItemIsSelectable | _FLAG.ItemIsEnabled | _FLAG.ItemIsDragEnabled
@@ -76,7 +75,7 @@ class PromptModel(QAbstractTableModel):
     def headerData(
         self, section: int, orientation: Qt.Orientation, role: int = _ITEM.DisplayRole
     ) -> Any:
-        """Return a column's name or what it means."""
+        """Return a column's name or description."""
         if orientation == Qt.Orientation.Vertical:
             return None
         if role == _ITEM.DisplayRole:
@@ -109,7 +108,7 @@ class PromptModel(QAbstractTableModel):
     def setData(
         self, index: QModelIndex, value: Any, role: int = _ITEM.EditRole
     ) -> bool:
-        """Take a new text, or turn a prompt on or off."""
+        """Set a new text, or turn a prompt on or off."""
         if role == _ITEM.CheckStateRole:
             self.rows.switch(index.row(), Qt.CheckState(value) == Qt.CheckState.Checked)
         elif role == _ITEM.EditRole and str(value).strip():
@@ -125,20 +124,20 @@ class PromptModel(QAbstractTableModel):
         return True
 
     def refresh(self, *, edited: bool) -> None:
-        """Show the rows anew, after they were changed otherwise than by this model."""
+        """Show rows that were changed without this model."""
         self.beginResetModel()
         self.endResetModel()
         if edited:
             self.edited.emit()
 
     def refresh_results(self) -> None:
-        """Show results anew; selection and editors stay."""
+        """Update the results; selection and editors stay."""
         if len(self.rows):
             last = self.index(len(self.rows) - 1, OBJECTS)
             self.dataChanged.emit(self.index(0, SCORE), last)
 
     def move(self, at: int, to: int) -> bool:
-        """Move a row to another position, if there is such."""
+        """Move a row to another position, if it exists."""
         if at == to or not (0 <= at < len(self.rows) and 0 <= to < len(self.rows)):
             return False
         below = to + 1 if to > at else to
@@ -153,11 +152,11 @@ class PromptModel(QAbstractTableModel):
         return Qt.DropAction.MoveAction
 
     def mimeTypes(self) -> list[str]:
-        """Return what can be dropped: rows of a prompt table."""
+        """Accept rows of a prompt table."""
         return [_MIME]
 
     def mimeData(self, indexes: Iterable[QModelIndex]) -> QMimeData:
-        """Return the row that is dragged."""
+        """Return the dragged row."""
         data = QMimeData()
         data.setData(_MIME, str(next(iter(indexes)).row()).encode())
         return data
@@ -181,7 +180,7 @@ class PromptModel(QAbstractTableModel):
 
 
 class PromptDelegate(QStyledItemDelegate):
-    """Edits a prompt in place, with the suggestions of the prompt line."""
+    """Edits a prompt in place, with the same suggestions as the prompt line."""
 
     modality = "auto"
 
@@ -191,13 +190,13 @@ class PromptDelegate(QStyledItemDelegate):
         option: QStyleOptionViewItem,
         index: QModelIndex,
     ) -> QWidget:
-        """Return a line that completes."""
+        """Return a line edit with suggestions."""
         return CompletingLine(self.modality, parent)
 
     def initStyleOption(
         self, option: QStyleOptionViewItem | None, index: QModelIndex
     ) -> None:
-        """Keep the colour of a warning where a row is selected."""
+        """Keep the warning colour in selected rows."""
         super().initStyleOption(option, index)
         colour = index.data(_ITEM.ForegroundRole)
         if option is not None and isinstance(colour, QColor):
@@ -206,7 +205,7 @@ class PromptDelegate(QStyledItemDelegate):
 
 @cache
 def _swatch(label: int) -> QIcon:
-    """Return the colour that napari gives a label, also where a row is selected."""
+    """Return an icon in napari's colour of a label, the same in selected rows."""
     pixmap = QPixmap(_SWATCH, _SWATCH)
     pixmap.fill(QColor(*label_colour(label)))
     icon = QIcon()
@@ -247,10 +246,10 @@ def _tooltip(row: Row, column: int) -> str:
         tokens = token_count(row.text)
         read = f"{tokens} of {CONTEXT_LENGTH} tokens"
         if tokens > CONTEXT_LENGTH:
-            read = f"{tokens} tokens, of which {CONTEXT_LENGTH} are read"
+            read = f"{tokens} tokens; only the first {CONTEXT_LENGTH} are used"
         return f"{row.text}\nLabel {row.id}; {read}. Double-click to edit."
     if result is None:
-        return "Shown after a run."
+        return "Available after a run."
     if column == SLICE and result.best_slice is not None:
         return f"Go to slice {result.best_slice}, where the score is highest."
     if column == VOXELS:

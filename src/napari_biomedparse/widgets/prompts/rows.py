@@ -1,46 +1,30 @@
-"""The rows of the prompt table: what to find, what is on, what was found. No Qt."""
+"""The rows of the prompt table, with their results. No Qt."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_biomedparse.data.prompts import (
-    INSTANCE_KEY,
     Prompt,
     PromptSet,
-    parse_prompts,
 )
-from napari_biomedparse.errors import FormatError, OutputError, PromptError
+from napari_biomedparse.errors import PromptError
 
 if TYPE_CHECKING:
     from napari_biomedparse.report.findings import Finding
 
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.):])\s+")
-"""What lists in texts begin their lines with."""
+"""Bullets and numbers at the beginning of list items."""
 Snapshot = tuple[tuple[int, str, bool], ...]
-"""Label id, text and whether it is on, of each row."""
+"""Label id, text and on/off state of each row."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What the last run found for a row.
-
-    Parameters
-    ----------
-    score : float
-        Highest existence probability, 0 to 1; NaN before the first slice.
-    best_slice : int or None
-        Where that is.
-    voxels : int
-    objects : int or None
-        None if objects were not told apart.
-    """
+    """Result of the last run for a row: NaN or None where it is not known."""
 
     score: float
     best_slice: int | None
@@ -50,17 +34,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Row:
-    """One prompt of the table.
-
-    Parameters
-    ----------
-    id : int
-        Label id, which stays with the text whatever happens to other rows.
-    text : str
-    on : bool
-        Whether runs look for it.
-    result : Result, optional
-    """
+    """One prompt of the table; its label id stays with the text."""
 
     id: int
     text: str
@@ -86,7 +60,7 @@ class PromptRows:
         return self._rows[at]
 
     def __iter__(self) -> Iterator[Row]:
-        """Go through the rows from top to bottom."""
+        """Iterate over the rows from top to bottom."""
         return iter(self._rows)
 
     @property
@@ -100,65 +74,44 @@ class PromptRows:
         return tuple(row.id for row in self._rows if row.on)
 
     def prompt_set(self) -> PromptSet:
-        """Return what a run is to find; the rows' order is that of the prompts.
+        """Return the prompts that are on, in the order of the rows.
 
-        Raises
-        ------
-        PromptError
-            If there is no row, or none is on.
+        Raises `PromptError` if there are none.
         """
         if self._rows and not self.texts:
             raise PromptError(
-                "All prompts are turned off; tick the box of at least one of them."
+                "All prompts are turned off; tick the box of at least one."
             )
         on = sorted((row for row in self._rows if row.on), key=lambda row: row.id)
         prompts = tuple(Prompt(row.id, row.text) for row in on)
         return PromptSet(prompts, order=self.order)
 
     def snapshot(self) -> Snapshot:
-        """Return what the user decides about; results are no part of it."""
+        """Return the rows without their results."""
         return tuple((row.id, row.text, row.on) for row in self._rows)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Put rows back as `snapshot` gave them.
-
-        Raises
-        ------
-        PromptError
-            If they cannot be prompts.
-        """
+        """Restore the rows of a snapshot; raises PromptError if one is not valid."""
         by_id = sorted(snapshot)
         PromptSet(tuple(Prompt(number, text) for number, text, _ in by_id))
         self._rows = [Row(number, text, on) for number, text, on in snapshot]
 
     def set_all(self, prompts: PromptSet | None) -> None:
-        """Replace all rows by some prompts, or by none."""
+        """Replace all rows."""
         found = () if prompts is None else prompts.prompts
         texts = {prompt.id: prompt.text for prompt in found}
         order = () if prompts is None else prompts.ranked
         self._rows = [Row(number, texts[number]) for number in order]
 
     def add(self, texts: Iterable[str]) -> int:
-        """Add rows at the end, each with a new label id; return how many.
-
-        Raises
-        ------
-        PromptError
-            If a text cannot be a prompt.
-        """
+        """Append rows with new label ids; return their number."""
         first = max((row.id for row in self._rows), default=0) + 1
         made = [Prompt(number, text) for number, text in enumerate(texts, first)]
         self._rows += [Row(prompt.id, prompt.text) for prompt in made]
         return len(made)
 
     def set_text(self, at: int, text: str) -> None:
-        """Change what a row looks for; its result is forgotten.
-
-        Raises
-        ------
-        PromptError
-            If the text cannot be a prompt.
-        """
+        """Change the text of a row and clear its result."""
         row = self._rows[at]
         if text.strip() != row.text:
             prompt = Prompt(row.id, text.strip())
@@ -173,7 +126,7 @@ class PromptRows:
         self._rows.insert(to, self._rows.pop(at))
 
     def duplicate(self, at: int) -> int:
-        """Put a copy, with a label id of its own, below a row; return where."""
+        """Insert a copy with a new label id below a row; return its position."""
         self.add([self._rows[at].text])
         self.move(len(self._rows) - 1, at + 1)
         return at + 1
@@ -186,15 +139,7 @@ class PromptRows:
     def show_results(
         self, findings: Sequence[Finding], objects: Mapping[int, int] | None = None
     ) -> None:
-        """Take over what a run found for rows that it looked for.
-
-        Parameters
-        ----------
-        findings : sequence of Finding
-            One per prompt.
-        objects : mapping of int to int, optional
-            Number of objects by label id, if they were told apart.
-        """
+        """Show a run's findings, and its numbers of objects by label id."""
         found = {(f.prompt.id, f.prompt.text): f for f in findings}
         for at, row in enumerate(self._rows):
             finding = found.get((row.id, row.text))
@@ -209,86 +154,12 @@ class PromptRows:
             self._rows[at] = replace(row, result=result)
 
     def clear_results(self) -> None:
-        """Forget what was found."""
+        """Clear all results."""
         self._rows = [replace(row, result=None) for row in self._rows]
-
-    def save(self, path: str | os.PathLike[str], *, instance: bool) -> None:
-        """Write all rows as JSON, as `load` and `parse_prompts` take it.
-
-        Parameters
-        ----------
-        path : path
-            Replaced if it exists.
-        instance : bool
-            Whether objects are to be told apart.
-
-        Raises
-        ------
-        OutputError
-            If it cannot be written.
-        """
-        known: dict[str, str | int] = {str(row.id): row.text for row in self._rows}
-        known[INSTANCE_KEY] = int(instance)
-        text = json.dumps(known, indent=2, ensure_ascii=False)
-        try:
-            Path(path).write_text(text + "\n", "utf-8")
-        except OSError as error:
-            raise OutputError(
-                f"{path} cannot be written: {error.strerror or error}. Choose a folder "
-                "that you may write to."
-            ) from error
-
-    def load(self, path: str | os.PathLike[str]) -> bool:
-        """Replace all rows by those of a file that `save` wrote.
-
-        Parameters
-        ----------
-        path : path
-            JSON, label id to text.
-
-        Returns
-        -------
-        bool
-            Whether objects are to be told apart.
-
-        Raises
-        ------
-        FormatError
-            If it is no such file.
-        PromptError
-            If a prompt in it cannot be used.
-        """
-        prompts = read_prompts(path)
-        texts = dict(zip(prompts.ids, prompts.texts, strict=True))
-        self._rows = [Row(number, texts[number]) for number in prompts.ranked]
-        return prompts.instance
-
-
-def read_prompts(path: str | os.PathLike[str]) -> PromptSet:
-    """Read prompts from a JSON file.
-
-    Raises
-    ------
-    FormatError, PromptError
-        If it cannot be read, or a prompt cannot be used.
-    """
-    try:
-        known = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise FormatError(
-            f"{path} cannot be read as a set of prompts ({error}); it should be JSON "
-            'such as {"1": "mitochondria in electron microscopy"}.'
-        ) from error
-    if not isinstance(known, dict):
-        raise FormatError(
-            f"{path} holds {type(known).__name__} at its top; a set of prompts is an "
-            'object such as {"1": "mitochondria in electron microscopy"}.'
-        )
-    return parse_prompts(known)
 
 
 def split_list(text: str) -> list[str]:
-    """Return the prompts in a text with one a line; bullets and numbers are dropped."""
+    """Return the prompts of a text, one per line, without bullets and numbers."""
     lines = (_BULLET.sub("", line).strip() for line in text.splitlines())
     return [line for line in lines if line]
 

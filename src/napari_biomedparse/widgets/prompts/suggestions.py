@@ -1,4 +1,4 @@
-"""A line that completes words to prompts the model knows."""
+"""Line edits that suggest prompts the model was trained on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = 12
 
 
 class CompletingLine(QLineEdit):
-    """Suggests what BiomedParse v2 was trained on; any other text does as well."""
+    """Suggests prompts that BiomedParse v2 was trained on; any text is accepted."""
 
     def __init__(self, modality: str = "auto", parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -29,11 +29,11 @@ class CompletingLine(QLineEdit):
         self.setCompleter(completer)
 
     def set_modality(self, modality: str) -> None:
-        """Suggest targets of one modality, or of all."""
+        """Suggest targets of one modality, or of all of them."""
         self._suggestions.setStringList(list(suggested_prompts(modality)))
 
     def showEvent(self, event: QShowEvent | None) -> None:
-        """Give the list of suggestions, a window of its own, the theme of napari's."""
+        """Apply napari's theme to the list of suggestions, a window of its own."""
         super().showEvent(event)
         completer = self.completer()
         popup = None if completer is None else completer.popup()
@@ -43,21 +43,16 @@ class CompletingLine(QLineEdit):
 
 
 class PromptLine(CompletingLine):
-    """A line that is emptied whenever it has given a prompt.
-
-    `entered` carries the text of a chosen suggestion, or of what was typed; of a
-    pasted list, all of it, with one prompt a line.
-    """
+    """Emits a chosen suggestion, typed text or pasted list, and is cleared."""
 
     entered = Signal(str)
 
     def __init__(self) -> None:
         super().__init__()
-        self.setPlaceholderText("Add a prompt: type a word, such as kidney")
+        self.setPlaceholderText("Add a prompt, for example kidney")
         self.setToolTip(
-            "Type a part of a word and choose from what BiomedParse v2 was trained to "
-            "find, or write anything else; Enter adds it to the prompts. A pasted list "
-            "makes one prompt a line."
+            "Type part of a word to see prompts that BiomedParse v2 was trained on, or "
+            "write your own, and press Enter. A pasted list adds one prompt per line."
         )
         self.setClearButtonEnabled(True)
         completer = self.completer()
@@ -66,7 +61,7 @@ class PromptLine(CompletingLine):
         self.returnPressed.connect(self._enter_soon)
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
-        """Take a list from the clipboard as such, and all else as any line does."""
+        """Accept a list from the clipboard."""
         if event is not None and event.matches(QKeySequence.StandardKey.Paste):
             text = clipboard_text()
             if "\n" in text.strip():
@@ -90,6 +85,6 @@ class PromptLine(CompletingLine):
 
 
 def clipboard_text() -> str:
-    """Return the text on the clipboard, or none."""
+    """Return the text on the clipboard."""
     clipboard = QApplication.clipboard()
     return "" if clipboard is None else clipboard.text()

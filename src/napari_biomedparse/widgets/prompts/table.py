@@ -1,4 +1,4 @@
-"""The table of prompts: what to find and, after a run, what was found."""
+"""The table of prompts and, after a run, their results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import QModelIndex, Qt, Signal
 from qtpy.QtGui import QAction, QKeySequence
 from qtpy.QtWidgets import (
-    QApplication,
     QFileDialog,
     QHBoxLayout,
     QMenu,
@@ -20,6 +19,7 @@ from qtpy.QtWidgets import (
 
 from napari_biomedparse.data.prompts import PromptSet, parse_prompts
 from napari_biomedparse.errors import BiomedParseError
+from napari_biomedparse.io.prompt_file import read_prompts, save_prompts
 from napari_biomedparse.widgets.prompts.model import (
     PROMPT,
     SLICE,
@@ -27,31 +27,27 @@ from napari_biomedparse.widgets.prompts.model import (
 )
 from napari_biomedparse.widgets.prompts.rows import PromptRows, Snapshot, split_list
 from napari_biomedparse.widgets.prompts.suggestions import PromptLine, clipboard_text
-from napari_biomedparse.widgets.prompts.token_count import TokenCount
-from napari_biomedparse.widgets.prompts.view import PromptView
+from napari_biomedparse.widgets.prompts.view import PromptView, TokenCount
+from napari_biomedparse.widgets.shared.form import copy_text
 
 if TYPE_CHECKING:
+    from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.report.findings import Finding
+    from napari_biomedparse.widgets.prompts.rows import Snapshot
 
 _FILES = "Prompts (*.json)"
+_OF_FILE = "Use the prompts stored with the image."
+_COPY = "Copy the selected prompts, or all of them, one per line."
 
 
 class PromptTable(QWidget):
-    """One row a prompt, a line to add some, and what can be done to them.
-
-    Signals
-    -------
-    changed
-        Which prompts a run would look for, or their order, is another.
-    slice_chosen : int
-        The user wants to see this slice.
-    instance_loaded : bool
-        A file of prompts says whether objects are to be told apart.
-    """
+    """Prompts, one per row, a line to add more, and buttons to edit them."""
 
     changed = Signal()
+    """The prompts of a run, or their order, have changed."""
     slice_chosen = Signal(int)
     instance_loaded = Signal(bool)
+    """A file of prompts says whether to separate objects."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,12 +85,12 @@ class PromptTable(QWidget):
 
     @property
     def rows(self) -> PromptRows:
-        """What the table shows."""
+        """The rows of the table."""
         return self.model.rows
 
     @property
     def value(self) -> str:
-        """Texts of the prompts that are on, one a line; to be set as well."""
+        """Texts of the prompts that are on, one per line."""
         return "\n".join(self.rows.texts)
 
     @value.setter
@@ -102,62 +98,48 @@ class PromptTable(QWidget):
         lines = split_list(text)
         self.set_prompts(parse_prompts(lines) if lines else None)
 
-    @property
-    def selected_id(self) -> int | None:
-        """Label id of the selected row, if it is one."""
-        chosen = self.view.selected()
-        return self.rows[chosen[0]].id if len(chosen) == 1 else None
-
     def set_prompts(self, prompts: PromptSet | None) -> None:
-        """Show other prompts instead."""
+        """Replace all prompts."""
         self.rows.set_all(prompts)
         self.model.refresh(edited=True)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Show rows as they were; raises PromptError if they cannot be prompts."""
+        """Restore the rows of a snapshot; raises PromptError if one is not valid."""
         self.rows.restore(snapshot)
         self.model.refresh(edited=True)
 
     def offer_file(self, prompts: PromptSet | None) -> None:
-        """Learn which prompts came with the image's file, to fill them in on demand."""
+        """Set the prompts of the image's file, which the menu can fill in."""
         self._of_file = prompts
         self._actions["From the image's file"].setEnabled(prompts is not None)
 
     def rename(self, label: int, text: str) -> None:
-        """Give a prompt another text; raises PromptError if it cannot be one."""
+        """Change the text of a prompt; raises PromptError if it is not valid."""
         for at, row in enumerate(self.rows):
             if row.id == label:
                 self.rows.set_text(at, text)
         self.model.refresh(edited=True)
 
     def set_modality(self, modality: str) -> None:
-        """Suggest targets of one modality, or of all."""
+        """Suggest targets of one modality, or of all of them."""
         self.line.set_modality(modality)
         self.view.editor.modality = modality
 
     def add(self, text: str) -> None:
-        """Add prompts, one a line."""
+        """Add prompts, one per line."""
         self._try(lambda: self.rows.add(split_list(text)))
         self.view.scrollToBottom()
 
     def show_results(
         self, findings: Sequence[Finding], objects: Mapping[int, int] | None = None
     ) -> None:
-        """Show what a run found, beside the prompts that it looked for.
-
-        Parameters
-        ----------
-        findings : sequence of Finding
-            One per prompt.
-        objects : mapping of int to int, optional
-            Number of objects by label id, if they were told apart.
-        """
+        """Show a run's findings, and its numbers of objects by label id."""
         self.rows.show_results(findings, objects)
         self.model.refresh_results()
         self.view.fit()
 
     def clear_results(self) -> None:
-        """Show no results any more."""
+        """Hide the results."""
         self.rows.clear_results()
         self.model.refresh_results()
         self.view.fit()
@@ -169,7 +151,7 @@ class PromptTable(QWidget):
             self.model.move(chosen[0], chosen[0] + by)
 
     def duplicate_selected(self) -> None:
-        """Put a copy below the selected row, and edit it."""
+        """Insert a copy below the selected row and edit it."""
         chosen = self.view.selected()
         if len(chosen) == 1:
             below = self.rows.duplicate(chosen[0])
@@ -190,14 +172,12 @@ class PromptTable(QWidget):
         self.add(clipboard_text())
 
     def copy(self) -> None:
-        """Put the selected prompts, or all, on the clipboard, one a line."""
+        """Copy the selected prompts, or all of them, one per line."""
         chosen = self.view.selected() or range(len(self.rows))
-        clipboard = QApplication.clipboard()
-        if clipboard is not None:
-            clipboard.setText("\n".join(self.rows[at].text for at in chosen))
+        copy_text("\n".join(self.rows[at].text for at in chosen))
 
     def switch_all(self) -> None:
-        """Turn all prompts on or, if all are, off."""
+        """Turn all prompts on, or off if all are on."""
         on = len(self.rows.texts) < len(self.rows)
         for at in range(len(self.rows)):
             self.rows.switch(at, on)
@@ -205,18 +185,21 @@ class PromptTable(QWidget):
 
     def save(self, path: str) -> None:
         """Write the prompts to a file."""
-        self._try(lambda: self.rows.save(path, instance=self.instance()))
+        texts = {row.id: row.text for row in self.rows}
+        self._try(lambda: save_prompts(path, texts, instance=self.instance()))
 
     def load(self, path: str) -> None:
-        """Show the prompts of a file instead."""
+        """Replace all prompts by those of a file."""
 
         def load() -> None:
-            self.instance_loaded.emit(self.rows.load(path))
+            prompts = read_prompts(path)
+            self.rows.set_all(prompts)
+            self.instance_loaded.emit(prompts.instance)
 
         self._try(load)
 
     def _try(self, change: Callable[[], object]) -> None:
-        """Change rows and show them, or say why that is not possible."""
+        """Change rows and show them, or show the error."""
         try:
             change()
         except BiomedParseError as error:
@@ -267,7 +250,7 @@ class PromptTable(QWidget):
         self._show_tokens()
 
     def _show_tokens(self) -> None:
-        """Tell how much of the text being written, or selected, the network reads."""
+        """Count the tokens of the text being written or selected."""
         text = self.line.text()
         chosen = self.view.selected()
         if not text and len(chosen) == 1:
@@ -281,15 +264,15 @@ class PromptTable(QWidget):
             (
                 "Duplicate",
                 self.duplicate_selected,
-                "Copy the selected prompt, to change a word of it.",
+                "Copy the selected prompt and edit the copy.",
             ),
             ("Delete", self.delete_selected, "Remove the selected prompts (Del)."),
-            ("Turn all on or off", self.switch_all, "Which prompts runs look for."),
-            ("Paste a list", self.paste, "One prompt for each line of the clipboard."),
-            ("Copy as a list", self.copy, "The selected prompts, or all, one a line."),
-            ("From the image's file", self._fill_from_file, "Prompts that came along."),
-            ("Load…", self._ask_and_load, "Prompts from a file, instead of these."),
-            ("Save…", self._ask_and_save, "These prompts, to a file for other images."),
+            ("Turn all on or off", self.switch_all, "Include or exclude all prompts."),
+            ("Paste a list", self.paste, "Add each line of the clipboard as a prompt."),
+            ("Copy as a list", self.copy, _COPY),
+            ("From the image's file", self._fill_from_file, _OF_FILE),
+            ("Load…", self._ask_and_load, "Replace the prompts by those of a file."),
+            ("Save…", self._ask_and_save, "Save the prompts for other images."),
         ]
         made = {}
         keys = {
@@ -319,9 +302,38 @@ class PromptTable(QWidget):
 
     def _menu_button(self) -> QPushButton:
         button = QPushButton("List")
-        button.setToolTip("Paste, copy, load and save prompts, or turn them all off.")
+        button.setToolTip("Paste, copy, load or save prompts, or turn them all off.")
         menu = QMenu(button)
         menu.setToolTipsVisible(True)
         menu.addActions(list(self._actions.values())[4:])
         button.setMenu(menu)
         return button
+
+
+class FilePrompts:
+    """Fills the table with the prompts of a file, but keeps what the user wrote."""
+
+    def __init__(self, table: PromptTable) -> None:
+        self._table = table
+        self._filled: Snapshot = ()
+        self.shown = False
+
+    def offer(self, known: PromptSet | None) -> bool:
+        """Fill in the prompts of the image's file, or remove those of the one before.
+
+        Returns whether the table was changed.
+        """
+        self._table.offer_file(known)
+        now = self._table.rows.snapshot()
+        untouched = now == self._filled
+        stays = known is None and not (untouched and self.shown)
+        if stays or not (untouched or not now):
+            return False
+        self._table.set_prompts(known)
+        self.shown = known is not None
+        self.take_as_filled()
+        return True
+
+    def take_as_filled(self) -> None:
+        """Treat the current rows as not written by the user."""
+        self._filled = self._table.rows.snapshot()

@@ -1,10 +1,17 @@
-"""How the prompt table looks."""
+"""The view of the prompt table, and the token count."""
 
 from __future__ import annotations
 
 from qtpy.QtCore import QSize, Qt
-from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QSizePolicy, QTableView
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QHeaderView,
+    QLabel,
+    QSizePolicy,
+    QTableView,
+)
 
+from napari_biomedparse.networks.blocks.tokenizer import CONTEXT_LENGTH, token_count
 from napari_biomedparse.widgets.prompts.model import (
     HEADINGS,
     OBJECTS,
@@ -12,25 +19,21 @@ from napari_biomedparse.widgets.prompts.model import (
     PromptDelegate,
     PromptModel,
 )
+from napari_biomedparse.widgets.shared.form import WARNING
 
 _FEWEST, _MOST = 4, 7
-"""Rows that there is room for; with more it scrolls."""
+"""Smallest and largest number of rows shown; with more, the table scrolls."""
 
 
 class PromptView(QTableView):
-    """A table without a grid, as high as its rows, whose prompts take the width left.
-
-    Parameters
-    ----------
-    model : PromptModel
-    """
+    """A table without a grid, as tall as its rows; the prompts take the free width."""
 
     def __init__(self, model: PromptModel) -> None:
         super().__init__()
         self.editor = PromptDelegate(self)
         self.setModel(model)
         self.setItemDelegateForColumn(PROMPT, self.editor)
-        self.setToolTip("What to find, one row a prompt; drag rows to order them.")
+        self.setToolTip("What to segment, one prompt per row. Drag rows to reorder.")
         self.setShowGrid(False)
         self.setWordWrap(False)
         self.setTabKeyNavigation(False)  # Tab leaves the table
@@ -60,14 +63,14 @@ class PromptView(QTableView):
         return [] if chosen is None else sorted(i.row() for i in chosen.selectedRows())
 
     def choose(self, at: int) -> None:
-        """Select one row, and show it."""
+        """Select a row and scroll to it."""
         self.selectRow(at)
         model = self.model()
         assert model is not None
         self.scrollTo(model.index(at, PROMPT))
 
     def fit(self) -> None:
-        """Show the columns that have something to tell, and take the height needed."""
+        """Show the columns that have results, and adapt the height."""
         results = [row.result for row in self._rows if row.result is not None]
         for column in HEADINGS:
             shown = column == PROMPT or bool(results)
@@ -77,7 +80,7 @@ class PromptView(QTableView):
         self.updateGeometry()
 
     def sizeHint(self) -> QSize:
-        """Return room for the rows there are, within bounds."""
+        """Return the size of the rows, within bounds."""
         rows, columns = self.verticalHeader(), self.horizontalHeader()
         assert rows is not None and columns is not None
         count = min(max(len(self._rows), _FEWEST), _MOST)
@@ -85,5 +88,24 @@ class PromptView(QTableView):
         return QSize(300, height + 2 * self.frameWidth() + 2)
 
     def minimumSizeHint(self) -> QSize:
-        """Return the size it has: it does not shrink."""
+        """Return the preferred height: the table does not shrink."""
         return QSize(200, self.sizeHint().height())
+
+
+class TokenCount(QLabel):
+    """Counts the tokens of a text and warns if there are too many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setToolTip(
+            f"The network uses the first {CONTEXT_LENGTH} tokens of a prompt: pieces "
+            "of words, and one each for its beginning and end."
+        )
+
+    def count(self, text: str) -> None:
+        """Show the number of tokens; hidden without text."""
+        tokens = token_count(text)
+        cut = tokens > CONTEXT_LENGTH
+        self.setVisible(bool(text))
+        self.setText(f"{tokens}/{CONTEXT_LENGTH} tokens" + " (end ignored)" * cut)
+        self.setStyleSheet(f"color: {WARNING.name()}" if cut else "")

@@ -1,1 +1,1 @@
-"""The dock that segments with text."""
+"""The dock widget that segments with text."""

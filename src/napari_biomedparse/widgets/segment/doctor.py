@@ -1,4 +1,4 @@
-"""Why a run found nothing, in a line or two, each with a button that mends it."""
+"""Likely causes why a run found nothing, each with a button that fixes it."""
 
 from __future__ import annotations
 
@@ -8,42 +8,37 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from napari_biomedparse.widgets.shared.background import Beside
+from napari_biomedparse.widgets.shared.background import LatestWork
 
 if TYPE_CHECKING:
     from napari_biomedparse.report.why_empty import Cause
 
 _MOST = 3
-"""Causes shown, the likeliest first: more would not be read."""
+"""Maximum number of causes shown, the likeliest first."""
 
 
 class Doctor(QWidget):
-    """Lists likely causes; hidden while there is nothing to say.
-
-    Signals
-    -------
-    fix_chosen : Cause
-        Whose options and prompts are to be set.
-    """
+    """Lists likely causes; hidden while there are none."""
 
     fix_chosen = Signal(object)
+    """The `Cause` whose options and prompts the user wants to apply."""
 
     def __init__(self) -> None:
         super().__init__()
         self._rows: list[QWidget] = []
-        self._beside = Beside(self)
-        self._beside.done.connect(self.show_causes)
+        self._work = LatestWork(self)
+        self._work.done.connect(self.show_causes)
         self._layout = QVBoxLayout(self)
         self._layout.setContentsMargins(0, 0, 0, 0)
         self.hide()
 
     def examine(self, why: Callable[[], Sequence[Cause]]) -> None:
-        """Find out why nothing was found, beside the GUI's thread, and show it."""
-        self._beside.ask(why)
+        """Find the causes in a background thread and show them."""
+        self._work.submit(why)
 
     def show_causes(self, causes: Sequence[Cause]) -> None:
-        """Show why nothing was found; no causes hide it."""
-        self._beside.drop()
+        """Show the causes; without any, hide the list."""
+        self._work.discard()
         for row in self._rows:
             self._layout.removeWidget(row)
             row.deleteLater()

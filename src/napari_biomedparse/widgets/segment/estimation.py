@@ -1,4 +1,4 @@
-"""What a run will take, told before it."""
+"""The estimate of what a run will take."""
 
 from __future__ import annotations
 
@@ -19,13 +19,7 @@ if TYPE_CHECKING:
 
 
 class EstimateTask(Task):
-    """Tries a few slices; nothing comes of it but a text.
-
-    Parameters
-    ----------
-    begin : callable
-        Has the model process make an estimate.
-    """
+    """Tries a few slices and reports only a text."""
 
     def __init__(self, begin: Callable[[], RunHandle]) -> None:
         super().__init__()
@@ -38,13 +32,7 @@ class EstimateTask(Task):
 
 
 class Estimation(QObject):
-    """Shows what the model process says of a run to come.
-
-    Parameters
-    ----------
-    task : EstimateTask
-    view : RunView
-    """
+    """Shows the model process's estimate of a run."""
 
     finished = Signal()
 
@@ -58,7 +46,7 @@ class Estimation(QObject):
         self._thread.finished.connect(self._on_finished)
 
     def start(self) -> None:
-        """Start trying."""
+        """Start the estimate."""
         self._view.begin()
         self._view.show_activity("for an estimate")
         self._thread.start()

@@ -1,4 +1,4 @@
-"""A small plot: how probable each prompt's target is in each slice."""
+"""A small plot of the existence score of each prompt in each slice."""
 
 from __future__ import annotations
 
@@ -6,36 +6,41 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
+from qtpy.QtCore import QObject, QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QPainter, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
+from napari_biomedparse.io.output import label_colour
+
 if TYPE_CHECKING:
     import numpy.typing as npt
+    from napari.layers import Labels
     from qtpy.QtGui import QKeyEvent, QMouseEvent, QPaintEvent
+
+    from napari_biomedparse.process.messages import Planned
+    from napari_biomedparse.widgets.shared.position import Eye
+    from napari_biomedparse.widgets.shared.task import SegmentTask
 
 _MARGIN = 6
 """Pixels between the widget's edge and the plot, so that lines at 0 and 1 show."""
 _GRASP = 5
-"""Pixels from the threshold's line within which it can be taken hold of."""
+"""Distance in pixels from which the threshold line can be dragged."""
 _STEP = 0.05
 """How far an arrow key moves the threshold."""
 _SHOWS = (
-    "How probable the network finds each prompt's target in each slice. Click to see a "
-    "slice"
+    "Probability that each prompt's target is present in each slice. Click to go to a "
+    "slice."
 )
 _MOVES = (
-    "; drag the dashed line to move the existence threshold. The run's labels are then "
-    "made anew; what you painted stays, but for objects told apart, which are numbered "
-    "anew."
+    " Drag the dashed line to change the existence threshold and update the labels. "
+    "What you painted is kept, except with separate objects, which are renumbered."
 )
 
 
 class ExistencePlot(QWidget):
-    """Lines over the slices, one a prompt, and the threshold they have to reach.
+    """Scores over the slices, one line per prompt, and the threshold.
 
-    A click goes to a slice; the threshold's line is dragged, or moved by the arrow
-    keys up and down.
+    A click goes to a slice; the threshold is dragged, or moved by the up and down keys.
     """
 
     slice_clicked = Signal(int)
@@ -56,7 +61,7 @@ class ExistencePlot(QWidget):
         self.fix_threshold("")
 
     def sizeHint(self) -> QSize:
-        """Return a size that leaves room for the rest of the widget."""
+        """Return a small size."""
         return QSize(200, 90)
 
     def show_scores(
@@ -65,28 +70,20 @@ class ExistencePlot(QWidget):
         names: Sequence[str],
         colours: Sequence[str],
     ) -> None:
-        """Draw scores.
-
-        Parameters
-        ----------
-        scores : float32 ndarray [P, slices]
-            Probabilities; NaN where nothing is known yet.
-        names, colours : sequence of str
-            Of each prompt; colours as HTML knows them.
-        """
+        """Draw scores [P, slices], which are NaN where unknown, in HTML colours."""
         self.scores, self.names, self.colours = scores, names, colours
         self.update()
 
     def show_threshold(self, threshold: float) -> None:
-        """Move the line, without telling anybody."""
+        """Move the threshold line without emitting a signal."""
         if not self._dragging:
             self.threshold = threshold
             self.update()
 
     def fix_threshold(self, why: str) -> None:
-        """Keep the line where it is, and tell why; nothing lets it be moved again."""
+        """Lock the threshold line and say why; an empty reason unlocks it."""
         self._fixed = bool(why)
-        self.setToolTip(_SHOWS + (f". {why}" if why else _MOVES))
+        self.setToolTip(_SHOWS + (f" {why}" if why else _MOVES))
         self.update()
 
     def show_current(self, at: int | None) -> None:
@@ -117,14 +114,14 @@ class ExistencePlot(QWidget):
         painter.drawLine(QPointF(frame.left(), y), QPointF(frame.right(), y))
 
     def mousePressEvent(self, event: QMouseEvent | None) -> None:
-        """Take hold of the threshold, or go to a slice."""
+        """Grab the threshold, or go to a slice."""
         assert event is not None
         self._dragging = self._near_threshold(event)
         if not self._dragging and (at := self._slice_at(event)) is not None:
             self.slice_clicked.emit(at)
 
     def mouseMoveEvent(self, event: QMouseEvent | None) -> None:
-        """Drag the threshold, or tell what is below the mouse."""
+        """Drag the threshold, or show the scores below the mouse."""
         assert event is not None
         place = event.position()
         if self._dragging:
@@ -148,13 +145,13 @@ class ExistencePlot(QWidget):
             )
 
     def mouseReleaseEvent(self, _: QMouseEvent | None) -> None:
-        """Let go of the threshold."""
+        """Apply the threshold."""
         if self._dragging:
             self._dragging = False
             self._settle(self.threshold)
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
-        """Move the threshold by the arrow keys."""
+        """Move the threshold with the arrow keys."""
         assert event is not None
         steps = {Qt.Key.Key_Up: _STEP, Qt.Key.Key_Down: -_STEP}
         if event.key() in steps and not self._fixed:
@@ -170,7 +167,7 @@ class ExistencePlot(QWidget):
     def _paint_row(
         self, painter: QPainter, row: npt.NDArray[np.float32], colour: QColor
     ) -> None:
-        """Draw what is known of a prompt: stretches of slices, and single ones."""
+        """Draw the known scores of a prompt: lines, and dots for single slices."""
         painter.setPen(QPen(colour, 2))
         known = np.flatnonzero(np.isfinite(row))
         for run in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
@@ -185,7 +182,7 @@ class ExistencePlot(QWidget):
         return QRectF(self.rect()).adjusted(edge, edge, -edge, -edge)
 
     def _x(self, at: int) -> float:
-        """Return the middle of a slice's place."""
+        """Return the centre of a slice."""
         frame, depth = self._frame(), int(self.scores.shape[1])
         return float(frame.left()) + (at + 0.5) / depth * float(frame.width())
 
@@ -203,3 +200,53 @@ class ExistencePlot(QWidget):
             return None
         part = (event.position().x() - frame.left()) / frame.width()
         return int(np.clip(int(part * depth), 0, depth - 1))
+
+
+class ScorePlot(QObject):
+    """Keeps the plot in step with a run and with the viewer."""
+
+    def __init__(
+        self,
+        plot: ExistencePlot,
+        eye: Eye,
+        task: SegmentTask,
+        *,
+        flat: bool,
+        why_fixed: str,
+    ) -> None:
+        super().__init__(plot)
+        self._plot = plot
+        self._eye = eye
+        self._task = task
+        self._flat = flat
+        self._why_fixed = why_fixed
+        self._layer: Labels | None = None
+        self._axis = 0
+        self._colours = [
+            "#" + bytes(label_colour(i)[:3]).hex() for i in task.prompts.ids
+        ]
+
+    def begin(self, layer: Labels, plan: Planned) -> None:
+        """Show an empty plot."""
+        self._layer, self._axis = layer, plan.axis
+        self._plot.fix_threshold(self._why_fixed)
+        self._plot.show_threshold(plan.parameters["existence_threshold"])
+        self._plot.setVisible(not self._flat)
+        self._eye.moved.connect(self.update)
+        self.update()
+
+    def update(self) -> None:
+        """Show the current scores and the slice in view."""
+        scores, layer = self._task.existence, self._layer
+        if scores is None or layer is None:
+            return
+        if scores.ndim == 3:
+            scores = scores[:, min(self._eye.time_of(layer), scores.shape[1] - 1)]
+        self._plot.show_scores(scores, self._task.prompts.texts, self._colours)
+        self._plot.show_current(self._eye.slice_of(layer, self._axis, flat=self._flat))
+
+    def release(self) -> None:
+        """Release the plot for another run."""
+        if self._layer is not None:
+            self._eye.moved.disconnect(self.update)
+            self._layer = None

@@ -1,4 +1,4 @@
-"""Layers of a run's folder, read from the disk while it is being written."""
+"""Layers of a run folder, read from disk while it is being written."""
 
 from __future__ import annotations
 
@@ -16,27 +16,20 @@ if TYPE_CHECKING:
 
 
 class FolderLayers:
-    """Adds layers on the image of a request.
-
-    Parameters
-    ----------
-    viewer : napari.Viewer
-    request : Request
-        With a folder.
-    """
+    """Adds the layers of a request that has a folder."""
 
     def __init__(self, viewer: Viewer, request: Request) -> None:
         self._viewer = viewer
         self._request = request
 
     def add_labels(self) -> Labels:
-        """Add the labels, which are on disk from a run's start."""
+        """Add the labels, which are on disk from the start of a run."""
         from napari_biomedparse.runs.folder import LABELS
 
         return self._add(LABELS, "segmentation", instance=False)
 
     def add_objects(self) -> Labels:
-        """Add the objects, which are on disk at a run's end."""
+        """Add the objects, which are on disk at the end of a run."""
         from napari_biomedparse.runs.folder import OBJECTS
 
         return self._add(OBJECTS, "objects", instance=True)
@@ -44,18 +37,18 @@ class FolderLayers:
     def _add(self, place: str, what: str, *, instance: bool) -> Labels:
         from napari_biomedparse.io import open_file
 
-        asked = self._request
-        assert asked.folder is not None
-        (found,) = open_file(asked.folder / place).labels
+        request = self._request
+        assert request.folder is not None
+        (found,) = open_file(request.folder / place).labels
         volume = found.volume
         levels = [self._as_shown(level) for level in (volume.data, *volume.levels)]
         keywords = labels_layer_kwargs(
-            asked.image,
-            replace(asked.prompts, instance=instance),
-            name=f"{asked.image.name} {what}",
-            series_at=asked.channel_of_series,
+            request.image,
+            replace(request.prompts, instance=instance),
+            name=f"{request.image.name} {what}",
+            series_at=request.channel_of_series,
         )
-        # napari would go on showing what it read before the slices were done.
+        # With its cache, napari would keep showing what it read before.
         keywords |= {"multiscale": len(levels) > 1, "cache": False}
         data = levels if len(levels) > 1 else levels[0]
         layer = self._viewer.add_labels(data, **keywords)
@@ -63,7 +56,7 @@ class FolderLayers:
         return layer
 
     def _as_shown(self, level: Any) -> Any:
-        """Give a level the axes that the image's labels have."""
+        """Return a level with the axes of the image's labels."""
         level = level[..., 0, :, :] if self._request.volumes[0].flat else level
         return (
             shown_series(self._request.image, level) if self._request.series else level

@@ -1,4 +1,4 @@
-"""What to segment, and how: the upper part of the Segment widget."""
+"""The upper part of the Segment widget: what to segment, and how."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import ComboBox
 from napari.layers import Image
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QWidget
@@ -15,8 +14,7 @@ from napari_biomedparse.data.modalities import MODALITIES
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.viewer.layers import is_derived, prompts_of_layer
-from napari_biomedparse.widgets.prompts.of_file import FilePrompts
-from napari_biomedparse.widgets.prompts.table import PromptTable
+from napari_biomedparse.widgets.prompts.table import FilePrompts, PromptTable
 from napari_biomedparse.widgets.segment.form_state import (
     apply_setting,
     apply_settings,
@@ -25,17 +23,20 @@ from napari_biomedparse.widgets.segment.form_state import (
     state_of,
 )
 from napari_biomedparse.widgets.segment.options import AdvancedOptions, LargeVolumes
-from napari_biomedparse.widgets.segment.region import RegionChoice
 from napari_biomedparse.widgets.segment.request import Request
-from napari_biomedparse.widgets.segment.scope import SliceScope
-from napari_biomedparse.widgets.segment.stack_choice import StackChoice
-from napari_biomedparse.widgets.segment.which_slices import Cut
+from napari_biomedparse.widgets.segment.which_slices import (
+    Cut,
+    RegionChoice,
+    SliceScope,
+    StackChoice,
+)
 from napari_biomedparse.widgets.shared.form import (
     form_layout,
     option_fields,
     show_row,
     tab_after,
 )
+from napari_biomedparse.widgets.shared.layer_choice import LayerChoice
 from napari_biomedparse.widgets.shared.settings import (
     keep_values,
     settings,
@@ -47,7 +48,6 @@ from napari_biomedparse.widgets.weights.weights_panel import WeightsPanel
 if TYPE_CHECKING:
     from magicgui.widgets.bases import ValueWidget
     from napari import Viewer
-    from napari.utils.events import Event
 
     from napari_biomedparse.data.prompts import PromptSet
 
@@ -62,16 +62,10 @@ CAPTIONS: dict[str, dict[Any, str]] = {
 
 
 class SegmentForm(QWidget):
-    """The form of a run; `advanced` and `large` are parts to be shown on demand.
-
-    Parameters
-    ----------
-    viewer : napari.Viewer
-        Its Image layers are offered; the one the user selects is chosen.
-    """
+    """The form of a run; `advanced` and `large` are parts to be shown on demand."""
 
     changed = Signal()
-    """Something that a run depends on is another."""
+    """Something that a run depends on has changed."""
 
     def __init__(self, viewer: Viewer) -> None:
         super().__init__()
@@ -83,12 +77,12 @@ class SegmentForm(QWidget):
         self.consensus, self.overwrite = advanced.consensus, advanced.overwrite
         self.folder, self.scheduler = self.large.folder, self.large.scheduler
         self._options = {**main, **advanced.options}
-        self.image = ComboBox(
-            name="image",
+        self.image = LayerChoice(
+            viewer,
+            Image,
             label="Image",
-            choices=self._images,
-            nullable=False,
-            tooltip="The volume to segment; follows the layer you select.",
+            tooltip="The volume to segment. Follows the selected layer.",
+            offers=lambda layer: not is_derived(layer),
         )
         self.cut = Cut(viewer, self.image, self._options["axis"])
         self.prompts = PromptTable()
@@ -127,8 +121,6 @@ class SegmentForm(QWidget):
         self._show_fields_of_objects()
         self.image.changed.connect(self._on_image_changed)
         self._options["axis"].changed.connect(self._set_depth)
-        viewer.layers.selection.events.active.connect(self._on_layer_selected)
-        self._on_layer_selected()
         self._on_image_changed()
         self._defaults = state_of(self)
         self._defaults.pop("prompts")
@@ -145,23 +137,11 @@ class SegmentForm(QWidget):
         return self.image.value
 
     def prompt_set(self) -> PromptSet:
-        """Return what to find.
-
-        Raises
-        ------
-        PromptError
-            If there is no prompt, or one cannot be used.
-        """
+        """Return the prompts; raises PromptError if there are none."""
         return self.prompts.rows.prompt_set()
 
     def options(self, current: int) -> SegmentOptions:
-        """Return how to do it.
-
-        Parameters
-        ----------
-        current : int
-            The slice in view.
-        """
+        """Return the options, with `current` as the slice in view."""
         image = self.layer
         region = None if image is None else self.region.text(image, self.slicing_axis())
         return SegmentOptions(
@@ -178,31 +158,23 @@ class SegmentForm(QWidget):
         return self._options
 
     def option_values(self) -> dict[str, Any]:
-        """Return what the fields of `options_by_name` say."""
+        """Return the values of `options_by_name`."""
         return {name: widget.value for name, widget in self._options.items()}
 
     def set_option(self, name: str, value: Any) -> None:
-        """Set one of `option_values`; raises KeyError or ValueError if it cannot be."""
+        """Set one of `option_values`; raises KeyError or ValueError if not possible."""
         self._options[name].value = value
 
     def request(self, *, to_run: bool = True) -> Request:
-        """Return the run that the form describes.
+        """Return the run that the form describes; `to_run` needs the model to be there.
 
-        Parameters
-        ----------
-        to_run : bool
-            Whether it is to be run here, which needs the model to be at hand.
-
-        Raises
-        ------
-        VolumeError, PromptError, OptionError, CheckpointError
-            If there is no image or no prompt, or one cannot be used, or if the model
-            has to be downloaded first.
+        Raises VolumeError, PromptError, OptionError or CheckpointError if something is
+        missing or invalid.
         """
         image = self.layer
         if image is None:
             raise VolumeError(
-                "There is no image to segment; open one, or drop a file on the viewer."
+                "There is no image to segment. Open one, or drop a file on the viewer."
             )
         if to_run:
             self.weights.require()
@@ -222,7 +194,7 @@ class SegmentForm(QWidget):
         )
 
     def slicing_axis(self) -> int | None:
-        """Return the axis of the volume that is cut, or None without a volume."""
+        """Return the slicing axis of the volume, or None without a volume."""
         return self.cut.axis()
 
     def show_slice(self, index: int) -> None:
@@ -230,31 +202,26 @@ class SegmentForm(QWidget):
         self.cut.show(index)
 
     def reset_choices(self, *_: Any) -> None:
-        """Offer the layers there are now, and stay with the one chosen."""
+        """List the current layers and keep the chosen one."""
         self.region.reset_choices()
-        chosen = self.image.value
         self.image.reset_choices()
-        if chosen in self.image.choices and self.image.value is not chosen:
-            self.image.value = chosen
 
     def remember(self) -> None:
-        """Keep the values for the next widget, and the next session."""
+        """Save the values for the next widget and the next session."""
         keep_values(state_of(self))
 
     def reset(self) -> None:
-        """Set all but the prompts to what napari's Settings say, or to the defaults."""
+        """Reset all but the prompts to napari's Preferences or the defaults."""
         restore(self, self._defaults)
         apply_settings(self, settings())
 
     def disconnect(self) -> None:
-        """Stop following the viewer and napari's Settings, and downloading."""
+        """Stop following napari's Preferences, and any download."""
         self.weights.abandon()
         self._stop_watching()
-        events = self._viewer.layers.selection.events
-        events.active.disconnect(self._on_layer_selected)
 
     def _fields(self) -> list[Any]:
-        """List what decides about a run and says when it is changed."""
+        """Return the fields that a run depends on."""
         stack, advanced = self.stack, self.advanced
         return [
             self.image,
@@ -269,18 +236,6 @@ class SegmentForm(QWidget):
             advanced.consensus,
             *self._options.values(),
         ]
-
-    def _images(self, _: Any) -> list[Image]:
-        return [
-            layer
-            for layer in self._viewer.layers
-            if isinstance(layer, Image) and not is_derived(layer)
-        ]
-
-    def _on_layer_selected(self, event: Event | None = None) -> None:
-        active = self._viewer.layers.selection.active
-        if isinstance(active, Image) and active in self.image.choices:
-            self.image.value = active
 
     def _on_image_changed(self) -> None:
         self._set_depth()

@@ -1,31 +1,46 @@
-"""The form's values as plain data, to begin with them another time."""
+"""The form's values as plain data, to restore them another time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from napari_biomedparse.errors import BiomedParseError
 from napari_biomedparse.networks.weights import default_model
 from napari_biomedparse.widgets.shared.settings import (
     AUTOMATIC,
-    Settings,
+    Preferences,
     last_values,
     settings,
 )
 
 if TYPE_CHECKING:
-    from napari_biomedparse.widgets.segment.form import SegmentForm
+    from magicgui.widgets import CheckBox, ComboBox
+
+    from napari_biomedparse.widgets.prompts.table import PromptTable
+    from napari_biomedparse.widgets.segment.options import TileChoice
+    from napari_biomedparse.widgets.weights.model_choice import ModelChoice
 
 
-def state_of(form: SegmentForm) -> dict[str, Any]:
-    """Return what does not depend on the image: prompts, options, model.
+class FormFields(Protocol):
+    """The fields of a form whose values are kept."""
 
-    Returns
-    -------
-    dict
-        To be kept as JSON.
-    """
+    prompts: PromptTable
+    tiles: TileChoice
+    consensus: CheckBox
+    overwrite: CheckBox
+    model: ModelChoice
+    device: ComboBox
+
+    def option_values(self) -> dict[str, Any]:
+        """Return the options that have a simple field each."""
+
+    def set_option(self, name: str, value: Any) -> None:
+        """Set one of them; raises KeyError or ValueError if it cannot be set."""
+
+
+def state_of(form: FormFields) -> dict[str, Any]:
+    """Return, for JSON, what does not depend on the image: prompts, options, model."""
     return {
         "options": form.option_values(),
         "tile": form.tiles.tile,
@@ -39,17 +54,11 @@ def state_of(form: SegmentForm) -> dict[str, Any]:
 
 
 def restore(
-    form: SegmentForm, state: Mapping[str, Any], skip: Collection[str] = ()
+    form: FormFields, state: Mapping[str, Any], skip: Collection[str] = ()
 ) -> None:
-    """Put values back; those that are no longer possible are left as they are.
+    """Restore values but those named in `skip`; values that do not fit are ignored.
 
-    Parameters
-    ----------
-    form : SegmentForm
-    state : mapping
-        As `state_of` gave it, maybe in another version, or after somebody's editing.
-    skip : collection of str
-        Names of values, or of options, to be left as they are.
+    The state may come from another version, or may have been edited.
     """
     options = state.get("options")
     for name, value in options.items() if isinstance(options, Mapping) else ():
@@ -72,31 +81,24 @@ def restore(
             _try(put, state[name])
 
 
-def begin(form: SegmentForm, *, has_prompts: bool) -> None:
-    """Begin with napari's Settings and, if these say so, the values used last.
-
-    Parameters
-    ----------
-    form : SegmentForm
-    has_prompts : bool
-        Whether the open file told prompts, which then stay.
-    """
+def begin(form: FormFields, *, has_prompts: bool) -> None:
+    """Start with napari's Preferences and, if these say so, the last used values."""
     chosen = settings()
     apply_settings(form, chosen)
     if chosen.remember:
-        # The modality goes with the prompts that were used with it.
+        # The modality belongs to the prompts that were used with it.
         of_file = ("prompts", "instances", "modality") if has_prompts else ()
         restore(form, last_values(), skip=of_file)
 
 
-def apply_settings(form: SegmentForm, chosen: Settings) -> None:
-    """Begin with what napari's Settings say."""
+def apply_settings(form: FormFields, chosen: Preferences) -> None:
+    """Set the form to napari's Preferences."""
     for name in ("model", "device", "existence_threshold"):
         apply_setting(form, name, getattr(chosen, name))
 
 
-def apply_setting(form: SegmentForm, name: str, value: Any) -> None:
-    """Follow one of napari's Settings, as far as the form has it."""
+def apply_setting(form: FormFields, name: str, value: Any) -> None:
+    """Apply one of napari's Preferences, if the form has it."""
     if name == "model":
         wanted = default_model() if value == AUTOMATIC else value
         _try(form.model.choose_known, wanted)
@@ -107,7 +109,7 @@ def apply_setting(form: SegmentForm, name: str, value: Any) -> None:
 
 
 def _try(put: Callable[..., Any], *values: Any) -> None:
-    """Put a value where it fits."""
+    """Set a value if possible."""
     try:
         put(*values)
     except (BiomedParseError, KeyError, TypeError, ValueError):

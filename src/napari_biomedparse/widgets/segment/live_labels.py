@@ -1,35 +1,66 @@
-"""The Labels layer of a run in progress: repainted where it changes, never by name."""
+"""The labels of a run: written by it, painted into by the user, and repainted."""
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_biomedparse.viewer.axes import shown_position
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from napari import Viewer
     from napari.layers import Labels
     from napari.utils.events import Event
 
+Select = Callable[["npt.NDArray[Any]"], "npt.NDArray[Any]"]
+"""Returns a view of a part of an array."""
+
+
+class WrittenLabels:
+    """Labels and, once somebody may paint into them, what runs wrote."""
+
+    def __init__(self, labels: npt.NDArray[Any]) -> None:
+        self.labels = labels
+        self._as_written: npt.NDArray[Any] | None = None
+        self._lock = threading.Lock()
+
+    def before_painting(self) -> None:
+        """Hold what was written up to now, to tell what is painted from now on."""
+        with self._lock:
+            if self._as_written is None:
+                self._as_written = self.labels.copy()
+
+    def write(
+        self, select: Select, new: npt.NDArray[Any], *, over_painted: bool = False
+    ) -> None:
+        """Put new labels where nobody painted; from any thread."""
+        with self._lock:
+            shown = select(self.labels)
+            if self._as_written is None:
+                shown[...] = new
+                return
+            written = select(self._as_written)
+            painted = (shown != written) & (not over_painted)
+            written[...] = new
+            np.copyto(shown, written, where=~painted)
+
+
 SHORTEST_PAUSE = 0.1
-"""Seconds between two repaintings, at least."""
+"""Minimum number of seconds between two repaints."""
 PAUSE_FACTOR = 10
-"""Pauses are so many times longer than a repainting, which leaves the GUI free."""
+"""How many times longer pauses are than a repaint, to keep the window responsive."""
 
 
 class LiveLabels(QObject):
-    """Keeps hold of a layer that users may rename, move, hide or delete.
+    """Repaints the layer of a run in progress where it changes.
 
-    Parameters
-    ----------
-    viewer : napari.Viewer
-    layer : napari.layers.Labels
-        In the viewer; its last axes are those of the volume.
-    flat : bool
-        Whether these are two, of a single image.
+    The layer's last axes are those of the volume; two of them if it is `flat`.
     """
 
     removed = Signal()
@@ -48,20 +79,15 @@ class LiveLabels(QObject):
     def changed(
         self, axis: int, start: int, stop: int, time: int | None = None
     ) -> None:
-        """Have slices repainted if in view: at once, or after a pause.
+        """Repaint slices that are in view, at once or after a pause.
 
-        Parameters
-        ----------
-        axis, start, stop : int
-            Which, in the volume.
-        time : int, optional
-            At which point of a series, whose layer has time as its first axis.
+        `time` is their position in a series, whose layer has time as its first axis.
         """
         if not self._stale and self._in_view(axis, start, stop, time):
             self._mark_stale()
 
     def changed_anywhere(self) -> None:
-        """Have all that is in view repainted."""
+        """Repaint whatever is in view."""
         if not self._stale and self.layer.visible:
             self._mark_stale()
 
@@ -71,7 +97,7 @@ class LiveLabels(QObject):
             self.repaint()
 
     def repaint(self) -> None:
-        """Draw again what has changed in view, and then pause."""
+        """Repaint what has changed in view, and then pause."""
         if not self._stale:
             return
         self._stale = False
@@ -81,7 +107,7 @@ class LiveLabels(QObject):
         self._pause.start(round(1000 * max(SHORTEST_PAUSE, PAUSE_FACTOR * took)))
 
     def release(self) -> None:
-        """Let go of the layer; the user may do with it what they like."""
+        """Repaint once more and disconnect from the viewer."""
         self.repaint()
         self._pause.stop()
         self._viewer.layers.events.removed.disconnect(self._on_layer_removed)
@@ -95,7 +121,7 @@ class LiveLabels(QObject):
         return self._shows(self.layer.ndim - 3 + axis, start, stop)
 
     def _shows(self, axis: int, start: int, stop: int) -> bool:
-        """Say whether something between two positions of the layer's axis is shown."""
+        """Return whether a position from start to stop of a layer's axis is shown."""
         dims = self._viewer.dims
         if dims.ndim - self.layer.ndim + axis in dims.displayed:
             return True

@@ -1,4 +1,4 @@
-"""What happens in the viewer between Run and the last slice."""
+"""A run in the viewer, from the Run button to the last slice."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_biomedparse.process.messages import Failed, Planned, Status, Written
 from napari_biomedparse.report.findings import TimeLeft, duration, truncation_warning
 from napari_biomedparse.viewer.layers import METADATA_KEY
+from napari_biomedparse.widgets.segment.existence_plot import ScorePlot
 from napari_biomedparse.widgets.segment.folder_layers import FolderLayers
 from napari_biomedparse.widgets.segment.live_labels import LiveLabels
-from napari_biomedparse.widgets.segment.score_plot import ScorePlot
 from napari_biomedparse.widgets.shared.task import (
     Changed,
     SegmentTask,
@@ -31,35 +30,23 @@ if TYPE_CHECKING:
 
     from napari_biomedparse.widgets.segment.request import Request
     from napari_biomedparse.widgets.segment.run_view import RunView
-    from napari_biomedparse.widgets.shared.eye import Eye
+    from napari_biomedparse.widgets.shared.position import Eye
 LATE = 500
-"""Milliseconds until a run appears in napari's activity dock, which has the whole
-window drawn twice: the first labels go before it."""
+"""Milliseconds until a run appears in napari's activity dock. That repaints the whole
+window twice, so the first labels come before it."""
 
 
 class LiveRun(QObject):
-    """Carries what a task does into its Labels layer and the widget.
+    """Shows what a task does in its layers and in the widget.
 
-    Parameters
-    ----------
-    viewer : napari.Viewer
-    shown : callable, or FolderLayers
-        Makes or returns the layers of the array that the task fills, one or one a
-        prompt, once the task has begun: napari takes longer for a new layer than a
-        small network for a slice. Or what makes the layers of the folder that it
-        writes.
-    task : SegmentTask
-    view : RunView
-        Also the parent: nothing is shown any more once it is gone.
-    eye : Eye
-        Slices next to where it looks are done first.
-    asked : Request
-        What the task does.
+    `shown` is called once the task has started, as napari needs longer for a new layer
+    than a small network for a slice. The view is the parent: nothing is shown once it
+    is gone.
     """
 
     finished = Signal()
     found = Signal(object, object)
-    """What was found, an entry a prompt, and the number of objects by label id."""
+    """The findings, one per prompt, and the number of objects by label id."""
 
     def __init__(
         self,
@@ -68,11 +55,11 @@ class LiveRun(QObject):
         task: SegmentTask,
         view: RunView,
         eye: Eye,
-        asked: Request,
+        request: Request,
     ) -> None:
         super().__init__(view)
         self.task = task
-        self.asked = asked
+        self.request = request
         self.layers: tuple[Labels, ...] = ()
         self._viewer = viewer
         self._view = view
@@ -91,9 +78,9 @@ class LiveRun(QObject):
         self.destroyed.connect(lambda *_, news=self._news: news.clear())
         self._live: list[LiveLabels] = []
         self._eye = eye
-        self._flat = asked.volumes[0].flat
+        self._flat = request.volumes[0].flat
         self._scores = ScorePlot(
-            view.plot, eye, task, flat=self._flat, why_fixed=asked.why_fixed
+            view.plot, eye, task, flat=self._flat, why_fixed=request.why_fixed
         )
         self._thread = TaskThread(task)
         self._began = time.monotonic()
@@ -104,7 +91,7 @@ class LiveRun(QObject):
         self._thread.finished.connect(self._on_finished)
 
     def start(self) -> None:
-        """Start the task, and then show what it fills."""
+        """Start the task, and then show the layers that it fills."""
         self._thread.start()
         self._eye.moved.connect(self._on_eye_moved)
         try:
@@ -120,37 +107,37 @@ class LiveRun(QObject):
         self._late.start()
 
     def cancel(self) -> None:
-        """Stop; what is done stays."""
+        """Stop; finished slices are kept."""
         self.task.cancel()
         self._view.say("Cancelling…")
 
-    def retune(self, asked: Request) -> None:
-        """Apply other thresholds to what is done and what comes."""
-        self.asked = asked
-        self.task.retune(asked.options)
+    def retune(self, request: Request) -> None:
+        """Apply other thresholds to finished slices and those to come."""
+        self.request = request
+        self.task.retune(request.options)
 
     def release(self) -> None:
-        """Leave the widget to another run."""
+        """Release the widget for another run."""
         self._scores.release()
 
     @property
     def can_resume(self) -> bool:
-        """Whether it was stopped, and can go on."""
+        """Whether it was stopped and can be resumed."""
         return self.is_shown and self.task.can_resume
 
     @property
     def is_shown(self) -> bool:
-        """Whether the viewer still has a layer of it."""
+        """Whether one of its layers is in the viewer."""
         return any(layer in self._viewer.layers for layer in self.layers)
 
     def _show(self, *layers: Labels) -> None:
-        """Keep layers up to date, and stop when they are deleted."""
+        """Keep layers up to date, and stop when all of them are deleted."""
         self.layers = layers
         for layer in layers:
             live = LiveLabels(self._viewer, layer, flat=self._flat)
             live.removed.connect(self._on_layer_removed)
             self._live.append(live)
-            # Objects replace all labels at the end, painted ones included.
+            # At the end, objects replace all labels, including painted ones.
             layer.editable = self._folder is None and not self.task.prompts.instance
 
     def _on_layer_removed(self) -> None:
@@ -167,23 +154,23 @@ class LiveRun(QObject):
 
     def _show_activity(self) -> None:
         if not self._over:
-            self._view.show_activity(self.asked.image.name)
+            self._view.show_activity(self.request.image.name)
 
     def _on_finished(self) -> None:
         self._news.append(self._end)
         self._catch_up()
 
     def _catch_up(self) -> None:
-        """Show what is new, unless the layers are only being made.
+        """Show what is new, unless the layers are still being made.
 
-        Nor while something is being shown: napari's progress processes events, and
-        what comes then waits until Qt's own loop has its turn again.
+        napari's progress processes events: what arrives while something is being shown
+        waits until Qt's own loop continues.
         """
         if not (self._ready and self._news):
             return
         self._ready = False
         try:
-            # All there is now: drawing the window takes its turn between two timers.
+            # All there is now: the window is repainted between two timers.
             for _ in range(len(self._news)):
                 self._news.popleft()()
         finally:
@@ -209,7 +196,7 @@ class LiveRun(QObject):
     def _on_planned(self, plan: Planned) -> None:
         self._total = self.task.total
         self._view.set_total(self._total)
-        self._view.say("The first slices are on their way…")
+        self._view.say("Segmenting the first slices…")
         if self._folder is not None:
             self._show(self._folder.add_labels())
         self._remember(complete=False)
@@ -225,7 +212,7 @@ class LiveRun(QObject):
         self._on_progress(step.done)
 
     def _on_progress(self, done: int) -> None:
-        """Show how far it is; last, as napari processes events and all may be gone."""
+        """Show the progress; last, as napari processes events and all may be gone."""
         self._done = done
         left = self._time_left.update(done, self._total, time.monotonic())
         self._view.set_done(done, left)
@@ -260,7 +247,7 @@ class LiveRun(QObject):
 
     def _ending(self, complete: bool) -> str:
         if not self._total:
-            return "Nothing was computed."
+            return "Nothing was segmented."
         seconds = time.monotonic() - self._began
         took = duration(seconds) if seconds >= 1 else "less than a second"
         if complete:
@@ -271,10 +258,10 @@ class LiveRun(QObject):
                 f"{parameters['device']}."
             )
         how = "Stopped by an error" if self._failed else "Cancelled"
-        return f"{how}: {self._done} of {self._total} slices are done and kept."
+        return f"{how}: {self._done} of {self._total} slices are finished and kept."
 
     def _show_findings(self) -> None:
-        plan, task, asked = self.task.plan, self.task, self.asked
+        plan, task, request = self.task.plan, self.task, self.request
         if plan is None or not self._done:
             return
         findings = task.findings()
@@ -282,18 +269,15 @@ class LiveRun(QObject):
         existence = task.existence
         if existence is None or any(finding.voxels for finding in findings):
             return
-        from napari_biomedparse.report.why_empty import why_empty
+        from napari_biomedparse.report.why_empty import why_series_empty
 
-        volumes, scores = asked.volumes, existence
-        if scores.ndim == 3:  # of a series, the time point that comes nearest
-            time = int(np.nan_to_num(scores, nan=-1.0).max(axis=(0, 2)).argmax())
-            volumes, scores = volumes[time:], scores[:, time]
+        volumes, prompts = request.volumes, request.prompts
         self._view.doctor.examine(
-            lambda: why_empty(volumes[0], asked.prompts, asked.options, scores)
+            lambda: why_series_empty(volumes, prompts, request.options, existence)
         )
 
     def _name_objects(self) -> None:
-        """Let the status bar tell which prompt an object belongs to."""
+        """Show in the status bar which prompt an object belongs to."""
         owners = self.task.owners
         if owners is None:
             return
@@ -309,7 +293,7 @@ class LiveRun(QObject):
         return {} if self.task.plan is None else self.task.plan.parameters
 
     def _remember(self, *, complete: bool) -> None:
-        """Write into the layers how they were made."""
+        """Store in the layers' metadata how they were made."""
         for layer in self.layers:
             known = layer.metadata.setdefault(METADATA_KEY, {})
             known["parameters"] = self._parameters()

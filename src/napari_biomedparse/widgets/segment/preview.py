@@ -1,4 +1,4 @@
-"""The slice in view, segmented at once and again whenever something changes."""
+"""The preview of the slice in view, updated whenever something changes."""
 
 from __future__ import annotations
 
@@ -28,17 +28,11 @@ if TYPE_CHECKING:
     from napari_biomedparse.widgets.shared.task import Step
 
 PAUSE = 300
-"""Milliseconds without a change before a preview is asked for."""
+"""Milliseconds without a change before a preview is requested."""
 
 
 class PreviewTask(Task):
-    """One slice.
-
-    Parameters
-    ----------
-    begin : callable
-        Has the model process segment it.
-    """
+    """Segments one slice."""
 
     def __init__(self, begin: Callable[[], RunHandle]) -> None:
         super().__init__()
@@ -50,23 +44,8 @@ class PreviewTask(Task):
                 yield event
 
 
-class Preview(QObject):
-    """Asks for one slice at a time; what is not wanted any more is not shown.
-
-    Parameters
-    ----------
-    viewer : napari.Viewer
-    session : Session
-        The model process.
-    request : callable
-        Returns what the form asks for, or raises a BiomedParseError.
-    slice_in_view : callable
-        Returns which slice and which time point of a request are in view.
-    say : callable
-        Tells the user how it goes.
-    parent : QObject
-        Nothing is asked for any more once it is gone.
-    """
+class LivePreview(QObject):
+    """Requests one slice at a time; outdated results are not shown."""
 
     def __init__(
         self,
@@ -80,13 +59,13 @@ class Preview(QObject):
         super().__init__(parent)
         self.layers = PreviewLayers(viewer)
         self._session = session
-        self._request = request
+        self._make_request = request
         self._slice_in_view = slice_in_view
         self._say = say
         self._on = self._held = self._stale = self._probabilities = False
         self._task: PreviewTask | None = None
         self._thread: TaskThread | None = None
-        self._asked: Request | None = None
+        self._requested: Request | None = None
         self._began = 0.0
         self._pause = QTimer(self)
         self._pause.setSingleShot(True)
@@ -94,7 +73,7 @@ class Preview(QObject):
         self._pause.timeout.connect(self._ask)
 
     def switch(self, on: bool, *, probabilities: bool) -> None:
-        """Begin or end; say whether probabilities are to be shown, too."""
+        """Turn the preview on or off, with or without probabilities."""
         self._on, self._probabilities = on, probabilities
         if on:
             self._pause.start(0)
@@ -103,20 +82,20 @@ class Preview(QObject):
             self.layers.clear()
 
     def hold(self, held: bool) -> None:
-        """Make way for a run, which has to clear the layers; or come back later."""
+        """Pause for a run, which clears the layers; or continue after it."""
         self._held = held
         if held:
             self._drop()
 
     def changed(self) -> None:
-        """Take note that another slice, or other prompts, are wanted."""
+        """Update after a change of the slice, the prompts or the options."""
         if self._on and not self._held:
             if self._task is not None:
                 self._task.cancel()
             self._pause.start()
 
     def close(self) -> None:
-        """End for good; Qt may have deleted the timer before."""
+        """Stop for good; Qt may already have deleted the timer."""
         self._on = False
         self._cancel()
         self.layers.disconnect_viewer()
@@ -131,48 +110,50 @@ class Preview(QObject):
             self._task.cancel()
 
     def _ask(self) -> None:
-        if self._task is not None:  # one at a time: the process does them in order
+        if self._task is not None:  # one at a time: the process works in order
             self._stale = True
             return
         try:
-            asked = self._request()
-            asked.hold()
+            request = self._make_request()
+            request.hold()
         except BiomedParseError as error:
             self.layers.clear()
             self._say(f"No preview: {error}")
             return
-        at, moment = self._slice_in_view(asked)
+        at, moment = self._slice_in_view(request)
         probabilities = self._probabilities
-        options = replace(asked.options, overlaps="score") if asked.separate else None
+        options = request.options
+        if request.separate:
+            options = replace(options, overlaps="score")
         task = PreviewTask(
             lambda: self._session.start(
                 PreviewRequest(
-                    volume=asked.volumes[moment],
-                    prompts=asked.prompts_by_label,
-                    options=options or asked.options,
-                    model=asked.model,
-                    device=asked.device,
+                    volume=request.volumes[moment],
+                    prompts=request.prompts_by_label,
+                    options=options,
+                    model=request.model,
+                    device=request.device,
                     index=at,
                     probabilities=probabilities,
                 )
             )
         )
-        self._asked, self._task, self._began = asked, task, time.monotonic()
+        self._requested, self._task, self._began = request, task, time.monotonic()
         self._thread = TaskThread(task)
         self._thread.stepped.connect(self._on_step)
         self._thread.finished.connect(self._on_finished)
         self._thread.start()
 
     def _on_step(self, step: object) -> None:
-        task, asked = self._task, self._asked
-        if task is None or asked is None or task.cancelled:
+        task, request = self._task, self._requested
+        if task is None or request is None or task.cancelled:
             return
         if isinstance(step, Status):
             self._say(step.text)
         elif isinstance(step, Failed):
             self._say(f"No preview: {step.error}")
         elif isinstance(step, Previewed):
-            self.layers.show(asked, step)
+            self.layers.show(request, step)
             took = time.monotonic() - self._began
             self._say(f"Preview of slice {step.slices.start} in {took:.1f} s.")
 

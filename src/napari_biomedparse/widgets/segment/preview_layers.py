@@ -1,14 +1,17 @@
-"""The layers of a preview: one slice thin, lying on the slice that they show."""
+"""The layers of a preview, which lie on the slice that they show."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.utils.transforms import Affine
 from qtpy.QtCore import QObject, Signal
 
-from napari_biomedparse.viewer.layers import METADATA_KEY, labels_layer_kwargs
+from napari_biomedparse.viewer.layers import (
+    METADATA_KEY,
+    labels_layer_kwargs,
+    moved_translate,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,12 +26,7 @@ if TYPE_CHECKING:
 
 
 class PreviewLayers(QObject):
-    """Shows previews in a Labels layer and, if wanted, in an Image layer.
-
-    Parameters
-    ----------
-    viewer : napari.Viewer
-    """
+    """Shows previews in a Labels layer and, with probabilities, an Image layer."""
 
     removed = Signal()
 
@@ -40,23 +38,18 @@ class PreviewLayers(QObject):
         self._removing = False
         viewer.layers.events.removed.connect(self._on_layer_removed)
 
-    def show(self, asked: Request, preview: Previewed) -> None:
-        """Show a slice, in place of the last one.
-
-        Parameters
-        ----------
-        asked : Request
-            Whose image it is a slice of.
-        preview : Previewed
-        """
-        flat = asked.volumes[0].flat
+    def show(self, request: Request, preview: Previewed) -> None:
+        """Show a slice in place of the previous one."""
+        flat = request.volumes[0].flat
         at, axis = preview.slices.start, preview.slices.axis
         keywords = labels_layer_kwargs(
-            asked.image, asked.prompts_by_label, name=f"{asked.image.name} preview"
+            request.image,
+            request.prompts_by_label,
+            name=f"{request.image.name} preview",
         )
-        start = [part.start or 0 for part in asked.where]
+        start = [part.start or 0 for part in request.where]
         start[axis] += at
-        keywords["translate"] = _moved(keywords, start[1:] if flat else start)
+        keywords["translate"] = moved_translate(keywords, start[1:] if flat else start)
         labels = preview.slices.labels
         self._labels = self._put(self._labels, labels[0] if flat else labels, keywords)
         if preview.probabilities is None:
@@ -67,7 +60,7 @@ class PreviewLayers(QObject):
         for name in ("colormap", "features"):
             keywords.pop(name, None)
         keywords |= {
-            "name": f"{asked.image.name} probability",
+            "name": f"{request.image.name} probability",
             "colormap": "magma",
             "blending": "additive",
             "contrast_limits": (0.0, 1.0),
@@ -79,25 +72,19 @@ class PreviewLayers(QObject):
         )
 
     def clear(self) -> None:
-        """Remove what is shown."""
+        """Remove the layers."""
         for layer in (self._labels, self._probabilities):
             self._drop(layer)
         self._labels = self._probabilities = None
 
     def give_away(self) -> Labels | None:
-        """Remove what is shown, but for the labels' layer, which somebody else fills.
-
-        Returns
-        -------
-        napari.layers.Labels or None
-            In the viewer; None if there is none.
-        """
+        """Remove the layers, but return the Labels layer for a run to fill."""
         given, self._labels = self._labels, None
         self.clear()
         return given
 
     def disconnect_viewer(self) -> None:
-        """Stop following the viewer."""
+        """Disconnect from the viewer."""
         self._viewer.layers.events.removed.disconnect(self._on_layer_removed)
 
     def _put(
@@ -108,7 +95,7 @@ class PreviewLayers(QObject):
         *,
         image: bool = False,
     ) -> Any:
-        """Give a layer other data and another place, or make one."""
+        """Update a layer, or add one if it cannot be updated."""
         if layer is not None and layer.ndim == data.ndim:
             refill(layer, data, keywords, but=_CHOSEN_BY_USER)
             return layer
@@ -139,19 +126,8 @@ class PreviewLayers(QObject):
 def refill(
     layer: Layer, data: Any, keywords: dict[str, Any], *, but: Sequence[str] = ()
 ) -> None:
-    """Have a layer show other data, which napari does sooner than making a layer.
-
-    Parameters
-    ----------
-    layer : napari.layers.Layer
-    data : array
-        With as many axes.
-    keywords : dict
-        What the layer would be made with.
-    but : sequence of str
-        What of it stays as it is.
-    """
-    layer.editable = False  # what was painted cannot be undone in other data
+    """Update a layer, which is faster than adding one, but keep some properties."""
+    layer.editable = False  # painting cannot be undone in other data
     layer.data = data
     for name, value in keywords.items():
         if name not in but and not _is_so(layer, name, value):
@@ -159,7 +135,7 @@ def refill(
 
 
 def _is_so(layer: Layer, name: str, value: Any) -> bool:
-    """Say whether a layer has a transform, after each of which napari slices anew."""
+    """Return whether a layer has a transform already; setting it slices again."""
     if name == "affine":
         return np.array_equal(layer.affine.affine_matrix, value)
     return name in _TRANSFORMS and np.array_equal(getattr(layer, name), value)
@@ -167,15 +143,4 @@ def _is_so(layer: Layer, name: str, value: Any) -> bool:
 
 _TRANSFORMS = ("scale", "translate", "rotate", "shear")
 _CHOSEN_BY_USER = ("blending", "contrast_limits", "opacity", "name")
-"""What is set once, and then left as the user wants it."""
-
-
-def _moved(keywords: dict[str, Any], start: list[int]) -> npt.NDArray[np.float64]:
-    """Return where a layer would begin if it began at another of its voxels."""
-    own = Affine(
-        scale=keywords["scale"], rotate=keywords["rotate"], shear=keywords["shear"]
-    )
-    moved: npt.NDArray[np.float64] = (
-        np.asarray(keywords["translate"]) + np.asarray(own.linear_matrix) @ start
-    )
-    return moved
+"""Properties that are set once and then left to the user."""

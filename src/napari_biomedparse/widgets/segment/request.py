@@ -1,4 +1,4 @@
-"""All that the form says at one moment."""
+"""The run that the form describes at one moment."""
 
 from __future__ import annotations
 
@@ -29,31 +29,15 @@ THRESHOLDS = (
     "edge_threshold",
     "instances",
 )
-"""Options that count after the network, so that they can be changed without it."""
+"""Options that are applied after the network and can be changed without it."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A run that is asked for.
+    """A requested run.
 
-    Parameters
-    ----------
-    image : napari.layers.Image
-    at : mapping of str to int
-        Positions along the layer's further axes, t and c.
-    series : bool
-        Whether all time points are wanted.
-    prompts : PromptSet
-    options : SegmentOptions
-    model, device : str
-    consensus : bool
-        Whether to run along all axes and vote.
-    folder : Path, optional
-        The run's folder, if labels are to be written as they come.
-    scheduler : str, optional
-        Address of the cluster that is to compute.
-    overwrite : bool
-        Whether the labels go into the layer of the last run of the same image.
+    `at` holds positions along the layer's axes t and c; a `series` takes all time
+    points. With a `folder`, labels are written to it.
     """
 
     image: Image
@@ -70,18 +54,12 @@ class Request:
 
     @cached_property
     def volume(self) -> Volume:
-        """The volume; of a series one with the axis t.
-
-        Raises
-        ------
-        VolumeError
-            If it cannot be segmented.
-        """
+        """The volume, with the axis t if it is a series; may raise VolumeError."""
         return volume_from_layer(self.image, at=self.at, series=self.series)
 
     @cached_property
     def volumes(self) -> list[Volume]:
-        """The volume at each time point that is wanted."""
+        """The volume at each requested time point."""
         if not self.series:
             return [self.volume]
         count = self.volume.shape[0]
@@ -89,21 +67,21 @@ class Request:
 
     @property
     def separate(self) -> bool:
-        """Whether every prompt has labels of its own."""
+        """Whether each prompt has its own labels."""
         return self.options.overlaps == "separate"
 
     @property
     def why_fixed(self) -> str:
-        """Why other thresholds need a run from the start; empty if they do not."""
+        """Why other thresholds need a new run; empty if they do not."""
         if self.folder is not None:
-            return "A run folder keeps its thresholds: run into another one."
+            return "A run folder keeps its thresholds. Choose another one to run again."
         if self.consensus:
-            return "Three runs vote on the labels: other thresholds need another Run."
+            return "A consensus keeps its thresholds. Run again to change them."
         return ""
 
     @property
     def where(self) -> tuple[slice, ...]:
-        """What the region takes of the volume's three axes."""
+        """The slices that the region selects of the volume's three axes."""
         region = self.options.region
         box = {} if region is None else parse_region(region)
         axes = self.volumes[0].axes[:3]
@@ -111,21 +89,14 @@ class Request:
 
     @property
     def prompts_by_label(self) -> PromptSet:
-        """The prompts, for labels that are their ids, not objects."""
+        """The prompts, for labels that are label ids instead of objects."""
         return replace(self.prompts, instance=False)
 
     def with_thresholds_of(self, other: Request) -> Request | None:
-        """Return this request with the other's thresholds, if only they differ.
+        """Return this request with the other's thresholds, if only these differ.
 
-        Parameters
-        ----------
-        other : Request
-            It may also be for another part of the same volume.
-
-        Returns
-        -------
-        Request or None
-            None if something else differs, or nothing does.
+        The other may have other slices or another region. None if anything else
+        differs, or nothing.
         """
         theirs = {name: getattr(other.options, name) for name in THRESHOLDS}
         changed = replace(
@@ -140,27 +111,21 @@ class Request:
         return changed if same == other and changed != self else None
 
     def hold(self) -> None:
-        """Take hold of the voxels: the layer may be gone when the run's turn comes.
+        """Keep the voxels: the layer may be gone when the run starts.
 
-        Raises
-        ------
-        VolumeError
-            If they cannot be segmented.
+        Raises VolumeError if they cannot be segmented.
         """
         _ = self.volumes
 
     @property
     def channel_of_series(self) -> int | None:
-        """Which channel a series is of, 0 without channels; None if it is no series."""
+        """The channel of a series, 0 without channels; None if it is not a series."""
         return self.at.get("c", 0) if self.series else None
 
     def recipe(self) -> Recipe:
-        """Return the run in a form that can be told to others.
+        """Return the run as a command or script can repeat it.
 
-        Raises
-        ------
-        VolumeError
-            If the volume is not the content of a file.
+        Raises VolumeError if the volume is not the content of a file.
         """
         file = find_file(self.image, self.volume, self.at, series=self.series)
         return Recipe(

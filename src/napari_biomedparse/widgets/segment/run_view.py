@@ -1,14 +1,16 @@
-"""Run, Cancel, progress and results: the lower part of the Segment widget."""
+"""The lower part of the Segment widget: buttons, progress and results."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
+from html import escape
 from typing import TYPE_CHECKING
 
 from napari.utils import progress
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QAction
+from qtpy.QtGui import QAction, QKeySequence, QPainter
 from qtpy.QtWidgets import (
     QApplication,
     QCheckBox,
@@ -17,6 +19,8 @@ from qtpy.QtWidgets import (
     QMenu,
     QProgressBar,
     QPushButton,
+    QSizePolicy,
+    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -24,27 +28,98 @@ from qtpy.QtWidgets import (
 from napari_biomedparse.report.findings import duration
 from napari_biomedparse.widgets.segment.doctor import Doctor
 from napari_biomedparse.widgets.segment.existence_plot import ExistencePlot
-from napari_biomedparse.widgets.segment.queue import RunQueue
-from napari_biomedparse.widgets.shared.keys import RUN, tell_key
 
 if TYPE_CHECKING:
-    from qtpy.QtGui import QMovie
+    from qtpy.QtGui import QMovie, QPaintEvent
 
+    from napari_biomedparse.widgets.segment.request import Request
+
+RUN_KEY = "Ctrl+Return"
 COMMAND, PYTHON = "a command", "Python"
 SPINNER_SPEED = 5
-"""Per cent of napari's own speed while a run lasts. Each picture of the spinner has the
-whole window composed anew, 33 times a second: without a graphics card, that takes a
-third of a processor core away from the network."""
+"""Percentage of napari's own speed during a run. Each frame of the spinner repaints the
+whole window, 33 times per second: without a graphics card, that takes a third of a
+processor core away from the network."""
 SHORTEST_PAUSE = 0.1
-"""Seconds between two pictures of the progress, at least."""
+"""Minimum number of seconds between two updates of the progress."""
 PAUSE_FACTOR = 4
-"""Pauses are so many times longer than what they follow: napari has the whole window
-drawn for each step of its progress, which takes longer than a slice of a small
-network."""
+"""How many times longer pauses are than an update: napari repaints the whole window for
+each step of its progress, which takes longer than a slice of a small network."""
+
+
+class Elided(QLabel):
+    """One line of text, elided in the middle; the tooltip has the whole text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setToolTip(f"<p>{escape(text)}</p>")  # as HTML, which is wrapped
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+
+    def shown(self) -> str:
+        """Return the text that fits."""
+        middle, width = Qt.TextElideMode.ElideMiddle, self.contentsRect().width()
+        return self.fontMetrics().elidedText(self.text(), middle, width)
+
+    def paintEvent(self, _: QPaintEvent | None) -> None:
+        """Draw."""
+        painter = QPainter(self)
+        painter.drawText(self.contentsRect(), self.alignment(), self.shown())
+
+
+class RunQueue(QWidget):
+    """The requests that wait, in order; hidden while there are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: deque[tuple[Request, QWidget]] = deque()
+        self._layout = QVBoxLayout(self)
+        self._layout.setContentsMargins(0, 0, 0, 0)
+        self._layout.setSpacing(0)
+        self.setAccessibleName("Queued runs")
+        self.hide()
+
+    def __len__(self) -> int:
+        """Return the number of requests."""
+        return len(self._waiting)
+
+    def add(self, request: Request) -> None:
+        """Append a request."""
+        row = self._row(request)
+        self._waiting.append((request, row))
+        self._layout.addWidget(row)
+        self.show()
+
+    def take(self) -> Request:
+        """Remove and return the request that has waited longest."""
+        request, row = self._waiting[0]
+        self._remove(row)
+        return request
+
+    def _row(self, request: Request) -> QWidget:
+        row = QWidget()
+        title = f"{request.image.name}: {', '.join(request.prompts.texts)}"
+        text = Elided(f"Queued: {title}")
+        remove = QToolButton()
+        remove.setText("✕")
+        remove.setToolTip("Remove this run from the queue.")
+        remove.setAccessibleName(f"Remove queued run {title}")
+        remove.clicked.connect(lambda: self._remove(row))
+        layout = QHBoxLayout(row)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(text, 1)
+        layout.addWidget(remove)
+        return row
+
+    def _remove(self, row: QWidget) -> None:
+        self._waiting = deque(entry for entry in self._waiting if entry[1] is not row)
+        self._layout.removeWidget(row)
+        row.deleteLater()
+        self.setVisible(bool(self._waiting))
 
 
 class RunView(QWidget):
-    """Asks for a run, or for its end, and shows how it goes and what it found."""
+    """Requests and cancels runs, and shows their progress and results."""
 
     run_requested = Signal()
     cancel_requested = Signal()
@@ -57,16 +132,16 @@ class RunView(QWidget):
         super().__init__()
         self.run_button = QPushButton("Run")
         self.cancel_button = QPushButton("Cancel")
-        self.cancel_button.setToolTip("Stop; finished slices are kept.")
+        self.cancel_button.setToolTip("Stop the run. Finished slices are kept.")
         self.resume_button = QPushButton("Resume")
-        self.resume_button.setToolTip("Go on where the last run was stopped.")
+        self.resume_button.setToolTip("Continue the run that was stopped.")
         self.copy_button = QPushButton("Copy")
         self.copy_button.setToolTip(
-            "Copy this run as a command line or as Python: it gives the same labels."
+            "Copy this run as a command or as Python code that gives the same labels."
         )
         self.estimate_button = QPushButton("Estimate")
         self.estimate_button.setToolTip(
-            "Try a few slices, and tell what the run will take: time, memory, disk."
+            "Try a few slices to estimate the time, memory and disk space of the run."
         )
         menu = QMenu(self.copy_button)
         for language in (COMMAND, PYTHON):
@@ -78,12 +153,12 @@ class RunView(QWidget):
         self.copy_button.setMenu(menu)
         self.preview_box = QCheckBox("Preview")
         self.preview_box.setToolTip(
-            "Segment the slice in view at once, and again when you go to another one "
+            "Segment the slice in view, and update it when you move to another slice "
             "or change the prompts."
         )
         self.probability_box = QCheckBox("with probabilities")
         self.probability_box.setToolTip(
-            "Show, too, how probable each pixel is to belong to any of the prompts."
+            "Also show the probability that each pixel belongs to any of the prompts."
         )
         self.probability_box.setEnabled(False)
         self.queue = RunQueue()
@@ -125,22 +200,14 @@ class RunView(QWidget):
         self.set_running(False)
 
     def set_running(self, running: bool, *, can_resume: bool = False) -> None:
-        """Offer what can be done now.
-
-        Parameters
-        ----------
-        running : bool
-            Whether there is something to cancel, and another run would have to wait.
-        can_resume : bool
-            Whether the last run can go on.
-        """
+        """Enable what can be done now."""
         self.run_button.setText("Queue" if running else "Run")
         self.run_button.setToolTip(
-            "Segment this, too, when the run in progress is over."
+            "Start this run when the current one has finished."
             if running
-            else "Segment; the labels appear slice by slice, from the one in view on."
+            else "Segment. Labels appear slice by slice, starting with the one in view."
         )
-        tell_key(self.run_button, RUN)
+        tell_key(self.run_button, RUN_KEY)
         self.estimate_button.setEnabled(not running)
         self.cancel_button.setEnabled(running)
         self.cancel_button.setVisible(not can_resume)
@@ -148,15 +215,15 @@ class RunView(QWidget):
         self.bar.setVisible(running)
 
     def begin(self) -> None:
-        """Show that a run starts; how long it is comes later."""
+        """Show that a run starts; its number of slices comes later."""
         self.bar.setRange(0, 0)
-        self.bar.setValue(0)  # while hidden: else the whole window is drawn at once
+        self.bar.setValue(0)  # while hidden: else the whole window is repainted
         self.doctor.show_causes(())
         self.set_running(True)
         self._told_next = 0.0
 
     def show_activity(self, name: str) -> None:
-        """Show the run in napari's activity dock, too, which takes a moment."""
+        """Show the run in napari's activity dock, which takes a moment."""
         if self._activity is None:
             self._activity = progress(desc=f"Segmenting {name}")
             _set_spinners(SPINNER_SPEED)
@@ -164,20 +231,17 @@ class RunView(QWidget):
                 self._activity.reset(self.bar.maximum())
 
     def say(self, text: str) -> None:
-        """Show one line of status."""
+        """Show a status message."""
         self.status.setText(text)
 
     def set_total(self, total: int) -> None:
-        """Learn the number of slices."""
+        """Set the number of slices."""
         self.bar.setRange(0, total)
         if self._activity is not None:
             self._activity.reset(total)
 
     def set_done(self, done: int, seconds_left: float | None) -> None:
-        """Show how many slices are finished, and how long the rest takes.
-
-        Not each time, where slices come faster than a window is drawn.
-        """
+        """Show the progress, unless slices come faster than a window is repainted."""
         began = time.monotonic()
         if began < self._told_next and done < self.bar.maximum():
             return
@@ -191,7 +255,7 @@ class RunView(QWidget):
         self._told_next = ended + pause
 
     def end(self, text: str, *, can_resume: bool = False) -> None:
-        """Show that the run is over, how it ended, and whether it can go on."""
+        """Show how the run ended, and whether it can be resumed."""
         if self._activity is not None:
             self._activity.close()
             self._activity = None
@@ -201,7 +265,7 @@ class RunView(QWidget):
 
 
 def _set_spinners(speed: int) -> None:
-    """Set the speed, in per cent, of every animated picture beside a text."""
+    """Set the speed, in percent, of the animations in all labels."""
     for movie in _spinners():
         movie.setSpeed(speed)
 
@@ -219,3 +283,9 @@ def _text() -> QLabel:
     label.setWordWrap(True)
     label.setTextFormat(Qt.TextFormat.AutoText)
     return label
+
+
+def tell_key(control: QWidget, key: str) -> None:
+    """Add a keyboard shortcut to a tooltip."""
+    name = QKeySequence(key).toString(QKeySequence.SequenceFormat.NativeText)
+    control.setToolTip(f"{control.toolTip()} ({name})")

@@ -1,4 +1,4 @@
-"""From a request to a run: what the model process is told, and the layers that fill."""
+"""From a request to a run: its task in the model process and its layers."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from napari_biomedparse.viewer.axes import shown_series
 from napari_biomedparse.viewer.layers import labels_layer_kwargs
 from napari_biomedparse.widgets.segment.estimation import EstimateTask, Estimation
 from napari_biomedparse.widgets.segment.folder_layers import FolderLayers
+from napari_biomedparse.widgets.segment.live_labels import WrittenLabels
 from napari_biomedparse.widgets.segment.live_run import LiveRun
 from napari_biomedparse.widgets.segment.preview_layers import refill
 from napari_biomedparse.widgets.segment.tasks import (
@@ -26,7 +27,6 @@ from napari_biomedparse.widgets.segment.tasks import (
     ArrayTask,
     FolderTask,
 )
-from napari_biomedparse.widgets.segment.written_labels import WrittenLabels
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -38,27 +38,16 @@ if TYPE_CHECKING:
     from napari_biomedparse.process.messages import Span
     from napari_biomedparse.widgets.segment.request import Request
     from napari_biomedparse.widgets.segment.run_view import RunView
-    from napari_biomedparse.widgets.shared.eye import Eye
+    from napari_biomedparse.widgets.shared.position import Eye
 
 PAINTING = ("paint", "erase", "fill", "polygon")
-"""Modes of a Labels layer in which it can be changed."""
+"""Modes of a Labels layer in which the user changes it."""
 
 
 class Runs:
-    """Makes the runs that are asked for.
+    """Makes runs from requests.
 
-    Parameters
-    ----------
-    viewer : napari.Viewer
-        Where the Labels go.
-    session : Session
-        The model process.
-    view : RunView
-        Where progress is shown.
-    eye : Eye
-        Where the user is looking.
-    spare : callable
-        Returns a Labels layer of the viewer that a run may fill, or None.
+    `spare` returns a Labels layer of the viewer that a run may fill, or None.
     """
 
     def __init__(
@@ -81,116 +70,95 @@ class Runs:
             weakref.WeakKeyDictionary()
         )
 
-    def run(self, asked: Request, front: int | None) -> LiveRun:
-        """Make a run.
-
-        Parameters
-        ----------
-        asked : Request
-        front : int, optional
-            The slice that is in view along the slicing axis.
-
-        Raises
-        ------
-        BiomedParseError
-            If the request cannot be met.
-        """
+    def run(self, request: Request, front: int | None) -> LiveRun:
+        """Make a run that begins at `front`; BiomedParseError if it is not possible."""
         return (
-            self._in_memory(asked, front)
-            if asked.folder is None
-            else (self._in_folder(asked))
+            self._in_memory(request, front)
+            if request.folder is None
+            else (self._in_folder(request))
         )
 
     def rest(self, run: LiveRun) -> LiveRun:
-        """Make a run that goes on where another one was stopped."""
-        asked, task, layers = run.asked, run.task, run.layers
+        """Make a run that continues one that was stopped."""
+        request, task, layers = run.request, run.task, run.layers
         if isinstance(task, ArrayTask):
-            parts = self._parts(asked, self._written[layers[0]], before=task)
-            rest = ArrayTask(parts, asked.prompts, before=task)
+            parts = self._parts(request, self._written[layers[0]], before=task)
+            rest = ArrayTask(parts, request.prompts, before=task)
             rest.front = task.front
-            return self._live(asked, lambda: layers, rest)
+            return self._live(request, lambda: layers, rest)
         for layer in layers:
-            self._viewer.layers.remove(layer)  # what is on disk is shown anew
-        return self._in_folder(asked)
+            self._viewer.layers.remove(layer)  # what is on disk is added again
+        return self._in_folder(request)
 
-    def again(self, run: LiveRun, asked: Request) -> LiveRun | None:
-        """Make a run that applies other thresholds to what another run has done.
+    def again(self, run: LiveRun, request: Request) -> LiveRun | None:
+        """Make a run that applies other thresholds to the slices of another run.
 
-        Parameters
-        ----------
-        run : LiveRun
-        asked : Request
-            The run's request, with other thresholds.
-
-        Returns
-        -------
-        LiveRun or None
-            None if only a run from the start can apply them.
+        None if that needs a run from the start.
         """
         task, layers = run.task, run.layers
         if not isinstance(task, ArrayTask) or not run.is_shown or not task.can_redo:
             return None
-        written = self._dress(layers, asked)
-        parts = self._parts(asked, written, before=task, again=True)
-        again = AgainTask(parts, asked.prompts, task)
+        written = self._dress(layers, request)
+        parts = self._parts(request, written, before=task, again=True)
+        again = AgainTask(parts, request.prompts, task)
         again.front = task.front
-        return self._live(asked, lambda: layers, again)
+        return self._live(request, lambda: layers, again)
 
-    def estimation(self, asked: Request) -> Estimation:
-        """Make an estimate of what a run takes."""
-        volumes = asked.volumes
+    def estimation(self, request: Request) -> Estimation:
+        """Make an estimate of a run."""
+        volumes = request.volumes
         task = EstimateTask(
             lambda: self._session.start(
                 EstimateRequest(
                     volume=volumes[0],
-                    prompts=asked.prompts,
-                    options=asked.options,
-                    model=asked.model,
-                    device=asked.device,
-                    consensus=asked.consensus,
-                    to_folder=asked.folder is not None,
+                    prompts=request.prompts,
+                    options=request.options,
+                    model=request.model,
+                    device=request.device,
+                    consensus=request.consensus,
+                    to_folder=request.folder is not None,
                     times=len(volumes),
                 )
             )
         )
         return Estimation(task, self._view)
 
-    def _in_folder(self, asked: Request) -> LiveRun:
-        request = FolderRequest(asked.recipe())
-        task = FolderTask(lambda: self._session.start(request), asked.prompts)
-        return self._live(asked, FolderLayers(self._viewer, asked), task)
+    def _in_folder(self, request: Request) -> LiveRun:
+        message = FolderRequest(request.recipe())
+        task = FolderTask(lambda: self._session.start(message), request.prompts)
+        return self._live(request, FolderLayers(self._viewer, request), task)
 
-    def _in_memory(self, asked: Request, front: int | None) -> LiveRun:
-        count = (len(asked.prompts),) if asked.separate else ()
-        shape = (len(asked.volumes), *count, *asked.volumes[0].grid)
-        layers = self._latest.get(asked.image, ()) if asked.overwrite else ()
+    def _in_memory(self, request: Request, front: int | None) -> LiveRun:
+        count = (len(request.prompts),) if request.separate else ()
+        shape = (len(request.volumes), *count, *request.volumes[0].grid)
+        layers = self._latest.get(request.image, ()) if request.overwrite else ()
         kept = (
             bool(layers)
             and all(layer in self._viewer.layers for layer in layers)
             and self._written[layers[0]].labels.shape == shape
         )
         labels = (
-            self._cleared(layers, asked)
+            self._cleared(layers, request)
             if kept
-            else np.zeros(shape, _label_dtype(asked))
+            else np.zeros(shape, _label_dtype(request))
         )
 
         written = WrittenLabels(labels)
 
         def show() -> tuple[Labels, ...]:
-            shown = layers if kept else tuple(self._add(asked, labels))
-            self._latest[asked.image] = shown
+            shown = layers if kept else tuple(self._add(request, labels))
+            self._latest[request.image] = shown
             self._follow(shown, written)
             return shown
 
-        task = ArrayTask(self._parts(asked, written), asked.prompts)
+        task = ArrayTask(self._parts(request, written), request.prompts)
         task.front = front
-        return self._live(asked, show, task)
+        return self._live(request, show, task)
 
-    def _add(self, asked: Request, labels: npt.NDArray[Any]) -> Iterator[Labels]:
-        """Add the layers of labels, one or one a prompt."""
+    def _add(self, request: Request, labels: npt.NDArray[Any]) -> Iterator[Labels]:
+        """Add the layers of labels: one, or one per prompt."""
         layers, spare = self._viewer.layers, self._spare()
-        for shown, keywords in _shown(asked, labels):
+        for shown, keywords in _shown(request, labels):
             if spare is not None and spare.ndim == shown.ndim:
                 refill(spare, shown, {"colormap": label_colormap(), **keywords})
                 if not spare.visible:
@@ -204,38 +172,38 @@ class Runs:
                 yield self._viewer.add_labels(shown, **keywords)
             spare = None
 
-    def _cleared(self, layers: Sequence[Labels], asked: Request) -> npt.NDArray[Any]:
-        """Empty what a run fills of layers, and keep the rest if it can be kept."""
-        dtype, old = _label_dtype(asked), self._written[layers[0]].labels
-        objects = np.dtype(np.int32) in (dtype, old.dtype)  # which numbers anew
+    def _cleared(self, layers: Sequence[Labels], request: Request) -> npt.NDArray[Any]:
+        """Clear what a run will fill of layers, and keep the rest if possible."""
+        dtype, old = _label_dtype(request), self._written[layers[0]].labels
+        objects = np.dtype(np.int32) in (dtype, old.dtype)  # which are renumbered
         labels = np.zeros(old.shape, dtype) if objects else old.astype(dtype)
-        if asked.options.slices is None:
-            cleared: Any = (..., *asked.where)
+        if request.options.slices is None:
+            cleared: Any = (..., *request.where)
             labels[cleared] = 0
-        _put(layers, asked, labels)
+        _put(layers, request, labels)
         return labels
 
     def _parts(
         self,
-        asked: Request,
+        request: Request,
         written: WrittenLabels,
         *,
         before: ArrayTask | None = None,
         again: bool = False,
     ) -> list[ArrayPart]:
-        """Return runs, one a volume of the request, to fill [T, (P,) Z, Y, X]."""
-        volumes = asked.volumes
+        """Return the runs, one per volume, that fill labels [T, (P,) Z, Y, X]."""
+        volumes = request.volumes
 
         def part(at: int) -> ArrayPart:
             def begin(done: tuple[Span, ...], front: int | None) -> RunHandle:
                 return self._session.start(
                     SegmentRequest(
                         volume=volumes[at],
-                        prompts=asked.prompts,
-                        options=asked.options,
-                        model=asked.model,
-                        device=asked.device,
-                        consensus=asked.consensus,
+                        prompts=request.prompts,
+                        options=request.options,
+                        model=request.model,
+                        device=request.device,
+                        consensus=request.consensus,
                         done=done,
                         front=front,
                         earlier=None if before is None else before.number_of(at),
@@ -245,24 +213,24 @@ class Runs:
                 )
 
             def select(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-                part: npt.NDArray[Any] = labels[at][(..., *asked.where)]
+                part: npt.NDArray[Any] = labels[at][(..., *request.where)]
                 return part
 
-            return ArrayPart(begin, written, select, at if asked.series else None)
+            return ArrayPart(begin, written, select, at if request.series else None)
 
         return [part(at) for at in range(len(volumes))]
 
-    def _dress(self, layers: Sequence[Labels], asked: Request) -> WrittenLabels:
-        """Make layers fit for what is to be shown in them; return their labels."""
-        written, dtype = self._written[layers[0]], _label_dtype(asked)
+    def _dress(self, layers: Sequence[Labels], request: Request) -> WrittenLabels:
+        """Change the layers' data type if necessary; return their labels."""
+        written, dtype = self._written[layers[0]], _label_dtype(request)
         if dtype != written.labels.dtype:
             written = WrittenLabels(written.labels.astype(dtype))
-            _put(layers, asked, written.labels)
+            _put(layers, request, written.labels)
             self._follow(layers, written)
         return written
 
     def _follow(self, layers: Sequence[Labels], written: WrittenLabels) -> None:
-        """Notice when somebody is about to paint into layers of labels."""
+        """Watch for a painting tool in layers of labels."""
         for layer in layers:
             self._written[layer] = written
             layer.events.mode.connect(self._on_mode)
@@ -272,49 +240,49 @@ class Runs:
         self._hold(event.source)
 
     def _hold(self, layer: Labels) -> None:
-        """Hold what the run wrote, once a tool is chosen that paints."""
+        """Keep a copy of what the run wrote once a painting tool is chosen."""
         if layer.mode in PAINTING:
             self._written[layer].before_painting()
 
     def _live(
         self,
-        asked: Request,
+        request: Request,
         shown: Callable[[], Sequence[Labels]] | FolderLayers,
         task: ArrayTask | FolderTask,
     ) -> LiveRun:
-        return LiveRun(self._viewer, shown, task, self._view, self._eye, asked)
+        return LiveRun(self._viewer, shown, task, self._view, self._eye, request)
 
 
-def _put(layers: Sequence[Labels], asked: Request, labels: npt.NDArray[Any]) -> None:
-    """Have layers show other labels."""
-    for layer, (shown, keywords) in zip(layers, _shown(asked, labels), strict=True):
+def _put(layers: Sequence[Labels], request: Request, labels: npt.NDArray[Any]) -> None:
+    """Show other labels in layers."""
+    for layer, (shown, keywords) in zip(layers, _shown(request, labels), strict=True):
         layer.data = shown
         layer.colormap = keywords.get("colormap", label_colormap())
         layer.features = keywords.get("features", {})
         layer.metadata = {**layer.metadata, **keywords["metadata"]}
 
 
-def _label_dtype(asked: Request) -> np.dtype[Any]:
+def _label_dtype(request: Request) -> np.dtype[Any]:
     """Return the smallest type for label ids, or one for any number of objects."""
-    if asked.prompts.instance:
+    if request.prompts.instance:
         return np.dtype(np.int32)
-    return np.min_scalar_type(asked.prompts.ids[-1])
+    return np.min_scalar_type(request.prompts.ids[-1])
 
 
 def _shown(
-    asked: Request, labels: npt.NDArray[Any]
+    request: Request, labels: npt.NDArray[Any]
 ) -> Iterator[tuple[npt.NDArray[Any], dict[str, Any]]]:
-    """Yield what each layer shows of labels [T, (P,) Z, Y, X], and its keywords."""
-    image, prompts = asked.image, asked.prompts
-    names = prompts.texts if asked.separate else ("segmentation",)
+    """Yield each layer's view of labels [T, (P,) Z, Y, X], and its keywords."""
+    image, prompts = request.image, request.prompts
+    names = prompts.texts if request.separate else ("segmentation",)
     for at, name in enumerate(names):
         # Views, which fill with the labels.
-        shown = labels[:, at] if asked.separate else labels
-        shown = shown[:, 0] if asked.volumes[0].flat else shown
+        shown = labels[:, at] if request.separate else labels
+        shown = shown[:, 0] if request.volumes[0].flat else shown
         keywords = labels_layer_kwargs(
             image,
             prompts,
             name=f"{image.name} {name}",
-            series_at=asked.channel_of_series,
+            series_at=request.channel_of_series,
         )
-        yield shown_series(image, shown) if asked.series else shown[0], keywords
+        yield shown_series(image, shown) if request.series else shown[0], keywords

@@ -1,4 +1,4 @@
-"""A small picture of what the network sees of the slice in view."""
+"""A small picture of the slice in view as the network sees it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from napari_biomedparse.slicing.intensity import choose_intensity
 from napari_biomedparse.slicing.read import region_of
 from napari_biomedparse.slicing.seen import seen_slice
 from napari_biomedparse.viewer.layers import volume_from_layer
-from napari_biomedparse.widgets.shared.background import Beside
+from napari_biomedparse.widgets.shared.background import LatestWork
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,14 +32,7 @@ _Seen = tuple[object, "npt.NDArray[np.uint8]", "Intensity"]
 
 
 class SeenPicture(QWidget):
-    """Shows grey levels as the network gets them, for as long as it is not hidden.
-
-    Parameters
-    ----------
-    viewer : napari.Viewer
-    form : SegmentForm
-        What is to be segmented, and how.
-    """
+    """Shows the grey levels that the network gets, while it is not hidden."""
 
     def __init__(self, viewer: Viewer, form: SegmentForm) -> None:
         super().__init__()
@@ -50,9 +43,9 @@ class SeenPicture(QWidget):
         self.picture.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.picture.setAccessibleName("What the network sees of the slice in view")
         self.picture.setToolTip(
-            "The slice in view as it gets to the network: all that is black here is "
-            "nothing to it, and all that is white is the same. If what you look for "
-            "cannot be seen, choose another modality."
+            "The slice in view as the network sees it. Areas that are all black or all "
+            "white here look uniform to it. If your target is not visible, choose "
+            "another modality."
         )
         self.text = QLabel()
         self.text.setWordWrap(True)
@@ -64,17 +57,17 @@ class SeenPicture(QWidget):
         self._pause.setSingleShot(True)
         self._pause.setInterval(_PAUSE)
         self._pause.timeout.connect(self._ask)
-        self._beside = Beside(self)
-        self._beside.done.connect(self._show)
-        self._beside.failed.connect(self._explain)
+        self._work = LatestWork(self)
+        self._work.done.connect(self._show)
+        self._work.failed.connect(self._explain)
 
     def changed(self) -> None:
-        """Take note that another slice, or other grey levels, are wanted."""
+        """Update after a change of the slice or the options."""
         if not self.isHidden():
             self._pause.start()
 
     def setVisible(self, visible: bool) -> None:
-        """Begin to look, or look no longer."""
+        """Update when it is shown."""
         super().setVisible(visible)
         if visible:
             self._pause.start(0)
@@ -96,7 +89,7 @@ class SeenPicture(QWidget):
         levels = (options.modality, options.region)
         about = (layer, id(layer.data), tuple(at.items()), levels)
         known = self._known[1] if self._known and self._known[0] == about else None
-        self._beside.ask(lambda: (about, *_look(volume, options, index, known)))
+        self._work.submit(lambda: (about, *_look(volume, options, index, known)))
 
     def _show(self, seen: _Seen) -> None:
         about, grey, intensity = seen
@@ -123,7 +116,7 @@ class SeenPicture(QWidget):
 def _look(
     volume: Volume, options: SegmentOptions, index: int, known: Intensity | None
 ) -> tuple[npt.NDArray[np.uint8], Intensity]:
-    """Choose grey levels, unless that was done, and apply them to a slice."""
+    """Apply grey levels to a slice; choose them first if they are not known."""
     intensity = known or choose_intensity(
         region_of(volume, options).data, options.modality, colour=volume.is_colour
     )

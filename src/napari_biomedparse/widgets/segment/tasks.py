@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.process import RunHandle
     from napari_biomedparse.process.messages import Event, Span
-    from napari_biomedparse.widgets.segment.written_labels import Select, WrittenLabels
+    from napari_biomedparse.widgets.segment.live_labels import Select, WrittenLabels
 
 
 @dataclass(frozen=True)

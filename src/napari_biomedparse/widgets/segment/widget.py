@@ -1,4 +1,4 @@
-"""The dock widget: an Image layer and text prompts in, a Labels layer out."""
+"""The dock widget that segments an Image layer by text prompts."""
 
 from __future__ import annotations
 
@@ -7,22 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QApplication, QVBoxLayout, QWidget
+from qtpy.QtGui import QKeySequence
+from qtpy.QtWidgets import QShortcut, QVBoxLayout, QWidget
 
 from napari_biomedparse.errors import BiomedParseError
 from napari_biomedparse.process import Session
 from napari_biomedparse.runs.recipe import as_command, as_python
 from napari_biomedparse.widgets.segment.form import SegmentForm
 from napari_biomedparse.widgets.segment.live_run import LiveRun
-from napari_biomedparse.widgets.segment.preview import PAUSE, Preview
+from napari_biomedparse.widgets.segment.preview import PAUSE, LivePreview
 from napari_biomedparse.widgets.segment.request import THRESHOLDS
-from napari_biomedparse.widgets.segment.run_view import PYTHON, RunView
+from napari_biomedparse.widgets.segment.run_view import (
+    PYTHON,
+    RUN_KEY,
+    RunView,
+    tell_key,
+)
 from napari_biomedparse.widgets.segment.runs import Runs
 from napari_biomedparse.widgets.segment.seen_picture import SeenPicture
 from napari_biomedparse.widgets.shared.docks import SharedTabs
-from napari_biomedparse.widgets.shared.eye import Eye
 from napari_biomedparse.widgets.shared.fold import Scrolled, fold
-from napari_biomedparse.widgets.shared.keys import add_shortcuts
+from napari_biomedparse.widgets.shared.form import copy_text
+from napari_biomedparse.widgets.shared.position import Eye, go_to_labels
 from napari_biomedparse.widgets.shared.settings import settings
 
 if TYPE_CHECKING:
@@ -34,6 +40,10 @@ if TYPE_CHECKING:
     from napari_biomedparse.widgets.segment.estimation import Estimation
     from napari_biomedparse.widgets.segment.request import Request
 
+CANCEL_KEY, PREVIEW_KEY = "Ctrl+.", "Ctrl+Shift+Return"
+NEXT_KEY, PREVIOUS_KEY = "Ctrl+Right", "Ctrl+Left"
+"""Shortcuts of Qt: napari 0.9.2 ignores the keybindings of manifests."""
+
 
 class SegmentWidget(QWidget):
     """Segment a volume by text.
@@ -41,9 +51,9 @@ class SegmentWidget(QWidget):
     Parameters
     ----------
     napari_viewer : napari.Viewer
-        Whose Image layers are offered, and where the Labels go.
+        Its Image layers are listed; Labels layers are added to it.
     session : Session, optional
-        The model process to use; one of its own by default. Closed with the widget.
+        Model process to use; its own by default. Closed with the widget.
     """
 
     def __init__(
@@ -59,7 +69,7 @@ class SegmentWidget(QWidget):
         self.form = SegmentForm(napari_viewer)
         self.view = RunView()
         self._eye = Eye(napari_viewer)
-        self._preview = Preview(
+        self._preview = LivePreview(
             napari_viewer,
             self.session,
             self.form.request,
@@ -89,7 +99,7 @@ class SegmentWidget(QWidget):
             )
         )
         layout.addWidget(self.view, 1)
-        add_shortcuts(self, napari_viewer)
+        _add_shortcuts(self, napari_viewer)
         self.view.run_requested.connect(self.start)
         self.view.cancel_requested.connect(self.cancel)
         self.view.resume_requested.connect(self.resume)
@@ -119,55 +129,49 @@ class SegmentWidget(QWidget):
         self.preview(chosen.preview)
 
     def reset_choices(self, *_: Any) -> None:
-        """Offer the layers there are now; napari calls this when they change."""
+        """List the current layers; napari calls this when they change."""
         self.form.reset_choices()
 
     def start(self) -> None:
-        """Do what the Run button does; during a run, queue another one."""
-        asked = self._asked()
-        if asked is not None and self.run is not None:
-            self.view.queue.add(asked)
-        elif asked is not None:
-            self._begin(lambda: self._runs.run(asked, self._front(asked)))
+        """Start a run; during a run, queue another one."""
+        request = self._current_request()
+        if request is not None and self.run is not None:
+            self.view.queue.add(request)
+        elif request is not None:
+            self._begin(lambda: self._runs.run(request, self._front(request)))
 
     def cancel(self) -> None:
-        """Do what the Cancel button does; runs that wait come next."""
+        """Cancel the current run; queued runs come next."""
         if self.run is not None:
             self.run.cancel()
 
     def resume(self) -> None:
-        """Do what the Resume button does."""
+        """Resume the run that was stopped."""
         last = self._last
         if self.run is None and last is not None and last.can_resume:
             self._begin(lambda: self._runs.rest(last))
 
     def preview(self, on: bool | None = None) -> None:
-        """Do what the Preview box does: show the slice in view, or do so no longer.
-
-        Parameters
-        ----------
-        on : bool, optional
-            By default the other of the two.
-        """
+        """Turn the preview on or off; by default, toggle it."""
         box = self.view.preview_box
         box.setChecked(not box.isChecked() if on is None else on)
 
     def estimate(self) -> None:
-        """Do what the Estimate button does."""
-        asked = self._asked()
-        if asked is not None and self.run is None:
-            self._begin(lambda: self._runs.estimation(asked))
+        """Estimate the run."""
+        request = self._current_request()
+        if request is not None and self.run is None:
+            self._begin(lambda: self._runs.estimation(request))
 
-    def _asked(self) -> Request | None:
-        """Return what the form asks for, or tell why it cannot be done."""
+    def _current_request(self) -> Request | None:
+        """Return the form's request, or show why it is not possible."""
         try:
-            asked = self.form.request()
-            asked.hold()
+            request = self.form.request()
+            request.hold()
             self.form.remember()
         except BiomedParseError as error:
             show_error(str(error))
             return None
-        return asked
+        return request
 
     def _begin(self, make: Callable[[], LiveRun | Estimation]) -> None:
         try:
@@ -190,62 +194,62 @@ class SegmentWidget(QWidget):
     def _on_finished(self) -> None:
         self.run = None
         while self.run is None and len(self.view.queue):
-            asked = self.view.queue.take()
-            self._begin(partial(self._runs.run, asked, self._front(asked)))
+            request = self.view.queue.take()
+            self._begin(partial(self._runs.run, request, self._front(request)))
         if self.run is None:
             self._preview.hold(False)
             self._threshold_pause.start()
 
-    def _front(self, asked: Request) -> int | None:
-        """Return which slice of a request is in view."""
+    def _front(self, request: Request) -> int | None:
+        """Return the slice of a request that is in view."""
         axis = self.form.slicing_axis()
-        flat = asked.volumes[0].flat
+        flat = request.volumes[0].flat
         return (
-            None if axis is None else self._eye.slice_of(asked.image, axis, flat=flat)
+            None if axis is None else self._eye.slice_of(request.image, axis, flat=flat)
         )
 
-    def _slice_in_view(self, asked: Request) -> tuple[int, int]:
-        """Return which slice, and which of the request's volumes, is in view."""
-        time = self._eye.time_of(asked.image) if asked.series else 0
-        return self._front(asked) or 0, time
+    def _slice_in_view(self, request: Request) -> tuple[int, int]:
+        """Return the slice, and the index of the volume, that are in view."""
+        time = self._eye.time_of(request.image) if request.series else 0
+        return self._front(request) or 0, time
 
     def _on_threshold_dragged(self, threshold: float) -> None:
         self.form.set_option("existence_threshold", threshold)
-        self._threshold_pause.start(0)  # it was let go: nothing more to wait for
+        self._threshold_pause.start(0)  # it was released: nothing to wait for
 
     def _on_fix_chosen(self, cause: Cause) -> None:
-        """Set what the doctor advises, and run again where thresholds are not all."""
+        """Apply a fix, and run again if it changes more than thresholds."""
         for name, value in cause.options.items():
             self.form.set_option(name, value)
         for label, text in cause.prompts.items():
             self.form.prompts.rename(label, text)
-        fixed = self._last is not None and self._last.asked.why_fixed
+        fixed = self._last is not None and self._last.request.why_fixed
         if fixed or not set(cause.options) <= set(THRESHOLDS) or cause.prompts:
             self.start()
 
     def _apply_thresholds(self) -> None:
-        """Have the labels of the last run follow the thresholds in the form."""
+        """Apply the form's thresholds to the labels of the last run."""
         last = self._last
         if last is None or (self.run is not None and self.run is not last):
             return
         try:
             now = self.form.request(to_run=False)
-            asked = last.asked.with_thresholds_of(now)
-        except BiomedParseError:  # told when the user presses Run
+            request = last.request.with_thresholds_of(now)
+        except BiomedParseError:  # shown when the user presses Run
             return
-        if asked is None:
+        if request is None:
             return
-        if last.asked.why_fixed:
+        if last.request.why_fixed:
             if self.run is None:
-                self.view.say(last.asked.why_fixed)
+                self.view.say(last.request.why_fixed)
             return
-        self.view.plot.show_threshold(asked.options.existence_threshold)
-        same = asked.prompts == last.asked.prompts
-        if self.run is last and same and not asked.series:
-            last.retune(asked)
+        self.view.plot.show_threshold(request.options.existence_threshold)
+        same = request.prompts == last.request.prompts
+        if self.run is last and same and not request.series:
+            last.retune(request)
         elif self.run is last:
-            return  # objects or not, and all time points alike: when it is over
-        elif (again := self._runs.again(last, asked)) is not None:
+            return  # changes of objects or a series wait for the end of the run
+        elif (again := self._runs.again(last, request)) is not None:
             self._begin(lambda: again)
 
     def _on_preview_switched(self) -> None:
@@ -264,7 +268,22 @@ class SegmentWidget(QWidget):
         except BiomedParseError as error:
             show_error(str(error))
             return
-        clipboard = QApplication.clipboard()
-        assert clipboard is not None
-        clipboard.setText(text)
-        self.view.say(f"Copied, to be run as {language}.")
+        copy_text(text)
+        self.view.say(f"Copied as {language}.")
+
+
+def _add_shortcuts(widget: SegmentWidget, viewer: Viewer) -> None:
+    """Add keyboard shortcuts, which also work while the canvas has the focus."""
+    view = widget.view
+    keys: list[tuple[str, Callable[[], object], QWidget | None]] = [
+        (RUN_KEY, widget.start, None),  # its tooltip, which changes, has the key
+        (CANCEL_KEY, widget.cancel, view.cancel_button),
+        (PREVIEW_KEY, widget.preview, view.preview_box),
+        (NEXT_KEY, lambda: go_to_labels(viewer, 1), None),
+        (PREVIOUS_KEY, lambda: go_to_labels(viewer, -1), None),
+    ]
+    for key, do, control in keys:
+        shortcut = QShortcut(QKeySequence(key), widget)
+        shortcut.activated.connect(lambda do=do: do())
+        if control is not None:
+            tell_key(control, key)

@@ -1,1 +1,1 @@
-"""What several docks need."""
+"""What several docks share."""

@@ -1,4 +1,4 @@
-"""Small pieces of work beside the GUI's thread, of which only the latest counts."""
+"""Work in a background thread of which only the latest request counts."""
 
 from __future__ import annotations
 
@@ -13,19 +13,13 @@ from napari_biomedparse.errors import BiomedParseError
 Work = Callable[[], Any]
 
 
-class Beside(QObject):
-    """Does one thing at a time; what waits is replaced by what comes after it.
-
-    Signals
-    -------
-    done : object
-        What the latest work returned, told in the thread of the GUI.
-    failed : str
-        Why it could not be done.
-    """
+class LatestWork(QObject):
+    """Runs one function at a time; a newer request replaces one that is waiting."""
 
     done = Signal(object)
+    """Result of the latest request, emitted in the thread of the interface."""
     failed = Signal(str)
+    """Message of the error that the latest request raised."""
     _ended = Signal(object)
 
     def __init__(self, parent: QObject) -> None:
@@ -34,20 +28,20 @@ class Beside(QObject):
         self._working = False
         self._ended.connect(self._on_ended)
 
-    def ask(self, work: Work) -> None:
-        """Have something done; what was asked before is not told any more."""
+    def submit(self, work: Work) -> None:
+        """Run a function; results of earlier requests are no longer emitted."""
         self._next = work
         if not self._working:
             self._begin()
 
-    def drop(self) -> None:
-        """Forget what was asked."""
+    def discard(self) -> None:
+        """Discard the current request and the waiting one."""
         self._next = _nothing if self._working else None
 
     def _begin(self) -> None:
         work, self._next, self._working = self._next, None, True
         threading.Thread(
-            target=self._work, args=(work,), name="biomedparse-beside", daemon=True
+            target=self._work, args=(work,), name="biomedparse-background", daemon=True
         ).start()
 
     def _work(self, work: Work) -> None:

@@ -1,4 +1,4 @@
-"""The plugin's widgets in napari's window: one of each, however it was opened."""
+"""The plugin's dock widgets: one of each, however it was opened."""
 
 from __future__ import annotations
 
@@ -15,15 +15,10 @@ if TYPE_CHECKING:
 
 
 class SharedTabs(QObject):
-    """Puts a widget of the plugin, when first shown, onto the others as a tab.
+    """Makes a dock a tab of the plugin's other docks when it is first shown.
 
-    napari's menu puts them one above the other, which makes its window higher than
-    small screens. A child of the widget; what users do with the docks later, stays.
-
-    Parameters
-    ----------
-    widget : QWidget
-        Not docked yet.
+    napari stacks docks vertically, which makes its window taller than small screens.
+    Whatever the user does with the docks afterwards is left alone.
     """
 
     def __init__(self, widget: QWidget) -> None:
@@ -31,7 +26,7 @@ class SharedTabs(QObject):
         widget.installEventFilter(self)
 
     def eventFilter(self, widget: QObject | None, event: QEvent | None) -> bool:
-        """See to the first time that the widget is shown; Qt's own name."""
+        """Handle the first time the widget is shown."""
         if event is not None and event.type() == QEvent.Type.Show:
             assert isinstance(widget, QWidget)
             widget.removeEventFilter(self)
@@ -40,7 +35,7 @@ class SharedTabs(QObject):
 
 
 def _join_others(dock: QWidget | None) -> None:
-    """Make a dock a tab of one that has another widget of the plugin beside it."""
+    """Make a dock a tab of a visible dock of the plugin in the same area."""
     window = None if dock is None else dock.parentWidget()
     if not isinstance(dock, QDockWidget) or not isinstance(window, QMainWindow):
         return
@@ -58,20 +53,10 @@ def _join_others(dock: QWidget | None) -> None:
 
 
 def open_widget(viewer: Viewer, name: str) -> Any:
-    """Return a widget of the plugin, docked and in sight, and open it if need be.
+    """Return a widget of the plugin, docked and visible; open it if necessary.
 
-    The dock has the name that napari's Plugins menu gives it: else a widget from there
-    and one from here would stand side by side, each with runs of its own.
-
-    Parameters
-    ----------
-    viewer : napari.Viewer
-    name : str
-        As the manifest says it.
-
-    Returns
-    -------
-    QWidget
+    The dock has the name that napari's Plugins menu gives it. Otherwise the menu would
+    open a second widget, with runs of its own.
     """
     docks = viewer.window.dock_widgets
     plugins = PluginManager.instance()

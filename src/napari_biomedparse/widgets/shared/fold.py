@@ -1,4 +1,4 @@
-"""Room for many fields in a small window: what is folded away, and what scrolls."""
+"""Many fields in a small window: collapsible sections and a scroll area."""
 
 from __future__ import annotations
 
@@ -17,13 +17,7 @@ _LEAST_HEIGHT = 150
 
 
 class Scrolled(QScrollArea):
-    """As high as what it holds, and where there is no room for that it scrolls.
-
-    Parameters
-    ----------
-    *widgets : QWidget
-        Below each other.
-    """
+    """A scroll area as tall as its content if there is room, with no scroll bar."""
 
     def __init__(self, *widgets: QWidget) -> None:
         super().__init__()
@@ -46,31 +40,25 @@ class Scrolled(QScrollArea):
         self.setMinimumHeight(_LEAST_HEIGHT)
 
     def sizeHint(self) -> QSize:
-        """Return the size of what it holds."""
+        """Return the size of the content."""
         return self._content.sizeHint() + self._extra()
 
     def minimumSizeHint(self) -> QSize:
-        """Return a size in which nothing is cut off at the sides."""
+        """Return a size that cuts nothing off at the sides."""
         size = self._content.minimumSizeHint() + self._extra()
         return QSize(size.width(), self.minimumHeight())
 
     def _extra(self) -> QSize:
-        """Return the room that the bar and napari's frame take."""
+        """Return the space that the scroll bar and napari's frame take."""
         frame = 2 * self.frameWidth()
         return QSize(self._bar.sizeHint().width() + frame, frame)
 
     def reveal(self, widget: QWidget) -> None:
-        """Scroll to a widget, once there is room for what it shows.
-
-        Parameters
-        ----------
-        widget : QWidget
-            One of those that scroll.
-        """
+        """Scroll to a widget inside once the layout has made room for it."""
         self._wanted = widget
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        """Ask for more or less room when the content does; scroll to what is new."""
+        """Resize with the content, and scroll to a section that was opened."""
         done = bool(super().eventFilter(watched, event))  # how far there is to scroll
         if event is not None and event.type() == QEvent.Type.LayoutRequest:
             self.updateGeometry()
@@ -82,7 +70,7 @@ class Scrolled(QScrollArea):
 
 
 def fold(title: str, content: QWidget) -> QPushButton:
-    """Make a button that shows and hides some content, hidden at first."""
+    """Return a button that shows and hides the content, which starts hidden."""
     button = QPushButton(f"▸ {title}")
     button.setFlat(True)
     button.setCheckable(True)

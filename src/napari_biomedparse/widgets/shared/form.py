@@ -1,19 +1,28 @@
-"""Form fields from an options class: label, help, choices and limits live there."""
+"""Form fields made from the declarations of an options class (`data.fields`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox, SpinBox
+from magicgui.types import FileDialogMode
+from magicgui.widgets import CheckBox, ComboBox, FileEdit, FloatSpinBox, SpinBox
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFormLayout, QLabel, QWidget
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import QApplication, QFormLayout, QLabel, QWidget
+
+from napari_biomedparse.data.fields import field_types
+from napari_biomedparse.widgets.shared.settings import AUTOMATIC
 
 if TYPE_CHECKING:
     from magicgui.widgets.bases import ValueWidget, Widget
 
-AUTOMATIC = "automatic"
+DEVICES = ("auto", "cpu", "cuda", "mps")
+WARNING = QColor("#e0912f")
+"""Readable on napari's dark and on its light background."""
 
 
 def option_fields(
@@ -21,43 +30,20 @@ def option_fields(
     names: Sequence[str],
     captions: Mapping[str, Mapping[Any, str]] | None = None,
 ) -> dict[str, ValueWidget[Any]]:
-    """Make form fields for some options of a dataclass.
+    """Return a magicgui widget per named option, set to the option's default.
 
-    Parameters
-    ----------
-    options : type
-        Dataclass whose fields have metadata ``label``, ``help`` and either
-        ``choices``, ``names`` or ``min`` and ``max``.
-    names : sequence of str
-        Which fields.
-    captions : mapping, optional
-        For a field with choices: what people read for a value, of those offered.
-
-    Returns
-    -------
-    dict
-        A magicgui widget per name, with the option's default as its value.
+    `captions` gives, for an option with choices, the text shown for each value; values
+    without one are not offered.
     """
     known = {item.name: item for item in fields(options)}
     return {
-        name: _widget(known[name], (captions or {}).get(name, {})) for name in names
+        name: _widget(known[name], options, (captions or {}).get(name, {}))
+        for name in names
     }
 
 
 def form_layout(parent: QWidget, widgets: Sequence[Widget]) -> QFormLayout:
-    """Put magicgui widgets below each other, their labels in a column.
-
-    Parameters
-    ----------
-    parent : QWidget
-        Gets the layout.
-    widgets : sequence of magicgui widgets
-        A check box carries its label itself.
-
-    Returns
-    -------
-    QFormLayout
-    """
+    """Lay out magicgui widgets below each other, with a column of labels."""
     layout = QFormLayout(parent)
     layout.setContentsMargins(0, 0, 0, 0)
     layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
@@ -77,40 +63,69 @@ def show_row(layout: QFormLayout, widget: Widget, shown: bool) -> None:
 
 
 def tab_after(before: QWidget, part: QWidget) -> None:
-    """Let the Tab key go from a control through those of a part of the form.
-
-    Parameters
-    ----------
-    before : QWidget
-    part : QWidget
-        Its controls come in the order in which it holds them.
-    """
+    """Let the Tab key move from a control through the controls of a part."""
     for control in part.findChildren(QWidget):
         if control.focusPolicy() & Qt.FocusPolicy.TabFocus:
             QWidget.setTabOrder(before, control)
             before = control
 
 
-def _widget(item: Field[Any], captions: Mapping[Any, str]) -> ValueWidget[Any]:
-    meta = item.metadata
+def folder_field(label: str, tooltip: str, name: str = "") -> FileEdit:
+    """Return a field for a new or existing folder, empty at first."""
+    field = FileEdit(
+        name=name,
+        label=label,
+        mode=FileDialogMode.EXISTING_DIRECTORY,
+        nullable=True,
+        value=None,
+        tooltip=tooltip,
+    )
+    field.line_edit.tooltip = tooltip
+    field.choose_btn.tooltip = f"Choose or create a folder: {label.lower()}."
+    return field
+
+
+def chosen_folder(field: FileEdit) -> Path | None:
+    """Return the folder in a field, or None if it is empty."""
+    value = field.value
+    return value if isinstance(value, Path) and value != Path() else None
+
+
+def device_field(tooltip: str) -> ComboBox:
+    """Return a choice of devices."""
+    return ComboBox(
+        name="device",
+        label="Device",
+        choices=DEVICES,
+        tooltip=f"{tooltip} auto selects the fastest device.",
+    )
+
+
+def copy_text(text: str) -> None:
+    """Put text on the clipboard."""
+    clipboard = QApplication.clipboard()
+    assert clipboard is not None
+    clipboard.setText(text)
+
+
+def _widget(
+    item: Field[Any], options: type, captions: Mapping[Any, str]
+) -> ValueWidget[Any]:
+    meta, default = item.metadata, item.default
     common = {"name": item.name, "label": meta["label"], "tooltip": meta["help"]}
     choices = meta.get("choices")
     if "names" in meta:
-        choices = (item.default, *meta["names"])
-    if captions:
-        choices = tuple(captions)
-    if choices:
+        choices = (default, *meta["names"])
+    if choices := tuple(captions) or choices:
         named = [(captions.get(value, _caption(value)), value) for value in choices]
-        return ComboBox(value=item.default, choices=named, **common)
-    if "min" not in meta:
-        return CheckBox(value=bool(item.default), **common)
+        return ComboBox(value=default, choices=named, **common)
+    types = field_types(options)[item.name]
+    if bool in types:
+        return CheckBox(value=bool(default), **common)
     make: Callable[..., ValueWidget[Any]] = SpinBox
-    step: float = 1
-    if isinstance(meta["min"], float):
-        make, step = FloatSpinBox, 0.05
-    return make(
-        value=item.default, min=meta["min"], max=meta["max"], step=step, **common
-    )
+    if float in types:
+        make = partial(FloatSpinBox, step=0.05)
+    return make(value=default, min=meta["min"], max=meta["max"], **common)
 
 
 def _caption(value: Any) -> str:

@@ -7,21 +7,16 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import ComboBox
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from napari import Viewer
     from napari.layers import Layer
 
 
 class LayerChoice(ComboBox):
-    """Layers of one kind to choose from; follows the layer that the user selects.
+    """Layers of one kind to choose from.
 
-    Parameters
-    ----------
-    viewer : napari.Viewer
-    kind : type
-        Of layer.
-    follows : bool
-        Whether it does.
-    label, tooltip : str
+    Follows the layer that the user selects if `follows`; `offers` excludes layers.
     """
 
     def __init__(
@@ -32,26 +27,34 @@ class LayerChoice(ComboBox):
         label: str,
         tooltip: str,
         follows: bool = True,
+        offers: Callable[[Any], bool] = lambda _: True,
     ) -> None:
-        self._viewer, self._kind = viewer, kind
+        self._viewer, self._kind, self._offers = viewer, kind, offers
         super().__init__(choices=self._list, label=label, tooltip=tooltip)
         if follows:
-            active = viewer.layers.selection.events.active
-            active.connect(self._follow)
-            self.native.destroyed.connect(lambda *_: active.disconnect(self._follow))
+            viewer.layers.selection.events.active.connect(self._follow)
             self._follow()
 
     def reset_choices(self, *_: Any) -> None:
-        """Offer the layers there are now, and stay with the one chosen."""
+        """List the current layers and keep the chosen one."""
         chosen = self.value
         super().reset_choices()
         if chosen in self.choices and self.value is not chosen:
             self.value = chosen
 
     def _list(self, _: Any) -> list[Layer]:
-        return [one for one in self._viewer.layers if isinstance(one, self._kind)]
+        return [
+            layer
+            for layer in self._viewer.layers
+            if isinstance(layer, self._kind) and self._offers(layer)
+        ]
 
     def _follow(self, *_: Any) -> None:
-        active = self._viewer.layers.selection.active
-        if active in self.choices:
-            self.value = active
+        selection = self._viewer.layers.selection
+        try:
+            offered = self.choices
+        except RuntimeError:  # Qt has deleted the field with its window
+            selection.events.active.disconnect(self._follow)
+            return
+        if selection.active in offered:
+            self.value = selection.active

@@ -4,35 +4,65 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from napari.layers import Labels
 from napari.qt.threading import create_worker
 from napari.utils.notifications import show_info
+from qtpy.QtCore import QObject, Signal
 
-from napari_biomedparse.viewer.axes import show_position, shown_position
+from napari_biomedparse.viewer.axes import find_labels, show_position, shown_position
 
 if TYPE_CHECKING:
     from napari import Viewer
+    from napari.layers import Image
+    from napari.utils.events import Event
+
+
+class Eye(QObject):
+    """The viewer's current position; `moved` is emitted when a slider moves."""
+
+    moved = Signal()
+
+    def __init__(self, viewer: Viewer) -> None:
+        super().__init__()
+        self._dims = viewer.dims
+        self._dims.events.current_step.connect(self._on_step)
+
+    def slice_of(self, layer: Image | Labels, axis: int, *, flat: bool = False) -> int:
+        """Return the position in view along an axis of the layer's volume.
+
+        `flat` says that the volume is a single image.
+        """
+        if flat or self._dims.ndim < layer.ndim:  # no longer in the viewer
+            return 0
+        return int(shown_position(layer, self._dims)[layer.ndim - 3 + axis])
+
+    def time_of(self, layer: Image | Labels) -> int:
+        """Return the position in view along the layer's first axis."""
+        if self._dims.ndim < layer.ndim:
+            return 0
+        return shown_position(layer, self._dims)[0]
+
+    def disconnect_viewer(self) -> None:
+        """Disconnect from the viewer."""
+        self._dims.events.current_step.disconnect(self._on_step)
+
+    def _on_step(self, _: Event) -> None:
+        self.moved.emit()
 
 
 def go_to_labels(viewer: Viewer, step: int) -> None:
-    """Move the slider to the nearest slice with labels; looks for it in a thread.
+    """Move the slider to the next (1) or previous (-1) slice with labels.
 
-    Parameters
-    ----------
-    viewer : napari.Viewer
-        Looks into its selected Labels layer, or else the topmost one that is shown.
-        Where that shows its selected label only, for that label.
-    step : int
-        1 for the slices after the one in view, -1 for those before.
+    Searches, in a background thread, the selected Labels layer or else the topmost
+    visible one; only the selected label if the layer shows only that.
     """
     layer = _labels_layer(viewer)
     if layer is None:
-        show_info("There is no Labels layer to look into.")
+        show_info("There is no Labels layer.")
         return
     axis = _slider(viewer, layer)
     if axis is None:
-        show_info("All of the labels are in view: there are no slices to go to.")
+        show_info("All labels are in view; there are no other slices.")
         return
 
     def show(found: int | None) -> None:
@@ -58,37 +88,6 @@ def go_to_labels(viewer: Viewer, step: int) -> None:
     )
 
 
-def find_labels(
-    data: Any, index: list[Any], axis: int, step: int, label: int | None
-) -> int | None:
-    """Return the nearest position along an axis whose plane has labels.
-
-    Parameters
-    ----------
-    data : array
-        Labels, in memory or lazy.
-    index : list of int and slice
-        The plane in view.
-    axis : int
-        Which number of `index` to change.
-    step : int
-        1 or -1.
-    label : int, optional
-        The one to look for; any but 0 by default.
-
-    Returns
-    -------
-    int or None
-        None if there is none that way.
-    """
-    end = data.shape[axis] if step > 0 else -1
-    for position in range(index[axis] + step, end, step):
-        plane = np.asarray(data[(*index[:axis], position, *index[axis + 1 :])])
-        if plane.any() if label is None else (plane == label).any():
-            return position
-    return None
-
-
 def _labels_layer(viewer: Viewer) -> Labels | None:
     active = viewer.layers.selection.active
     if isinstance(active, Labels):
@@ -98,7 +97,7 @@ def _labels_layer(viewer: Viewer) -> Labels | None:
 
 
 def _slider(viewer: Viewer, layer: Labels) -> int | None:
-    """Return which axis of the layer has the slider used last, or any slider."""
+    """Return the layer's axis of the slider used last, or else of any slider."""
     offset = int(viewer.dims.ndim - layer.ndim)
     sliders = [
         at

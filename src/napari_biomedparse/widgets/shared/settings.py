@@ -1,4 +1,4 @@
-"""What the user decided once for all sessions: napari's Settings, and last values."""
+"""The plugin's page in napari's Preferences, and the values used last."""
 
 from __future__ import annotations
 
@@ -23,22 +23,8 @@ _LAST = f"{PLUGIN}-last.json"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the page of napari's Settings offers; defaults as in ``napari.yaml``.
-
-    Parameters
-    ----------
-    model : str
-        A name, the path of a weights file, or "automatic".
-    device : str
-    existence_threshold : float
-    remember : bool
-        Whether a new widget begins with the values used last.
-    preview : bool
-        Whether a new widget shows a preview.
-    cache_gigabytes : float
-        What the model process may keep of recently seen slices.
-    """
+class Preferences:
+    """The plugin's page in napari's Preferences; defaults as in ``napari.yaml``."""
 
     model: str = AUTOMATIC
     device: str = "auto"
@@ -53,34 +39,23 @@ class Settings:
         return round(self.cache_gigabytes * 2**30)
 
 
-def settings() -> Settings:
-    """Return what is set now; the defaults where the plugin is not installed."""
+def settings() -> Preferences:
+    """Return the current preferences, or defaults if the plugin is not installed."""
     page = _page()
     if page is None:
-        return Settings()
-    return Settings(
-        **{item.name: getattr(page, item.name) for item in fields(Settings)}
+        return Preferences()
+    return Preferences(
+        **{item.name: getattr(page, item.name) for item in fields(Preferences)}
     )
 
 
 def watch(on_changed: Callable[[str, Any], None]) -> Callable[[], None]:
-    """Call back when a setting is changed.
-
-    Parameters
-    ----------
-    on_changed : callable
-        Told the name of the setting and its new value.
-
-    Returns
-    -------
-    callable
-        Ends it.
-    """
+    """Call back with name and value when a preference changes; return what ends it."""
     page = _page()
     if page is None:
         return lambda: None
     callbacks = {
-        item.name: _tell(on_changed, page, item.name) for item in fields(Settings)
+        item.name: _tell(on_changed, page, item.name) for item in fields(Preferences)
     }
     for name, callback in callbacks.items():
         _emitter(page, name).connect(callback)
@@ -93,20 +68,20 @@ def watch(on_changed: Callable[[str, Any], None]) -> Callable[[], None]:
 
 
 def last_values() -> dict[str, Any]:
-    """Return what `keep_values` kept, also in an earlier session."""
+    """Return the values that `keep_values` saved, possibly in an earlier session."""
     path = _last_file()
     try:
         known = {} if path is None else json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        _LOGGER.warning("The values used last cannot be read from %s: %s", path, error)
+        _LOGGER.warning("Cannot read the last used values from %s: %s", path, error)
         return {}
     return dict(known) if isinstance(known, dict) else {}
 
 
 def keep_values(values: Mapping[str, Any]) -> None:
-    """Keep plain values for the next widget and the next session."""
+    """Save plain values for the next widget and the next session."""
     path = _last_file()
     if path is None:
         return
@@ -114,17 +89,17 @@ def keep_values(values: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, json.dumps(values, indent=1))
     except OSError as error:
-        _LOGGER.warning("The values used cannot be kept in %s: %s", path, error)
+        _LOGGER.warning("Cannot save the last used values to %s: %s", path, error)
 
 
 def _last_file() -> Path | None:
-    """Return where values are kept: beside napari's own settings, if it has a file."""
+    """Return a path beside napari's own settings file, if napari has one."""
     own = get_settings().config_path
     return None if own is None else Path(own).parent / _LAST
 
 
 def _page() -> Any:
-    """Return napari's model of our configuration, or None where it has none."""
+    """Return napari's model of the plugin's configuration, if it has one."""
     known = get_plugin_settings().get(PLUGIN)
     return getattr(known, "segment", None)
 

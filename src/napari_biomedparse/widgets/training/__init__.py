@@ -1,1 +1,1 @@
-"""The docks that review labels and fine-tune models."""
+"""The dock widgets that review labels and fine-tune models."""

@@ -1,4 +1,4 @@
-"""A dock widget: an image with right labels in, a network that has learned them out."""
+"""The dock widget that fine-tunes a model on the labels of a layer or a folder."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from napari_biomedparse.viewer.samples import WIDGET
 from napari_biomedparse.widgets.shared.docks import SharedTabs, open_widget
 from napari_biomedparse.widgets.shared.fold import Scrolled
 from napari_biomedparse.widgets.shared.task import TaskThread
+from napari_biomedparse.widgets.training.labelled import Tuning
 from napari_biomedparse.widgets.training.loss_curves import LossCurves
-from napari_biomedparse.widgets.training.tuning import Tuning
 from napari_biomedparse.widgets.training.tuning_form import TuningForm, TuningRequest
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 
 class FinetuneWidget(QWidget):
-    """Teach a network the labels of a layer, or of a folder of files.
+    """Fine-tune a model on the labels of a layer, or of a folder of files.
 
     Parameters
     ----------
     napari_viewer : napari.Viewer
-        Whose layers are offered.
+        Its layers are listed.
     session : Session, optional
-        The model process to use; one of its own by default. Closed with the widget.
+        Model process to use; its own by default. Closed with the widget.
     """
 
     def __init__(
@@ -59,15 +59,15 @@ class FinetuneWidget(QWidget):
         self.form = TuningForm(napari_viewer)
         self.start_button = QPushButton("Fine-tune")
         self.start_button.setToolTip(
-            "Learn in a process of its own; you can go on working meanwhile."
+            "Train in a separate process; you can keep working in the meantime."
         )
         self.stop_button = QPushButton("Stop")
         self.stop_button.setToolTip(
-            "End after the batch at hand; the best weights so far are kept, and "
-            "Fine-tune goes on from the last checkpoint."
+            "Stop after the current batch. The best weights so far are kept, and "
+            "Fine-tune resumes from the last checkpoint."
         )
         self.use_button = QPushButton("Use this model")
-        self.use_button.setToolTip("Choose the new weights in Segment with text.")
+        self.use_button.setToolTip("Select the new weights in Segment with text.")
         self.bar = QProgressBar()
         self.bar.setFormat("%v of %m batches")
         self.curves = LossCurves()
@@ -80,48 +80,48 @@ class FinetuneWidget(QWidget):
             self.destroyed.connect(lambda *_, clean=clean: clean())
 
     def reset_choices(self, *_: Any) -> None:
-        """Offer the layers there are now; napari calls this when they change."""
+        """List the current layers; napari calls this when they change."""
         self.form.reset_choices()
 
     def start(self) -> None:
-        """Do what the Fine-tune button does."""
+        """Start fine-tuning."""
         if self.tuning is not None:
             return
         try:
-            asked = self.form.request()
+            request = self.form.request()
         except BiomedParseError as error:
             show_error(str(error))
             return
-        self._begin(asked)
+        self._begin(request)
 
     def stop(self) -> None:
-        """Do what the Stop button does."""
+        """Stop after the current batch."""
         if self.tuning is not None:
             self.tuning.stop()
-            self.status.setText("Stopping after the batch at hand…")
+            self.status.setText("Stopping after the current batch…")
 
     def use(self) -> None:
-        """Choose the new weights in the Segment widget, which opens if need be."""
+        """Select the new weights in the Segment widget, which opens if necessary."""
         if self.result is None:
             return
         segment = open_widget(self._viewer, WIDGET)
         segment.form.model.choose_file(str(self.result.checkpoint))
         name = Path(self.result.checkpoint).name
-        self.status.setText(f"{name} is chosen in {WIDGET}.")
+        self.status.setText(f"{name} is selected in {WIDGET}.")
 
-    def _begin(self, asked: TuningRequest) -> None:
+    def _begin(self, request: TuningRequest) -> None:
         self.tuning = Tuning(
             lambda: self.session.start(
                 FinetuneRequest(
-                    data=asked.data,
-                    output=asked.output,
-                    checkpoint=asked.checkpoint,
-                    options=asked.options,
-                    device=asked.device,
+                    data=request.data,
+                    output=request.output,
+                    checkpoint=request.checkpoint,
+                    options=request.options,
+                    device=request.device,
                 )
             ),
-            asked.layers,
-            asked.data,
+            request.layers,
+            request.data,
         )
         self._failed, self.result = False, None
         self._time_left, self._began = TimeLeft(), time.monotonic()
@@ -169,7 +169,7 @@ class FinetuneWidget(QWidget):
         if self.result is None:
             how = "Stopped by an error" if self._failed else "Stopped"
             return (
-                f"{how}; Fine-tune goes on from the last checkpoint, if there is one."
+                f"{how}. Fine-tune resumes from the last checkpoint, if there is one."
             )
         took = duration(time.monotonic() - self._began)
         how = "Stopped" if stopped else "Done"

@@ -1,31 +1,45 @@
-"""An image, its labels and what they are called: what can be learned from layers."""
+"""An image, its labels and their names: training data from layers, and its use."""
 
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from magicgui.widgets import CheckBox, TextEdit
 from napari.layers import Image, Labels
 from qtpy.QtWidgets import QWidget
 
 from napari_biomedparse.data.prompts import PromptSet, parse_prompts
-from napari_biomedparse.errors import VolumeError
+from napari_biomedparse.errors import BiomedParseError, VolumeError
+from napari_biomedparse.process.messages import Failed, Status
 from napari_biomedparse.training.collect import add_to_training_set
-from napari_biomedparse.viewer.layers import prompts_of_layer, volume_from_layer
+from napari_biomedparse.viewer.layers import (
+    prompts_of_layer,
+    volume_from_layer,
+    voxels_of_labels,
+)
 from napari_biomedparse.widgets.shared.form import form_layout
 from napari_biomedparse.widgets.shared.layer_choice import LayerChoice
-from napari_biomedparse.widgets.training.reviewed import review_axis, reviewed_slices
+from napari_biomedparse.widgets.shared.task import polled
+from napari_biomedparse.widgets.training.review_strip import (
+    review_axis,
+    reviewed_slices,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     import numpy.typing as npt
     from napari import Viewer
 
     from napari_biomedparse.data.volume import Volume
+    from napari_biomedparse.process import RunHandle
+    from napari_biomedparse.process.messages import Event
 
 _NUMBERED = re.compile(r"\s*(\d+)\s*[:=]\s*(.*)")
 _ROWS, _FRAME = 3, 24
@@ -33,17 +47,9 @@ _ROWS, _FRAME = 3, 24
 
 @dataclass(frozen=True)
 class Labelled:
-    """A volume with its labels, as `add_to_training_set` takes them.
+    """A volume with labels [Z, Y, X], as `add_to_training_set` takes them.
 
-    Parameters
-    ----------
-    volume : Volume
-    labels : integer ndarray [Z, Y, X]
-    prompts : PromptSet
-    reviewed : tuple of int, optional
-        None for all slices.
-    axis : int
-        Along which reviewed slices are counted.
+    `reviewed` are slices along `axis`; None for all slices.
     """
 
     volume: Volume
@@ -53,7 +59,7 @@ class Labelled:
     axis: int
 
     def add_to(self, folder: Path) -> Path:
-        """Write it into a training set."""
+        """Add it to a training set; return the path of the volume in it."""
         return add_to_training_set(
             folder,
             self.volume,
@@ -65,12 +71,7 @@ class Labelled:
 
 
 class LabelledForm(QWidget):
-    """Choose an image and its labels, and say what the label values are.
-
-    Parameters
-    ----------
-    viewer : napari.Viewer
-    """
+    """The choice of an image, its labels and the names of the label values."""
 
     def __init__(self, viewer: Viewer) -> None:
         super().__init__()
@@ -80,22 +81,23 @@ class LabelledForm(QWidget):
             viewer,
             Image,
             label="Image",
-            tooltip="What the labels lie on; follows the layer you select.",
+            tooltip="The image of the labels. Follows the selected layer.",
         )
         self.labels = LayerChoice(
             viewer,
             Labels,
             label="Labels",
-            tooltip="What is right in the image; follows the layer you select.",
+            tooltip="The correct labels. Follows the selected layer.",
         )
         self.names = TextEdit(
             label="Names",
-            tooltip="What each label value is, one a line, as a prompt that will be "
-            "used: 1: nuclei in light-sheet microscopy. Filled in after a run.",
+            tooltip="The prompt of each label value, one per line, for example "
+            "1: nuclei in light-sheet microscopy. Filled in after a run.",
         )
         self.objects = CheckBox(
             label="Each label value is an object",
-            tooltip="On: values tell objects of one kind apart; name that kind alone.",
+            tooltip="On: the values are objects of one kind; enter the name of that "
+            "kind only.",
         )
         edit = self.names.native
         edit.setPlaceholderText("1: nuclei in light-sheet microscopy")
@@ -106,18 +108,15 @@ class LabelledForm(QWidget):
         self._on_labels_changed()
 
     def reset_choices(self, *_: Any) -> None:
-        """Offer the layers there are now."""
+        """List the current layers."""
         for box in (self.image, self.labels):
             box.reset_choices()
         self._on_labels_changed()
 
     def prompt_set(self) -> PromptSet:
-        """Return what the label values are.
+        """Return the prompts of the label values.
 
-        Raises
-        ------
-        PromptError
-            If there is no name, or one cannot be used as a prompt.
+        Raises PromptError if there is none, or one is not valid.
         """
         lines = [line for line in self.names.value.splitlines() if line.strip()]
         named = [_NUMBERED.fullmatch(line) for line in lines]
@@ -129,26 +128,16 @@ class LabelledForm(QWidget):
         return replace(given, instance=bool(self.objects.value))
 
     def read(self, *, only_reviewed: bool) -> Labelled:
-        """Return what there is to learn.
+        """Return the training data: all slices, or only those that were accepted.
 
-        Parameters
-        ----------
-        only_reviewed : bool
-            Whether slices count only that were accepted.
-
-        Raises
-        ------
-        VolumeError, PromptError
-            If a layer or a name is missing, or they do not fit.
+        Raises VolumeError or PromptError if something is missing or does not fit.
         """
         image, labels = self.image.value, self.labels.value
         if image is None or labels is None:
-            raise VolumeError("Open an image and its labels first, and choose both.")
+            raise VolumeError("Open an image and its labels, and choose both.")
         prompts = self.prompt_set()
         volume = volume_from_layer(image, self._viewer.dims)
-        values = np.asarray(labels.data[0] if labels.multiscale else labels.data)
-        if values.ndim == 2 and volume.flat:
-            values = values[None]
+        values = voxels_of_labels(labels)
         axis, reviewed = 0, None
         if only_reviewed:
             axis = review_axis(labels) or 0
@@ -156,7 +145,7 @@ class LabelledForm(QWidget):
         return Labelled(volume, values, prompts, reviewed, axis)
 
     def _on_labels_changed(self, *_: Any) -> None:
-        """Fill in the names that came with the labels, unless others were typed."""
+        """Fill in the names of the labels, unless the user typed others."""
         layer = self.labels.value
         if layer is None or self.names.value.strip() not in ("", self._prefilled):
             return
@@ -165,3 +154,45 @@ class LabelledForm(QWidget):
             self._prefilled = "\n".join(f"{p.id}: {p.text}" for p in known.prompts)
             self.names.value = self._prefilled
             self.objects.value = known.instance
+
+
+class Tuning:
+    """Fine-tuning in the model process; stopped, it ends with the best weights.
+
+    `layers`, if given, are written to `data` first.
+    """
+
+    def __init__(
+        self, begin: Callable[[], RunHandle], layers: Labelled | None, data: Path
+    ) -> None:
+        self._begin, self._layers, self._data = begin, layers, data
+        self._stopped = threading.Event()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped.is_set()
+
+    def stop(self) -> None:
+        """Request the end; may be called from any thread."""
+        self._stopped.set()
+
+    def steps(self) -> Iterator[Event | Failed]:
+        """Train to the end and yield what is new."""
+        try:
+            if self._layers is not None:
+                yield Status("Writing the layers as training data…")
+                self._layers.add_to(self._data)
+            yield from self._events()
+        except BiomedParseError as error:
+            yield Failed(error)
+
+    def _events(self) -> Iterator[Event]:
+        told = False
+        with closing(self._begin()) as run:
+            for event in polled(run):
+                if event is not None:
+                    yield event
+                if self.stopped and not told:
+                    run.cancel()
+                    told = True

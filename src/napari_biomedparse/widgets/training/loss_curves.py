@@ -1,4 +1,4 @@
-"""A small plot: how the loss goes down while a network learns."""
+"""A small plot of the loss during training."""
 
 from __future__ import annotations
 
@@ -11,48 +11,38 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 LEARNED, HELD_OUT = QColor("#5aa9e6"), QColor("#f4a259")
 _SMOOTHING = 0.9
 _MOST = 2000
-"""Points that are drawn."""
+"""Maximum number of points that are drawn."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 8, 18, 16
-"""Room in pixels for what is written around the curves."""
+"""Margins in pixels for the text around the curves."""
 
 
 class LossCurves(QWidget):
-    """The loss of each batch, smoothed, and that of held-out slices."""
+    """The smoothed loss of each batch, and that of held-out slices."""
 
     def __init__(self) -> None:
         super().__init__()
         self.clear()
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.setAccessibleName("Loss while learning")
+        self.setAccessibleName("Loss during training")
         self.setToolTip(
-            "Blue: the loss of each batch, and its running mean. Orange: the loss on "
-            "held-out slices, which tells the best weights. Lower is better; orange "
-            "that rises while blue falls means learning by heart."
+            "Blue: loss of each batch, and its running mean. Orange: loss on held-out "
+            "slices, which selects the best weights. Lower is better. If orange rises "
+            "while blue falls, the model is overfitting."
         )
 
     def sizeHint(self) -> QSize:
-        """Return a size that leaves room for the rest of the widget."""
+        """Return a small size."""
         return QSize(220, 130)
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Clear the curves."""
         self.steps = 1
         self.learned: list[tuple[int, float]] = []
         self.held_out: list[tuple[int, float]] = []
         self.update()
 
     def add(self, step: int, steps: int, loss: float, val_loss: float | None) -> None:
-        """Append what is known after a step.
-
-        Parameters
-        ----------
-        step, steps : int
-            Batches so far, and at most.
-        loss : float
-            Of the last batch.
-        val_loss : float, optional
-            Of held-out slices, as last measured.
-        """
+        """Append the losses after a batch; `steps` is the maximum number of batches."""
         self.steps = max(steps, 1)
         if not self.learned or self.learned[-1][0] < step:
             self.learned.append((step, loss))
@@ -64,7 +54,7 @@ class LossCurves(QWidget):
         self.update()
 
     def smoothed(self) -> list[tuple[int, float]]:
-        """Return the running mean of the losses, which follows closely at first."""
+        """Return the running mean of the losses, over fewer batches at first."""
         mean, points = 0.0, []
         for count, (step, loss) in enumerate(self.learned):
             kept = min(_SMOOTHING, count / (count + 1))

@@ -1,15 +1,12 @@
-"""A dock widget: accept slices that were looked at, and add them to a training set."""
+"""The dock widget that accepts reviewed slices and adds them to a training set."""
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicgui.types import FileDialogMode
-from magicgui.widgets import CheckBox, FileEdit
+from magicgui.widgets import CheckBox
 from napari.utils.notifications import show_error
-from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QGridLayout,
     QLabel,
@@ -19,12 +16,20 @@ from qtpy.QtWidgets import (
 )
 
 from napari_biomedparse.errors import BiomedParseError, OutputError
-from napari_biomedparse.viewer.axes import shown_position
+from napari_biomedparse.viewer.axes import show_position, shown_position
+from napari_biomedparse.widgets.shared.background import LatestWork
 from napari_biomedparse.widgets.shared.docks import SharedTabs, open_widget
-from napari_biomedparse.widgets.shared.form import form_layout
+from napari_biomedparse.widgets.shared.form import (
+    chosen_folder,
+    folder_field,
+    form_layout,
+)
 from napari_biomedparse.widgets.training.labelled import Labelled, LabelledForm
-from napari_biomedparse.widgets.training.review_strip import ReviewStrip
-from napari_biomedparse.widgets.training.reviewed import reviewed_slices, set_reviewed
+from napari_biomedparse.widgets.training.review_strip import (
+    ReviewStrip,
+    reviewed_slices,
+    set_reviewed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,54 +41,42 @@ FINETUNE = "Fine-tune a model"
 
 
 class ReviewWidget(QWidget):
-    """Accept slices of a Labels layer and collect them to learn from.
-
-    Parameters
-    ----------
-    napari_viewer : napari.Viewer
-    """
-
-    _added = Signal(str)
-    _failed = Signal(str)
+    """Accept slices of a Labels layer and collect them for fine-tuning."""
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__()
         SharedTabs(self)
         self._viewer = napari_viewer
-        self._thread: threading.Thread | None = None
+        self._writing = LatestWork(self)
         self.form = LabelledForm(napari_viewer)
         self.strip = ReviewStrip()
         self.accept_button = QPushButton("Accept slice")
         self.accept_button.setToolTip(
-            "The labels of the slice in view are right (correct them first with "
-            "napari's brush). The next slice that was not accepted comes into view."
+            "Mark the labels of the slice in view as correct, and go to the next slice "
+            "that is not accepted. Correct labels first with napari's tools."
         )
         self.accept_all_button = QPushButton("Accept all")
-        self.accept_all_button.setToolTip("The labels of all slices are right.")
-        self.reject_button = QPushButton("Take back")
+        self.accept_all_button.setToolTip("Mark the labels of all slices as correct.")
+        self.reject_button = QPushButton("Undo")
         self.reject_button.setToolTip(
-            "The slice in view was accepted, and is to be looked at again. Click the "
-            "strip to go to a slice."
+            "Mark the slice in view as not accepted. Click the strip to go to a slice."
         )
         self.count = QLabel()
-        self.folder = FileEdit(
-            label="Training set",
-            mode=FileDialogMode.EXISTING_DIRECTORY,
-            nullable=True,
-            value=None,
-            tooltip="Folder that collects volumes to learn from; may be a new one.",
+        self.folder = folder_field(
+            "Training set",
+            "New or existing folder that collects volumes for fine-tuning.",
         )
         self.everything = CheckBox(
-            label="All slices, accepted or not",
-            tooltip="Off: only what was accepted is written and learned from.",
+            label="Include slices that are not accepted",
+            tooltip="Off: only accepted slices are written and used for training.",
         )
         self.add_button = QPushButton("Add to training set")
         self.add_button.setToolTip(
-            "Write image, labels and names into the folder, as Fine-tune reads them; "
-            "a volume of the same name is replaced."
+            "Write image, labels and names into the folder for fine-tuning. A volume "
+            "of the same name is replaced."
         )
-        self.learn_button = QPushButton("Fine-tune with it")
-        self.learn_button.setToolTip(f"Open {FINETUNE} with this folder.")
+        self.learn_button = QPushButton("Fine-tune…")
+        self.learn_button.setToolTip(f"Open {FINETUNE} with this training set.")
         self.status = QLabel()
         self.status.setWordWrap(True)
         self._build()
@@ -91,12 +84,12 @@ class ReviewWidget(QWidget):
         self.refresh()
 
     def reset_choices(self, *_: Any) -> None:
-        """Offer the layers there are now; napari calls this when they change."""
+        """List the current layers; napari calls this when they change."""
         self.form.reset_choices()
         self.refresh()
 
     def accept(self) -> None:
-        """Do what the Accept slice button does."""
+        """Accept the slice in view and go to the next one."""
         layer, at = self._layer(), self._current()
         if layer is None:
             return
@@ -105,35 +98,32 @@ class ReviewWidget(QWidget):
         self.refresh()
 
     def accept_all(self) -> None:
-        """Do what the Accept all button does."""
+        """Accept all slices."""
         if (layer := self._layer()) is not None:
             axis = self._axis(layer)
             set_reviewed(layer, axis, range(_shape(layer)[axis]), accepted=True)
             self.refresh()
 
     def reject(self) -> None:
-        """Do what the Take back button does."""
+        """Undo the acceptance of the slice in view."""
         if (layer := self._layer()) is not None:
             set_reviewed(layer, self._axis(layer), [self._current()], accepted=False)
             self.refresh()
 
     def add(self) -> None:
-        """Do what the Add to training set button does."""
+        """Add the volume to the training set."""
         try:
             folder = self._training_set()
-            asked = self.form.read(only_reviewed=not self.everything.value)
+            request = self.form.read(only_reviewed=not self.everything.value)
         except BiomedParseError as error:
             show_error(str(error))
             return
         self.add_button.setEnabled(False)
         self.status.setText("Writing…")
-        self._thread = threading.Thread(
-            target=self._write, args=(asked, folder), daemon=True
-        )
-        self._thread.start()
+        self._writing.submit(lambda: _write(request, folder))
 
     def learn(self) -> None:
-        """Do what the Fine-tune with it button does."""
+        """Open the Fine-tune widget with the training set."""
         try:
             folder = self._training_set()
         except BiomedParseError as error:
@@ -143,31 +133,23 @@ class ReviewWidget(QWidget):
         widget.form.learn_from_folder(folder)
 
     def refresh(self, *_: Any) -> None:
-        """Show what was accepted, and where the viewer is."""
+        """Show the accepted slices and the slice in view."""
         layer = self._layer()
         for button in (self.accept_button, self.accept_all_button):
             button.setEnabled(layer is not None)
         if layer is None:
             self.reject_button.setEnabled(False)
             self.strip.show_slices(0, (), 0)
-            self.count.setText("No labels are chosen.")
+            self.count.setText("Choose a Labels layer.")
             return
         axis, at = self._axis(layer), self._current()
         done, depth = reviewed_slices(layer, axis), _shape(layer)[axis]
         self.reject_button.setEnabled(at in done)
         self.strip.show_slices(depth, done, at)
-        state = "accepted" if at in done else "not accepted yet"
-        self.count.setText(f"{len(done)} of {depth} slices; slice {at} is {state}.")
-
-    def _write(self, asked: Labelled, folder: Path) -> None:
-        try:
-            path = asked.add_to(folder)
-        except BiomedParseError as error:
-            self._failed.emit(str(error))
-        else:
-            kept = asked.reviewed
-            count = asked.labels.shape[asked.axis] if kept is None else len(kept)
-            self._added.emit(f"{count} slices are in {path}")
+        state = "accepted" if at in done else "not accepted"
+        self.count.setText(
+            f"{len(done)} of {depth} slices accepted; slice {at} is {state}."
+        )
 
     def _on_added(self, text: str) -> None:
         self.add_button.setEnabled(True)
@@ -178,9 +160,9 @@ class ReviewWidget(QWidget):
         show_error(text)
 
     def _training_set(self) -> Path:
-        folder = self.folder.value
-        if not isinstance(folder, Path) or folder == Path():
-            raise OutputError("Choose a folder for the training set first.")
+        folder = chosen_folder(self.folder)
+        if folder is None:
+            raise OutputError("Choose a folder for the training set.")
         return folder
 
     def _layer(self) -> Labels | None:
@@ -188,7 +170,7 @@ class ReviewWidget(QWidget):
         return None if layer is None or layer.ndim < 2 else layer
 
     def _axis(self, layer: Labels) -> int:
-        """Return the layer's axis that the viewer's slider moves along."""
+        """Return the layer's axis along which the viewer's slider moves."""
         if layer.ndim == 2:
             return 0
         shown = self._viewer.dims.order[-3:][0] - (self._viewer.dims.ndim - layer.ndim)
@@ -212,11 +194,7 @@ class ReviewWidget(QWidget):
         layer = self._layer()
         if layer is None or layer.ndim == 2:
             return
-        position = list(shown_position(layer, self._viewer.dims))
-        position[self._axis(layer)] = at
-        world = layer.data_to_world(position)
-        offset = self._viewer.dims.ndim - layer.ndim
-        self._viewer.dims.set_point(range(offset, offset + layer.ndim), world)
+        show_position(layer, self._viewer.dims, self._axis(layer), at)
 
     def _build(self) -> None:
         buttons = QGridLayout()
@@ -246,12 +224,19 @@ class ReviewWidget(QWidget):
         self.learn_button.clicked.connect(self.learn)
         self.strip.slice_clicked.connect(self._go_to)
         self.form.labels.changed.connect(self.refresh)
-        self._added.connect(self._on_added)
-        self._failed.connect(self._on_failed)
+        self._writing.done.connect(self._on_added)
+        self._writing.failed.connect(self._on_failed)
         events = self._viewer.dims.events
         for event in (events.current_step, events.order):
             event.connect(self.refresh)
             self.destroyed.connect(lambda *_, e=event: e.disconnect(self.refresh))
+
+
+def _write(request: Labelled, folder: Path) -> str:
+    """Add to a training set; return a message about it."""
+    path, kept = request.add_to(folder), request.reviewed
+    count = request.labels.shape[request.axis] if kept is None else len(kept)
+    return f"Added {count} slices as {path}"
 
 
 def _shape(layer: Labels) -> tuple[int, ...]:

@@ -1,18 +1,24 @@
-"""A strip with a cell for each slice: green where its labels were accepted."""
+"""The slices of a layer that the user has accepted: a strip, and the metadata."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
+from napari_biomedparse.viewer.layers import METADATA_KEY
+
+if TYPE_CHECKING:
+    from napari.layers import Labels
+
 ACCEPTED = QColor("#4caf7d")
 
 
 class ReviewStrip(QWidget):
-    """Shows which slices were accepted; a click goes to a slice."""
+    """A strip with a cell per slice, green if accepted; a click goes to a slice."""
 
     slice_clicked = Signal(int)
 
@@ -29,16 +35,7 @@ class ReviewStrip(QWidget):
         return QSize(200, 18)
 
     def show_slices(self, depth: int, accepted: Collection[int], current: int) -> None:
-        """Draw anew.
-
-        Parameters
-        ----------
-        depth : int
-            How many slices there are.
-        accepted : collection of int
-        current : int
-            The slice in view.
-        """
+        """Show the number of slices, the accepted ones and the one in view."""
         self.slices, self.accepted, self.current = depth, accepted, current
         self.update()
 
@@ -68,3 +65,32 @@ class ReviewStrip(QWidget):
         at = int((event.position().x() - 1) * self.slices / max(self.width() - 2, 1))
         if self.slices:
             self.slice_clicked.emit(min(max(at, 0), self.slices - 1))
+
+
+REVIEWED_KEY = "reviewed"
+
+
+def reviewed_slices(layer: Labels, axis: int) -> tuple[int, ...]:
+    """Return the accepted slices along an axis of the layer, in order."""
+    known = layer.metadata.get(METADATA_KEY, {}).get(REVIEWED_KEY, {})
+    return tuple(known.get(axis, ()))
+
+
+def review_axis(layer: Labels) -> int | None:
+    """Return the axis with the most accepted slices; None if there are none."""
+    known: dict[int, list[int]] = layer.metadata.get(METADATA_KEY, {}).get(
+        REVIEWED_KEY, {}
+    )
+    if not any(known.values()):
+        return None
+    return max(known, key=lambda axis: len(known[axis]))
+
+
+def set_reviewed(
+    layer: Labels, axis: int, slices: Iterable[int], *, accepted: bool
+) -> None:
+    """Mark slices along an axis of the layer as accepted or not."""
+    known = layer.metadata.setdefault(METADATA_KEY, {})
+    before = set(reviewed_slices(layer, axis))
+    now = before | set(slices) if accepted else before - set(slices)
+    known.setdefault(REVIEWED_KEY, {})[axis] = sorted(now)

@@ -1,4 +1,4 @@
-"""Which network to use."""
+"""The choice of a model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FROM_FILE = "file…"
 
 
 class ModelChoice(ComboBox):
-    """A list of the models known by name, and of files chosen so far."""
+    """The models known by name, and the files chosen so far."""
 
     def __init__(self) -> None:
         self._files: tuple[str, ...] = ()
@@ -30,26 +30,20 @@ class ModelChoice(ComboBox):
             label="Model",
             value=self._chosen,
             choices=self._list,
-            tooltip="The network. A file is a .safetensors, .ckpt or .pt of "
-            "BiomedParse, or of your own fine-tuning.",
+            tooltip="Model to use. A file holds weights of BiomedParse or of your own "
+            "fine-tuned model: .safetensors, .ckpt or .pt.",
         )
         self.changed.connect(self._on_changed)
 
     def choose(self, model: str) -> None:
-        """Choose a model by its name, or a weights file, which joins the list."""
+        """Choose a model by name, or a weights file, which is added to the list."""
         if model in available_models():
             self.value = model
         else:
             self.choose_file(model)
 
     def choose_known(self, model: str) -> None:
-        """Choose a model by its name, or a weights file that is there.
-
-        Raises
-        ------
-        ValueError
-            If it is neither.
-        """
+        """Choose a model by name or an existing file; raises ValueError otherwise."""
         if model not in available_models() and not Path(model).is_file():
             raise ValueError(f"There is no model {model!r}.")
         self.choose(model)
@@ -72,10 +66,10 @@ class ModelChoice(ComboBox):
             self.value = self._chosen
 
     def ask_for_file(self, *_args: object) -> bool:
-        """Let the user choose a weights file; False if they did not."""
+        """Open a dialog for a weights file; return whether one was chosen."""
         patterns = " ".join(f"*{suffix}" for suffix in SUFFIXES)
         path, _ = QFileDialog.getOpenFileName(
-            self.native, "Weights of a model", filter=f"Weights ({patterns})"
+            self.native, "Choose model weights", filter=f"Weights ({patterns})"
         )
         if path:
             self.choose_file(path)

@@ -1,11 +1,12 @@
-"""What to do when the published weights are chosen and are not on this computer."""
+"""Offers the download of the published weights when they are missing."""
 
 from __future__ import annotations
 
 import html
+import threading
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
@@ -16,14 +17,68 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_biomedparse.errors import CheckpointError
+from napari_biomedparse.errors import BiomedParseError, CheckpointError
 from napari_biomedparse.networks.catalogue import PUBLISHED, available_models
+from napari_biomedparse.networks.hub import fetch
 from napari_biomedparse.networks.weights import is_downloaded
-from napari_biomedparse.widgets.prompts.model import WARNING
-from napari_biomedparse.widgets.weights.download import Download
+from napari_biomedparse.widgets.shared.form import WARNING
 
 if TYPE_CHECKING:
     from napari_biomedparse.widgets.weights.model_choice import ModelChoice
+
+
+class _Stopped(Exception):
+    """Ends a download from its progress callback."""
+
+
+class Download(QObject):
+    """One attempt, in a thread; after `cancel` no signal is emitted."""
+
+    progressed = Signal(object, object)
+    """Bytes done and in total, which a C int cannot hold."""
+    finished = Signal(str)
+    """The error message, or empty."""
+
+    def __init__(self, token: str | None) -> None:
+        super().__init__()
+        self._token = token
+        self._cancelled = threading.Event()
+        self._thread = threading.Thread(
+            target=self._work, name="biomedparse-download", daemon=True
+        )
+
+    def start(self) -> None:
+        """Start; what an earlier attempt fetched is not fetched again."""
+        self._thread.start()
+
+    def cancel(self) -> None:
+        """Stop when the next piece arrives."""
+        self._cancelled.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the thread; return whether it has ended."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        problem = ""
+        try:
+            fetch(
+                PUBLISHED,
+                token=self._token,
+                on_progress=self._on_progress,
+                confirm=lambda _: True,  # the panel has shown the licence
+            )
+        except BiomedParseError as error:
+            problem = str(error)
+        if not self._cancelled.is_set():
+            self.finished.emit(problem)
+
+    def _on_progress(self, done: int, total: int) -> None:
+        if self._cancelled.is_set():
+            raise _Stopped
+        self.progressed.emit(done, total or PUBLISHED.size)
+
 
 _STEPS = 1000
 _LINK = "color: #4f86e8"  # readable on napari's dark and on its light ground
@@ -31,13 +86,7 @@ _SIZE = f"{PUBLISHED.size / 1e9:.1f} GB"
 
 
 class WeightsPanel(QWidget):
-    """Offers the download, a file or the demo model; shown only where it is needed.
-
-    Parameters
-    ----------
-    model : ModelChoice
-        Which it follows.
-    """
+    """Offers the download, a file or the demo model; hidden if not needed."""
 
     def __init__(self, model: ModelChoice) -> None:
         super().__init__()
@@ -45,29 +94,30 @@ class WeightsPanel(QWidget):
         self._download: Download | None = None
         link = f"<a href='{PUBLISHED.page}' style='{_LINK}'>{PUBLISHED.page}</a>"
         terms = html.escape(PUBLISHED.licence).replace(PUBLISHED.page, link)
-        self.terms = QLabel(f"<b>Not on this computer yet.</b> {terms}")
+        self.terms = QLabel(f"<b>Not downloaded yet.</b> {terms}")
         self.terms.setWordWrap(True)
         self.terms.setOpenExternalLinks(True)
         self.token = QLineEdit()
         self.token.setEchoMode(QLineEdit.EchoMode.Password)
         self.token.setPlaceholderText("Hugging Face token, if you are not logged in")
         self.token.setToolTip(
-            "A read token from huggingface.co/settings/tokens, of an account that has "
-            "accepted the terms. It is not kept. Empty: HF_TOKEN or 'hf auth login'."
+            "Read token from huggingface.co/settings/tokens, of an account that has "
+            "accepted the terms. It is not stored. If empty, HF_TOKEN or the login of "
+            "'hf auth login' is used."
         )
         self.download = QPushButton(f"Download {_SIZE}")
-        self.download.setToolTip("Accept the terms and fetch the weights, once.")
-        self.file = QPushButton("Choose a file…")
-        self.file.setToolTip("Use weights that you have as a file already.")
-        self.demo = QPushButton("Use the demo model")
+        self.download.setToolTip("Accept the terms and download the weights.")
+        self.file = QPushButton("Choose file…")
+        self.file.setToolTip("Use weights that you have already downloaded.")
+        self.demo = QPushButton("Use demo model")
         self.demo.setToolTip(
-            "Small and built in: good for a first try with electron microscopy or "
+            "Small built-in model to try the plugin with the electron microscopy and "
             "light-sheet phantoms."
         )
         self.bar = QProgressBar()
-        self.bar.setToolTip("How much of the weights has arrived.")
+        self.bar.setToolTip("Download progress.")
         self.cancel = QPushButton("Cancel")
-        self.cancel.setToolTip("Stop the download; it goes on another time.")
+        self.cancel.setToolTip("Stop the download. It can be resumed later.")
         self.problem = QLabel()
         self.problem.setWordWrap(True)
         self.problem.setTextInteractionFlags(
@@ -84,36 +134,30 @@ class WeightsPanel(QWidget):
 
     @property
     def missing(self) -> bool:
-        """Whether the model chosen is not at hand."""
+        """Whether the chosen model has to be downloaded first."""
         return bool(self._model.value == "v2") and not is_downloaded()
 
     def require(self) -> None:
-        """Make sure that the model chosen is at hand.
-
-        Raises
-        ------
-        CheckpointError
-            If it has to be downloaded first.
-        """
+        """Raise CheckpointError if the chosen model has to be downloaded first."""
         if self.missing:
             raise CheckpointError(
-                f"BiomedParse v2 is not on this computer yet: download it ({_SIZE}), "
-                "choose a file, or take the demo model, all below Model."
+                "BiomedParse v2 has not been downloaded yet. Below Model, download it "
+                f"({_SIZE}), choose a file or use the demo model."
             )
 
     def stop(self) -> None:
-        """End a download; what has arrived is kept for the next attempt."""
+        """Stop a download; what has arrived is kept for the next attempt."""
         self.abandon()
         self.update_state()
 
     def abandon(self) -> None:
-        """End a download and show nothing, as the widget is about to go."""
+        """Stop a download when the widget is about to be deleted."""
         if self._download is not None:
             self._download.cancel()
             self._download = None
 
     def update_state(self, *_: object) -> None:
-        """Show what can be done now, if there is something to be done."""
+        """Show what can be done now; hide if nothing is needed."""
         loading = self._download is not None
         offers: tuple[QWidget, ...] = (self.terms, self.token, self.download, self.file)
         for widget in offers:

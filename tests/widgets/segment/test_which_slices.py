@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_biomedparse.errors import OptionError
-from napari_biomedparse.widgets.segment.region import IN_VIEW, WHOLE, RegionChoice
+from napari_biomedparse.widgets.segment.which_slices import IN_VIEW, WHOLE, RegionChoice
 
 
 def image_in(viewer):
@@ -31,7 +31,7 @@ def test_a_rectangle_in_world_coordinates(make_napari_viewer):
     assert choice.text(image, 0) == "y=5:16,x=4:15"
     assert choice.text(image, 1) == "x=4:15"  # cut along y: nothing is left out of it
     shapes.add_rectangles(np.add(box, (0, 1000)))
-    with pytest.raises(OptionError, match="Nothing of"):
+    with pytest.raises(OptionError, match="No part of"):
         choice.text(image, 0)
     shapes.selected_data = {0}
     assert choice.text(image, 0) == "y=5:16,x=4:15"

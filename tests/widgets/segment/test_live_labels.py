@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from napari_biomedparse.widgets.segment.written_labels import WrittenLabels
+from napari_biomedparse.widgets.segment.live_labels import WrittenLabels
 
 
 def first(labels):
