@@ -1,7 +1,7 @@
 """Cases to batches: which slice, which prompts, which part of it, how distorted.
 
-A batch is a function of the seed and its number alone, so that a run that was cut off
-goes on with the data it would have seen.
+A batch depends only on the seed and its number, so that an interrupted run resumes with
+the data it would have seen.
 """
 
 from __future__ import annotations

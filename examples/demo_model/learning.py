@@ -1,4 +1,4 @@
-"""How the demo model learns: as in fine-tuning, but with a schedule and other weights.
+"""Loss and schedule of the demo model, where they differ from fine-tuning.
 
 In the original, masks of absent targets teach nothing; a small network then hardly
 learns from the image what is absent, and answers by modality. And a missed edge merges

@@ -128,7 +128,7 @@ def train_part(
     seed: int,
     device: torch.device,
 ) -> BiomedParse:
-    """Train a part, go on with it, or read what it left if it is done.
+    """Train a part or resume it, or read its result if it has finished.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def train_part(
     Raises
     ------
     OutputError
-        If the folder holds a training of something else.
+        If the folder holds a different training.
     """
     folder.mkdir(parents=True, exist_ok=True)
     facts = {

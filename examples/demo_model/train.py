@@ -1,8 +1,8 @@
 """The recipe of the demo model: phantoms, their prompts, a small network.
 
-``python examples/demo_model/train.py --output DIR --seed 0`` trains it anew; cut
-off, the same command goes on where it was. Only phantoms are used, so that the weights
-carry nobody's data.
+``python examples/demo_model/train.py --output DIR --seed 0`` trains it again; after an
+interruption the same command resumes. Only phantoms are used, so that the weights carry
+nobody's data.
 
 `PARTS` are trained one after the other. The first, with small slices and three decoder
 layers, learns what things look like; then the network gets deeper layers and larger
@@ -122,7 +122,7 @@ def train(
     parts: Sequence[Part] = PARTS,
     phantoms: int = PHANTOMS,
 ) -> Path:
-    """Train the demo model, or go on with it.
+    """Train the demo model, or resume its training.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ def _commit() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train from the command line."""
-    parser = argparse.ArgumentParser(description="Train the demo model anew.")
+    parser = argparse.ArgumentParser(description="Train the demo model again.")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""What people call the targets of the phantoms, for training and for testing."""
+"""Wordings of the targets of the phantoms, for training and for testing."""
 
 from __future__ import annotations
 

@@ -231,7 +231,7 @@ def test_a_full_main_memory_is_named(
         return torch.empty(2**60)
 
     monkeypatch.setattr(engine._network, "decode", full)
-    with pytest.raises(DeviceError, match=r"cpu does not suffice .*choose another"):
+    with pytest.raises(DeviceError, match=r"too little memory .*choose another"):
         engine.predict(slices, engine.encode_prompts(["liver"]))
 
 
@@ -320,7 +320,7 @@ def test_no_memory_for_a_single_slice_is_said(
     tokens = engine.encode_prompts(["liver"])
     engine.predict(slices[:1], tokens)
     _run_short_beyond(engine, 0, monkeypatch)
-    with pytest.raises(DeviceError, match=r"memory of cpu does not suffice"):
+    with pytest.raises(DeviceError, match=r"cpu has too little memory"):
         engine.predict(slices[:1], tokens)
     assert not len(engine.cache)  # it was given up first
 

@@ -194,7 +194,7 @@ def clock_jump(scene: Scene, stage: str) -> Iterator[None]:
 FAULTS: dict[str, tuple[Fault, str]] = {
     "read error": (read_error, "in.*cannot be read.*Input/output error.*again"),
     "memory full": (memory_full, "memory of this machine does not suffice.*again"),
-    "device memory full": (device_memory_full, "memory of cpu does not suffice"),
+    "device memory full": (device_memory_full, "cpu has too little memory"),
     "write error": (write_error, "run cannot be written: Input/output error.*again"),
     "disk full": (disk_full, "run cannot be written: No space left.*again"),
     "disk read-only": (disk_read_only, "cannot be written: Read-only file.*again"),

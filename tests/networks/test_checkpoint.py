@@ -169,7 +169,7 @@ LFS_POINTER = (
         (b"\n <!DOCTYPE html><html lang=en>", "web page.*<!DOCTYPE html>"),
         (b"\xef\xbb\xbf<html>", "web page"),
         (b"Access to model microsoft/BiomedParse is restricted.", "restricted.*terms"),
-        (b'{"error": "Repository not found"}', "text or web page"),
+        (b'{"error": "Repository not found"}', "is text or a web page"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "neither safetensors nor"),
         (pickle.dumps({"a": 1}), "neither safetensors nor"),
     ],
@@ -217,7 +217,7 @@ def test_another_zip_file(tmp_path: Path) -> None:
         ([torch.ones(1)], "holds list instead of named tensors"),
         ({}, "holds dict instead"),
         ({"state_dict": None}, "holds NoneType"),
-        ({"epoch": 3, "a": torch.ones(1)}, r"1 entries are no tensors \(epoch\)"),
+        ({"epoch": 3, "a": torch.ones(1)}, r"1 entries are not tensors \(epoch\)"),
         ({"a": torch.ones(1), "model.a": torch.ones(1)}, "1 occur both with"),
     ],
 )

@@ -14,7 +14,7 @@ from fake_hub import COMMIT, FakeHub, connected
 from huggingface_hub import constants, scan_cache_dir
 from torch import Tensor
 
-from napari_biomedparse.errors import CheckpointError, OutputError
+from napari_biomedparse.errors import CheckpointError, DeviceError, OutputError
 from napari_biomedparse.networks import checkpoint, weights
 from napari_biomedparse.networks.blocks.boltzmann import SeededField
 from napari_biomedparse.networks.blocks.tokenizer import tokenize
@@ -192,6 +192,9 @@ def test_best_model_at_hand(
 
 def test_device() -> None:
     assert load_model("tiny", device="meta").pixel_mean.is_meta
+    for missing in ("warp", "cuda:99"):
+        with pytest.raises(DeviceError, match=f"cannot be moved to {missing} "):
+            load_model("tiny", device=missing)
 
 
 # ---- the published weights

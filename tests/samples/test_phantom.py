@@ -90,7 +90,7 @@ def test_any_reasonable_shape_can_be_drawn(shape: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("ct", {}, "There is no phantom 'ct'; choose em or light-sheet"),
+        ("ct", {}, "There is no phantom 'ct'. Choose em or light-sheet"),
         ("em", {"shape": (4, 8, 64)}, "shape \\(4, 8, 64\\) cannot be drawn"),
         ("em", {"targets": ("nuclei",)}, "has no 'nuclei'; its targets are membrane"),
     ],

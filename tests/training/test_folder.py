@@ -36,8 +36,15 @@ def test_a_finished_training_is_found_again_and_another_refused(tmp_path: Path) 
     assert open_training(tmp_path, known) is None
     save_training(tmp_path, known, {"step": 3})
     assert open_training(tmp_path, known) == {"step": 3}
-    with pytest.raises(OutputError, match="which differs in content; choose another"):
+    with pytest.raises(OutputError, match=r"which differs in content\. Choose another"):
         open_training(tmp_path, known | {"content": "2"})
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"facts": 3, "finished": null}'])
+def test_a_damaged_record_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content, "utf-8")
+    with pytest.raises(OutputError, match=r"run\.json is damaged"):
+        open_training(tmp_path, {"data": "a"})
 
 
 def test_corrected_labels_are_other_content(tiny_model: Any, tmp_path: Path) -> None:

@@ -102,8 +102,8 @@ def test_bad_files_are_all_named(tmp_path: Path) -> None:
     with pytest.raises(VolumeError) as caught:
         load(folder)
     text = str(caught.value)
-    assert "3 of 3 cases" in text and "a.png is damaged or no PNG" in text
-    assert "has the shape (16, 32) and its image (32, 32)" in text
+    assert "3 of 3 cases" in text and "a.png is damaged or not a PNG" in text
+    assert "has the shape (16, 32), but its image has (32, 32)" in text
     assert "No such file" in text and "glioma" in text
 
 
@@ -113,8 +113,8 @@ def test_bad_files_are_all_named(tmp_path: Path) -> None:
 def test_a_list_that_is_none_is_named(tmp_path: Path, content: str) -> None:
     folder = write(tmp_path / "d")
     (folder / "train.json").write_text(content)
-    with pytest.raises(FormatError, match=r"train\.json is no list of annotations"):
+    with pytest.raises(FormatError, match=r"train\.json is not a list of annotations"):
         load(folder)
     (folder / "train.json").write_text('{"annotations": []}')
-    with pytest.raises(FormatError, match="nothing to learn"):
+    with pytest.raises(FormatError, match="nothing to train on"):
         load(folder)

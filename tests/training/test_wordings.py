@@ -39,7 +39,7 @@ def test_data_sets_are_found_by_how_names_begin(tmp_path: Path) -> None:
     )
     assert known["CT"].classes == (1,)
     assert known["EM"] == Wordings({1: ("cells",)}, True, ("liver",))
-    with pytest.raises(PromptError, match="no data set has a name that MR_1"):
+    with pytest.raises(PromptError, match="no data set is a prefix of the name MR_1"):
         wordings_for("MR_1", known)
 
 
@@ -56,13 +56,16 @@ def test_prompts_of_a_file_are_wordings() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "must map data set to class"),
+        ([], "maps data set to class"),
         ({"CT": {"liver": ["x"]}}, "one is 'liver'"),
-        ({"CT": {"1": [3]}}, "wordings of 1 must be text"),
+        ({"CT": {"1": [3]}}, "wordings of 1 must be a text"),
         ({"CT": {"1": ["a [SEP] b"]}}, "SEP"),
         ({"CT": {"1": [" "]}}, "is empty"),
         ({"CT": {"1": ["x"], "instance_label": 2}}, "must be 0 or 1"),
-        ({"CT": {"1": ["x"], "2": ["y"], "instance_label": 1}}, "objects of one class"),
+        (
+            {"CT": {"1": ["x"], "2": ["y"], "instance_label": 1}},
+            "instances of one class",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_named(

@@ -1,4 +1,4 @@
-"""What this machine can compute on, in which precision, and with how much memory."""
+"""Compute devices of this machine, their precisions and their free memory."""
 
 from __future__ import annotations
 
@@ -17,16 +17,12 @@ PRECISIONS = {
 
 
 def find_device(name: str) -> torch.device:
-    """Turn a device's name into a device that is really there.
+    """Return the device of that name, if this machine has it.
 
     Parameters
     ----------
     name : str
         "auto" chooses CUDA, then Apple's MPS, then the CPU.
-
-    Returns
-    -------
-    torch.device
 
     Raises
     ------
@@ -40,14 +36,17 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or device.type not in {torch.device(a).type for a in available}:
-        raise DeviceError(
-            f"There is no device {name!r} on this machine; choose auto or one of "
-            f"{', '.join(available)}."
+    known = {torch.device(one).type for one in available}
+    if (
+        device is None
+        or device.type not in known
+        or (
+            device.index is not None
+            and str(device) not in (*available, "cpu:0", "mps:0")
         )
-    if device.index is not None and str(device) not in (*available, "cpu:0", "mps:0"):
+    ):
         raise DeviceError(
-            f"There is no device {name!r} on this machine; choose one of "
+            f"This machine has no device {name!r}. Choose auto or one of "
             f"{', '.join(available)}."
         )
     return device
@@ -61,7 +60,7 @@ def available_devices() -> list[str]:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the bytes that a GPU has left for this process; None of other devices."""
+    """Return the bytes that a GPU has free for this process; None for a CPU."""
     if device.type == "mps":  # shares the main memory, of which it should leave some
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
     if device.type != "cuda":
@@ -72,7 +71,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give back what a GPU keeps for later use by this process."""
+    """Return cached memory of this process to the GPU."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     if device.type == "mps":
@@ -80,17 +79,7 @@ def release_memory(device: torch.device) -> None:
 
 
 def find_precision(name: str, device: torch.device) -> torch.dtype:
-    """Turn a precision's name into a data type.
-
-    Parameters
-    ----------
-    name : str
-        "auto" or one of `PRECISIONS`.
-    device : torch.device
-
-    Returns
-    -------
-    torch.dtype
+    """Return the data type of a precision: "auto" or one of `PRECISIONS`.
 
     Raises
     ------
@@ -105,27 +94,24 @@ def find_precision(name: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if native else torch.float16
     if name not in PRECISIONS:
         raise DeviceError(
-            f"There is no precision {name!r}; choose auto or one of "
+            f"There is no precision {name!r}. Choose auto or one of "
             f"{', '.join(PRECISIONS)}."
         )
     return PRECISIONS[name]
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether memory ran out; MPS and CPU have no error class of their own."""
+    """Return whether memory ran out; MPS and CPU have no error class of their own."""
     return isinstance(error, torch.OutOfMemoryError) or any(
         sign in str(error) for sign in ("MPS backend out of memory", "CPUAllocator")
     )
 
 
 class SingleThreads(ThreadPoolExecutor):
-    """Threads that compute without the help of further ones; others do as before.
+    """A pool of `count` threads in each of which torch uses one thread only.
 
-    They end when they are forgotten.
-
-    Parameters
-    ----------
-    count : int
+    Torch's number of threads elsewhere is unchanged. The threads end when the pool is
+    garbage-collected.
     """
 
     def __init__(self, count: int) -> None:

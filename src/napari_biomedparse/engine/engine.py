@@ -33,50 +33,50 @@ _LOGGER = logging.getLogger(__name__)
 
 REMEMBERED_PROMPTS = 256
 PROMPTS_AT_ONCE = 16
-"""Prompts that a CPU decodes together."""
+"""Prompts decoded together on a CPU."""
 SMALL_MAP, SMALL_SLICES = 2**22, 8
-"""Where a slice's largest map has no more bytes than this, a core's caches hold it and
-a thread gains little from another's help: slices then go to the CPU's threads, each of
-which decodes up to so many together."""
+"""If a slice's largest map fits in this many bytes, a core's caches hold it and threads
+gain little from sharing a slice: each thread then takes slices of its own, at most
+`SMALL_SLICES` together."""
 CACHE_BYTES = 2**30
-"""Room for the features of recently seen slices: nine of the published network."""
+"""Default limit of the feature cache: nine slices of the published network."""
 SLICE_BYTES, PROMPT_BYTES = 640, 16
-"""What a slice takes on a GPU, a pixel, and each of its prompts besides: from the
-sizes of all tensors of the published network in half precision (440 and 14 bytes)."""
+"""Bytes per pixel that a slice, and each of its prompts, take on a GPU. Summed over all
+tensors of the published network in half precision they are 440 and 14."""
 MOST_SLICES = 16
-"""Slices that a GPU is given at once: with 13 prompts they take 3.6 GB."""
+"""Most slices for a GPU at once: with 13 prompts they take 3.6 GB."""
 FREE_SHARE = 0.8
-"""Of a GPU's free memory, that may be planned for."""
+"""Share of a GPU's free memory that may be used."""
 
 
 class Engine:
-    """A network on a device, with the prompts and slices it has already encoded.
+    """A network on a device, with a cache of prompts and slices already encoded.
 
     Parameters
     ----------
     model : Network
-        In evaluation mode. It is moved to the device; where another precision is
-        used there, it stays as it is and a copy goes.
+        In evaluation mode, for example from `load_model`. It is moved to the device;
+        for half precision a copy is moved and the model is left as it is.
     device : str
-        "auto" (the fastest there is), "cpu", "cuda", "cuda:1", "mps", ...
+        "auto" (the fastest available), "cpu", "cuda", "cuda:1", "mps", ...
     seed : int
-        Fixes the attention masks' random field.
+        Seed of the attention masks' random field.
     field : RandomField, optional
-        Used in place of the seeded one.
+        Used instead of the seeded field.
     precision : str
-        Of the image side, which is nearly all of the work: "float32", "bfloat16" or
-        "float16". "auto" is the fastest safe one: on CUDA bfloat16 where the device
-        computes in it, else float16; float32 elsewhere. Norms' statistics, mask
-        logits, attention masks' probabilities and the decoder's queries are always
-        float32.
+        Precision of the image side, which is nearly all of the work: "float32",
+        "bfloat16" or "float16". "auto" is the fastest safe one: on CUDA bfloat16 if
+        the device supports it natively, else float16; float32 elsewhere. Norms'
+        statistics, mask logits, attention masks' probabilities and the decoder's
+        queries are always float32.
     cache_bytes : int
-        Room for the features of slices that came one by one, as a viewer's current
-        slice does; those of longer batches are not kept.
+        Memory for the features of slices predicted one at a time, such as the slice
+        in view; features of longer batches are not kept.
 
     Raises
     ------
     DeviceError
-        If this machine has no such device, or there is no such precision.
+        If the device or precision is not available.
     """
 
     def __init__(
@@ -107,16 +107,12 @@ class Engine:
 
     @property
     def precision(self) -> str:
-        """Name of the image side's precision, for the record of a result."""
+        """Name of the image side's precision, such as "float32"."""
         return str(self.dtype).removeprefix("torch.")
 
     @torch.inference_mode()
     def encode_prompts(self, texts: Sequence[str]) -> Tensor:
-        """Encode prompts, each once in the engine's life.
-
-        Parameters
-        ----------
-        texts : sequence of str
+        """Encode prompts; the most recent ones are cached.
 
         Returns
         -------
@@ -133,20 +129,20 @@ class Engine:
     ) -> SlicePrediction:
         """Run the network.
 
-        On a CPU slices go through one at a time, which costs nothing there; those of a
-        small network are shared among threads of which none helps another. The decoder
-        gives each slice and prompt matrix products of their own; so the numbers of each
-        do not depend on its company. On a GPU as many go through at once as its free
-        memory suits; where it runs out nevertheless, half as many from then on.
+        On a CPU, slices are computed one at a time, which costs nothing there; for a
+        small network each thread computes its own slices. The decoder gives each slice
+        and prompt its own matrix products, so results do not depend on what else is in
+        the batch. On a GPU, the number computed at once follows from its free memory;
+        if that runs out, it is halved from then on.
 
         Parameters
         ----------
         slices : Tensor [B, 3, S, S]
-            Grey levels of each slice, the one before and the one after it.
+            Grey levels, 0 to 255, in the network's `channels`.
         tokens : Tensor [P, T, C]
             From `encode_prompts`.
         remember : bool
-            Keep the features of a slice that comes alone, for other prompts.
+            Cache the features of a single slice, for further prompts.
 
         Returns
         -------
@@ -155,7 +151,7 @@ class Engine:
         Raises
         ------
         DeviceError
-            If the device's memory does not suffice for one slice and one prompt.
+            If the device has too little memory for one slice and one prompt.
         """
         remember = remember and len(slices) == 1
         while True:
@@ -165,21 +161,15 @@ class Engine:
                 if not out_of_memory(error):
                     raise
                 shortage = str(error)
-            # Out of the handler, whose traceback would keep the tensors alive.
+            # Outside the handler, whose traceback would keep the tensors alive.
             self._make_room(len(slices), len(tokens), shortage)
             remember = False
 
     def suited_batch(self, prompts: int) -> int:
-        """Choose how many slices to hand over at once.
+        """Choose the batch size for a number of prompts.
 
-        Parameters
-        ----------
-        prompts : int
-
-        Returns
-        -------
-        int
-            On a GPU what its free memory suits, else a few, so that results come soon.
+        On a GPU it follows from the free memory; on a CPU it is small, so that results
+        come soon.
         """
         if self.device.type == "cpu":
             return USUAL_BATCH
@@ -187,13 +177,13 @@ class Engine:
 
     @property
     def side_by_side(self) -> int:
-        """How many calls of `predict` at a time, with a slice each, keep it busy."""
+        """Number of concurrent one-slice calls of `predict` that keep it busy."""
         return torch.get_num_threads() if self._small else 1
 
     def _predict(
         self, slices: Tensor, tokens: Tensor, remember: bool
     ) -> SlicePrediction:
-        """Predict in parts of as many slices and prompts as fit at once."""
+        """Predict in parts, with as many slices and prompts as fit at once."""
         at_once = self._slices_at_once(len(tokens))
         if self._small:
             at_once = min(at_once, -(-len(slices) // torch.get_num_threads()))
@@ -207,8 +197,12 @@ class Engine:
     def _predict_part(
         self, slices: Tensor, tokens: Tensor, remember: bool
     ) -> list[Tensor]:
-        """Predict slices that go through at once, perhaps in a thread of their own."""
-        image = self.cache.get(slices, self._look) if remember else self._look(slices)
+        """Predict slices together, perhaps in a thread of their own."""
+        image = (
+            self.cache.get(slices, self._encode_image)
+            if remember
+            else self._encode_image(slices)
+        )
         columns = [
             self._network.decode(image, prompts, self._field)
             for prompts in torch.split(tokens, self._most_prompts)
@@ -216,14 +210,14 @@ class Engine:
         return [torch.cat(x, dim=1) for x in zip(*columns, strict=True)]
 
     def _each(self, work: Callable[[Tensor], T], parts: Sequence[Tensor]) -> list[T]:
-        """Do the work of each part, a small network's in its threads."""
+        """Do the work of each part; for a small network, in threads."""
         if not self._small:
             return [work(part) for part in parts]
         self._threads = self._threads or SingleThreads(torch.get_num_threads())
         return list(self._threads.map(work, parts))
 
     def _slices_at_once(self, prompts: int) -> int:
-        """Choose by the free memory, once for each number of prompts."""
+        """Choose by the free memory, once per number of prompts."""
         if prompts not in self._fitting:
             free = free_memory(self.device)
             pixels = self.model.image_size**2
@@ -234,8 +228,8 @@ class Engine:
             )
         return min(self._most_slices, self._fitting[prompts])
 
-    def _look(self, slices: Tensor) -> Features:
-        """Compute what all prompts share of slices, which may lie on the CPU."""
+    def _encode_image(self, slices: Tensor) -> Features:
+        """Compute the features of slices, which may be on the CPU."""
         encode = self._network.encode_image
         if self._small:
             each = [encode(one) for one in torch.split(slices, 1)]
@@ -243,7 +237,7 @@ class Engine:
         return encode(slices.to(self.device, non_blocking=True))
 
     def _make_room(self, slices: int, prompts: int, shortage: str) -> None:
-        """Forget slices; if there were none, halve what goes through at once."""
+        """Empty the cache; if it was empty, halve what is computed at once."""
         if len(self.cache):
             self.cache.clear()
         elif (at_once := min(slices, self._slices_at_once(prompts))) > 1:
@@ -252,12 +246,12 @@ class Engine:
             self._most_prompts = at_once // 2
         else:
             raise DeviceError(
-                f"The memory of {self.device} does not suffice for a single slice and "
-                f"prompt ({shortage.splitlines()[0]}). Close other programs that use "
-                "it, or choose another device."
+                f"{self.device} has too little memory for a single slice and prompt "
+                f"({shortage.splitlines()[0]}). Close other programs that use it, or "
+                "choose another device."
             )
         _LOGGER.warning(
-            "The memory of %s ran out; going on with %d slices and %d prompts at once",
+            "%s ran out of memory; continuing with %d slices and %d prompts at once",
             self.device,
             min(slices, self._slices_at_once(prompts)),
             min(prompts, self._most_prompts),
@@ -265,35 +259,22 @@ class Engine:
         release_memory(self.device)
 
     def _encode_prompt(self, text: str) -> Tensor:
-        """[T, C], without padding: later tokens would not change earlier ones."""
-        found = tokenize(text)
-        ids = torch.from_numpy(found.ids[: found.length]).to(self.device)
-        (tokens,) = self._each(self._read, [ids])
+        """Encode as [T, C], without padding, which would not change the tokens."""
+        prompt = tokenize(text)
+        ids = torch.from_numpy(prompt.ids[: prompt.length]).to(self.device)
+        (tokens,) = self._each(self._encode_ids, [ids])
         return tokens
 
     @torch.inference_mode()
-    def _read(self, ids: Tensor) -> Tensor:
+    def _encode_ids(self, ids: Tensor) -> Tensor:
         return self._network.encode_prompts(ids[None])[0]
 
 
 def fitting_slices(free: int, pixels: int, prompts: int, itemsize: int = 2) -> int:
-    """Choose how many slices a GPU takes at once.
+    """Choose how many slices of `pixels` pixels fit in `free` bytes of a GPU.
 
-    Parameters
-    ----------
-    free : int
-        Bytes of memory that are left.
-    pixels : int
-        Of a slice, as the network sees it.
-    prompts : int
-    itemsize : int
-        Bytes of a number on the image side.
-
-    Returns
-    -------
-    int
-        A power of two, so that a little more or less memory rounds nothing
-        differently; at least 1.
+    A power of two, at least 1, so that a small change of free memory does not change
+    how results round.
     """
     each = pixels * (SLICE_BYTES * itemsize // 2 + prompts * PROMPT_BYTES)
     fitting = max(1, int(FREE_SHARE * free) // each)
@@ -303,8 +284,7 @@ def fitting_slices(free: int, pixels: int, prompts: int, itemsize: int = 2) -> i
 def _place(model: Network, device: torch.device, dtype: torch.dtype) -> Network:
     """Move a network to a device, or copy it there in another precision.
 
-    Tensor by tensor, so that weights that are mapped from a file never lie in memory
-    a second time.
+    Tensor by tensor, so that weights mapped from a file are never in memory twice.
     """
     if dtype == torch.float32:
         return model.to(device)

@@ -1,4 +1,4 @@
-"""Features of recently seen slices, so that another prompt costs only the decoder."""
+"""Features of recent slices, so that another prompt costs only the decoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class FeatureCache:
-    """Image features by what entered the network; the least recently used go first.
+    """Image features, found by the slices' content; the least recently used go first.
 
     Parameters
     ----------
@@ -42,18 +42,9 @@ class FeatureCache:
         return int(self._kept.currsize)
 
     def get(self, slices: Tensor, encode: Callable[[Tensor], Features]) -> Features:
-        """Return the features of slices, computing those not kept; from any thread.
+        """Return the features of slices [B, 3, S, S]; `encode` computes missing ones.
 
-        Parameters
-        ----------
-        slices : Tensor [B, 3, S, S]
-            What enters the network.
-        encode : callable
-            Computes the features.
-
-        Returns
-        -------
-        Features
+        May be called from any thread.
         """
         if not self.most_bytes:
             return encode(slices)

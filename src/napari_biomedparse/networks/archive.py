@@ -1,4 +1,4 @@
-"""Files of `torch.save` from strangers: what they are, and what is in them, safely."""
+"""Read untrusted files of `torch.save` safely."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from napari_biomedparse.errors import CheckpointError
 
 SAFE_TORCH = "2.10"
 """Earlier weights-only unpicklers had holes (CVE-2025-32434, CVE-2026-24747)."""
-AGAIN = "Download it again, whole."
+AGAIN = "Download it again, completely."
 _MOST_PICKLE = 2**22
-"""Longest description of tensors, in bytes; that of v2 takes 0.2 MB."""
+"""Largest pickle in an archive, in bytes; that of v2 has 0.2 MB."""
 
 _ZIP = b"PK\x03\x04"
 _ZIP_END, _ZIP_END_SIZE = b"PK\x05\x06", 22
@@ -28,24 +28,15 @@ _LFS = b"version https://git-lfs"
 
 
 def refuse_what_is_no_weights_file(path: Path, head: bytes) -> None:
-    """Name the usual results of a failed download for what they are.
+    """Raise a `CheckpointError` unless `head`, a file's first bytes, begin weights.
 
-    Parameters
-    ----------
-    path : Path
-    head : bytes
-        Its first bytes.
-
-    Raises
-    ------
-    CheckpointError
-        If these begin neither safetensors nor a file of `torch.save`.
+    The usual results of a failed download are named for what they are.
     """
     if not head:
-        raise CheckpointError(f"{path} is empty instead of holding weights. {AGAIN}")
+        raise CheckpointError(f"{path} is empty; it should hold weights. {AGAIN}")
     if head.startswith(_LFS):
         raise CheckpointError(
-            f"{path} is a Git-LFS pointer, a few lines that stand for the weights. Run "
+            f"{path} is a Git-LFS pointer, not the weights themselves. Run "
             "'git lfs pull' in its repository, or download the file itself."
         )
     if head[8:9] == b"{" or head.startswith(_ZIP) or _LEGACY.startswith(head[:15]):
@@ -53,46 +44,33 @@ def refuse_what_is_no_weights_file(path: Path, head: bytes) -> None:
     text = head.decode("utf-8-sig", errors="replace").strip()
     if text.startswith("<") or (text.isascii() and "\0" not in text):
         raise CheckpointError(
-            f"{path} is a text or web page instead of weights. It begins with "
-            f"{text[:80]!r}. If it asks to log in or reports an error, open the "
-            "address it came from in a browser, accept the terms, and download the "
-            "file there."
+            f"{path} is text or a web page, not weights. It begins with "
+            f"{text[:80]!r}. If it is a login or error page, open the address it came "
+            "from in a browser, accept the terms, and download the file there."
         )
     raise CheckpointError(
-        f"{path} is neither safetensors nor a PyTorch checkpoint, going by its first "
-        f"bytes ({head[:8]!r}). Give a .safetensors, .ckpt or .pt file."
+        f"{path} is neither safetensors nor a PyTorch checkpoint: its first bytes are "
+        f"{head[:8]!r}. Give a .safetensors, .ckpt or .pt file."
     )
 
 
 def read_pickled(path: Path, head: bytes) -> object:
-    """Read what `torch.save` wrote, in its zip or its older format, without its code.
+    """Read what `torch.save` wrote, in its zip or older format, running no code of it.
 
-    Parameters
-    ----------
-    path : Path
-    head : bytes
-        Its first bytes.
-
-    Returns
-    -------
-    object
-        Tensors [mapped, on the CPU] and plain values.
-
-    Raises
-    ------
-    CheckpointError
-        If it is damaged, packed, holds more than that, or PyTorch is too old.
+    Returns tensors, mapped from the file where possible, and plain values. `head` holds
+    the first bytes. A `CheckpointError` is raised if the file is damaged, compressed or
+    holds anything else, or if PyTorch is too old to read it safely.
     """
     if TorchVersion(torch.__version__) < SAFE_TORCH:
         raise CheckpointError(
-            f"{path} is a pickled checkpoint, and PyTorch {torch.__version__} cannot "
-            f"read those safely. Install PyTorch {SAFE_TORCH} or newer, or give a "
+            f"{path} is a pickled checkpoint, which PyTorch {torch.__version__} cannot "
+            f"read safely. Install PyTorch {SAFE_TORCH} or newer, or give a "
             ".safetensors file."
         )
     if path.suffix == ".safetensors":  # torch.load would believe the name
         raise CheckpointError(
-            f"{path} is a pickled PyTorch checkpoint in spite of its name. Rename it "
-            "to .ckpt if you trust where it comes from."
+            f"{path} is a pickled PyTorch checkpoint, despite its extension. Rename it "
+            "to .ckpt if you trust its source."
         )
     is_zip = head.startswith(_ZIP)
     if is_zip:
@@ -111,10 +89,10 @@ def read_pickled(path: Path, head: bytes) -> object:
 
 
 class _Bounded(io.BufferedReader):
-    """A file that never makes room for more bytes than it has."""
+    """A file whose reads never allocate more bytes than it has."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read at most what is left."""
+        """Read at most the bytes that are left."""
         left = max(0, os.fstat(self.fileno()).st_size - self.tell())
         return super().read(left if size is None or size < 0 else min(size, left))
 
@@ -124,17 +102,17 @@ def _open_bounded(path: Path) -> _Bounded:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse a zip archive that is cut short, or not as `torch.save` writes it.
+    """Refuse a zip archive that is truncated, or not as `torch.save` writes it.
 
-    That stores its parts as they are. Packed parts could grow without bounds.
+    Compressed parts, which it never writes, could expand without bounds.
     """
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - _ZIP_END_SIZE, 0))
         whole = file.read().startswith(_ZIP_END)
     if not whole:
         raise CheckpointError(
-            f"{path} is incomplete: it ends before the table of contents that closes "
-            f"a checkpoint. {AGAIN}"
+            f"{path} is incomplete: the table of contents at its end is missing. "
+            f"{AGAIN}"
         )
     try:
         with zipfile.ZipFile(path) as archive:
@@ -150,8 +128,8 @@ def _check_archive(path: Path) -> None:
             pickled and entry.file_size > _MOST_PICKLE
         ):
             raise CheckpointError(
-                f"{path} was not loaded: its part {entry.filename!r} is packed or "
-                "longer than torch.save makes it. Get the file from its publisher, or "
+                f"{path} was not loaded: its part {entry.filename!r} is compressed or "
+                "larger than torch.save makes it. Get the file from its publisher, or "
                 "ask its author for the state dict as .safetensors."
             )
 

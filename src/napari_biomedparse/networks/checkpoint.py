@@ -1,7 +1,6 @@
-"""Weights on disk <-> a network's state dict, safely and completely.
+"""Read and write weights files, and fit weights to a network.
 
 Reading never runs code from the file, and fitting never ignores a tensor silently.
-Where files come from is not decided here.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _PREFIX = "model."
 _CONFIG = "config"
 _SHOWN = 5
 _MOST = 2**20
-"""Largest size that a network's configuration may have."""
+"""Largest number allowed in a network's configuration."""
 _MOST_LAYERS = 256
 
 
@@ -48,9 +47,9 @@ class Checkpoint:
     tensors : dict of str to Tensor
         Named as in the network's state dict; mapped from the file where possible.
     config : BiomedParseConfig or None
-        Sizes of the network, where the file tells them.
+        Sizes of the network, if the file records them.
     metadata : dict of str to str
-        What else a safetensors file says about itself.
+        Further metadata of a safetensors file.
     """
 
     tensors: dict[str, Tensor]
@@ -59,25 +58,16 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read weights without running anything the file may contain.
+    """Read a safetensors file or a PyTorch checkpoint without running code in it.
 
-    The content decides on the format, not the name. A checkpoint of PyTorch or
-    Lightning is read by the weights-only unpickler alone: a ``state_dict`` entry is
-    looked up, the prefix ``model.`` stripped and what only training needs left out.
-
-    Parameters
-    ----------
-    path : path
-        A safetensors file or a PyTorch checkpoint.
-
-    Returns
-    -------
-    Checkpoint
+    The content decides the format, not the name. A checkpoint of PyTorch or Lightning
+    is read by the weights-only unpickler: a ``state_dict`` entry is looked up, the
+    prefix ``model.`` removed, and tensors used only in training are left out.
 
     Raises
     ------
     CheckpointError
-        If the file is missing, damaged, something else than weights, or unsafe.
+        If the file is missing, damaged, unsafe, or does not hold weights.
     """
     path = Path(path)
     try:
@@ -85,8 +75,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             head = file.read(512)
     except OSError as error:
         raise CheckpointError(
-            f"{path} cannot be read ({error.strerror}). Give the path of a "
-            ".safetensors, .ckpt or .pt file that you may read."
+            f"{path} cannot be read ({error.strerror}). Give the path of a readable "
+            ".safetensors, .ckpt or .pt file."
         ) from error
     refuse_what_is_no_weights_file(path, head)
     if head[8:9] == b"{":
@@ -97,7 +87,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def load_weights(
     model: nn.Module, tensors: Mapping[str, Tensor], source: str | os.PathLike[str]
 ) -> None:
-    """Give a network its weights; every tensor must find its place.
+    """Give a network its weights; names and shapes must all match.
 
     The tensors become the network's own without a copy, so a network built on the
     meta device uses memory-mapped weights directly.
@@ -105,23 +95,23 @@ def load_weights(
     Parameters
     ----------
     model : nn.Module
-        On any device, the meta device included. Changed in place.
+        On any device, including the meta device. Changed in place.
     tensors : mapping of str to Tensor
         Its complete state dict, in any floating-point precision.
     source : str or path
-        Where the tensors come from, for the message.
+        Origin of the tensors, for error messages.
 
     Raises
     ------
     CheckpointError
-        If a tensor is missing, not expected, or of another shape or kind; all are
+        If a tensor is missing, unexpected, or of another shape or kind; all are
         reported at once and nothing is loaded.
     """
     expected = model.state_dict()
     if not expected.keys() & tensors.keys():
         raise CheckpointError(
             f"{source} holds the weights of another network: it has none of the "
-            f"{len(expected)} tensors expected (like {_some(expected)}), but "
+            f"{len(expected)} expected tensors (such as {_some(expected)}), but "
             f"{_some(tensors) or 'nothing'}. Give a BiomedParse v2 checkpoint."
         )
     problems = {
@@ -153,18 +143,18 @@ def save_weights(
     metadata: Mapping[str, str] | None = None,
     config: BiomedParseConfig | None = None,
 ) -> None:
-    """Write weights as safetensors; the file appears complete or not at all.
+    """Write weights as safetensors, complete or not at all.
 
     Parameters
     ----------
     path : path
-        Of the new file; an existing one is replaced.
+        The new file; an existing one is replaced.
     tensors : mapping of str to Tensor
         The state dict.
     metadata : mapping of str to str, optional
-        Facts to keep with the weights.
+        Stored with the weights.
     config : BiomedParseConfig, optional
-        Sizes of the network, so that the file can be loaded by itself.
+        Sizes of the network, so that the file is sufficient to load it.
 
     Raises
     ------
@@ -184,8 +174,8 @@ def save_weights(
         part.replace(path)
     except (OSError, SafetensorError) as error:
         raise OutputError(
-            f"The weights cannot be written to {path} ({error}). Choose a folder that "
-            "you may write to and that has room for them."
+            f"The weights cannot be written to {path} ({error}). Choose a writable "
+            "folder with enough free space."
         ) from error
     finally:
         part.unlink(missing_ok=True)
@@ -206,7 +196,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 
 def _from_content(content: object, path: Path) -> Checkpoint:
-    """Pick the weights out of what a checkpoint holds."""
+    """Extract the weights from the content of a checkpoint."""
     config = None
     weights = content
     if isinstance(content, Mapping) and "state_dict" in content:
@@ -217,7 +207,7 @@ def _from_content(content: object, path: Path) -> Checkpoint:
     if not isinstance(weights, Mapping) or not weights:
         raise CheckpointError(
             f"{path} holds {type(weights).__name__} instead of named tensors. Give a "
-            "file that holds a state dict, as it is or as its entry 'state_dict'."
+            "file that holds a state dict, either directly or in an entry 'state_dict'."
         )
     names = {str(key).removeprefix(_PREFIX): key for key in weights}
     tensors = {
@@ -229,16 +219,16 @@ def _from_content(content: object, path: Path) -> Checkpoint:
     if others or len(names) < len(weights):
         twice = len(weights) - len(names)
         raise CheckpointError(
-            f"{path} is no plain state dict: {len(others)} entries are no tensors "
+            f"{path} is not a plain state dict: {len(others)} entries are not tensors "
             f"({_some(others)}) and {twice} occur both with and without the prefix "
-            f"{_PREFIX!r}. Give a file that holds one network's tensors."
+            f"{_PREFIX!r}. Give a file that holds the tensors of one network."
         )
     _LOGGER.debug("%s: %d of %d entries are weights", path, len(tensors), len(weights))
     return Checkpoint(tensors, _parse_config(config, path))
 
 
 def _is_plain(value: object) -> bool:
-    """Tell whether this is a tensor of numbers that are all there, in memory."""
+    """Return whether this is a dense, complete tensor on the CPU."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
@@ -249,7 +239,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _parse_config(stored: object, path: Path) -> BiomedParseConfig | None:
-    """Make the configuration from its stored fields, as JSON text or a mapping."""
+    """Make a configuration from stored fields, as JSON text or a mapping."""
     if stored is None:
         return None
     try:
@@ -264,12 +254,12 @@ def _parse_config(stored: object, path: Path) -> BiomedParseConfig | None:
             AttributeError) as error:  # fmt: skip
         raise CheckpointError(
             f"{path} describes a network that this version does not know ({error}). "
-            "Update napari-biomedparse, or give weights made with this version."
+            "Update napari-biomedparse, or use weights made with this version."
         ) from error
 
 
 def _check_sizes(values: Mapping[str, object]) -> None:
-    """Raise a `ValueError` where a configuration has sizes that no network has."""
+    """Raise a `ValueError` if a configuration has impossible sizes."""
     for name, value in values.items():
         given = value if isinstance(value, tuple) else (value,)
         expected = getattr(V2, name)
@@ -282,7 +272,7 @@ def _check_sizes(values: Mapping[str, object]) -> None:
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy what shares memory or lies scattered, which safetensors cannot store."""
+    """Copy tensors that share memory or are not contiguous, as safetensors requires."""
     separate: dict[str, Tensor] = {}
     seen: set[int] = set()
     for key, tensor in tensors.items():
@@ -294,13 +284,13 @@ def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _kind(tensor: Tensor) -> str:
-    """Describe what must agree: the shape, and whether numbers are floating point."""
+    """Describe what must match: the shape, and the type if it is not floating point."""
     numbers = "" if tensor.is_floating_point() else f" {tensor.dtype}"
     return f"{list(tensor.shape)}{numbers}"
 
 
 def _some(names: Iterable[str]) -> str:
-    """List a few names and say how many more there are."""
+    """List a few names, and the number of the others."""
     listed = list(names)
     more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
     return ", ".join(listed[:_SHOWN]) + more

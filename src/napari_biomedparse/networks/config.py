@@ -1,4 +1,4 @@
-"""All sizes of the network, in one place."""
+"""All sizes of a network, in one place."""
 
 from __future__ import annotations
 
@@ -85,4 +85,4 @@ TINY = BiomedParseConfig(
     text_width=32,
     text_layers=2,
 )
-"""A network small enough for every test; it is never trained."""
+"""A network small enough for every test, never trained."""

@@ -1,7 +1,4 @@
-"""One published file: found in the Hugging Face cache, fetched, checked, explained.
-
-What the file holds, and what is made of it, is decided elsewhere. Needs no torch.
-"""
+"""Download a published file into the Hugging Face cache, and verify it."""
 
 from __future__ import annotations
 
@@ -27,9 +24,9 @@ from napari_biomedparse.errors import CheckpointError
 _LOGGER = logging.getLogger(__name__)
 
 Progress: TypeAlias = Callable[[int, int], object]
-"""Told the bytes done and the bytes in total, again and again."""
+"""Called repeatedly with the bytes done and the bytes in total."""
 Confirm: TypeAlias = Callable[[str], bool]
-"""Shown the licence; tells whether to go on."""
+"""Called with the licence; returns whether to download."""
 
 _ACCESS_DENIED = {401, 403}
 
@@ -43,15 +40,15 @@ class HubFile:
     repository : str
         Owner and name.
     name : str
-        Of the file in the repository.
+        Path in the repository.
     revision : str
-        The commit that is used unless another one is asked for.
+        Commit used by default.
     size : int
-        Bytes of the file at that commit.
+        Bytes at that commit.
     sha256 : str
-        Of the file at that commit, in hexadecimal digits.
+        Hexadecimal checksum at that commit.
     licence : str
-        What a user must know before the first download.
+        Text to show before the first download.
     """
 
     repository: str
@@ -63,12 +60,12 @@ class HubFile:
 
     @property
     def page(self) -> str:
-        """Address of the page where people read and accept the terms."""
+        """Address of the page with the terms to accept."""
         return f"https://huggingface.co/{self.repository}"
 
     @property
     def by_hand(self) -> str:
-        """How to do without a connection from this computer."""
+        """Advice for a computer without a connection."""
         return (
             f"Or download {self.page}/resolve/{self.revision}/{self.name} in a "
             "browser, on any computer, and give the path of the file as the model."
@@ -76,26 +73,15 @@ class HubFile:
 
 
 def find_cached(file: HubFile, name: str, revision: str | None = None) -> Path | None:
-    """Look into the Hugging Face cache, without any network.
+    """Return the path of `name` in the Hugging Face cache, if it is there.
 
-    Parameters
-    ----------
-    file : HubFile
-        Says the repository.
-    name : str
-        Of a file in the folder that the cache keeps for the revision.
-    revision : str, optional
-        Commit, branch or tag; the pinned commit by default.
-
-    Returns
-    -------
-    Path or None
-        None if the file is not in the cache.
+    `name` may be any file in the folder that the cache keeps for the revision of
+    `file.repository`, which is the pinned one by default.
     """
-    found = try_to_load_from_cache(
+    path = try_to_load_from_cache(
         file.repository, name, revision=revision or file.revision
     )
-    return Path(found) if isinstance(found, str) else None
+    return Path(path) if isinstance(path, str) else None
 
 
 def fetch(
@@ -107,34 +93,28 @@ def fetch(
     on_progress: Progress | None = None,
     confirm: Confirm | None = None,
 ) -> Path:
-    """Take the file from the Hugging Face cache, or download it into that.
+    """Return the path of a file in the Hugging Face cache, downloading it if needed.
 
     Parameters
     ----------
     file : HubFile
-        What to fetch.
     revision : str, optional
         Commit, branch or tag; the pinned commit by default.
     token : str, optional
-        Access token; by default the one of ``HF_TOKEN`` or of ``hf auth login``.
+        Access token; by default that of ``HF_TOKEN`` or ``hf auth login``.
     offline : bool
         Never use the network, as with ``HF_HUB_OFFLINE``.
     on_progress : callable, optional
         Called while downloading with the bytes done and the bytes in total; by
         default a progress bar is printed.
     confirm : callable, optional
-        Called with the licence before a download; False ends it. By default the
-        licence is logged as a warning.
-
-    Returns
-    -------
-    Path
-        Of the file in the cache.
+        Called with the licence before a download; if it returns False, nothing is
+        downloaded. By default the licence is logged as a warning.
 
     Raises
     ------
     CheckpointError
-        If the file cannot be had, with what to do about it.
+        If the file cannot be obtained; the message says what to do.
     """
     cached = find_cached(file, file.name, revision)
     if cached is not None:
@@ -142,15 +122,15 @@ def fetch(
     if offline or constants.HF_HUB_OFFLINE:
         raise CheckpointError(
             f"{file.name} of {file.repository} is not in the cache "
-            f"{constants.HF_HUB_CACHE}, and working offline was asked for. Run once "
-            f"with a network connection. {file.by_hand}"
+            f"{constants.HF_HUB_CACHE}, and downloads are disabled (working offline). "
+            f"Run once with a network connection. {file.by_hand}"
         )
     if confirm is None:
         _LOGGER.warning("%s", file.licence)
     elif not confirm(file.licence):
         raise CheckpointError(
             f"{file.name} was not downloaded because its terms were declined. Accept "
-            "them, or choose another model."
+            "them or choose another model."
         )
     try:
         path = hf_hub_download(
@@ -161,14 +141,14 @@ def fetch(
             tqdm_class=None if on_progress is None else _reporting_bar(on_progress),
         )
     except Exception as error:
-        # A broken connection raises what the Hub client's HTTP library raises, and
-        # that library differs from release to release.
+        # A broken connection raises errors of the Hub client's HTTP library, which
+        # differs from release to release.
         raise _explain(file, error, revision or file.revision) from error
     return Path(path)
 
 
 def check(file: HubFile, path: Path) -> None:
-    """Make sure that a downloaded file is the pinned one, byte for byte.
+    """Verify that a downloaded file is the pinned one, byte for byte.
 
     Raises
     ------
@@ -177,15 +157,15 @@ def check(file: HubFile, path: Path) -> None:
     """
     size = path.stat().st_size
     if size == file.size:
-        _LOGGER.info("Checking the %.1f GB of %s", size / 1e9, path)
+        _LOGGER.info("Verifying %s (%.1f GB)", path, size / 1e9)
         found, expected = sha256(path), file.sha256
     else:
         found, expected = f"{size} bytes", f"{file.size} bytes"
     if found != expected:
         raise CheckpointError(
             f"{path} is not the published {file.name}: it has {found} instead of "
-            f"{expected}. Delete it, so that it is downloaded again; if you know what "
-            "it is, give its path as the model, which is not checked."
+            f"{expected}. Delete it to download it again. If you trust it, give its "
+            "path as the model: a path is not verified."
         )
 
 
@@ -199,7 +179,7 @@ def sha256(path: Path) -> str:
 
 
 def _reporting_bar(on_progress: Progress) -> type[tqdm]:
-    """Make a progress bar that draws nothing and calls `on_progress` instead."""
+    """Make a progress bar class that calls `on_progress` instead of drawing."""
 
     class Bar(tqdm):
         def __init__(self, *args: object, **kwargs: object) -> None:
@@ -214,7 +194,7 @@ def _reporting_bar(on_progress: Progress) -> type[tqdm]:
 
 
 def _explain(file: HubFile, error: Exception, revision: str) -> CheckpointError:
-    """Say in the user's words why a download failed, and what to do."""
+    """Explain why a download failed, and what to do."""
     what = f"{file.name} of {file.repository}"
     response = getattr(error, "response", None) or getattr(
         error.__cause__, "response", None
@@ -223,32 +203,32 @@ def _explain(file: HubFile, error: Exception, revision: str) -> CheckpointError:
     if isinstance(error, RevisionNotFoundError):
         return CheckpointError(
             f"{file.repository} has no revision {revision!r}. Give a commit, branch or "
-            f"tag listed at {file.page}/commits/main, or none for the pinned one."
+            f"tag listed at {file.page}/commits/main, or omit it for the pinned one."
         )
     if isinstance(error, RepositoryNotFoundError) or status in _ACCESS_DENIED:
         return CheckpointError(
-            f"Access to {what} was denied ({status}), because the repository is gated. "
-            f"Log in at {file.page} and accept its terms, make a read token at "
+            f"Access to {what} was denied ({status}): the repository is gated. Log in "
+            f"at {file.page}, accept its terms, create a read token at "
             "https://huggingface.co/settings/tokens, and pass it as token, in the "
-            f"variable HF_TOKEN or by 'hf auth login'. {file.by_hand}"
+            f"variable HF_TOKEN or with 'hf auth login'. {file.by_hand}"
         )
     if isinstance(error, LocalEntryNotFoundError):
         if isinstance(error.__cause__, FileMetadataError):
-            reason = f"what answers at {constants.ENDPOINT} is not the Hub"
+            reason = f"the server at {constants.ENDPOINT} is not the Hub"
         elif status is not None:
-            reason = f"the Hub answers with error {status}"
+            reason = f"the Hub returned error {status}"
         else:
             reason = f"there is no connection to {constants.ENDPOINT}"
         return CheckpointError(
-            f"{what} cannot be downloaded: {reason}. Check the network, a proxy or a "
-            f"page to log in, and try again. {file.by_hand}"
+            f"{what} cannot be downloaded: {reason}. Check the network, the proxy and "
+            f"any login page, and try again. {file.by_hand}"
         )
     if isinstance(error, EntryNotFoundError):
         return CheckpointError(
             f"{file.repository} has no file {file.name} at revision {revision!r}. Give "
-            "another revision, or none for the pinned one."
+            "another revision, or omit it for the pinned one."
         )
     return CheckpointError(
-        f"The download of {what} broke off ({type(error).__name__}: {error}). Check "
-        f"the connection and the room on the disk, and try again. {file.by_hand}"
+        f"The download of {what} was interrupted ({type(error).__name__}: {error}). "
+        f"Check the connection and the free disk space, and try again. {file.by_hand}"
     )

@@ -1,7 +1,7 @@
-"""Random weights that anybody can rebuild bit for bit, of any network size.
+"""Untrained weights that can be reproduced bit for bit, for networks of any size.
 
-Nothing is learnt in them. They make the computations of two implementations
-comparable, and stand in for trained weights in tests and benchmarks.
+They make the computations of two implementations comparable, and replace trained
+weights in tests and benchmarks.
 """
 
 from __future__ import annotations
@@ -23,21 +23,11 @@ _GAINS = {
 
 
 def synthetic_state_dict(shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """Make the synthetic weights of a network from its names and shapes alone.
+    """Make float32 weights on the CPU from the names and shapes of a state dict.
 
     Each tensor is drawn by a generator seeded with the checksum of its name, so
     neither the order nor the presence of other tensors matters. Scales are chosen
     per kind of tensor so that activations stay in a realistic range.
-
-    Parameters
-    ----------
-    shapes : mapping of str to torch.Size
-        Names of the state dict and their shapes.
-
-    Returns
-    -------
-    dict of str to Tensor
-        The same names with float32 tensors on the CPU.
     """
     return {key: _tensor(key, torch.Size(shape)) for key, shape in shapes.items()}
 

@@ -1,6 +1,6 @@
-"""From the name of a model, or a file, to a network that is ready to run.
+"""Load a network by the name of a model or from a file.
 
-Imports torch only when a model is loaded, so that forms can list models quickly.
+Torch is imported only when a model is loaded, so that forms open quickly.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from huggingface_hub import constants
 
-from napari_biomedparse.errors import CheckpointError, OutputError
+from napari_biomedparse.errors import CheckpointError, DeviceError, OutputError
 from napari_biomedparse.networks.catalogue import (
     CONVERTED,
     MODELS,
@@ -45,7 +45,7 @@ _LOGGER = logging.getLogger(__name__)
 SMALL, SMALL_BYTES = ("demo", "tiny"), 2**26
 """Names of the small networks, and the maximum size of their weights files."""
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
-"""Of the files looked for in a folder, best first."""
+"""Endings of weights files."""
 
 _names: WeakKeyDictionary[Network, str] = WeakKeyDictionary()
 _identities: WeakKeyDictionary[Network, str] = WeakKeyDictionary()
@@ -77,11 +77,11 @@ def load_model(
     on_progress: Progress | None = None,
     confirm: Confirm | None = None,
 ) -> Network:
-    """Build a network and give it its weights.
+    """Load a network with its weights.
 
     The published weights are downloaded on first use, into the Hugging Face cache,
     and converted there to safetensors; later loads map that file into memory. A path
-    never leads to the network.
+    never causes a download.
 
     Parameters
     ----------
@@ -89,10 +89,10 @@ def load_model(
         One of `available_models`, or a ``.safetensors``, ``.ckpt`` or ``.pt`` file, or
         a folder that holds one.
     device : str or torch.device
-        Where to put the network.
+        Device to move the network to.
     token, revision, offline, on_progress, confirm
-        For the download of ``v2``; see `networks.hub.fetch`. Only the pinned
-        revision, the default, is checked for its size and checksum.
+        For the download of ``v2``; see `networks.hub.fetch`. Size and checksum are
+        verified for the pinned revision, which is the default.
 
     Returns
     -------
@@ -102,7 +102,9 @@ def load_model(
     Raises
     ------
     CheckpointError
-        If there is no such model, or its weights cannot be had or do not fit.
+        If there is no such model, or its weights cannot be obtained or do not fit.
+    DeviceError
+        If there is no such device, or it has too little memory.
     """
     from napari_biomedparse.networks.checkpoint import read_checkpoint
 
@@ -118,18 +120,24 @@ def load_model(
         checkpoint = read_checkpoint(path)
         model = _build(listed, checkpoint.config, checkpoint.tensors, path)
     _names[model] = path.name if listed is None else listed.name
-    return model.to(device)
+    try:
+        return model.to(device)
+    except (AssertionError, RuntimeError) as error:
+        raise DeviceError(
+            f"The model cannot be moved to {device} ({str(error).splitlines()[0]}). "
+            "Choose another device."
+        ) from error
 
 
 def convert(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
-    """Write the weights of a checkpoint, and nothing else of it, as safetensors.
+    """Write the weights of a checkpoint, and nothing else in it, as safetensors.
 
     Parameters
     ----------
     path : path
         A checkpoint, or a folder that holds one.
     out : path
-        The new file. It tells the network's sizes and which file it was made from.
+        The new file. It records the network's sizes and the file it was made from.
 
     Raises
     ------
@@ -143,7 +151,7 @@ def convert(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
 
 
 def model_identity(model: Network | str | os.PathLike[str]) -> str:
-    """Say which weights these are, for the record of a result.
+    """Identify weights, for the record of a result.
 
     Parameters
     ----------
@@ -172,16 +180,16 @@ def _build(
     tensors: Mapping[str, Tensor] | None,
     source: str | Path,
 ) -> Network:
-    """Make a network around its weights, which by default are synthetic."""
+    """Build a network with its weights, which are synthetic by default."""
     from napari_biomedparse.networks.checkpoint import load_weights
     from napari_biomedparse.networks.synthetic import synthetic_state_dict
 
-    listed = listed or MODELS["v2"]  # what files hold
+    listed = listed or MODELS["v2"]  # files hold no other kind
     try:
         model = listed.build(config or listed.config)
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as e:
         raise CheckpointError(
-            f"{source} describes a network that cannot be built ({e}). Give weights "
+            f"{source} describes a network that cannot be built ({e}). Use weights "
             "made with this version of napari-biomedparse."
         ) from e
     if tensors is None:
@@ -208,7 +216,7 @@ def _published(
     on_progress: Progress | None,
     confirm: Confirm | None,
 ) -> Path:
-    """Find the converted published weights; fetch and convert them if need be."""
+    """Find the converted published weights; download and convert them if needed."""
     converted = find_cached(PUBLISHED, CONVERTED, revision)
     if converted is not None:
         return converted
@@ -220,7 +228,7 @@ def _published(
         on_progress=on_progress,
         confirm=confirm,
     )
-    # Where the cache may only be read, the weights go to the Hub's folder for assets.
+    # If the cache is read-only, the weights go to the Hub's folder for assets.
     assets = Path(constants.HF_ASSETS_CACHE) / "napari-biomedparse" / path.parent.name
     if (assets / CONVERTED).is_file():
         return assets / CONVERTED
@@ -244,22 +252,23 @@ def _published(
 
 
 def _local(name: str | os.PathLike[str]) -> Path:
-    """Find the weights file that a path, or the name of the demo, stands for."""
-    if name == "demo":
-        demo = MODELS[name].file
-        if not MODELS[name].is_available:
+    """Find the weights file of a path, or of a model in the installation."""
+    listed = MODELS.get(name) if isinstance(name, str) else None
+    if listed is not None and isinstance(listed.file, Path):
+        if not listed.is_available:
             raise CheckpointError(
-                f"The demo model is not part of this installation: {demo} is missing. "
-                "Choose 'v2', or give the path of a weights file."
+                f"The {listed.name} model is not part of this installation: "
+                f"{listed.file} is missing. Choose 'v2' or give the path of a weights "
+                "file."
             )
-        return cast("Path", demo)
+        return listed.file
     path = Path(name).expanduser()
     if path.is_file():
         return path
     if not path.is_dir():
         raise CheckpointError(
-            f"There is no model {os.fspath(name)!r}: it is none of the names "
-            f"{', '.join(available_models())}, and no file or folder. Check the path."
+            f"There is no model {os.fspath(name)!r}: it is neither one of the names "
+            f"{', '.join(available_models())} nor a file or folder. Check the path."
         )
     for known in (CONVERTED, PUBLISHED.name):
         if (path / known).is_file():
@@ -268,14 +277,14 @@ def _local(name: str | os.PathLike[str]) -> Path:
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
         raise CheckpointError(
-            f"The folder {path} should hold {PUBLISHED.name} or one weights file "
+            f"The folder {path} must hold {PUBLISHED.name} or exactly one weights file "
             f"({', '.join(SUFFIXES)}); it holds {names}. Give the path of the file."
         )
     return found[0]
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """Compute a checksum of named tensors, whatever the order and the device."""
+    """Compute a checksum of named tensors, independent of order and device."""
     import torch
 
     digest = hashlib.sha256()

@@ -1,7 +1,6 @@
-"""Procedural sample volumes with known truth: what the demo model is trained on.
+"""Procedural sample volumes with known truth, as the demo model was trained on.
 
-Everything is drawn from a seed with numpy and scipy; nothing is downloaded and no real
-image is in them.
+They are drawn from a seed with numpy and scipy, without any downloaded or real image.
 """
 
 from __future__ import annotations

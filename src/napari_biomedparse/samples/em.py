@@ -1,4 +1,4 @@
-"""Procedural electron microscopy: cells with organelles, cut into slices."""
+"""Procedural electron microscopy: cells with organelles."""
 
 from __future__ import annotations
 
@@ -23,16 +23,9 @@ TARGETS = ("membrane", "mitochondria", "nucleus", "vesicles", "synaptic cleft")
 
 
 class EMScene:
-    """Tissue under construction: what is where, and how dark it is.
+    """Tissue under construction: the instances of each target, and the absorption.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of all randomness.
-    grid : Grid
-        Voxels.
-    wanted : frozenset of str
-        Which of `TARGETS` may occur; the others are left out.
+    Of `TARGETS` only those in `wanted` occur.
     """
 
     def __init__(
@@ -238,18 +231,7 @@ def render(
 ) -> npt.NDArray[np.uint8]:
     """Turn absorption into grey levels: focus, noise, charging, uneven exposure.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of the randomness.
-    grid : Grid
-        Voxels.
-    scene : array, float32 [Z,Y,X]
-        0 is the densest stain, 1 is empty resin.
-
-    Returns
-    -------
-    array, uint8 [Z,Y,X]
+    In `scene`, float32 [Z,Y,X], 0 is the densest stain and 1 is empty resin.
     """
     image = blurred(scene, (0.0, *(rng.uniform(0.5, 1.3),) * 2))
     contrast = rng.uniform(0.7, 1.1)

@@ -1,4 +1,4 @@
-"""Random fields and shapes that the phantoms are drawn with; numpy and scipy only."""
+"""Random fields and shapes that the phantoms are drawn with."""
 
 from __future__ import annotations
 
@@ -64,18 +64,7 @@ class Grid:
 def smooth_noise(rng: np.random.Generator, grid: Grid, size: float) -> Floats:
     """Draw a smooth random field of mean about 0 and standard deviation about 1.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of the randomness.
-    grid : Grid
-        Voxels to fill.
-    size : float
-        Size of the features in pixels (distance of the control points).
-
-    Returns
-    -------
-    array, float32 [Z,Y,X]
+    `size` is that of the features in pixels (the distance of the control points).
     """
     steps = np.maximum(2, np.ceil(grid.extent / size).astype(int) + 1)
     field: npt.NDArray[np.float32] = rng.standard_normal(
@@ -121,25 +110,10 @@ def ellipsoid(
     rotation: npt.NDArray[np.float64],
     window: tuple[slice, slice, slice],
 ) -> tuple[Floats, Floats]:
-    """Measure an ellipsoid's radius-normalised distance inside `window`.
+    """Measure an ellipsoid inside `window`, with half axes `radii` along `rotation`.
 
-    Parameters
-    ----------
-    grid, centre, window
-        Voxels, middle in pixels (z, y, x) and part to compute.
-    radii : array [3]
-        Half axes in pixels along the rows of `rotation`.
-    rotation : array [3,3]
-        Orthonormal rows.
-    window : tuple of slice
-        Part of the grid to compute.
-
-    Returns
-    -------
-    distance : float32, shape of `window`
-        0 in the middle, 1 on the surface.
-    along : float32, shape of `window`
-        Position along the first axis in pixels.
+    Returns the normalised distance, 0 in the middle and 1 on the surface, and the
+    position along the first axis in pixels, both float32 in the shape of `window`.
     """
     dz, dy, dx = grid.offsets(centre, window)
     parts = [

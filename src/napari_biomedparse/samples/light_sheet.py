@@ -21,16 +21,9 @@ TARGETS = ("nuclei", "vessels", "plaques")
 
 
 class LightSheetScene:
-    """Tissue under construction: what is where, and how brightly it glows.
+    """Tissue under construction: the instances of each target, and the fluorescence.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of all randomness.
-    grid : Grid
-        Voxels.
-    wanted : frozenset of str
-        Which of `TARGETS` occur; the others are left out.
+    Of `TARGETS` only those in `wanted` occur.
     """
 
     def __init__(
@@ -177,20 +170,9 @@ class LightSheetScene:
 def render(
     rng: np.random.Generator, grid: Grid, scene: Floats
 ) -> npt.NDArray[np.uint8]:
-    """Turn brightness into grey levels: PSF, shadows, uneven light sheet, shot noise.
+    """Turn fluorescence into grey levels: PSF, shadows, shot noise.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of the randomness.
-    grid : Grid
-        Voxels.
-    scene : array, float32 [Z,Y,X]
-        Fluorescence, about 0 to 1.
-
-    Returns
-    -------
-    array, uint8 [Z,Y,X]
+    `scene` is float32 [Z,Y,X], from 0 to about 1.
     """
     width = rng.uniform(0.6, 2.0)
     along = rng.uniform(1.0, 2.6) / grid.anisotropy

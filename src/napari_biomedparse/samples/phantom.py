@@ -1,4 +1,4 @@
-"""The noun `Phantom`: an image made by a procedure, and the truth about it."""
+"""`Phantom`: a procedural image and its truth."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TITLES = {
 """The wording that the package itself uses for each target."""
 
 OFTEN = {"membrane": 0.88, "nuclei": 0.85}
-"""How often a target occurs in a phantom; any other in 65 of 100."""
+"""Probability that a target occurs in a phantom; 0.65 for the others."""
 
 SHAPE = (24, 128, 128)
 
@@ -47,12 +47,12 @@ class Phantom:
     kind : str
         Key of `KINDS`.
     seed : int
-        What it was drawn from.
+        Seed that it was drawn from.
     image : array, uint8 [Z,Y,X]
         Grey levels.
     objects : mapping of str to array, int32 [Z,Y,X]
-        For each target of the kind its objects, numbered from 1; 0 elsewhere. The
-        targets exclude each other.
+        For each target of the kind its instances, numbered from 1; 0 elsewhere. The
+        targets do not overlap.
     spacing : tuple of float
         Voxel size along z, y, x in micrometres.
     """
@@ -70,7 +70,7 @@ class Phantom:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """Targets of this kind that were left out."""
+        """Targets of this kind that do not occur."""
         return tuple(name for name, found in self.objects.items() if not found.any())
 
     @property
@@ -120,14 +120,10 @@ def make_phantom(
     seed : int
         The same seed and shape give the same phantom.
     shape : tuple of int
-        Size along z, y, x. Objects keep their size in pixels, a larger shape shows
+        Size along z, y, x. Instances keep their size in pixels; a larger shape shows
         more of them.
     targets : tuple of str, optional
-        Which targets to put in; by default each is left out now and then.
-
-    Returns
-    -------
-    Phantom
+        Targets to include; by default they are drawn.
 
     Raises
     ------
@@ -135,11 +131,11 @@ def make_phantom(
         For an unknown kind or target, or a shape too small to hold tissue.
     """
     if kind not in KINDS:
-        raise OptionError(f"There is no phantom {kind!r}; choose {' or '.join(KINDS)}.")
+        raise OptionError(f"There is no phantom {kind!r}. Choose {' or '.join(KINDS)}.")
     if len(shape) != 3 or shape[0] < 1 or min(shape[1:]) < 32:
         raise OptionError(
-            f"A phantom of shape {tuple(shape)} cannot be drawn; give z, y, x with at "
-            "least 1 slice of 32 by 32 pixels."
+            f"A phantom of shape {tuple(shape)} cannot be drawn. The shape is z, y, x "
+            "with at least 1 slice of 32 by 32 pixels."
         )
     unknown = set(targets or ()) - set(KINDS[kind])
     if unknown:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load_finetune() -> Callable[..., Finetuned]:
-    """Import `finetune`, which takes seconds, and not all have what it needs.
+    """Import `finetune`, which takes seconds and needs further packages.
 
     Raises
     ------
@@ -25,12 +25,12 @@ def load_finetune() -> Callable[..., Finetuned]:
         from napari_biomedparse.training.finetune import finetune
     except ModuleNotFoundError as error:
         raise OptionError(
-            f"Fine-tuning needs more packages ({error}); install them with: pip "
+            f"Fine-tuning needs further packages ({error}). Install them with: pip "
             "install 'napari-biomedparse[train]'"
         ) from error
     return finetune
 
 
 def is_helper() -> bool:
-    """Tell whether Lightning started this process for another's training."""
+    """Return whether Lightning started this process as a helper of another one."""
     return os.environ.get("LOCAL_RANK", "0") != "0"

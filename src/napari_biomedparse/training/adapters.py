@@ -1,7 +1,7 @@
-"""Low-rank adapters: few numbers to train where there are few data.
+"""Low-rank adapters: fewer parameters to train, for small data sets.
 
-A matrix W is kept, and W + B A is used in its place, with A and B of a small rank (Hu
-et al. 2022, arXiv:2106.09685). B begins at zero, so that nothing changes at first.
+A matrix W is frozen and replaced by W + B A, with A and B of a small rank (Hu et al.
+2022, arXiv:2106.09685). B starts at zero, so that nothing changes at first.
 """
 
 from __future__ import annotations
@@ -14,16 +14,7 @@ _MARK = ".parametrizations."
 
 
 class LowRank(nn.Module):
-    """The change of a matrix.
-
-    Parameters
-    ----------
-    matrix : Tensor [rows, columns]
-        What is to be changed.
-    rank : int
-    generator : torch.Generator
-        Draws A.
-    """
+    """The change B A of a matrix [rows, columns]; `generator` draws A."""
 
     def __init__(self, matrix: Tensor, rank: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -38,16 +29,10 @@ class LowRank(nn.Module):
 
 
 def add_adapters(model: nn.Module, rank: int, seed: int) -> None:
-    """Train low-rank changes of matrices, norms and biases, and nothing else.
+    """Make only low-rank changes of matrices, norms and biases trainable.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Changed in place. Parts that are not trained stay so; kernels and tables are
-        not trained any more.
-    rank : int
-        Matrices of no larger size are trained as they are.
-    seed : int
+    The model is changed in place; frozen parts stay frozen. Kernels and embedding
+    tables are frozen; matrices with a side of at most `rank` are trained directly.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in list(model.modules()):
@@ -63,7 +48,7 @@ def add_adapters(model: nn.Module, rank: int, seed: int) -> None:
 
 
 def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Return the state of a network with its adapters, if any, worked into it."""
+    """Return the state of a network with its adapters, if any, merged in."""
     state = {k: v for k, v in model.state_dict().items() if _MARK not in k}
     for prefix, module in model.named_modules():
         if parametrize.is_parametrized(module):

@@ -1,8 +1,7 @@
-"""How slices are varied in fine-tuning, as in the original.
+"""Augmentation of slices in fine-tuning, as in the original.
 
-Quarter turns, flips, a part of the slice shifted by up to a tenth, brightness, Gaussian
-and salt-and-pepper noise, and swapped neighbours. All of it follows from the generator
-that is given.
+Quarter turns, flips, crops and shifts by up to a tenth, brightness, Gaussian and
+salt-and-pepper noise, and swapped neighbours.
 """
 
 from __future__ import annotations
@@ -18,22 +17,22 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Variation:
-    """Chances and ranges.
+    """Probabilities and ranges.
 
     Parameters
     ----------
     chance : float
-        Of each kind of change by itself.
+        Probability of each kind of change.
     crop : float
-        Largest part of the side that is cut off, and largest shift, both relative.
+        Largest part cut off a side, and largest shift, relative to the side.
     brightness : float
-        Largest shift of the grey levels, in parts of 255.
+        Largest shift of the grey levels, as a fraction of 255.
     noise : float
         Largest standard deviation of Gaussian noise, in grey levels.
     specks : float
-        Largest share of pixels that become black or white.
+        Largest fraction of pixels that become black or white.
     swap : bool
-        Whether the two neighbours may change places.
+        Whether the two neighbours may be swapped.
     """
 
     chance: float = 0.5
@@ -50,20 +49,9 @@ def vary(
     labels: npt.NDArray[np.int64],
     options: Variation,
 ) -> tuple[Tensor, npt.NDArray[np.int64]]:
-    """Vary a slice.
+    """Augment a slice [3, S, S] of grey levels 0 to 255, and its labels [S, S].
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-    picture : float Tensor [3, S, S]
-        Grey levels 0 to 255: slice, previous, next.
-    labels : int64 ndarray [S, S]
-    options : Variation
-
-    Returns
-    -------
-    picture, labels
-        As they came in, but varied; the picture has whole grey levels.
+    The result has whole grey levels and depends on the state of `rng` alone.
     """
 
     def wanted() -> bool:
@@ -79,7 +67,7 @@ def vary(
         picture = picture[[0, 2, 1]]
     if wanted():
         picture, labels = _cropped(rng, picture, labels, options.crop)
-    black = picture == 0  # padding, air: never anything else in a real slice
+    black = picture == 0  # padding or air, which stays black in a real slice
     if wanted():
         picture = picture + 255.0 * rng.uniform(-1, 1) * options.brightness
     if wanted():
@@ -97,7 +85,7 @@ def _cropped(
     labels: npt.NDArray[np.int64],
     amount: float,
 ) -> tuple[Tensor, npt.NDArray[np.int64]]:
-    """Take a smaller square somewhere else, black beyond the border, and enlarge it."""
+    """Crop a shifted square, black beyond the border, and enlarge it."""
     size = labels.shape[-1]
     side = size - round(size * amount * rng.random())
     reach = round(size * amount)

@@ -1,8 +1,8 @@
-"""Training data from files: found, checked as a whole, and kept ready for slicing.
+"""Find, check and cache training data from files.
 
-Every problem is named before training starts. What was read is kept as plain ``.npy``
-files that are mapped into memory, so that any slice along any axis is quickly there
-and memory does not grow with the data.
+All problems are reported before training starts. Data are cached as ``.npy`` files that
+are mapped into memory, so that slices along any axis are read quickly and memory does
+not grow with the data.
 """
 
 from __future__ import annotations
@@ -52,25 +52,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LAYOUTS = (("imgs", "gts"), ("images", "labels"))
-"""Names of the two folders in which images and labels may lie."""
+"""Names of the folders of images and of labels."""
 SIMILAR_SIZES, SIMILAR_SPACING = 0.5, 1.1
-"""Relative difference of sizes, and ratio of spacings, up to which a volume is sliced
-along all its axes."""
+"""A volume is sliced along all axes if its sizes differ relatively by less, and its
+spacings by no larger a ratio."""
 REVIEWED_KEY, REVIEWED_AXIS_KEY = "reviewed", "reviewed_axis"
-"""In an ``.npz``: which slices have labels that are right, and along which axis."""
+"""In an ``.npz``: the slices with reviewed labels, and the axis they are along."""
 _SLAB = 2**24
 
 
 def slicing_axes(
     shape: tuple[int, ...], spacing: tuple[float, ...] | None
 ) -> tuple[int, ...]:
-    """Return all axes if a volume is close to isotropic, else that of inference.
+    """Return all axes if a volume is nearly isotropic, else that of inference.
 
-    Parameters
-    ----------
-    shape : tuple of three int
-    spacing : tuple of three float, optional
-        None if it is not known.
+    `spacing` is None if it is unknown.
     """
     differences = [2 * abs(a - b) / (a + b) for a in shape for b in shape]
     alike = spacing is not None and max(spacing) <= SIMILAR_SPACING * min(spacing)
@@ -87,34 +83,31 @@ def load_cases(
     modality: str = "auto",
     on_case: Callable[[str, int, int], None] | None = None,
 ) -> tuple[TrainingVolume, ...]:
-    """Read all training data of a folder, and name all that is wrong with it.
+    """Read all training data of a folder, and report all problems at once.
 
     Parameters
     ----------
     data : Path
         Folder with ``imgs`` and ``gts`` or ``images`` and ``labels``, whose files have
-        the same names up to the ending; or with files that hold both, such as
-        OME-Zarr images with labels.
+        the same names except for the extension; or with files that hold both, such
+        as OME-Zarr images with labels.
     cache : Path
-        Folder for what was read.
+        Folder for cached data.
     prompts : Path, optional
         See `read_wordings`; by default ``class_prompts.json`` in `data`. Without
-        it the prompts in each file count.
+        it the prompts in each file are used.
     modality : str
-        How grey levels become 0 to 255; see `choose_intensity`.
+        How grey levels are mapped to 0 to 255; see `choose_intensity`.
     on_case : callable, optional
-        Called before each case with its name, its number from 0, and how many.
-
-    Returns
-    -------
-    tuple of TrainingVolume
+        Called before each case with its name, its number from 0, and the number of
+        cases.
 
     Raises
     ------
     FormatError
         If there are no data.
     VolumeError
-        If any case cannot be used; all of them are named.
+        If any case cannot be used; all of them are listed.
     PromptError
         If the file with the wordings cannot be used.
     """
@@ -131,7 +124,7 @@ def load_cases(
             volumes.append(_load(pair, known, cache, modality))
         except BiomedParseError as error:
             problems.append(f"{pair.name}: {error}")
-        except Exception as error:  # damage shows in any way its codec likes
+        except Exception as error:  # codecs report damage in any way
             logger.debug("%s", pair.name, exc_info=True)
             problems.append(f"{pair.image}: {type(error).__name__}: {error}")
     refuse_problems(problems, len(pairs))
@@ -144,7 +137,7 @@ def _find(data: Path) -> tuple[Pair, ...]:
         if (data / images).is_dir() and (data / labels).is_dir():
             return find_pairs(data / images, data / labels)
     if not data.exists():
-        raise FormatError(f"{data} does not exist; check the name.")
+        raise FormatError(f"{data} does not exist. Check the path.")
     return find_pairs(data, data)
 
 
@@ -152,7 +145,7 @@ def _load(
     pair: Pair, known: Mapping[str, Wordings], cache: Path, modality: str
 ) -> TrainingVolume:
     if pair.missing:
-        raise FormatError(f"there is no file with labels for {pair.image}")
+        raise FormatError(f"{pair.image} has no file with labels")
     image, truth = open_volume(pair.image), open_labels(pair.truth)
     check_fit(pair.name, image.grid, truth.volume.shape)
     dataset, wordings = ANY, Wordings()
@@ -180,7 +173,7 @@ def _load(
 
 
 def _read_reviewed(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Return the axis and the slices that were reviewed, if a file says so."""
+    """Return the axis and the reviewed slices, if a file lists them."""
     if path.suffix.lower() != ".npz":
         return None
     with np.load(path, allow_pickle=False) as kept:
@@ -188,7 +181,10 @@ def _read_reviewed(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]] | None
             return None
         places, axis = kept[REVIEWED_KEY], int(kept[REVIEWED_AXIS_KEY])
     if places.dtype.kind not in "ui" or axis not in (0, 1, 2):
-        raise FormatError(f"{path} does not say which slices were reviewed.")
+        raise FormatError(
+            f"{path} has no valid list of reviewed slices ({REVIEWED_KEY}, "
+            f"{REVIEWED_AXIS_KEY})."
+        )
     return (axis,), tuple(places.ravel().tolist())
 
 
@@ -198,7 +194,7 @@ def _stored_wordings(pair: Pair, truth: LabelVolume) -> Wordings:
         prompts = parse_prompts({str(k): v for k, v in truth.texts.items()})
     if prompts is None:
         raise PromptError(
-            f"its classes have no prompts: write a {FILE_NAME} beside the data, for "
+            f"its classes have no prompts; add a {FILE_NAME} next to the data, for "
             'example {"1": ["mitochondria in electron microscopy"]}'
         )
     return Wordings.of(prompts)
@@ -207,7 +203,7 @@ def _stored_wordings(pair: Pair, truth: LabelVolume) -> Wordings:
 def _cached(
     pair: Pair, image: Volume, truth: LabelVolume, cache: Path, modality: str
 ) -> dict[str, Path]:
-    """Read a case as a whole, once; the file with the facts is written last."""
+    """Cache a case, unless it is cached; the file with the facts is written last."""
     key = [identify(image), identify(truth.volume), modality]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
     stem = f"{pair.name}-{digest}"
@@ -227,7 +223,7 @@ def _copy(
     dtype: np.dtype[Any],
     change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None,
 ) -> set[int]:
-    """Copy an array slab by slab; return the values of labels."""
+    """Copy an array slab by slab; return the label values."""
     dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
     target = np.lib.format.open_memmap(path, "w+", dtype, data.shape)
     thickness = max(1, _SLAB // max(1, data[:1].size))

@@ -1,4 +1,4 @@
-"""Batches for Lightning, in an order that a run which was cut off finds again."""
+"""Batches for Lightning, in an order that an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class Numbered(NamedTuple):
-    """A batch, and its number since the beginning."""
+    """A batch, and its number since the start."""
 
     number: int
     batch: Batch
 
 
 class EpochBatches(Protocol):
-    """Batches in an order that follows from the epoch's number."""
+    """Batches in an order that depends only on the epoch."""
 
     def __len__(self) -> int:
         """Count the batches in an epoch."""
@@ -31,20 +31,20 @@ class EpochBatches(Protocol):
 
 
 class ChunkedData(LightningDataModule):
-    """The batches, a chunk at a time.
+    """The batches, one chunk at a time.
 
-    What Lightning calls an epoch is a chunk of an epoch of ours: it ends with a
-    checkpoint, and which data it holds follows from its number alone.
+    What Lightning calls an epoch is a chunk of one of our epochs: it ends with a
+    checkpoint, and its data depend only on its number.
 
     Parameters
     ----------
     train : EpochBatches
     validation : EpochBatches, optional
-        None, or one of length 0, if nothing is held out.
+        None, or of length 0, if nothing is held out.
     save_every : int
         Most batches in a chunk.
     workers : int
-        Processes that prepare batches ahead.
+        Processes that prepare batches in advance.
     """
 
     def __init__(
@@ -62,23 +62,23 @@ class ChunkedData(LightningDataModule):
         self.holds_out = bool(validation)
 
     def steps(self, devices: int) -> int:
-        """Count the batches that each of several devices takes of an epoch."""
+        """Count the batches per epoch and device."""
         return sum(-(-len(self._chunk(i)) // devices) for i in range(self.chunks))
 
     def train_dataloader(self) -> DataLoader[Numbered]:
-        """Return the batches of the chunk that is due."""
+        """Return the batches of the current chunk."""
         assert self.trainer is not None
         epoch, chunk = divmod(self.trainer.current_epoch, self.chunks)
         return self._loader(self._train, epoch, self._chunk(chunk))
 
     def val_dataloader(self) -> DataLoader[Numbered] | list[Any]:
-        """Return all held-out batches, always the same."""
+        """Return all held-out batches, the same every time."""
         if not self._validation:
             return []
         return self._loader(self._validation, 0, range(len(self._validation)))
 
     def _chunk(self, number: int) -> range:
-        """Say which batches of an epoch a chunk holds."""
+        """Return the numbers of the batches in a chunk of an epoch."""
         length = -(-len(self._train) // self.chunks)
         return range(number * length, min((number + 1) * length, len(self._train)))
 

@@ -1,4 +1,4 @@
-"""Corrected labels -> a training set: what was looked at, in what `finetune` reads."""
+"""Add corrected labels to a training set that `finetune` reads."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ def add_to_training_set(
     reviewed: Sequence[int] | None = None,
     axis: int = 0,
 ) -> Path:
-    """Write an image with its labels and prompts where `finetune` finds them.
+    """Write an image with its labels and prompts to a training set.
 
     The file has the layout of the challenge (``imgs``, ``gts``, ``spacing``, prompts).
-    Where not all slices were reviewed, it holds those, their neighbours, which the
-    network sees beside them, and what lies between; ``reviewed`` lists which of its
-    slices are learned from, and the labels of the others are 0.
+    If only some slices were reviewed, it holds the range of those slices and their
+    neighbours, which the network sees next to them; ``reviewed`` lists the slices used
+    for training, and the labels of the others are 0.
 
     Parameters
     ----------
     folder : Path
-        Made if it is not there. A volume of the same name is replaced.
+        Created if needed. A volume of the same name is replaced.
     volume : Volume
-        Three axes, or four of which the last are the colours.
+        Three axes, or four with the colours last.
     labels : integer ndarray [Z, Y, X]
-        Values are prompt ids; or objects, if the prompts say so.
+        Prompt ids, or instance numbers if `prompts` has its ``instance`` flag set.
     prompts : PromptSet
         Also written to ``class_prompts.json``, where more wordings may be added.
     reviewed : sequence of int, optional
-        Slices whose labels are right; all by default.
+        Slices whose labels are correct; all by default.
     axis : int
-        Along which they are counted.
+        Axis of the reviewed slices.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def add_to_training_set(
     Raises
     ------
     VolumeError, PromptError
-        If labels and image or prompts do not fit, or nothing was reviewed.
+        If the labels do not fit the image or the prompts, or nothing was reviewed.
     OutputError
         If the folder cannot be written.
     """
@@ -92,7 +92,7 @@ def add_to_training_set(
     try:
         check_classes(np.unique(chosen), wordings)
     except PromptError as error:
-        raise PromptError(f"{volume.name} cannot be learned from: {error}.") from error
+        raise PromptError(f"{volume.name} cannot be used: {error}.") from error
     name = _AWKWARD.sub("_", volume.name) or "volume"
     path = folder / f"{name}.npz"
     part = replace(volume, data=volume.data[where], levels=())
@@ -105,13 +105,16 @@ def add_to_training_set(
 
 
 def _part(reviewed: Sequence[int], depth: int) -> tuple[slice, npt.NDArray[np.int64]]:
-    """Return which slices are kept, and where among them the reviewed ones are."""
+    """Return the slices to keep, and the positions of reviewed ones among them."""
     places = np.unique(np.asarray(reviewed, np.int64))
     if not places.size:
-        raise VolumeError("No slice was reviewed; accept those whose labels are right.")
+        raise VolumeError(
+            "No slice was reviewed. Accept the slices whose labels are correct."
+        )
     if places[0] < 0 or places[-1] >= depth:
         raise VolumeError(
-            f"Slices {places[0]} to {places[-1]} were reviewed, but there are {depth}."
+            f"Slices {places[0]} to {places[-1]} are marked as reviewed, but there are "
+            f"{depth}."
         )
     start = max(0, int(places[0]) - 1)
     return slice(start, min(depth, int(places[-1]) + 2)), places - start
@@ -152,7 +155,7 @@ def _write(
 
 
 def _add_wordings(path: Path, name: str, wordings: Wordings) -> None:
-    """Have a file's prompts among the wordings; what is there already stays."""
+    """Add the prompts of a file to the wordings; existing ones are kept."""
     known: dict[str, Any] = {}
     if path.exists():
         parsed = read_wordings(path)
@@ -162,7 +165,7 @@ def _add_wordings(path: Path, name: str, wordings: Wordings) -> None:
         try:
             if _covers(wordings_for(name, parsed)[1], wordings):
                 return
-        except PromptError:  # none is meant for this file
+        except PromptError:  # no data set matches this file
             pass
     taken = ANY in known or any(name.startswith(dataset) for dataset in known)
     entry: dict[str, Any] = {str(k): list(v) for k, v in wordings.texts.items()}

@@ -1,4 +1,4 @@
-"""Fine-tuning: data and a checkpoint in, a checkpoint out."""
+"""Fine-tune a network on one's own images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.training.progress import Progress
 
 GAIN = 1e-4
-"""Smaller gains of the held-out loss are none."""
+"""Smaller improvements of the held-out loss are ignored."""
 _LOADED_BY_WORKERS = 4
 
 
@@ -56,51 +56,47 @@ def finetune(
     on_progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Finetuned:
-    """Teach a network the targets of one's own images.
+    """Train a network further on one's own images and labels.
 
-    Cut off, the same call goes on from the last checkpoint with the data that it would
-    have seen. The best weights so far are in the folder at any time after the first
-    epoch. They remember what they were made from.
+    After an interruption, the same call resumes from the last checkpoint with the data
+    it would have seen. From the first epoch on, the best weights so far are in the
+    folder, with a record of what they were made from.
 
     Parameters
     ----------
     data : path or sequence of TrainingVolume
         A folder; see `load_cases`, and `load_processed` for the original's PNGs.
     output : path
-        Folder for ``finetuned.safetensors``, ``last.ckpt`` and ``log.csv``; also for
-        ``tensorboard``, if that is installed.
+        Folder for ``finetuned.safetensors``, ``last.ckpt`` and ``log.csv``, and for
+        ``tensorboard`` if that is installed.
     checkpoint : str or path
-        As for `load_model`.
+        Weights to start from, as for `load_model`.
     options : FinetuneOptions, optional
     prompts : path, optional
         File with the wordings; see `read_wordings`.
     device : str
-        "auto", "cpu", "cuda", ... On CUDA bf16 is used where it is enough.
+        "auto", "cpu", "cuda", ... On CUDA, bf16 is used where it suffices.
     devices : int
-        So many GPUs (or processes of a CPU) take a batch each and make each step
-        together, as many batches a step would. Lightning starts the script that calls
-        this again for each further one, which ends here; so what comes before this
-        call in the script happens in all of them.
+        Number of GPUs (or CPU processes) to train on; each takes one batch per step.
+        Lightning runs the calling script again for each further one, which exits in
+        this call; code before this call therefore runs in all of them.
     on_case : callable, optional
-        Called before each case is read with its name, its number from 0, how many.
+        Called before each case is read with its name, its number from 0, and the
+        number of cases.
     on_progress : callable, optional
-        Called after every batch, and when held-out slices have been measured.
+        Called after every batch, and after each evaluation of held-out slices.
     stop : callable, optional
-        Asked after every batch whether to stop; the best weights are kept.
-
-    Returns
-    -------
-    Finetuned
+        Called after every batch; if it returns True, training stops, and the best
+        weights are kept.
 
     Raises
     ------
     FormatError, VolumeError, PromptError
-        If the data cannot be used; all problems are named before training starts.
+        If the data cannot be used; all problems are reported before training starts.
     CheckpointError, DeviceError
-        If the network cannot be loaded, or not on that device, or there are not so
-        many.
+        If the network cannot be loaded or fine-tuned, or the devices are missing.
     OptionError
-        If the learning rate is so high that the loss is no number any more.
+        If the loss became NaN or infinite because the learning rate is too high.
     OutputError
         If the folder holds another training, or cannot be written.
     """
@@ -125,7 +121,7 @@ def finetune(
         parts = split(volumes, options.validation, options.seed)
         if not parts.train:
             raise VolumeError(
-                f"Nothing is left to train on, as {parts.how} are held out; give more "
+                f"No data are left to train on because {parts.how} are held out. Add "
                 "slices or volumes, or hold out less."
             )
         model = load_model(checkpoint)
@@ -162,7 +158,7 @@ def _train(
         "val_loss",
         min_delta=GAIN,
         patience=options.patience,
-        check_on_train_epoch_end=False,  # a chunk that ends early has no validation
+        check_on_train_epoch_end=False,  # not every chunk ends with validation
     )
     fit(
         TrainingModule(model, options),

@@ -1,4 +1,4 @@
-"""Lightning's trainer as every training here uses it."""
+"""Run Lightning's trainer."""
 
 from __future__ import annotations
 
@@ -45,44 +45,31 @@ def fit(
     devices: int = 1,
     callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Train, or go on from the last checkpoint in the folder.
+    """Train in place, or resume from the last checkpoint in the folder.
 
     Parameters
     ----------
-    module : TrainingModule
-        Trained in place.
-    data : ChunkedData
-    keeper : Keeper
-        Writes the checkpoints and the log.
-    folder : Path
-    device : torch.device
     clip : float
         Largest norm of the gradient.
-    epochs : int
-        Of the data.
-    max_steps : int, optional
-        Stop after so many.
-    accumulate : int
-        Batches whose gradients are added up.
     half : bool
-        Use bf16 where that is enough.
+        Use bf16 where it suffices.
     devices : int
-        So many take a batch each and make each step together. Processes that Lightning
-        started for further ones end when the training does.
+        Number that take one batch per step each. Processes that Lightning started for
+        further ones exit when training ends.
     callbacks : sequence of Callback
-        Called before the keeper.
+        Called before the keeper, which writes the checkpoints and the log.
 
     Raises
     ------
     CheckpointError
-        If the checkpoint in the folder is of something else.
+        If the checkpoint in the folder does not fit.
     OptionError
-        If the learning rate is so high that the loss is no number any more.
+        If the loss became NaN or infinite.
     """
     last = folder / LAST
     keeper.chunks = data.chunks
     with warnings.catch_warnings(), _quiet(), _together(devices):
-        # Few workers, short epochs, reloaded data, views: all of it is meant so.
+        # Few workers, short epochs, reloaded data and views are intended.
         warnings.filterwarnings("ignore", module=r"lightning\.")
         warnings.filterwarnings("ignore", ".*lightning.*")
         warnings.filterwarnings("ignore", "Grad strides do not match")
@@ -90,7 +77,7 @@ def fit(
         trainer = Trainer(
             accelerator=device.type.replace("cuda", "gpu"),
             devices=devices if device.index is None else [device.index],
-            # Where nothing occurs, nothing is learned of masks and edges.
+            # Without any target in a batch, masks and edges have no gradient.
             strategy="auto" if devices == 1 else "ddp_find_unused_parameters_true",
             precision="bf16-mixed" if half else "32-true",
             max_epochs=epochs * data.chunks,
@@ -119,48 +106,37 @@ def fit(
             if not last.exists() or keeper.step > 0:
                 raise
             raise CheckpointError(
-                f"{last} cannot be gone on from ({error}); delete it to start anew."
+                f"Cannot resume from {last} ({error}). Delete it to start again."
             ) from error
 
 
 def share(device: torch.device, count: int) -> torch.device:
-    """Find the device of which several are to train together.
-
-    Parameters
-    ----------
-    device : torch.device
-    count : int
-
-    Returns
-    -------
-    torch.device
-        Without a number if there are several.
+    """Return the device to train on with `count` of its kind, without a number if > 1.
 
     Raises
     ------
     DeviceError
-        If this machine has not so many, or a later one was chosen.
+        If this machine has fewer, or a numbered one other than the first was chosen.
     """
     if count == 1:
         return device
     there = {"cuda": torch.cuda.device_count(), "cpu": os.cpu_count() or 1}
     if not 1 < count <= there.get(device.type, 1):
         raise DeviceError(
-            f"{count} devices of kind {device.type} cannot train together on this "
-            f"machine, which has {there.get(device.type, 1)}."
+            f"Training on {count} devices of type {device.type} is not possible: this "
+            f"machine has {there.get(device.type, 1)}."
         )
     if device.index:
-        raise DeviceError(f"{count} devices cannot all be {device}; choose cuda.")
+        raise DeviceError(f"{device} is one device, not {count}. Choose cuda.")
     return torch.device(device.type)
 
 
 @contextmanager
 def _together(devices: int) -> Iterator[None]:
-    """Leave nothing behind of a training on several devices.
+    """Clean up after training on several devices.
 
-    Lightning's variables in the environment and its connections would have a second
-    training wait for processes of the first; and these would go on with whatever
-    script called this.
+    With Lightning's environment variables and connections left, a second training would
+    wait for processes of the first, which would go on to run the calling script.
     """
     before = set(os.environ)
     try:
@@ -175,7 +151,7 @@ def _together(devices: int) -> Iterator[None]:
 
 
 def _tensorboard(folder: Path) -> TensorBoardLogger | None:
-    """Log for TensorBoard, too, where that is installed."""
+    """Also log for TensorBoard if it is installed."""
     if find_spec("tensorboard") is None:
         return None
     return TensorBoardLogger(folder, name=None, version=TENSORBOARD)
@@ -183,7 +159,7 @@ def _tensorboard(folder: Path) -> TensorBoardLogger | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Lightning from telling what it found on the machine, and advertising."""
+    """Silence Lightning's messages about the machine, and its advertisements."""
     loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     levels = [one.level for one in loggers]
     for one in loggers:

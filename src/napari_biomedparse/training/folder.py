@@ -1,4 +1,4 @@
-"""What a fine-tuning leaves on disk: how it was begun and ended, and its log."""
+"""Files of a fine-tuning: the record of its start and end, and its log."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BEST, LAST, LOG, RUN, CACHE = (
 )  # fmt: skip
 TENSORBOARD = "tensorboard"
 HELD_OUT = ("val_loss", "val_dice")
-"""What is measured on held-out slices."""
+"""Measured on held-out slices."""
 COLUMNS = ("epoch", "step", "loss", *Losses._fields, *HELD_OUT)
 
 
@@ -45,7 +45,7 @@ def describe_training(
     parts: Split,
     options: FinetuneOptions,
 ) -> dict[str, str]:
-    """Say what the weights are made from, as text; the same data say the same."""
+    """Describe what the weights are made from; equal data give equal text."""
     classes: dict[str, dict[str, str]] = {}
     for volume in volumes:
         texts = volume.wordings.texts
@@ -66,38 +66,45 @@ def describe_training(
 
 
 def open_training(folder: Path, facts: Mapping[str, str]) -> dict[str, Any] | None:
-    """Begin a training, or go on with one; return how it ended if it did.
+    """Start or resume a training; return its result if it has finished.
 
     Raises
     ------
     OutputError
-        If the folder holds a training of something else.
+        If the folder holds a different training.
     """
     path = folder / RUN
     if not path.exists():
         save_training(folder, facts, None)
         return None
-    stored = json.loads(path.read_text("utf-8"))
-    different = [k for k, value in facts.items() if stored["facts"].get(k) != value]
+    try:
+        stored = json.loads(path.read_text("utf-8"))
+        known, finished = stored["facts"], stored["finished"]
+        different = [k for k, value in facts.items() if known.get(k) != value]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise OutputError(
+            f"{path} is damaged ({type(error).__name__}: {error}). Delete {folder}, or "
+            "choose another folder."
+        ) from error
     if different:
         raise OutputError(
             f"{folder} holds another training, which differs in "
-            f"{', '.join(different)}; choose another folder, or delete it."
+            f"{', '.join(different)}. Choose another folder, or delete this one."
         )
-    finished: dict[str, Any] | None = stored["finished"]
-    return finished
+    result: dict[str, Any] | None = finished
+    return result
 
 
 def save_training(
     folder: Path, facts: Mapping[str, str], finished: Mapping[str, Any] | None
 ) -> None:
-    """Note what a training is of, and how it ended if it did."""
+    """Record what a training is of, and its result if it has finished."""
     content = {"facts": dict(facts), "finished": finished}
     write_durably(folder / RUN, json.dumps(content, indent=1))
 
 
 def write_log(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the log, whole or as it was before."""
+    """Write the log atomically."""
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()
@@ -109,7 +116,7 @@ def write_log(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _checksum(volumes: Sequence[TrainingVolume]) -> str:
-    """Return what changes when labels were corrected, or other slices reviewed."""
+    """Return a checksum that changes with the labels or the reviewed slices."""
     digest = hashlib.sha256()
     for volume in volumes:
         digest.update(repr((volume.name, volume.axes, volume.reviewed)).encode())

@@ -107,7 +107,7 @@ class TrainingModule(LightningModule):
 
 
 class DrawnField:
-    """A random field drawn anew for every slice of every batch.
+    """A random field drawn for every slice of every batch.
 
     Parameters
     ----------

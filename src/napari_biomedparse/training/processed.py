@@ -1,10 +1,10 @@
-"""The original's processed layout: PNG images, binary masks, sentences in a JSON.
+"""Read the original's processed layout: PNG images and masks, sentences in a JSON.
 
 ``train.json`` lists annotations (``mask_file``, ``file_name`` or ``image_id``, and
 ``sentences`` with ``raw`` or ``sent``) and ``images`` (``id``, ``file_name``); images
-lie in ``train``, masks in ``train_mask``. Masks called
-``NAME_MODALITY_SITE_TARGET.png`` tell which targets were looked for in an image: those
-of its modality and site, so that the others are absent.
+are in ``train``, masks in ``train_mask``. From mask names of the form
+``NAME_MODALITY_SITE_TARGET.png`` follows which targets were looked for in an image:
+those of its modality and site. Targets without a mask are absent.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from napari_biomedparse.errors import (
     VolumeError,
 )
 from napari_biomedparse.training.volumes import (
+    OnDemand,
     TrainingVolume,
     refuse_problems,
     require_targets,
@@ -34,36 +35,30 @@ from napari_biomedparse.training.wordings import Wordings
 ANNOTATIONS, IMAGES, MASKS = "train.json", "train", "train_mask"
 
 
-class _PngImage:
-    """A picture as a volume of one slice with three channels, read when asked for."""
+class _PngImage(OnDemand):
+    """A picture as a volume of one slice with three channels, read on demand."""
 
     dtype = np.dtype(np.uint8)
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.shape = self.__array__().shape
+        self.shape = self.read().shape
 
-    def take(self, index: int, axis: int, /) -> npt.NDArray[Any]:
-        return np.asarray(self.__array__().take(index, axis))
-
-    def __array__(
-        self, dtype: Any = None, copy: bool | None = None
-    ) -> npt.NDArray[Any]:
+    def read(self) -> npt.NDArray[Any]:
         pixels = _read_png(self._path)
         if pixels.dtype != np.uint8:
             raise FormatError(
-                f"{self._path} has values of type {pixels.dtype}; 8 bits are needed."
+                f"{self._path} has values of type {pixels.dtype}; 8-bit is required."
             )
         if pixels.ndim == 2:
             pixels = np.stack([pixels] * 3, axis=-1)
         if pixels.shape[-1] == 2:  # grey and opacity
             pixels = pixels[..., [0, 0, 0]]
-        image = pixels[None, ..., :3]
-        return image if dtype is None else image.astype(dtype)
+        return pixels[None, ..., :3]
 
 
-class _PngLabels:
-    """Masks of one picture as labels; of two at one place the smaller one counts."""
+class _PngLabels(OnDemand):
+    """Masks of one picture as labels; where two overlap, the smaller one wins."""
 
     dtype = np.dtype(np.int64)
 
@@ -71,15 +66,10 @@ class _PngLabels:
         self, masks: Iterable[tuple[int, Path]], shape: tuple[int, ...]
     ) -> None:
         self._masks, self.shape = tuple(masks), shape
-        self.__array__()
+        self.read()
 
-    def take(self, index: int, axis: int, /) -> npt.NDArray[Any]:
-        return np.asarray(self.__array__().take(index, axis))
-
-    def __array__(
-        self, dtype: Any = None, copy: bool | None = None
-    ) -> npt.NDArray[Any]:
-        labels = np.zeros(self.shape, self.dtype if dtype is None else dtype)
+    def read(self) -> npt.NDArray[Any]:
+        labels = np.zeros(self.shape, self.dtype)
         found = []
         for label, path in self._masks:
             pixels = _read_png(path)
@@ -88,8 +78,8 @@ class _PngLabels:
             )
             if mask.shape != self.shape[1:]:
                 raise VolumeError(
-                    f"{path} has the shape {mask.shape} and its image "
-                    f"{self.shape[1:]}; they must be the same."
+                    f"{path} has the shape {mask.shape}, but its image has "
+                    f"{self.shape[1:]}; they must be equal."
                 )
             found.append((int(mask.sum()), label, mask))
         for _, label, mask in sorted(found, key=lambda one: -one[0]):
@@ -98,32 +88,24 @@ class _PngLabels:
 
 
 def is_processed(data: Path) -> bool:
-    """Tell whether a folder has the original's processed layout."""
+    """Return whether a folder has the original's processed layout."""
     return (data / ANNOTATIONS).is_file() and (data / IMAGES).is_dir()
 
 
 def load_processed(
     data: Path, on_case: Callable[[str, int, int], None] | None = None
 ) -> tuple[TrainingVolume, ...]:
-    """Open all images and masks of such a folder, and name all that is wrong.
+    """Open all images and masks of such a folder, and report all problems at once.
 
-    Parameters
-    ----------
-    data : Path
-    on_case : callable, optional
-        Called before each image with its name, its number from 0, and how many.
-
-    Returns
-    -------
-    tuple of TrainingVolume
-        One an image. Its three channels enter the network as they are.
+    Returns one volume per image; its three channels enter the network unchanged.
+    `on_case` is called as by `load_cases`.
 
     Raises
     ------
     FormatError
         If the list of annotations cannot be read.
     VolumeError
-        If an image or mask cannot be used; all of them are named.
+        If an image or mask cannot be used; all of them are listed.
     """
     by_image = _annotations(data / ANNOTATIONS)
     groups = _wordings(by_image)
@@ -165,18 +147,18 @@ def _annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
             by_image.setdefault(name, []).append(one)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FormatError(
-            f"{path} is no list of annotations with mask_file, file_name (or image_id) "
-            f"and sentences ({type(error).__name__}: {error})."
+            f"{path} is not a list of annotations with mask_file, file_name (or "
+            f"image_id) and sentences ({type(error).__name__}: {error})."
         ) from error
     if not by_image:
-        raise FormatError(f"{path} lists no annotations; there is nothing to learn.")
+        raise FormatError(f"{path} lists no annotations: nothing to train on.")
     return by_image
 
 
 def _wordings(
     by_image: Mapping[str, list[dict[str, Any]]],
 ) -> dict[str, tuple[dict[str, int], Wordings]]:
-    """Give the targets of each group numbers, and collect their sentences."""
+    """Assign numbers to the targets of each group, and collect their sentences."""
     texts: dict[str, dict[str, list[str]]] = {}
     for listed in by_image.values():
         for one in listed:
@@ -194,7 +176,7 @@ def _wordings(
 
 
 def _parts(annotation: Mapping[str, Any]) -> list[str]:
-    """Return modality, site and target, where the mask's name tells them."""
+    """Return modality, site and target, if the name of the mask has them."""
     stem = Path(annotation["mask_file"]).stem
     parts = [part.replace("+", " ").strip() for part in stem.rsplit("_", 3)]
     return parts[1:] if len(parts) == 4 and all(parts) else []
@@ -217,5 +199,5 @@ def _read_png(path: Path) -> npt.NDArray[Any]:
     try:
         pixels: npt.NDArray[Any] = imagecodecs.png_decode(path.read_bytes())
     except (imagecodecs.PngError, ValueError) as error:
-        raise FormatError(f"{path} is damaged or no PNG ({error}).") from error
+        raise FormatError(f"{path} is damaged or not a PNG ({error}).") from error
     return pixels

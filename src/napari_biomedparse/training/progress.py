@@ -1,4 +1,4 @@
-"""How far fine-tuning is, and its result; nothing here imports torch."""
+"""Progress and result of a fine-tuning; imports no torch."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training is.
+    """Progress of a training.
 
     Parameters
     ----------
     step, steps : int
-        Batches that were learned from, and at most.
+        Batches done, and the most there will be.
     loss : float
-        Of the last batch.
+        Loss of the last batch.
     val_loss, val_dice : float or None
-        On what is held out, as last measured.
+        On held-out slices, as last measured.
     """
 
     step: int

@@ -1,7 +1,7 @@
-"""Volumes -> batches of slices with their prompts, the same in every run.
+"""Cut volumes into batches of slices with their prompts, the same in every run.
 
-A batch holds slices of one data set and is a function of the seed, the epoch and its
-number, so that a run that was cut off goes on with the data it would have seen.
+A batch holds slices of one data set and depends only on the seed, the epoch and its
+number, so that an interrupted run resumes with the data it would have seen.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from napari_biomedparse.training.losses import Targets, instance_edges
 from napari_biomedparse.training.volumes import TrainingVolume, targets
 
 EMPTY_SHARE = 0.25
-"""Slices without any target, to those with some: enough to learn what is absent."""
+"""Slices without any target per slice with some: enough to learn what is absent."""
 
 
 class Sample(NamedTuple):
-    """A slice: number of its volume, slicing axis, place along it."""
+    """A slice: number of its volume, slicing axis, position along it."""
 
     volume: int
     axis: int
@@ -39,14 +39,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """Which slices are trained on, and which are held out.
-
-    Parameters
-    ----------
-    train, validation : tuple of Sample
-    how : str
-        In words.
-    """
+    """Slices to train on, slices held out, and `how` in words."""
 
     train: tuple[Sample, ...]
     validation: tuple[Sample, ...]
@@ -54,23 +47,11 @@ class Split:
 
 
 def split(volumes: Sequence[TrainingVolume], share: float, seed: int) -> Split:
-    """Hold out whole volumes, or a block of the slices if there is one volume only.
+    """Hold out a share of the volumes, or a block of slices of a single volume.
 
-    The slices at either side of a block are left out altogether, as they are seen as
-    neighbours of held-out ones. A single volume is cut along its first axis only:
-    slices along others would cross the block.
-
-    Parameters
-    ----------
-    volumes : sequence of TrainingVolume
-    share : float
-        Of the volumes, or slices, to hold out; 0 for none.
-    seed : int
-        Draws them.
-
-    Returns
-    -------
-    Split
+    The slices on either side of a block are not used at all, as they are seen as
+    neighbours of held-out ones. A single volume is sliced along its first axis only,
+    because slices along other axes would cross the block.
     """
     rng = np.random.default_rng([seed, 1])
     everything = [_useful(volume, i) for i, volume in enumerate(volumes)]
@@ -98,7 +79,7 @@ def split(volumes: Sequence[TrainingVolume], share: float, seed: int) -> Split:
 
 
 class Batch(NamedTuple):
-    """What the network gets, and what it should say.
+    """What enters the network, and what it should predict.
 
     Attributes
     ----------
@@ -132,9 +113,9 @@ class SliceBatches:
     prompts : int
         Most prompts in a batch.
     seed : int
-        Fixes every batch.
+        Determines every batch.
     variation : Variation, optional
-        None leaves slices as they are and always asks in the same words.
+        None leaves slices and their order unchanged, and always uses the same wordings.
     """
 
     def __init__(
@@ -200,9 +181,9 @@ class SliceBatches:
         volume: TrainingVolume,
         planes: npt.NDArray[np.int64],
     ) -> list[tuple[int, str]]:
-        """Choose label ids and wordings, those that occur first; 0 for what is absent.
+        """Choose label ids and wordings; ids that occur come first, 0 means absent.
 
-        At least one place is kept for what is not there, if there is such a thing.
+        At least one prompt is for an absent target, if there is one.
         """
         wordings = volume.wordings
         values = set(np.unique(planes).tolist()) - {0}
@@ -228,14 +209,10 @@ class SliceBatches:
 def cut(
     volume: TrainingVolume, sample: Sample, size: int
 ) -> tuple[Tensor, npt.NDArray[np.int64]]:
-    """Cut a slice with its neighbours as inference does, and its labels.
+    """Cut a slice as inference does, and its labels.
 
-    Returns
-    -------
-    picture : float32 Tensor [3, S, S]
-        Grey levels: slice, previous, next; or the slice's own channels.
-    labels : int64 ndarray [S, S]
-        That of the voxel at each pixel's centre.
+    Returns float32 grey levels [3, S, S], the slice, previous and next or the slice's
+    own channels, and int64 labels [S, S] of the voxels at the pixels' centres.
     """
     geometry = plan_slices(volume.labels.shape, size, sample.axis)
     places = [
@@ -252,21 +229,10 @@ def cut(
 def make_targets(
     planes: npt.NDArray[np.int64], volume: TrainingVolume, labels: Sequence[int]
 ) -> Targets:
-    """Say what the network should answer, at the full resolution of the slices.
+    """Make the truth from labels [B, S, S], at the full resolution of the slices.
 
-    Parameters
-    ----------
-    planes : int64 ndarray [B, S, S]
-        Labels of a batch.
-    volume : TrainingVolume
-        Whose wordings say what label values are.
-    labels : sequence of int
-        Label id that each prompt asks for, 0 for none.
-
-    Returns
-    -------
-    Targets
-        Edges are the 3 x 3 morphological gradient of masks, or of objects.
+    `labels` has the label id of each prompt, 0 for none; the wordings of `volume` say
+    whether label values are classes or instances. See `instance_edges` for edges.
     """
     values = torch.from_numpy(planes)[:, None]
     wanted = torch.tensor(labels)[None, :, None, None]
@@ -297,7 +263,7 @@ def _useful(volume: TrainingVolume, number: int) -> list[Sample]:
 
 
 def _places(volume: TrainingVolume, axis: int) -> npt.NDArray[np.int64]:
-    """Return the slices along an axis whose labels are known to be right."""
+    """Return the slices along an axis whose labels may be used."""
     if volume.reviewed is None:
         return np.arange(volume.labels.shape[axis], dtype=np.int64)
     return np.unique(np.asarray(volume.reviewed, np.int64))
@@ -319,19 +285,9 @@ def _token_ids(text: str) -> npt.NDArray[np.int64]:
 
 
 def padded(prompts: Sequence[npt.NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
-    """Pad token ids to a common length.
+    """Pad token ids to a common length with each prompt's last id, the end token.
 
-    Parameters
-    ----------
-    prompts : sequence of array, int64 [n]
-        Token ids, start and end token included.
-
-    Returns
-    -------
-    ids : int64 Tensor [P, L]
-        Padded with each prompt's last id, the end token.
-    real : bool Tensor [P, L]
-        False on the padding.
+    Returns ids, int64 [P, L], and which are not padding, bool [P, L].
     """
     length = min(CONTEXT_LENGTH, max(len(prompt) for prompt in prompts))
     ids = torch.stack(

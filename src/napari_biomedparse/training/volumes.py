@@ -1,7 +1,8 @@
-"""The noun `TrainingVolume`, and what training asks of labels."""
+"""`TrainingVolume`, and checks of its labels."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Planes(Protocol):
-    """What is asked of the arrays of a volume; numpy's do it, too."""
+    """Arrays of a volume, as training reads them; numpy arrays qualify."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -34,31 +35,41 @@ class Planes(Protocol):
         """Return everything."""
 
 
-class KeptArray:
-    """An array in a file, open only while it is looked at: there may be thousands.
+class OnDemand(ABC):
+    """An array that is read each time it is used, as there may be thousands."""
 
-    Parameters
-    ----------
-    path : Path
-        An ``.npy``, whose name tells what it holds.
-    """
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.identity = path.name
-        array = self.__array__()
-        self.shape, self.dtype = array.shape, array.dtype
+    @abstractmethod
+    def read(self) -> npt.NDArray[Any]:
+        """Return everything, perhaps mapped into memory."""
 
     def take(self, index: int, axis: int, /) -> npt.NDArray[Any]:
         """Return one plane, in memory."""
-        return np.array(self.__array__().take(index, axis))
+        return np.array(self.read().take(index, axis))
 
     def __array__(
         self, dtype: Any = None, copy: bool | None = None
     ) -> npt.NDArray[Any]:
+        """Return everything."""
+        array = self.read()
+        return array if dtype is None else array.astype(dtype)
+
+
+class KeptArray(OnDemand):
+    """An ``.npy`` file whose name identifies its content."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.identity = path.name
+        array = self.read()
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def read(self) -> npt.NDArray[Any]:
         """Map everything into memory."""
         array: npt.NDArray[Any] = np.load(self._path, mmap_mode="r")
-        return array if dtype is None else array.astype(dtype)
+        return array
 
 
 @dataclass(frozen=True)
@@ -69,14 +80,14 @@ class TrainingVolume:
     ----------
     name, dataset : str
     image : uint8 array [Z, Y, X] or [Z, Y, X, 3]
-        In grey, or with channels that enter the network as they are, such as colours.
+        Grey levels, or channels that enter the network unchanged, such as colours.
     labels : integer array [Z, Y, X]
-        Label ids, or object numbers where the wordings say so; 0 is background.
+        Label ids, or instance numbers if ``wordings.instance``; 0 is background.
     wordings : Wordings
     axes : tuple of int
-        Along which slices are cut; with channels the first one only.
+        Slicing axes; with channels only the first one.
     reviewed : tuple of int, optional
-        Slices along the one axis there is that may be learned from; all by default.
+        Slices to train on, which requires a single slicing axis; all by default.
     """
 
     name: str
@@ -88,52 +99,43 @@ class TrainingVolume:
     reviewed: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse arrays that do not fit, labels of fractions and unknown classes."""
+        """Refuse arrays that do not fit, and labels that are not integers."""
         check_fit(self.name, self.image.shape[:3], self.labels.shape)
         if self.labels.dtype.kind not in "bui":
             raise VolumeError(
-                f"{self.name} has labels of type {self.labels.dtype}; whole numbers "
-                "are needed."
+                f"{self.name} has labels of type {self.labels.dtype}; integers are "
+                "required."
             )
         if self.has_channels and self.axes != (0,):
             raise VolumeError(
-                f"{self.name} has channels; it can be sliced along its first axis only."
+                f"{self.name} has channels, so it can only be sliced along its first "
+                "axis."
             )
         if self.reviewed is not None:
             (axis,) = self.axes
             if not set(self.reviewed) <= set(range(self.labels.shape[axis])):
                 raise VolumeError(
-                    f"{self.name} names slices as reviewed that it does not have."
+                    f"{self.name} lists reviewed slices that it does not have."
                 )
 
     @property
     def has_channels(self) -> bool:
-        """Whether slices bring their three channels instead of their neighbours."""
+        """Whether slices have three channels of their own instead of neighbours."""
         return len(self.image.shape) == 4
 
 
 def refuse_problems(problems: Sequence[str], count: int) -> None:
-    """Name all that is wrong with `count` cases, if anything is.
-
-    Raises
-    ------
-    VolumeError
-    """
+    """Raise a `VolumeError` that lists the problems of `count` cases, if any."""
     if problems:
         listed = "\n".join(f"- {problem}" for problem in problems)
         raise VolumeError(
             f"{len(problems)} of {count} cases cannot be used:\n{listed}\n"
-            "Mend or remove them; nothing was trained."
+            "Fix or remove them. Nothing was trained."
         )
 
 
 def require_targets(volumes: Iterable[TrainingVolume]) -> None:
-    """Refuse data without a single voxel of any class.
-
-    Raises
-    ------
-    VolumeError
-    """
+    """Raise a `VolumeError` if no voxel belongs to any class."""
     if not any(targets(volume.labels, volume.wordings).any() for volume in volumes):
         raise VolumeError(
             "The training data are empty: no voxel has a label with a prompt."
@@ -141,7 +143,7 @@ def require_targets(volumes: Iterable[TrainingVolume]) -> None:
 
 
 def targets(labels: Planes, wordings: Wordings) -> npt.NDArray[np.bool_]:
-    """Tell which voxels belong to a class that is asked for, bool [Z, Y, X]."""
+    """Return which voxels belong to a class with a prompt, bool [Z, Y, X]."""
     values = np.asarray(labels)
     if wordings.instance:
         return np.asarray(values > 0)
@@ -149,34 +151,24 @@ def targets(labels: Planes, wordings: Wordings) -> npt.NDArray[np.bool_]:
 
 
 def check_fit(name: str, image: tuple[int, ...], labels: tuple[int, ...]) -> None:
-    """Refuse an image and labels of different shape.
-
-    Raises
-    ------
-    VolumeError
-    """
+    """Raise a `VolumeError` if image and labels have different shapes."""
     if tuple(image) != tuple(labels):
         raise VolumeError(
             f"{name} has an image of shape {tuple(image)} and labels of shape "
-            f"{tuple(labels)}; they must be the same."
+            f"{tuple(labels)}; they must be equal."
         )
 
 
 def check_classes(values: Iterable[int], wordings: Wordings) -> None:
-    """Refuse label values that nothing is known of.
-
-    Raises
-    ------
-    PromptError
-    """
+    """Raise a `PromptError` for negative labels and classes without prompts."""
     found = {int(value) for value in values} - {0}
     if any(value < 0 for value in found):
-        raise PromptError("its labels are below 0; 0 is background, classes lie above")
+        raise PromptError("it has negative labels; 0 is background, classes are > 0")
     unknown = sorted(found - set(wordings.texts))
     if unknown and not wordings.instance:
         shown = ", ".join(map(str, unknown[:5]))
         raise PromptError(
             f"its labels have {len(unknown)} classes without a prompt ({shown}); add "
             "wordings for them, or an empty list to make them background (set "
-            "instance_label to 1 if the values are objects)"
+            "instance_label to 1 if the values are instances)"
         )

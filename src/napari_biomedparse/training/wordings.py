@@ -1,4 +1,4 @@
-"""What training asks about: for each data set its classes and their wordings."""
+"""The classes of each data set, and the wordings of their prompts."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 FILE_NAME = "class_prompts.json"
 ANY = "*"
-"""Data set of files that belong to no other."""
+"""Data set of all other files."""
 ABSENT_KEY = "absent"
 
 
 @dataclass(frozen=True)
 class Wordings:
-    """How the classes of a data set may be asked for.
+    """Prompts for the classes of a data set.
 
     Parameters
     ----------
     texts : mapping of int to tuple of str
         Wordings of each label id; without any, its voxels are background.
     instance : bool
-        Whether label values are objects, all of the one class there is.
+        Whether label values are instances, all of a single class.
     absent : tuple of str
-        Prompts for what is certainly in none of the images.
+        Prompts for targets that occur in none of the images.
     """
 
     texts: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Wordings:
     absent: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what is no prompt, and objects of several classes."""
+        """Refuse invalid prompts, and instances of several classes."""
         for label, texts in self.texts.items():
             for text in texts:
                 Prompt(label, text)
@@ -47,18 +47,18 @@ class Wordings:
             Prompt(1, text)
         if self.instance and len(self.classes) != 1:
             raise PromptError(
-                f"Where {INSTANCE_KEY} is 1 the labels are objects of one class, but "
-                f"{len(self.classes)} classes have prompts; give wordings for one."
+                f"If {INSTANCE_KEY} is 1, labels are instances of one class, but "
+                f"{len(self.classes)} classes have prompts. Give wordings for one."
             )
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """Label ids that are asked for."""
+        """Label ids with prompts."""
         return tuple(label for label, texts in self.texts.items() if texts)
 
     @classmethod
     def of(cls, prompts: PromptSet) -> Wordings:
-        """Take the prompts of a file, each the only wording of its class."""
+        """Make wordings of the prompts of a file, one per class."""
         texts = {prompt.id: (prompt.text,) for prompt in prompts.prompts}
         return cls(texts, prompts.instance)
 
@@ -69,20 +69,20 @@ def read_wordings(path: Path) -> dict[str, Wordings]:
     Parameters
     ----------
     path : Path
-        JSON: data set -> label id -> a wording or a list of them (none: that class
-        is background), besides ``instance_label`` (0 or 1) and ``absent`` (a list of
-        prompts for what is certainly nowhere). Without the outer level it is meant
-        for all files.
+        JSON that maps data set to label id to a wording or a list of them (an empty
+        list makes the class background). A data set may also have ``instance_label``
+        (0 or 1) and ``absent`` (a list of prompts for targets that occur nowhere).
+        Without the outer level it applies to all files.
 
     Returns
     -------
     dict of str to Wordings
-        By data set, which is how the names of its files begin; `ANY` for the rest.
+        By data set, a prefix of its files' names; `ANY` for all other files.
 
     Raises
     ------
     PromptError
-        If the file cannot be read or has another content.
+        If the file cannot be read or has other content.
     """
     try:
         content = json.loads(path.read_text("utf-8"))
@@ -90,7 +90,7 @@ def read_wordings(path: Path) -> dict[str, Wordings]:
         raise PromptError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(content, dict) or not content:
         raise PromptError(
-            f"{path} must map data set to class to texts, as a JSON object."
+            f"{path} must be a JSON object that maps data set to class to texts."
         )
     if not all(isinstance(value, dict) for value in content.values()):
         content = {ANY: content}
@@ -101,32 +101,31 @@ def read_wordings(path: Path) -> dict[str, Wordings]:
 
 
 def wordings_for(name: str, known: Mapping[str, Wordings]) -> tuple[str, Wordings]:
-    """Find the data set of a file: the longest that its name begins with.
+    """Return the data set of a file, the longest prefix of its name, and its wordings.
 
-    Raises
-    ------
-    PromptError
-        If there is none.
+    A `PromptError` is raised if there is none.
     """
     fitting = [dataset for dataset in known if name.startswith(dataset)]
     dataset = max(fitting, key=len) if fitting else ANY
     if dataset not in known:
         raise PromptError(
-            f"no data set has a name that {name} begins with (there are "
-            f"{', '.join(known)}); add it, or one called {ANY} for all others"
+            f"no data set is a prefix of the name {name} (data sets are "
+            f"{', '.join(known)}); add one, or one named {ANY} for all other files"
         )
     return dataset, known[dataset]
 
 
 def _parse(values: Any) -> Wordings:
     if not isinstance(values, dict):
-        raise PromptError(f"A data set must map class to texts, not be {values!r}.")
+        raise PromptError(f"A data set must map class to texts, but is {values!r}.")
     texts: dict[int, tuple[str, ...]] = {}
     for key, value in values.items():
         if key in (INSTANCE_KEY, ABSENT_KEY):
             continue
         if not str(key).isdigit():
-            raise PromptError(f"Classes are numbers (label ids), but one is {key!r}.")
+            raise PromptError(
+                f"Classes must be numbers (label ids), but one is {key!r}."
+            )
         texts[int(key)] = _texts(key, value)
     instance = values.get(INSTANCE_KEY, 0)
     if instance not in (0, 1):
@@ -138,5 +137,5 @@ def _parse(values: Any) -> Wordings:
 def _texts(key: str, value: Any) -> tuple[str, ...]:
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list) or not all(isinstance(x, str) for x in listed):
-        raise PromptError(f"The wordings of {key} must be text or a list of texts.")
+        raise PromptError(f"The wordings of {key} must be a text or a list of texts.")
     return tuple(listed)

@@ -132,5 +132,5 @@ def test_labels_that_do_not_fit_are_told_and_nothing_is_trained(bench, qtbot, no
     viewer.layers["right"].data = viewer.layers["right"].data[1:]
     widget.start()
     finished(widget, qtbot)
-    assert "must be the same" in notes[-1] and widget.result is None
+    assert "must be equal" in notes[-1] and widget.result is None
     assert not widget.use_button.isEnabled()

@@ -1,1 +1,1 @@
-"""The parts that several networks are built of."""
+"""Building blocks that several networks share."""

@@ -1,4 +1,4 @@
-"""CLIP byte-pair encoding: a prompt's text -> the token ids the network reads.
+"""CLIP byte-pair encoding: the text of a prompt to token ids.
 
 Equal to the slow Hugging Face ``CLIPTokenizer`` with ftfy installed, with which the
 published weights were trained and used. Needs neither torch nor a network.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONTEXT_LENGTH = 77
-"""Number of ids the text encoder reads, start and end token included."""
+"""Number of ids the text encoder reads, including the start and end tokens."""
 START_ID = 49406
 END_ID = 49407
 
@@ -44,9 +44,9 @@ class Tokens:
     ids : ndarray of int64, shape (77,)
         Start token, text, end token, then end tokens as padding.
     length : int
-        How many ids belong to the prompt, start and end token included.
+        Number of ids before the padding.
     truncated : bool
-        Whether the text was too long and lost its end.
+        Whether the end of the text was cut off.
     """
 
     ids: NDArray[np.int64]
@@ -55,18 +55,7 @@ class Tokens:
 
 
 def tokenize(text: str) -> Tokens:
-    """Encode one prompt.
-
-    Parameters
-    ----------
-    text : str
-        Any text; an empty one gives the start and end token alone.
-
-    Returns
-    -------
-    Tokens
-        The ids. A text of more than 75 tokens is cut there, which `truncated` says.
-    """
+    """Encode one prompt; a text of more than 75 tokens is truncated."""
     body = _body(text)
     kept = body[: CONTEXT_LENGTH - 2]
     ids = np.full(CONTEXT_LENGTH, END_ID, dtype=np.int64)
@@ -76,22 +65,15 @@ def tokenize(text: str) -> Tokens:
 
 
 def token_count(text: str) -> int:
-    """Count the tokens a prompt needs, start and end token included.
+    """Count the tokens of a prompt, including the start and end tokens.
 
-    Parameters
-    ----------
-    text : str
-
-    Returns
-    -------
-    int
-        More than `CONTEXT_LENGTH` if the prompt loses its end.
+    If there are more than `CONTEXT_LENGTH`, the prompt will be truncated.
     """
     return len(_body(text)) + 2
 
 
 def _body(text: str) -> list[int]:
-    """Encode a text of any length, without start and end token."""
+    """Encode a text of any length, without the start and end tokens."""
     return [
         token_id
         for part in _SPECIAL.split(text)
@@ -104,7 +86,7 @@ def _body(text: str) -> list[int]:
 
 def _clean(text: str) -> str:
     """Repair broken Unicode, collapse white space and lower the case."""
-    import ftfy  # takes its time, and an empty text does without
+    import ftfy  # slow to import
 
     return re.sub(r"\s+", " ", ftfy.fix_text(text)).strip().lower()
 

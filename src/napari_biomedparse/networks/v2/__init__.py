@@ -1,1 +1,1 @@
-"""BiomedParse v2: tensors in, tensors out."""
+"""The BiomedParse v2 network."""

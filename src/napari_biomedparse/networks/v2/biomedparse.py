@@ -79,10 +79,6 @@ class BiomedParse(Network):
         ----------
         slices : Tensor [B, 3, S, S]
             Grey levels, 0 to 255: each slice, the one before and the one after it.
-
-        Returns
-        -------
-        ImageFeatures
         """
         mean, std = self.pixel_mean.mean(), self.pixel_std.mean()
         normalised = (slices.to(self.pixel_mean.dtype) - mean) / std
@@ -111,45 +107,23 @@ class BiomedParse(Network):
     def decode(
         self, image: ImageFeatures, tokens: Tensor, field: RandomField
     ) -> SlicePrediction:
-        """Find each prompt in each slice.
+        """Find each prompt in each slice; see `Network.decode`.
 
-        Parameters
-        ----------
-        image : ImageFeatures
-            Of B slices.
-        tokens : Tensor [P, T, C]
-            Of P prompts, padded with zero vectors to a common length. The padding
-            takes part in the computation: the length T influences the result
-            (ARCHITECTURE section 4).
-        field : RandomField
-            Uniform numbers for the attention masks.
-
-        Returns
-        -------
-        SlicePrediction
+        The padding of the tokens takes part in the computation: their common length
+        influences the result (ARCHITECTURE section 4).
         """
         decoded: SlicePrediction = self.mask_decoder(image, tokens, field)
         return decoded
 
 
 def unfilled(config: BiomedParseConfig) -> BiomedParse:
-    """Build a network on the meta device, for weights that are then assigned to it.
-
-    Parameters
-    ----------
-    config : BiomedParseConfig
-
-    Returns
-    -------
-    BiomedParse
-        Without memory for its tensors.
-    """
+    """Build a network on the meta device, for weights to be assigned to it."""
     with torch.device("meta"), _WithoutDrawing():
         return BiomedParse(config)
 
 
 class _WithoutDrawing(TorchFunctionMode):
-    """Leaves tensors unfilled: even on the meta device, drawing imports a compiler."""
+    """Leaves tensors unfilled: even on the meta device, filling imports a compiler."""
 
     def __torch_function__(
         self,
@@ -158,7 +132,7 @@ class _WithoutDrawing(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Return what would be filled with random numbers as it is."""
+        """Return a tensor that would be filled with random numbers unchanged."""
         kwargs = kwargs or {}
         if func in (Tensor.normal_, Tensor.uniform_) or (
             getattr(func, "__module__", None) == nn.init.__name__

@@ -1,6 +1,6 @@
 """Mask decoder: queries, prompt tokens and a classifier token read the image.
 
-ARCHITECTURE section 5. All that depends on the slice alone is computed once a slice
+ARCHITECTURE section 5. What depends on the slice alone is computed once per slice
 (`MaskDecoder.prepare`), whatever the number of prompts.
 """
 
@@ -31,7 +31,7 @@ LEVELS = 3
 
 
 class ImageFeatures(NamedTuple):
-    """All that the mask decoder needs to know of a batch of slices.
+    """What the mask decoder needs of a batch of slices.
 
     Attributes
     ----------
