@@ -100,12 +100,16 @@ class Counter:
     Parameters
     ----------
     record : Path
+    package : Path, optional
+        Folder of the package; by default the one that would be imported.
     """
 
-    def __init__(self, record: Path) -> None:
-        spec = find_spec("napari_biomedparse")
-        assert spec is not None and spec.origin is not None
-        self._root = str(Path(spec.origin).parent) + os.sep
+    def __init__(self, record: Path, package: Path | None = None) -> None:
+        if package is None:
+            spec = find_spec("napari_biomedparse")
+            assert spec is not None and spec.origin is not None
+            package = Path(spec.origin).parent
+        self._root = str(package) + os.sep
         self._record = record.open("a", encoding="utf-8")
         self._known: set[CodeType] = set()
         self._lines: set[str] = set()
@@ -211,9 +215,9 @@ def click(path: Path, counter: Counter, record: Path) -> None:
 def watch_children(record: Path) -> None:
     """Have child processes that run a module of the package count their files, too.
 
-    They are started as ``python [options] -m MODULE ...`` or ``python [options] -c CODE
-    ...``; this file is put in between. Nothing needs an environment variable or a path,
-    so it also works with the option ``-I``.
+    They are started as ``python [options] -m MODULE ...``, ``python [options] -c CODE
+    ...`` or ``python [options] FILE ...``; this file is put in between. Nothing needs
+    an environment variable or a path, so it also works with the options ``-I``, ``-P``.
     """
     begin = subprocess.Popen.__init__
 
@@ -227,21 +231,31 @@ def in_between(args: Any, record: Path) -> Any:
     """Return a command with this file put in between, if it starts the package.
 
     THE LINE TO ADAPT, should the model process be started in another way, is the one
-    that looks for the command's ``-m`` or ``-c``.
+    that looks for the command's ``-m``, ``-c`` or file.
     """
     if isinstance(args, str) or "napari_biomedparse" not in " ".join(map(str, args)):
         return args
-    at = next(i for i, part in enumerate(args) if part in ("-m", "-c"))
+    args = [*map(str, args)]
+    at = next(
+        i
+        for i, part in enumerate(args)
+        if part in ("-m", "-c") or (i > 0 and part.endswith(".py"))
+    )
     return [*args[:at], __file__, "--child", str(record), *args[at:]]
 
 
 def be_child(record: Path, kind: str, what: str, rest: list[str]) -> None:
-    """Do what ``python -m MODULE`` or ``python -c CODE`` does, and count files."""
-    counter = Counter(record)
+    """Do what ``python -m MODULE``, ``-c CODE`` or ``FILE`` does, and count files."""
+    is_file = kind.endswith(".py")
+    counter = Counter(record, Path(kind).parents[1] if is_file else None)
     counter.install()
     counter.active = True
-    sys.argv = [what if kind == "-m" else "-c", *rest]
-    if kind == "-m":
+    sys.argv = (
+        [kind, what, *rest] if is_file else [what if kind == "-m" else "-c", *rest]
+    )
+    if is_file:
+        runpy.run_path(kind, run_name="__main__")
+    elif kind == "-m":
         runpy.run_module(what, run_name="__main__", alter_sys=True)
     else:
         exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
