@@ -28,7 +28,7 @@ from napari_biomedparse.pipeline.segment import (
     segment_lazy,
 )
 from napari_biomedparse.process.messages import Voxels
-from napari_biomedparse.process.voxels import RemoteArray
+from napari_biomedparse.process.serve import RemoteArray
 from napari_biomedparse.slicing.batches import slice_batches
 from napari_biomedparse.slicing.geometry import plan_slices
 

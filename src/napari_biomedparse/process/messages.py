@@ -32,7 +32,7 @@ Span = tuple[int, int]
 # Requests: each begins a run.
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class VolumeRequest:
     """A request about a volume whose voxels stay in napari's process.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import operator
 import queue
 import threading
 from collections.abc import Callable, Generator
@@ -15,6 +16,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.errors import BiomedParseError, Cancelled, WorkerError
@@ -34,7 +36,6 @@ from napari_biomedparse.process.messages import (
     VolumeRequest,
     Voxels,
 )
-from napari_biomedparse.process.voxels import RemoteArray
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
@@ -182,3 +183,56 @@ def _outcome(run: WorkerRun, work: Work) -> Done | Failed:
                 )
             )
     return Done()
+
+
+class RemoteArray:
+    """An array whose voxels are in the other process; indexing it fetches them.
+
+    Parameters
+    ----------
+    voxels : Voxels
+        What stands for them.
+    read : callable
+        Takes a (start, stop) for each axis and returns the voxels.
+    """
+
+    def __init__(
+        self, voxels: Voxels, read: Callable[[tuple[Span, ...]], npt.NDArray[Any]]
+    ) -> None:
+        self.number = voxels.number
+        self.shape = voxels.shape
+        self.dtype = np.dtype(voxels.dtype)
+        self.ndim = len(self.shape)
+        self.chunks = voxels.chunks
+        self._read = read
+
+    def __getitem__(self, index: Any) -> npt.NDArray[Any]:
+        """Fetch the voxels at integers and slices (with any step)."""
+        given = index if isinstance(index, tuple) else (index,)
+        if Ellipsis in given:
+            at = given.index(Ellipsis)
+            missing = self.ndim - len(given) + 1
+            given = (*given[:at], *(slice(None),) * missing, *given[at + 1 :])
+        given = (*given, *(slice(None),) * (self.ndim - len(given)))
+        ranges, rest = zip(*map(_split, given, self.shape), strict=True)
+        if any(start == stop for start, stop in ranges):
+            slab = np.empty([stop - start for start, stop in ranges], self.dtype)
+        else:
+            slab = self._read(ranges)
+        selected: npt.NDArray[Any] = slab[rest]
+        return selected
+
+
+def _split(index: Any, size: int) -> tuple[Span, Any]:
+    """Return the range of one axis to read, and the index into what was read."""
+    if not isinstance(index, slice):
+        at = operator.index(index)
+        at = at + size if at < 0 else at
+        if not 0 <= at < size:
+            raise IndexError(f"position {index} is outside an axis of size {size}")
+        return (at, at + 1), 0
+    wanted = range(size)[index]
+    if not wanted:
+        return (0, 0), slice(None)
+    low, high = min(wanted[0], wanted[-1]), max(wanted[0], wanted[-1])
+    return (low, high + 1), slice(None, None, wanted.step)

@@ -5,23 +5,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from napari_biomedparse.data.volume import as_volume
-from napari_biomedparse.process.child import COMMAND, Process
+import numpy as np
+
+from napari_biomedparse.data.volume import Volume, as_volume
+from napari_biomedparse.process.child import COMMAND, Process, RunHandle
 from napari_biomedparse.process.messages import (
     PreviewRequest,
     Request,
     SegmentRequest,
     VolumeRequest,
+    Voxels,
 )
-from napari_biomedparse.process.voxels import VolumeNumbers
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
     from napari_biomedparse.data.prompts import PromptSet
-    from napari_biomedparse.data.volume import Volume
-    from napari_biomedparse.process.handle import RunHandle
 
 PATIENCE = 0.8
 """Seconds a cancelled run may take to stop before its process is replaced."""
@@ -49,7 +49,7 @@ class Session:
         self._cache_bytes = cache_bytes
         self._process: Process | None = None
         self._runs = 0
-        self._volumes = VolumeNumbers()
+        self._volumes = _VolumeNumbers()
         self._starting = threading.Lock()
 
     def run(
@@ -61,31 +61,8 @@ class Session:
         model: str = "v2",
         device: str = "auto",
     ) -> RunHandle:
-        """Segment a volume; `start` with a `SegmentRequest` has more choices.
-
-        Parameters
-        ----------
-        volume, prompts, options, model, device
-            As for `SegmentRequest`.
-
-        Returns
-        -------
-        RunHandle
-
-        Raises
-        ------
-        VolumeError, WorkerError
-            As for `start`.
-        """
-        return self.start(
-            SegmentRequest(
-                volume=volume,
-                prompts=prompts,
-                options=options,
-                model=model,
-                device=device,
-            )
-        )
+        """Segment a volume; short for `start` with a `SegmentRequest`."""
+        return self.start(SegmentRequest(volume, prompts, options, model, device))
 
     def start(self, request: Request) -> RunHandle:
         """Have the model process do what is requested.
@@ -151,3 +128,46 @@ class Session:
         if self._process is not None:
             self._process.stop()
             self._process = None
+
+
+class _VolumeNumbers:
+    """Numbers volumes by their voxels, so that the model process recognizes them."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._last: tuple[object, Any] | None = None
+
+    def describe(self, volume: Volume) -> Volume:
+        """Return what is sent of a volume: all but the voxels and its source."""
+        data = volume.data
+        chunks = getattr(data, "chunksize", getattr(data, "chunks", None))
+        number = self._number_of(data)
+        voxels = Voxels(number, volume.shape, volume.dtype.str, chunks)
+        return Volume(
+            cast(Any, voxels),
+            volume.axes,
+            volume.spacing,
+            volume.units,
+            volume.origin,
+            volume.name,
+        )
+
+    def _number_of(self, data: Any) -> int:
+        """Return the same number for the same voxels, also for another view of them."""
+        identity = _identity(data)
+        if self._last is None or self._last[0] != identity:
+            self._count += 1
+            self._last = identity, data  # keeps the memory from being used again
+        return self._count
+
+    def forget(self) -> None:
+        """Release the last volume."""
+        self._last = None
+
+
+def _identity(data: Any) -> object:
+    """Return what two views of the same voxels have in common."""
+    if isinstance(data, np.ndarray):
+        about = data.__array_interface__
+        return about["data"], data.shape, data.strides, data.dtype
+    return getattr(data, "name", None) or id(data)  # a dask array's name identifies it

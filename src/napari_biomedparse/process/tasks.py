@@ -1,16 +1,14 @@
 """What the model process does besides the plain run and the preview.
 
-torch is imported inside functions: it takes seconds, and the user reads a status first.
+As in `watched`, torch is imported inside functions.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,27 +18,21 @@ from napari_biomedparse.process.messages import (
     EstimateRequest,
     FinetuneRequest,
     FolderResult,
-    Instances,
-    Planned,
     SegmentRequest,
     Status,
     Voted,
     Written,
 )
+from napari_biomedparse.process.watched import planned, send_instances, slabs
 from napari_biomedparse.training import load_finetune
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from napari_biomedparse.engine.engine import Engine
     from napari_biomedparse.networks.network import Network
-    from napari_biomedparse.process.messages import Span
     from napari_biomedparse.process.serve import WorkerRun
-    from napari_biomedparse.runs.manifest import Manifest
     from napari_biomedparse.runs.recipe import Recipe
     from napari_biomedparse.training.progress import Progress
 
-_SLAB_BYTES = 2**26
 _REPORT_SECONDS = 0.05
 
 
@@ -68,63 +60,13 @@ def run_consensus(
         run.send(replace(done, edges=None))
     found = sink.result(model_identity(engine.model), engine.precision)
     existence = found.existence[:, 0]
-    for start, labels in _slabs(found.labels):
+    for start, labels in slabs(found.labels):
         stop = start + len(labels)
         scores = existence[:, start:stop]
         run.send(Voted(SegmentedSlices(start, stop, 0, labels, scores)))
         yield
     if found.instances is not None:
         send_instances(run, found.instances, np.asarray(found.labels))
-
-
-def planned(
-    manifest: Manifest,
-    total: int,
-    *,
-    kept: tuple[Span, ...] = (),
-    folder: Path | None = None,
-) -> Planned:
-    """Return the message of a run that is about to begin, from its manifest."""
-    used, environment = manifest.parameters, manifest.environment
-    start, stop = used["slices"]
-    machine = ("device", "precision")
-    return Planned(
-        axis=manifest.output["axis"],
-        start=start,
-        stop=stop,
-        intensity=used["intensity"],
-        truncated=tuple(used["truncated_prompts"]),
-        parameters={
-            **used,
-            "model": manifest.model,
-            **{name: environment[name] for name in machine if name in environment},
-        },
-        total=total,
-        provenance={
-            "source": manifest.source,
-            "model": manifest.model,
-            "load": manifest.load,
-            "parameters": used,
-            "environment": environment,
-        },
-        folder=None if folder is None else str(folder),
-        kept=kept,
-    )
-
-
-def send_instances(
-    run: WorkerRun, instances: npt.NDArray[np.int32], labels: npt.NDArray[Any]
-) -> None:
-    """Send instances, and which label each belongs to, slab by slab."""
-    count = int(instances.max()) + 1
-    owners, most = np.zeros(count, labels.dtype), np.zeros(count, np.int64)
-    for label in np.unique(labels[labels > 0]):
-        voxels = np.bincount(instances[labels == label], minlength=count)
-        owners[voxels > most] = label
-        most = np.maximum(most, voxels)
-    owners[0] = 0
-    for start, slab in _slabs(instances):
-        run.send(Instances(start, slab, owners))
 
 
 def run_to_folder(recipe: Recipe, model: Network, run: WorkerRun) -> None:
@@ -219,11 +161,3 @@ def finetune_network(request: FinetuneRequest, run: WorkerRun) -> None:
     )
     best = {name: float(value) for name, value in result.best.items()}
     run.send(replace(result, best=best))
-
-
-def _slabs(array: Any) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """Cut an array along its first axis into parts that can be sent at once."""
-    plane = math.prod(array.shape[1:]) * array.dtype.itemsize
-    thickness = max(1, _SLAB_BYTES // max(1, plane))
-    for start in range(0, len(array), thickness):
-        yield start, np.asarray(array[start : start + thickness])

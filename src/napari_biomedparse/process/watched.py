@@ -1,35 +1,45 @@
 """Runs that are watched in napari: they start at the slice in view and can be changed.
 
-As in `tasks`, torch is imported inside functions.
+torch is imported inside functions: it takes seconds, and the user reads a status first.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import OrderedDict
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from napari_biomedparse.data.results import SegmentedSlices, spans
-from napari_biomedparse.process.messages import Previewed, Status
-from napari_biomedparse.process.tasks import planned, send_instances
+from napari_biomedparse.process.messages import (
+    Instances,
+    Planned,
+    Previewed,
+    Status,
+)
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from napari_biomedparse.engine.engine import Engine
     from napari_biomedparse.pipeline.plan import RunPlan
     from napari_biomedparse.pipeline.scores import ScoreStore
     from napari_biomedparse.process.messages import (
         PreviewRequest,
         SegmentRequest,
+        Span,
         VolumeRequest,
     )
-    from napari_biomedparse.process.serve import WorkerRun
-    from napari_biomedparse.process.voxels import RemoteArray
+    from napari_biomedparse.process.serve import RemoteArray, WorkerRun
+    from napari_biomedparse.runs.manifest import Manifest
     from napari_biomedparse.slicing.intensity import Intensity
 
+_SLAB_BYTES = 2**26
 _INTENSITIES_KEPT = 16
 """Volumes whose grey levels need not be examined again."""
 
@@ -195,3 +205,61 @@ def _steps(
 
 def _indices(done: Iterable[tuple[int, int]]) -> set[int]:
     return {index for start, stop in done for index in range(start, stop)}
+
+
+def planned(
+    manifest: Manifest,
+    total: int,
+    *,
+    kept: tuple[Span, ...] = (),
+    folder: Path | None = None,
+) -> Planned:
+    """Return the message of a run that is about to begin, from its manifest."""
+    used, environment = manifest.parameters, manifest.environment
+    start, stop = used["slices"]
+    machine = ("device", "precision")
+    return Planned(
+        axis=manifest.output["axis"],
+        start=start,
+        stop=stop,
+        intensity=used["intensity"],
+        truncated=tuple(used["truncated_prompts"]),
+        parameters={
+            **used,
+            "model": manifest.model,
+            **{name: environment[name] for name in machine if name in environment},
+        },
+        total=total,
+        provenance={
+            "source": manifest.source,
+            "model": manifest.model,
+            "load": manifest.load,
+            "parameters": used,
+            "environment": environment,
+        },
+        folder=None if folder is None else str(folder),
+        kept=kept,
+    )
+
+
+def send_instances(
+    run: WorkerRun, instances: npt.NDArray[np.int32], labels: npt.NDArray[Any]
+) -> None:
+    """Send instances, and which label each belongs to, slab by slab."""
+    count = int(instances.max()) + 1
+    owners, most = np.zeros(count, labels.dtype), np.zeros(count, np.int64)
+    for label in np.unique(labels[labels > 0]):
+        voxels = np.bincount(instances[labels == label], minlength=count)
+        owners[voxels > most] = label
+        most = np.maximum(most, voxels)
+    owners[0] = 0
+    for start, slab in slabs(instances):
+        run.send(Instances(start, slab, owners))
+
+
+def slabs(array: Any) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Cut an array along its first axis into parts that can be sent at once."""
+    plane = math.prod(array.shape[1:]) * array.dtype.itemsize
+    thickness = max(1, _SLAB_BYTES // max(1, plane))
+    for start in range(0, len(array), thickness):
+        yield start, np.asarray(array[start : start + thickness])

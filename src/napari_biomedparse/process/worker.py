@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from napari_biomedparse.errors import Cancelled
 from napari_biomedparse.process.channel import open_channel
@@ -21,6 +21,7 @@ from napari_biomedparse.process.messages import (
     PreviewRequest,
     SegmentRequest,
     Status,
+    VolumeRequest,
 )
 from napari_biomedparse.process.serve import WorkerRun, serve
 from napari_biomedparse.process.tasks import (
@@ -31,6 +32,10 @@ from napari_biomedparse.process.tasks import (
 )
 from napari_biomedparse.process.watched import Live
 
+if TYPE_CHECKING:
+    from napari_biomedparse.engine.engine import Engine
+    from napari_biomedparse.runs.recipe import Recipe
+
 _REPORT_SECONDS = 0.5
 
 
@@ -38,43 +43,26 @@ class Worker:
     """Does runs, and keeps the model between them."""
 
     def __init__(self) -> None:
-        self._name: str | None = None
-        self._key: tuple[str, str, int, int] | None = None
-        self._engine: Any = None
+        self._name = ""
+        self._key: tuple[str, int, int] | None = None
+        self._engine: Engine | None = None
         self._live = Live()
 
-    def __call__(self, run: WorkerRun) -> Generator[None, None, None]:
+    def __call__(self, run: WorkerRun) -> Generator[None]:
         """Do one run; a `Work`."""
         # torch takes seconds to import: the user reads what it waits for.
         run.send(Status("Starting the model process…"))
         yield
-        match run.request:
-            case FinetuneRequest() as request:
-                finetune_network(request, run)
-            case FolderRequest(recipe):
-                engine = self._ready_engine(
-                    run, recipe.model, recipe.device, recipe.options.seed
-                )
-                yield
-                run_to_folder(recipe, engine.model, run)
-            case request:
-                engine = self._ready_engine(
-                    run,
-                    request.model,
-                    request.device,
-                    request.options.seed,
-                    request.cache_bytes,
-                )
-                yield
-                yield from self._do(request, engine, run)
-
-    def _do(
-        self,
-        request: SegmentRequest | PreviewRequest | EstimateRequest,
-        engine: Any,
-        run: WorkerRun,
-    ) -> Generator[None, None, None]:
+        request = run.request
+        if isinstance(request, FinetuneRequest):
+            finetune_network(request, run)
+            return
+        wanted = request.recipe if isinstance(request, FolderRequest) else request
+        engine = self._ready_engine(wanted, run)
+        yield
         match request:
+            case FolderRequest(recipe):
+                run_to_folder(recipe, engine.model, run)
             case EstimateRequest():
                 send_estimate(request, engine, run)
             case PreviewRequest():
@@ -88,28 +76,23 @@ class Worker:
         """Remove what is kept on disk."""
         self._live.close()
 
-    def _ready_engine(
-        self,
-        run: WorkerRun,
-        name: str,
-        device: str,
-        seed: int,
-        cache_bytes: int | None = None,
-    ) -> Any:
+    def _ready_engine(self, wanted: VolumeRequest | Recipe, run: WorkerRun) -> Engine:
         """Return an engine, the same as before if nothing has changed."""
         from napari_biomedparse.engine.engine import CACHE_BYTES, Engine
         from napari_biomedparse.networks.weights import load_model
 
-        key = (name, device, seed, CACHE_BYTES if cache_bytes is None else cache_bytes)
-        if self._key is None or self._key[0] != name:
-            self._key = self._engine = None  # frees memory for the next model
+        name, device, seed = wanted.model, wanted.device, wanted.options.seed
+        room = wanted.cache_bytes if isinstance(wanted, VolumeRequest) else None
+        room = CACHE_BYTES if room is None else room
+        if self._engine is None or self._name != name:
+            self._engine = None  # frees memory for the next model
             run.send(Status(f"Loading the model {name}…"))
             model = load_model(name, on_progress=_download_report(run))
         else:
             model = self._engine.model
-        if self._key != key:
-            self._engine = Engine(model, device, seed=seed, cache_bytes=key[3])
-            self._key = key
+        if self._engine is None or self._key != (device, seed, room):
+            self._engine = Engine(model, device, seed=seed, cache_bytes=room)
+            self._name, self._key = name, (device, seed, room)
         return self._engine
 
 

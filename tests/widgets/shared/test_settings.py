@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.data.volume import as_volume
 from napari_biomedparse.engine.engine import CACHE_BYTES
-from napari_biomedparse.process.messages import PreviewRequest
+from napari_biomedparse.process.messages import PreviewRequest, VolumeRequest
 from napari_biomedparse.process.worker import Worker
 from napari_biomedparse.widgets.segment.widget import SegmentWidget
 from napari_biomedparse.widgets.shared import settings as _settings
@@ -113,9 +113,12 @@ def test_a_new_widget_takes_preview_and_memory_over(make_napari_viewer, monkeypa
 def test_the_engine_keeps_what_it_may():
     worker = Worker()
     run = SimpleNamespace(send=lambda message: None)
-    engine = worker._ready_engine(run, "tiny", "cpu", 0, 5)
+    volume, prompts = as_volume(np.ones((1, 8, 8))), parse_prompts(["liver"])
+    wanted = VolumeRequest(volume, prompts, SegmentOptions(), "tiny", "cpu", 5)
+    engine = worker._ready_engine(wanted, run)
     assert engine.cache.most_bytes == 5
-    assert worker._ready_engine(run, "tiny", "cpu", 0, 5) is engine
-    assert worker._ready_engine(run, "tiny", "cpu", 0, 6).cache.most_bytes == 6
-    other = worker._ready_engine(run, "tiny", "cpu", 0)
+    assert worker._ready_engine(wanted, run) is engine
+    other = worker._ready_engine(replace(wanted, cache_bytes=6), run)
+    assert other.cache.most_bytes == 6 and other.model is engine.model
+    other = worker._ready_engine(replace(wanted, cache_bytes=None), run)
     assert other.cache.most_bytes == CACHE_BYTES
