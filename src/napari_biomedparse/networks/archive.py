@@ -137,9 +137,9 @@ def _check_archive(path: Path) -> None:
 def _unsafe(path: Path, reason: str) -> CheckpointError:
     """Explain why the weights-only unpickler refused."""
     names = sorted(set(re.findall(r"GLOBAL (\S+)", reason)))
-    found = ", ".join(names) or "other Python objects, or is damaged"
+    content = ", ".join(names) or "other Python objects, or is damaged"
     return CheckpointError(
-        f"{path} was not loaded: besides tensors and plain values it holds {found}, "
+        f"{path} was not loaded: besides tensors and plain values it holds {content}, "
         "and loading such a file could run a program. Get the file from its publisher, "
         "or ask its author for the state dict as .safetensors."
     )

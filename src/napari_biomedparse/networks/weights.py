@@ -273,14 +273,14 @@ def _local(name: str | os.PathLike[str]) -> Path:
     for known in (CONVERTED, PUBLISHED.name):
         if (path / known).is_file():
             return path / known
-    found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
+    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
         raise CheckpointError(
             f"The folder {path} must hold {PUBLISHED.name} or exactly one weights file "
             f"({', '.join(SUFFIXES)}); it holds {names}. Give the path of the file."
         )
-    return found[0]
+    return files[0]
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

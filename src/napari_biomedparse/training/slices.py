@@ -170,12 +170,12 @@ class SliceBatches:
             pictures.append(picture)
             planes.append(labels)
         volume = self._volumes[samples[0].volume]
-        asked = self._ask(rng, volume, np.stack(planes))
-        ids, real = padded([_token_ids(text) for _, text in asked])
-        truth = make_targets(np.stack(planes), volume, [label for label, _ in asked])
+        chosen = self._choose_prompts(rng, volume, np.stack(planes))
+        ids, real = padded([_token_ids(text) for _, text in chosen])
+        truth = make_targets(np.stack(planes), volume, [label for label, _ in chosen])
         return Batch(torch.stack(pictures), ids, real, truth)
 
-    def _ask(
+    def _choose_prompts(
         self,
         rng: np.random.Generator,
         volume: TrainingVolume,

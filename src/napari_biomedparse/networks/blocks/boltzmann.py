@@ -1,7 +1,7 @@
 """Boltzmann-sampled attention masks (BoltzFormer: Zhao et al., CVPR 2025).
 
 ARCHITECTURE section 5.4. Before each layer of the mask decoder, every query draws the
-pixels that it may look at; the drawing's uniform numbers come from a `RandomField`.
+pixels that it may attend to, with uniform numbers from a `RandomField`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 DRAWN_SHARE = 0.1
-"""A query draws this share of the keys."""
+"""Number of draws per query, as a fraction of the keys."""
 
 RandomField = Callable[[int, int], Tensor]
-"""``field(call, keys)``: the uniform numbers in [0, 1) of head call 0, 1, 2, ... over
-so many keys, as a tensor that broadcasts to [B, P, heads, queries, keys]."""
+"""``field(call, keys)``: uniform numbers in [0, 1) for head call 0, 1, 2, ... and that
+number of keys, as a tensor that broadcasts to [B, P, heads, queries, keys]."""
 
 
 class SeededField:
-    """A random field that a seed fixes, the same for all slices and prompts.
+    """A random field determined by a seed, the same for all slices and prompts.
 
-    What a slice yields then depends on neither the slices and prompts beside it nor
-    the order of the work, and a run can be repeated.
+    The result of a slice therefore depends neither on other slices and prompts nor on
+    the order of computation, and a run can be repeated.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class SeededField:
     heads, queries : int
         Sizes of the field.
     device : torch.device
-        Where it is used. It is drawn on the CPU, so that all devices agree.
+        Device of the result. It is drawn on the CPU, so that all devices agree.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class SeededField:
 
 
 def hidden_keys(logits: Tensor, call: int, uniform: Tensor) -> Tensor:
-    """Draw the keys that each query may not attend to.
+    """Draw the keys that each query must not attend to.
 
     A key with mask probability p is drawn with the Boltzmann probability
     ``exp(p / T) / sum exp(p / T)``, T = 1 / (1 + call); it is hidden unless one of
@@ -65,15 +65,15 @@ def hidden_keys(logits: Tensor, call: int, uniform: Tensor) -> Tensor:
     logits : float32 Tensor [..., Q, K]
         Mask logits at the keys.
     call : int
-        Head call, 0 for the one before the first layer.
+        Head call; 0 is the one before the first layer.
     uniform : Tensor
         Uniform numbers in [0, 1); broadcasts with `logits`.
 
     Returns
     -------
     bool Tensor
-        The broadcast shape; True where a key is hidden. A query from which every key
-        would be hidden sees all of them instead.
+        The broadcast shape; True where a key is hidden. If all keys of a query would
+        be hidden, none is.
     """
     hidden = uniform < never_drawn(logits, call)
     return hidden & ~hidden.all(dim=-1, keepdim=True)

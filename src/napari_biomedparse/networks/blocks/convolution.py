@@ -1,4 +1,4 @@
-"""Convolutions that keep an image's size, each evaluated the fastest way there is.
+"""Convolutions that keep the size of an image, each computed the fastest way.
 
 A 1x1 convolution is a linear layer of pixels. On a CPU, a wide 3x3 convolution is done
 by Winograd's minimal filtering F(4x4, 3x3) (Lavin & Gray, "Fast Algorithms for
@@ -18,9 +18,9 @@ WINOGRAD_CHANNELS = 256
 """Channels from which the transforms cost less than they save (measured: 2.7 times
 faster at 512, 2 times at 256, 1.4 times at 128 channels and 128 x 128 pixels)."""
 _STRIP = 8
-"""Rows of tiles at a time: what lies between the steps stays small."""
+"""Rows of tiles at a time, to keep intermediate results small."""
 _TILE, _WINDOW = 4, 6
-"""Edge of a tile of the result, and of the window of the image that it depends on."""
+"""Side of a tile of the result, and of the image window that it depends on."""
 
 _IMAGE = torch.tensor(
     [
@@ -81,7 +81,7 @@ class SameConv(nn.Conv2d):
         return super().forward(x)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave what can be made again out of copies and pickles."""
+        """Leave the transformed weights out of copies and pickles."""
         return {**self.__dict__, "_winograd": None}
 
     def _pays_winograd(self, x: Tensor) -> bool:
@@ -97,7 +97,7 @@ class SameConv(nn.Conv2d):
         )
 
     def _winograd_kernel(self) -> Tensor:
-        """Return the transformed weights, made once for as long as they stay."""
+        """Return the transformed weights, cached until the weights change."""
         weight = self.weight
         version = None if weight.is_inference() else weight._version
         key = (id(weight), weight.data_ptr(), version)

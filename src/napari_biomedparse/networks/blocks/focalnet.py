@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 LAYER_SCALE = 0.1
 """Initial value of the residual branches' scale."""
 PLANAR_PIXELS = 256
-"""Size of a map from which on a CPU computes it plane by plane."""
+"""Smallest map that a CPU computes plane by plane."""
 
 
 class FocalModulation(nn.Module):
-    """Context of growing windows, gathered per pixel, that modulates a query."""
+    """Modulation of a query by the context of growing windows, gathered per pixel."""
 
     def __init__(self, width: int, levels: int) -> None:
         super().__init__()
@@ -38,9 +38,9 @@ class FocalModulation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
-        # Depthwise convolutions of a CPU are twice as fast plane by plane, and its
-        # matrix products take and give planes at no cost. On tiny planes it gains
-        # nothing, and the products' rounding depends on where weights lie in memory.
+        # On a CPU, depthwise convolutions are twice as fast plane by plane, and matrix
+        # products read and write planes at no cost. Tiny planes gain nothing, and their
+        # products round depending on the memory alignment of the weights.
         if x.device.type == "cpu" and x.shape[1] * x.shape[2] >= PLANAR_PIXELS:
             return self._planar(x)
         return self._channels_last(x)
@@ -107,7 +107,7 @@ class FocalBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
-        # The sum may be of higher precision than what is computed from it.
+        # The residual stream may have a higher precision than the branches.
         low = self.norm1.weight.dtype
         x = x + self.gamma_1 * self.norm1(self.modulation(x.to(low)))
         x = x + self.gamma_2 * self.norm2(self.mlp(x.to(low)))
@@ -135,7 +135,7 @@ class PatchEmbed(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, and the way down to the next."""
+    """Blocks at one resolution, and the downsampling to the next."""
 
     def __init__(self, width: int, depth: int, levels: int, down: int | None) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Stage(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, H, W, C] -> [B, H, W, C], the downsampling left to the caller."""
+        """[B, H, W, C] -> [B, H, W, C]; the caller does the downsampling."""
         for block in self.blocks:
             x = block(x)
         return x

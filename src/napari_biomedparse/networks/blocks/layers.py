@@ -1,4 +1,4 @@
-"""Building blocks that at least two parts of the network share."""
+"""Layers that several parts of the networks share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose key and value side can be projected once.
+    """Multi-head attention whose keys and values can be projected in advance.
 
     Parameters are named and laid out as in `torch.nn.MultiheadAttention`: rows of
     ``in_proj_weight`` in the order query, key, value.
@@ -48,7 +48,7 @@ class Attention(nn.Module):
     def project_memory(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Project what is attended to: [N, K, C] each to [N, heads, K, C / heads].
 
-        A memory of lower precision than the weights is projected in its own.
+        Computed in the precision of the memory if that is lower than the weights'.
         """
         _, weight_k, weight_v = self.in_proj_weight.to(key.dtype).chunk(3)
         _, bias_k, bias_v = self.in_proj_bias.to(key.dtype).chunk(3)
@@ -112,15 +112,15 @@ class FeedForward(nn.Module):
 
 
 def apart(x: Tensor) -> bool:
-    """Tell whether the items of a batch go through products of their own.
+    """Return whether the items of a batch are computed as separate products.
 
-    They do on a CPU. A GPU is faster with as few and large products as possible.
+    They are on a CPU. A GPU is faster with few large products.
     """
     return x.device.type == "cpu"
 
 
 class LinearEach(nn.Linear):
-    """`linear_each` with weights of its own."""
+    """`linear_each` as a module."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., D]."""
@@ -128,16 +128,16 @@ class LinearEach(nn.Linear):
 
 
 def linear_each(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Apply a linear layer to the items of a batch, each as if it were alone.
+    """Apply a linear layer to the items of a batch, each as a separate product.
 
-    On a CPU a matrix product of another height may round differently. Here every item
-    has a product of its own, so that its numbers do not depend on its company. All are
-    done in one call: the weights stay in the caches, and threads share the items.
+    On a CPU, how a matrix product rounds may depend on its number of rows. With one
+    product per item, results do not depend on the rest of the batch. All are computed
+    in one call: the weights stay in the caches, and threads share the items.
 
     Parameters
     ----------
     x : Tensor [N, L, C]
-        With other axes than these it is one item.
+        With any other number of axes it is treated as one item.
     weight : Tensor [D, C]
     bias : Tensor [D]
 

@@ -89,8 +89,8 @@ class TextEncoder(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Encode token ids.
 
-        Attention is causal: what follows a token never changes its vector, so that
-        the ids may stop at a prompt's end token.
+        Attention is causal: later tokens never change earlier vectors, so the ids may
+        stop at a prompt's end token.
 
         Parameters
         ----------

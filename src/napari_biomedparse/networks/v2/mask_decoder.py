@@ -76,10 +76,10 @@ class CrossAttention(nn.Module):
         values: Tensor,
         visible: Tensor | None = None,
     ) -> Tensor:
-        """Let tokens read a projected memory, which neighbours share.
+        """Let tokens attend to a projected memory, which neighbours in N share.
 
-        On a GPU those that share one read it as one long sequence; on a CPU each by
-        itself, so that its numbers do not depend on its company.
+        On a GPU those that share a memory are computed as one long sequence; on a CPU
+        each separately, so that results do not depend on the rest of the batch.
 
         Parameters
         ----------
@@ -190,7 +190,7 @@ class MaskDecoder(nn.Module):
                 _attentions(self.transformer_cross_attention_layers)
             )
         ]
-        # Sampling is linear, so it comes before the product with the mask embeddings.
+        # Sampling is linear, so it may precede the product with the mask embeddings.
         sampled = tuple(
             F.interpolate(
                 pixels.mask_features, size=level.shape[-2:], mode="bilinear"
@@ -213,8 +213,8 @@ class MaskDecoder(nn.Module):
         t = tokens.repeat(slices, 1, 1)  # [N, T, C], slice-major
         q_positions = self.query_embed_.weight.expand_as(q)
         positions = torch.cat([q_positions, t], dim=1)  # [N, Q + T, C]
-        # On a CPU twice: how products with a single row round depends on the company,
-        # the threads, and where in memory the weights begin.
+        # On a CPU twice: how a product with a single row rounds depends on the batch,
+        # the threads, and the memory alignment of the weights.
         copies = 2 if layers.apart(tokens) else 1
         c = self.classifier_query.weight.expand(slices * prompts, copies, -1)
 
@@ -240,7 +240,7 @@ class MaskDecoder(nn.Module):
     def _visible_keys(
         self, q: Tensor, image: ImageFeatures, call: int, field: RandomField
     ) -> Tensor:
-        """Draw the keys that the queries [N, Q, C] may see, [N, heads, Q, K]."""
+        """Draw the keys that the queries [N, Q, C] may attend to, [N, heads, Q, K]."""
         features = image.level_mask_features[call % LEVELS]  # [B, C, K]
         slices, _, keys = features.shape
         heads = image.keys[0].shape[1]
@@ -253,7 +253,7 @@ class MaskDecoder(nn.Module):
             logits = _masks(embedding, features)[:, None]  # [N, 1, Q, K]
             if not layers.apart(q):
                 return ~hidden_keys(logits, call, uniform)
-            # One by one: where a value lies in a tensor may decide how it is rounded.
+            # One by one: rounding may depend on the position within a tensor.
             each = zip(torch.split(logits, 1), torch.split(uniform, 1), strict=True)
             return ~torch.cat([hidden_keys(one, call, own) for one, own in each])
 
@@ -276,7 +276,7 @@ class MaskDecoder(nn.Module):
 def _masks(embedding: Tensor, features: Tensor) -> Tensor:
     """Multiply embeddings [N, Q, C] and features [B, C, K], shared by neighbours.
 
-    Returns [N, Q, K]. On a CPU every item has a product of its own: see `linear_each`.
+    Returns [N, Q, K]. On a CPU every item is a separate product: see `linear_each`.
     """
     share = len(embedding) // len(features)
     features = features.to(embedding.dtype)

@@ -1,4 +1,4 @@
-"""Pixel decoder: a transformer on the coarsest map, then a path back up.
+"""Pixel decoder: a transformer on the coarsest map, then upsampling.
 
 ARCHITECTURE section 3 (the design is that of Mask2Former's simpler pixel decoder).
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class PixelFeatures(NamedTuple):
-    """What the pixel decoder makes of a batch of slices.
+    """Output of the pixel decoder for a batch of slices.
 
     Attributes
     ----------
