@@ -14,8 +14,9 @@ import typer
 
 from napari_biomedparse.cli._options import Device, takes_options, warn_renamed
 from napari_biomedparse.cli._show import out, progress_bar
-from napari_biomedparse.training import is_helper, load_finetune
+from napari_biomedparse.training import load_finetune
 from napari_biomedparse.training.options import FinetuneOptions
+from napari_biomedparse.training.progress import is_helper
 
 if TYPE_CHECKING:
     from napari_biomedparse.training.progress import Progress

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from napari_biomedparse.errors import OptionError
@@ -29,8 +28,3 @@ def load_finetune() -> Callable[..., Finetuned]:
             "install 'napari-biomedparse[train]'"
         ) from error
     return finetune
-
-
-def is_helper() -> bool:
-    """Return whether Lightning started this process as a helper of another one."""
-    return os.environ.get("LOCAL_RANK", "0") != "0"

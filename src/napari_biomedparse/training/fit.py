@@ -17,8 +17,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import distributed
 
 from napari_biomedparse.errors import CheckpointError, DeviceError
-from napari_biomedparse.training import is_helper
 from napari_biomedparse.training.folder import LAST, TENSORBOARD
+from napari_biomedparse.training.progress import is_helper
 
 if TYPE_CHECKING:
     from pathlib import Path

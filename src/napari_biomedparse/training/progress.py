@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,3 +49,8 @@ class Finetuned:
     step: int
     best: Mapping[str, float]
     held_out: str
+
+
+def is_helper() -> bool:
+    """Return whether Lightning started this process as a helper of another one."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
