@@ -114,11 +114,15 @@ RECIPE = Recipe(
             options=FinetuneOptions(freeze=("text",)),
         ),
         Planned(1, 0, 3, "", ("long",), {"a": [1, None]}, 3, {}, kept=((0, 2),)),
+        Planned(np.int64(1), 0, 3, np.str_("a"), (), {"b": np.float64(0.5)}, 3, {}),
     ],
     ids=lambda message: type(message).__name__,
 )
 def test_message_arrives(pair, message):
-    assert exchange(pair, message) == message
+    received = exchange(pair, message)
+    assert received == message
+    values = [*vars(received).values(), *getattr(received, "parameters", {}).values()]
+    assert not any(isinstance(value, np.generic) for value in values)
 
 
 def kinds_of_error():
@@ -201,7 +205,6 @@ class Hostile:
         Hostile(eval, "open('hostile', 'w')"),
         Hostile(getattr, Status, "__init__"),
         np.array([Status("x")], dtype=object),
-        np.float32(1),
         {"nested": [Hostile(open, "hostile", "w")]},
     ],
     ids=lambda value: type(value).__name__,

@@ -130,6 +130,11 @@ def restore_array(
     return np.ndarray(shape, dtype, buffer)
 
 
+def restore_plain(value: Any) -> Any:
+    """Return the plain number or text that was sent for a value of a subclass."""
+    return value
+
+
 _ALLOWED: dict[tuple[str, str], Any] = {
     (value.__module__, value.__qualname__): value
     for value in (
@@ -138,6 +143,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
         *(value for value in vars(errors).values() if isinstance(value, type)),
         type(Path()),
         restore_array,
+        restore_plain,
     )
 }
 _CLASSES = frozenset(_ALLOWED.values())
@@ -154,6 +160,10 @@ class _Pickler(pickle.Pickler):
             flat = np.ascontiguousarray(value).reshape(-1)
             parts = pickle.PickleBuffer(flat.data), value.dtype.str, value.shape
             return restore_array, parts
+        if isinstance(value, np.generic | str):  # such as a layer's scale
+            return restore_plain, (
+                str(value) if isinstance(value, str) else value.item(),
+            )
         if isinstance(value, BiomedParseError):  # whatever others registered for it
             kind = type(value) if type(value) in _CLASSES else WorkerError
             return kind, (str(value),)
