@@ -31,8 +31,7 @@ from napari_biomedparse.viewer.layers import (
 )
 from napari_biomedparse.widgets.shared.background import LatestWork
 from napari_biomedparse.widgets.shared.docks import SharedTabs
-from napari_biomedparse.widgets.shared.form import copy_text, form_layout
-from napari_biomedparse.widgets.shared.layer_choice import LayerChoice
+from napari_biomedparse.widgets.shared.form import LayerChoice, copy_text, form_layout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -32,8 +32,7 @@ from napari_biomedparse.viewer.layers import (
 from napari_biomedparse.widgets.measure.layer_report import result_of_layers
 from napari_biomedparse.widgets.shared.background import LatestWork
 from napari_biomedparse.widgets.shared.docks import SharedTabs
-from napari_biomedparse.widgets.shared.form import form_layout
-from napari_biomedparse.widgets.shared.layer_choice import LayerChoice
+from napari_biomedparse.widgets.shared.form import LayerChoice, form_layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable

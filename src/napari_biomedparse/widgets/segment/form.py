@@ -31,12 +31,12 @@ from napari_biomedparse.widgets.segment.which_slices import (
     StackChoice,
 )
 from napari_biomedparse.widgets.shared.form import (
+    LayerChoice,
     form_layout,
     option_fields,
     show_row,
     tab_after,
 )
-from napari_biomedparse.widgets.shared.layer_choice import LayerChoice
 from napari_biomedparse.widgets.shared.settings import (
     keep_values,
     settings,

@@ -20,7 +20,7 @@ from napari_biomedparse.widgets.segment.estimation import EstimateTask, Estimati
 from napari_biomedparse.widgets.segment.folder_layers import FolderLayers
 from napari_biomedparse.widgets.segment.live_labels import WrittenLabels
 from napari_biomedparse.widgets.segment.live_run import LiveRun
-from napari_biomedparse.widgets.segment.preview_layers import refill
+from napari_biomedparse.widgets.segment.preview import refill
 from napari_biomedparse.widgets.segment.tasks import (
     AgainTask,
     ArrayPart,

@@ -22,8 +22,7 @@ from napari_biomedparse.viewer.layers import (
     volume_from_layer,
     voxels_of_labels,
 )
-from napari_biomedparse.widgets.shared.form import form_layout
-from napari_biomedparse.widgets.shared.layer_choice import LayerChoice
+from napari_biomedparse.widgets.shared.form import LayerChoice, form_layout
 from napari_biomedparse.widgets.shared.task import polled
 from napari_biomedparse.widgets.training.review_strip import (
     review_axis,
