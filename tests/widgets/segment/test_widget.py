@@ -184,7 +184,7 @@ def test_nothing_found_is_explained(desk_that):
     desk.wait_for_end()
     doctor = desk.view.doctor
     desk.wait_until(lambda: doctor.isVisibleTo(desk.widget))
-    assert "The values run up to 0 only" in doctor.findChild(QLabel).text()
+    assert "The values range only up to 0" in doctor.findChild(QLabel).text()
 
 
 def test_the_doctor_mends_a_threshold(desk_that, voxels):
