@@ -339,7 +339,7 @@ def test_a_region_lies_in_place(run, stack, tmp_path):
     assert labels.volume.origin == (0.0, 2.0, 1.0)
     result = run("segment", stack, *common, "--region", "y=8:99", "--overwrite")
     assert result.exit_code == 1
-    assert "64 positions along axis 'y', and 8 to 99 do not lie" in result.output
+    assert "64 positions along axis 'y', but the range is 8 to 99" in result.output
 
 
 def test_separate_labels_are_a_file_each(run, stack, tmp_path):

@@ -59,3 +59,7 @@ def test_separate_labels_are_refused_where_one_volume_is_held() -> None:
 
 def test_changes_are_typed_as_the_options_are() -> None:
     assert get_type_hints(OptionChanges) == get_type_hints(SegmentOptions)
+
+
+def test_single_fields_are_those_of_the_options() -> None:
+    assert get_type_hints(OptionChanges) == get_type_hints(SegmentOptions)

@@ -148,7 +148,7 @@ def test_channels_called_red_green_blue_are_colours_wherever_they_are() -> None:
     assert volume.is_colour
     assert (volume.spacing, volume.origin) == ((3, 0.5, 0.25, 1), (1, 2, 3, 0))
     np.testing.assert_array_equal(np.asarray(volume.data), COLOUR[..., :3])
-    with pytest.raises(VolumeError, match=r"in colour with values of type int32"):
+    with pytest.raises(VolumeError, match=r"in color with values of type int32"):
         as_volume(_volume(first.astype(np.int32), channel_names=names))
 
 
@@ -214,10 +214,10 @@ def test_a_box_stays_where_it_is_in_the_world(lazy: bool) -> None:
 @pytest.mark.parametrize(
     ("box", "message"),
     [
-        ({"t": (0, 1)}, r"cannot be cut along 't'; choose from its axes z, y, x"),
-        ({"c": (0, 1)}, r"cannot be cut along 'c'"),
+        ({"t": (0, 1)}, r"cannot be cropped along 't'; choose from its axes z, y, x"),
+        ({"c": (0, 1)}, r"cannot be cropped along 'c'"),
         ({"z": (1, 9)}, r"has 5 positions along axis 'z', and 1 to 9 do not"),
-        ({"z": (2, 2)}, r"2 to 2 do not lie in them; choose a range within 0 to 5"),
+        ({"z": (2, 2)}, r"the range is 2 to 2; choose one within 0 to 5"),
         ({"z": (-1, 2)}, r"-1 to 2 do not"),
     ],
 )

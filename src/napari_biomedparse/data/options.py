@@ -22,17 +22,7 @@ USUAL_BATCH = 4
 
 
 def parse_region(text: str) -> dict[str, tuple[int, int]]:
-    """Read a box in named axes.
-
-    Parameters
-    ----------
-    text : str
-        For example ``y=100:400,x=0:200``.
-
-    Returns
-    -------
-    dict
-        First voxel, and the one after the last, by axis.
+    """Read a box such as ``y=100:400,x=0:200``: first voxel and stop by axis.
 
     Raises
     ------
@@ -218,19 +208,7 @@ class OptionChanges(TypedDict, total=False):
 
 
 def refuse_separate(options: SegmentOptions, what: str) -> None:
-    """Refuse a label volume per prompt where there is no place for them.
-
-    Parameters
-    ----------
-    options : SegmentOptions
-    what : str
-        The kind of result, in words.
-
-    Raises
-    ------
-    OptionError
-        If overlaps are separate.
-    """
+    """Raise an `OptionError` if overlaps are separate, but `what` is one volume."""
     if options.overlaps == "separate":
         raise OptionError(
             "Overlaps (overlaps) is separate, which gives one label volume per prompt, "

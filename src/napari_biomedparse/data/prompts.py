@@ -1,4 +1,4 @@
-"""The noun `PromptSet`: which text stands for which label id."""
+"""`PromptSet`: which text stands for which label id."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from napari_biomedparse.errors import PromptError
 
 SEPARATOR = "[SEP]"
-"""Joined the prompts of one call in the original, so no prompt may contain it."""
+"""Joins the prompts of one call in the original, so no prompt may contain it."""
 INSTANCE_KEY = "instance_label"
 """Entry of a challenge file's prompts that says whether labels are instances."""
 MAX_LABEL_ID = 65535
@@ -24,7 +24,7 @@ class Prompt:
     id : int
         Value of the target's voxels in the labels, 1 to 65535.
     text : str
-        What to find, in words.
+        Description of the target.
     """
 
     id: int
@@ -39,13 +39,13 @@ class Prompt:
             )
         if not self.text.strip():
             raise PromptError(
-                f"The prompt with label id {self.id} is empty; say what to find, for "
-                'example "mitochondria in electron microscopy".'
+                f"The prompt with label id {self.id} is empty; describe what to find, "
+                'for example "mitochondria in electron microscopy".'
             )
         if SEPARATOR in self.text:
             raise PromptError(
-                f"Prompt {self.text!r} contains {SEPARATOR}, which the network uses to "
-                "keep prompts apart; take it out or make two prompts of it."
+                f"Prompt {self.text!r} contains {SEPARATOR}, which separates prompts "
+                "for the network; remove it, or make two prompts."
             )
 
 
@@ -58,10 +58,10 @@ class PromptSet:
     prompts : tuple of Prompt
         At least one, with ascending ids.
     instance : bool
-        Whether objects are to be told apart (the file's ``instance_label``).
+        Whether objects are separated (the file's ``instance_label``).
     order : tuple of int
-        All label ids, the one first that gets a voxel which several claim, if that
-        goes by order; empty if they ascend.
+        All label ids, by descending priority where overlaps are resolved by order;
+        empty if they ascend.
     """
 
     prompts: tuple[Prompt, ...]
@@ -72,12 +72,12 @@ class PromptSet:
         """Refuse an empty set and ids that are not ascending."""
         if not self.prompts:
             raise PromptError(
-                "There is no prompt; say what to find, for example "
+                "There is no prompt; describe what to find, for example "
                 '"mitochondria in electron microscopy".'
             )
         if any(a >= b for a, b in zip(self.ids, self.ids[1:], strict=False)):
             raise PromptError(
-                f"Label ids must be ascending and different, not {list(self.ids)}."
+                f"Label ids must be unique and ascending, not {list(self.ids)}."
             )
         if self.order and sorted(self.order) != list(self.ids):
             raise PromptError(
@@ -94,7 +94,7 @@ class PromptSet:
 
     @property
     def ranked(self) -> tuple[int, ...]:
-        """Label ids, the one first that comes first where order counts."""
+        """Label ids by descending priority."""
         return self.order or self.ids
 
     @property
@@ -114,19 +114,15 @@ PromptsLike: TypeAlias = (
 
 
 def parse_prompts(source: PromptsLike) -> PromptSet:
-    """Make a `PromptSet` of whatever users and files call prompts.
+    """Make a `PromptSet` from text, texts or a mapping.
 
     Parameters
     ----------
     source : PromptSet, str, mapping or iterable of str
-        Text with one prompt a line (blank lines do not count), texts in order (ids
-        1, 2, ...), or a mapping of label id (int or digits) to text, as challenge
-        files have it, with an optional ``instance_label`` of 0 or 1; its order is
-        that of the prompts.
-
-    Returns
-    -------
-    PromptSet
+        Text with one prompt per line (blank lines are ignored), texts in order (ids
+        1, 2, ...), or a mapping of label id (int or digits) to text, as in challenge
+        files, with an optional ``instance_label`` of 0 or 1; its order is that of the
+        prompts.
 
     Raises
     ------
@@ -161,7 +157,7 @@ def _from_mapping(source: Mapping[Any, Any]) -> PromptSet:
             label_id = int(str(key))
         except ValueError:
             raise PromptError(
-                f"Prompts are given by label id, but {key!r} is not a number."
+                f"The keys of prompts are label ids, but {key!r} is not a number."
             ) from None
         if not isinstance(text, str):
             raise PromptError(f"The prompt with label id {key} is not text: {text!r}.")

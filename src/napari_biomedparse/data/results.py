@@ -56,18 +56,7 @@ class SegmentedSlices:
 
 
 def spans(indices: Iterable[int]) -> list[Span]:
-    """Put slices together to ranges as long as possible.
-
-    Parameters
-    ----------
-    indices : iterable of int
-        In any order.
-
-    Returns
-    -------
-    list of (int, int)
-        Starts and stops, ascending.
-    """
+    """Merge slices, in any order, into ascending ranges as long as possible."""
     found: list[Span] = []
     for index in sorted(indices):
         if found and found[-1][1] == index:

@@ -1,6 +1,6 @@
 """What BiomedParse v2 was trained to find, as prompts that it understands well.
 
-Free text is allowed beyond these; the list only helps to find the words.
+Any other text is allowed too; the list helps to find the words.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NAMES = {
     "em": "Electron microscopy",
     "light-sheet": "Light-sheet microscopy",
 }
-"""Modality of the options to modality of the list; of CT there are several windows."""
+"""Modality in the list by modality of the options, which have several for CT."""
 _PLACES = {
     "thorax": "the thorax",
     "abdomen and pelvis": "the abdomen",
@@ -30,17 +30,16 @@ _PLACES = {
     "neck": "the neck",
     "brain": "brain",
 }
-"""Regions of the list that say where; the others say what kind of thing."""
+"""Regions of the list that are places; the others are kinds of targets."""
 
 
 def suggested_prompts(modality: str = "auto") -> tuple[str, ...]:
-    """List prompts for everything the model was trained on.
+    """List prompts that the model was trained on.
 
     Parameters
     ----------
     modality : str
-        A key of `data.modalities.MODALITIES`; those that stand for no kind of
-        image ("auto", "none") list all.
+        A key of `data.modalities.MODALITIES`; "auto" and "none" list all prompts.
 
     Returns
     -------
@@ -50,7 +49,7 @@ def suggested_prompts(modality: str = "auto") -> tuple[str, ...]:
     Raises
     ------
     OptionError
-        For an unknown modality.
+        If the modality is unknown.
     """
     kind = modality.split("-")[0] if modality.startswith("ct") else modality
     if kind not in ("auto", "none", *_NAMES):

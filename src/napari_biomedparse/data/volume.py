@@ -1,4 +1,4 @@
-"""The noun `Volume`: image data with the meaning of its axes. No file access here."""
+"""`Volume`: image data with the meaning of its axes. No file access here."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from napari_biomedparse.errors import VolumeError
 
 SPATIAL_AXES = ("z", "y", "x")
 COLOURS = ("red", "green", "blue", "alpha")
-"""Channel names of a colour image."""
+"""Channel names of a color image."""
 RGB = "rgb"
-"""Chosen in place of one channel: all three, as colours."""
+"""Name that selects all three channels, as colors."""
 
 
 @runtime_checkable
 class ArrayLike(Protocol):
-    """What is asked of image data: numpy, dask and zarr arrays all qualify."""
+    """Image data: numpy, dask and zarr arrays all qualify."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -32,7 +32,7 @@ class ArrayLike(Protocol):
         """Type of one voxel."""
 
     def __getitem__(self, index: Any, /) -> Any:
-        """Return the selected part, lazily or as an array."""
+        """Return the selected part, lazy or as an array."""
 
 
 @dataclass(frozen=True)
@@ -45,27 +45,27 @@ class Volume:
         numpy, dask or zarr array; never loaded as a whole by this package.
     axes : tuple of str
         One lower-case letter per axis of `data`, of ``t c z y x`` (``t`` also for
-        an unknown stacking axis that is not space).
+        an unknown stacking axis that is not spatial).
     spacing : tuple of float
-        Distance between neighbouring samples per axis, in `units`; 1.0 if unknown.
+        Distance between neighboring samples per axis, in `units`; 1.0 if unknown.
     units : tuple of str
-        Unit name per axis as pint knows it ("micrometer", "second"), or "pixel".
+        Unit name per axis as in pint ("micrometer", "second"), or "pixel".
     origin : tuple of float
         Position of the first sample per axis, in `units`.
     name : str
-        Short name for people.
+        Short name to display.
     source : Path, optional
-        File or folder the data come from.
+        File or folder of the data.
     channel_names : tuple of str
         One name per channel, or empty.
     levels : tuple of array
-        Coarser versions of `data`, finest first, `data` itself left out.
+        Coarser versions of `data`, finest first, without `data` itself.
     flat : bool
         Whether the first axis was added to a single image, to make it a volume of
-        one slice; its labels are without that axis again.
+        one slice; its labels do not have that axis.
     header : bytes, optional
-        Header of the NIfTI file the data come from, which tells how they lie in the
-        world; labels written as NIfTI get it back.
+        Header of the NIfTI file, with the orientation of the data; labels written as
+        NIfTI get the same header.
     cut_at : mapping, optional
         First position of a box within the file, by axis; None for whole data.
     """
@@ -105,16 +105,16 @@ class Volume:
 
     @property
     def is_colour(self) -> bool:
-        """Whether this is a volume of colour slices: its last axis is R, G, B."""
+        """Whether this is a volume of color slices: its last axis is R, G, B."""
         return len(self.axes) == 4 and self.axes[-1] == "c" and self.shape[-1] == 3
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """Size along each axis without the colours': the shape of the labels."""
+        """Size along each axis but that of the colors: the shape of the labels."""
         return self.shape[:-1] if self.is_colour else self.shape
 
     def select(self, **index: int) -> Volume:
-        """Pick one position along named axes, which drops them.
+        """Select one position along named axes, which removes these axes.
 
         Parameters
         ----------
@@ -157,7 +157,7 @@ class Volume:
         )
 
     def crop(self, **box: tuple[int, int]) -> Volume:
-        """Cut a box out, which stays where it is in the world.
+        """Crop to a box, which keeps its position in the world.
 
         Parameters
         ----------
@@ -168,7 +168,7 @@ class Volume:
         Returns
         -------
         Volume
-            All axes, still lazy, with the origin moved; without coarser levels.
+            All axes, still lazy, with a shifted origin; without coarser levels.
 
         Raises
         ------
@@ -179,15 +179,15 @@ class Volume:
             if axis not in self.axes or axis == "c":
                 names = ", ".join(name for name in self.axes if name != "c")
                 raise VolumeError(
-                    f"{self.name} cannot be cut along {axis!r}; choose from its axes "
-                    f"{names}."
+                    f"{self.name} cannot be cropped along {axis!r}; choose from its "
+                    f"axes {names}."
                 )
             size = self.shape[self.axes.index(axis)]
             if not 0 <= start < stop <= size:
                 raise VolumeError(
-                    f"{self.name} has {size} positions along axis {axis!r}, and "
-                    f"{start} to {stop} do not lie in them; choose a range within 0 "
-                    f"to {size}, the end not included."
+                    f"{self.name} has {size} positions along axis {axis!r}, but the "
+                    f"range is {start} to {stop}; choose one within 0 to {size}, end "
+                    "not included."
                 )
         ranges = [
             box.get(axis, (0, n)) for axis, n in zip(self.axes, self.shape, strict=True)
@@ -214,29 +214,28 @@ VolumeLike: TypeAlias = ArrayLike | Volume
 
 
 def as_volume(source: VolumeLike, *, name: str = "volume") -> Volume:
-    """Take an array or a `Volume` and return one fit to be segmented.
+    """Return an array or a `Volume` as a volume that can be segmented.
 
     Parameters
     ----------
     source : array or Volume
-        A volume of three axes, or a single image of two, which becomes a volume of
-        one slice. Channel and time axes of size one are dropped. Colours may come
-        with it: three or four channels called red, green, blue (and alpha, which is
-        dropped), or, as the last axis of three or four, without names.
+        A volume with three axes, or a single image with two, which becomes a volume of
+        one slice. Channel and time axes of size one are removed. It may be in color:
+        with three or four channels named red, green, blue (and alpha, which is
+        removed), or without names, as a last axis of size three or four.
     name : str
-        Name for a bare array. Its last axis is taken for colour if it has a size of
-        three or four, those before it are longer, and values are uint8 or floating
-        point.
+        Name for a bare array. Its last axis is taken as color if its size is three or
+        four, the axes before it are longer, and values are uint8 or floating point.
 
     Returns
     -------
     Volume
-        Three axes, or four where the last holds red, green and blue.
+        Three axes, or four of which the last is red, green and blue.
 
     Raises
     ------
     VolumeError
-        For axes that cannot be used, an empty volume, or voxels that are not real
+        If the axes are unsuitable, the volume is empty, or voxels are not real
         numbers.
     """
     volume = source if isinstance(source, Volume) else volume_of(source, name)
@@ -251,35 +250,27 @@ def as_volume(source: VolumeLike, *, name: str = "volume") -> Volume:
         raise VolumeError(f"{volume.name} is empty: its shape is {volume.shape}.")
     if volume.dtype.kind == "b":
         raise VolumeError(
-            f"{volume.name} holds True and False only, which is a mask and not an "
-            "image; give the grey-level image it was made from."
+            f"{volume.name} contains True and False only, so it is a mask; give the "
+            "grey-level image it was made from."
         )
     if volume.dtype.kind not in "uif":
         raise VolumeError(
             f"{volume.name} has voxels of type {volume.dtype}; integers or real "
-            "floating-point numbers are needed."
+            "floating-point numbers are required."
         )
     if volume.is_colour and not _may_be_colour(volume.dtype):
         raise VolumeError(
-            f"{volume.name} is in colour with values of type {volume.dtype}; 8-bit "
-            "colours (0 to 255) or floating-point ones (0 to 1) are needed. Convert "
+            f"{volume.name} is in color with values of type {volume.dtype}; 8-bit "
+            "colors (0 to 255) or floating-point ones (0 to 1) are required. Convert "
             "it, or choose one channel."
         )
     return volume
 
 
 def volume_of(array: ArrayLike, name: str = "volume") -> Volume:
-    """Give a bare array axes by its rank: the last of t, c, z, y, x, or colours.
+    """Name the axes of a bare array by its rank: the last of t, c, z, y, x, or colors.
 
-    Parameters
-    ----------
-    array : array or nested sequence
-    name : str
-
-    Returns
-    -------
-    Volume
-        Any rank, without spacing.
+    Nested sequences are taken too. The volume may have any rank, and has no spacing.
 
     Raises
     ------
@@ -298,7 +289,7 @@ def volume_of(array: ArrayLike, name: str = "volume") -> Volume:
 
 
 def choose_channel(volume: Volume, channel: int | str | None) -> Volume:
-    """Take one channel of a volume, or its colours.
+    """Select one channel of a volume, or its colors.
 
     Parameters
     ----------
@@ -311,7 +302,7 @@ def choose_channel(volume: Volume, channel: int | str | None) -> Volume:
     Returns
     -------
     Volume
-        Without a channel axis, or with the colours as the last axis.
+        Without a channel axis, or with the colors as the last axis.
 
     Raises
     ------
@@ -321,8 +312,8 @@ def choose_channel(volume: Volume, channel: int | str | None) -> Volume:
     if "c" not in volume.axes:
         if channel not in (None, 0):
             raise VolumeError(
-                f"{volume.name} has one channel only, not {channel!r}; leave the "
-                "channel out."
+                f"{volume.name} has one channel only, not {channel!r}; omit the "
+                "channel."
             )
         return volume
     count = volume.shape[volume.axes.index("c")]
@@ -342,12 +333,12 @@ def choose_channel(volume: Volume, channel: int | str | None) -> Volume:
     raise VolumeError(
         f"{volume.name} has {count} channels and {found}; choose one of "
         f"{choices if volume.channel_names else ', '.join(names)}"
-        f"{f', or {RGB} for all as colours' if count in (3, 4) else ''}."
+        f"{f', or {RGB} for all as colors' if count in (3, 4) else ''}."
     )
 
 
 def has_time_points(volume: Volume) -> bool:
-    """Say whether a volume has several time points besides three axes of space."""
+    """Return whether a volume has several time points and three spatial axes."""
     several = "t" in volume.axes and volume.shape[volume.axes.index("t")] > 1
     return several and set(SPATIAL_AXES) <= set(volume.axes)
 
@@ -357,7 +348,7 @@ def _may_be_colour(dtype: np.dtype[Any]) -> bool:
 
 
 def _looks_coloured(array: ArrayLike) -> bool:
-    """Whether a bare array ends in an axis of colours."""
+    """Whether a bare array ends in an axis of colors."""
     shape = tuple(array.shape)
     return (
         3 <= len(shape) <= 5
@@ -368,7 +359,7 @@ def _looks_coloured(array: ArrayLike) -> bool:
 
 
 def _is_coloured(volume: Volume) -> bool:
-    """Whether the channels are colours: by their names or, without, as last axis."""
+    """Whether the channels are colors: by their names, or else as the last axis."""
     count = volume.shape[volume.axes.index("c")]
     if volume.channel_names:
         return count in (3, 4) and volume.channel_names == COLOURS[:count]
@@ -380,7 +371,7 @@ def _rgb(volume: Volume) -> bool:
 
 
 def _colours_last(volume: Volume) -> Volume:
-    """Bring colour channels to the end, without alpha; leave other volumes alone."""
+    """Move color channels to the end, without alpha; leave other volumes alone."""
     if "c" not in volume.axes or not _is_coloured(volume):
         return volume
     at = volume.axes.index("c")
@@ -401,7 +392,7 @@ def _colours_last(volume: Volume) -> Volume:
 
 
 def _without_singles(volume: Volume) -> Volume:
-    """Drop channel and time axes of size one, time only from more than three axes."""
+    """Remove channel and time axes of size one, time only from more than three axes."""
     for axis, least in (("c", 3), ("t", 4)):
         if axis in volume.axes and len(volume.axes) >= least:
             if volume.shape[volume.axes.index(axis)] == 1:
@@ -410,7 +401,7 @@ def _without_singles(volume: Volume) -> Volume:
 
 
 def _as_one_slice(volume: Volume) -> Volume:
-    """Make a volume of one slice of a single image."""
+    """Make a volume of one slice from a single image."""
     data: Any = _lazy(volume.data)
     levels: Any = tuple(map(_lazy, volume.levels))
     return replace(
@@ -433,7 +424,7 @@ def _plain_array(values: Any, name: str) -> npt.NDArray[Any]:
 
 
 def _lazy(array: ArrayLike) -> ArrayLike:
-    """Return `array` such that indexing it reads nothing yet."""
+    """Return `array` so that indexing it reads nothing yet."""
     if isinstance(array, np.ndarray) or hasattr(array, "dask"):
         return array
     import dask.array as da
@@ -449,12 +440,13 @@ def _rank_message(volume: Volume) -> str:
     extra = [axis for axis in ("c", "t") if axis in volume.axes]
     if not extra or len(set(volume.axes) & set(SPATIAL_AXES)) < 2:
         return (
-            f"{found}; a volume of three axes (z, y, x) or an image of two is needed."
+            f"{found}; a volume with three axes (z, y, x) or an image with two is "
+            "required."
         )
     words = {"c": "one channel", "t": "one time point"}
     choice = " and ".join(words[axis] for axis in extra)
     example = ", ".join(f"{axis}=0" for axis in extra)
     return (
-        f"{found}; choose {choice}, as in volume.select({example}). Several time "
-        "points are segmented by segment alone, without a consensus."
+        f"{found}; choose {choice}, as in volume.select({example}). Only segment "
+        "without a consensus takes several time points."
     )
