@@ -96,7 +96,7 @@ def show_findings(
     if truncated:
         err.print(truncation_warning(truncated))
     if not any(finding.voxels for finding in findings):
-        out.print("Nothing was found. What may be the cause:")
+        out.print("Nothing was found. Possible causes:")
         for cause in why_empty():
             flags = [
                 f"--{name.replace('_', '-')} {value}"

@@ -107,15 +107,22 @@ def _overlay(
     rows = ((np.arange(height) + 0.5) * grey.shape[0] / height).astype(int)
     columns = ((np.arange(width) + 0.5) * grey.shape[1] / width).astype(int)
     grey, labels = grey[np.ix_(rows, columns)], labels[np.ix_(rows, columns)]
+    file = io.BytesIO()
+    imsave(file, blend(grey, labels, _OPACITY))
+    return file.getvalue()
+
+
+def blend(
+    grey: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer[Any]], opacity: float
+) -> npt.NDArray[np.uint8]:
+    """Blend a slice, [Y, X] or [Y, X, 3], with the colors of its labels [Y, X]."""
     color = np.repeat(grey[..., None], 3, axis=-1) if grey.ndim == 2 else grey
     mixed = color.astype(np.float64)
     for label in np.unique(labels[labels > 0]).tolist():
         there = labels == label
         tint = np.array(label_colour(label)[:3])
-        mixed[there] = (1.0 - _OPACITY) * mixed[there] + _OPACITY * tint
-    file = io.BytesIO()
-    imsave(file, mixed.round().astype(np.uint8))
-    return file.getvalue()
+        mixed[there] = (1.0 - opacity) * mixed[there] + opacity * tint
+    return mixed.round().astype(np.uint8)
 
 
 def html_color(label: int) -> str:
