@@ -86,21 +86,10 @@ def takes_options(
     flags: Mapping[str, str] | None = None,
     texts: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each field of the dataclass that it takes.
+    """Give a command an option for each field of its parameter ``options``.
 
-    Parameters
-    ----------
-    options : type
-        Its fields were made by `data.fields.option`. The command has a parameter
-        ``options`` of this type.
-    common : collection of str
-        Fields that are not fine control.
-    without : collection of str
-        Fields that the command has no use for.
-    flags : mapping of str to str, optional
-        How a field's option is written, where not by the field's name.
-    texts : mapping of str to str, optional
-        Help for fields that mean something else to this command.
+    Fields not in `common` are fine control, those in `without` are left out; `flags`
+    and `texts` replace the names and helps of fields that mean something else here.
     """
     chosen = [item for item in fields(options) if item.name not in without]
     names = {item.name: item.name for item in chosen} | dict(flags or {})
