@@ -9,7 +9,7 @@ import pytest
 from skimage.io import imread
 from typer.testing import CliRunner
 
-from napari_biomedparse import cli
+from napari_biomedparse import cli, samples
 from napari_biomedparse.cli import _show
 from napari_biomedparse.cli._demo import run_demo
 from napari_biomedparse.errors import OutputError
@@ -50,7 +50,7 @@ def test_unwritable_folder_is_refused(phantom, tmp_path):
 def test_command_without_a_display(tmp_path, monkeypatch):
     monkeypatch.setattr(_show.out, "width", 200)
     small = em_phantom(3, shape=(3, 128, 128))
-    monkeypatch.setattr(cli.demo, "sample_em", lambda: small)
+    monkeypatch.setattr(samples, "sample_em", lambda: small)
     result = CliRunner().invoke(cli.app, ["demo", "--no-window", "-o", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "mitochondria in electron microscopy" in result.stdout

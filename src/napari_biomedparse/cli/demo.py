@@ -11,7 +11,6 @@ from rich.table import Table
 
 from napari_biomedparse.cli._show import err, one_line_errors, out
 from napari_biomedparse.errors import OptionError
-from napari_biomedparse.samples import sample_em, sample_light_sheet
 
 
 def demo(
@@ -39,6 +38,8 @@ def demo(
     Nothing is downloaded. Without a display the results are written to files.
     """
     with one_line_errors():
+        # scipy, which samples are made with, takes a while to import
+        from napari_biomedparse.samples import sample_em, sample_light_sheet
         from napari_biomedparse.viewer.samples import can_open_a_window, open_demo
 
         samples = {"em": sample_em, "light-sheet": sample_light_sheet}
