@@ -11,24 +11,8 @@ from napari_biomedparse.process.messages import Failed, Status
 from napari_biomedparse.widgets.shared.task import Task, TaskThread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from napari_biomedparse.process import RunHandle
     from napari_biomedparse.widgets.segment.run_view import RunView
     from napari_biomedparse.widgets.shared.task import Step
-
-
-class EstimateTask(Task):
-    """Tries a few slices and reports only a text."""
-
-    def __init__(self, begin: Callable[[], RunHandle]) -> None:
-        super().__init__()
-        self._begin = begin
-
-    def _follow_all(self) -> Iterator[Step]:
-        for event in self._events(self._begin):
-            if isinstance(event, Status):
-                yield event
 
 
 class Estimation(QObject):
@@ -36,7 +20,7 @@ class Estimation(QObject):
 
     finished = Signal()
 
-    def __init__(self, task: EstimateTask, view: RunView) -> None:
+    def __init__(self, task: Task, view: RunView) -> None:
         super().__init__(view)
         self.task = task
         self._view = view

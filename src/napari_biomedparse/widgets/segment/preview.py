@@ -31,28 +31,14 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer
     from napari.utils.events import Event
 
-    from napari_biomedparse.process import RunHandle, Session
+    from napari_biomedparse.process import Session
     from napari_biomedparse.widgets.segment.request import Request
-    from napari_biomedparse.widgets.shared.task import Step
 
 _TRANSFORMS = ("scale", "translate", "rotate", "shear")
 _CHOSEN_BY_USER = ("blending", "contrast_limits", "opacity", "name")
 """Properties that are set once and then left to the user."""
 PAUSE = 300
 """Milliseconds without a change before a preview is requested."""
-
-
-class PreviewTask(Task):
-    """Segments one slice."""
-
-    def __init__(self, begin: Callable[[], RunHandle]) -> None:
-        super().__init__()
-        self._begin = begin
-
-    def _follow_all(self) -> Iterator[Step]:
-        for event in self._events(self._begin):
-            if isinstance(event, Status | Previewed):
-                yield event
 
 
 class LivePreview(QObject):
@@ -74,7 +60,7 @@ class LivePreview(QObject):
         self._slice_in_view = slice_in_view
         self._say = say
         self._on = self._held = self._stale = self._probabilities = False
-        self._task: PreviewTask | None = None
+        self._task: Task | None = None
         self._thread: TaskThread | None = None
         self._requested: Request | None = None
         self._began = 0.0
@@ -136,7 +122,7 @@ class LivePreview(QObject):
         options = request.options
         if request.separate:
             options = replace(options, overlaps="score")
-        task = PreviewTask(
+        task = Task(
             lambda: self._session.start(
                 PreviewRequest(
                     volume=request.volumes[moment],

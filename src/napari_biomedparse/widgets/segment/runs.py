@@ -16,7 +16,7 @@ from napari_biomedparse.process.messages import (
 )
 from napari_biomedparse.viewer.axes import shown_series
 from napari_biomedparse.viewer.layers import labels_layer_kwargs
-from napari_biomedparse.widgets.segment.estimation import EstimateTask, Estimation
+from napari_biomedparse.widgets.segment.estimation import Estimation
 from napari_biomedparse.widgets.segment.folder_layers import FolderLayers
 from napari_biomedparse.widgets.segment.live_labels import WrittenLabels
 from napari_biomedparse.widgets.segment.live_run import LiveRun
@@ -27,6 +27,7 @@ from napari_biomedparse.widgets.segment.tasks import (
     ArrayTask,
     FolderTask,
 )
+from napari_biomedparse.widgets.shared.task import Task
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -107,7 +108,7 @@ class Runs:
     def estimation(self, request: Request) -> Estimation:
         """Make an estimate of a run."""
         volumes = request.volumes
-        task = EstimateTask(
+        task = Task(
             lambda: self._session.start(
                 EstimateRequest(
                     volume=volumes[0],

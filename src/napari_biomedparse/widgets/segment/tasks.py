@@ -15,7 +15,6 @@ from napari_biomedparse.process.messages import (
     Planned,
     Status,
     Voted,
-    Written,
 )
 from napari_biomedparse.report.findings import (
     Finding,
@@ -227,8 +226,7 @@ class FolderTask(SegmentTask):
     """One run whose labels are written to a folder; `begin` may take a second."""
 
     def __init__(self, begin: Callable[[], RunHandle], prompts: PromptSet) -> None:
-        super().__init__(prompts)
-        self._begin = begin
+        super().__init__(prompts, begin)
         self._result: FolderResult | None = None
 
     @property
@@ -258,10 +256,9 @@ class FolderTask(SegmentTask):
         return combine_findings(parts)
 
     def _follow_all(self) -> Iterator[Step]:
-        for event in self._events(self._begin):
+        for event in super()._follow_all():
             if isinstance(event, Planned):
                 self.plan = event
-            if isinstance(event, FolderResult):
+            elif isinstance(event, FolderResult):
                 self._result = event
-            if isinstance(event, Status | Planned | Written):
-                yield event
+            yield event

@@ -17,13 +17,7 @@ import numpy as np
 from qtpy.QtCore import QObject, Signal
 
 from napari_biomedparse.errors import BiomedParseError
-from napari_biomedparse.process.messages import (
-    Failed,
-    Planned,
-    Previewed,
-    Status,
-    Written,
-)
+from napari_biomedparse.process.messages import Event, Failed, Planned
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -31,7 +25,6 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
     from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.process import RunHandle
-    from napari_biomedparse.process.messages import Event
     from napari_biomedparse.report.findings import Finding
 
 POLL_SECONDS = 0.1
@@ -75,19 +68,28 @@ class Changed:
     time: int | None = None
 
 
-Step = Status | Planned | Changed | Written | Previewed | Failed
+Step = Event | Changed | Failed
 
 
-class Task(ABC):
-    """Something that the model process does, followed until its end."""
+class Task:
+    """What the model process does for a widget, followed until its end.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    begin : callable, optional
+        Starts the run whose events are the steps; may take a second. A subclass may
+        follow several runs.
+    """
+
+    def __init__(self, begin: Callable[[], RunHandle] | None = None) -> None:
+        self._begin = begin
         self._run: RunHandle | None = None
         self._cancelled = threading.Event()
 
-    @abstractmethod
     def _follow_all(self) -> Iterator[Step]:
         """Do it and yield what is new."""
+        assert self._begin is not None
+        return self._events(self._begin)
 
     @property
     def cancelled(self) -> bool:
@@ -116,11 +118,13 @@ class Task(ABC):
                     return
 
 
-class SegmentTask(Task):
+class SegmentTask(Task, ABC):
     """A run, and what is known of it."""
 
-    def __init__(self, prompts: PromptSet) -> None:
-        super().__init__()
+    def __init__(
+        self, prompts: PromptSet, begin: Callable[[], RunHandle] | None = None
+    ) -> None:
+        super().__init__(begin)
         self.prompts = prompts
         self.plan: Planned | None = None
         self.owners: npt.NDArray[Any] | None = None
