@@ -24,7 +24,7 @@ from napari_biomedparse.viewer.layers import (
 from napari_biomedparse.widgets.shared.task import Task, TaskThread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
     from napari import Viewer
