@@ -216,9 +216,9 @@ def test_a_box_stays_where_it_is_in_the_world(lazy: bool) -> None:
     [
         ({"t": (0, 1)}, r"cannot be cropped along 't'; choose from its axes z, y, x"),
         ({"c": (0, 1)}, r"cannot be cropped along 'c'"),
-        ({"z": (1, 9)}, r"has 5 positions along axis 'z', and 1 to 9 do not"),
+        ({"z": (1, 9)}, r"has 5 positions along axis 'z', but the range is 1 to 9"),
         ({"z": (2, 2)}, r"the range is 2 to 2; choose one within 0 to 5"),
-        ({"z": (-1, 2)}, r"-1 to 2 do not"),
+        ({"z": (-1, 2)}, r"the range is -1 to 2"),
     ],
 )
 def test_no_such_box(box: Any, message: str) -> None:
