@@ -171,11 +171,8 @@ def check(file: HubFile, path: Path) -> None:
 
 def sha256(path: Path) -> str:
     """Compute the SHA-256 checksum of a file, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _reporting_bar(on_progress: Progress) -> type[tqdm]:
