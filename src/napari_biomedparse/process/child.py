@@ -63,19 +63,9 @@ class RunHandle:
     """A run of the model process: an iterator over its events, in order.
 
     Made by `Session.start`. Iterate over it, or `poll` it; `close` cancels the rest.
-
-    Parameters
-    ----------
-    number : int
-        Identifies the run.
-    volume : Volume or None
-        Three axes; read in separate threads, slab by slab. None if the other side
-        opens a file.
-    send : callable
-        Sends the model process a message of this run.
-    brief : bool
-        Whether it takes a moment, so that it waits for the run in progress instead of
-        replacing it.
+    The volume is read in separate threads, slab by slab; there is none if the other
+    side opens a file. A brief run waits for the one in progress instead of replacing
+    it.
     """
 
     def __init__(

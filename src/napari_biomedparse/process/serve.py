@@ -48,17 +48,7 @@ Work = Callable[["WorkerRun"], Generator[None, None, None]]
 
 
 class WorkerRun:
-    """One run, as the model process sees it.
-
-    Parameters
-    ----------
-    channel : Channel
-        To the other side.
-    number : int
-        Identifies the run.
-    request : Request
-        The volume's voxels are left on the other side.
-    """
+    """One run, as the model process sees it; a volume's voxels are read when needed."""
 
     def __init__(self, channel: Channel, number: int, request: Request) -> None:
         if isinstance(request, VolumeRequest):
@@ -127,14 +117,7 @@ class WorkerRun:
 def serve(channel: Channel, work: Work, *, on_end: Callable[[], None]) -> None:
     """Do the runs that are requested, one after the other.
 
-    Parameters
-    ----------
-    channel : Channel
-        To the side that requests them.
-    work : callable
-        Does one run.
-    on_end : callable
-        Called from another thread as soon as the other side is gone.
+    `on_end` is called from another thread as soon as the other side is gone.
     """
     waiting: queue.SimpleQueue[WorkerRun | None] = queue.SimpleQueue()
     runs: dict[int, WorkerRun] = {}
@@ -188,12 +171,7 @@ def _outcome(run: WorkerRun, work: Work) -> Done | Failed:
 class RemoteArray:
     """An array whose voxels are in the other process; indexing it fetches them.
 
-    Parameters
-    ----------
-    voxels : Voxels
-        What stands for them.
-    read : callable
-        Takes a (start, stop) for each axis and returns the voxels.
+    `read` takes a (start, stop) for each axis and returns the voxels.
     """
 
     def __init__(
