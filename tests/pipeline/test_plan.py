@@ -25,11 +25,11 @@ GREY = np.zeros((4, 20, 20), np.uint8)
 @pytest.mark.parametrize(
     ("volume", "message"),
     [
-        (np.zeros(5), r"1 axes.*a volume of three axes .* or an image of two"),
+        (np.zeros(5), r"1 axes.*a volume with three axes .* or an image with two"),
         (np.zeros((4, 20, 20, 3), np.uint16), r"choose one channel"),
         (np.zeros((2, 2, 4, 20, 20)), r"choose one channel and one time point"),
         (np.zeros((0, 20, 20)), r"is empty"),
-        (np.zeros((4, 20, 20), bool), r"mask and not an image"),
+        (np.zeros((4, 20, 20), bool), r"so it is a mask"),
         (np.zeros((4, 20, 20), complex), r"complex128"),
         (np.full((4, 20, 20), np.nan), r"no finite value"),
         ([[1, 2], [3]], r"not a regular array"),
