@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from napari_biomedparse.engine.engine import Engine, SlicePrediction
 from napari_biomedparse.io import open_volume, save_labels
-from napari_biomedparse.pipeline import step
+from napari_biomedparse.pipeline import loop
 from napari_biomedparse.pipeline.loop import run_plan
 from napari_biomedparse.pipeline.plan import plan_run
 from napari_biomedparse.slicing import read as reading
@@ -132,7 +132,7 @@ def product(
             (decoder, "_visible_keys", "mask head"),
             (decoder, "_read_out", "mask head"),
             (reading, "read_slices", "read"),
-            (step, "_resolve", "postprocess"),
+            (loop, "_resolve", "postprocess"),
         ):
             if stages:
                 timed = clock.timed(stage, getattr(owner, name))

@@ -24,8 +24,8 @@ from napari_biomedparse.engine.engine import Engine, SlicePrediction
 from napari_biomedparse.evaluation.metrics import dice
 from napari_biomedparse.io import open_volume
 from napari_biomedparse.networks.weights import load_model
+from napari_biomedparse.pipeline.loop import begin_slices, predict_slices
 from napari_biomedparse.pipeline.plan import plan_run
-from napari_biomedparse.pipeline.step import begin_slices, predict_slices
 from napari_biomedparse.slicing.batches import slice_batches
 
 VOLUMES = {

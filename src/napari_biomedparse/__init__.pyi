@@ -30,6 +30,7 @@ from .evaluation.run import (
 )
 from .io import (
     open_file as open_file,
+    open_image as open_image,
     open_volume as open_volume,
     save_labels as save_labels,
 )
@@ -47,6 +48,7 @@ from .pipeline.segment import (
 )
 from .runs.batch import segment_files as segment_files
 from .runs.folder import Run as Run
+from .runs.request import FolderOptions as FolderOptions
 from .runs.run import (
     reproduce as reproduce,
     segment_to_folder as segment_to_folder,

@@ -123,7 +123,9 @@ def test_bad_input_is_explained(run, stack, tmp_path, arguments, code, message):
 
 
 def test_output_is_refused_before_computing(run, stack, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli.segment, "run_volume", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(
+        cli.segment, "run_to_file", lambda *_, **__: pytest.fail("computed")
+    )
     result = run("segment", stack, "-p", PROMPT, "-o", stack)
     assert result.exit_code == 1
     assert "exists already" in result.stderr
@@ -140,10 +142,10 @@ def test_overwrite(run, stack, tmp_path):
 
 
 def test_interruption(run, stack, tmp_path, monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.segment, "run_volume", interrupted)
+    monkeypatch.setattr(cli.segment, "run_to_file", interrupted)
     result = run("segment", stack, "-p", PROMPT, "-o", tmp_path / "x.npz")
     assert result.exit_code == 130
     assert "nothing was written" in result.stderr

@@ -193,7 +193,7 @@ def clock_jump(scene: Scene, stage: str) -> Iterator[None]:
 
 FAULTS: dict[str, tuple[Fault, str]] = {
     "read error": (read_error, "in.*cannot be read.*Input/output error.*again"),
-    "memory full": (memory_full, "memory of this machine does not suffice.*again"),
+    "memory full": (memory_full, "not enough memory to read.*again"),
     "device memory full": (device_memory_full, "cpu has too little memory"),
     "write error": (write_error, "run cannot be written: Input/output error.*again"),
     "disk full": (disk_full, "run cannot be written: No space left.*again"),

@@ -15,8 +15,7 @@ from faults.volumes import GIVEN, assert_same, make_volume
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.runs.folder import Run
-from napari_biomedparse.runs.request import Asked
-from napari_biomedparse.runs.run import do_asked
+from napari_biomedparse.runs.request import RunRequest, do_request
 
 pytest.importorskip("distributed")
 from napari_biomedparse.runs.cluster import connect
@@ -40,13 +39,13 @@ def test_the_run_goes_on(
             os.kill(victims[0], signal.SIGKILL)
 
     given = dict(GIVEN)
-    asked = Asked(
+    request = RunRequest(
         make_volume(tmp_path, cell.format),
         parse_prompts(given.pop("prompts")),
         tmp_path / "run",
         "tiny",
         SegmentOptions(**given),
     )
-    run = do_asked(asked, cluster, kill_one)
+    run = do_request(request, cluster, kill_one)
     assert victims
     assert_same(run, undisturbed)

@@ -90,7 +90,7 @@ def test_volumes_without_three_axes_of_space(volume: Any, message: str) -> None:
 
 def test_axis_and_range_make_no_sense(tiny_model: BiomedParse) -> None:
     for choice in ({"axis": "z"}, {"slices": (0, 2)}):
-        with pytest.raises(OptionError, match="leave the slicing axis"):
+        with pytest.raises(OptionError, match="leave out the slicing axis"):
             segment(VALUES, PROMPTS, tiny_model, **choice, consensus=True)
 
 

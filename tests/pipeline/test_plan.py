@@ -157,7 +157,7 @@ def test_a_pixel_size_asks_only_for_the_sizes_of_a_slice() -> None:
         as_volume(GREY), spacing=(1, 2, 2), units=("pixel", *("micrometer",) * 2)
     )
     assert _plan(volume, pixel_size=1.0, axis="z").geometry.working_shape == (64, 64)
-    with pytest.raises(OptionError, match="does not say how large"):
+    with pytest.raises(OptionError, match="has no voxel size"):
         _plan(volume, pixel_size=1.0, axis="y")
 
 

@@ -19,14 +19,13 @@ from runs_manifests import a_manifest
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.results import SegmentedSlices
 from napari_biomedparse.data.volume import Volume, as_volume
-from napari_biomedparse.errors import FormatError, OutputError
+from napari_biomedparse.errors import Cancelled, FormatError, OutputError
 from napari_biomedparse.io.formats.ome_labels import Layout, create_labels
 from napari_biomedparse.io.formats.zarr import open_zarr
 from napari_biomedparse.networks.config import TINY
 from napari_biomedparse.pipeline.plan import RunPlan, plan_run
 from napari_biomedparse.runs import blocks
 from napari_biomedparse.runs.blocks import (
-    Stopped,
     grid_volume,
     object_layout,
     open_stores,
@@ -233,7 +232,7 @@ def test_a_stop_leaves_the_blocks_that_are_whole(
     plan, manifest = _a_run(tmp_path)
     stores = open_stores(plan, manifest, tmp_path)
     engine: Any = "engine"
-    with pytest.raises(Stopped):
+    with pytest.raises(Cancelled):
         list(
             run_blocks(plan, engine, tmp_path, stores, 0, 5, lambda: len(by_hand) == 3)
         )
@@ -362,3 +361,10 @@ def test_freed_memory_is_given_back_where_it_is_kept(
     monkeypatch.setattr(blocks.sys, "platform", platform)
     blocks.trim_memory()
     assert calls == called
+
+
+def test_stopped_is_the_earlier_name_of_cancelled() -> None:
+    with pytest.warns(DeprecationWarning, match="Stopped is now Cancelled"):
+        assert blocks.Stopped is Cancelled
+    with pytest.raises(AttributeError, match="no attribute 'Halted'"):
+        blocks.Halted  # noqa: B018

@@ -16,7 +16,7 @@ import pytest
 import tifffile
 import zarr
 
-from napari_biomedparse.errors import OptionError, WorkerError
+from napari_biomedparse.errors import Cancelled, OptionError, WorkerError
 from napari_biomedparse.io import open_image, open_volume
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.networks.weights import load_model
@@ -28,7 +28,7 @@ pytest.importorskip("distributed")
 from distributed import Client, LocalCluster
 
 from napari_biomedparse.pipeline.plan import plan_run
-from napari_biomedparse.runs.blocks import Stopped, split_range, task_size
+from napari_biomedparse.runs.blocks import split_range, task_size
 from napari_biomedparse.runs.cluster import connect
 
 PROMPTS = ["liver", "cell"]
@@ -165,7 +165,7 @@ def test_cancelled_before_the_first_block(
         return len(asked) > 2
 
     try:
-        with pytest.raises(Stopped):
+        with pytest.raises(Cancelled):
             segment_to_folder(
                 source,
                 PROMPTS,

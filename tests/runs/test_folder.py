@@ -115,7 +115,7 @@ def test_a_folder_of_other_things_is_left_alone(
     for name in ("d", "c", "b", "a", JOB):
         (tmp_path / name).write_text("")
     with (
-        pytest.raises(OutputError, match=r"holds other things \(a, b, c\); choose"),
+        pytest.raises(OutputError, match=r"holds other files \(a, b, c\); choose"),
         open_folder(tmp_path, a_manifest(), overwrite=overwrite),
     ):
         pass
@@ -128,7 +128,7 @@ def test_things_beside_a_run_are_not_overwritten(tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("mine")
     other = replace(a_manifest(), model="tiny 0")
     with (
-        pytest.raises(OutputError, match=r"holds other things \(notes\.txt\)"),
+        pytest.raises(OutputError, match=r"holds other files \(notes\.txt\)"),
         open_folder(tmp_path, other, overwrite=True),
     ):
         pass
@@ -145,7 +145,7 @@ def test_remains_of_removed_labels_do_not_stand_in_the_way(tmp_path: Path) -> No
 def test_a_folder_is_not_called_as_a_file(tmp_path: Path) -> None:
     folder = tmp_path / "labels.OME.zarr"
     with (
-        pytest.raises(OutputError, match="choose a name without an ending"),
+        pytest.raises(OutputError, match="Choose a name without an ext"),
         open_folder(folder, a_manifest(), overwrite=False),
     ):
         pass
@@ -180,7 +180,7 @@ def test_only_what_is_on_the_disk_as_recorded_is_believed(
     good = verified_blocks(tmp_path, [store])
     expected = {0, 2} - {damaged}
     assert set(good) == set(recorded_blocks(tmp_path)) == expected
-    assert ("are done again" in caplog.text) == (damaged is not None)
+    assert ("are repeated" in caplog.text) == (damaged is not None)
     assert good == {start: _block(start, (start and 3) or 2) for start in expected}
 
 

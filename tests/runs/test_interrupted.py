@@ -67,7 +67,7 @@ def interrupted(source: Path, out: Path, *more: str) -> str:
 def test_workers_of_this_machine_end(source: Path, tmp_path: Path) -> None:
     said = interrupted(source, tmp_path / "run", "--workers", "1")
     assert said == (
-        "Interrupted; finished blocks are kept: run the same again to continue."
+        "Interrupted; finished blocks are kept: run the same command again to resume."
     )
     # Nobody works on it any more: the lock is free.
     run = segment_to_folder(source, "liver", tmp_path / "run", "tiny", device="cpu")
@@ -86,7 +86,7 @@ def test_a_cluster_goes_on(source: Path, tmp_path: Path) -> None:
         address = cluster.scheduler_address
         said = interrupted(source, out, "--scheduler", address)
         assert re.fullmatch(
-            rf"Interrupted; the cluster at {address} goes on with the run: run the "
+            rf"Interrupted; the cluster at {address} continues the run: run the "
             "same again to attach to it.",
             said,
         )

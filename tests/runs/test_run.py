@@ -16,16 +16,16 @@ import pytest
 import tifffile
 import zarr
 
-from napari_biomedparse.data.volume import Volume
+from napari_biomedparse.data.options import SegmentOptions
+from napari_biomedparse.data.volume import Volume, as_volume
 from napari_biomedparse.engine.engine import Engine
-from napari_biomedparse.errors import OptionError, OutputError
+from napari_biomedparse.errors import Cancelled, OptionError, OutputError
 from napari_biomedparse.io import open_file
 from napari_biomedparse.io.formats import ome_labels
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
-from napari_biomedparse.pipeline.plan import plan_run
+from napari_biomedparse.pipeline.parts import plan_parts
 from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.runs.blocks import (
-    Stopped,
     open_stores,
     run_blocks,
     split_range,
@@ -33,7 +33,7 @@ from napari_biomedparse.runs.blocks import (
 )
 from napari_biomedparse.runs.folder import Run
 from napari_biomedparse.runs.run import reproduce, segment_to_folder
-from napari_biomedparse.runs.volume_run import describe_run, run_to_folder
+from napari_biomedparse.runs.sink import Execution, describe_run, parts_to_folder
 
 PROMPTS = {2: "liver", 5: "mitochondria in electron microscopy"}
 MICRO = ("micrometer",) * 3
@@ -148,7 +148,7 @@ def test_a_run_is_stopped_within_a_block(
         asked.append(len(list((tmp_path / "r").glob("blocks/*"))))
         return len(asked) == 6
 
-    with pytest.raises(Stopped):  # batches of four slices, blocks of sixteen
+    with pytest.raises(Cancelled):  # batches of four slices, blocks of sixteen
         segment_to_folder(*given, stopped=stopped)
     assert len(asked) == 6
     assert [block.start for block in Run(tmp_path / "r").manifest.blocks] == [0]
@@ -223,7 +223,7 @@ def test_folders_that_cannot_be_used(
 ) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
-    for name, message in (("notes", "other things"), ("a.zarr", "without an ending")):
+    for name, message in (("notes", "other files"), ("a.zarr", "without an extension")):
         for overwrite in (False, True):
             with pytest.raises(OutputError, match=message):
                 segment_to_folder(
@@ -308,7 +308,11 @@ def test_labels_can_be_seen_while_they_grow(
 @pytest.mark.parametrize("tasks", [False, True], ids=["one process", "tasks"])
 @pytest.mark.parametrize("chunk", [5, 16, 20])
 def test_each_chunk_is_read_at_most_twice(
-    tiny_model: BiomedParse, tmp_path: Path, chunk: int, tasks: bool
+    tiny_model: BiomedParse,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    chunk: int,
+    tasks: bool,
 ) -> None:
     reads: Counter[int] = Counter()
 
@@ -321,10 +325,10 @@ def test_each_chunk_is_read_at_most_twice(
     data = da.map_blocks(
         block, chunks=sizes, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8)
     )
-    plan = plan_run(data, "liver", config=tiny_model.config)
     engine = Engine(tiny_model)
-    manifest = describe_run(plan, engine, {}, None, "0.5")
-    reads.clear()  # three windows of it were looked at
+    parts = plan_parts(
+        as_volume(data), "liver", SegmentOptions(), config=tiny_model.config
+    )
 
     def in_tasks(
         plan: Any, folder: Path, manifest: Any, ranges: Iterable[tuple[int, int]]
@@ -335,9 +339,14 @@ def test_each_chunk_is_read_at_most_twice(
             for start, stop in split_range(first, last, size):
                 yield from run_blocks(plan, engine, folder, stores, start, stop)
 
-    run_to_folder(
-        plan, engine, manifest, tmp_path / "r", do=in_tasks if tasks else None
-    )
+    def describe(self: Execution, plan: Any) -> Any:
+        manifest = describe_run(plan, self.engine, {}, None, "0.5")
+        reads.clear()  # three windows of it were looked at
+        return manifest
+
+    monkeypatch.setattr(Execution, "describe", describe)
+    execution = Execution(engine, {}, None, do=in_tasks if tasks else None)
+    parts_to_folder(parts, tmp_path / "r", execution)
     assert len(reads) == -(-90 // chunk)
     assert max(reads.values()) <= (2 if tasks else 1)
 
@@ -442,7 +451,7 @@ def test_a_record_of_an_earlier_version_has_the_defaults(
 def test_separate_labels_do_not_go_into_a_folder(
     volume: Volume, tiny_model: BiomedParse, tmp_path: Path
 ) -> None:
-    with pytest.raises(OptionError, match="a run's folder holds a single one"):
+    with pytest.raises(OptionError, match="a run folder holds a single one"):
         segment_to_folder(
             volume, PROMPTS, tmp_path / "r", tiny_model, overlaps="separate"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,118 +29,80 @@ from napari_biomedparse.slicing.read import region_of
 _DOUBLE_ENDINGS = (".ome.zarr", ".ome.tif", ".ome.tiff", ".nii.gz")
 
 if TYPE_CHECKING:
-    from napari_biomedparse.data.results import Segmentation, SegmentedSlices
+    from napari_biomedparse.data.results import Segmentation
     from napari_biomedparse.data.volume import Volume
     from napari_biomedparse.engine.engine import Engine
-    from napari_biomedparse.pipeline.plan import RunPlan
-    from napari_biomedparse.report.findings import Finding
     from napari_biomedparse.runs.estimate import Estimate
 
 
-def run_volume(
-    volume: Volume,
+def run_to_file(
+    path: Path,
     prompts: PromptSet,
+    outputs: Sequence[Path],
     model: str | None,
     options: SegmentOptions,
     device: str,
-) -> tuple[Segmentation, tuple[Finding, ...], RunPlan]:
-    """Do the run, with a progress bar."""
+    *,
+    channel: int | str | None,
+    time: int | None,
+    consensus: bool,
+    force: bool,
+    overwrite: bool,
+) -> None:
+    """Segment a volume, all time points of it, or along each axis; save the labels."""
     # torch takes seconds to import, and --help should not.
     from napari_biomedparse.networks.weights import model_identity
-    from napari_biomedparse.pipeline.loop import run_plan
-    from napari_biomedparse.pipeline.plan import plan_run
-    from napari_biomedparse.pipeline.segment import collect
+    from napari_biomedparse.pipeline.parts import (
+        Series,
+        check_request,
+        plan_parts,
+        run_parts,
+    )
+    from napari_biomedparse.pipeline.segment import Collector
+    from napari_biomedparse.report.why_empty import why_empty
+    from napari_biomedparse.runs.request import open_input
 
+    chosen = open_input(path, channel, time, consensus=consensus)
+    check_request(chosen, options, consensus=consensus, force=force)
     with progress_bar() as progress:
         bar = progress.add_task("Loading the model", total=None)
         engine = _engine(progress, bar, model, options, device)
         network = engine.model
         progress.update(bar, description="Looking at grey levels", total=None)
-        plan = plan_run(volume, prompts, options, config=network.config)
-        progress.update(
-            bar,
-            description=f"Slices on {engine.device}",
-            completed=0,
-            total=plan.stop - plan.start,
+        parts = plan_parts(
+            chosen, prompts, options, config=network.config, consensus=consensus
         )
-        tally = Tally(plan.prompts, plan.geometry.depth)
-
-        def counted() -> Iterator[SegmentedSlices]:
-            for part in run_plan(plan, engine):
-                tally.add(part)
-                progress.advance(bar, part.stop - part.start)
-                yield part
-
-        identity = model_identity(network)
-        result = collect(plan, counted(), identity, engine.precision)
-    return result, tally.findings(), plan
-
-
-def run_times(
-    image: Volume,
-    prompts: PromptSet,
-    model: str | None,
-    options: SegmentOptions,
-    device: str,
-) -> tuple[Segmentation, Volume]:
-    """Segment all time points; returns what was found and the volume it lies in."""
-    from napari_biomedparse.pipeline.parts import check_request, open_series
-    from napari_biomedparse.pipeline.segment import segment_chosen
-
-    series = open_series(image)
-    check_request(series, options)
-    with progress_bar() as progress:
-        bar = progress.add_task("Loading the model", total=None)
-        engine = _engine(progress, bar, model, options, device)
-
-        def watch(time: Any, part: SegmentedSlices) -> None:
+        first, sink = parts.first, Collector(parts, engine)
+        tally = Tally(first.prompts, first.geometry.depth)
+        progress.update(bar, completed=0, total=parts.total)
+        title = {"series": "Time point {} on", "consensus": "Slices along {} on"}
+        words = title.get(parts.kind, "Slices on")
+        for part, done in run_parts(parts, sink):
+            if parts.kind == "volume":
+                tally.add(done)
             progress.update(
                 bar,
-                description=f"Time points on {engine.device}, slice {part.start}",
-                completed=time,
-                total=series.stop,
+                description=f"{words.format(part.key)} {engine.device}",
+                advance=done.stop - done.start,
             )
-
-        result = segment_chosen(series, prompts, engine, options, watch=watch)
-    show_times(prompts, result.existence, options.existence_threshold)
-    cut = replace(series, volume=region_of(series.volume, options))
-    return result, cut.holding(result.labels)
-
-
-def run_axes(
-    volume: Volume,
-    prompts: PromptSet,
-    model: str | None,
-    options: SegmentOptions,
-    device: str,
-    force: bool,
-) -> Segmentation:
-    """Run along each axis and let the runs vote."""
-    from napari_biomedparse.pipeline.segment import segment
-
-    with progress_bar() as progress:
-        bar = progress.add_task("Loading the model", total=None)
-        engine = _engine(progress, bar, model, options, device)
-
-        def watch(axis: Any, part: SegmentedSlices) -> None:
-            progress.update(
-                bar,
-                description=f"Slices along {axis} on {engine.device}",
-                completed=part.stop,
-                total=volume.shape[volume.axes.index(axis)],
-            )
-
-        result = segment(
-            volume,
-            prompts,
-            engine,
-            options,
-            consensus=True,
-            force=force,
-            watch=watch,
+        result = sink.result(model_identity(network), engine.precision)
+    if isinstance(chosen, Series):
+        threshold = options.existence_threshold
+        show_times(prompts, result.existence, threshold, chosen.start)
+        cut = replace(chosen, volume=region_of(chosen.volume, options))
+        save(outputs, result, cut.holding(result.labels), overwrite)
+        return
+    if consensus:
+        show_axes(prompts, chosen.axes, result.existence)
+    else:
+        show_findings(
+            tally.findings(),
+            first.truncated,
+            lambda: why_empty(
+                chosen, prompts, options, result.existence, intensity=first.intensity
+            ),
         )
-    show_axes(prompts, volume.axes, result.existence)
-    return result
+    save(outputs, result, region_of(chosen, options), overwrite)
 
 
 def run_to_folder(

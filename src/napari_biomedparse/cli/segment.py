@@ -22,22 +22,17 @@ from napari_biomedparse.cli._options import (
 from napari_biomedparse.cli._runs import (
     output_paths,
     prompts_in,
-    run_axes,
     run_files,
-    run_times,
+    run_to_file,
     run_to_folder,
-    run_volume,
-    save,
     show_estimates,
 )
-from napari_biomedparse.cli._show import one_line_errors, show_findings
+from napari_biomedparse.cli._show import one_line_errors
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import parse_prompts
-from napari_biomedparse.data.volume import choose_channel, has_time_points
 from napari_biomedparse.errors import OptionError
-from napari_biomedparse.io import check_output, open_image, open_volume
+from napari_biomedparse.io import check_output
 from napari_biomedparse.io.inputs import find_files, stands_for_several
-from napari_biomedparse.slicing.read import region_of
 
 
 @takes_options(SegmentOptions, common=("modality", "slices", "region", "instances"))
@@ -189,29 +184,19 @@ def segment(
             "to compute elsewhere, give a folder: a name without extension."
         )
     prompts = chosen or prompts_in(volume)
-    for path in output_paths(output, prompts, options):
+    outputs = output_paths(output, prompts, options)
+    for path in outputs:
         check_output(path, overwrite=overwrite)
-    image = choose_channel(open_image(volume), number)
-    if not consensus and time is None and has_time_points(image):
-        result, opened = run_times(image, prompts, model, options, device)
-        save([output], result, opened, overwrite)
-        return
-    opened = open_volume(volume, channel=number, time=time)
-    place = region_of(opened, options)
-    if consensus:
-        agreed = run_axes(opened, prompts, model, options, device, force)
-        save([output], agreed, place, overwrite)
-        return
-    result, findings, plan = run_volume(opened, prompts, model, options, device)
-    from napari_biomedparse.report.why_empty import (
-        why_empty,  # --help needs no tokens
+    run_to_file(
+        volume,
+        prompts,
+        outputs,
+        model,
+        options,
+        device,
+        channel=number,
+        time=time,
+        consensus=consensus,
+        force=force,
+        overwrite=overwrite,
     )
-
-    show_findings(
-        findings,
-        plan.truncated,
-        lambda: why_empty(
-            opened, prompts, options, result.existence, intensity=plan.intensity
-        ),
-    )
-    save(output_paths(output, prompts, options), result, place, overwrite)

@@ -30,7 +30,7 @@ from napari_biomedparse.networks.weights import (
     load_model,
     model_identity,
 )
-from napari_biomedparse.pipeline.segment import merge_options
+from napari_biomedparse.pipeline.plan import merge_options
 from napari_biomedparse.report.drawing import require_pictures
 from napari_biomedparse.version import __version__
 

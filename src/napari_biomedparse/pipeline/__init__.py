@@ -1,1 +1,1 @@
-"""From a volume and prompts to labels: plan, loop over slices, put together."""
+"""From a volume and prompts to labels: plan, loop over slices, combine the parts."""

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Unpack
 
 from napari_biomedparse.data.results import Segmentation
 from napari_biomedparse.pipeline.parts import Times, check_request, open_series
+from napari_biomedparse.pipeline.plan import merge_options
 from napari_biomedparse.pipeline.segment import (
     Model,
     Watch,
     make_engine,
-    merge_options,
     segment,
     segment_chosen,
 )

@@ -1,44 +1,68 @@
 """The loop over a plan's slices: read, predict, label.
 
-`run_plan` is used by Python, the command line, napari's runs, previews and run
-folders. Its two halves are used alone, too: previews take `predict_plan`, and scores
-that were kept earlier go straight to `label_slices` (`pipeline.step`).
+Python, the command line, napari's runs and run folders use `run_plan`. Previews use
+its first half, `predict_plan`, and stored scores its second, `label_slices`.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
-from itertools import chain
 from queue import Full, Queue
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from napari_biomedparse.data.results import spans
-from napari_biomedparse.pipeline.step import (
-    Predicted,
-    label_slices,
-    one_behind,
-    predict_batch,
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from napari_biomedparse.data.results import SegmentedSlices, spans
+from napari_biomedparse.labels.resolve import (
+    BACKGROUND_PROBABILITY,
+    probability,
+    resolve,
+    resolve_in_order,
+    resolve_separately,
 )
+from napari_biomedparse.pipeline.tiles import predict_tiles
 from napari_biomedparse.slicing.batches import SliceBatch, slice_batches
 from napari_biomedparse.slicing.read import keep_slabs
 
 if TYPE_CHECKING:
-    from napari_biomedparse.data.results import SegmentedSlices, Span
-    from napari_biomedparse.engine.engine import Engine
+    from napari_biomedparse.data.results import Span
+    from napari_biomedparse.engine.engine import Engine, SlicePrediction
     from napari_biomedparse.pipeline.plan import RunPlan
-    from napari_biomedparse.pipeline.scores import ScoreStore
 
 T = TypeVar("T")
+Predict = Callable[[Tensor], "SlicePrediction"]
+"""Takes squares [n, 3, S, S]; an `Engine.predict` with its prompts."""
 Front = Callable[[], int | None]
-"""Called before each batch, from this thread: which slice is wanted next."""
+"""Called before each batch: which slice is wanted next."""
 READ_AHEAD = 2
-"""Batches that wait, ready, for the network."""
+"""Batches that are ready for the network at most."""
 _POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 1.0
+
+
+class Predicted(NamedTuple):
+    """Predictions for consecutive slices, the first of which is `start`."""
+
+    start: int
+    whole: SlicePrediction
+    """Of whole slices, blended from their tiles."""
+    parts: tuple[SlicePrediction, ...] = ()
+    """As the network gave them, tile by tile; empty where not kept."""
+
+
+class Store(Protocol):
+    """Keeps predictions, such as a `ScoreStore`."""
+
+    def add(self, start: int, predictions: Sequence[SlicePrediction]) -> None:
+        """Keep the predictions of consecutive slices, of all their tiles."""
 
 
 def run_plan(
@@ -47,7 +71,7 @@ def run_plan(
     *,
     front: Front | None = None,
     done: Sequence[Span] = (),
-    store: ScoreStore | None = None,
+    store: Store | None = None,
     align: int | None = None,
 ) -> Iterator[SegmentedSlices]:
     """Segment a plan's slices; closing the generator stops the run.
@@ -57,16 +81,16 @@ def run_plan(
     plan : RunPlan
     engine : Engine
     front : callable, optional
-        Have the slices nearest to the one it returns come first; None from it means
-        in ascending order. Without it, slices come in ascending order in batches of
-        the plan's size; with it, a CPU takes them one by one.
+        The slices nearest to the one it returns come first, or the first ones left
+        where it returns None; a CPU then takes slices one by one. Without it, they
+        come in ascending order, in batches of the plan's size.
     done : sequence of pair of int
-        Ranges of slices that are left out.
-    store : ScoreStore, optional
+        Ranges of slices to skip.
+    store : Store, optional
         Keeps the predictions, for other thresholds.
     align : int, optional
-        Without `front`: batches also end at multiples of this many slices, so that a
-        run that was interrupted there resumes with the same batches.
+        Batches also end at multiples of this, so that a run that was interrupted
+        there resumes with the same batches. Not with `front`.
 
     Yields
     ------
@@ -85,16 +109,15 @@ def run_plan(
         plan, engine, front=front, done=done, align=align, keep_parts=store is not None
     )
 
-    def kept() -> Iterator[Predicted]:
-        for predicted in predictions:
-            if store is not None:
-                store.add(predicted.start, predicted.parts)
-            yield predicted
+    def keep(predicted: Predicted) -> Predicted:
+        if store is not None:
+            store.add(predicted.start, predicted.parts)
+        return predicted
 
     # While a batch's labels are on their way from a GPU, it computes the next one.
     ahead = 1 if front is None and engine.device.type == "cuda" else 0
     with closing(predictions):
-        yield from label_slices(plan, kept(), ahead=ahead)
+        yield from label_slices(plan, map(keep, predictions), ahead=ahead)
 
 
 def predict_plan(
@@ -106,20 +129,10 @@ def predict_plan(
     align: int | None = None,
     keep_parts: bool = False,
 ) -> Generator[Predicted]:
-    """Run the network on a plan's slices, in the order and batches of `run_plan`.
+    """Run the network on slices, in the order and batches of `run_plan`.
 
-    Parameters
-    ----------
-    plan : RunPlan
-        With a batch size, see `RunPlan.batched`.
-    engine, front, done, align
-        As for `run_plan`.
-    keep_parts : bool
-        Whether predictions hold those of single tiles, too.
-
-    Yields
-    ------
-    Predicted
+    The plan has a batch size, see `RunPlan.batched`. With `keep_parts` predictions
+    include those of single tiles.
     """
     tokens = engine.encode_prompts(plan.prompts.texts)
     alone = plan.tiles.is_single and plan.stop - plan.start == 1
@@ -128,11 +141,11 @@ def predict_plan(
     )
 
     def compute(read: Callable[[], SliceBatch]) -> Predicted:
-        return predict_batch(plan, predict, read(), keep_parts=keep_parts)
+        return _predict_batch(plan, predict, read(), keep_parts=keep_parts)
 
     pin = engine.device.type == "cuda"
     if front is None:
-        for batch in read_ahead(_batches(plan, _left(plan, done), align, pin)):
+        for batch in read_ahead(_batches(plan, done, align, pin)):
             yield compute(lambda batch=batch: batch)  # type: ignore[misc]
         return
     size = _slices_at_once(plan, engine)
@@ -158,12 +171,99 @@ def predict_plan(
             yield from one_behind((each.result for each in work), at_once - 1)
 
 
+def predict_slices(plan: RunPlan, predict: Predict, slices: Tensor) -> SlicePrediction:
+    """Predict slices [B, 3, H, W], whole or tile by tile."""
+    if plan.tiles.is_single:
+        return predict(slices)
+    return predict_tiles(
+        predict,
+        slices,
+        plan.tiles,
+        batch_size=plan.batch_size,
+        existence_threshold=plan.options.existence_threshold,
+    )
+
+
+def label_slices(
+    plan: RunPlan, predictions: Iterable[Predicted], *, ahead: int = 0
+) -> Iterator[SegmentedSlices]:
+    """Turn predictions into labels in the volume's own grid, in their order.
+
+    `ahead` predictions are taken before the labels of one are waited for.
+    """
+
+    def begin(predicted: Predicted) -> Callable[[], SegmentedSlices]:
+        return begin_slices(plan, predicted.start, predicted.whole)
+
+    # map keeps no reference to the logits of a batch while the next one is computed.
+    yield from one_behind(map(begin, predictions), ahead)
+
+
+def begin_slices(
+    plan: RunPlan, start: int, prediction: SlicePrediction
+) -> Callable[[], SegmentedSlices]:
+    """Have the device make labels; the function returned waits for them."""
+    existence, dtype = prediction.existence, plan.label_dtype
+
+    def begin(logits: Tensor, threshold: float) -> Callable[[], npt.NDArray[Any]]:
+        labels = _resolve(plan, logits, existence, threshold)
+        planes = plan.geometry.pick(labels.reshape(-1, *labels.shape[-2:]), dtype)
+        wait = begin_copy(planes.reshape(*labels.shape[:-2], *planes.shape[-2:]))
+        # Slices come first, but for the prompts where these have labels of their own.
+        axis = plan.geometry.axis - 3
+        return lambda: np.moveaxis(wait().astype(dtype, copy=False), 0, axis)
+
+    labels = begin(prediction.mask_logits, BACKGROUND_PROBABILITY)
+    scores = begin_copy(probability(existence).T)
+    edges = None
+    if plan.instances:
+        edges = begin(prediction.edge_logits, plan.options.edge_threshold)
+    return lambda: SegmentedSlices(
+        start=start,
+        stop=start + len(existence),
+        axis=plan.geometry.axis,
+        labels=labels(),
+        existence=scores(),
+        edges=edges and edges(),
+    )
+
+
+def begin_copy(tensor: Tensor) -> Callable[[], npt.NDArray[Any]]:
+    """Begin to copy a tensor to the host; the function returned waits for the copy."""
+    if tensor.device.type != "cuda":
+        here = tensor.cpu()
+        return here.numpy
+    here = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    here.copy_(tensor, non_blocking=True)
+    copied = torch.cuda.current_stream(tensor.device).record_event()
+
+    def wait() -> npt.NDArray[Any]:
+        copied.synchronize()
+        return here.numpy()
+
+    return wait
+
+
+def one_behind(begun: Iterable[Callable[[], T]], count: int = 1) -> Iterator[T]:
+    """Finish each item only when `count` more have been begun.
+
+    Advancing `begun` begins an item; calling the function it yields finishes the item.
+    """
+    waiting: deque[Callable[[], T]] = deque()
+    for finish in begun:
+        waiting.append(finish)
+        if len(waiting) > count:
+            yield waiting.popleft()()
+    while waiting:
+        yield waiting.popleft()()
+
+
 def read_ahead(items: Iterable[T], depth: int = READ_AHEAD) -> Iterator[T]:
     """Iterate over `items` in a thread, at most `depth` of them ahead.
 
-    The order is kept. An error among the items is raised here, after the items that
-    came before it. Closing the generator stops the thread and waits for it, but not
-    for a disk that does not answer.
+    The order is kept; an error is raised after the items that came before it. Closing
+    the generator stops the thread and waits for it, but not for a disk that does not
+    respond.
     """
     ready: Queue[tuple[str, Any]] = Queue(maxsize=depth)
     stopped = Event()
@@ -201,28 +301,14 @@ def read_ahead(items: Iterable[T], depth: int = READ_AHEAD) -> Iterator[T]:
         thread.join(_PATIENCE_SECONDS)
 
 
-def _left(plan: RunPlan, done: Sequence[Span]) -> list[Span]:
-    finished = {index for span in done for index in range(*span)}
-    return spans(i for i in range(plan.start, plan.stop) if i not in finished)
-
-
 def _batches(
-    plan: RunPlan, left: Sequence[Span], align: int | None, pin: bool
+    plan: RunPlan, done: Sequence[Span], align: int | None, pin: bool
 ) -> Iterator[SliceBatch]:
     """Yield batches in ascending order; each slice is read and prepared once."""
-    size = plan.slices_at_once
-    yield from chain.from_iterable(
-        slice_batches(
-            plan.volume,
-            plan.geometry,
-            plan.intensity,
-            *span,
-            size,
-            align=align,
-            pin=pin,
-        )
-        for span in left
-    )
+    finished = {index for span in done for index in range(*span)}
+    cut, size = (plan.volume, plan.geometry, plan.intensity), plan.slices_at_once
+    for span in spans(set(range(plan.start, plan.stop)) - finished):
+        yield from slice_batches(*cut, *span, size, align=align, pin=pin)
 
 
 def _pool(name: str, count: int) -> ThreadPoolExecutor:
@@ -233,7 +319,7 @@ def _pool(name: str, count: int) -> ThreadPoolExecutor:
 def _nearest_first(
     left: list[Span], front: Front, read: Callable[[Span], Future[SliceBatch]]
 ) -> Iterator[Future[SliceBatch]]:
-    """Take the nearest span each time, and have one read ahead."""
+    """Take the nearest span each time, and read one ahead."""
     ahead: dict[Span, Future[SliceBatch]] = {}
     while left:
         span = _nearest(left, front())
@@ -262,3 +348,41 @@ def _nearest(left: Sequence[Span], at: int | None) -> Span:
     if at is None:
         return min(left)
     return min(left, key=lambda span: (max(span[0] - at, at - span[1] + 1, 0), span))
+
+
+def _predict_batch(
+    plan: RunPlan, predict: Predict, batch: SliceBatch, *, keep_parts: bool = False
+) -> Predicted:
+    """Predict a batch of slices, whole or tile by tile."""
+    parts: list[SlicePrediction] = []
+
+    def predict_kept(squares: Tensor) -> SlicePrediction:
+        parts.append(predict(squares))
+        return parts[-1]
+
+    whole = predict_slices(plan, predict_kept if keep_parts else predict, batch.slices)
+    return Predicted(batch.start, whole, tuple(parts))
+
+
+def _resolve(
+    plan: RunPlan, logits: Tensor, existence: Tensor, threshold: float
+) -> Tensor:
+    """Return labels [B, H, W] or, if separate, [B, P, H, W]."""
+    options, ids, size = plan.options, plan.prompts.ids, plan.geometry.working_shape
+    common = {
+        "existence_threshold": options.existence_threshold,
+        "mask_threshold": threshold,
+    }
+    if options.overlaps == "order":
+        ranked = plan.prompts.ranked
+        return resolve_in_order(logits, existence, ids, size, ranked=ranked, **common)
+    if options.overlaps == "separate":
+        return resolve_separately(logits, existence, ids, size, **common)
+    return resolve(
+        logits,
+        existence,
+        ids,
+        size,
+        overlap_threshold=options.overlap_threshold,
+        **common,
+    ).labels

@@ -8,6 +8,7 @@ axis. `run_parts` runs them in turn for a sink, which keeps what is finished:
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -43,17 +44,10 @@ Times = int | tuple[int, int] | None
 
 @dataclass(frozen=True)
 class Series:
-    """One channel of a volume over time, at some time points.
-
-    Parameters
-    ----------
-    volume : Volume
-        With the axis t and without channels, unless these are colours at the end.
-    start, stop : int
-        Range of time points.
-    """
+    """One channel of a volume over time, from time point `start` to `stop`."""
 
     volume: Volume
+    """With the axis t and without channels, unless these are colours at the end."""
     start: int
     stop: int
 
@@ -79,46 +73,31 @@ class Series:
 
 @dataclass(frozen=True)
 class Part:
-    """One plan of a request.
-
-    Parameters
-    ----------
-    number : int
-        From 0.
-    key : int, str or None
-        The time point of a series, the name of the slicing axis of a consensus.
-    plan : RunPlan
-    """
+    """One plan of a request."""
 
     number: int
+    """Counted from 0."""
     key: int | str | None
+    """The time point of a series, the name of the slicing axis of a consensus."""
     plan: RunPlan
 
 
 @dataclass(frozen=True)
 class PartsPlan:
-    """The plans of a request, and what their results are combined to.
+    """The plans of a request, and the rule that combines their results.
 
-    Iterating yields a `Part` at a time; a time point is only read when its turn comes.
-
-    Parameters
-    ----------
-    kind : {"volume", "series", "consensus"}
-        A single result, results along time, or the vote of three.
-    keys : tuple
-        That of each `Part`.
-    first : RunPlan
-        The plan of the first one.
-    make : callable
-        Makes the plan of another one by its number.
-    series : Series or None
-        Of a series.
+    Iterating yields one `Part` after the other; a time point is not looked at before
+    its turn.
     """
 
     kind: Kind
+    """The rule: a single result, results along time, or the vote of three."""
     keys: tuple[int | str | None, ...]
+    """The `key` of each part."""
     first: RunPlan
+    """The plan of the first part."""
     make: Callable[[int], RunPlan]
+    """Makes the plan of a part by its number."""
     series: Series | None = None
 
     def __iter__(self) -> Iterator[Part]:
@@ -128,13 +107,13 @@ class PartsPlan:
 
     @property
     def total(self) -> int:
-        """Slices of all parts together."""
+        """Number of slices of all parts."""
         if self.kind == "consensus":
             return sum(self.first.geometry.shape)
         return len(self.keys) * (self.first.stop - self.first.start)
 
     def parameters(self) -> dict[str, Any]:
-        """Return what the combined result should remember, as plain JSON types."""
+        """Return what the combined labels depend on, as plain JSON types."""
         found = self.first.parameters()
         if self.series is not None:
             found["times"] = [self.series.start, self.series.stop]
@@ -144,17 +123,18 @@ class PartsPlan:
 
 
 class Sink(Protocol[T_co]):
-    """Keeps what is finished of each part."""
+    """Keeps the results of parts."""
 
     def run(self, part: Part) -> Generator[T_co]:
-        """Run a part; yield what is finished of it, and kept, as it comes."""
+        """Run a part; yield its results as they are finished and kept."""
 
 
 def run_parts(parts: PartsPlan, sink: Sink[T]) -> Generator[tuple[Part, T]]:
-    """Have a sink run all parts in turn; yield what is finished, with its part."""
+    """Have a sink run all parts in turn; yield its results with their part."""
     for part in parts:
-        for done in sink.run(part):
-            yield part, done
+        with closing(sink.run(part)) as results:
+            for result in results:
+                yield part, result
 
 
 def choose_input(
@@ -169,7 +149,7 @@ def choose_input(
     Parameters
     ----------
     volume : array or Volume
-    channel : int, str, optional
+    channel : int or str, optional
         Number, name, or "rgb"; see `choose_channel`.
     time : int or pair of int, optional
         One time point, or the first and the one after the last; by default all.
@@ -179,7 +159,7 @@ def choose_input(
     Returns
     -------
     Volume or Series
-        A series if several time points are left, or a range of them is chosen.
+        A series if there are several time points, or a range of them is chosen.
 
     Raises
     ------
@@ -198,24 +178,10 @@ def choose_input(
 def open_series(
     source: VolumeLike, *, channel: int | str | None = None, time: Times = None
 ) -> Series:
-    """Choose a channel and time points of a volume with an axis of time.
+    """Choose a channel and time points of a volume with an axis t.
 
-    Parameters
-    ----------
-    source : array or Volume
-        With the axis t, and two or three of space. A bare array of five axes is taken
-        as t, c, z, y, x.
-    channel, time
-        As for `choose_input`.
-
-    Returns
-    -------
-    Series
-
-    Raises
-    ------
-    VolumeError
-        If there is no axis t, or a choice is missing or impossible.
+    Parameters and errors as for `choose_input`. Two or three axes of space are needed
+    besides; a bare array of five axes is taken as t, c, z, y, x.
     """
     volume = source if isinstance(source, Volume) else volume_of(source)
     volume = choose_channel(volume, channel)
@@ -252,15 +218,17 @@ def check_request(
         From `choose_input`.
     options : SegmentOptions
     consensus : bool
-        Whether three runs along all axes vote.
+        Whether the runs along all axes are to vote.
     force : bool
-        Whether they do so even if voxels are far from cubes.
+        Whether to accept voxels that are far from cubes for that.
 
     Raises
     ------
-    OptionError, VolumeError
-        With separate labels for each prompt where results are combined; for a
-        consensus also as for `check_consensus`.
+    OptionError
+        For separate labels where results are combined; for a consensus along a chosen
+        axis or over a range of slices.
+    VolumeError
+        If no consensus can be formed of the volume.
     """
     if isinstance(chosen, Series):
         refuse_separate(options, "a series' result")
@@ -276,27 +244,20 @@ def plan_parts(
     config: BiomedParseConfig,
     consensus: bool = False,
 ) -> PartsPlan:
-    """Plan a request; the first part of it at once.
+    """Plan a request.
 
     Parameters
     ----------
-    chosen : Volume or Series
-        From `choose_input`.
+    chosen, options, consensus
+        That `check_request` accepts.
     prompts : see `parse_prompts`
-    options : SegmentOptions
     config : BiomedParseConfig
         Of the network that will run.
-    consensus : bool
-        Whether three runs along all axes vote.
-
-    Returns
-    -------
-    PartsPlan
 
     Raises
     ------
     VolumeError, PromptError, OptionError
-        As for `plan_run`; for a later time point while iterating.
+        As for `plan_run`; for later time points while iterating.
     """
     if isinstance(chosen, Series):
 
@@ -327,8 +288,8 @@ def check_consensus(
     """Refuse an axis, a range, separate labels, and slices that do not look alike."""
     if options.axis is not None or options.slices is not None:
         raise OptionError(
-            "A consensus runs along all axes and over all slices: leave the slicing "
-            "axis (axis) and the range (slices) out."
+            "A consensus runs along all axes and over all slices; leave out the "
+            "slicing axis (axis) and the range (slices)."
         )
     refuse_separate(options, "a consensus")
     if volume.is_colour or volume.flat or "t" in volume.axes:
@@ -356,5 +317,5 @@ def check_consensus(
 def vote(
     first: npt.NDArray[Any], second: npt.NDArray[Any], third: npt.NDArray[Any]
 ) -> npt.NDArray[Any]:
-    """Return what at least two of three label arrays say, else what `first` says."""
+    """Return the labels that two of three arrays agree on, else those of `first`."""
     return np.where(second == third, second, first)

@@ -1,8 +1,9 @@
-"""All that is decided before the first slice, and how it follows from the options."""
+"""The plan of a run: what is decided before the first slice."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,38 +13,39 @@ from napari_biomedparse.data.prompts import PromptSet, parse_prompts
 from napari_biomedparse.data.volume import Volume, as_volume
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.networks.blocks.tokenizer import tokenize
-from napari_biomedparse.pipeline.tiles import TileGrid
+from napari_biomedparse.slicing.geometry import SliceGeometry, TileGrid
 from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
 from napari_biomedparse.slicing.read import region_of, slice_geometry
 from napari_biomedparse.version import __version__
 
 if TYPE_CHECKING:
+    from napari_biomedparse.data.prompts import PromptsLike
+    from napari_biomedparse.data.volume import VolumeLike
     from napari_biomedparse.networks.config import BiomedParseConfig
-    from napari_biomedparse.slicing.geometry import SliceGeometry
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """All that is decided before the first slice.
+    """What is decided before the first slice.
 
     Parameters
     ----------
     volume : Volume
-        Three axes, and a fourth where slices are in colour; cut to the region.
+        Three axes, and a fourth if slices are in colour; cropped to the region.
     prompts : PromptSet
     options : SegmentOptions
     geometry : SliceGeometry
         Slicing axis, padding and resize.
     tiles : TileGrid
-        What the network sees of a slice at once.
+        The squares of a slice that the network sees at once.
     intensity : Intensity
-        How values become 0 to 255.
+        How values are scaled to 0 to 255.
     start, stop : int
         Range of slices along the slicing axis.
     instances : bool
-        Whether edges are wanted, to separate objects.
+        Whether objects are separated, which needs edges.
     truncated : tuple of str
-        Prompts that lost their end because they are longer than 77 tokens.
+        Prompts that are longer than 77 tokens and lost their end.
     """
 
     volume: Volume
@@ -76,32 +78,22 @@ class RunPlan:
     @property
     def batch_size(self) -> int:
         """Slices, or tiles of a slice, that go through the network at once."""
-        asked = self.options.batch_size
-        return USUAL_BATCH if isinstance(asked, str) else asked
+        size = self.options.batch_size
+        return USUAL_BATCH if isinstance(size, str) else size
 
     @property
     def slices_at_once(self) -> int:
-        """Slices that are read, predicted and handed on together."""
+        """Slices that are read, predicted and yielded together."""
         return self.batch_size if self.tiles.is_single else 1
 
     def batched(self, suited: int) -> RunPlan:
-        """Return the plan with a batch size, if that was left to the device.
-
-        Parameters
-        ----------
-        suited : int
-            Slices that suit the device, from `Engine.suited_batch`.
-
-        Returns
-        -------
-        RunPlan
-        """
+        """Return the plan with the batch size `suited` if it was left to the device."""
         if self.options.batch_size != "auto":
             return self
         return replace(self, options=replace(self.options, batch_size=suited))
 
     def parameters(self) -> dict[str, Any]:
-        """Return what a result should remember, as plain JSON types."""
+        """Return what the labels depend on, as plain JSON types."""
         return {
             **asdict(self.options),
             "prompts": {str(p.id): p.text for p in self.prompts.prompts},
@@ -117,30 +109,26 @@ class RunPlan:
 
 
 def plan_run(
-    volume: Any,
-    prompts: Any,
+    volume: VolumeLike,
+    prompts: PromptsLike,
     options: SegmentOptions | None = None,
     *,
     config: BiomedParseConfig,
     intensity: Intensity | None = None,
 ) -> RunPlan:
-    """Decide all that can be decided before the first slice.
+    """Decide what can be decided before the first slice.
 
     Parameters
     ----------
     volume : array or Volume
-        numpy, dask or zarr array; see `as_volume` for what it may be.
+        See `as_volume`.
     prompts : see `parse_prompts`
     options : SegmentOptions, optional
     config : BiomedParseConfig
         Of the network that will run.
     intensity : Intensity, optional
-        What `choose_intensity` said of the same region and modality before; by default
-        it is asked, which reads up to 2**24 voxels.
-
-    Returns
-    -------
-    RunPlan
+        An earlier result of `choose_intensity` for the same region and modality. By
+        default it is computed, which reads up to 2**24 voxels.
 
     Raises
     ------
@@ -156,7 +144,7 @@ def plan_run(
         raise OptionError(
             f"Slices {start} to {stop} do not lie in {volume.name}, which has "
             f"{geometry.depth} slices along axis {volume.axes[geometry.axis]}; choose "
-            f"a range within 0 to {geometry.depth}, the end not included."
+            f"a range within 0 to {geometry.depth}, end not included."
         )
     wanted = options.instances
     return RunPlan(
@@ -172,3 +160,17 @@ def plan_run(
         instances=prompts.instance if wanted is None else wanted,
         truncated=tuple(text for text in prompts.texts if tokenize(text).truncated),
     )
+
+
+def merge_options(
+    options: SegmentOptions | None, changes: Mapping[str, object]
+) -> SegmentOptions:
+    """Return options with some fields changed; unknown ones are an `OptionError`."""
+    known = {item.name for item in fields(SegmentOptions)}
+    if unknown := sorted(set(changes) - known):
+        raise OptionError(
+            f"There is no option {', '.join(unknown)}; choose from "
+            f"{', '.join(sorted(known))}."
+        )
+    values: dict[str, Any] = dict(changes)
+    return replace(options or SegmentOptions(), **values)

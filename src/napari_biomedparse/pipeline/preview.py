@@ -1,4 +1,4 @@
-"""The slice in view at once: labels, and how probable each prompt is at each voxel."""
+"""Preview of one slice: its labels, and the probability of each prompt per voxel."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.labels.resolve import upsample
-from napari_biomedparse.pipeline.loop import predict_plan
-from napari_biomedparse.pipeline.step import label_slices
+from napari_biomedparse.pipeline.loop import label_slices, predict_plan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preview:
-    """What is found in one slice.
+    """Result for one slice.
 
     Parameters
     ----------
@@ -29,10 +28,9 @@ class Preview:
     axis : int
         The slicing axis.
     labels : unsigned ndarray [Y, X]
-        0 is background, other values are label ids. As in `SegmentedSlices`, with the
-        prompts as first axis if their labels are separate.
+        As in `SegmentedSlices`; [P, Y, X] if prompts have separate labels.
     probabilities : float32 ndarray [P, Y, X]
-        Of each prompt's mask, 0 to 1, whether its target is taken to exist or not.
+        Of each prompt's mask, 0 to 1, regardless of its existence.
     existence : float32 ndarray [P]
         Probability that a prompt's target occurs in the slice.
     """
@@ -47,34 +45,30 @@ class Preview:
 def preview(plan: RunPlan, engine: Engine, index: int) -> Preview:
     """Segment one slice as the plan's run would.
 
-    The engine remembers what all prompts share of a slice, so that other prompts, or
-    the same slice again, cost only the decoder.
+    The engine keeps the features of the slice, so that other prompts, or the same
+    slice again, cost only the decoder.
 
     Parameters
     ----------
     plan : RunPlan
-        Its range of slices is of no account.
+        Its range of slices is ignored.
     engine : Engine
     index : int
         Which slice, along the slicing axis.
-
-    Returns
-    -------
-    Preview
 
     Raises
     ------
     OptionError
         If there is no such slice.
     FormatError, DeviceError
-        As for the run.
+        As for `run_plan`.
     """
     if not 0 <= index < plan.geometry.depth:
         raise OptionError(
             f"{plan.volume.name} has no slice {index} along axis {plan.axis_name}; "
             f"choose 0 to {plan.geometry.depth - 1}."
         )
-    # Tiles go one by one, as the engine remembers what comes alone.
+    # Tile by tile, as the engine keeps the features of inputs that come alone.
     options = replace(plan.options, batch_size=1)
     one = replace(plan, start=index, stop=index + 1, options=options)
     (found,) = predict_plan(one, engine, front=lambda: index)

@@ -1,4 +1,4 @@
-"""What the network said of finished slices, so that thresholds can be moved later."""
+"""Predictions of finished slices, kept so that thresholds can be moved later."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from napari_biomedparse.data.results import spans
 from napari_biomedparse.engine.engine import SlicePrediction
 from napari_biomedparse.errors import OptionError
-from napari_biomedparse.pipeline.step import Predicted, label_slices, predict_slices
+from napari_biomedparse.pipeline.loop import Predicted, label_slices, predict_slices
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.results import SegmentedSlices, Span
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 
 MOST_BYTES = 2**31
-"""Room for 32,000 slices of one prompt, or 1,200 of 13 prompts with edges."""
+"""Enough for 32,000 slices of one prompt, or 1,200 of 13 prompts with edges."""
 
 
 class ScoreStore:
@@ -34,15 +35,15 @@ class ScoreStore:
 
     They are kept as float32, at a quarter of the network's image size and tile by
     tile, so that `resolve_again` gives the run's own labels to the bit. As float16
-    they would take half the room, and 18 of the 786,432 voxels of an EM volume would
+    they would take half the space, and 18 of the 786,432 voxels of an EM volume would
     get another label (demo model, two prompts).
 
     Parameters
     ----------
     plan : RunPlan
-        Of the run. Edges are kept if its objects are told apart.
+        Of the run. Edges are kept if it separates objects.
     most_bytes : int
-        What the files may take; beyond it the slices that came first are dropped.
+        Limit of the files; beyond it the slices that came first are dropped.
     """
 
     def __init__(self, plan: RunPlan, most_bytes: int = MOST_BYTES) -> None:
@@ -54,38 +55,25 @@ class ScoreStore:
         )
         self._sizes: dict[int, int] = {}
         self._existence: dict[int, Tensor] = {}
-        self._dropped: set[int] = set()
 
     @property
     def kept(self) -> list[Span]:
-        """Ranges of slices whose scores are there."""
+        """Ranges of slices whose scores are kept."""
         return spans(self._sizes)
 
     @property
-    def dropped(self) -> list[Span]:
-        """Ranges of slices whose scores had to go: these need the network again."""
-        return spans(self._dropped)
-
-    @property
     def bytes_used(self) -> int:
-        """What the files take."""
+        """Size of the files."""
         return sum(self._sizes.values())
 
     def has(self, start: int, stop: int) -> bool:
-        """Say whether the scores of all slices of a range are there."""
+        """Return whether the scores of all slices of a range are kept."""
         return all(index in self._sizes for index in range(start, stop))
 
     def add(self, start: int, predictions: Sequence[SlicePrediction]) -> None:
-        """Keep what the network said of consecutive slices.
+        """Keep the predictions of consecutive slices from `start`, of all their tiles.
 
-        Where the disk is full they are dropped, and the run goes on.
-
-        Parameters
-        ----------
-        start : int
-            Index of the first one.
-        predictions : sequence of SlicePrediction
-            Of all their tiles, slice by slice.
+        If the disk is full they are dropped, and the run continues.
         """
         masks, edges, existence = (
             torch.cat(part) for part in zip(*predictions, strict=True)
@@ -101,38 +89,28 @@ class ScoreStore:
         self._sizes.pop(index, None)
         while self._sizes and self.bytes_used + scores.nbytes > self.most_bytes:
             self._drop(next(iter(self._sizes)))
-        self._dropped.add(index)
         if scores.nbytes > self.most_bytes:
             return
         try:
             np.save(self._path(index), scores)
         except OSError as error:
-            _LOGGER.warning("Scores of slice %d cannot be kept: %s", index, error)
+            _LOGGER.warning("Scores of slice %d cannot be stored: %s", index, error)
             self._path(index).unlink(missing_ok=True)
             return
-        self._dropped.discard(index)
         self._sizes[index], self._existence[index] = scores.nbytes, existence
 
     def _drop(self, index: int) -> None:
         del self._sizes[index], self._existence[index]
-        self._dropped.add(index)
         self._path(index).unlink(missing_ok=True)
 
     def _path(self, index: int) -> Path:
         return self._folder / f"{index}.npy"
 
     def load(self, index: int) -> SlicePrediction:
-        """Return what the network said of a slice, of all its tiles.
+        """Return the predictions of all tiles of a slice that is kept.
 
-        Parameters
-        ----------
-        index : int
-            A slice that is kept.
-
-        Returns
-        -------
-        SlicePrediction
-            On the device it came from; without edges the masks stand for them.
+        They are on the device they came from; if edges were not kept, the masks take
+        their place.
         """
         existence = self._existence[index]
         scores = torch.from_numpy(np.load(self._path(index))).to(existence.device)
@@ -148,20 +126,20 @@ class ScoreStore:
 def resolve_again(
     plan: RunPlan, store: ScoreStore, slices: Iterable[int] | None = None
 ) -> Iterator[SegmentedSlices]:
-    """Make labels anew from what the network said, by other thresholds or rules.
+    """Make labels again from stored predictions, by other thresholds or rules.
 
-    With the run's own options these are the run's own labels. `collect` puts them
-    together and tells objects apart.
+    With the run's own options these are the run's own labels. `collect` combines them
+    and separates objects.
 
     Parameters
     ----------
     plan : RunPlan
-        As the store's, but for these options: existence, overlap and edge threshold,
-        overlaps, minimum size, and the prompts' ids and order.
+        Like the store's except for these options: existence, overlap and edge
+        threshold, overlaps, minimum size, and the prompts' ids and order.
     store : ScoreStore
     slices : iterable of int, optional
-        Which slices, in which order; those that are not kept are left out. By default
-        all that are kept, in ascending order.
+        Which slices, in which order; those that are not kept are skipped. By default
+        all kept ones in ascending order.
 
     Yields
     ------
@@ -171,30 +149,31 @@ def resolve_again(
     Raises
     ------
     OptionError
-        If the network would have to run for that.
+        If that would need the network.
     """
     _check(plan, store)
     height, width = plan.geometry.working_shape
     nothing = torch.zeros((), dtype=torch.uint8).expand(1, 3, height, width)
-    indices = sorted(store._sizes) if slices is None else slices
+    if slices is None:
+        slices = chain.from_iterable(range(*span) for span in store.kept)
     predictions = (
         Predicted(index, predict_slices(plan, _Replay(store.load(index)), nothing))
-        for index in indices
+        for index in slices
         if store.has(index, index + 1)
     )
     yield from label_slices(plan, predictions)
 
 
 class _Replay:
-    """Says again what the network said, whatever it is shown."""
+    """Repeats a slice's predictions, tile by tile, whatever its input."""
 
-    def __init__(self, said: SlicePrediction) -> None:
-        self._said, self._at = said, 0
+    def __init__(self, prediction: SlicePrediction) -> None:
+        self._prediction, self._at = prediction, 0
 
     def __call__(self, squares: Tensor) -> SlicePrediction:
         part = slice(self._at, self._at + len(squares))
         self._at = part.stop
-        return SlicePrediction(*(values[part] for values in self._said))
+        return SlicePrediction(*(values[part] for values in self._prediction))
 
 
 def _check(plan: RunPlan, store: ScoreStore) -> None:
@@ -211,6 +190,6 @@ def _check(plan: RunPlan, store: ScoreStore) -> None:
     }
     if other := [name for name, equal in same.items() if not equal]:
         raise OptionError(
-            f"The scores that were kept are of another run ({', '.join(other)} "
-            "changed); run the network again."
+            f"The stored scores belong to another run ({', '.join(other)} changed); "
+            "run the network again."
         )

@@ -11,9 +11,9 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -23,10 +23,8 @@ import numpy.typing as npt
 import zarr
 from dask.delayed import delayed
 
-from napari_biomedparse.data.options import OptionChanges, SegmentOptions
 from napari_biomedparse.data.results import Segmentation
 from napari_biomedparse.engine.engine import Engine
-from napari_biomedparse.errors import OptionError
 from napari_biomedparse.labels.instances import split_instances
 from napari_biomedparse.networks.network import Network
 from napari_biomedparse.networks.weights import (
@@ -46,9 +44,10 @@ from napari_biomedparse.pipeline.parts import (
     run_parts,
     vote,
 )
-from napari_biomedparse.pipeline.plan import RunPlan, plan_run
+from napari_biomedparse.pipeline.plan import RunPlan, merge_options, plan_run
 
 if TYPE_CHECKING:
+    from napari_biomedparse.data.options import OptionChanges, SegmentOptions
     from napari_biomedparse.data.prompts import PromptsLike
     from napari_biomedparse.data.results import SegmentedSlices
     from napari_biomedparse.data.volume import Volume, VolumeLike
@@ -81,34 +80,33 @@ def segment(
     Parameters
     ----------
     volume : array or Volume
-        numpy, dask or zarr array, or what `open_volume` returns: a volume of three
+        A numpy, dask or zarr array, or the result of `open_volume`: a volume of three
         axes or a single image of two, in grey or in colour (see `as_volume`), or
-        volumes over time. The three channels of the network's input are a grey slice,
-        the one before and the one after it; of a colour slice they are its own red,
-        green and blue.
+        volumes over time. The network's three input channels are a grey slice, the
+        one before and the one after it, or the red, green and blue of a colour slice.
     prompts : str, sequence of str, mapping or PromptSet
         What to find: one prompt, or several as a list, as lines of text, or by label
         id as in ``{3: "liver"}``.
     model : str, path, Network or Engine, optional
         Name or path for `load_model`, or a network already loaded; an engine brings
-        its own device and seed. By default the best model that is at hand.
+        its own device and seed. By default the best model available.
     options : SegmentOptions, optional
     channel : int or str, optional
         Number or name of the channel, or "rgb"; needed where there are several.
     time : int or pair of int, optional
-        One time point, which gives the result of a single volume, or the first and
-        the one after the last. By default all, one after the other.
+        One time point, segmented as a single volume, or the first and the one after
+        the last. By default all, one after the other.
     consensus : bool
-        Whether to run along each axis and let each voxel have the label that two of
-        the three runs agree on, else that of the first. For isotropic volumes; one
-        without voxel sizes is taken to be isotropic.
+        Whether to run along each axis and give each voxel the label that two of the
+        three runs agree on, else that of the first. For isotropic volumes; a volume
+        without voxel sizes is taken as isotropic.
     force : bool
         Whether to form a consensus of a volume that is not isotropic, too.
     device : str
         "auto", "cpu", "cuda", "cuda:1", "mps", ...
     watch : callable, optional
-        For progress: called with the part (a time point, or the name of a slicing
-        axis; None for a single run) and its slices as they finish.
+        Called with slices as they finish, after their time point or, of a consensus,
+        the name of their slicing axis, else None.
     **changes
         Single fields of `SegmentOptions`, for example ``modality="ct"``.
 
@@ -226,20 +224,6 @@ def segment_lazy(
     return whole[FLAT] if plan.volume.flat else whole
 
 
-def merge_options(
-    options: SegmentOptions | None, changes: Mapping[str, object]
-) -> SegmentOptions:
-    """Return options with some fields changed; an unknown one is an `OptionError`."""
-    known = {item.name for item in fields(SegmentOptions)}
-    if unknown := sorted(set(changes) - known):
-        raise OptionError(
-            f"There is no option {', '.join(unknown)}; there are "
-            f"{', '.join(sorted(known))}."
-        )
-    values: dict[str, Any] = dict(changes)
-    return replace(options or SegmentOptions(), **values)
-
-
 def make_engine(model: Model | None, device: str, options: SegmentOptions) -> Engine:
     """Return an engine around a model, which is loaded if it is a name or a path."""
     if isinstance(model, Engine):
@@ -252,13 +236,8 @@ def make_engine(model: Model | None, device: str, options: SegmentOptions) -> En
 class Collector:
     """Collects the results of parts; a `Sink`.
 
-    Arrays are in memory if the volume is, else in temporary Zarr stores.
-
-    Parameters
-    ----------
-    parts : PartsPlan
-    engine : Engine, optional
-        For `run`.
+    Arrays are in memory if the volume is, else in temporary Zarr stores. Without an
+    engine, slices are given to `keep`.
     """
 
     def __init__(self, parts: PartsPlan, engine: Engine | None = None) -> None:
@@ -311,13 +290,7 @@ class Collector:
             self._instances = found
 
     def result(self, model: str, precision: str) -> Segmentation:
-        """Combine what was kept by the request's rule.
-
-        Parameters
-        ----------
-        model, precision : str
-            Identity of the network and how it computed, for the parameters.
-        """
+        """Combine what was kept; `model` and `precision` are for the parameters."""
         labels, instances = self._labels[0], self._instances
         existence = self._existence
         if self._consensus:
@@ -373,19 +346,14 @@ class Collector:
 def collect(
     plan: RunPlan, slices: Iterable[SegmentedSlices], model: str, precision: str
 ) -> Segmentation:
-    """Combine the finished slices of one plan.
+    """Combine the slices of one plan, from `run_plan` or `resolve_again`.
 
     Parameters
     ----------
     plan : RunPlan
     slices : iterable of SegmentedSlices
-        From `run_plan` or `resolve_again`.
     model, precision : str
-        As for `Collector.result`.
-
-    Returns
-    -------
-    Segmentation
+        Identity of the network and how it computed, for the parameters.
     """
     sink = Collector(PartsPlan("volume", (None,), plan, lambda _: plan))
     for _ in sink.keep(Part(0, None, plan), slices):

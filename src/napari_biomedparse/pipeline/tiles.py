@@ -1,53 +1,20 @@
 """Slices larger than the network's input: overlapping tiles, blended into one.
 
 Tiles start at multiples of a mask logit's cell, so that the logits of all tiles of a
-slice lie on one grid. They are blended there, before any threshold: weights fall
-linearly to zero towards a tile's borders, and no seam remains to be seen.
+slice lie on one grid. They are blended there, before any threshold, with weights that
+fall linearly to zero towards a tile's borders, so that no seam is visible.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import product
 
 import torch
 from torch import Tensor
 
 from napari_biomedparse.engine.engine import SlicePrediction
 from napari_biomedparse.labels.resolve import likely
-from napari_biomedparse.slicing.geometry import CELL
-
-OVERLAP = 0.25
-"""Share of a tile's edge that at least is also covered by its neighbour."""
-
-
-@dataclass(frozen=True)
-class TileGrid:
-    """Where the tiles of a slice lie.
-
-    Parameters
-    ----------
-    shape : tuple of two int
-        Rows H and columns W of the slice, in network pixels.
-    size : int
-        Edge length S of a tile, in network pixels.
-    """
-
-    shape: tuple[int, int]
-    size: int
-
-    @property
-    def corners(self) -> tuple[tuple[int, int], ...]:
-        """First row and column of each tile, row by row."""
-        rows, columns = (_starts(length, self.size) for length in self.shape)
-        return tuple(product(rows, columns))
-
-    @property
-    def is_single(self) -> bool:
-        """Whether one tile is the whole slice."""
-        return self.shape == (self.size, self.size)
+from napari_biomedparse.slicing.geometry import CELL, OVERLAP, TileGrid
 
 
 def predict_tiles(
@@ -58,41 +25,17 @@ def predict_tiles(
     batch_size: int,
     existence_threshold: float,
 ) -> SlicePrediction:
-    """Predict slices tile by tile.
+    """Predict slices [B, 3, H, W] tile by tile, `batch_size` tiles at a time.
 
-    Where the network says that a prompt's target is not in a tile, that tile speaks
-    against the target wherever its mask logits spoke for it, and has its weight in
-    the blend.
-
-    Parameters
-    ----------
-    predict : callable
-        Takes tiles [n, 3, S, S]; an `Engine.predict` with its prompts.
-    slices : Tensor [B, 3, H, W]
-    grid : TileGrid
-    batch_size : int
-        Tiles at a time.
-    existence_threshold : float
-        Probability, 0 to 1.
-
-    Returns
-    -------
-    SlicePrediction
-        Mask and edge logits [B, P, H / 4, W / 4]; existence [B, P] is that of the
-        tile most sure of it.
+    Where a prompt's existence is below the threshold in a tile, the tile's mask logits
+    count against the prompt wherever they were in favour, with their usual weight.
+    Logits are [B, P, H / 4, W / 4]; existence is that of the tile with the highest.
     """
-    return SlicePrediction(
-        *map(
-            torch.stack,
-            zip(
-                *(
-                    _predict_slice(predict, one, grid, batch_size, existence_threshold)
-                    for one in slices
-                ),
-                strict=True,
-            ),
-        )
+    each = (
+        _predict_slice(predict, one, grid, batch_size, existence_threshold)
+        for one in slices
     )
+    return SlicePrediction(*map(torch.stack, zip(*each, strict=True)))
 
 
 def _predict_slice(
@@ -102,7 +45,7 @@ def _predict_slice(
     batch_size: int,
     existence_threshold: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Predict one slice [3, H, W]; returns its part of a `SlicePrediction`."""
+    """Predict one slice [3, H, W]; return its part of a `SlicePrediction`."""
     size, cells = grid.size, grid.size // CELL
     weight = _weight(cells)
     total = torch.zeros(grid.shape[0] // CELL, grid.shape[1] // CELL)
@@ -127,14 +70,6 @@ def _predict_slice(
     assert blended is not None  # a grid has at least one tile
     mask, edge = blended / total
     return mask, edge, torch.cat(existence).amax(dim=0)
-
-
-def _starts(length: int, size: int) -> list[int]:
-    """Evenly spaced tile starts along one axis, multiples of a cell."""
-    spare = length - size
-    count = math.ceil(spare / (size * (1 - OVERLAP))) + 1
-    steps = max(count - 1, 1)
-    return [CELL * round(i * spare / steps / CELL) for i in range(count)]
 
 
 def _weight(cells: int) -> Tensor:

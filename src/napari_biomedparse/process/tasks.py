@@ -43,7 +43,7 @@ def run_consensus(
     from napari_biomedparse.networks.weights import model_identity
     from napari_biomedparse.pipeline.parts import check_request, plan_parts, run_parts
     from napari_biomedparse.pipeline.segment import Collector
-    from napari_biomedparse.runs.volume_run import describe_run
+    from napari_biomedparse.runs.sink import describe_run
 
     volume, prompts, options = request.volume, request.prompts, request.options
     check_request(volume, options, consensus=True)

@@ -89,7 +89,7 @@ class Live:
         self, request: SegmentRequest, engine: Engine, run: WorkerRun
     ) -> Generator[None]:
         """Do a run, or what is left of it, or finished slices with other thresholds."""
-        from napari_biomedparse.runs.volume_run import describe_run
+        from napari_biomedparse.runs.sink import describe_run
 
         plan = self._plan(request, engine, run)
         every = set(range(plan.start, plan.stop))

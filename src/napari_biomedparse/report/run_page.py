@@ -26,7 +26,7 @@ from napari_biomedparse.report.html import render
 from napari_biomedparse.report.objects import Row, object_tables
 from napari_biomedparse.report.result import RunResult
 from napari_biomedparse.runs.folder import Run
-from napari_biomedparse.runs.run import open_input
+from napari_biomedparse.runs.request import open_input
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.volume import ArrayLike

@@ -1,4 +1,4 @@
-"""Many files, one run's folder each, and a table of what was found."""
+"""Many files, one run folder each, and a table of the results."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, Unpack
 
 import numpy as np
 
 from napari_biomedparse.errors import (
     BiomedParseError,
+    Cancelled,
     FormatError,
     OutputError,
     PromptError,
@@ -24,14 +25,21 @@ from napari_biomedparse.io import open_file
 from napari_biomedparse.io.durable import write_durably, writing
 from napari_biomedparse.io.inputs import find_files, folder_names
 from napari_biomedparse.networks.weights import default_model, load_model
+from napari_biomedparse.pipeline.plan import merge_options
 from napari_biomedparse.runs.folder import LOCK, Run
 from napari_biomedparse.runs.manifest import MANIFEST
+from napari_biomedparse.runs.request import (
+    FolderChanges,
+    FolderOptions,
+    split_changes,
+)
 from napari_biomedparse.runs.run import segment_to_folder
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
+    from napari_biomedparse.data.prompts import PromptSet, PromptsLike
     from napari_biomedparse.networks.network import Network
-    from napari_biomedparse.runs.volume_run import Progress
+    from napari_biomedparse.runs.sink import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +53,7 @@ Status = Literal["done", "skipped", "failed"]
 
 @dataclass(frozen=True)
 class FileOutcome:
-    """What became of one file of a batch.
+    """Result of one file of a batch.
 
     Parameters
     ----------
@@ -56,7 +64,7 @@ class FileOutcome:
     run : Run, optional
         The finished run; None if it failed.
     error : str
-        Why it failed, or empty.
+        The reason of a failure, or empty.
     """
 
     file: Path
@@ -69,19 +77,20 @@ class FileOutcome:
 def segment_files(
     inputs: Iterable[str | os.PathLike[str]],
     out: str | os.PathLike[str],
-    prompts: Any = None,
+    prompts: PromptsLike | None = None,
     model: str | os.PathLike[str] | Network | None = None,
     options: SegmentOptions | None = None,
+    folder_options: FolderOptions | None = None,
     *,
     continue_: bool = False,
     on_file: Callable[[Path, int, int], None] | None = None,
     on_progress: Progress | None = None,
-    **more: Any,
+    **changes: Unpack[FolderChanges],
 ) -> tuple[FileOutcome, ...]:
     """Segment many files; one that fails does not stop the others.
 
-    Each gets a run's folder of its name in `out`; ``summary.csv`` there has a line
-    for each file and prompt, and is up to date after every file.
+    Each gets a run folder of its name in `out`; ``summary.csv`` there has a row for
+    each file and prompt, and is updated after every file.
 
     Parameters
     ----------
@@ -91,21 +100,20 @@ def segment_files(
         Folder for the results; made if it is missing.
     prompts : see `parse_prompts`, optional
         By default those that each file holds.
-    model, options
+    model, options, folder_options, **changes
         As for `segment_to_folder`.
     continue_ : bool
-        Whether to go on with what an earlier call began: what is finished is skipped.
+        Whether to resume an earlier call; finished files are skipped.
     on_file : callable, optional
-        Called before each file with its path, its number from 0, and how many.
+        Called before each file with its path, its number from 0, and the number of
+        files.
     on_progress : callable, optional
         As for `segment_to_folder`, for each file.
-    **more
-        Other keywords of `segment_to_folder`, also single options.
 
     Returns
     -------
     tuple of FileOutcome
-        In order; those that failed say why.
+        In order.
 
     Raises
     ------
@@ -116,14 +124,16 @@ def segment_files(
     CheckpointError
         If the model cannot be loaded.
     """
+    how, others = split_changes(folder_options, changes)
+    options = merge_options(options, others)
     folder = Path(out)
     files = find_files(inputs)
     names = folder_names(files)
     if not continue_:
         _refuse_existing([folder / name for name in names])
     if model is None or isinstance(model, str | os.PathLike):
-        load: Any = default_model() if model is None else model
-        network, more = load_model(load), {**more, "load": load}
+        load = default_model() if model is None else model
+        network, how = load_model(load), replace(how, load=load)
     else:
         network = model
     outcomes: list[FileOutcome] = []
@@ -143,12 +153,14 @@ def segment_files(
                 folder / name,
                 network,
                 options,
+                how,
                 on_progress=on_progress,
-                **more,
             )
+        except Cancelled:
+            raise
         except BiomedParseError as problem:
             error = str(problem)
-        except Exception as problem:  # the other files must go on
+        except Exception as problem:  # the other files are still to be done
             logger.exception("%s failed", file)
             error = f"{type(problem).__name__}: {problem}"
         outcomes.append(
@@ -166,40 +178,41 @@ def segment_files(
 
 
 def summary(outcomes: Iterable[FileOutcome]) -> str:
-    """Return a CSV table with a line for each file and prompt."""
+    """Return a CSV table with a row for each file and prompt."""
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()
     for outcome in outcomes:
-        line = {
+        row = {
             "file": str(outcome.file),
             "status": outcome.status,
             "seconds": f"{outcome.seconds:.1f}",
             "error": outcome.error,
         }
-        if outcome.run is None:
-            table.writerow(line)
-            continue
-        count = len(outcome.run.prompts)
-        voxels = outcome.run.voxels.reshape(count, -1).sum(axis=1)
-        best = np.nanmax(outcome.run.existence.reshape(count, -1), axis=1)
-        for i, prompt in enumerate(outcome.run.prompts.prompts):
-            table.writerow(
-                line
-                | {
-                    "label": prompt.id,
-                    "prompt": prompt.text,
-                    "existence": f"{best[i]:.3f}",
-                    "voxels": int(voxels[i]),
-                }
-            )
+        found = [{}] if outcome.run is None else _rows(outcome.run)
+        table.writerows(row | more for more in found)
     return text.getvalue()
 
 
-def _prompts_in(file: Path) -> Any:
+def _rows(run: Run) -> list[dict[str, str]]:
+    count = len(run.prompts)
+    voxels = run.voxels.reshape(count, -1).sum(axis=1)
+    best = np.nanmax(run.existence.reshape(count, -1), axis=1)
+    return [
+        {
+            "label": str(prompt.id),
+            "prompt": prompt.text,
+            "existence": f"{best[i]:.3f}",
+            "voxels": str(voxels[i]),
+        }
+        for i, prompt in enumerate(run.prompts.prompts)
+    ]
+
+
+def _prompts_in(file: Path) -> PromptSet:
     prompts = open_file(file).prompts
     if prompts is None:
-        raise PromptError(f"{file} holds no prompts; say what to find.")
+        raise PromptError(f"{file} holds no prompts; give some.")
     return prompts
 
 
@@ -215,6 +228,6 @@ def _refuse_existing(folders: Sequence[Path]) -> None:
     if there:
         raise OutputError(
             f"{len(there)} of {len(folders)} results exist already, for example "
-            f"{there[0]}; choose another folder, or continue (--continue): what is "
-            "finished is skipped then."
+            f"{there[0]}; choose another folder, or continue (--continue), which "
+            "skips what is finished."
         )

@@ -1,13 +1,13 @@
-"""The work of a run: slices become blocks, and blocks go to the disk."""
+"""The work of a run: slices become blocks, and blocks are written to disk."""
 
 from __future__ import annotations
 
 import ctypes
 import math
 import sys
-from collections import deque
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from napari_biomedparse.data.results import spans
+from napari_biomedparse.errors import Cancelled
 from napari_biomedparse.io.durable import writing
 from napari_biomedparse.io.formats.ome_labels import (
     LabelStore,
@@ -26,7 +28,7 @@ from napari_biomedparse.io.formats.ome_labels import (
 from napari_biomedparse.io.identity import check_unchanged
 from napari_biomedparse.io.windows import chunk_thickness
 from napari_biomedparse.labels.blockwise import block_shape, scratch, split_blockwise
-from napari_biomedparse.pipeline.loop import run_plan
+from napari_biomedparse.pipeline.loop import one_behind, run_plan
 from napari_biomedparse.runs.folder import (
     COMPONENTS,
     EDGES,
@@ -46,39 +48,32 @@ if TYPE_CHECKING:
     from napari_biomedparse.pipeline.plan import RunPlan
 
 LEAST_CHUNKS = 2
-"""Chunks of the volume that a task reads at least, so that none is read thrice."""
+"""Minimum of the volume's chunks per task, so that none is read three times."""
 
 
-class Stopped(Exception):
-    """A run was told to stop."""
+def never() -> bool:
+    """Return False: a run that cannot be cancelled."""
+    return False
 
 
 class FilledBlock(NamedTuple):
-    """All slices of a block, and whole chunks of labels.
-
-    Attributes
-    ----------
-    start, stop : int
-        Range of slices that were run.
-    first : int
-        Slice at which the chunks begin, `start` or before it.
-    labels, edges : ndarray
-        Whole chunks; 0 where not run. Edges only if they are wanted.
-    existence : float32 ndarray [P, stop - start]
-    """
+    """Slices `start` to `stop` of a block, in whole chunks of labels and edges."""
 
     start: int
     stop: int
     first: int
+    """Slice at which the chunks begin, `start` or before it."""
     labels: npt.NDArray[Any]
+    """0 where not run."""
     edges: npt.NDArray[Any] | None
     existence: npt.NDArray[np.float32]
+    """[P, stop - start]"""
 
 
 def open_stores(plan: RunPlan, manifest: Manifest, folder: Path) -> list[LabelStore]:
-    """Open the stores of labels and, if wanted, edges; make them if need be.
+    """Open the stores of labels and, to separate objects, edges; create missing ones.
 
-    The labels of a time point are in those of its series, which are there already.
+    The labels of a time point are in those of its series, which exist already.
     """
     layout, grid = layout_of(manifest), grid_volume(plan.volume)
     single = replace(layout, times=None)
@@ -96,18 +91,14 @@ def open_stores(plan: RunPlan, manifest: Manifest, folder: Path) -> list[LabelSt
 def unfinished(
     plan: RunPlan, manifest: Manifest, blocks: Mapping[int, Block]
 ) -> list[tuple[int, int]]:
-    """Return the ranges of slices that are not finished, each as long as possible."""
-    layout, ranges, start = layout_of(manifest), [], plan.start
-    begun: int | None = None
+    """Return the ranges of slices without a finished block, as long as possible."""
+    layout, left, start = layout_of(manifest), set[int](), plan.start
     while start < plan.stop:
         stop = min(layout.block(start)[1], plan.stop)
         if start not in blocks:
-            begun = start if begun is None else begun
-        elif begun is not None:
-            ranges.append((begun, start))
-            begun = None
+            left |= set(range(start, stop))
         start = stop
-    return [*ranges, (begun, plan.stop)] if begun is not None else ranges
+    return spans(left)
 
 
 def run_blocks(
@@ -117,11 +108,11 @@ def run_blocks(
     stores: list[LabelStore],
     start: int,
     stop: int,
-    stopped: Callable[[], bool] = lambda: False,
+    stopped: Callable[[], bool] = never,
 ) -> Iterator[Block]:
     """Run a range of whole blocks; each is yielded once it is safely on the disk.
 
-    `stopped` is asked after every batch of slices; if so, `Stopped` is raised.
+    `stopped` is polled after every batch of slices; once true, `Cancelled` is raised.
     """
     layout = stores[0].layout
     part = replace(plan, start=start, stop=stop)
@@ -149,10 +140,10 @@ def write_block(
 
 
 def trim_memory() -> None:
-    """Give freed memory back to the system, where the C library keeps it (glibc).
+    """Return freed memory to the system, where the C library keeps it (glibc).
 
     It would otherwise grow for some hundred slices, as blocks and chunks of many sizes
-    leave gaps behind.
+    leave gaps.
     """
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
@@ -163,33 +154,18 @@ def trim_memory() -> None:
 def write_behind(
     items: Iterable[FilledBlock], write: Callable[[FilledBlock], Block]
 ) -> Iterator[Block]:
-    """Write items in a thread while the next one is made, and yield what comes of it.
+    """Write items in a thread while the next one is made; yield the results.
 
     What was made before an error is still written.
     """
-    waiting: deque[Future[Block]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="napari-biomedparse writer") as pool:
-        for item in items:
-            waiting.append(pool.submit(write, item))
-            if len(waiting) > 1:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from one_behind(pool.submit(write, item).result for item in items)
 
 
 def write_objects(
     folder: Path, plan: RunPlan, manifest: Manifest, stores: list[LabelStore]
 ) -> int:
-    """Tell the objects of a run's labels apart, on disk; return how many there are.
-
-    Parameters
-    ----------
-    folder : Path
-    plan : RunPlan
-    manifest : Manifest
-    stores : list of two LabelStore
-        Labels and edges, finished.
-    """
+    """Separate objects on disk, from finished labels and edges; return their number."""
     labels, edges = stores
     layout, home = object_layout(labels.layout), home_of(folder, manifest)
     prompts = replace(plan.prompts, instance=True)
@@ -210,14 +186,14 @@ def write_objects(
 
 
 def object_layout(layout: Layout) -> Layout:
-    """Return how the objects of labels lie on the disk."""
+    """Return the layout of the objects of labels on disk."""
     dtype = np.dtype(np.uint32)
     thickness = plan_thickness(layout.shape, layout.axis, dtype.itemsize)
     return replace(layout, dtype=dtype, thickness=thickness)
 
 
 def grid_volume(volume: Volume) -> Volume:
-    """Return a volume without voxels and colours: the scale of its labels."""
+    """Return a volume with the grid of its labels, without voxels and colours."""
     return replace(
         volume,
         data=np.broadcast_to(np.uint8(0), volume.grid),
@@ -236,11 +212,11 @@ def _fill(
     stores: list[LabelStore],
     stopped: Callable[[], bool],
 ) -> Iterator[FilledBlock]:
-    """Put slices together to blocks."""
+    """Combine slices to blocks."""
     layout, filled = stores[0].layout, None
     for part in slices:
         if stopped():
-            raise Stopped
+            raise Cancelled("The run was cancelled; finished blocks are kept.")
         if filled is None:
             filled = _empty(part.start, plan, stores)
         where = [slice(None)] * 3
@@ -292,7 +268,7 @@ def _record(plan: RunPlan, block: FilledBlock) -> Block:
 
 
 def task_size(plan: RunPlan, thickness: int) -> int:
-    """Return the slices of a task: whole blocks, and several of the volume's chunks."""
+    """Return the number of slices per task: whole blocks, and several chunks."""
     chunk = chunk_thickness(plan.volume.data, plan.geometry.axis)
     return thickness * math.ceil(LEAST_CHUNKS * chunk / thickness)
 
@@ -303,3 +279,11 @@ def split_range(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
         end = min(stop, (start // size + 1) * size)
         yield start, end
         start = end
+
+
+def __getattr__(name: str) -> object:
+    """Return `Cancelled` by its earlier name, for one release."""
+    if name != "Stopped":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn("Stopped is now Cancelled", DeprecationWarning, stacklevel=2)
+    return Cancelled

@@ -1,8 +1,8 @@
 """A run's blocks on the workers of a dask.distributed cluster.
 
-Every worker holds the network once, reads the volume itself and writes its own
-chunks; only the records of finished blocks travel. The folder must be in reach of all
-workers under the same path.
+Each worker loads the network once, reads the volume itself and writes its own chunks;
+the records of finished blocks are sent back. All workers must see the folder under the
+same path.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from distributed import (
 from napari_biomedparse.engine.devices import find_device
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import (
+    Cancelled,
     DeviceError,
     OptionError,
     OutputError,
@@ -39,7 +40,7 @@ from napari_biomedparse.errors import (
 )
 from napari_biomedparse.networks.weights import load_model, model_identity
 from napari_biomedparse.runs.blocks import (
-    Stopped,
+    never,
     open_stores,
     run_blocks,
     split_range,
@@ -60,25 +61,17 @@ if TYPE_CHECKING:
     from napari_biomedparse.pipeline.plan import RunPlan
 
 
-logger = logging.getLogger(__name__)
-
 PLUGIN = "napari-biomedparse"
 LOOK_SECONDS = 0.5
-"""How often blocks on a cluster, and those who follow them, look what is new."""
+"""How often a run on a cluster, and those that follow it, check for news."""
 
 
 class NetworkOnWorker(WorkerPlugin):  # type: ignore[misc]  # distributed is untyped
     """Holds the network of a worker, loaded at first use and kept for later runs.
 
-    Parameters
-    ----------
-    model : str, path or Network
-        A name or path is loaded by the worker itself.
-    identity : str
-        What `model_identity` must say of it.
-    device : str
-        "auto" and "cuda" give the workers of a local cluster a card each, in turn.
-    seed : int
+    A model given by name or path is loaded by the worker itself and must have the
+    checksum in `identity`. With the device "auto" or "cuda", the workers of a local
+    cluster get a GPU each, in turn.
     """
 
     idempotent = True
@@ -105,7 +98,7 @@ class NetworkOnWorker(WorkerPlugin):  # type: ignore[misc]  # distributed is unt
             self._device = f"cuda:{number % cards}"
 
     def forget(self) -> None:
-        """Give back the network's memory, unless it is at work."""
+        """Free the network's memory unless it is in use."""
         if self.lock.acquire(blocking=False):
             self._engine = None
             self.lock.release()
@@ -122,8 +115,8 @@ class NetworkOnWorker(WorkerPlugin):  # type: ignore[misc]  # distributed is unt
             found = model_identity(model)
             if weights_checksum(found) != weights_checksum(self._identity):
                 raise WorkerError(
-                    f"A worker has other weights, {found} and not {self._identity}; "
-                    "give all machines the same file."
+                    f"A worker has the weights {found}, not {self._identity}; give "
+                    "all machines the same file."
                 )
             self._engine = Engine(model, self._device, seed=self._seed, cache_bytes=0)
         return self._engine
@@ -133,29 +126,15 @@ class NetworkOnWorker(WorkerPlugin):  # type: ignore[misc]  # distributed is unt
 def connect(
     scheduler: str | Client | None = None, workers: int | None = None
 ) -> Iterator[Client]:
-    """Give a client of a cluster: one that runs, or a local one for the time being.
+    """Provide a client of a running cluster, or of a temporary local one.
 
-    Parameters
-    ----------
-    scheduler : str or distributed.Client, optional
-        Address of a running scheduler, or a client, which stays open.
-    workers : int, optional
-        Processes of a local cluster, if no scheduler is given.
-
-    Yields
-    ------
-    distributed.Client
-
-    Raises
-    ------
-    OptionError
-        If both or neither are given.
-    WorkerError
-        If the scheduler does not answer.
+    A client that is given as `scheduler` stays open. If both or neither argument are
+    given, an `OptionError` is raised; if the scheduler does not respond, a
+    `WorkerError`.
     """
     if (scheduler is None) == (workers is None):
         raise OptionError(
-            "Give either the address of a scheduler or a number of local workers."
+            "Give either the address of a scheduler or the number of local workers."
         )
     if isinstance(scheduler, Client):
         yield scheduler
@@ -164,7 +143,7 @@ def connect(
             client = Client(scheduler, set_as_default=False)
         except (OSError, ValueError) as error:
             raise WorkerError(
-                f"No scheduler answers at {scheduler} ({error}); start one with: dask "
+                f"No scheduler responds at {scheduler} ({error}); start one with: dask "
                 "scheduler"
             ) from error
         with client:
@@ -175,7 +154,7 @@ def connect(
 
 
 def _local_client(workers: int | None) -> Iterator[Client]:
-    """Give a client of a cluster in processes of this machine."""
+    """Provide a client of a cluster in processes on this machine."""
     cluster = LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
@@ -192,7 +171,7 @@ def _local_client(workers: int | None) -> Iterator[Client]:
     try:
         client.register_plugin(_Uninterrupted())
         yield client
-    except KeyboardInterrupt:  # workers take seconds to end: nobody waits for them
+    except KeyboardInterrupt:  # do not wait for workers, which take seconds to end
         Thread(target=close, daemon=True).start()
         raise
     except BaseException:
@@ -202,7 +181,7 @@ def _local_client(workers: int | None) -> Iterator[Client]:
 
 
 class _Uninterrupted(WorkerPlugin):  # type: ignore[misc]  # distributed is untyped
-    """Leaves Ctrl-C, which a terminal sends to all processes, to the first of them."""
+    """Has workers ignore Ctrl-C, which a terminal sends to all processes."""
 
     name = f"{PLUGIN} uninterrupted"
 
@@ -213,10 +192,10 @@ class _Uninterrupted(WorkerPlugin):  # type: ignore[misc]  # distributed is unty
 
 @contextmanager
 def _environment_kept() -> Iterator[None]:
-    """Undo what dask.distributed leaves behind in this process's environment.
+    """Undo changes of dask.distributed to this process's environment.
 
-    It tells its workers by variables to use one thread each; processes started later
-    would do so, too, and be slow.
+    It sets variables that limit workers to one thread each; processes started later
+    would inherit them and be slow.
     """
     before = dict(os.environ)
     try:
@@ -227,7 +206,7 @@ def _environment_kept() -> Iterator[None]:
 
 
 def kind_of_device(client: Client, device: str) -> str:
-    """Ask a worker which kind of device a name stands for: cpu, cuda or mps."""
+    """Ask a worker for the kind of a device: cpu, cuda or mps."""
     kind: str = client.submit(_kind_of_device, device, pure=False).result()
     return kind
 
@@ -240,35 +219,13 @@ def blocks_on_cluster(
     ranges: Iterable[tuple[int, int]],
     model: str | os.PathLike[str] | Network,
     device: str,
-    stopped: Callable[[], bool] = lambda: False,
+    stopped: Callable[[], bool] = never,
 ) -> Iterator[Block]:
     """Run ranges of blocks on a cluster; yield each block once it is on the disk.
 
-    Parameters
-    ----------
-    client : distributed.Client
-    plan : RunPlan
-        Of a volume on disk.
-    folder : Path
-        The run's, with its stores; locked by the caller.
-    manifest : Manifest
-    ranges : iterable of (int, int)
-        Slices, whole blocks.
-    model, device
-        See `NetworkOnWorker`.
-    stopped : callable
-        Asked again and again whether the rest is not wanted any more.
-
-    Raises
-    ------
-    Stopped
-        If so.
-    OptionError
-        If the volume is in memory.
-    WorkerError
-        If tasks go down with their workers again and again.
-    OutputError, FormatError, DeviceError
-        As the workers meet them.
+    The folder has its stores and is locked by the caller. `stopped` is polled; once
+    true, `Cancelled` is raised. Errors are an `OptionError` for a volume in memory, a
+    `WorkerError` if workers die repeatedly, and those of the workers.
     """
     if isinstance(plan.volume.data, np.ndarray):
         raise OptionError(
@@ -278,7 +235,7 @@ def blocks_on_cluster(
     plugin = NetworkOnWorker(model, manifest.model, device, plan.options.seed)
     client.register_plugin(plugin)
     size = task_size(plan, layout_of(manifest).thickness)
-    # A task, not scattered: a worker that dies with the plan does not take it along.
+    # A task, not scattered data: it survives the worker that holds the plan.
     shared = client.submit(_itself, plan, pure=False)
     futures = [
         client.submit(
@@ -291,7 +248,7 @@ def blocks_on_cluster(
         seen = set(recorded_blocks(folder))
         while not all(future.done() for future in futures):
             if stopped():
-                raise Stopped
+                raise Cancelled("The run was cancelled; finished blocks are kept.")
             if any(future.status == "error" for future in futures):
                 break
             new = recorded_blocks(folder, skip=seen)
@@ -302,8 +259,8 @@ def blocks_on_cluster(
             yield from (block for block in future.result() if block.start not in seen)
     except KilledWorker as error:
         raise WorkerError(
-            f"Workers die on the same slices again and again ({error}); their memory "
-            "may not suffice. Finished blocks are kept: run the same again to continue."
+            f"Workers die repeatedly on the same slices ({error}), perhaps for lack of "
+            "memory. Finished blocks are kept: run the same again to continue."
         ) from error
     finally:
         client.cancel([*futures, shared])
@@ -320,7 +277,7 @@ def _itself(plan: RunPlan) -> RunPlan:
 def _run_task(
     plugin: str, plan: RunPlan, folder_name: str, start: int, stop: int
 ) -> list[Block]:
-    """Run, on a worker, what is not yet finished of a range of blocks."""
+    """Run unfinished blocks of a range on a worker."""
     folder = Path(folder_name)
     if not (folder / MANIFEST).is_file():
         raise OutputError(
@@ -330,14 +287,14 @@ def _run_task(
     part = replace(plan, start=start, stop=stop)
     manifest = read_manifest(folder)
     network = get_worker().plugins[plugin]
-    # A worker reads by itself, not by way of other workers.
+    # A worker reads the volume itself, not through other workers.
     with network.lock, dask.config.set(scheduler="threads"):
         engine = network.engine()
         if engine.device.type != manifest.output["device"]:
             raise DeviceError(
                 f"A worker computes on {engine.device.type} and the run on "
-                f"{manifest.output['device']}, whose numbers differ; give workers of "
-                "one kind, or name the device."
+                f"{manifest.output['device']}, with different rounding; use workers of "
+                "one kind, or choose the device."
             )
         done = {
             at: block

@@ -1,13 +1,14 @@
-"""What a run will take, from the pace of its first slices: time, memory, disk."""
+"""Estimates of a run's time, memory and disk, from the pace of a few slices."""
 
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -16,13 +17,16 @@ from napari_biomedparse.io.formats.ome_labels import plan_thickness
 from napari_biomedparse.io.windows import chunk_thickness
 from napari_biomedparse.pipeline.loop import READ_AHEAD, run_plan
 from napari_biomedparse.pipeline.parts import check_request, plan_parts
-from napari_biomedparse.pipeline.segment import make_engine, merge_options
-from napari_biomedparse.runs.run import open_input
+from napari_biomedparse.pipeline.plan import merge_options
+from napari_biomedparse.pipeline.segment import make_engine
+from napari_biomedparse.runs.request import open_input
 from napari_biomedparse.slicing.batches import slice_batches
 from napari_biomedparse.slicing.read import SLAB_BYTES
 
 if TYPE_CHECKING:
-    from napari_biomedparse.data.options import SegmentOptions
+    from napari_biomedparse.data.options import OptionChanges, SegmentOptions
+    from napari_biomedparse.data.prompts import PromptsLike
+    from napari_biomedparse.data.volume import VolumeLike
     from napari_biomedparse.engine.engine import Engine
     from napari_biomedparse.pipeline.parts import Times
     from napari_biomedparse.pipeline.plan import RunPlan
@@ -30,29 +34,29 @@ if TYPE_CHECKING:
 
 _GB = 1e9
 _PYRAMID = 4 / 3
-"""What a label image takes with its coarser levels, as a share of the finest."""
+"""Size of a label image with its coarser levels, relative to the finest."""
 _OBJECT_BYTES = np.dtype(np.uint32).itemsize
 _SPLIT_BYTES = 11
-"""What telling objects apart takes in memory, a voxel, besides labels and edges:
-measured on 42 million voxels."""
+"""Memory per voxel to separate objects, besides labels and edges: measured on 42
+million voxels."""
 _BLOCKS_AT_ONCE = 3
 """Blocks of labels in memory: one is filled, one waits, one is written."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take.
+    """Expected duration and size of a run.
 
     Parameters
     ----------
     seconds : float
         From the pace of the slices that were tried.
     memory : int or None
-        Most bytes of this process; None where the system does not tell.
+        Peak of this process in bytes; None if the system does not report it.
     device_memory : int or None
-        Most bytes on a CUDA device; None on others.
+        Peak on a CUDA device in bytes; None on others.
     disk : int
-        Most bytes on disk at any time, before compression.
+        Peak on disk in bytes, before compression.
     """
 
     seconds: float
@@ -61,7 +65,7 @@ class Estimate:
     disk: int
 
     def describe(self) -> str:
-        """Say it in one line."""
+        """Describe it in one line."""
         parts = [f"about {_duration(self.seconds)}"]
         if self.memory is not None:
             parts.append(f"{self.memory / _GB:.1f} GB of memory")
@@ -72,8 +76,8 @@ class Estimate:
 
 
 def estimate_run(
-    volume: Any,
-    prompts: Any,
+    volume: str | os.PathLike[str] | VolumeLike,
+    prompts: PromptsLike,
     model: Model | None = None,
     options: SegmentOptions | None = None,
     *,
@@ -83,28 +87,22 @@ def estimate_run(
     consensus: bool = False,
     force: bool = False,
     to_folder: bool = True,
-    **changes: Any,
+    **changes: Unpack[OptionChanges],
 ) -> Estimate:
-    """Try a few slices of a run and say what all of it will take.
+    """Try a few slices of a request and estimate all of it.
 
     Parameters
     ----------
-    volume : path, array or Volume
-        As for `segment_to_folder`; so are `prompts`, `options`, `device`, `channel`,
-        `time`, `consensus`, `force` and `**changes`.
+    volume, prompts, options, device, channel, time, consensus, force, **changes
+        And errors as for `segment_to_folder`.
     model : str, path, Network or Engine, optional
     to_folder : bool
-        Whether the labels go to a run's folder as they come, or are collected.
+        Whether the labels are written to a run folder as they come, or are collected.
 
     Returns
     -------
     Estimate
-        Of a series, of all time points; of a consensus, of the three runs.
-
-    Raises
-    ------
-    VolumeError, PromptError, OptionError, CheckpointError, DeviceError, FormatError
-        As for the run itself.
+        Of all time points of a series, or of the three runs of a consensus.
     """
     options = merge_options(options, changes)
     chosen = open_input(volume, channel, time, consensus=consensus)
@@ -127,7 +125,7 @@ def estimate_run(
 
 
 def combine(estimates: Sequence[Estimate]) -> Estimate:
-    """Return what runs take one after the other, all their results kept."""
+    """Estimate runs that are done in turn, with all their results kept."""
     return Estimate(
         seconds=sum(one.seconds for one in estimates),
         memory=_most(one.memory for one in estimates),
@@ -137,26 +135,9 @@ def combine(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def estimate(plan: RunPlan, engine: Engine, *, to_folder: bool = False) -> Estimate:
-    """Try a few slices in the middle and say what all of a plan's will take.
+    """Try a few slices in the middle and estimate all of a plan's.
 
-    Reading and the network's work go on at the same time in a run, so the slower of
-    the two sets the pace.
-
-    Parameters
-    ----------
-    plan : RunPlan
-    engine : Engine
-    to_folder : bool
-        Whether the labels go to a run's folder as they come, or are collected.
-
-    Returns
-    -------
-    Estimate
-
-    Raises
-    ------
-    FormatError, DeviceError
-        As for the run itself.
+    A run reads while the network computes, so the slower of the two sets the pace.
     """
     plan = plan.batched(engine.suited_batch(len(plan.prompts)))
     count = plan.stop - plan.start
@@ -176,13 +157,13 @@ def estimate(plan: RunPlan, engine: Engine, *, to_folder: bool = False) -> Estim
 
 
 def _try_network(plan: RunPlan, engine: Engine) -> tuple[float, int | None]:
-    """Return seconds a slice, and the most bytes on a CUDA device."""
+    """Return seconds per slice, and the peak on a CUDA device in bytes."""
     on_cuda = engine.device.type == "cuda"
-    # A GPU does a batch at once; a CPU slice by slice.
+    # A GPU computes a batch at once, a CPU slice by slice.
     number = min(plan.slices_at_once, plan.stop - plan.start) if on_cuda else 1
     middle = max(plan.start, min((plan.start + plan.stop) // 2, plan.stop - number))
     part = replace(plan, start=middle, stop=middle + number)
-    # Prompts, and on a GPU all kernels, are paid for by the first batch.
+    # The first batch also pays for the prompts and, on a GPU, for all kernels.
     engine.encode_prompts(plan.prompts.texts)
     if on_cuda:
         list(run_plan(part, engine))
@@ -199,7 +180,7 @@ def _try_network(plan: RunPlan, engine: Engine) -> tuple[float, int | None]:
 
 
 def _reading_pace(plan: RunPlan) -> float:
-    """Return the seconds that reading and resizing a slice takes, from one chunk."""
+    """Return the seconds to read and resize a slice, measured on one chunk."""
     chunk = chunk_thickness(plan.volume.data, plan.geometry.axis)
     plane = math.prod(plan.volume.shape) // plan.geometry.depth
     most = max(3, SLAB_BYTES // (plane * plan.volume.dtype.itemsize))
@@ -225,7 +206,7 @@ def _batches(plan: RunPlan) -> Iterator[Any]:
 
 
 def _disk(plan: RunPlan, *, to_folder: bool) -> int:
-    """Return the most bytes on disk, before compression."""
+    """Return the peak on disk in bytes, before compression."""
     voxels = math.prod(plan.label_shape)
     labels = voxels * plan.label_dtype.itemsize
     total = labels * _PYRAMID
@@ -234,7 +215,7 @@ def _disk(plan: RunPlan, *, to_folder: bool) -> int:
         if to_folder:  # edges with levels, components, objects with levels
             total += labels * _PYRAMID + objects * (1 + _PYRAMID)
         else:
-            total = objects * _PYRAMID  # are saved in the labels' place
+            total = objects * _PYRAMID  # saved in place of the labels
     return round(total)
 
 
@@ -258,7 +239,7 @@ def _input_bytes(plan: RunPlan) -> int:
 
 
 def _slice_bytes(plan: RunPlan) -> int:
-    """Return what one more slice in a batch takes: input, and a few maps a prompt."""
+    """Return the bytes of one more slice in a batch: input and maps of prompts."""
     pixels = math.prod(plan.geometry.working_shape)
     maps = 3 + 3 * len(plan.prompts) * (2 if plan.instances else 1)
     return pixels * maps * np.dtype(np.float32).itemsize
@@ -269,7 +250,7 @@ def _most(values: Iterable[int | None]) -> int | None:
 
 
 def _peak_memory() -> int | None:
-    """Return the most bytes this process has held so far."""
+    """Return the peak of this process so far in bytes."""
     if sys.platform == "win32":
         return None
     import resource

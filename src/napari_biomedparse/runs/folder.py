@@ -1,4 +1,4 @@
-"""A run's folder: its lock, its manifest, and the records of finished blocks."""
+"""A run folder: its lock, its manifest, and the records of finished blocks."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ from napari_biomedparse.io.inputs import SUFFIXES
 from napari_biomedparse.runs.manifest import (
     MANIFEST,
     Block,
-    Kind,
     Manifest,
+    check_block,
+    check_manifest,
     read_manifest,
     refuse_differences,
 )
-from napari_biomedparse.runs.record_check import check_block, check_manifest
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptSet
+    from napari_biomedparse.data.results import Kind
 
 logger = logging.getLogger(__name__)
 
@@ -46,40 +47,24 @@ BLOCKS = "blocks"
 PARTS = "parts"
 LOCK = ".lock"
 JOB = "job.json"
-"""Which cluster does the run, while it does."""
+"""Names the cluster that does the run, while it does."""
 
 
 @contextmanager
 def open_folder(
     folder: Path, manifest: Manifest, *, overwrite: bool
 ) -> Iterator[Manifest]:
-    """Lock a run's folder, new or begun, for as long as the run writes to it.
+    """Lock a run folder, new or begun, while the run writes to it.
 
-    Parameters
-    ----------
-    folder : Path
-        Made if it is missing.
-    manifest : Manifest
-        What is to be run.
-    overwrite : bool
-        Whether another run's folder is emptied first.
-
-    Yields
-    ------
-    Manifest
-        That of the folder: the one given, or the one found, which is the same run.
-
-    Raises
-    ------
-    OutputError
-        If the folder is in use, holds another run or other things, or cannot be
-        written.
+    Yields its manifest: the one given, or the one found, which is of the same run. If
+    the folder is in use, holds something else or cannot be written, an `OutputError`
+    is raised; with `overwrite`, another run is removed first.
     """
     with writing(folder):
         if folder.name.lower().endswith(SUFFIXES):
             raise OutputError(
-                f"{folder} is to be a run's folder, which the labels will lie in as "
-                f"{LABELS}; choose a name without an ending."
+                f"{folder} names a run folder; labels go into it as {LABELS}. Choose a "
+                "name without an extension."
             )
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
@@ -98,13 +83,13 @@ def open_folder(
 
 
 def record_block(folder: Path, block: Block) -> None:
-    """Record that a block is finished; its labels must be on the disk already."""
+    """Record a finished block, whose labels must be on the disk already."""
     (folder / BLOCKS).mkdir(exist_ok=True)
     write_durably(folder / BLOCKS / _record_name(block.start), block.text())
 
 
 def recorded_blocks(folder: Path, skip: Container[int] = ()) -> dict[int, Block]:
-    """Read the records of a run's finished blocks, by start, but for some."""
+    """Read the records of finished blocks by start, except those to skip."""
     found = {}
     for path in (folder / BLOCKS).glob("*.json"):
         if skip and int(path.stem) in skip:
@@ -115,14 +100,14 @@ def recorded_blocks(folder: Path, skip: Container[int] = ()) -> dict[int, Block]
         except (AttributeError, RecursionError, TypeError, ValueError) as error:
             raise FormatError(
                 f"{path} is not the record of a block ({error}); remove it and run the "
-                "same again: its slices are done again."
+                "same again to repeat its slices."
             ) from error
         found[block.start] = block
     return found
 
 
 def verified_blocks(folder: Path, stores: list[LabelStore]) -> dict[int, Block]:
-    """Return the finished blocks whose labels on the disk are what was recorded."""
+    """Return the finished blocks whose labels on the disk match their record."""
     good = {}
     for start, block in recorded_blocks(folder).items():
         try:
@@ -134,7 +119,7 @@ def verified_blocks(folder: Path, stores: list[LabelStore]) -> dict[int, Block]:
         if whole:
             good[start] = block
         else:
-            logger.warning("%s: slices from %d on are done again.", folder, start)
+            logger.warning("%s: slices from %d on are repeated.", folder, start)
             (folder / BLOCKS / _record_name(start)).unlink()
     return good
 
@@ -154,7 +139,7 @@ def finish(
     *,
     keep_edges: bool = False,
 ) -> Manifest:
-    """Write the final manifest, and drop what it makes superfluous."""
+    """Write the final manifest, and remove what it makes superfluous."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     done = replace(manifest.with_blocks(blocks), finished=now)
     done.save(folder)
@@ -163,7 +148,7 @@ def finish(
 
 
 def layout_of(manifest: Manifest) -> Layout:
-    """Return how a run's labels lie on the disk."""
+    """Return the layout of a run's labels on disk."""
     output = manifest.output
     return Layout(
         tuple(output["shape"]),
@@ -176,12 +161,12 @@ def layout_of(manifest: Manifest) -> Layout:
 
 
 def home_of(folder: Path, manifest: Manifest) -> Path:
-    """Return the folder that labels lie in: for a time point that of its series."""
+    """Return the folder that holds the labels: for a time point that of its series."""
     return folder.parents[1] if "time" in manifest.output else folder
 
 
 def part_folders(folder: Path, manifest: Manifest) -> list[Path]:
-    """Return the folders of the runs that a series or a consensus is made of."""
+    """Return the folders of the runs that a series or a consensus consists of."""
     output = manifest.output
     if manifest.kind == "volume":
         return []
@@ -191,7 +176,7 @@ def part_folders(folder: Path, manifest: Manifest) -> list[Path]:
 
 
 class Run:
-    """A run's folder, finished or not, to be read.
+    """A run folder for reading, finished or not.
 
     Parameters
     ----------
@@ -201,7 +186,7 @@ class Run:
     Raises
     ------
     FormatError
-        If it is no run's folder.
+        If it is not a run folder.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -231,17 +216,17 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether all is done."""
+        """Whether the run is finished."""
         return self.manifest.finished is not None
 
     @property
     def labels_path(self) -> Path:
-        """The OME-Zarr label image, there from the run's start."""
+        """The OME-Zarr label image, which exists from the start of the run."""
         return self.folder / LABELS
 
     @property
     def instances_path(self) -> Path | None:
-        """The OME-Zarr label image of objects, if they were told apart."""
+        """The OME-Zarr label image of objects, if they were separated."""
         return self.folder / OBJECTS if self.manifest.objects is not None else None
 
     @property
@@ -251,16 +236,12 @@ class Run:
 
     @property
     def instances(self) -> da.Array | None:
-        """Objects, uint32 of the labels' shape, lazy; None if not told apart."""
+        """Objects, uint32 of the labels' shape, lazy; None if not separated."""
         return None if self.instances_path is None else self._array(OBJECTS)
 
     @property
     def existence(self) -> npt.NDArray[np.float32]:
-        """Existence probabilities, float32; NaN where not run.
-
-        [P, slices]; of a series [P, T, slices]; of a consensus [P, 3, slices], one
-        row an axis, with NaN after the end of a shorter one.
-        """
+        """Existence probabilities, float32, as in `Segmentation`."""
         return self.manifest.existence
 
     @property
@@ -278,7 +259,7 @@ class Run:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """All that the labels depend on, as plain JSON types."""
+        """What the labels depend on, as plain JSON types."""
         made = self.manifest
         precision = made.environment.get("precision")
         return {**made.parameters, "model": made.model, "precision": precision}
@@ -309,7 +290,7 @@ def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> Manifest:
         others = [name for name in others if (folder / name).exists()]
     if others:
         raise OutputError(
-            f"{folder} holds other things ({', '.join(sorted(others)[:3])}); choose a "
+            f"{folder} holds other files ({', '.join(sorted(others)[:3])}); choose a "
             "new folder for the run."
         )
     _drop_partial(folder)
@@ -327,14 +308,14 @@ def _record_name(start: int) -> str:
 
 
 def _is_leftover(path: Path) -> bool:
-    """Say whether it was being written when the run ended, or all was removed."""
+    """Return whether a file was left by a run that ended while writing."""
     stores = (LABELS, OBJECTS, EDGES, COMPONENTS)
     lost = path.name in stores and path.is_dir() and not is_zarr(path)
     return lost or path.name.endswith(PARTIAL)
 
 
 def _drop_partial(folder: Path) -> None:
-    """Remove what a crash left of files that were being written."""
+    """Remove partial files that a crash left."""
     for path in list(folder.rglob(f"*{PARTIAL}")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

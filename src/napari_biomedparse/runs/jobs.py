@@ -1,13 +1,13 @@
-"""Runs that a cluster does by itself: they go on when whoever asked for them is gone.
+"""Runs that a cluster does by itself, which continue after this process has ended.
 
 One task on the cluster, the driver, does what `segment_to_folder` does, with blocks as
-further tasks. It is a published dataset of the scheduler, named after the run's folder,
+further tasks. It is a published dataset of the scheduler, named after the run folder,
 which keeps it alive and lets others find it; progress is a `distributed.Variable`, and
-a `distributed.Event` tells it to stop. Should the driver's worker die, the scheduler
-starts it again on another one, and it resumes the folder.
+a `distributed.Event` tells it to stop. If the driver's worker dies, the scheduler
+restarts it on another one, and it resumes the folder.
 
-Whoever talks to a scheduler unpickles what it sends. So a folder, which may come from
-anybody, is believed to name one only if this user has named the same there before.
+A client unpickles what its scheduler sends. So the scheduler named in a folder, which
+is untrusted, is used only if this user has given the same one for it before.
 """
 
 from __future__ import annotations
@@ -27,46 +27,31 @@ import platformdirs
 from distributed import Client, Event, Future, Variable, worker_client
 
 from napari_biomedparse.data.volume import Volume
-from napari_biomedparse.errors import OptionError, OutputError, WorkerError
+from napari_biomedparse.errors import Cancelled, OptionError, OutputError, WorkerError
 from napari_biomedparse.io.durable import write_durably, writing
-from napari_biomedparse.runs.blocks import Stopped
+from napari_biomedparse.runs.blocks import never
 from napari_biomedparse.runs.cluster import LOOK_SECONDS, PLUGIN, connect
 from napari_biomedparse.runs.folder import JOB
-from napari_biomedparse.runs.run import do_asked
+from napari_biomedparse.runs.request import do_request
 
 if TYPE_CHECKING:
-    from napari_biomedparse.runs.request import Asked
-    from napari_biomedparse.runs.volume_run import Progress
+    from napari_biomedparse.runs.request import RunRequest
+    from napari_biomedparse.runs.sink import Progress
 
 _GONE = (
-    "The run was dropped by its scheduler, or that answers no more. Finished blocks "
-    "are kept: the same call attaches to it if it still goes on, or continues it."
+    "The scheduler dropped the run or no longer responds. Finished blocks are kept: "
+    "the same call attaches to the run if it is still going, or continues it."
 )
 PATIENCE = 10.0
-"""Seconds to wait for a run that was told to stop, and for a scheduler's answer."""
+"""Seconds to wait for a run that was told to stop, and for a scheduler."""
 
 
 @contextlib.contextmanager
 def job_client(scheduler: str | Client | None, folder: Path) -> Iterator[Client | None]:
-    """Give a client of the cluster that is to do a run, or that does it already.
+    """Provide a client of the cluster that is to do a run, or does it already.
 
-    Parameters
-    ----------
-    scheduler : str or distributed.Client, optional
-        The cluster that is to do it. Without it, the one that the folder names, if it
-        is the one that this user gave for that folder.
-    folder : Path
-        The run's.
-
-    Yields
-    ------
-    distributed.Client or None
-        None if no scheduler is given and no cluster works on the folder any more.
-
-    Raises
-    ------
-    WorkerError
-        If the given scheduler does not answer.
+    Without a scheduler it is the one that the folder names, if this user gave the same
+    one for that folder, or None if no cluster works on the folder any more.
     """
     if scheduler is not None:
         with connect(scheduler) as client:
@@ -87,48 +72,28 @@ def job_client(scheduler: str | Client | None, folder: Path) -> Iterator[Client 
 
 def follow_job(
     client: Client,
-    asked: Asked,
+    request: RunRequest,
     on_progress: Progress | None,
-    stopped: Callable[[], bool] = lambda: False,
+    stopped: Callable[[], bool] = never,
 ) -> None:
     """Have a cluster do a run, or attach to it if it does already; wait for the end.
 
-    Interrupted by Ctrl-C, or with this process gone, the run goes on, and the same call
-    attaches to it again. Any exception that `on_progress` raises stops the run.
-
-    Parameters
-    ----------
-    client : distributed.Client
-    asked : Asked
-        Its volume on disk.
-    on_progress : callable, optional
-        Called with the slices that are finished and all, twice a second.
-    stopped : callable
-        Asked as often whether the run is to be stopped.
-
-    Raises
-    ------
-    Stopped
-        If so.
-    KeyboardInterrupt
-        With a text that says that the run goes on.
-    OutputError
-        If the cluster does another run in the same folder.
-    OptionError
-        If the volume is in memory.
-    BiomedParseError
-        As the run meets it.
+    After Ctrl-C, or if this process ends, the run continues, and the same call attaches
+    to it again. `on_progress` is called, and `stopped` polled, twice a second; once
+    that is true, or if `on_progress` raises, the run is stopped. Besides the errors of
+    the run there are an `OutputError` if the cluster does another run in the same
+    folder, and an `OptionError` for a volume in memory.
     """
-    name = _name(asked.folder)
+    name = _name(request.folder)
     job = _find(client, name)
     if job is None:
-        job = _submit(client, asked, name)
-    _refuse_differences(asked, job["asked"])
+        job = _submit(client, request, name)
+    _refuse_differences(request, job["asked"])
     run, progress = job["run"], Variable(name, client=client)
     try:
         while not run.done():
             if stopped():
-                raise Stopped
+                raise Cancelled("The run was cancelled; finished blocks are kept.")
             done, total = _look(progress)
             if total and on_progress:
                 on_progress(done, total)
@@ -138,7 +103,7 @@ def follow_job(
         _result(run)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"the cluster at {client.scheduler.address} goes on with the run: run the "
+            f"the cluster at {client.scheduler.address} continues the run: run the "
             "same again to attach to it"
         ) from None
     except Exception:
@@ -146,11 +111,11 @@ def follow_job(
             _stop(client, name, run)
         raise
     client.unpublish_dataset(name)
-    _own_record(asked.folder).unlink(missing_ok=True)
+    _own_record(request.folder).unlink(missing_ok=True)
 
 
 def _own_record(folder: Path) -> Path:
-    """Return where this user's choice of a cluster for a folder is kept."""
+    """Return where this user's choice of a cluster for a folder is stored."""
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()
     return platformdirs.user_state_path("napari-biomedparse") / "jobs" / f"{name}.json"
 
@@ -160,7 +125,7 @@ def _name(folder: Path) -> str:
 
 
 def _find(client: Client, name: str) -> dict[str, Any] | None:
-    """Return the job of that name unless it failed, which is to be tried again."""
+    """Return the job of that name unless it failed, which may be tried again."""
     if name not in client.list_datasets():
         return None
     job: dict[str, Any] = client.get_dataset(name)
@@ -171,18 +136,18 @@ def _find(client: Client, name: str) -> dict[str, Any] | None:
 
 
 def _result(run: Future) -> None:
-    """Raise what the driver met."""
+    """Raise the driver's error, if any."""
     try:
         run.result()
-    except Stopped:
+    except Cancelled:
         raise WorkerError(
-            "The run was stopped by another process that watched it. Finished blocks "
-            "are kept: run the same again to continue."
+            "Another process that followed the run cancelled it. Finished blocks are "
+            "kept: run the same again to continue."
         ) from None
 
 
 def _look(progress: Variable) -> tuple[int, int]:
-    """Return the slices that are finished, and all, as the driver says."""
+    """Return the numbers of finished slices and of all, from the driver."""
     try:
         done, total = progress.get()
     except OSError as error:
@@ -190,34 +155,37 @@ def _look(progress: Variable) -> tuple[int, int]:
     return done, total
 
 
-def _submit(client: Client, asked: Asked, name: str) -> dict[str, Any]:
-    volume = asked.volume.data if isinstance(asked.volume, Volume) else asked.volume
+def _submit(client: Client, request: RunRequest, name: str) -> dict[str, Any]:
+    volume = (
+        request.volume.data if isinstance(request.volume, Volume) else request.volume
+    )
     if isinstance(volume, np.ndarray):
         raise OptionError(
             "The volume is in memory, where the workers of a cluster cannot read it; "
             "give a path, or save it as Zarr first."
         )
-    if asked.is_path:
-        asked = replace(asked, volume=Path(asked.volume).absolute())
-    asked = replace(asked, folder=asked.folder.absolute())
+    if request.path is not None:
+        request = replace(request, volume=request.path.absolute())
+    how = replace(request.how, scheduler=None, workers=None)  # which need not travel
+    request = replace(request, folder=request.folder.absolute(), how=how)
     Event(name, client=client).clear()
     Variable(name, client=client).set([0, 0])
-    run = client.submit(_drive, asked, name, pure=False)
-    job = {"run": run, "asked": asked.words()}
+    run = client.submit(_drive, request, name, pure=False)
+    job = {"run": run, "asked": request.words()}
     client.publish_dataset(job, name=name)
     text = json.dumps({"scheduler": client.scheduler.address})
-    with contextlib.suppress(OSError):  # without it the scheduler is to be given again
-        own = _own_record(asked.folder)
+    with contextlib.suppress(OSError):  # without it the scheduler must be given again
+        own = _own_record(request.folder)
         own.parent.mkdir(parents=True, exist_ok=True)
         own.write_text(text, "utf-8")
-    with writing(asked.folder):
-        asked.folder.mkdir(parents=True, exist_ok=True)
-        write_durably(asked.folder / JOB, text)
+    with writing(request.folder):
+        request.folder.mkdir(parents=True, exist_ok=True)
+        write_durably(request.folder / JOB, text)
     return job
 
 
-def _refuse_differences(asked: Asked, running: dict[str, str]) -> None:
-    mine = asked.words()
+def _refuse_differences(request: RunRequest, running: dict[str, str]) -> None:
+    mine = request.words()
     found = [
         f"{key} was {running.get(key)} and is {mine[key]}"
         for key in mine
@@ -225,13 +193,13 @@ def _refuse_differences(asked: Asked, running: dict[str, str]) -> None:
     ]
     if found:
         raise OutputError(
-            f"{asked.folder} is where a cluster does another run: {'; '.join(found)}. "
+            f"In {request.folder} a cluster does another run: {'; '.join(found)}. "
             "Choose another folder, or give the same as before to attach to it."
         )
 
 
 def _stop(client: Client, name: str, run: Future) -> None:
-    """Tell a run to stop, and wait a while for it."""
+    """Tell a run to stop, and wait a moment for it."""
     with contextlib.suppress(OSError):  # the scheduler may be what failed
         Event(name, client=client).set()
         end = time.monotonic() + PATIENCE
@@ -240,8 +208,8 @@ def _stop(client: Client, name: str, run: Future) -> None:
         client.unpublish_dataset(name)
 
 
-def _drive(asked: Asked, name: str) -> None:
-    """Do a run, on a worker that has others do its blocks."""
+def _drive(request: RunRequest, name: str) -> None:
+    """Do a run on a worker, its blocks on others."""
     with worker_client() as client:
         progress, stop = Variable(name, client=client), Event(name, client=client)
 
@@ -249,8 +217,8 @@ def _drive(asked: Asked, name: str) -> None:
             progress.set([done, total])
 
         try:
-            do_asked(asked, client, tell, stopped=stop.is_set)
+            do_request(request, client, tell, stopped=stop.is_set)
         finally:
-            (asked.folder / JOB).unlink(missing_ok=True)
+            (request.folder / JOB).unlink(missing_ok=True)
         if name in client.list_datasets():
             client.unpublish_dataset(name)

@@ -1,4 +1,4 @@
-"""The record of a run: what it was made from, how, and which blocks are finished."""
+"""The record of a run: from what it was made, how, and which blocks are finished."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,37 +15,34 @@ from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet, parse_prompts
 from napari_biomedparse.errors import FormatError, OutputError
 from napari_biomedparse.io.durable import write_durably
-from napari_biomedparse.runs.record_check import check_manifest
+
+if TYPE_CHECKING:
+    from napari_biomedparse.data.results import Kind
 
 MANIFEST = "manifest.json"
 KIND = "napari-biomedparse run"
 VERSION = 1
-Kind = Literal["volume", "series", "consensus"]
 MUST_MATCH = ("source", "model", "parameters", "output")
-"""Parts of which any difference makes it another run."""
+"""Parts that are the same in the same run."""
+_MOST_SCORES = 2**27
+"""Maximum of existence probabilities in a run: 512 MB of them."""
+_LONGEST = 2**40
+_DTYPES = ("uint8", "uint16", "uint32", "uint64")
+"""Types of labels; numpy accepts more names, and parses some of them as Python."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A finished block: slices whose labels are on the disk.
-
-    Parameters
-    ----------
-    start, stop : int
-        Range along the slicing axis.
-    existence : list of P lists of float
-        Probability that a prompt's target occurs, for each slice.
-    voxels : list of P lists of int
-        Voxels of each prompt, for each slice.
-    checksum : str
-        Of the labels (and edges).
-    """
+    """A finished block: slices `start` to `stop`, whose labels are on the disk."""
 
     start: int
     stop: int
     existence: list[list[float]]
+    """[P, slices] probability that a prompt's target occurs."""
     voxels: list[list[int]]
+    """[P, slices] voxels of each prompt."""
     checksum: str
+    """Of the labels (and edges)."""
 
     def text(self) -> str:
         """Return the block as JSON."""
@@ -54,7 +51,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that a run's labels depend on, as plain JSON types, and its blocks.
+    """What a run's labels depend on, as plain JSON types, and its blocks.
 
     Parameters
     ----------
@@ -69,16 +66,16 @@ class Manifest:
     load : str, optional
         Name or path by which the model can be loaded again.
     environment : dict
-        Versions and device; not part of what must match, but for the device's type.
+        Versions and device, which may differ in the same run.
     blocks : tuple of Block
         By ascending start; complete once the run is finished.
     finished : str, optional
         When, in UTC.
     objects : int, optional
-        How many, if objects were told apart; of a series the sum of all time points.
+        Their number if they were separated; of a series the sum of all time points.
     parts : tuple of Manifest
-        Of a series its time points, of a consensus the runs along each axis; complete
-        once the run is finished.
+        Time points of a series, runs along each axis of a consensus; complete once
+        the run is finished.
     """
 
     source: dict[str, Any]
@@ -116,28 +113,13 @@ class Manifest:
 
     @property
     def existence(self) -> npt.NDArray[np.float32]:
-        """Existence probabilities, float32; NaN where not run.
-
-        [P, slices]; of a series [P, T, slices]; of a consensus [P, 3, slices], one
-        row an axis, with NaN after the end of a shorter one.
-        """
-        if self.kind == "volume":
-            return self._block_existence()
+        """Existence probabilities, float32, as in `Segmentation`."""
+        if self.kind != "consensus":
+            return self._collect("existence", np.nan, np.float32)
         shape = self.output["shape"]
-        if self.kind == "series":
-            size = (self.output["times"], self._depth)
-        else:
-            size = (len(shape), max(shape))
-        found = np.full((len(self.prompts), *size), np.nan, np.float32)
-        for number, part in enumerate(self.parts):
-            scores = part.existence
-            found[:, number, : scores.shape[1]] = scores
-        return found
-
-    def _block_existence(self) -> npt.NDArray[np.float32]:
-        found = np.full((len(self.prompts), self._depth), np.nan, np.float32)
-        for block in self.blocks:
-            found[:, block.start : block.stop] = block.existence
+        found = np.full((len(self.prompts), len(shape), max(shape)), np.nan, np.float32)
+        for row, part in enumerate(self.parts):
+            found[:, row, : part._depth] = part.existence
         return found
 
     @property
@@ -146,15 +128,19 @@ class Manifest:
 
         Of a series [P, T, slices]; of a consensus along the first axis.
         """
+        return self._collect("voxels", 0, np.int64)
+
+    def _collect(self, name: str, nothing: float, dtype: type) -> npt.NDArray[Any]:
+        """Combine the scores of blocks or, of a series, of time points."""
+        size: tuple[int, ...] = (len(self.prompts), self._depth)
         if self.kind == "series":
-            size = (len(self.prompts), self.output["times"], self._depth)
-            found = np.zeros(size, np.int64)
+            found = np.full((size[0], self.output["times"], size[1]), nothing, dtype)
             for number, part in enumerate(self.parts):
-                found[:, number] = part.voxels
+                found[:, number] = part._collect(name, nothing, dtype)
             return found
-        found = np.zeros((len(self.prompts), self._depth), np.int64)
+        found = np.full(size, nothing, dtype)
         for block in self.blocks:
-            found[:, block.start : block.stop] = block.voxels
+            found[:, block.start : block.stop] = getattr(block, name)
         return found
 
     @property
@@ -162,7 +148,7 @@ class Manifest:
         return int(self.output["shape"][self.output["axis"]])
 
     def differences(self, other: Manifest) -> list[str]:
-        """Say in words what differs between this run and another one."""
+        """Describe what differs between this run and another one."""
         mine, others = (
             dict(_flat({part: getattr(manifest, part) for part in MUST_MATCH}))
             for manifest in (self, other)
@@ -186,22 +172,7 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read a manifest.
-
-    Parameters
-    ----------
-    path : Path
-        The file, or the run's folder.
-
-    Returns
-    -------
-    Manifest
-
-    Raises
-    ------
-    FormatError
-        If it is none.
-    """
+    """Read a manifest file, or that of a run folder; else raise a `FormatError`."""
     path = path / MANIFEST if path.is_dir() else path
     try:
         record = json.loads(path.read_text("utf-8"))
@@ -212,13 +183,13 @@ def read_manifest(path: Path) -> Manifest:
         return manifest
     except OSError as error:
         raise FormatError(
-            f"{path} cannot be read ({error.strerror}); give a run's folder or its "
+            f"{path} cannot be read ({error.strerror}); give a run folder or its "
             f"{MANIFEST}."
         ) from error
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
             ValueError) as error:  # fmt: skip
         raise FormatError(
-            f"{path} is not the record of a run ({error}); give a run's folder or its "
+            f"{path} is not the record of a run ({error}); give a run folder or its "
             f"{MANIFEST}."
         ) from error
 
@@ -226,7 +197,7 @@ def read_manifest(path: Path) -> Manifest:
 def _parsed(record: dict[str, Any]) -> Manifest:
     blocks = tuple(Block(**block) for block in record.pop("blocks"))
     parts = tuple(map(_parsed, record.pop("parts", ())))
-    # What an earlier version had no option for was done as by default.
+    # Options that an earlier version did not have are at their defaults.
     defaults = {f.name: f.default for f in fields(SegmentOptions)}
     defaults["prompt_order"] = sorted(map(int, record["parameters"]["prompts"]))
     record["parameters"] = defaults | record["parameters"]
@@ -238,12 +209,12 @@ def refuse_differences(folder: Path, old: Manifest, new: Manifest) -> None:
     if found := old.differences(new):
         raise OutputError(
             f"{folder} holds another run: {'; '.join(found)}. Choose another folder, "
-            "give the same as before to continue it, or ask to overwrite it."
+            "repeat the same call to continue it, or overwrite it."
         )
 
 
 def weights_checksum(model: str) -> str:
-    """Return the checksum in what `model_identity` says."""
+    """Return the checksum in a `model_identity`."""
     return model.rpartition(" ")[2]
 
 
@@ -254,3 +225,77 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         return
     for name, inner in value.items():
         yield from _flat(inner, f"{key}.{name}" if key else str(name))
+
+
+def check_manifest(manifest: Manifest, *, part: bool = False) -> None:
+    """Refuse a parsed, untrusted manifest if a value has the wrong kind or size.
+
+    Raises a `ValueError`, `TypeError`, `LookupError`, `ArithmeticError` or
+    `BiomedParseError`. A `part` is one run of a series or of a consensus.
+    """
+    for name in ("source", "parameters", "output", "environment"):
+        _expect(
+            isinstance(getattr(manifest, name), dict), f"{name} is not a dictionary"
+        )
+    _expect(isinstance(manifest.model, str), "model is not text")
+    for name in ("load", "finished"):
+        value = getattr(manifest, name)
+        _expect(value is None or isinstance(value, str), f"{name} is not text")
+    objects = manifest.objects
+    _expect(objects is None or _is_count(objects), "objects is not a number")
+    output = manifest.output
+    shape = output["shape"]
+    _expect(isinstance(shape, list) and len(shape) == 3, f"the shape is {shape!r:.80}")
+    _expect(all(_is_count(n) and n > 0 for n in shape), f"the shape is {shape!r:.80}")
+    _expect(output["axis"] in (0, 1, 2), "the axis is not 0, 1 or 2")
+    _expect(
+        _is_count(output["thickness"]) and output["thickness"] > 0,
+        "thickness is not a number",
+    )
+    _expect(output["ome_zarr"] in ("0.4", "0.5"), "ome_zarr is not 0.4 or 0.5")
+    _expect(output["dtype"] in _DTYPES, f"dtype is not one of {', '.join(_DTYPES)}")
+    times = output.get("times", 1)
+    _expect(_is_count(times) and times > 0, "times is not a number")
+    along = output.get("along", [])
+    _expect(
+        isinstance(along, list) and set(along) <= set("zyx"), "along names other axes"
+    )
+    prompts, depth = manifest.prompts, shape[output["axis"]]
+    longest = max(shape) * len(shape) if along else depth
+    _expect(
+        len(prompts) * times * longest <= _MOST_SCORES,
+        f"{len(prompts)} prompts in {times} times {longest} slices are too many",
+    )
+    if not part:
+        manifest.options  # noqa: B018 - checks itself
+    for block in manifest.blocks:
+        check_block(block, len(prompts), depth)
+    for one in manifest.parts:
+        check_manifest(one, part=True)
+
+
+def check_block(
+    block: Block, prompts: int | None = None, depth: int = _LONGEST
+) -> None:
+    """Refuse an impossible record of a block with a `ValueError` or `TypeError`.
+
+    `prompts` and `depth` are their numbers where known.
+    """
+    start, stop = block.start, block.stop
+    if not (_is_count(start) and _is_count(stop) and start < stop <= depth):
+        raise ValueError(f"a block of the slices {start!r:.20} to {stop!r:.20}")
+    for rows, kinds in ((block.existence, "fi"), (block.voxels, "i")):
+        found = np.shape(rows)
+        count = found[0] if prompts is None and found else prompts
+        _expect(found == (count, stop - start), "scores do not fit their block")
+        _expect(np.asarray(rows).dtype.kind in kinds, "scores are not numbers")
+    _expect(isinstance(block.checksum, str), "a checksum is not text")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _LONGEST
+
+
+def _expect(true: bool, wrong: str) -> None:
+    if not true:
+        raise ValueError(wrong)

@@ -1,7 +1,4 @@
-"""A run in words that can be run again: as a command line, and as Python.
-
-No window and no network here: what is to be run comes as a `Recipe`.
-"""
+"""A run as a command line and as a Python script, which give the same labels."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ PROGRAM = "napari-biomedparse"
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a run's labels depend on.
+    """What a run's labels depend on.
 
     Parameters
     ----------
@@ -37,13 +34,13 @@ class Recipe:
     channel : int, optional
         For files with several.
     time : int, optional
-        One time point; without it, all of a series.
+        One time point.
     series : bool
-        Whether all time points are wanted.
+        Whether all time points are segmented.
     consensus : bool
-        Whether to run along all axes and vote.
+        Whether the runs along all axes vote.
     folder : Path, optional
-        The run's folder, for labels that are written as they come.
+        The run folder, for labels that are written as they come.
     scheduler : str, optional
         Address of a cluster.
     """
@@ -62,39 +59,30 @@ class Recipe:
 
     @property
     def output(self) -> Path:
-        """Where the command writes: the run's folder, or a file in the current one."""
+        """Where the command writes: the run folder, or a file in the current one."""
         name = self.source.name.partition(".")[0] or "volume"
         return self.folder or Path(f"{name}_labels.ome.zarr")
 
 
 def as_command(recipe: Recipe) -> str:
-    """Return a command line that gives the same labels.
-
-    Parameters
-    ----------
-    recipe : Recipe
-
-    Returns
-    -------
-    str
-        One line, quoted for the shell of this system.
+    """Return a command line that gives the same labels, quoted for this system's shell.
 
     Raises
     ------
     OptionError
-        If the prompts have other label ids than 1, 2 and so on, or another order that
-        counts, which only Python can say.
+        If the prompts' label ids are not 1, 2 and so on, or their order matters and
+        differs from that; only Python can express it.
     """
     prompts = recipe.prompts
     if prompts.ids != tuple(range(1, len(prompts) + 1)):
         raise OptionError(
-            f"The labels are {', '.join(map(str, prompts.ids))}, and a command numbers "
+            f"The labels are {', '.join(map(str, prompts.ids))}, but a command numbers "
             "its prompts 1, 2 and so on; copy the run as Python instead."
         )
     if prompts.order and recipe.options.overlaps == "order":
         raise OptionError(
-            f"The prompts take precedence in the order {list(prompts.order)}, and a "
-            "command's in that of their numbers; copy the run as Python instead."
+            f"The prompts take precedence in the order {list(prompts.order)}, but in a "
+            "command in ascending order; copy the run as Python instead."
         )
     words = [PROGRAM, "segment", str(recipe.source), "-o", str(recipe.output)]
     for text in prompts.texts:
@@ -113,17 +101,7 @@ def as_command(recipe: Recipe) -> str:
 
 
 def as_python(recipe: Recipe) -> str:
-    """Return a Python script after which ``labels`` are the same labels.
-
-    Parameters
-    ----------
-    recipe : Recipe
-
-    Returns
-    -------
-    str
-        Some lines.
-    """
+    """Return a Python script that ends with the same ``labels``."""
     source = repr(str(recipe.source))
     choice = {"channel": recipe.channel, "time": recipe.time}
     chosen = {name: value for name, value in choice.items() if value is not None}
@@ -131,26 +109,25 @@ def as_python(recipe: Recipe) -> str:
     given["instances"] = recipe.prompts.instance
     if recipe.consensus:
         given["consensus"] = True
-    imports, verb, folder = [], "segment", []
+    verb, opens, folder = "segment", "open_volume", []
     if recipe.folder is not None:
         verb, volume, folder = "segment_to_folder", source, [repr(str(recipe.folder))]
         given = chosen | given
         if recipe.scheduler is not None:
             given["scheduler"] = recipe.scheduler
     elif recipe.series:
-        imports = ["from napari_biomedparse.io import open_image"]
+        opens = "open_image"
         volume, given = f"open_image({source})", chosen | given
     else:
-        imports = ["from napari_biomedparse import open_volume"]
         volume = f"open_volume({_listed([source], chosen)})"
-    imports.append(f"from napari_biomedparse import {verb}")
+    names = verb if recipe.folder is not None else f"{opens}, {verb}"
     texts = dict(zip(recipe.prompts.ids, recipe.prompts.texts, strict=True))
     texts = {label: texts[label] for label in recipe.prompts.ranked}
     arguments = ["volume", "prompts", *folder, repr(recipe.model)]
     found = "instances" if recipe.prompts.instance else "labels"
     return "\n".join(
         [
-            *sorted(imports),
+            f"from napari_biomedparse import {names}",
             "",
             f"volume = {volume}",
             f"prompts = {texts!r}",
@@ -162,7 +139,7 @@ def as_python(recipe: Recipe) -> str:
 
 
 def _changes(options: SegmentOptions) -> dict[str, Any]:
-    """Return the options that are not at their default, but for instances."""
+    """Return the options that are not at their default, except instances."""
     return {
         item.name: value
         for item in fields(SegmentOptions)

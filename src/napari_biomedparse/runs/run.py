@@ -1,122 +1,76 @@
-"""A run that writes to a folder as it goes, and goes on after any interruption."""
+"""Segmentation straight to a folder, resumed after any interruption."""
 
 from __future__ import annotations
 
 import os
-from functools import partial
-from importlib import import_module
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from napari_biomedparse.data.options import refuse_separate
 from napari_biomedparse.data.prompts import parse_prompts
-from napari_biomedparse.data.volume import (
-    Volume,
-    choose_channel,
-    has_time_points,
-)
-from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import OptionError
-from napari_biomedparse.io import open_image, open_volume
-from napari_biomedparse.networks.weights import default_model, load_model
-from napari_biomedparse.pipeline.parts import (
-    Series,
-    check_consensus,
-    choose_input,
-    open_series,
-)
-from napari_biomedparse.pipeline.plan import plan_run
-from napari_biomedparse.pipeline.segment import merge_options
+from napari_biomedparse.networks.weights import default_model
+from napari_biomedparse.pipeline.plan import merge_options
+from napari_biomedparse.runs.blocks import never
 from napari_biomedparse.runs.folder import JOB, Run
 from napari_biomedparse.runs.manifest import Manifest, read_manifest
-from napari_biomedparse.runs.parts import (
-    Job,
-    consensus_to_folder,
-    series_to_folder,
-    volume_to_folder,
+from napari_biomedparse.runs.request import (
+    FolderChanges,
+    FolderOptions,
+    RunRequest,
+    cluster_packages,
+    do_request,
+    split_changes,
 )
-from napari_biomedparse.runs.request import Asked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from distributed import Client
-
     from napari_biomedparse.data.options import SegmentOptions
-    from napari_biomedparse.io.formats.ome_labels import OmeVersion
+    from napari_biomedparse.data.prompts import PromptsLike
+    from napari_biomedparse.data.volume import VolumeLike
     from napari_biomedparse.networks.network import Network
-    from napari_biomedparse.pipeline.parts import Times
-    from napari_biomedparse.runs.volume_run import DoBlocks, Progress
-
-OME_VERSIONS = ("0.4", "0.5")
+    from napari_biomedparse.runs.sink import Progress
 
 
 def segment_to_folder(
-    volume: Any,
-    prompts: Any,
+    volume: str | os.PathLike[str] | VolumeLike,
+    prompts: PromptsLike,
     out: str | os.PathLike[str],
     model: str | os.PathLike[str] | Network | None = None,
     options: SegmentOptions | None = None,
+    folder_options: FolderOptions | None = None,
     *,
-    device: str = "auto",
-    channel: int | str | None = None,
-    time: Times = None,
-    consensus: bool = False,
-    force: bool = False,
-    ome_zarr: OmeVersion = "0.5",
-    overwrite: bool = False,
-    load: str | os.PathLike[str] | None = None,
-    scheduler: str | Client | None = None,
-    workers: int | None = None,
     on_progress: Progress | None = None,
-    stopped: Callable[[], bool] = lambda: False,
-    **changes: Any,
+    stopped: Callable[[], bool] = never,
+    **changes: Unpack[FolderChanges],
 ) -> Run:
     """Segment a volume of any size, straight to an OME-Zarr label image on disk.
 
-    The folder holds ``labels.ome.zarr`` (which can be looked at while it grows),
-    ``instances.ome.zarr`` if objects are told apart, and ``manifest.json``, the
-    record of the run. After a crash, a full disk or a lost mount the same call goes
-    on after the last finished block and ends with the labels of a run that was never
+    The folder holds ``labels.ome.zarr`` (which can be viewed while it grows),
+    ``instances.ome.zarr`` if objects are separated, and ``manifest.json``, the record
+    of the run. After a crash, a full disk or a lost mount the same call resumes after
+    the last finished block and ends with the labels of a run that was never
     interrupted. A finished run is not done again.
 
     Parameters
     ----------
     volume : path, array or Volume
         A path is what `reproduce` needs. Of volumes over time (t, z, y, x) all time
-        points, or some, are segmented one after the other, as by `segment_series`.
-    prompts, model, options, device, **changes
+        points, or some, are segmented one after the other.
+    prompts, model, options
         As for `segment`.
     out : path
-        The run's folder, new or begun by the same call.
-    channel : int or str, optional
-        Which channel; needed where there are several.
-    time : int or pair of int, optional
-        One time point, or the first and the one after the last; by default all. One
-        is segmented as a volume of its own.
-    consensus : bool
-        Whether to run along each axis and let the three runs vote, as
-        `segment_consensus` does.
-    force : bool
-        Whether to form a consensus of a volume that is not isotropic, too.
-    ome_zarr : {"0.5", "0.4"}
-        Version of the label images.
-    overwrite : bool
-        Whether another run in the folder is replaced.
-    load : str or path, optional
-        By which a network that is given as such can be loaded again.
-    scheduler : str or distributed.Client, optional
-        Have a cluster do it, which must see `volume` and `out` under the same paths;
-        its address or a client. The run goes on if this process ends, and the same
-        call, also without `scheduler`, attaches to it.
-    workers : int, optional
-        Have them run in so many processes here. A script that asks for this must
-        guard its main part by ``if __name__ == "__main__":``.
+        The run folder, new or begun by the same call.
+    folder_options : FolderOptions, optional
+        What of the volume is segmented, and where and how.
     on_progress : callable, optional
-        Called with the slices that are finished and all, after each block.
+        Called with the numbers of finished slices and of all, after each block.
     stopped : callable, optional
-        Asked again and again whether the rest is not wanted any more. A cluster is
-        then told to stop, too.
+        Polled: whether the rest is no longer wanted. A cluster is then told to stop,
+        too.
+    **changes
+        Single fields of `SegmentOptions` and of `FolderOptions`, for example
+        ``modality="ct", channel=1``.
 
     Returns
     -------
@@ -124,116 +78,55 @@ def segment_to_folder(
 
     Raises
     ------
-    Stopped
-        If `stopped` said so; what is finished is kept.
+    Cancelled
+        If `stopped` returned True; finished blocks are kept.
     OutputError
         If the folder is in use, holds something else or a run that differs, or
         cannot be written.
+    WorkerError
+        If a cluster cannot be reached, or its workers die again and again.
     VolumeError, PromptError, OptionError, CheckpointError, DeviceError, FormatError
         As for `segment`.
     """
-    if ome_zarr not in OME_VERSIONS:
-        raise OptionError(f"OME-Zarr can be written as 0.4 or 0.5, not {ome_zarr!r}.")
-    options = merge_options(options, changes)
-    refuse_separate(options, "a run's folder")
-    asked = Asked(
+    how, others = split_changes(folder_options, changes)
+    options = merge_options(options, others)
+    refuse_separate(options, "a run folder")
+    scheduler, workers = how.scheduler, how.workers
+    request = RunRequest(
         volume,
         parse_prompts(prompts),
         Path(out),
         default_model() if model is None else model,
         options,
-        device=device,
-        channel=channel,
-        time=time,
-        consensus=consensus,
-        force=force,
-        ome_zarr=ome_zarr,
-        overwrite=overwrite,
-        load=load,
+        how,
     )
-    if workers is None and (scheduler is not None or (asked.folder / JOB).is_file()):
-        jobs = _import_extra("jobs")
-        with jobs.job_client(scheduler, asked.folder) as client:
+    job = request.folder / JOB
+    if workers is None and (scheduler is not None or job.is_file()):
+        with cluster_packages():
+            from napari_biomedparse.runs import jobs
+        with jobs.job_client(scheduler, request.folder) as client:
             if client is not None:
-                jobs.follow_job(client, asked, on_progress, stopped)
-                return Run(asked.folder)
-        (asked.folder / JOB).unlink(
-            missing_ok=True
-        )  # the cluster may just have done so
+                jobs.follow_job(client, request, on_progress, stopped)
+                return Run(request.folder)
+        job.unlink(missing_ok=True)  # the cluster may just have done so
     if scheduler is None and workers is None:
-        return do_asked(asked, None, on_progress, stopped)
-    with _import_extra("cluster").connect(scheduler, workers) as client:
-        return do_asked(asked, client, on_progress, stopped)
-
-
-def do_asked(
-    asked: Asked,
-    client: Client | None,
-    on_progress: Progress | None,
-    stopped: Callable[[], bool] = lambda: False,
-) -> Run:
-    """Do a run, its blocks on a cluster if there is a client of one.
-
-    `stopped` is asked again and again whether the rest is not wanted any more.
-    """
-    chosen = {}
-    if asked.is_path:
-        times = list(asked.time) if isinstance(asked.time, tuple) else asked.time
-        chosen = {"channel": asked.channel, "time": times}
-    opened = open_input(
-        asked.volume, asked.channel, asked.time, consensus=asked.consensus
-    )
-    if asked.consensus and isinstance(opened, Volume):
-        check_consensus(opened, asked.options, force=asked.force)
-    local, kind = asked.device, None
-    do: DoBlocks | None = None
-    model = asked.load or asked.model
-    if client is not None:
-        cluster = _import_extra("cluster")
-        local, kind = "cpu", cluster.kind_of_device(client, asked.device)
-        do = partial(
-            cluster.blocks_on_cluster,
-            client,
-            model=model,
-            device=asked.device,
-            stopped=stopped,
-        )
-    network: Any = asked.model
-    if isinstance(network, str | os.PathLike):
-        network = load_model(network)
-    job = Job(
-        # A run sees each slice once: remembered features would only take room.
-        Engine(network, local, seed=asked.options.seed, cache_bytes=0),
-        chosen,
-        _load_name(model),
-        asked.ome_zarr,
-        kind=kind,
-        do=do,
-        overwrite=asked.overwrite,
-        on_progress=on_progress,
-        stopped=stopped,
-    )
-    given = (asked.prompts, asked.options, asked.folder, job)
-    if isinstance(opened, Series):
-        return series_to_folder(opened, *given)
-    if asked.consensus:
-        return consensus_to_folder(opened, *given)
-    plan = plan_run(
-        opened, asked.prompts, asked.options, config=job.engine.model.config
-    )
-    return volume_to_folder(plan, asked.folder, job)
+        return do_request(request, None, on_progress, stopped)
+    with cluster_packages():
+        from napari_biomedparse.runs.cluster import connect
+    with connect(scheduler, workers) as client:
+        return do_request(request, client, on_progress, stopped)
 
 
 def reproduce(
     record: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    volume: Any = None,
+    volume: str | os.PathLike[str] | VolumeLike | None = None,
     model: str | os.PathLike[str] | Network | None = None,
     device: str | None = None,
     on_progress: Progress | None = None,
 ) -> tuple[Run, list[str]]:
-    """Do a recorded run again, and compare.
+    """Repeat a recorded run, and compare.
 
     Parameters
     ----------
@@ -259,7 +152,9 @@ def reproduce(
     Raises
     ------
     FormatError, OptionError
-        If there is no such record, or it does not say from what to run.
+        If there is no such record, or the volume or the model must be given.
+    VolumeError, CheckpointError, DeviceError, OutputError
+        As for `segment_to_folder`.
     """
     old = read_manifest(Path(record))
     volume = old.source["path"] if volume is None else volume
@@ -267,22 +162,20 @@ def reproduce(
     for what, value in (("volume", volume), ("model", model)):
         if value is None:
             raise OptionError(
-                f"{os.fspath(record)} was run on a {what} from memory; give the {what}."
+                f"{os.fspath(record)} used a {what} from memory; give the {what}."
             )
+    assert volume is not None
     time = old.source.get("time")
-    run = segment_to_folder(
-        volume,
-        old.prompts,
-        out,
-        model,
-        old.options,
+    how = FolderOptions(
         device=device or old.environment["device"].partition(":")[0],
         channel=old.source.get("channel"),
         time=tuple(time) if isinstance(time, list) else time,
         consensus=old.kind == "consensus",
         force=True,
         ome_zarr=old.output["ome_zarr"],
-        on_progress=on_progress,
+    )
+    run = segment_to_folder(
+        volume, old.prompts, out, model, old.options, how, on_progress=on_progress
     )
     new = run.manifest
     found = old.differences(new)
@@ -295,40 +188,9 @@ def reproduce(
     return run, found
 
 
-def open_input(
-    volume: Any, channel: int | str | None, time: Times, *, consensus: bool
-) -> Volume | Series:
-    """Open a file, if it is one, and choose a channel and time points."""
-    if isinstance(volume, str | os.PathLike):
-        image = choose_channel(open_image(volume), channel)
-        if isinstance(time, int) or consensus or not has_time_points(image):
-            one = time if isinstance(time, int) else None
-            return open_volume(volume, channel=channel, time=one)
-        return open_series(image, time=time)
-    return choose_input(volume, channel=channel, time=time, consensus=consensus)
-
-
 def _other_labels(old: Manifest, new: Manifest) -> list[str]:
     return [
         f"slices {a.start} to {a.stop - 1} have other labels"
         for a, b in zip(old.blocks, new.blocks, strict=False)
         if a != b
     ]
-
-
-def _import_extra(name: str) -> Any:
-    try:
-        return import_module(f"napari_biomedparse.runs.{name}")
-    except ImportError as error:
-        raise OptionError(
-            f"Clusters need more packages ({error}); install them with: pip install "
-            "'napari-biomedparse[cluster]'"
-        ) from error
-
-
-def _load_name(model: str | os.PathLike[str] | Network) -> str | None:
-    """Return a name by which the model can be loaded again, from any folder."""
-    if not isinstance(model, str | os.PathLike):
-        return None
-    path = Path(model)
-    return str(path.absolute()) if path.exists() else os.fspath(model)

@@ -26,14 +26,7 @@ if TYPE_CHECKING:
 
 
 class SliceBatch(NamedTuple):
-    """Consecutive slices, ready for the network.
-
-    Attributes
-    ----------
-    start : int
-        Index of the first one along the slicing axis.
-    slices : int32 Tensor [B, 3, H, W]
-    """
+    """Consecutive slices from `start`, ready for the network: int32 [B, 3, H, W]."""
 
     start: int
     slices: Tensor
@@ -52,27 +45,23 @@ def slice_batches(
 ) -> Iterator[SliceBatch]:
     """Read slices and prepare them for the network, each once.
 
-    Grey slices have their neighbours for channels. Colour slices have their own red,
-    green and blue as channels 0, 1 and 2, and no neighbours.
+    Channels of grey slices are the slice and its two neighbours, of colour slices their
+    own red, green and blue.
 
     Parameters
     ----------
     volume : Volume
-        Three axes, and a fourth for colours; read slab by slab as its chunks lie.
+        Three axes, and a fourth for colours; read chunk by chunk.
     geometry, intensity
         How slices become squares of grey levels.
     start, stop : int
-        Range of slices. The neighbours of its ends are read too, where there are any.
+        Range of slices. The neighbours of its ends are read too, where they exist.
     batch_size : int
-        Slices a batch; the last one may be smaller.
+        Slices per batch; the last one may be smaller.
     align : int, optional
-        Batches also end at multiples of so many slices.
+        Batches also end at multiples of this.
     pin : bool
         Put batches into pinned memory, from which a GPU copies without waiting.
-
-    Yields
-    ------
-    SliceBatch
 
     Raises
     ------
@@ -112,7 +101,7 @@ def _batches(
 
 
 def _needed(start: int, stop: int, depth: int, margin: int) -> tuple[int, int]:
-    """Range of the slices that slices `start` to `stop` and their context need."""
+    """Return the range that slices `start` to `stop` and their neighbours need."""
     return max(start - margin, 0), min(stop + margin, depth)
 
 

@@ -1,15 +1,15 @@
 """From a volume's slices to squares of the network's size, and back.
 
-Slices are given as planes, with the slicing axis moved to the front. Reading them
-from a file and running the network on them happens elsewhere. Source: section 1 of
-the architecture description. Imports torch only where tensors are made, so that forms
-can ask for the slicing axis without it.
+Slices are planes, with the slicing axis moved to the front. Source: section 1 of the
+architecture description. torch is imported where tensors are made, so that forms can
+determine the slicing axis without it.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 CELL = 4
 """Network pixels that share one mask logit along each axis."""
+OVERLAP = 0.25
+"""Minimum share of a tile's edge that its neighbour also covers."""
 RESIZABLE = ("uint8", "float16", "float32", "float64")
 
 
@@ -46,7 +48,7 @@ def choose_axis(shape: tuple[int, ...]) -> int:
 
 @dataclass(frozen=True)
 class SliceGeometry:
-    """How a volume's slices come to the scale that the network sees, and back.
+    """How a volume's slices get to the network's scale, and back.
 
     Parameters
     ----------
@@ -89,11 +91,11 @@ class SliceGeometry:
     def prepare(self, planes: npt.NDArray[Any] | torch.Tensor) -> torch.Tensor:
         """Pad slices and resize them bicubically.
 
-        The kernel has a = -0.75, half-pixel centres and clamped borders, and no
+        The kernel has a = -0.75, half-pixel centres, clamped borders and no
         antialiasing. uint8 is rounded and clamped after each of the two passes; real
-        numbers keep their overshoots and are cut off towards zero at the end. This
-        is always done on the CPU, whose uint8 arithmetic is the reference, so that
-        every device gets the same input.
+        numbers keep their overshoots and are truncated at the end. It runs on the CPU,
+        whose uint8 arithmetic is the reference, so that every device gets the same
+        input.
 
         Parameters
         ----------
@@ -136,8 +138,8 @@ class SliceGeometry:
         labels : array or tensor [B, H, W]
             Integers; or, as an array, any values.
         dtype : dtype, optional
-            Of the result, for labels that fit it; from another device labels then
-            also travel in it. By default that of `labels`.
+            Of the result, for labels that fit it; they are then copied from another
+            device in it, too. By default that of `labels`.
 
         Returns
         -------
@@ -155,18 +157,9 @@ class SliceGeometry:
     def pick(
         self, labels: torch.Tensor, dtype: npt.DTypeLike | None = None
     ) -> torch.Tensor:
-        """Do as `restore` does, on the device of the labels.
+        """Do the same as `restore` on the device of the labels.
 
-        Parameters
-        ----------
-        labels : Tensor [B, H, W]
-            Integers.
-        dtype : dtype, optional
-            That the result will be cast to: it comes in as few bytes as will do.
-
-        Returns
-        -------
-        Tensor [B, Y, X]
+        The result [B, Y, X] has as few bytes as a cast to `dtype` allows.
         """
         return _pick(labels, *self._sources(), dtype)
 
@@ -179,6 +172,27 @@ class SliceGeometry:
         return down[top : top + rows], across[left : left + columns]
 
 
+@dataclass(frozen=True)
+class TileGrid:
+    """Where the tiles of a slice lie, in network pixels."""
+
+    shape: tuple[int, int]
+    """Rows H and columns W of the slice."""
+    size: int
+    """Edge length S of a tile."""
+
+    @property
+    def corners(self) -> tuple[tuple[int, int], ...]:
+        """First row and column of each tile, row by row."""
+        rows, columns = (_starts(length, self.size) for length in self.shape)
+        return tuple(product(rows, columns))
+
+    @property
+    def is_single(self) -> bool:
+        """Whether one tile is the whole slice."""
+        return self.shape == (self.size, self.size)
+
+
 def plan_slices(
     shape: tuple[int, ...], size: int = 512, axis: int | None = None
 ) -> SliceGeometry:
@@ -189,13 +203,9 @@ def plan_slices(
     shape : tuple of three int
         Shape of the volume.
     size : int
-        Edge length S that the network takes.
+        Edge length S of the network's input.
     axis : int, optional
-        The slicing axis; by default `choose_axis` chooses.
-
-    Returns
-    -------
-    SliceGeometry
+        The slicing axis; by default that of `choose_axis`.
 
     Raises
     ------
@@ -214,28 +224,10 @@ def plan_large_slices(
     scale: tuple[float, float],
     axis: int | None = None,
 ) -> SliceGeometry:
-    """Plan slices that are brought to a scale and seen by the network tile by tile.
+    """Plan slices that are scaled and seen by the network tile by tile.
 
-    Parameters
-    ----------
-    shape : tuple of three int
-        Shape of the volume.
-    size : int
-        Edge length S of a tile as the network takes it; a slice is padded to at least
-        that, and to a multiple of `CELL` pixels.
-    scale : tuple of two float
-        Network pixels a voxel, along rows and columns.
-    axis : int, optional
-        The slicing axis; by default `choose_axis` chooses.
-
-    Returns
-    -------
-    SliceGeometry
-
-    Raises
-    ------
-    OptionError
-        If there is no such axis.
+    `scale` is in network pixels per voxel, along rows and columns. A slice is padded
+    to the edge length `size` of a tile at least, and to a multiple of `CELL` pixels.
     """
     volume_shape, axis, planes = _planes(shape, axis)
     working, pads = [], []
@@ -246,6 +238,14 @@ def plan_large_slices(
     return SliceGeometry(
         volume_shape, axis, (pads[0], pads[1]), (working[0], working[1])
     )
+
+
+def _starts(length: int, size: int) -> list[int]:
+    """Evenly spaced tile starts along one axis, multiples of a cell."""
+    spare = length - size
+    count = math.ceil(spare / (size * (1 - OVERLAP))) + 1
+    steps = max(count - 1, 1)
+    return [CELL * round(i * spare / steps / CELL) for i in range(count)]
 
 
 def _planes(
@@ -261,25 +261,14 @@ def _planes(
 
 
 def neighbour_index(index: int, depth: int) -> int:
-    """Return which slice stands at `index`, from -1 to `depth` with mirrored ends."""
+    """Return the slice at `index`, from -1 to `depth` with mirrored ends."""
     if depth == 1:
         return 0
     return depth - 1 - abs(depth - 1 - abs(index))
 
 
 def stack_context(planes: torch.Tensor) -> torch.Tensor:
-    """Give every slice its neighbours as channels.
-
-    Parameters
-    ----------
-    planes : Tensor [B + 2, H, W]
-        Consecutive slices with one more on either side.
-
-    Returns
-    -------
-    Tensor [B, 3, H, W]
-        Channels: this slice, the previous one, the next one.
-    """
+    """Turn planes [B + 2, H, W] into [B, 3, H, W]: each, the previous, the next."""
     import torch
 
     return torch.stack((planes[1:-1], planes[:-2], planes[2:]), dim=1)
@@ -309,7 +298,7 @@ def _pick(
     columns: npt.NDArray[np.intp],
     dtype: npt.DTypeLike | None,
 ) -> torch.Tensor:
-    """Take rows and columns of labels where they lie, in as few bytes as will do."""
+    """Take rows and columns of labels on their device, in as few bytes as suffice."""
     import torch
 
     down, across = (

@@ -1,8 +1,7 @@
-"""How a volume's grey levels become the 0 to 255 that the network was trained on.
+"""Scaling of a volume's values to the 0 to 255 that the network was trained on.
 
-Source of the percentiles, as of the CT windows in `data.modalities`: the preparation
-that the training data are documented to have had (CVPR 2025 text-guided segmentation
-challenge).
+Source of the percentiles and of the CT windows in `data.modalities`: the documented
+preparation of the training data (CVPR 2025 text-guided segmentation challenge).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 PERCENTILES = (0.5, 99.5)
 SAMPLE_VOXELS = 2**24
-"""Up to this size percentiles are exact; of larger volumes so much is looked at."""
+"""Up to this size percentiles are exact; of larger volumes a sample of it is read."""
 SAMPLE_SLABS = 8
 """Places along an axis from which a large volume is sampled."""
 HOUNSFIELD_HINT = -500
@@ -33,20 +32,20 @@ HOUNSFIELD_HINT = -500
 
 @dataclass(frozen=True)
 class Intensity:
-    """How voxel values become the 0 to 255 that the network was trained on.
+    """How voxel values are scaled to the 0 to 255 that the network was trained on.
 
     Parameters
     ----------
     method : str
         ``window``, ``percentile``, ``range`` (lowest to highest value), or ``none``.
     low, high : float
-        Values that become 0 and 255; what lies outside is clipped.
+        Values that become 0 and 255; values outside are clipped.
     label : str
         The method in words.
     hint : str
         A sentence of advice for the user, or empty.
     sampled : str
-        Checksum of the voxels that were looked at to choose, or empty.
+        Checksum of the voxels that the choice is based on, or empty.
     """
 
     method: str
@@ -94,7 +93,7 @@ class Intensity:
         return np.rint(values, out=values).astype(np.uint8)
 
     def describe(self) -> str:
-        """Say in one or two sentences what happens to the values."""
+        """Describe in one or two sentences what happens to the values."""
         text = self.label
         if self.method != "none":
             text += f": {self.low:.6g} to {self.high:.6g} become 0 to 255"
@@ -104,14 +103,14 @@ class Intensity:
 def choose_intensity(
     data: ArrayLike, modality: str = "auto", *, colour: bool = False
 ) -> Intensity:
-    """Decide how a volume's values become 0 to 255.
+    """Decide how a volume's values are scaled to 0 to 255.
 
-    8-bit unsigned values are never touched. CT is windowed, everything else is
-    clipped to its 0.5 and 99.5 percentiles (where these coincide, as in sparse
-    images, to its lowest and highest value). Percentiles are exact up to 2**24
-    voxels; of larger volumes that many are read, in evenly spaced slabs one after
-    the other. Which ones depends on the shape alone, so that a numpy, dask or zarr
-    array with the same content gives the same result whatever its chunks.
+    8-bit unsigned values are used as they are. CT is windowed; other images are clipped
+    to their 0.5 and 99.5 percentiles (where these coincide, as in sparse images, to
+    their lowest and highest value). Percentiles are exact up to 2**24 voxels; of larger
+    volumes that many are read in evenly spaced slabs. Which ones depends on the shape
+    alone, so that arrays with the same content give the same result whatever their
+    chunks.
 
     Parameters
     ----------
@@ -120,12 +119,8 @@ def choose_intensity(
     modality : str
         A key of `MODALITIES`. CT windows take the values to be Hounsfield units.
     colour : bool
-        Whether `data` are colours, [Z, Y, X, 3]. Floating-point ones run from 0 to 1,
-        or to 255 where a value above 1 occurs; the modality is of no account.
-
-    Returns
-    -------
-    Intensity
+        Whether `data` are colours, [Z, Y, X, 3]. Floating-point ones range from 0 to
+        1, or to 255 if a value above 1 occurs; the modality is ignored.
 
     Raises
     ------
@@ -137,8 +132,7 @@ def choose_intensity(
     """
     if modality not in MODALITIES:
         raise OptionError(
-            f"Modality {modality!r} is not known; choose one of "
-            f"{', '.join(MODALITIES)}."
+            f"Modality {modality!r} is unknown; choose one of {', '.join(MODALITIES)}."
         )
     dtype = np.dtype(data.dtype)
     if dtype == np.uint8:
@@ -146,9 +140,9 @@ def choose_intensity(
     if modality == "none":
         if dtype.kind != "f":
             raise OptionError(
-                f"Modality 'none' passes values on as they are, which works for uint8 "
-                f"and floating point but not for {dtype}; choose another modality, "
-                "for example 'auto', or convert the volume to float32."
+                f"Modality 'none' uses values as they are, which works for uint8 and "
+                f"floating point but not for {dtype}; choose another modality, for "
+                "example 'auto', or convert the volume to float32."
             )
         return Intensity("none")
     if colour:
@@ -208,8 +202,8 @@ def _sample(data: ArrayLike) -> npt.NDArray[np.floating[Any]]:
     values = np.concatenate(parts)
     if values.size == 0:
         raise VolumeError(
-            "The volume has no finite value where it was looked at (only NaN or "
-            "infinity); choose the part that holds data, or another file."
+            "The volume has no finite values in the part that was sampled, only NaN or "
+            "infinity; choose the region that holds data, or another file."
         )
     return values
 

@@ -1,7 +1,4 @@
-"""How the options have a volume cut into slices, and its slices read.
-
-Free of torch.
-"""
+"""How a volume is cut into slices by the options, and reading these. Free of torch."""
 
 from __future__ import annotations
 
@@ -45,21 +42,12 @@ KEPT_BYTES = 2**26
 
 
 def region_of(volume: Volume, options: SegmentOptions) -> Volume:
-    """Cut out the region that the options ask for, if they do.
-
-    Parameters
-    ----------
-    volume : Volume
-    options : SegmentOptions
-
-    Returns
-    -------
-    Volume
+    """Crop a volume to the region of the options, if there is one.
 
     Raises
     ------
     VolumeError
-        If it does not lie in the volume.
+        If the region does not lie in the volume.
     """
     if options.region is None:
         return volume
@@ -72,14 +60,10 @@ def slice_geometry(volume: Volume, options: SegmentOptions, size: int) -> SliceG
     Parameters
     ----------
     volume : Volume
-        Of `as_volume`.
+        From `as_volume`.
     options : SegmentOptions
     size : int
-        Edge length that the network takes.
-
-    Returns
-    -------
-    SliceGeometry
+        Edge length of the network's input.
 
     Raises
     ------
@@ -100,7 +84,7 @@ def slice_geometry(volume: Volume, options: SegmentOptions, size: int) -> SliceG
 
 
 def _slicing_axis(volume: Volume, axis: int | str | None) -> int | None:
-    """Return an axis by number; colour slices are cut as they were taken."""
+    """Return an axis by number; a colour volume is cut into the slices it came in."""
     if axis is None:
         return 0 if volume.is_colour else None
     if not isinstance(axis, str):
@@ -114,30 +98,18 @@ def _slicing_axis(volume: Volume, axis: int | str | None) -> int | None:
 
 
 def _scale(volume: Volume, axis: int, pixel_size: float) -> tuple[float, float]:
-    """Network pixels a voxel, along rows and columns, for a pixel of a given size."""
+    """Network pixels per voxel, along rows and columns, for a given pixel size."""
     rows, columns = (i for i in range(3) if i != axis)
     if "pixel" in (volume.units[rows], volume.units[columns]):
         raise OptionError(
-            f"{volume.name} does not say how large its voxels are, so a pixel size "
-            "cannot be used; choose the tile in pixels instead, or set the spacing."
+            f"{volume.name} has no voxel size, so a pixel size cannot be used; set the "
+            "tile in pixels instead, or give the volume a spacing."
         )
     return volume.spacing[rows] / pixel_size, volume.spacing[columns] / pixel_size
 
 
 def read_slices(volume: Volume, axis: int, start: int, stop: int) -> npt.NDArray[Any]:
-    """Read consecutive slices.
-
-    Parameters
-    ----------
-    volume : Volume
-        Of `as_volume`.
-    axis : int
-        The slicing axis.
-    start, stop : int
-
-    Returns
-    -------
-    ndarray [n, Y, X] or, in colour, [n, Y, X, 3]
+    """Read slices along an axis: [n, Y, X] or, in colour, [n, Y, X, 3].
 
     Raises
     ------
@@ -189,7 +161,7 @@ def _slabs(
 
 
 def _chunk_stops(volume: Volume, axis: int, batch_size: int) -> Iterator[int]:
-    """Where the volume's chunks end along an axis; without chunks, where batches do."""
+    """Yield where chunks end along an axis; without chunks, where batches do."""
     chunks = getattr(volume.data, "chunks", None)
     if chunks is not None and isinstance(chunks[axis], tuple):  # dask
         yield from accumulate(chunks[axis])
@@ -199,7 +171,7 @@ def _chunk_stops(volume: Volume, axis: int, batch_size: int) -> Iterator[int]:
 
 
 def keep_slabs(volume: Volume, axis: int, size: int) -> Volume:
-    """Return a volume that keeps the chunks read last where they exceed a batch.
+    """Return a volume that keeps the chunks read last if they are thicker than `size`.
 
     For batches of `size` slices that are not read in ascending order.
     """
@@ -236,20 +208,19 @@ class _KeptSlabs:
 
 @contextmanager
 def explained(volume: Volume, start: int, stop: int) -> Iterator[None]:
-    """Say which slices cannot be read, whatever goes wrong with it."""
+    """Name the slices in any error of reading them."""
     try:
         yield
     except BiomedParseError:
         raise
     except MemoryError as error:
         raise DeviceError(
-            f"The memory of this machine does not suffice to read slices {start} to "
-            f"{stop - 1} of {volume.source or volume.name}; close other programs, and "
-            "run the same again."
+            f"There is not enough memory to read slices {start} to {stop - 1} of "
+            f"{volume.source or volume.name}; close other programs and try again."
         ) from error
     except Exception as error:
         raise FormatError(
             f"{volume.source or volume.name}: slices {start} to {stop - 1} cannot be "
-            f"read ({type(error).__name__}: {error}). The file may be damaged or have "
+            f"read ({type(error).__name__}: {error}). The file may be damaged or "
             "moved; check it, or leave these slices out."
         ) from error

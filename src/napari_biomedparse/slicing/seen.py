@@ -1,8 +1,8 @@
-"""What the network sees of a slice, for people to look at. Free of torch."""
+"""What the network sees of a slice, for display. Free of torch."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from napari_biomedparse.slicing.read import read_slices, region_of, slice_geomet
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
+    from napari_biomedparse.data.volume import VolumeLike
     from napari_biomedparse.slicing.intensity import Intensity
 
 PUBLISHED_SIZE = 512
@@ -21,7 +22,7 @@ PUBLISHED_SIZE = 512
 
 
 def seen_slice(
-    volume: Any,
+    volume: VolumeLike,
     options: SegmentOptions,
     index: int,
     *,
@@ -30,7 +31,7 @@ def seen_slice(
 ) -> npt.NDArray[np.uint8]:
     """Return a slice with the grey levels and the padding that the network gets.
 
-    Only the resize is left out.
+    The resize is left out.
 
     Parameters
     ----------
@@ -40,16 +41,16 @@ def seen_slice(
     index : int
         Which slice, along the slicing axis of the region.
     intensity : Intensity, optional
-        What `choose_intensity` said of the volume, which may take seconds for a large
-        one; by default it is asked.
+        An earlier result of `choose_intensity`, which may take seconds for a large
+        volume.
     size : int
-        Edge length of the network's input, which matters for the padding of slices
-        that are cut into tiles.
+        Edge length of the network's input, which affects the padding of slices that
+        are cut into tiles.
 
     Returns
     -------
     uint8 ndarray [Y, X] or, in colour, [Y, X, 3]
-        0 to 255. Values that get to the network unchanged are cut off there.
+        0 to 255. Values that the network gets unchanged are clipped to that.
 
     Raises
     ------
