@@ -14,6 +14,7 @@ from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.errors import PromptError, VolumeError
 from napari_biomedparse.evaluation.case import Case, Scoring
 from napari_biomedparse.io.pairs import Pair
+from napari_biomedparse.runs.request import FolderOptions
 
 
 @pytest.fixture
@@ -28,12 +29,12 @@ def pair(tmp_path: Path) -> Pair:
 
 
 def test_the_overlay_is_the_slice_with_most_errors(pair: Pair, tmp_path: Path) -> None:
-    _, overlay = Case(pair, Scoring()).score(tmp_path / "run", None, {})
+    _, overlay = Case(pair, Scoring()).score(tmp_path / "run", None, FolderOptions())
     assert overlay.index == 2 and overlay.aspect == 1
     np.testing.assert_array_equal(overlay.truth, truth()[2])
     assert not overlay.labels.any()
     some = Scoring(options=SegmentOptions(slices=(1, 4), axis="y"))
-    _, overlay = Case(pair, some).score(tmp_path / "run", None, {})
+    _, overlay = Case(pair, some).score(tmp_path / "run", None, FolderOptions())
     np.testing.assert_array_equal(overlay.truth, truth()[:, overlay.index])
     assert 1 <= overlay.index < 4 and overlay.aspect == 4
 
@@ -71,13 +72,13 @@ def test_a_missing_file_is_named(pair: Pair) -> None:
 def test_labels_without_a_prompt_are_named(
     pair: Pair, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Case(pair, Scoring()).score(tmp_path / "run", None, {})
+    Case(pair, Scoring()).score(tmp_path / "run", None, FolderOptions())
     assert not caplog.messages
     only = Scoring(prompts=parse_prompts("liver"))
-    Case(pair, only).score(tmp_path / "run", None, {})
+    Case(pair, only).score(tmp_path / "run", None, FolderOptions())
     (message,) = caplog.messages
     assert "a.npz has 1 labels without a prompt (2); they are not" in message
     caplog.clear()
     objects = replace(only, options=SegmentOptions(instances=True))
-    Case(pair, objects).score(tmp_path / "run", None, {})
+    Case(pair, objects).score(tmp_path / "run", None, FolderOptions())
     assert not caplog.messages

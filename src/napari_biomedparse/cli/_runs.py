@@ -1,11 +1,11 @@
-"""The runs behind `segment`: each shows a bar, then a table of what was found."""
+"""The runs behind `segment`: each shows a bar, then a table of its findings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 from rich.progress import Progress, TaskID
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.volume import Volume
     from napari_biomedparse.engine.engine import Engine
     from napari_biomedparse.runs.estimate import Estimate
+    from napari_biomedparse.runs.request import FolderOptions
 
 
 def run_to_file(
@@ -41,13 +42,7 @@ def run_to_file(
     outputs: Sequence[Path],
     model: str | None,
     options: SegmentOptions,
-    device: str,
-    *,
-    channel: int | str | None,
-    time: int | None,
-    consensus: bool,
-    force: bool,
-    overwrite: bool,
+    how: FolderOptions,
 ) -> None:
     """Segment a volume, all time points of it, or along each axis; save the labels."""
     # torch takes seconds to import, and --help should not.
@@ -62,15 +57,15 @@ def run_to_file(
     from napari_biomedparse.report.why_empty import why_empty
     from napari_biomedparse.runs.request import open_input
 
-    chosen = open_input(path, channel, time, consensus=consensus)
-    check_request(chosen, options, consensus=consensus, force=force)
+    chosen = open_input(path, how.channel, how.time, consensus=how.consensus)
+    check_request(chosen, options, consensus=how.consensus, force=how.force)
     with progress_bar() as progress:
         bar = progress.add_task("Loading the model", total=None)
-        engine = _engine(progress, bar, model, options, device)
+        engine = _engine(progress, bar, model, options, how.device)
         network = engine.model
-        progress.update(bar, description="Looking at grey levels", total=None)
+        progress.update(bar, description="Reading grey levels", total=None)
         parts = plan_parts(
-            chosen, prompts, options, config=network.config, consensus=consensus
+            chosen, prompts, options, config=network.config, consensus=how.consensus
         )
         first, sink = parts.first, Collector(parts, engine)
         tally = Tally(first.prompts, first.geometry.depth)
@@ -90,9 +85,9 @@ def run_to_file(
         threshold = options.existence_threshold
         show_times(prompts, result.existence, threshold, chosen.start)
         cut = replace(chosen, volume=region_of(chosen.volume, options))
-        save(outputs, result, cut.holding(result.labels), overwrite)
+        save(outputs, result, cut.holding(result.labels), how.overwrite)
         return
-    if consensus:
+    if how.consensus:
         show_axes(prompts, chosen.axes, result.existence)
     else:
         show_findings(
@@ -102,7 +97,7 @@ def run_to_file(
                 chosen, prompts, options, result.existence, intensity=first.intensity
             ),
         )
-    save(outputs, result, region_of(chosen, options), overwrite)
+    save(outputs, result, region_of(chosen, options), how.overwrite)
 
 
 def run_to_folder(
@@ -111,9 +106,9 @@ def run_to_folder(
     folder: Path,
     model: str | None,
     options: SegmentOptions,
-    common: dict[str, Any],
+    how: FolderOptions,
 ) -> None:
-    """Do a run that writes to a folder as it goes, or continue it."""
+    """Do a run that writes to a folder as it goes, or resume it."""
     from napari_biomedparse.report.why_empty import why_empty
     from napari_biomedparse.runs.run import segment_to_folder
 
@@ -124,8 +119,8 @@ def run_to_folder(
             folder,
             model,
             options,
+            how,
             on_progress=bar_for(progress, "Slices"),
-            **common,
         )
     if run.kind == "series":
         first = run.parameters["times"][0]
@@ -133,11 +128,13 @@ def run_to_folder(
     elif run.kind == "consensus":
         show_axes(run.prompts, run.manifest.output["along"], run.existence)
     else:
+        assert not isinstance(how.time, tuple)  # a range is a series
+        time = how.time
         show_findings(
             all_findings(run.prompts, run.existence, run.voxels),
             run.parameters["truncated_prompts"],
             lambda: why_empty(
-                open_volume(volume, channel=common["channel"], time=common["time"]),
+                open_volume(volume, channel=how.channel, time=time),
                 prompts,
                 options,
                 run.existence,
@@ -153,7 +150,9 @@ def run_files(
     prompts: PromptSet | None,
     model: str | None,
     options: SegmentOptions,
-    common: dict[str, Any],
+    how: FolderOptions,
+    *,
+    continue_: bool,
 ) -> None:
     """Do many runs; failed ones are listed at the end, and make the exit code 1."""
     from napari_biomedparse.runs.batch import SUMMARY, segment_files
@@ -170,9 +169,10 @@ def run_files(
             prompts,
             model,
             options,
+            how,
+            continue_=continue_,
             on_file=show,
             on_progress=bar_for(progress, "Slices"),
-            **common,
         )
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     skipped = sum(outcome.status == "skipped" for outcome in outcomes)
@@ -194,25 +194,38 @@ def show_estimates(
     prompts: PromptSet | None,
     model: str | None,
     options: SegmentOptions,
-    device: str,
-    **more: Any,
+    how: FolderOptions,
+    *,
+    to_folder: bool,
 ) -> None:
-    """Say what runs will take; `more` are keywords of `estimate_run`."""
+    """Show what runs will take, without doing them."""
     from napari_biomedparse.runs.estimate import combine, estimate_run
 
     found: list[Estimate] = []
     with progress_bar() as progress:
         bar = progress.add_task("Loading the model", total=None)
-        engine = _engine(progress, bar, model, options, device)
+        engine = _engine(progress, bar, model, options, how.device)
         for file in files:
             progress.update(
                 bar,
-                description=f"Trying a few slices of {file.name}",
+                description=f"Segmenting a few slices of {file.name}",
                 completed=len(found),
                 total=len(files),
             )
             chosen = prompts or prompts_in(file)
-            found.append(estimate_run(file, chosen, engine, options, **more))
+            found.append(
+                estimate_run(
+                    file,
+                    chosen,
+                    engine,
+                    options,
+                    channel=how.channel,
+                    time=how.time,
+                    consensus=how.consensus,
+                    force=how.force,
+                    to_folder=to_folder,
+                )
+            )
     for file, one in zip(files, found, strict=True):
         out.print(f"{file}: {one.describe()}", highlight=False, soft_wrap=True)
     if len(files) > 1:
@@ -223,7 +236,7 @@ def prompts_in(path: Path) -> PromptSet:
     prompts = open_file(path).prompts
     if prompts is None:
         raise PromptError(
-            f"{path} holds no prompts; say what to find, for example "
+            f"{path} contains no prompts; describe what to find, for example "
             "-p 'mitochondria in electron microscopy'."
         )
     return prompts
@@ -232,7 +245,7 @@ def prompts_in(path: Path) -> PromptSet:
 def output_paths(
     output: Path, prompts: PromptSet, options: SegmentOptions
 ) -> list[Path]:
-    """Return the file of the labels, or one a prompt if they are separate."""
+    """Return the file of the labels, or one per prompt if they are separate."""
     if options.overlaps != "separate":
         return [output]
     ending = next((e for e in _DOUBLE_ENDINGS if output.name.endswith(e)), None)
@@ -247,7 +260,7 @@ def save(
     volume: Volume,
     overwrite: bool,
 ) -> None:
-    """Write labels, or objects if they were separated; one file a label volume."""
+    """Write labels, or instances if there are any; one file per label volume."""
     found = result.labels if result.instances is None else result.instances
     prompts = replace(result.prompts, instance=result.instances is not None)
     separate = len(found.shape) > len(volume.grid)
@@ -270,7 +283,7 @@ def _engine(
     options: SegmentOptions,
     device: str,
 ) -> Engine:
-    """Load the model, with what has to be downloaded on the bar."""
+    """Load the model, and show a download on the bar."""
     from napari_biomedparse.engine.engine import Engine
     from napari_biomedparse.networks.weights import default_model, load_model
 

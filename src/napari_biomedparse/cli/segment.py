@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 
@@ -120,9 +120,8 @@ def segment(
     scheduler: Scheduler = None,
     workers: Workers = None,
     ome_zarr: Annotated[
-        str,
+        Literal["0.4", "0.5"],
         typer.Option(
-            metavar="0.4|0.5",
             help="OME-Zarr version of the label images in a folder.",
             rich_help_panel=LARGE,
         ),
@@ -132,8 +131,21 @@ def segment(
 
     Each voxel of the result holds the number of the prompt that it belongs to, or 0.
     """
-    number = None if channel is None else to_number(channel)
-    chosen = parse_prompts(prompt) if prompt else None
+    # torch takes seconds to import, and --help should not.
+    from napari_biomedparse.runs.request import FolderOptions
+
+    how = FolderOptions(
+        device=device,
+        channel=None if channel is None else to_number(channel),
+        time=time,
+        consensus=consensus,
+        force=force,
+        ome_zarr=ome_zarr,
+        overwrite=overwrite,
+        scheduler=scheduler,
+        workers=workers,
+    )
+    prompts = parse_prompts(prompt) if prompt else None
     (volume, *others) = volumes
     if stack and others:
         raise OptionError(
@@ -143,60 +155,26 @@ def segment(
     several = not stack and (bool(others) or stands_for_several(volume))
     to_folder = several or not output.suffix
     if dry_run:
-        show_estimates(
-            volumes if stack else find_files(volumes),
-            chosen,
-            model,
-            options,
-            device,
-            channel=number,
-            time=time,
-            consensus=consensus,
-            force=force,
-            to_folder=to_folder,
-        )
+        files = volumes if stack else find_files(volumes)
+        show_estimates(files, prompts, model, options, how, to_folder=to_folder)
         return
-    if to_folder:
-        common: dict[str, Any] = {
-            "device": device,
-            "channel": number,
-            "time": time,
-            "consensus": consensus,
-            "force": force,
-            "overwrite": overwrite,
-            "scheduler": scheduler,
-            "workers": workers,
-            "ome_zarr": ome_zarr,
-        }
-        with one_line_errors(
-            "finished blocks are kept: run the same command again to resume"
-        ):
-            if several:
-                common["continue_"] = continue_
-                run_files(volumes, output, chosen, model, options, common)
-            else:
-                chosen = chosen or prompts_in(volume)
-                run_to_folder(volume, chosen, output, model, options, common)
-        return
-    if continue_ or scheduler is not None or workers is not None:
-        raise OptionError(
-            f"{output.name} is a file, which is written at the end; to resume a run or "
-            "to compute elsewhere, give a folder: a name without extension."
-        )
-    prompts = chosen or prompts_in(volume)
-    outputs = output_paths(output, prompts, options)
-    for path in outputs:
-        check_output(path, overwrite=overwrite)
-    run_to_file(
-        volume,
-        prompts,
-        outputs,
-        model,
-        options,
-        device,
-        channel=number,
-        time=time,
-        consensus=consensus,
-        force=force,
-        overwrite=overwrite,
-    )
+    kept = "finished blocks are kept: run the same command again to resume"
+    with one_line_errors(kept if to_folder else "nothing was written"):
+        if several:
+            run_files(
+                volumes, output, prompts, model, options, how, continue_=continue_
+            )
+            return
+        prompts = prompts or prompts_in(volume)
+        if to_folder:
+            run_to_folder(volume, prompts, output, model, options, how)
+            return
+        if continue_ or scheduler is not None or workers is not None:
+            raise OptionError(
+                f"{output.name} is a file, which is written at the end; to resume a "
+                "run or to compute elsewhere, give a folder: a name without extension."
+            )
+        outputs = output_paths(output, prompts, options)
+        for path in outputs:
+            check_output(path, overwrite=overwrite)
+        run_to_file(volume, prompts, outputs, model, options, how)

@@ -6,10 +6,9 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.volume import Volume
     from napari_biomedparse.evaluation.metrics import Labels
     from napari_biomedparse.networks.network import Network
+    from napari_biomedparse.runs.request import FolderOptions
+    from napari_biomedparse.runs.sink import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -147,16 +148,17 @@ class Case:
         self,
         folder: Path,
         network: Network | None,
-        how: Mapping[str, Any],
+        how: FolderOptions,
+        on_progress: Progress | None = None,
     ) -> tuple[CaseScore, Overlay]:
         """Predict, unless a prediction is given, and compare with the truth.
 
-        A network runs in `folder`; `how` are further keywords of `segment_to_folder`.
+        A network runs in `folder`, as `segment_to_folder` does.
         """
         if self.prediction is None:
             if network is None or self.prompts is None:
                 raise OptionError("Give predictions, or a model and prompts.")
-            found = self._segment(folder, network, self.prompts, how)
+            found = self._segment(folder, network, self.prompts, how, on_progress)
         else:
             found = self._given()
         truth = read_labels(self.truth)
@@ -215,13 +217,20 @@ class Case:
         folder: Path,
         network: Network,
         prompts: PromptSet,
-        how: Mapping[str, Any],
+        how: FolderOptions,
+        on_progress: Progress | None,
     ) -> _Prediction:
         begun_before = (folder / MANIFEST).exists()
         start = time.monotonic()
         with PeakMemory() as peak:
             run = segment_to_folder(
-                self.volume, prompts, folder, network, self.scoring.options, **how
+                self.volume,
+                prompts,
+                folder,
+                network,
+                self.scoring.options,
+                how,
+                on_progress=on_progress,
             )
             labels = np.asarray(run.labels)
             instances = None if run.instances is None else np.asarray(run.instances)

@@ -6,9 +6,9 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.errors import BiomedParseError, OptionError
@@ -32,11 +32,15 @@ from napari_biomedparse.networks.weights import (
 )
 from napari_biomedparse.pipeline.plan import merge_options
 from napari_biomedparse.report.drawing import require_pictures
+from napari_biomedparse.runs.request import split_changes
 from napari_biomedparse.version import __version__
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
+    from napari_biomedparse.data.prompts import PromptsLike
     from napari_biomedparse.networks.network import Network
+    from napari_biomedparse.runs.request import FolderChanges, FolderOptions
+    from napari_biomedparse.runs.sink import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -75,16 +79,14 @@ def evaluate(
     out: str | os.PathLike[str],
     *,
     predictions: Paths | None = None,
-    prompts: Any = None,
+    prompts: PromptsLike | None = None,
     model: str | os.PathLike[str] | Network | None = None,
     options: SegmentOptions | None = None,
+    folder_options: FolderOptions | None = None,
     tolerance: float = 2.0,
-    device: str = "auto",
-    scheduler: str | None = None,
-    workers: int | None = None,
     on_case: Callable[[str, int, int], None] | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-    **changes: Any,
+    on_progress: Progress | None = None,
+    **changes: Unpack[FolderChanges],
 ) -> Evaluation:
     """Segment many images, or take predictions, and compare with the truth.
 
@@ -109,7 +111,7 @@ def evaluate(
     prompts : see `parse_prompts`, optional
         Prompts for all images; by default those of each file, or the names in the file
         with the labels.
-    model, options, device, scheduler, workers, **changes
+    model, options, folder_options, **changes
         As for `segment_to_folder`. The `slices` of `options` are the ones scored.
     tolerance : float
         Distance up to which surfaces agree, in the unit of the spacing.
@@ -136,16 +138,16 @@ def evaluate(
     require_pictures()
     _require_monai()
     pairs = find_pairs(images, labels, predictions)
-    how: dict[str, Any] = {"device": device, "on_progress": on_progress}
+    how, single = split_changes(folder_options, changes)
     network, identity = None, ""
     if predictions is None:
         network, name = _load(model)
         identity = model_identity(network)
-        how |= {"scheduler": scheduler, "workers": workers, "load": name}
+        how = replace(how, load=name)
     scoring = Scoring(
         tolerance,
         None if prompts is None else parse_prompts(prompts),
-        merge_options(options, changes),
+        merge_options(options, single),
         identity,
     )
     folder = Path(out)
@@ -157,7 +159,7 @@ def evaluate(
         with writing(folder):
             (folder / CASES).mkdir(parents=True, exist_ok=True)
         try:
-            scores.append(_score(pair, scoring, folder, network, how))
+            scores.append(_score(pair, scoring, folder, network, how, on_progress))
         except BiomedParseError as problem:
             failures[pair.name] = str(problem)
         except Exception as problem:  # the other cases must go on
@@ -176,7 +178,8 @@ def _score(
     scoring: Scoring,
     folder: Path,
     network: Network | None,
-    how: Mapping[str, Any],
+    how: FolderOptions,
+    on_progress: Progress | None,
 ) -> CaseScore:
     """Score a case, or read its scores if nothing has changed since."""
     case = Case(pair, scoring)
@@ -186,7 +189,7 @@ def _score(
         if kept["key"] == case.key:
             return CaseScore.from_json(kept)
     run = folder / RUNS / f"{pair.name.replace('.', '_')}-{case.key}"
-    score, overlay = case.score(run, network, how)
+    score, overlay = case.score(run, network, how, on_progress)
     with writing(folder):
         overlay.save(path.with_suffix(".npz"))
         kept = {"key": case.key, **score.to_json()}
