@@ -135,7 +135,7 @@ def test_failures_stop_nothing_and_are_tried_again(two: Path) -> None:
     write_challenge(two, "lonely")
     result = predicted(two)
     assert [score.name for score in result.scores] == ["good", "shifted"]
-    assert "not a whole .npz" in result.failures["damaged"]
+    assert "not a complete .npz" in result.failures["damaged"]
     assert "no predictions" in result.failures["lonely"]
     assert "cut short" in (two / "out" / PAGE).read_text("utf-8")
     write_challenge(two, "damaged")
@@ -180,5 +180,5 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
     write_challenge(tmp_path, "a")
     with pytest.raises(OptionError, match="tolerance"):
         predicted(tmp_path, tolerance=-1.0)
-    with pytest.raises(FormatError, match="stands for no file"):
+    with pytest.raises(FormatError, match="No file to segment was found"):
         evaluate(tmp_path / "nothing*", tmp_path / "gts", tmp_path / "out")

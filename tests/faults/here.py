@@ -199,7 +199,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "disk full": (disk_full, "run cannot be written: No space left.*again"),
     "disk read-only": (disk_read_only, "cannot be written: Read-only file.*again"),
     "permission lost": (permission_lost, "Permission denied.*again"),
-    "volume removed": (volume_removed, r"in\..*(went away|cannot be read).*again"),
+    "volume removed": (volume_removed, r"in\..*(disappeared|cannot be read).*again"),
     "volume replaced": (volume_replaced, r"in\..* changed while it was being read"),
     "labels removed": (labels_removed, "removed while it was being written.*again"),
     "run folder removed": (run_folder_removed, "run.* (removed|written).*again"),

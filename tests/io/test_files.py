@@ -70,9 +70,9 @@ def test_formats_are_told_by_content(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"\x89PNG\r\n\x1a\n", "is of no known format"),
+        (b"\x89PNG\r\n\x1a\n", "is not in a supported format, despite"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"<!DOCTYPE html>", "is of no known format"),
+        (b"<!DOCTYPE html>", "is not in a supported format, despite"),
     ],
 )
 def test_files_of_other_kinds(content: bytes, message: str, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_choices_that_make_no_sense(tmp_path: Path) -> None:
     assert open_volume(tmp_path / "a.tif", channel=0, time=0).shape == STACK.shape
     with pytest.raises(VolumeError, match="one channel only"):
         open_volume(tmp_path / "a.tif", channel="red")
-    with pytest.raises(VolumeError, match="one time point only"):
+    with pytest.raises(VolumeError, match="only one time point"):
         open_volume(tmp_path / "a.tif", time=1)
 
 
@@ -208,12 +208,12 @@ def test_of_several_images_the_first_is_taken(
         root.create_array(str(i), data=STACK * i)
     volume = open_volume(tmp_path / "a.zarr")
     np.testing.assert_array_equal(np.asarray(volume.data), STACK)
-    assert "holds 2 images; the first, 1, is taken" in caplog.text
+    assert "contains 2 images; the first one, 1, is used" in caplog.text
 
 
 def test_labels_are_no_image(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", gts=LABELS)
-    with pytest.raises(FormatError, match="holds labels only"):
+    with pytest.raises(FormatError, match="contains only labels"):
         open_volume(tmp_path / "a.npz")
 
 
@@ -257,9 +257,9 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     for name in ("a.gz", "a", "a.png"):
         with pytest.raises(OptionError, match=r"\.npz, .*\.nii, \.nii\.gz, \.zarr"):
             save_labels(tmp_path / name, LABELS, volume=VOLUME, prompts=PROMPTS)
-    with pytest.raises(VolumeError, match="both must be the same"):
+    with pytest.raises(VolumeError, match="they must be equal"):
         save_labels(tmp_path / "a.tif", LABELS[1:], volume=VOLUME, prompts=PROMPTS)
-    with pytest.raises(VolumeError, match="whole numbers"):
+    with pytest.raises(VolumeError, match="convert them to integers"):
         save_labels(tmp_path / "a.tif", LABELS / 2, volume=VOLUME, prompts=PROMPTS)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="does not exist"):

@@ -130,7 +130,7 @@ def test_a_file_is_told_by_size_and_time(grey: Any, tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"grey\.tif changed while"):
         check_unchanged(volume, known)
     path.unlink()
-    with pytest.raises(FormatError, match=r"grey\.tif went away while"):
+    with pytest.raises(FormatError, match=r"grey\.tif disappeared while"):
         check_unchanged(volume, known)
 
 
@@ -164,7 +164,7 @@ def test_a_zarr_is_told_by_its_metadata(grey: Any, tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="changed"):
         check_unchanged(volume, known)
     shutil.rmtree(path)
-    with pytest.raises(FormatError, match="went away"):
+    with pytest.raises(FormatError, match="disappeared"):
         check_unchanged(volume, known)
 
 

@@ -61,7 +61,7 @@ def test_only_a_zarr_folder_is_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "a.zarr"
     folder.mkdir()
     (folder / "thesis.txt").write_text("precious")
-    with pytest.raises(OutputError, match="folder of other things"):
+    with pytest.raises(OutputError, match="folder of other files"):
         _write(folder, "x", overwrite=True)
     (folder / "zarr.json").write_text("{}")
     with whole_or_nothing(folder, overwrite=True) as temporary:
@@ -72,7 +72,7 @@ def test_only_a_zarr_folder_is_replaced(tmp_path: Path) -> None:
 def test_places_that_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(OutputError, match="does not exist; make it first"):
+    with pytest.raises(OutputError, match="does not exist; create it first"):
         _write(tmp_path / "no" / "a.txt", "x")
 
     def refuse(*_: Any) -> None:
@@ -104,7 +104,7 @@ def test_the_type_of_lazy_labels_follows_from_the_prompts() -> None:
 
 
 def test_labels_must_be_whole_numbers_that_fit() -> None:
-    with pytest.raises(VolumeError, match="whole numbers"):
+    with pytest.raises(VolumeError, match="convert them to integers"):
         label_dtype(np.zeros((1, 1, 1)), None)
     with pytest.raises(VolumeError, match="value -1"):
         fit(ZERO - 1, np.dtype("u1"))

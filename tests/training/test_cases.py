@@ -105,7 +105,7 @@ def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
     text = problem(tmp_path)
     assert text.startswith("5 of 7 cases cannot be used")
     assert "image of shape (10, 32, 32) and labels of shape (9, 32, 32)" in text
-    assert "labels of type float32; labels must be whole numbers" in text
+    assert "labels of type float32; labels must be integers" in text
     assert "1 classes without a prompt (4)" in text
     assert "no data set is a prefix of the name circles" in text
     assert "has no file with labels" in text and "squares_alone.tif" in text
@@ -139,7 +139,7 @@ def test_empty_data_are_refused(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     (empty / "images").mkdir(parents=True)
     (empty / "labels").mkdir()
-    with pytest.raises(FormatError, match="no file"):
+    with pytest.raises(FormatError, match="No file"):
         load_cases(empty, tmp_path / "cache")
     with pytest.raises(FormatError, match="does not exist"):
         load_cases(tmp_path / "nowhere", tmp_path / "cache")

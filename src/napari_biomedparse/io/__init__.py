@@ -1,7 +1,7 @@
-"""Files in and out: volumes, labels and prompts from paths, labels to paths.
+"""Read volumes, labels and prompts from files, and write labels.
 
-Formats are told apart by content; the ending of a name is a hint only. The doors are
-imported on first use: a window that opens no file needs neither dask nor zarr.
+A format is recognised by its content; the ending of a name is only a hint. Functions
+are imported on first use: a window that opens no file needs neither dask nor zarr.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import a door from its module on first use."""
+    """Import a function from its module on first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from napari_biomedparse.io import files

@@ -22,16 +22,16 @@ Colour = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class LabelVolume:
-    """A label image together with what its values stand for.
+    """A label image and the meaning of its values.
 
     Parameters
     ----------
     volume : Volume
         Integer labels, 0 is background.
     texts : mapping of int to str
-        What a label value is, for those values that the file names.
+        Names of label values, as far as the file has them.
     colours : mapping of int to Colour
-        How a label value is shown, for those values that the file gives one.
+        Colours of label values, as far as the file has them.
 
     Raises
     ------
@@ -48,7 +48,7 @@ class LabelVolume:
         if self.volume.dtype.kind not in "bui":
             raise FormatError(
                 f"The labels {self.volume.name} of {self.volume.source} have values of "
-                f"type {self.volume.dtype}, and whole numbers are needed; convert them."
+                f"type {self.volume.dtype}; convert them to integers."
             )
 
 
@@ -59,11 +59,11 @@ class Contents:
     Parameters
     ----------
     images : tuple of Volume
-        Grey-level data of any rank, channels and time points included.
+        Intensity data of any rank, channels and time points included.
     labels : tuple of LabelVolume
         Existing segmentations.
     prompts : PromptSet, optional
-        Prompts that came with the file.
+        Prompts stored in the file.
     """
 
     images: tuple[Volume, ...] = ()
@@ -74,21 +74,10 @@ class Contents:
 def as_prompts(
     texts: Mapping[int, str], *, instance: bool, what: str
 ) -> PromptSet | None:
-    """Make prompts of the names of label values, where they can serve as such.
+    """Make prompts of the names of label values.
 
-    Parameters
-    ----------
-    texts : mapping of int to str
-        Label values and their names.
-    instance : bool
-        Whether the values are objects.
-    what : str
-        File, for the log.
-
-    Returns
-    -------
-    PromptSet or None
-        None if there are no names, or one is no prompt, which is logged.
+    Returns None if there are no names, or one is not a valid prompt, which is logged
+    with the name of the file, `what`. `instance` means that values are instances.
     """
     mapping: dict[str, str | int] = {str(label): text for label, text in texts.items()}
     mapping[INSTANCE_KEY] = int(instance)

@@ -1,4 +1,4 @@
-"""The doors: any path in, labels out. What each format means is in its own module."""
+"""Open any supported file, and save labels; each format has its own module."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Saver(Protocol):
 
 
 def recognise(path: str | os.PathLike[str]) -> Kind | None:
-    """Tell a file's format by its first bytes, or a folder's by what lies in it.
+    """Recognise the format of a file by its first bytes, or of a folder by its content.
 
     Parameters
     ----------
@@ -77,12 +77,12 @@ def recognise(path: str | os.PathLike[str]) -> Kind | None:
 
 
 def can_open(path: str | os.PathLike[str]) -> bool:
-    """Say whether `open_file` knows what to do with a file, folder or pattern."""
+    """Return whether `open_file` can open a file, folder or pattern."""
     return recognise(path) is not None or stack.is_stack(Path(path))
 
 
 def open_file(path: str | os.PathLike[str]) -> Contents:
-    """Open everything of use in a file; no voxel is read yet.
+    """Open the images, labels and prompts of a file without reading voxels.
 
     Parameters
     ----------
@@ -93,14 +93,14 @@ def open_file(path: str | os.PathLike[str]) -> Contents:
     Returns
     -------
     Contents
-        Images, existing labels and prompts. Nothing stays open on disk: each block
-        opens the file when it is read.
+        Images, existing labels and prompts. The file does not stay open: each block
+        opens it when it is read.
 
     Raises
     ------
     FormatError
-        If there is no such file, it is of another kind, or it is damaged. Damage to
-        voxels shows when they are read.
+        If the file does not exist, is damaged, or its format is not supported. Damage
+        to voxels is found when they are read.
     """
     path = Path(path)
     kind = recognise(path)
@@ -112,12 +112,13 @@ def open_file(path: str | os.PathLike[str]) -> Contents:
         contents = _OPENERS[kind](path)
     except OSError as error:
         raise FormatError(
-            f"{path} cannot be read ({error.strerror or error}); it may be damaged or "
-            "its disk gone: bring that back, or copy it again from where it came."
+            f"{path} cannot be read ({error.strerror or error}); it may be damaged, or "
+            "its disk unavailable. Reconnect the disk, or copy the file again from its "
+            "source."
         ) from error
     if not contents.images and not contents.labels:
         raise FormatError(
-            f"{path} holds neither an image nor labels; give one that does."
+            f"{path} contains neither an image nor labels; choose another file."
         )
     return contents
 
@@ -128,28 +129,28 @@ def open_volume(
     channel: int | str | None = None,
     time: int | None = None,
 ) -> Volume:
-    """Open the first image of a file as a volume fit to be segmented.
+    """Open the first image of a file as a volume that can be segmented.
 
     Parameters
     ----------
     path : path-like
         As for `open_file`.
     channel : int or str, optional
-        Number (from 0) or name of the channel, or "rgb" for all as colours; needed
-        where there are several that are not called red, green and blue.
+        Number (from 0) or name of the channel, or "rgb" for all as colours; required
+        if there are several that are not called red, green and blue.
     time : int, optional
-        Time point (from 0); needed where volumes of several are stored.
+        Time point (from 0); required if there are volumes of several time points.
 
     Returns
     -------
     Volume
-        Lazy; three axes, and a fourth for colours. A single image becomes a volume of
-        one slice; images over time become one whose first axis is time.
+        Lazy, with three axes, and a fourth for colours. A single image becomes a
+        volume of one slice; images over time become one whose first axis is time.
 
     Raises
     ------
     FormatError
-        As for `open_file`, or if the file holds labels only.
+        As for `open_file`, or if the file contains only labels.
     VolumeError
         If a choice is missing or impossible, or there are not two or three axes.
     """
@@ -157,13 +158,13 @@ def open_volume(
     if "t" in volume.axes and (len(volume.axes) > 3 or time is not None):
         volume = volume.select(t=_choose_time(volume, time))
     elif time not in (None, 0):
-        raise VolumeError(f"{path} has one time point only; leave the time out.")
+        raise VolumeError(f"{path} has only one time point; leave the time out.")
     try:
         return as_volume(volume)
     except VolumeError:
         if len(volume.axes) != 3:
             raise
-        return volume  # what is wrong with its values is said when it is used
+        return volume  # an error about its values is raised when it is used
 
 
 def open_image(path: str | os.PathLike[str]) -> Volume:
@@ -182,17 +183,17 @@ def open_image(path: str | os.PathLike[str]) -> Volume:
     Raises
     ------
     FormatError
-        As for `open_file`, or if the file holds labels only.
+        As for `open_file`, or if the file contains only labels.
     """
     contents = open_file(path)
     if not contents.images:
         raise FormatError(
-            f"{path} holds labels only; give the file with the image they belong to."
+            f"{path} contains only labels; choose the file of the image they belong to."
         )
     volume, *others = contents.images
     if others:
         logger.warning(
-            "%s holds %d images; the first, %s, is taken.",
+            "%s contains %d images; the first one, %s, is used.",
             path,
             1 + len(others),
             volume.name,
@@ -201,19 +202,19 @@ def open_image(path: str | os.PathLike[str]) -> Volume:
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Refuse, before anything is computed, what `save_labels` could not write.
+    """Check, before anything is computed, that `save_labels` can write to a path.
 
     Parameters
     ----------
     path : path-like
-        Where labels are to go.
+        The file to be written.
     overwrite : bool
         Whether an existing file may be replaced.
 
     Raises
     ------
     OptionError
-        For an unknown ending.
+        If the extension is not supported.
     OutputError
         If the file exists, or its folder is missing or cannot be written.
     """
@@ -234,17 +235,18 @@ def save_labels(
     Parameters
     ----------
     path : path-like
-        Its ending says the format: ``.npz`` (array ``segs``; spacing in millimetres
-        where it is known), ``.tif`` or ``.tiff`` (OME-TIFF), ``.nii`` or ``.nii.gz``
-        (NIfTI, with the affine of the volume's file; needs the extra ``nifti``),
-        ``.zarr`` (OME-Zarr 0.5 label image). The last two also keep the origin.
+        The extension chooses the format: ``.npz`` (array ``segs``; spacing in
+        millimetres if its unit is known), ``.tif`` or ``.tiff`` (OME-TIFF), ``.nii``
+        or ``.nii.gz`` (NIfTI, with the affine of the volume's file; needs the extra
+        ``nifti``), ``.zarr`` (OME-Zarr 0.5 label image). The last two also keep the
+        origin.
     labels : array
-        Whole numbers, 0 is background; numpy, dask or zarr, with the shape of
-        `volume` (without colours; without the slice axis of a single image). Lazy
-        ones are computed block by block.
+        Integers, 0 is background; numpy, dask or zarr, with the shape of `volume`
+        (without colours, and without the slice axis of a single image). Lazy labels
+        are computed block by block.
     volume : Volume
-        Axes, spacing, units and origin to keep; two axes to four, the first of which
-        is time.
+        Axes, spacing, units and origin of the labels. Two to four axes; the first of
+        four is time.
     prompts : PromptSet or None
         Names to store with the label values.
     overwrite : bool
@@ -253,11 +255,11 @@ def save_labels(
     Raises
     ------
     OptionError
-        For an unknown ending.
+        If the extension is not supported.
     OutputError
-        If the file exists, or cannot be written. No part of it is left behind.
+        If the file exists, or cannot be written. Nothing is left behind.
     VolumeError
-        If labels and volume do not fit, or labels are not whole numbers from 0 up.
+        If the shapes of labels and volume differ, or labels are not integers from 0.
     """
     path = Path(path)
     saver = _find_saver(path)
@@ -267,7 +269,7 @@ def save_labels(
     if tuple(labels.shape) != volume.shape or not 2 <= len(volume.shape) <= 4:
         raise VolumeError(
             f"The labels have the shape {tuple(labels.shape)} and {volume.name} has "
-            f"{volume.shape}; both must be the same, with two to four axes."
+            f"{volume.shape}; they must be equal, with two to four axes."
         )
     saver(path, labels, volume=volume, prompts=prompts, overwrite=overwrite)
 
@@ -291,7 +293,7 @@ def _find_saver(path: Path) -> _Saver:
             return saver
     known = ", ".join(suffix for suffixes, _ in savers for suffix in suffixes)
     raise OptionError(
-        f"{path.name} does not end in a format for labels; choose one of {known}."
+        f"{path.name} has no extension of a format for labels; choose one of {known}."
     )
 
 
@@ -299,14 +301,14 @@ def _refusal(path: Path) -> str:
     if not path.exists():
         return f"{path} does not exist; check the name."
     if not path.is_dir() and not path.is_file():
-        return f"{path} is no file but a device or pipe; give a file or folder."
+        return f"{path} is a device or pipe, not a file; choose a file or folder."
     if path.is_dir():
         return (
-            f"{path} is a folder without Zarr data or TIFF slices; what can be opened "
-            f"is {_KNOWN}."
+            f"{path} is a folder without Zarr data or TIFF slices; supported formats "
+            f"are {_KNOWN}."
         )
     if path.stat().st_size == 0:
-        return f"{path} is empty; copy it again from where it came."
+        return f"{path} is empty; copy it again from its source."
     try:
         with path.open("rb") as file:
             head = file.read(32)
@@ -315,8 +317,8 @@ def _refusal(path: Path) -> str:
     if head.startswith(b"version https://git-lfs"):
         return f"{path} is a Git LFS pointer and not the file; run: git lfs pull"
     return (
-        f"{path} is of no known format, whatever its name says; what can be opened is "
-        f"{_KNOWN}."
+        f"{path} is not in a supported format, despite its extension; supported "
+        f"formats are {_KNOWN}."
     )
 
 
@@ -326,7 +328,7 @@ def _choose_time(volume: Volume, time: int | None) -> int:
         return 0
     if time is not None and 0 <= time < count:
         return time
-    found = "none was chosen" if time is None else f"{time} is not one"
+    found = "none was chosen" if time is None else f"{time} is not one of them"
     raise VolumeError(
         f"{volume.name} has {count} time points and {found}; choose 0 to {count - 1}."
     )

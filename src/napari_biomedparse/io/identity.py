@@ -1,4 +1,4 @@
-"""Which volume this is: enough to notice that a run would go on with another one."""
+"""Identify a volume, so that a run is not resumed with another one."""
 
 from __future__ import annotations
 
@@ -17,31 +17,29 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.volume import Volume
 
 SAMPLES = 3
-"""Places at which a lazy volume is looked at."""
+"""Number of slices that are sampled in a lazy volume."""
 SAMPLE_EDGE = 64
-"""Rows and columns that are looked at there."""
+"""Rows and columns of a sample."""
 _FILE_KEYS = ("bytes", "changed", "files", "metadata")
 _ZARR_METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
 
 def identify(volume: Volume, sampled: str = "") -> dict[str, Any]:
-    """Describe a volume so that another one can be told from it.
+    """Describe a volume so that it can be distinguished from others.
 
     Parameters
     ----------
     volume : Volume
     sampled : str
-        Checksum of voxels that were read before; of one on disk no others are read
-        then.
+        Checksum of voxels read earlier; used instead of reading a volume on disk.
 
     Returns
     -------
     dict
-        Plain JSON types: path, axes, shape, dtype, spacing, units, origin; for a file
-        its size and time of change, for slices in many files a checksum of these, for
-        a Zarr folder a checksum of its metadata; and
-        a checksum of the voxels: all of an array in memory, three small windows of
-        what is on disk, or `sampled`.
+        Plain JSON types: path, axes, shape, dtype, spacing, units, origin; size and
+        modification time of a file, or a checksum of these for a stack of files, or a
+        checksum of the metadata of a Zarr folder; and a checksum of the voxels: all of
+        an array in memory, three small windows of a volume on disk, or `sampled`.
     """
     path = None if volume.source is None else volume.source.absolute()
     found: dict[str, Any] = {
@@ -58,35 +56,25 @@ def identify(volume: Volume, sampled: str = "") -> dict[str, Any]:
 
 
 def check_unchanged(volume: Volume, known: Mapping[str, Any]) -> None:
-    """Refuse a volume whose files changed or went away while it was read.
+    """Raise `FormatError` if a volume's files changed or disappeared while it was read.
 
-    A Zarr whose disk is lost reads as if it were empty.
-
-    Parameters
-    ----------
-    volume : Volume
-    known : mapping
-        What `identify` said of it.
-
-    Raises
-    ------
-    FormatError
-        If so.
+    A Zarr folder whose disk is lost reads as if it were empty. `known` is the result
+    of `identify`.
     """
     if volume.source is None:
         return
     path = volume.source.absolute()
     found = _on_disk(path)
     if any(known.get(key) != found.get(key) for key in _FILE_KEYS):
-        what = "changed" if path.exists() else "went away"
+        what = "changed" if path.exists() else "disappeared"
         raise FormatError(
-            f"{path} {what} while it was being read. Finished blocks are kept: bring "
-            "it back as it was, and run the same again to continue."
+            f"{path} {what} while it was being read. Finished blocks are kept: restore "
+            "it as it was, and run the same again to continue."
         )
 
 
 def _on_disk(path: Path) -> dict[str, Any]:
-    """Return what tells files from others, without reading voxels."""
+    """Return what identifies files, without reading voxels."""
     if path.is_file():
         status = path.stat()
         return {"bytes": status.st_size, "changed": status.st_mtime_ns}
@@ -117,7 +105,7 @@ def _checksum(volume: Volume, sampled: str) -> str:
 
 
 def _files_checksum(files: Iterable[Path]) -> str:
-    """Compute a checksum of the names, sizes and times of change of files."""
+    """Compute a checksum of the names, sizes and modification times of files."""
     digest = hashlib.sha256()
     for file in files:
         status = file.stat()
@@ -127,7 +115,7 @@ def _files_checksum(files: Iterable[Path]) -> str:
 
 
 def _zarr_checksum(folder: Path) -> str:
-    """Compute a checksum of the metadata of a Zarr folder and of what lies in it."""
+    """Compute a checksum of the metadata of a Zarr folder and of its children."""
     digest = hashlib.sha256()
     children = sorted(path for path in folder.iterdir() if path.is_dir())
     for place in (folder, *children):

@@ -1,4 +1,4 @@
-"""Which files a user means by paths, folders and patterns, and what results are called.
+"""Find the files of paths, folders and patterns, and name their results.
 
 Loads neither torch nor any file.
 """
@@ -17,7 +17,7 @@ SUFFIXES = (".npz", ".tif", ".tiff", ".nii", ".nii.gz", ".zarr")
 
 
 def stands_for_several(path: Path) -> bool:
-    """Tell whether a path is a folder of files, or a pattern."""
+    """Return whether a path is a folder of files, or a pattern."""
     if path.is_dir():
         return recognise(path) is None
     return not path.exists() and glob.has_magic(str(path))
@@ -29,18 +29,18 @@ def find_files(inputs: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
     Parameters
     ----------
     inputs : iterable of path
-        A Zarr folder is a file; of other folders the files in them are taken whose
-        format or ending is known.
+        A Zarr folder counts as a file. In other folders, files with a supported format
+        or extension are taken.
 
     Returns
     -------
     tuple of Path
-        In the order given, within a folder or pattern by name.
+        In the order of the inputs, and by name within a folder or pattern.
 
     Raises
     ------
     FormatError
-        If an input stands for no file.
+        If there is no file for an input.
     """
     found: dict[Path, None] = {}
     for given in inputs:
@@ -53,15 +53,16 @@ def find_files(inputs: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
             some = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
         if not some:
             raise FormatError(
-                f"{path} stands for no file to segment; give files, folders that hold "
-                f"some ({', '.join(SUFFIXES)}), or a pattern such as 'scans/*.tif'."
+                f"No file to segment was found for {path}; give files, folders that "
+                f"contain some ({', '.join(SUFFIXES)}), or a pattern such as "
+                "'scans/*.tif'."
             )
         found |= dict.fromkeys(some)
     return tuple(found)
 
 
 def folder_names(files: Sequence[Path]) -> list[str]:
-    """Name the result of each file after it; where names meet, after its path too."""
+    """Name the result of each file after it, or after its path if names are equal."""
     stems = [file.name.partition(".")[0] or file.name for file in files]
     names = []
     for file, stem in zip(files, stems, strict=True):
@@ -72,8 +73,8 @@ def folder_names(files: Sequence[Path]) -> list[str]:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise OutputError(
-            f"Several files would have their result in {twice!r}; segment them in two "
-            "calls, to different folders."
+            f"The results of several files would be called {twice!r}; segment them "
+            "separately, into different folders."
         )
     return [name.replace(".", "_") for name in names]
 

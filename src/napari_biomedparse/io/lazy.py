@@ -1,4 +1,4 @@
-"""Dask arrays whose blocks are read when they are needed, and written in order."""
+"""Dask arrays whose blocks are read on demand, and written in order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.volume import ArrayLike
 
 BLOCK_BYTES = 4 * 2**20
-"""Size aimed at for one block: quick to read for one slice, few tasks for many."""
+"""Target size of a block: fast to read for one slice, few tasks for many."""
 Index = tuple[slice, ...]
 
 
@@ -31,13 +31,13 @@ def lazy_array(
     chunks: Sequence[int],
     what: str,
 ) -> ArrayLike:
-    """Make a dask array of a function that reads a part of a file.
+    """Make a dask array from a function that reads a part of a file.
 
     Parameters
     ----------
     read : callable
-        Takes one slice per axis and returns that part, opening and closing what it
-        needs. Called from several threads.
+        Takes one slice per axis and returns that part; opens and closes the file by
+        itself. Called from several threads.
     shape, dtype
         Of the whole array.
     chunks : sequence of int
@@ -72,14 +72,14 @@ def lazy_array(
             return np.asarray(read(index))
         except (FormatError, MemoryError):
             raise
-        except Exception as error:  # codecs raise whatever they like
+        except Exception as error:  # codecs may raise anything
             first = ", ".join(str(part.start) for part in index)
             advice = (
-                "Its disk may be gone, or it may not be read any more: bring it back, "
-                "and run the same again."
+                "The disk may be unavailable, or permissions may have changed: restore "
+                "access, and run the same again."
                 if isinstance(error, OSError) and error.errno
                 else "The file is probably damaged or incomplete; copy it again from "
-                "where it came."
+                "its source."
             )
             raise FormatError(
                 f"{what} cannot be read at ({first}): {error}. {advice}"
@@ -100,9 +100,9 @@ def grow_chunks(
 ) -> tuple[int, ...]:
     """Enlarge storage chunks to whole multiples of about `BLOCK_BYTES`.
 
-    Those of an array of terabytes become larger, so that there are not too many. The
-    last axis grows first, so that blocks become whole planes before they become
-    thicker; channels and time points stay apart, as one of each is used at a time.
+    Blocks of an array of terabytes become larger, to limit their number. The last axis
+    grows first, so that blocks become whole planes before they become thicker.
+    Channels and time points stay separate, as one of each is used at a time.
     """
     sizes = [max(1, min(c, n)) for c, n in zip(chunks, shape, strict=True)]
     wanted = max(BLOCK_BYTES, 2 * math.prod(shape) * itemsize // MAX_BLOCKS)
@@ -118,12 +118,8 @@ def grow_chunks(
 def in_order(labels: ArrayLike, folder: Path) -> Iterator[npt.NDArray[Any]]:
     """Yield `labels` slab by slab along the first axis, computing each block once.
 
-    Parameters
-    ----------
-    labels : array
-        numpy, dask or zarr, three axes.
-    folder : Path
-        Where a temporary copy may lie, if blocks do not follow the first axis.
+    If the blocks of a dask array do not follow the first axis, a temporary copy is
+    made in `folder`.
     """
     if not hasattr(labels, "dask"):
         rows = _rows(labels)

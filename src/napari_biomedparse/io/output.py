@@ -1,4 +1,4 @@
-"""What all label writers share: whole files or none, and the smallest integer type."""
+"""Shared by all label writers: output paths, integer types and colours."""
 
 from __future__ import annotations
 
@@ -25,24 +25,12 @@ _GOLDEN_RATIO = 0.618033988749895
 
 @contextmanager
 def whole_or_nothing(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Provide a temporary name that becomes `path` if everything succeeds.
-
-    Parameters
-    ----------
-    path : Path
-        File or folder to make.
-    overwrite : bool
-        Whether one of that name may be replaced.
-
-    Yields
-    ------
-    Path
-        A name in the same folder; see `atomic_write`.
+    """Check a path with `check_place`, and provide a temporary name for `atomic_write`.
 
     Raises
     ------
     OutputError
-        If `path` exists, or its folder is missing or cannot be written.
+        If `path` exists and may not be replaced, or cannot be written.
     """
     path = path.absolute()
     check_place(path, overwrite=overwrite)
@@ -57,50 +45,33 @@ def whole_or_nothing(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def check_place(path: Path, *, overwrite: bool) -> None:
-    """Refuse a place where nothing can be written, as far as can be told before.
-
-    Parameters
-    ----------
-    path : Path
-        File or folder to make.
-    overwrite : bool
-        Whether one of that name may be replaced.
-
-    Raises
-    ------
-    OutputError
-        If `path` exists, or its folder is missing or cannot be written.
-    """
+    """Raise `OutputError` if a file or folder cannot be written, as far as is known."""
     path = path.absolute()
     if path.exists() and not overwrite:
         raise OutputError(
-            f"{path} exists already; choose another name or ask to overwrite it."
+            f"{path} exists already; choose another name, or allow overwriting."
         )
     if path.is_dir() and not is_zarr(path):
-        raise OutputError(f"{path} is a folder of other things and is not replaced.")
+        raise OutputError(f"{path} is a folder of other files and is not replaced.")
     if not path.parent.is_dir():
-        raise OutputError(f"The folder {path.parent} does not exist; make it first.")
+        raise OutputError(f"The folder {path.parent} does not exist; create it first.")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(
-            f"The folder {path.parent} may not be written to; choose another."
+            f"You may not write to the folder {path.parent}; choose another one."
         )
 
 
 def label_dtype(labels: ArrayLike, prompts: PromptSet | None) -> np.dtype[Any]:
     """Return the smallest unsigned type that holds all label values.
 
-    numpy labels are looked at; of lazy ones the largest value follows from the
-    prompts, or, for instances, from their type.
-
-    Raises
-    ------
-    VolumeError
-        If the labels are not integers.
+    The values of numpy labels are examined. The largest value of lazy labels follows
+    from the prompts or, for instances, from their type. Raises `VolumeError` if labels
+    are not integers.
     """
     dtype = np.dtype(labels.dtype)
     if dtype.kind not in "bui":
         raise VolumeError(
-            f"Labels have values of type {dtype}; whole numbers are needed."
+            f"Labels have values of type {dtype}; convert them to integers."
         )
     if isinstance(labels, np.ndarray):
         return np.min_scalar_type(max(0, int(labels.max(initial=0))))
@@ -110,26 +81,20 @@ def label_dtype(labels: ArrayLike, prompts: PromptSet | None) -> np.dtype[Any]:
 
 
 def fit(block: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Return labels as `dtype`, never wrapping a value around.
-
-    Raises
-    ------
-    VolumeError
-        If a label is negative or too large.
-    """
+    """Return labels as `dtype`; raises `VolumeError` where a value does not fit."""
     if block.size:
         low, high = int(block.min()), int(block.max())
         if low < 0 or high > np.iinfo(dtype).max:
             wrong = low if low < 0 else high
             raise VolumeError(
-                f"The labels hold the value {wrong}, which no prompt has and which "
-                f"does not fit {dtype}; remove it, or say that they are instances."
+                f"The labels contain the value {wrong}, which belongs to no prompt and "
+                f"does not fit {dtype}; remove it, or declare them as instances."
             )
     return block.astype(dtype, copy=False)
 
 
 def label_colour(label: int) -> Colour:
-    """Return the colour of a label value, far from those of its neighbours."""
+    """Return a colour of a label value that differs from those of its neighbours."""
     hue = (label * _GOLDEN_RATIO) % 1.0
     rgb = colorsys.hsv_to_rgb(hue, 0.65 + 0.3 * (label % 2), 0.95)
     red, green, blue = (round(255 * part) for part in rgb)

@@ -1,4 +1,4 @@
-"""Which image, labels and prediction belong together, and labels from any file."""
+"""Match images with their labels and predictions, and open labels of any file."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _ENDINGS = (".gz", ".nii", ".npz", ".ome", ".tif", ".tiff", ".zarr")
 
 @dataclass(frozen=True)
 class Pair:
-    """One case.
+    """The files of one case.
 
     Parameters
     ----------
     name : str
-        The image's file name without its ending.
+        The image's file name without its extension.
     image, truth : Path
-        The same file if it brings its own labels.
+        The same file if it contains its own labels.
     prediction : Path, optional
-        File with labels to be scored; without one they are to be computed.
+        File with labels to be scored; None if they are to be computed.
     missing : str
-        What there is no file of, or empty.
+        Kind of file that is missing, or empty.
     """
 
     name: str
@@ -49,27 +49,26 @@ class Pair:
 def find_pairs(
     images: Paths, labels: Paths, predictions: Paths | None = None
 ) -> tuple[Pair, ...]:
-    """Pair files whose names are the same up to the ending.
+    """Match files whose names are equal except for the extension.
 
-    Where there is one image and one file of labels only, they are a pair whatever
-    they are called.
+    A single image and a single file of labels match whatever their names.
 
     Parameters
     ----------
     images, labels, predictions : path or iterable of path
-        Files, folders of files, and patterns. An OME-Zarr image that brings its labels
-        may be given as both.
+        Files, folders of files, and patterns. An OME-Zarr image that contains its
+        labels may be given as both.
 
     Returns
     -------
     tuple of Pair
-        In the order of the images; those of which a file is missing say so.
+        In the order of the images, incomplete ones included.
 
     Raises
     ------
     FormatError
-        If a path stands for no file, no image has its others, or two files of one
-        kind have the same name.
+        If there is no file for a path, no pair is complete, or two files of one kind
+        have the same name.
     """
     found = find_files(_listed(images))
     truths = _by_name(find_files(_listed(labels)), found)
@@ -87,8 +86,8 @@ def find_pairs(
     if all(pair.missing for pair in pairs):
         others = truths if pairs[0].missing == "labels" else predicted
         raise FormatError(
-            f"None of the {len(pairs)} images has {pairs[0].missing}: a file of the "
-            f"same name is needed, such as {pairs[0].name}, but there are "
+            f"None of the {len(pairs)} images has {pairs[0].missing}. A file of the "
+            f"same name is needed, such as {pairs[0].name}, but the names found are "
             f"{', '.join(sorted(others)[:3])}."
         )
     return tuple(pairs)
@@ -100,33 +99,35 @@ def open_labels(path: str | os.PathLike[str]) -> LabelVolume:
     Parameters
     ----------
     path : path
-        A file with labels, or an image of whole numbers, which is taken for labels.
+        A file with labels, or an image of integers, which is taken as labels.
 
     Returns
     -------
     LabelVolume
-        Three axes, lazy; a single image becomes one slice.
+        Lazy, with three axes; a single image becomes one slice.
 
     Raises
     ------
     FormatError
         If the file cannot be read.
     VolumeError
-        If it holds fractions or has another number of axes.
+        If the values are not integers, or the number of axes is wrong.
     """
     contents = open_file(path)
     for image in () if contents.labels else contents.images:
         if image.dtype.kind not in "bui":
             raise VolumeError(
-                f"{path} has labels of type {image.dtype}; labels must be whole "
-                "numbers, 0 for background: round and convert them to an integer type."
+                f"{path} has labels of type {image.dtype}; labels must be integers, 0 "
+                "for background: round and convert them."
             )
     found = contents.labels or tuple(LabelVolume(image) for image in contents.images)
     if not found:
-        raise FormatError(f"{path} holds neither labels nor an image.")
+        raise FormatError(
+            f"{path} contains neither labels nor an image; choose another file."
+        )
     if len(found) > 1:
         names = ", ".join(one.volume.name for one in found)
-        logger.warning("%s holds several labels (%s); the first is taken.", path, names)
+        logger.warning("%s has several labels (%s); the first are used.", path, names)
     labels = found[0]
     volume = labels.volume
     for axis in ("c", "t"):
@@ -148,7 +149,7 @@ def open_labels(path: str | os.PathLike[str]) -> LabelVolume:
     if len(volume.shape) != 3:
         raise VolumeError(
             f"{path} has labels with {len(volume.shape)} axes "
-            f"({', '.join(volume.axes)}); three (z, y, x) or two are needed."
+            f"({', '.join(volume.axes)}); two (y, x) or three (z, y, x) are needed."
         )
     return replace(labels, volume=volume)
 
@@ -162,7 +163,7 @@ def read_labels(labels: LabelVolume) -> npt.NDArray[np.integer[Any]]:
 
 
 def case_name(path: Path) -> str:
-    """Return a file's name without the endings of its format."""
+    """Return a file's name without the extensions of its format."""
     name = path.name
     while name.lower().endswith(_ENDINGS):
         name = name[: name.rindex(".")]
@@ -174,7 +175,7 @@ def _listed(paths: Paths) -> list[str | os.PathLike[str]]:
 
 
 def _by_name(files: tuple[Path, ...], partners: tuple[Path, ...]) -> dict[str, Path]:
-    """Index files by name; a single one is called as its single partner."""
+    """Index files by name; a single file gets the name of its single partner."""
     if len(files) == len(partners) == 1:
         return {case_name(partners[0]): files[0]}
     named: dict[str, Path] = {}
@@ -182,7 +183,7 @@ def _by_name(files: tuple[Path, ...], partners: tuple[Path, ...]) -> dict[str, P
         other = named.setdefault(case_name(path), path)
         if other != path:
             raise FormatError(
-                f"{other} and {path} have the same name, so it is not clear which "
-                "belongs to which labels; rename one."
+                f"{other} and {path} have the same name, so it is not clear which one "
+                "belongs to which labels; rename one of them."
             )
     return named

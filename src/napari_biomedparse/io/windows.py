@@ -1,4 +1,4 @@
-"""Parts of lazy volumes in bounded memory, each chunk read and decoded once."""
+"""Read parts of lazy volumes in bounded memory, each chunk once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.volume import ArrayLike
 
 SPOOL_BYTES = 2**34
-"""Parts larger than this are not put into a temporary file."""
+"""Largest part that is written to a temporary file."""
 
 
 def chunk_thickness(data: ArrayLike, axis: int) -> int:
@@ -40,17 +40,7 @@ def chunk_thickness(data: ArrayLike, axis: int) -> int:
 def read_windows(
     data: ArrayLike, windows: Sequence[tuple[slice, ...]]
 ) -> list[npt.NDArray[Any]]:
-    """Read windows of an array; those in the same chunk of a dask array at once.
-
-    Parameters
-    ----------
-    data : array
-    windows : sequence of index
-
-    Returns
-    -------
-    list of ndarray
-    """
+    """Read windows of an array; a chunk that several share is read once."""
     parts = [data[window] for window in windows]
     if hasattr(data, "dask"):
         from dask.base import compute
@@ -60,17 +50,9 @@ def read_windows(
 
 
 def can_spool(data: ArrayLike, size: int) -> bool:
-    """Say whether `size` bytes of an array should and can go through a file.
+    """Return whether `size` bytes of an array should and can pass through a file.
 
-    Parameters
-    ----------
-    data : array
-        Only a dask array reads whole chunks for a part of them.
-    size : int
-
-    Returns
-    -------
-    bool
+    Only a dask array needs it, which reads whole chunks for a part of them.
     """
     if not hasattr(data, "dask") or size > SPOOL_BYTES:
         return False
@@ -80,24 +62,15 @@ def can_spool(data: ArrayLike, size: int) -> bool:
 def spool(
     data: Any, axis: int, start: int, stop: int, thickness: int
 ) -> Iterator[npt.NDArray[Any]]:
-    """Read slices `start` to `stop` of a dask array, a few at a time.
+    """Read slices `start` to `stop` of a dask array, `thickness` at a time.
 
-    Chunks are read one column of them after the other into a temporary file, from
-    which thin parts are then taken.
-
-    Parameters
-    ----------
-    data : dask array
-    axis : int
-        Slicing axis.
-    start, stop : int
-    thickness : int
-        Slices at a time.
+    Chunks are read column by column into a temporary file, from which thin parts are
+    then taken.
 
     Yields
     ------
     ndarray
-        Of the array's shape but for the slicing axis, which comes first.
+        Of the array's shape, but with the slicing axis first.
     """
     others = [
         [slice(end - size, end) for end, size in zip(accumulate(n), n, strict=True)]
@@ -122,9 +95,8 @@ def spool(
                 shape = tuple(part.stop - part.start for part in column)
                 size = math.prod(shape)
                 file.seek((begin + (first - start) * size) * dtype.itemsize)
-                got = np.frombuffer(
-                    file.read((last - first) * size * dtype.itemsize), dtype
-                )
-                slab[(slice(None), *column)] = got.reshape(last - first, *shape)
+                raw = file.read((last - first) * size * dtype.itemsize)
+                part = np.frombuffer(raw, dtype).reshape(last - first, *shape)
+                slab[(slice(None), *column)] = part
                 begin += (stop - start) * size
             yield slab

@@ -144,7 +144,7 @@ def test_a_file_cut_short(keep: float, tmp_path: Path) -> None:
     path = write(tmp_path / "a.npz", imgs=IMAGE)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * keep)])
-    with pytest.raises(FormatError, match=r"a\.npz is not a whole \.npz file"):
+    with pytest.raises(FormatError, match=r"a\.npz is not a complete \.npz file"):
         open_npz(path)
 
 

@@ -172,7 +172,7 @@ def test_metadata_that_break_the_rules(changes: dict[str, Any], tmp_path: Path) 
 
 def test_an_array_that_is_missing(tmp_path: Path) -> None:
     _image(tmp_path / "a.zarr", datasets=[{"path": "7"}])
-    with pytest.raises(FormatError, match=r"lists the array '7', which is not there"):
+    with pytest.raises(FormatError, match=r"lists the array '7', which is missing"):
         open_zarr(tmp_path / "a.zarr")
 
 

@@ -1,8 +1,8 @@
-"""NIfTI files (``.nii``, ``.nii.gz``) in and out, with nibabel, the extra ``nifti``.
+"""Read and write NIfTI (``.nii``, ``.nii.gz``) with nibabel, the extra ``nifti``.
 
-Voxels lie x first in the file, which is our z, y, x read backwards; nothing is turned
-or flipped. The file's header, its affine included, stays with the volume and is the
-header of labels written for it.
+Voxels are stored with x first, which is our z, y, x read backwards; nothing is rotated
+or flipped. The file's header, with its affine, is kept by the volume and used for
+labels written for it.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ NEEDS_EXTRA = (
 )
 _AXES = ("c", "t", "z", "y", "x")
 _MAGIC = {(348, 344): (b"n+1\0",), (540, 4): (b"n+2\0",)}
-"""First number of the file and place of the magic: NIfTI-1 and NIfTI-2."""
+"""First number of the file and offset of the magic: NIfTI-1 and NIfTI-2."""
 _PACKED_BLOCK = 64 * 2**20
-"""Packed files are read from their beginning for each block: few, large ones."""
+"""Compressed files are read from the start for each block, so blocks are large."""
 _COMMENT = 6
 """Code of a header extension with text."""
 _UNITS = {"millimeter": "mm", "micrometer": "micron", "meter": "meter"}
@@ -52,7 +52,7 @@ _LONGEST = 2**15 - 1
 
 
 def is_nifti(path: Path) -> bool:
-    """Say whether a file is a NIfTI file, by its first bytes and its ending."""
+    """Return whether a file is NIfTI, by its first bytes and its extension."""
     if not path.name.lower().endswith(SUFFIXES):
         return False
     try:
@@ -68,7 +68,7 @@ def is_nifti(path: Path) -> bool:
 
 
 def require_nibabel(error: type[FormatError] | type[OptionError]) -> Any:
-    """Return nibabel, or raise an error that says how to get it."""
+    """Return nibabel, or raise an error with the command that installs it."""
     try:
         import nibabel
     except ImportError as missing:
@@ -77,18 +77,10 @@ def require_nibabel(error: type[FormatError] | type[OptionError]) -> Any:
 
 
 def open_nifti(path: Path) -> Contents:
-    """Open a NIfTI file; the voxels stay in it.
+    """Open a NIfTI file without reading voxels.
 
-    Parameters
-    ----------
-    path : Path
-        Two to five axes: x, y, z, time and channel. Values are scaled as the header
-        says.
-
-    Returns
-    -------
-    Contents
-        Labels if the header says so (intent "label"), else an image.
+    It has two to five axes: x, y, z, time and channel. Values are scaled as the header
+    specifies. The contents are labels if the intent is "label", otherwise an image.
 
     Raises
     ------
@@ -105,8 +97,8 @@ def open_nifti(path: Path) -> Contents:
         raise
     except Exception as error:  # a damaged header can fail anywhere in nibabel
         raise FormatError(
-            f"{path} is not a whole NIfTI file ({error}); copy it again from where it "
-            "came."
+            f"{path} is not a complete NIfTI file ({error}); copy it again from its "
+            "source."
         ) from error
     if header.get_intent()[0] != "label":
         return Contents((volume,))
@@ -125,8 +117,8 @@ def save_nifti(
 ) -> None:
     """Write labels as NIfTI, with the header of the volume's own file if it had one.
 
-    See `napari_biomedparse.io.save_labels`. Else voxel sizes and origin make up the
-    affine, in millimetres where the unit is none that NIfTI knows.
+    See `napari_biomedparse.io.save_labels`. Otherwise voxel sizes and origin make up
+    the affine, in millimetres if NIfTI has no code for the unit.
     """
     require_nibabel(OptionError)
     dtype = label_dtype(labels, prompts)
@@ -153,7 +145,7 @@ def save_nifti(
 
 
 def _check_offset(path: Path) -> None:
-    """Refuse a header that claims much before its voxels, which nibabel would read."""
+    """Refuse an offset of the voxels so large that nibabel would read too much."""
     with _unpacked(path) as file:
         head = file.read(352)
     order: Literal["little", "big"] = "little" if head[0] in (92, 28) else "big"
@@ -163,8 +155,8 @@ def _check_offset(path: Path) -> None:
         offset = np.float64(int.from_bytes(head[168:176], order, signed=True))
     if not 0 <= offset <= MAX_METADATA:
         raise FormatError(
-            f"{path} claims that its voxels begin at byte {offset:.3g}, where at most "
-            f"{MAX_METADATA} are read before them; copy it again from where it came."
+            f"{path} claims that its voxels begin at byte {offset:.3g}, and at most "
+            f"{MAX_METADATA} is accepted; copy it again from its source."
         )
 
 
@@ -181,13 +173,13 @@ def _make_volume(image: Any, path: Path) -> Volume:
     dtype = np.dtype(image.get_data_dtype())
     if dtype.kind not in "uif" or not 2 <= rank <= len(_AXES):
         raise FormatError(
-            f"{path} holds {rank} axes of values of type {dtype}; two to five axes of "
+            f"{path} has {rank} axes of values of type {dtype}; two to five axes of "
             "real numbers are needed. Convert it first."
         )
     if min(shape) < 1:
         raise FormatError(
             f"{path} claims the shape {shape[::-1]}, and at least one voxel along each "
-            "axis is needed; copy it again from where it came."
+            "axis is needed; copy it again from its source."
         )
     if (proxy.slope, proxy.inter) != (1.0, 0.0):
         dtype = np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
@@ -226,7 +218,7 @@ def _make_volume(image: Any, path: Path) -> Volume:
 def _chunks(
     path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], axes: tuple[str, ...]
 ) -> tuple[int, ...]:
-    """Blocks of whole planes; large ones where each costs unpacking from the start."""
+    """Return blocks of whole planes; large ones if each is unpacked from the start."""
     planes = (*(1 for _ in shape[:-2]), *shape[-2:])
     if path.suffix.lower() != ".gz" or len(shape) < 3:
         return grow_chunks(planes, shape, dtype.itemsize, axes)
@@ -236,7 +228,7 @@ def _chunks(
 
 
 def _origin(affine: Any, axes: tuple[str, ...]) -> tuple[float, ...]:
-    """Place of the first voxel, where the axes point the way the world's do."""
+    """Return the position of the first voxel, if the axes are those of the world."""
     turned = affine[:3, :3] - np.diag(np.diag(affine)[:3])
     if turned.any() or (np.diag(affine)[:3] <= 0).any():
         return (0.0,) * len(axes)
@@ -245,7 +237,7 @@ def _origin(affine: Any, axes: tuple[str, ...]) -> tuple[float, ...]:
 
 
 def _label_header(shape: tuple[int, ...], volume: Volume) -> Any:
-    """Return the header of the volume's own file, or one of its spacing."""
+    """Return the header of the volume's own file, or one made from its spacing."""
     nibabel = require_nibabel(OptionError)
     if volume.header is not None:
         kind = nibabel.Nifti1Header if len(volume.header) == 348 else None
@@ -257,7 +249,8 @@ def _label_header(shape: tuple[int, ...], volume: Volume) -> Any:
         if volume.cut_at is not None and len(shape) == 3:
             return _shifted(header, [volume.cut_at.get(axis, 0) for axis in "xyz"])
         logger.warning(
-            "%s was cut, so its labels do not get its NIfTI orientation.", volume.name
+            "%s was cropped, so its labels do not get its NIfTI orientation.",
+            volume.name,
         )
     large = max(shape) > _LONGEST
     header = nibabel.Nifti2Header() if large else nibabel.Nifti1Header()
@@ -279,7 +272,7 @@ def _label_header(shape: tuple[int, ...], volume: Volume) -> Any:
 
 
 def _shifted(header: Any, start: list[int]) -> Any:
-    """Return a header whose first voxel is another one of the same grid."""
+    """Return a header whose first voxel is voxel `start` of the same grid."""
     affine = header.get_best_affine()
     affine[:3, 3] += affine[:3, :3] @ start
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
@@ -293,22 +286,22 @@ def _write_texts(header: Any, prompts: PromptSet | None) -> None:
     if prompts is None:
         return
     nibabel = require_nibabel(OptionError)
-    said = {str(prompt.id): prompt.text for prompt in prompts.prompts}
-    text = json.dumps({"text_prompts": said, INSTANCE_KEY: int(prompts.instance)})
+    texts = {str(prompt.id): prompt.text for prompt in prompts.prompts}
+    text = json.dumps({"text_prompts": texts, INSTANCE_KEY: int(prompts.instance)})
     extension = nibabel.nifti1.Nifti1Extension(_COMMENT, text.encode())
     header.extensions.append(extension)
 
 
 def _read_texts(header: Any) -> tuple[dict[int, str], bool]:
-    """Read prompts that `save_nifti` left in the header, as far as there are any."""
+    """Read the prompts that `save_nifti` stored in the header, if any."""
     for extension in header.extensions:
         if extension.get_code() != _COMMENT:
             continue
         content = extension.get_content()
         try:
-            said = json.loads(content.rstrip(b"\0") if content else b"")
-            texts = {int(i): str(text) for i, text in said["text_prompts"].items()}
-            return texts, said.get(INSTANCE_KEY) == 1
+            known = json.loads(content.rstrip(b"\0") if content else b"")
+            texts = {int(i): str(text) for i, text in known["text_prompts"].items()}
+            return texts, known.get(INSTANCE_KEY) == 1
         except (ValueError, KeyError, TypeError, AttributeError):
-            continue  # a comment of somebody else's
+            continue  # a comment from another program
     return {}, False

@@ -54,10 +54,10 @@ _HEADER_ERRORS = (
 
 
 class NpyMember:
-    """One array of an ``.npz`` file: header read, data left in the file.
+    """One array of an ``.npz`` file, of which only the header is read at once.
 
-    The file is opened for each read and closed again. A temporary file with unpacked
-    data has no name and disappears together with the last array that is read from it.
+    The file is opened for each read and closed again. The temporary file with unpacked
+    data has no name, and disappears with the last array that was read from it.
 
     Parameters
     ----------
@@ -92,11 +92,11 @@ class NpyMember:
         self.shape, self.dtype, self._fortran = self._read_header()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to other processes as the place in the file."""
+        """Pickle the path and the entry, not the unpacked data."""
         return NpyMember, (self.path, self._info)
 
     def fault(self, found: str) -> FormatError:
-        """Return the error that names the file, this array and what is wrong."""
+        """Return an error about this array; `found` completes its sentence."""
         return FormatError(
             f"{self.path}: the array {self.key!r} {found}. Write the file again with "
             "numpy.savez_compressed, or copy it again from its source."
@@ -148,7 +148,7 @@ class NpyMember:
 
     @contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:
-        """Open the unpacked member as a stream, whose checksum is tested at its end."""
+        """Open the unpacked member as a stream; the checksum is tested at its end."""
         try:
             with zipfile.ZipFile(self.path) as archive:
                 with archive.open(self._info) as file:
@@ -163,7 +163,7 @@ class NpyMember:
     def _read_stored(self, begin: int, end: int) -> bytes:
         with self.path.open("rb") as file:
             file.seek(self._info.header_offset)
-            head = file.read(30)  # of fixed size, with the lengths of what follows
+            head = file.read(30)  # fixed size; holds the lengths of name and extra
             name, extra = (int.from_bytes(head[i : i + 2], "little") for i in (26, 28))
             file.seek(name + extra + begin, io.SEEK_CUR)
             data = file.read(end - begin)

@@ -1,4 +1,4 @@
-"""Challenge ``.npz`` files: images, labels and prompts in, labels out."""
+"""Read images, labels and prompts from challenge ``.npz`` files, and write labels."""
 
 from __future__ import annotations
 
@@ -30,38 +30,30 @@ _AXES = {2: ("y", "x"), 3: ("z", "y", "x"), 4: ("z", "y", "x", "c")}
 
 
 def is_npz(head: bytes) -> bool:
-    """Say whether a file that begins with `head` is a zip, as every ``.npz`` is."""
+    """Return whether a file that begins with `head` is a zip, as every ``.npz`` is."""
     return head[:4] in (b"PK\x03\x04", b"PK\x05\x06")
 
 
 def open_npz(path: Path) -> Contents:
-    """Open a file in the challenge's layout; the data stay in the file.
+    """Open a file in the challenge's layout without reading voxels.
 
-    Parameters
-    ----------
-    path : Path
-        With at least one of the keys ``imgs``, ``gts`` and ``segs``; optional are
-        ``spacing`` (x, y, z; millimetres unless ``spacing_unit`` says otherwise),
-        ``text_prompts``, or ``prompt_ids`` and ``prompt_texts``. ``boxes`` and
-        other keys are left alone.
-
-    Returns
-    -------
-    Contents
+    It has at least one of the keys ``imgs``, ``gts`` and ``segs``. Optional keys are
+    ``spacing`` (x, y, z; in millimetres unless ``spacing_unit`` is given),
+    ``text_prompts``, or ``prompt_ids`` and ``prompt_texts``. Others are ignored.
 
     Raises
     ------
     FormatError
-        If the file is damaged, lacks those keys, or hides anything but plain values
-        in its object arrays.
+        If the file is damaged, lacks those keys, or its object arrays contain anything
+        but plain values.
     """
     members = _list_members(path)
     keys = [key for key in (IMAGE_KEY, *LABEL_KEYS) if key in members]
     if not keys:
         raise FormatError(
             f"{path} has no array named {IMAGE_KEY!r} (found: "
-            f"{', '.join(sorted(members)) or 'nothing'}); store the image under "
-            f"{IMAGE_KEY!r} or labels under {LABEL_KEYS[0]!r}."
+            f"{', '.join(sorted(members)) or 'nothing'}); store the image as "
+            f"{IMAGE_KEY!r} or labels as {LABEL_KEYS[0]!r}."
         )
     prompts = _read_prompts(members)
     texts = dict(zip(prompts.ids, prompts.texts, strict=True)) if prompts else {}
@@ -86,7 +78,7 @@ def save_npz(
 ) -> None:
     """Write labels under ``segs``, or another `key`, with spacing and prompts.
 
-    Nothing is pickled, and the format has no place for the origin; see
+    Nothing is pickled, and the origin is not stored; see
     `napari_biomedparse.io.save_labels`.
     """
     dtype = label_dtype(labels, prompts)
@@ -128,8 +120,8 @@ def _list_members(path: Path) -> dict[str, NpyMember]:
             entries = archive.infolist()
     except (zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError) as error:
         raise FormatError(
-            f"{path} is not a whole .npz file ({error}); it was probably cut short: "
-            "copy it again from where it came."
+            f"{path} is not a complete .npz file ({error}); it is probably truncated: "
+            "copy it again from its source."
         ) from error
     wanted = (
         IMAGE_KEY, *LABEL_KEYS, "spacing", "spacing_unit", "text_prompts",
@@ -150,7 +142,7 @@ def _make_volume(
         raise member.fault(f"holds values of type {member.dtype}, not numbers")
     rank = len(member.shape)
     if rank not in _AXES:
-        raise member.fault(f"has {rank} axes where three (z, y, x) are expected")
+        raise member.fault(f"has {rank} axes, and three (z, y, x) are expected")
     axes = _AXES[rank]
     if rank == 4 and member.key in LABEL_KEYS:
         axes = ("t", *SPATIAL_AXES)
@@ -176,7 +168,7 @@ def _read_spacing(members: dict[str, NpyMember]) -> tuple[tuple[float, ...], str
     spacing = _read_small(members["spacing"], "uif").ravel()
     if spacing.size != 3 or not all(0 < size < np.inf for size in spacing):
         raise members["spacing"].fault(
-            f"holds {spacing.tolist()} where three positive numbers (x, y, z) are "
+            f"holds {spacing.tolist()}, and three positive numbers (x, y, z) are "
             "expected"
         )
     unit = "millimeter"
@@ -227,5 +219,5 @@ def _read_small(member: NpyMember, kinds: str) -> npt.NDArray[Any]:
     if member.dtype.kind == "U" and size:
         letter = np.dtype(np.uint32).newbyteorder(member.dtype.byteorder)
         if values.ravel().view(letter).max() > sys.maxunicode:
-            raise member.fault("holds letters that do not exist")
+            raise member.fault("holds invalid characters")
     return values

@@ -1,4 +1,4 @@
-"""A volume in many TIFF files, one a slice: a folder of them, or a pattern."""
+"""A volume in many TIFF files, one per slice, given as a folder or a pattern."""
 
 from __future__ import annotations
 
@@ -24,17 +24,10 @@ if TYPE_CHECKING:
 
 
 def stack_files(path: Path) -> tuple[Path, ...]:
-    """Return the TIFF files that a folder or a pattern stands for.
+    """Return the TIFF files of a folder or a pattern, in natural order of their names.
 
-    Parameters
-    ----------
-    path : Path
-        A folder, or a name with ``*``, ``?`` or ``[``, for which there is no file.
-
-    Returns
-    -------
-    tuple of Path
-        By name, numbers in it by their value; empty for anything else.
+    A pattern has ``*``, ``?`` or ``[``, and there is no file of that name. Empty for
+    any other path.
     """
     if path.is_dir():
         found = list(path.iterdir())
@@ -47,7 +40,7 @@ def stack_files(path: Path) -> tuple[Path, ...]:
 
 
 def is_stack(path: Path) -> bool:
-    """Say whether a folder or a pattern stands for slices of one volume."""
+    """Return whether the files of a folder or pattern are slices of one volume."""
     files = stack_files(path)
     try:
         return bool(files) and _is_slice(open_tiff(files[0]).images)
@@ -56,32 +49,24 @@ def is_stack(path: Path) -> bool:
 
 
 def open_stack(path: Path) -> Contents:
-    """Open TIFF files as the slices of one volume; the pixels stay in the files.
+    """Open TIFF files as the slices of one volume, without reading pixels.
 
-    Parameters
-    ----------
-    path : Path
-        For which `stack_files` finds files.
-
-    Returns
-    -------
-    Contents
-        One image of the axes z, y, x, and c of colour slices. The first file tells
-        what a slice is; the distance of the slices is not known.
+    The image has the axes z, y, x, and c for colour slices. Shape and type are those
+    of the first file; the distance between slices is unknown.
 
     Raises
     ------
     FormatError
-        If the first file is not a single slice. Another one that differs shows when
-        it is read.
+        If the first file is not a single slice. If another one differs from it, an
+        error is raised when it is read.
     """
     files = stack_files(path)
     images = open_tiff(files[0]).images
     if not _is_slice(images):
         found = ", ".join(images[0].axes) if images else "labels only"
         raise FormatError(
-            f"{files[0]} is not one slice ({found}), so the files of {path} are not a "
-            "volume together; open them one by one."
+            f"{files[0]} is not one slice ({found}), so the files of {path} are not "
+            "slices of one volume; open them one by one."
         )
     (first,) = images
     plane, dtype = first.shape, first.dtype
@@ -116,13 +101,13 @@ def _read(file: Path, plane: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArr
     found = np.asarray(tifffile.imread(file))
     if found.shape != plane or found.dtype != dtype:
         raise FormatError(
-            f"{file} is a slice of {found.shape} {found.dtype}, and the first one of "
-            f"{plane} {dtype}; slices of one volume must be alike."
+            f"{file} has the shape {found.shape} and type {found.dtype}, and the first "
+            f"slice {plane} and {dtype}; all slices of a volume must be alike."
         )
     return found
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:
-    """Return a key by which ``2`` comes before ``10``."""
+    """Return a key that sorts ``2`` before ``10``."""
     parts = re.split(r"(\d+)", name)
     return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts if p]

@@ -1,4 +1,4 @@
-"""TIFF files: OME-TIFF, ImageJ, BigTIFF and plain stacks in, OME-TIFF labels out."""
+"""Read TIFF files (OME-TIFF, ImageJ, BigTIFF, plain), and write OME-TIFF labels."""
 
 from __future__ import annotations
 
@@ -42,41 +42,34 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".tif", ".tiff")
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PLANE_BYTES = 64 * 2**20
-"""Planes up to this size are read whole; of larger tiled ones only the tiles needed."""
+"""Planes up to this size are read whole; larger tiled ones are read tile by tile."""
 _CLASSIC_BYTES = 2**32 - 2**25
 _MAX_STRIPS = 2**18
-"""Most strips or tiles of one plane that is read whole."""
+"""Largest number of strips or tiles of a plane that is read whole."""
 _PACKING = {
     5: "lzw", 8: "deflate", 32946: "deflate", 50013: "deflate", 34925: "lzma",
     50000: "zstd", 34926: "zstd", 33003: "image", 33004: "image", 33005: "image",
     34712: "image", 34933: "image",
 }  # fmt: skip
-"""Codes of compressions that may grow without bounds, by their names in `bounds`."""
+"""Codes of compressions that may grow without bounds, and their names in `bounds`."""
 
 
 def is_tiff(head: bytes) -> bool:
-    """Say whether a file that begins with `head` is a TIFF."""
+    """Return whether a file that begins with `head` is a TIFF."""
     return head[:4] in _MAGIC
 
 
 def open_tiff(path: Path) -> Contents:
-    """Open every image of a TIFF file; the pixels stay in the file.
+    """Open every image of a TIFF file without reading pixels.
 
-    Parameters
-    ----------
-    path : Path
-        With axes, sizes, units and channel names from OME-XML or ImageJ; of plain
-        stacks the unnamed axis is taken as z. Colour samples become channels.
-
-    Returns
-    -------
-    Contents
-        Images, or, for a file that `save_tiff` wrote, labels and prompts.
+    Axes, sizes, units and channel names come from OME-XML or ImageJ; the unnamed axis
+    of a plain stack is taken as z. Colour samples become channels. A file written by
+    `save_tiff` contains labels and prompts.
 
     Raises
     ------
     FormatError
-        If the file is damaged, or packed in a way that needs another library.
+        If the file is damaged, or its compression needs another library.
     """
     source = _TiffSource(path)
     try:
@@ -86,7 +79,7 @@ def open_tiff(path: Path) -> Contents:
     except Exception as error:  # so can a damaged page, later
         raise _damaged(path, error) from error
     if not contents.images and not contents.labels:
-        raise FormatError(f"{path} holds no image; a TIFF with at least one is needed.")
+        raise FormatError(f"{path} contains no image; choose a TIFF with at least one.")
     return contents
 
 
@@ -120,7 +113,7 @@ def save_tiff(
 ) -> None:
     """Write labels as an OME-TIFF with sizes, units and prompts.
 
-    See `napari_biomedparse.io.save_labels`. The format has no place for the origin.
+    See `napari_biomedparse.io.save_labels`. The origin is not stored.
     """
     dtype = label_dtype(labels, prompts)
     shape = tuple(labels.shape)
@@ -168,19 +161,19 @@ def _check_codec(path: Path, series: tifffile.TiffPageSeries) -> None:
     except KeyError as error:
         name = getattr(compression, "name", compression)
         raise FormatError(
-            f"{path} is packed with {name}, which needs another library; "
+            f"{path} is compressed with {name}, which needs another library; "
             "run: pip install imagecodecs"
         ) from error
 
 
 def _damaged(path: Path, error: Exception) -> FormatError:
     return FormatError(
-        f"{path} is not a whole TIFF file ({error}); copy it again from where it came."
+        f"{path} is not a complete TIFF file ({error}); copy it again from its source."
     )
 
 
 def _bound(page: Any) -> None:
-    """Look at the packed data of a page's strips or tiles before they are unpacked."""
+    """Check the packed data of a page's strips or tiles before they are unpacked."""
     method = _PACKING.get(int(page.compression))
     if method is None or page.dtype is None or getattr(page, "bounded", False):
         return
@@ -200,7 +193,7 @@ def _bound(page: Any) -> None:
 
 
 def _check_plane(page: Any, size: int, mode: int, path: Path) -> None:
-    """Refuse what is read at once if its file is too short for it, or in bits."""
+    """Refuse a plane for which the file is too short, or with too many strips."""
     strips = math.prod(page.chunked) if mode else 1
     code = int(page.compression)
     method = "none" if code == 1 else _PACKING.get(code, "image")
@@ -213,20 +206,20 @@ def _check_plane(page: Any, size: int, mode: int, path: Path) -> None:
         else f"takes {size / 2**20:.0f} MiB, which its {stored} bytes cannot hold"
     )
     raise FormatError(
-        f"{path} claims a plane that {found}. It is damaged: copy it again from where "
-        "it came. If it is real, save it again in tiles."
+        f"{path} claims a plane that {found}. It is damaged: copy it again from its "
+        "source, or, if the plane is real, save it again in tiles."
     )
 
 
 class _Opener:
-    """Opens a file for tifffile, which may open it again, with bounded reads."""
+    """Opens a file with bounded reads for tifffile, which may reopen it."""
 
     def __init__(self, path: Path) -> None:
         self.path = os.path.realpath(path)
         self.mode = "rb"
 
     def open(self) -> BoundedFile:
-        """Return the file, open."""
+        """Open the file."""
         return BoundedFile(Path(self.path))
 
 
@@ -237,15 +230,15 @@ def _make_volume(source: _TiffSource, index: int, name: str) -> Volume:
         rank = len(series.shape)
         if np.dtype(series.dtype).kind not in "buif":
             raise FormatError(
-                f"{source.path} holds values of type {series.dtype}, and real numbers "
+                f"{source.path} has values of type {series.dtype}, and real numbers "
                 "are needed; convert them first."
             )
         try:
             axes = name_axes(series.axes, str(source.path))
         except ValueError as error:
             raise FormatError(
-                f"{source.path} has {error}, which cannot be told apart; save it with "
-                "axes out of T, C, Z, Y and X."
+                f"{source.path} has {error}, which are ambiguous; save it with axes "
+                "out of T, C, Z, Y and X."
             ) from error
         data, *levels = (
             source.lazy(index, level, axes)
@@ -270,12 +263,7 @@ def _make_volume(source: _TiffSource, index: int, name: str) -> Volume:
 
 
 class _TiffSource:
-    """A TIFF file whose directory is known; on disk it is open only while read.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
+    """A TIFF file whose directory is known, and which is open only while read.
 
     Raises
     ------
@@ -299,14 +287,14 @@ class _TiffSource:
             raise _damaged(path, error) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to other processes as the path."""
+        """Pickle the path alone."""
         return _TiffSource, (self.path,)
 
     @contextmanager
     def opened(self) -> Iterator[tifffile.TiffFile]:
-        """Give the file, open, to one thread at a time; tifffile seeks in it.
+        """Open the file for one thread at a time; tifffile seeks in it.
 
-        It is closed when the outermost of nested uses is done.
+        It is closed at the end of the outermost of nested uses.
         """
         with self._lock:
             outermost = self._file.filehandle.closed

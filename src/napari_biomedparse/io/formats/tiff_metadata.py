@@ -1,4 +1,4 @@
-"""What a TIFF file says about its axes, in OME-XML, ImageJ's words or plain tags."""
+"""Axes and calibration of a TIFF file, from OME-XML, ImageJ metadata or plain tags."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -22,32 +22,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LABEL_NAMESPACE = "napari-biomedparse/labels"
-"""Marks our own label images: a map of label id to prompt."""
+"""Namespace of the map of label id to prompt in our own label images."""
 _RGB = ("red", "green", "blue", "alpha")
 _MICROMETERS = {2: 25400.0, 3: 10000.0}
 """Length of the unit of a resolution tag: 2 is inch, 3 is centimetre."""
 _MAX_PLANES = 2**22
 _COUNTS = ("NumPlanes", "PlaneCount", "IFD", "FirstT", "FirstC", "FirstZ")
 _COARSEST = 20.0
-"""Pixels larger than this (micrometre) come from print or screen, not microscopes."""
+"""Larger pixels (micrometre) belong to print or screen, not to a microscope."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Names, sizes and units that a file gives, by axis letter where it does.
+    """Spacing and units (pint names) by axis letter, and names, as far as known.
 
-    Parameters
-    ----------
-    spacing : mapping of str to float
-        Distance between samples, in `units`.
-    units : mapping of str to str
-        Unit names as pint knows them.
-    channel_names : tuple of str
-        One per channel, or empty.
-    name : str
-        The image's own name, or empty.
-    labels : mapping of str to str, optional
-        Label ids and prompts, if this is a label image of ours.
+    `labels` are label ids and prompts, if this is a label image of ours.
     """
 
     spacing: Mapping[str, float] = field(default_factory=dict)
@@ -58,20 +47,13 @@ class Calibration:
 
 
 def check_claims(file: tifffile.TiffFile, path: Path) -> None:
-    """Refuse, before tifffile follows them, endless pages and what OME-XML may not ask.
-
-    Parameters
-    ----------
-    file : TiffFile
-        Just opened.
-    path : Path
-        The file.
+    """Refuse harmful claims of a file just opened, before tifffile follows them.
 
     Raises
     ------
     FormatError
-        If its pages follow each other in a ring, or OME-XML names files in other
-        folders or more planes than there can be.
+        If its pages form a ring, or OME-XML names files in other folders or more
+        planes than there can be.
     """
     _check_chain(file, path)
     text = file.ome_metadata if file.is_ome else None
@@ -79,36 +61,36 @@ def check_claims(file: tifffile.TiffFile, path: Path) -> None:
         return
     if len(text) > MAX_METADATA:
         raise FormatError(
-            f"{path} has {len(text)} characters of OME-XML, where at most "
-            f"{MAX_METADATA} are read; save it again without them."
+            f"{path} has {len(text)} characters of OME-XML, and at most "
+            f"{MAX_METADATA} are accepted; save it again without them."
         )
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError:
-        return  # tifffile does without, too
+        return  # tifffile ignores it, too
     voxels = max(1, file.pages.first.size)
     for element in root.iter():
         if (planes := _claimed_planes(element, voxels)) > _MAX_PLANES:
             raise FormatError(
-                f"{path} claims {planes:.3g} planes, where at most {_MAX_PLANES} are "
-                "read; it is damaged: copy it again from where it came."
+                f"{path} claims {planes:.3g} planes, and at most {_MAX_PLANES} are "
+                "accepted; it is damaged: copy it again from its source."
             )
         if (name := element.get("FileName")) is not None:
             _check_companion(path, name)
 
 
 def _check_chain(file: tifffile.TiffFile, path: Path) -> None:
-    """Refuse pages of which the last leads back to an earlier one.
+    """Refuse pages of which the last refers back to an earlier one.
 
-    tifffile itself notices rings of less than a hundred pages, and those not always.
+    tifffile itself detects rings of less than a hundred pages, and not all of those.
     """
     form, handle = file.tiff, file.filehandle
     at, seen = int(file.pages.first.offset), set[int]()
     while at:
         if at in seen:
             raise FormatError(
-                f"{path} leads from its page {len(seen)} back to an earlier one; it is "
-                "damaged: copy it again from where it came."
+                f"{path} refers from page {len(seen)} back to an earlier one; it is "
+                "damaged: copy it again from its source."
             )
         seen.add(at)
         handle.seek(at)
@@ -117,15 +99,15 @@ def _check_chain(file: tifffile.TiffFile, path: Path) -> None:
             handle.seek(at + form.tagnosize + tags * form.tagsize)
             (at,) = struct.unpack(form.offsetformat, handle.read(form.offsetsize))
         except (struct.error, OSError, OverflowError):
-            return  # cut short, which tifffile says or does without
+            return  # truncated, which tifffile reports or ignores
 
 
 def _claimed_planes(element: ElementTree.Element, voxels: int) -> float:
-    """Return how many planes an element of OME-XML makes tifffile list.
+    """Return the number of planes that an element of OME-XML makes tifffile list.
 
-    It lists as many pages, of so many `voxels`, as the claimed sizes would fill.
+    That is the number of pages of `voxels` each that the claimed sizes would fill.
     """
-    tag = _tag(element)  # of which tifffile looks at the end
+    tag = _tag(element)  # tifffile compares its end
     if tag.endswith("Pixels"):
         order = element.get("DimensionOrder", "")
         sizes = [max(1.0, _number(element, f"Size{axis}")) for axis in order]
@@ -142,7 +124,7 @@ def _claimed_planes(element: ElementTree.Element, voxels: int) -> float:
 
 
 def _number(element: ElementTree.Element, key: str, otherwise: float = 0.0) -> float:
-    """Return the size of an attribute; 0 where tifffile refuses it."""
+    """Return the magnitude of an attribute; 0 if tifffile refuses it."""
     try:
         return abs(float(element.get(key, otherwise)))
     except ValueError:
@@ -154,36 +136,22 @@ def _check_companion(path: Path, name: str) -> None:
     beside = other.name == name and not other.is_symlink()
     if not beside or (other.exists() and not other.is_file()):
         raise FormatError(
-            f"{path} continues in {name!r}, which is no plain file beside it; put the "
-            "files of an image into one folder."
+            f"{path} continues in {name!r}, which is not a plain file in the same "
+            "folder; put the files of an image into one folder."
         )
 
 
 def name_axes(codes: str, what: str) -> tuple[str, ...]:
-    """Translate tifffile's axis letters to ours.
+    """Translate tifffile's axis letters, such as ``"QYX"``, to ours (``t c z y x``).
 
-    Parameters
-    ----------
-    codes : str
-        For example ``"QYX"``; see tifffile for their meaning.
-    what : str
-        File, for the log.
-
-    Returns
-    -------
-    tuple of str
-        ``t c z y x``, each at most once.
-
-    Raises
-    ------
-    ValueError
-        If two axes would get the same letter.
+    `what` names the file in the log. Raises `ValueError` if two axes would get the
+    same letter.
     """
     known = {"X": "x", "Y": "y", "Z": "z", "C": "c", "T": "t", "S": "c"}
     free = [code for code in codes if code not in known]
     if free and "Z" not in codes:
         known[free[-1]] = "z"
-        logger.info("%s does not say what its stack is; it is taken as z.", what)
+        logger.info("%s does not name the axis of its stack; it is taken as z.", what)
         free.pop()
     if "C" in codes and "S" in codes:
         free.append("C")
@@ -197,7 +165,7 @@ def name_axes(codes: str, what: str) -> tuple[str, ...]:
 
 
 def read_calibration(file: tifffile.TiffFile, index: int) -> Calibration:
-    """Collect what the file says about its image number `index`."""
+    """Collect what is known about image number `index` of the file."""
     series = file.series[index]
     found = Calibration()
     if series.kind == "ome" and file.ome_metadata:
@@ -206,14 +174,10 @@ def read_calibration(file: tifffile.TiffFile, index: int) -> Calibration:
         found = _from_imagej(file.imagej_metadata, _resolution(series.keyframe))
     if not found.spacing:
         spacing, units = _from_tags(series.keyframe)
-        found = Calibration(
-            spacing, units, found.channel_names, found.name, found.labels
-        )
+        found = replace(found, spacing=spacing, units=units)
     samples = dict(zip(series.axes, series.shape, strict=True)).get("S", 0)
     if len(found.channel_names) != samples and 3 <= samples <= len(_RGB):
-        found = Calibration(
-            found.spacing, found.units, _RGB[:samples], found.name, found.labels
-        )
+        found = replace(found, channel_names=_RGB[:samples])
     return found
 
 
@@ -276,7 +240,7 @@ def _from_imagej(
 
 
 def _from_tags(page: Any) -> tuple[dict[str, float], dict[str, str]]:
-    """Trust resolution tags where they can only mean a microscope's pixels."""
+    """Use resolution tags if they can only mean a microscope's pixels."""
     tag = page.tags.get("ResolutionUnit")
     length = _MICROMETERS.get(int(tag.value)) if tag is not None else None
     sizes = {a: (length or 0.0) * value for a, value in _resolution(page).items()}

@@ -31,30 +31,22 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".zarr",)
 _AXES = ("t", "c", "z", "y", "x")
 _DEEPEST = 8
-"""Most groups inside each other that are searched for images."""
+"""Largest depth of groups that are searched for images."""
 _MAX_IMAGES = 64
-"""Most images that one group may list."""
+"""Largest number of images that one group may list."""
 
 
 def open_zarr(path: Path) -> Contents:
-    """Open the images and label images of a Zarr folder; the chunks stay on disk.
+    """Open the images and label images of a Zarr folder without reading chunks.
 
-    Parameters
-    ----------
-    path : Path
-        An OME-Zarr image with its ``labels``, a label image, a collection of images
-        as bioformats2raw writes it, or a plain array or group of arrays.
-
-    Returns
-    -------
-    Contents
+    The folder is an OME-Zarr image with its ``labels``, a label image, a collection of
+    images as written by bioformats2raw, or a plain array or group of arrays.
 
     Raises
     ------
     FormatError
         If the metadata are damaged or describe something else, or are unsafe: a link
-        out of the folder, a codec that could run something, chunks out of all
-        proportion.
+        out of the folder, a codec that could run code, or chunks of excessive size.
     """
     return _open_node(path, 0)
 
@@ -70,7 +62,7 @@ def _open_node(path: Path, depth: int) -> Contents:
     except Exception as error:  # damaged metadata can fail anywhere in zarr
         raise FormatError(
             f"{path} has metadata that do not follow OME-Zarr ({error}); write it "
-            "again, or open one of its arrays by itself."
+            "again, or open one of its arrays separately."
         ) from error
 
 
@@ -78,7 +70,7 @@ def _open_group(group: zarr.Group, path: Path, depth: int) -> Contents:
     attributes = ome_attributes(group.attrs.asdict())
     if "plate" in attributes or "well" in attributes:
         raise FormatError(
-            f"{path} is a plate of many fields; open one of them, for example "
+            f"{path} is a plate with many fields; open one of them, for example "
             f"{path.name}/A/1/0."
         )
     if "multiscales" in attributes:
@@ -88,8 +80,8 @@ def _open_group(group: zarr.Group, path: Path, depth: int) -> Contents:
     members = {name: node for name, node in group.members() if _may_hold_images(node)}
     if depth == _DEEPEST:
         raise FormatError(
-            f"{path} lies in {depth} groups without images; open the part that has "
-            "them."
+            f"{path} is nested in {depth} groups without images; open the group that "
+            "contains them."
         )
     opened = [
         _open_node(_own_part(path, name), depth + 1)
@@ -99,16 +91,16 @@ def _open_group(group: zarr.Group, path: Path, depth: int) -> Contents:
     labels = tuple(volume for contents in opened for volume in contents.labels)
     if not images and not labels:
         raise FormatError(
-            f"{path} is a Zarr group without images; open the part that has them."
+            f"{path} is a Zarr group without images; open the group that contains them."
         )
     return Contents(images, labels)
 
 
 def _own_part(path: Path, name: str) -> Path:
     part = path / name
-    if part.is_symlink():  # which may lead round in circles
+    if part.is_symlink():  # which may form a circle
         raise FormatError(
-            f"{part} is a link; open the folder that it leads to by itself."
+            f"{part} is a link; open the folder that it points to instead."
         )
     return part
 
@@ -138,7 +130,7 @@ def _open_labels(group: Any, path: Path) -> tuple[LabelVolume, ...]:
     for name in dict.fromkeys(str(name).strip("/") for name in names):
         child = group.get(name)
         if not isinstance(child, zarr.Group):
-            logger.warning("%s lists the labels %r, which are not there.", path, name)
+            logger.warning("%s lists the labels %r, which are missing.", path, name)
             continue
         attributes = dict(ome_attributes(child.attrs.asdict()))
         attributes.setdefault("image-label", {})
@@ -173,8 +165,8 @@ def _get_array(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:
     array = group.get(name)
     if not isinstance(array, zarr.Array):
         raise FormatError(
-            f"{path} lists the array {name!r}, which is not there; copy the whole "
-            "folder again from where it came."
+            f"{path} lists the array {name!r}, which is missing; copy the whole "
+            "folder again from its source."
         )
     return array
 
@@ -183,7 +175,7 @@ def _plain_volume(array: zarr.Array[Any], path: Path) -> Volume:
     rank = array.ndim
     if not 2 <= rank <= len(_AXES):
         raise FormatError(
-            f"{path} is an array of {rank} axes; images have two to five "
+            f"{path} is an array with {rank} axes; images have two to five "
             "(t, c, z, y, x)."
         )
     named: Any = getattr(array.metadata, "dimension_names", None)
@@ -205,8 +197,8 @@ def _plain_volume(array: zarr.Array[Any], path: Path) -> Volume:
 def _lazy(array: zarr.Array[Any], path: Path, axes: tuple[str, ...]) -> ArrayLike:
     if array.dtype.kind not in "buif":
         raise FormatError(
-            f"{path} holds values of type {array.dtype}, not real numbers; convert "
-            "them first."
+            f"{path} has values of type {array.dtype}, not real numbers; convert them "
+            "first."
         )
 
     checked = guarded(array, str(path))

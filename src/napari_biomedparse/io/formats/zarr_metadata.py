@@ -26,7 +26,7 @@ _TYPES = {"c": "channel", "t": "time"}
 
 @dataclass(frozen=True)
 class Multiscale:
-    """One image of a store: where its arrays are and what their axes mean."""
+    """One image of a store: the paths of its arrays and the meaning of their axes."""
 
     paths: tuple[str, ...]
     axes: tuple[str, ...]
@@ -37,7 +37,7 @@ class Multiscale:
 
 
 def ome_attributes(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the OME part: under ``ome`` since 0.5, at the top before."""
+    """Return the OME metadata: under ``ome`` since 0.5, at the top level before."""
     inner = attributes.get("ome")
     return inner if isinstance(inner, Mapping) else attributes
 
@@ -45,10 +45,7 @@ def ome_attributes(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
 def read_multiscale(entry: Mapping[str, Any]) -> Multiscale:
     """Read one entry of ``multiscales``.
 
-    Raises
-    ------
-    ValueError, KeyError, TypeError
-        If it does not follow the specification.
+    Raises `ValueError`, `KeyError` or `TypeError` if it violates the specification.
     """
     datasets = entry["datasets"]
     paths = tuple(str(dataset["path"]) for dataset in datasets)
@@ -67,7 +64,7 @@ def read_multiscale(entry: Mapping[str, Any]) -> Multiscale:
 
 
 def read_channel_names(attributes: Mapping[str, Any], count: int) -> tuple[str, ...]:
-    """Return the channels' names from ``omero``, or nothing."""
+    """Return the channel names from ``omero``, or an empty tuple."""
     omero = attributes.get("omero")
     channels = omero.get("channels") if isinstance(omero, Mapping) else None
     if not isinstance(channels, list) or len(channels) != count:
@@ -81,9 +78,9 @@ def read_channel_names(attributes: Mapping[str, Any], count: int) -> tuple[str, 
 
 
 def read_label_texts(label: Mapping[str, Any]) -> dict[int, str]:
-    """Return what the label values are called, from ``properties``.
+    """Return the names of label values, from ``properties``.
 
-    Our own files have the key ``prompt``; of others the first text is taken.
+    Our own files have the key ``prompt``; in others the first text is used.
     """
     texts: dict[int, str] = {}
     for entry in label.get("properties") or []:
@@ -108,16 +105,10 @@ def read_label_colours(label: Mapping[str, Any]) -> dict[int, Colour]:
 def describe_labels(
     volume: Volume, prompts: PromptSet | None, levels: int
 ) -> dict[str, Any]:
-    """Return the ``ome`` attribute of a label image with in-plane halved levels.
+    """Return the ``ome`` attribute of a label image whose levels halve the plane.
 
-    Parameters
-    ----------
-    volume : Volume
-        Axes, units, spacing and origin of the finest level.
-    prompts : PromptSet or None
-        Names of the label values.
-    levels : int
-        Number of arrays, called ``s0``, ``s1`` and so on.
+    `volume` has axes, units, spacing and origin of the finest level, `prompts` the
+    names of label values. The arrays are called ``s0``, ``s1`` and so on.
     """
     axes = []
     for axis, unit in zip(volume.axes, volume.units, strict=True):
@@ -156,17 +147,17 @@ def _read_axes(given: Sequence[Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     for i in reversed(range(len(names))):
         if names[i] not in _DEFAULT_AXES:
             letter = spare.pop(0) if spare else "?"
-            logger.info("The axis %r is taken as %s.", names[i], letter)
+            logger.info("Axis %r is used as %s.", names[i], letter)
             names[i] = letter
     if len(set(names)) < len(names) or "?" in names:
-        raise ValueError(f"its axes {list(given)} cannot be told apart")
+        raise ValueError(f"its axes {list(given)} are ambiguous")
     return tuple(names), tuple(units)
 
 
 def _combine(
     transforms: Sequence[Any], rank: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the one scale and translation that a chain of them amounts to."""
+    """Combine a chain of transforms to one scale and one translation."""
     scale, translation = [1.0] * rank, [0.0] * rank
     for transform in transforms:
         kind = transform["type"]

@@ -1,1 +1,1 @@
-"""Bounds and safe unpickling, so that no untrusted file can do harm."""
+"""Bounds and safe unpickling for untrusted files."""

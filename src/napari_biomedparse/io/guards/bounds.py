@@ -1,7 +1,7 @@
-"""What a file may make the reader do: how large blocks are, and what they unpack to.
+"""Limits on the size of blocks, and on what they unpack to.
 
-Shapes and packed data come from strangers. Everything is looked at before it is
-allocated, so that a file of a few kilobytes costs no more than a few megabytes.
+Shapes and packed data are untrusted. They are checked before memory is allocated, so
+that a file of a few kilobytes costs no more than a few megabytes.
 """
 
 from __future__ import annotations
@@ -21,21 +21,20 @@ import imagecodecs
 from napari_biomedparse.errors import FormatError
 
 MAX_BLOCK_BYTES = 2**30
-"""Largest block that is read at once: a plane of 32768 x 32768 8-bit voxels."""
+"""Largest block: a plane of 32768 x 32768 8-bit voxels."""
 MAX_BLOCKS = 2**17
-"""Most blocks of one array; a reader makes them larger to need fewer."""
+"""Largest number of blocks of an array; readers enlarge blocks to need fewer."""
 MAX_PARTS = 2**14
-"""Most stored chunks in one block."""
+"""Largest number of stored chunks in a block."""
 MAX_METADATA = 2**26
 """Longest text that is parsed as metadata, in bytes."""
 _SPARE = 2**20
-"""Bytes that any chunk may unpack to."""
+"""Bytes that a chunk may unpack to in any case."""
 _FILTERED = 16
-"""What filters and padding may add: a chunk unpacks to at most so many times its
-size."""
+"""Factor by which filters and padding may enlarge a chunk."""
 _GROWTH = {"none": 1, "deflate": 1032, "gzip": 1032, "zlib": 1032, "lzw": 4096}
 _MOST_GROWTH = 2**15
-"""How many bytes one packed byte holds at most: by codec, and for all others, of which
+"""Largest number of bytes for one packed byte: by codec, and for all others, of which
 zstd is the best, with four bytes for 128 KiB of one value."""
 _STEP = 2**20
 _BLOSC_HEADER = 16
@@ -51,14 +50,7 @@ def check_blocks(
 ) -> None:
     """Refuse an array that cannot be read block by block with bounded memory.
 
-    Parameters
-    ----------
-    shape, sizes : sequence of int
-        Of the whole array and of a block.
-    itemsize : int
-        Bytes of one voxel.
-    what : str
-        File and part, for messages.
+    `sizes` is the shape of a block, `what` names file and part in messages.
 
     Raises
     ------
@@ -72,21 +64,21 @@ def check_blocks(
     if block <= MAX_BLOCK_BYTES and count <= MAX_BLOCKS:
         return
     found = (
-        f"{block / 2**30:.3g} GiB, where at most {MAX_BLOCK_BYTES // 2**30} fits"
+        f"{block / 2**30:.3g} GiB, and at most {MAX_BLOCK_BYTES // 2**30} is accepted"
         if block > MAX_BLOCK_BYTES
-        else f"one of {count:.3g}, where at most {MAX_BLOCKS} are opened"
+        else f"one of {count:.3g}, and at most {MAX_BLOCKS} are accepted"
     )
     raise FormatError(
         f"{what} claims the shape {_shown(shape)}, and each block that has to be read "
-        f"at once is {found}. It is damaged or not meant to be opened; if it is real, "
-        "save it in smaller chunks or as smaller volumes."
+        f"at once is {found}. The file is probably damaged; if the shape is real, save "
+        "it in smaller chunks or as smaller volumes."
     )
 
 
 class BoundedFile(io.BufferedReader):
-    """A file opened to be read, of which no read allocates more than there is.
+    """A file opened for reading, of which no read allocates more than its size.
 
-    Python allocates what is asked for first, and looks at the file then.
+    Python allocates the requested size before it reads.
     """
 
     def __init__(self, path: Path) -> None:
@@ -94,39 +86,27 @@ class BoundedFile(io.BufferedReader):
         self._size = os.fstat(self.fileno()).st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return so many bytes, or all, as far as there are any."""
+        """Return at most `size` bytes, or all."""
         if size is None or size < 0:
             return super().read()
         return super().read(max(0, min(size, self._size - self.tell())))
 
 
 def most_bytes(stored: int, method: str) -> int:
-    """Return how many bytes `stored` ones can hold, packed by a codec or "none"."""
+    """Return the largest unpacked size of `stored` bytes, by codec or "none"."""
     return stored * _GROWTH.get(method, _MOST_GROWTH)
 
 
 def unpacked_limit(chunk_bytes: int) -> int:
-    """Return how many bytes the packed data of a chunk may unpack to."""
+    """Return the largest size that the packed data of a chunk may unpack to."""
     return min(_FILTERED * chunk_bytes + _SPARE, 2 * MAX_BLOCK_BYTES)
 
 
 def check_packed(data: Any, method: str, limit: int) -> None:
-    """Refuse packed data that unpack to more than `limit` bytes.
+    """Raise `Bomb` if a stored chunk unpacks to more than `limit` bytes, or not at all.
 
-    Parameters
-    ----------
-    data : bytes-like
-        One chunk as it is stored.
-    method : str
-        Of which codec, as numcodecs names it, or "deflate", "lzw" and "image". Those
-        not known here cannot grow by much, and pass.
-    limit : int
-        Bytes.
-
-    Raises
-    ------
-    Bomb
-        If they do, or cannot be unpacked.
+    `method` is a codec of numcodecs, or "deflate", "lzw" or "image". Codecs that are
+    not known here cannot grow by much, and pass.
     """
     if (checker := _CHECKERS.get(method)) is not None:
         checker(bytes(data), limit)
@@ -134,11 +114,11 @@ def check_packed(data: Any, method: str, limit: int) -> None:
 
 def _refuse(size: float, limit: int) -> None:
     if size > limit:
-        raise Bomb(f"a chunk unpacks to more than the {limit} bytes that it may have")
+        raise Bomb(f"a chunk unpacks to more than the {limit} bytes that are allowed")
 
 
 def _if_long(method: str, careful: Callable[[bytes, int], None]) -> Any:
-    """Look carefully only where data are long enough to grow beyond the limit."""
+    """Check only data that are long enough to grow beyond the limit."""
 
     def check(data: bytes, limit: int) -> None:
         if most_bytes(len(data), method) > limit:
@@ -161,7 +141,7 @@ def _check_deflate(data: bytes, limit: int) -> None:
             _refuse(total, limit)
             left = engine.unconsumed_tail
             if not piece and not left:
-                return  # cut short, which the codec itself will say
+                return  # truncated, which the codec itself reports
         left = engine.unused_data
 
 
@@ -189,7 +169,7 @@ def _check_zstd(data: bytes, limit: int) -> None:
     if data[:4] != _ZSTD:
         if data[1:4] == _ZSTD_SKIPPED:
             raise Bomb("a chunk begins with a frame that is to be skipped")
-        return  # not zstd at all, which the codec itself will say
+        return  # not zstd at all, which the codec itself reports
     if (size := _zstd_size(data)) is not None:
         _refuse(size, limit)
         return
@@ -202,7 +182,7 @@ def _check_zstd(data: bytes, limit: int) -> None:
 
 
 def _zstd_size(data: bytes) -> int | None:
-    """Return what a frame's header says about its size (RFC 8878, section 3.1.1.1)."""
+    """Return the size in a frame's header, if any (RFC 8878, section 3.1.1.1)."""
     flags = data[4] if len(data) > 4 else 0
     single, kind = flags >> 5 & 1, flags >> 6
     width = (single, 2, 4, 8)[kind]
@@ -213,7 +193,7 @@ def _zstd_size(data: bytes) -> int | None:
 
 
 def _check_blosc(data: bytes, limit: int) -> None:
-    """Look at a header: C-Blosc reads as far as it says, beyond the data's end."""
+    """Check the header: C-Blosc trusts it and reads beyond the end of the data."""
     if len(data) < max(_BLOSC_HEADER, int.from_bytes(data[12:16], "little")):
         raise Bomb("a chunk is shorter than its header says")
     _refuse(int.from_bytes(data[4:8], "little"), limit)

@@ -1,6 +1,6 @@
-"""The values a pickle may describe: plain ones, and numpy's, checked beforehand.
+"""The values that a pickle may describe: plain ones, and checked ones of numpy.
 
-Tokens stand for numpy's names and types until everything about them has been seen.
+Tokens stand for numpy's names and types until all about them is known.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 MAX_VALUES = 200_000
-"""Most values that one pickle may hold."""
+"""Largest number of values in a pickle."""
 _MAX_DEPTH = 32
 _NUMPY_MODULES = ("numpy._core.multiarray", "numpy.core.multiarray")
 _ADMITTED = {
@@ -27,7 +27,7 @@ _OBJECT_DTYPE = re.compile(r"O[48]?")
 
 
 class Refused(Exception):
-    """The pickle asks for something that is not plain data."""
+    """The pickle contains something that is not plain data."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class _Name:
 
 @dataclass
 class _Dtype:
-    """What the pickle says about a dtype, checked before numpy sees it."""
+    """A dtype as described by the pickle, checked before numpy sees it."""
 
     code: str
     order: str = "|"
@@ -54,7 +54,7 @@ class _Dtype:
 
 @dataclass
 class _Array:
-    """An array of which the contents have not been seen yet."""
+    """An array whose contents are not known yet."""
 
     shape: tuple[int, ...] = (0,)
     dtype: _Dtype | None = None
@@ -63,7 +63,7 @@ class _Array:
 
 
 def admit(module: object, name: object) -> _Name:
-    """Return the token for a name, if it is one of the few admitted ones."""
+    """Return the token for a name, if it is admitted."""
     if not (isinstance(module, str) and isinstance(name, str)):
         raise Refused("asks for something without a name")
     if (module, name) not in _ADMITTED:
@@ -72,7 +72,7 @@ def admit(module: object, name: object) -> _Name:
 
 
 def construct(function: object, arguments: object) -> Any:
-    """Return what an admitted name makes of its arguments, without calling it."""
+    """Return the result of an admitted name for its arguments, without calling it."""
     if type(function) is not _Name or type(arguments) is not tuple:
         raise Refused("calls something that is not a numpy constructor")
     return _construct(function.name, arguments)
@@ -137,7 +137,7 @@ def _fill_array(array: _Array, state: Any) -> None:
 
 
 class _Finish:
-    """Turns the machine's result into plain values, counting what it has seen."""
+    """Turns the machine's result into plain values, and counts them."""
 
     def __init__(self) -> None:
         self.seen = 0

@@ -1,9 +1,9 @@
-"""Reads the pickles inside challenge files without unpickling them.
+"""Read the pickles inside challenge files without unpickling them.
 
-`np.load` would hand them to `pickle`, which runs whatever a file asks for. Here the
-instructions are followed by a small machine of our own that knows plain values only:
-it looks nothing up, calls nothing and builds no object but dict, list, tuple, str,
-bytes, int, float, bool, None and numpy scalars and arrays of numbers or text.
+`np.load` would use `pickle`, which runs any code in a file. Here the instructions are
+followed by a small machine for plain values: it looks up no name, calls nothing, and
+builds only dict, list, tuple, str, bytes, int, float, bool, None, and numpy scalars and
+arrays of numbers or text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from napari_biomedparse.io.guards.pickle_values import (
 )
 
 MAX_BYTES = 2**20
-"""Longest pickle that is looked at; prompts take a few thousand bytes."""
+"""Largest size of a pickle; prompts take a few thousand bytes."""
 _MARK = object()
 
 
@@ -47,7 +47,7 @@ def read_pickle(data: bytes, what: str) -> Any:
     Raises
     ------
     FormatError
-        For anything else, whatever it is. Nothing is run or imported.
+        For anything else. Nothing is run or imported.
     """
     try:
         if len(data) > MAX_BYTES:
@@ -68,12 +68,12 @@ def read_pickle(data: bytes, what: str) -> Any:
         reason = f"is damaged ({error})"
     raise FormatError(
         f"{what} {reason}. Only text, numbers, lists, dictionaries and arrays of them "
-        "are read, and nothing of this part was run; ask for a clean copy of the file."
+        "are accepted. Nothing was run; request a clean copy of the file."
     )
 
 
 class _Machine:
-    """The pickle's stack and memo. Instructions that are not here are refused."""
+    """The pickle's stack and memo; instructions without a method are refused."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -100,7 +100,6 @@ class _Machine:
         raise Refused("has no end")
 
     def pop_mark(self) -> list[Any]:
-        """Take everything above the last mark off the stack."""
         for position in reversed(range(len(self.stack))):
             if self.stack[position] is _MARK:
                 values = self.stack[position + 1 :]
@@ -109,27 +108,21 @@ class _Machine:
         raise Refused("is damaged (a mark is missing)")
 
     def drop_mark(self, _: Any) -> None:
-        """Drop everything above the last mark."""
         self.pop_mark()
 
     def get(self, key: Any) -> None:
-        """Push a remembered value."""
         self.stack.append(self.memo[int(key)])
 
     def put(self, key: Any) -> None:
-        """Remember the topmost value."""
         self.memo[int(key)] = self.stack[-1]
 
     def memoize(self, _: Any) -> None:
-        """Remember the topmost value under the next number."""
         self.memo[len(self.memo)] = self.stack[-1]
 
     def pop(self, _: Any) -> None:
-        """Drop the topmost value."""
         self.stack.pop()
 
     def make_tuple(self, count: int) -> None:
-        """Put the topmost values into a tuple."""
         if count > len(self.stack):
             raise Refused("is damaged (a value is missing)")
         values = tuple(self.stack[len(self.stack) - count :])
@@ -137,36 +130,30 @@ class _Machine:
         self.stack.append(values)
 
     def extend(self, values: list[Any]) -> None:
-        """Add values to the list on top of the stack."""
         target = self.stack[-1]
         if type(target) is not list:
             raise Refused("adds values to something that is not a list")
         target.extend(values)
 
     def update(self, values: list[Any]) -> None:
-        """Set keys of the dict on top of the stack."""
         target = self.stack[-1]
         if type(target) is not dict:
             raise Refused("sets a key of something that is not a dictionary")
         target.update(_pairs(values))
 
     def global_name(self, argument: Any) -> None:
-        """Push the token for a name given in the instruction."""
         module, _, name = str(argument).partition(" ")
         self.stack.append(admit(module, name))
 
     def stack_global(self, _: Any) -> None:
-        """Push the token for a name given on the stack."""
         name, module = self.stack.pop(), self.stack.pop()
         self.stack.append(admit(module, name))
 
     def reduce(self, _: Any) -> None:
-        """Push what one of the admitted names makes of its arguments."""
         arguments, function = self.stack.pop(), self.stack.pop()
         self.stack.append(construct(function, arguments))
 
     def build(self, _: Any) -> None:
-        """Give the topmost array or dtype its contents."""
         state, target = self.stack.pop(), self.stack[-1]
         fill(target, state)
 

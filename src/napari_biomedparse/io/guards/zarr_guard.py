@@ -1,8 +1,8 @@
-"""Zarr arrays of strangers: no link out of the folder, no odd codec, no bomb.
+"""Guards for untrusted Zarr folders: links, codecs and decompression bombs.
 
-Zarr itself follows links, reads pipes, and looks codecs up by the names in the
-metadata; one of these unpickles. Here only plain codecs pass, and what a chunk unpacks
-to is looked at first.
+Zarr itself follows links, reads pipes, and looks up codecs by the names in the
+metadata; one of these unpickles. Here only plain codecs pass, and the unpacked size of
+a chunk is checked first.
 """
 
 from __future__ import annotations
@@ -46,16 +46,13 @@ _PLAIN = frozenset({"bytes", "endian", "sharding_indexed", "transpose"})
 _ADMITTED = _COMPRESSORS | _FILTERS | _PLAIN
 _DTYPES = ("dtype", "astype", "encode_dtype", "decode_dtype")
 _MAX_INDEX = 2**20
-"""Most chunks in one shard."""
+"""Largest number of chunks in a shard."""
 
 
 class FencedStore(LocalStore):
-    """A folder, read only, of which nothing outside is read and nothing but files.
+    """A read-only folder in which only regular files are read, and none outside it.
 
-    Parameters
-    ----------
-    root : Path
-        The folder; may itself be reached by a link.
+    `root` itself may be reached by a link.
     """
 
     def __init__(self, root: Path | str, *, read_only: bool = True) -> None:
@@ -82,7 +79,7 @@ class FencedStore(LocalStore):
         return await super().get_partial_values(prototype, wanted)
 
     def _check(self, key: str) -> int:
-        """Refuse what is no file of this folder; return a file's size."""
+        """Refuse a key that is not a file of this folder; return the file's size."""
         path = self.root / key
         try:
             found = path.stat()
@@ -91,44 +88,39 @@ class FencedStore(LocalStore):
         if not path.resolve().is_relative_to(self._real):
             raise FormatError(
                 f"{self.root} has a link that leads out of it, {key}; open the folder "
-                "that it leads to, or copy the data into one folder."
+                "that it points to, or copy the data into one folder."
             )
         if stat.S_ISDIR(found.st_mode):
             return 0
         if not stat.S_ISREG(found.st_mode):
             raise FormatError(
-                f"{self.root} holds something that is no file, {key}; copy the folder "
-                "again from where it came."
+                f"{self.root} contains {key}, which is not a file; copy the folder "
+                "again from its source."
             )
         if path.name in _METADATA and found.st_size > MAX_METADATA:
             raise FormatError(
-                f"{path} is longer than {MAX_METADATA} bytes, which no metadata are; "
-                "copy the folder again from where it came."
+                f"{path} is longer than {MAX_METADATA} bytes, too long for metadata; "
+                "copy the folder again from its source."
             )
         return found.st_size
 
 
 def _within(part: ByteRequest | None, size: int) -> ByteRequest | None:
-    """Cut a range to a file's size: zarr allocates what is asked for, then reads."""
+    """Clip a range to a file's size: zarr allocates the range before it reads."""
     if isinstance(part, RangeByteRequest):
         return RangeByteRequest(min(part.start, size), min(part.end, size))
     return part
 
 
 def guarded(array: Any, what: str) -> zarr.Array[Any]:
-    """Return an array whose chunks are looked at before they are unpacked.
+    """Return a zarr array whose chunks are checked before they are unpacked.
 
-    Parameters
-    ----------
-    array : zarr.Array
-        Of a `FencedStore`.
-    what : str
-        File and part, for messages.
+    `what` names file and part in messages.
 
     Raises
     ------
     FormatError
-        If it is packed with a codec that is not admitted, or in too small parts.
+        If a codec is not admitted, or chunks are too small.
     """
     limit = unpacked_limit(math.prod(array.chunks) * array.dtype.itemsize)
     metadata: Any = array.metadata
@@ -150,20 +142,14 @@ def guarded(array: Any, what: str) -> zarr.Array[Any]:
 def check_parts(
     shape: tuple[int, ...], chunks: tuple[int, ...], block: tuple[int, ...], what: str
 ) -> None:
-    """Refuse an array of which one block lies in too many chunks.
-
-    Raises
-    ------
-    FormatError
-        If so.
-    """
+    """Raise `FormatError` if a block of an array consists of too many chunks."""
     sizes = zip(shape, chunks, block, strict=True)
     parts = math.prod(-(-min(b, n) // max(1, c)) for n, c, b in sizes)
     if parts > MAX_PARTS:
         raise FormatError(
-            f"{what} lies in chunks of {' x '.join(map(str, chunks))}, so that each "
-            f"part that is read at once would take {parts} of them, where at most "
-            f"{MAX_PARTS} are read; write it again with larger chunks."
+            f"{what} has chunks of {' x '.join(map(str, chunks))}, so that each block "
+            f"would consist of {parts} of them, and at most {MAX_PARTS} are accepted; "
+            "write it again with larger chunks."
         )
 
 
@@ -179,8 +165,8 @@ def _bounded(
             pieces = zip(shape, codec.chunk_shape, strict=True)
             if math.prod(-(-n // max(1, c)) for n, c in pieces) > _MAX_INDEX:
                 raise FormatError(
-                    f"{what} has shards of more than {_MAX_INDEX} chunks; it is "
-                    "damaged, or has to be written again with larger chunks."
+                    f"{what} has shards of more than {_MAX_INDEX} chunks. It is "
+                    "damaged; if it is real, write it again with larger chunks."
                 )
             inner = _bounded(codec.codecs, codec.chunk_shape, limit, what)
             found.append(replace(codec, codecs=inner))
@@ -192,14 +178,14 @@ def _bounded(
 
 
 def _admit(described: dict[str, Any], key: str, what: str) -> str:
-    """Return a codec's plain name, if it may be used."""
+    """Return the plain name of a codec, if it is admitted."""
     name = str(described.get(key)).removeprefix("numcodecs.")
     options = described.get("configuration") or described
     dtypes = [options[k] for k in _DTYPES if options.get(k) is not None]
     if name not in _ADMITTED or any(np.dtype(d).kind not in "buif" for d in dtypes):
         raise FormatError(
-            f"{what} is packed with the codec {name!r}, which is not used for images "
-            "or could run a program; write it again with zstd, blosc or gzip."
+            f"{what} is compressed with the codec {name!r}, which is not used for "
+            "images or could run code; write it again with zstd, blosc or gzip."
         )
     return name
 
@@ -242,13 +228,13 @@ class BoundedCodec(BytesBytesCodec):
         return self.inner.to_dict()
 
     def compute_encoded_size(self, size: int, spec: ArraySpec) -> int:
-        """Return the packed size, where it does not depend on the data."""
+        """Return the packed size, if it does not depend on the data."""
         return self.inner.compute_encoded_size(size, spec)
 
     async def _decode_single(self, packed: Buffer, spec: ArraySpec) -> Buffer:
         check_packed(packed.to_bytes(), self.name, self.limit)
         (unpacked,) = await self.inner.decode([(packed, spec)])
-        if unpacked is None:  # which codecs return for a missing chunk alone
+        if unpacked is None:  # codecs return this only for a missing chunk
             raise ValueError("a chunk is missing")
         return unpacked
 
