@@ -29,7 +29,6 @@ def identify(volume: Volume, sampled: str = "") -> dict[str, Any]:
 
     Parameters
     ----------
-    volume : Volume
     sampled : str
         Checksum of voxels read earlier; used instead of reading a volume on disk.
 

@@ -38,8 +38,6 @@ def lazy_array(
     read : callable
         Takes one slice per axis and returns that part; opens and closes the file by
         itself. Called from several threads.
-    shape, dtype
-        Of the whole array.
     chunks : sequence of int
         Size of a block along each axis.
     what : str

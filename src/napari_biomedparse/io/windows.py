@@ -26,7 +26,6 @@ def chunk_thickness(data: ArrayLike, axis: int) -> int:
     ----------
     data : array
         numpy, dask or zarr. Of a sharded one a shard counts, which is read as one.
-    axis : int
 
     Returns
     -------

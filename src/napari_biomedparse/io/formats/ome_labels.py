@@ -130,7 +130,6 @@ class LabelStore:
     ----------
     path : Path
         Its folder; `create_labels` makes it.
-    layout : Layout
     time : int
         The time point, if the layout has several.
 
@@ -265,7 +264,6 @@ def create_labels(
     ----------
     path : Path
         The new folder; an existing image is kept.
-    layout : Layout
     volume : Volume
         Axes, scale and origin; three axes, after that of time if there is one.
     prompts : PromptSet
