@@ -13,12 +13,16 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
 from napari_biomedparse.data.prompts import PromptSet, parse_prompts
+from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.io import open_file
 from napari_biomedparse.io.output import label_colour
 from napari_biomedparse.viewer.layers import (
     get_reader,
     labels_layer_kwargs,
+    prompts_of_values,
     volume_from_layer,
+    voxels_of_labels,
+    voxels_of_prompts,
     write_labels,
 )
 
@@ -331,3 +335,29 @@ def test_a_layer_that_was_painted_by_hand_is_saved(tmp_path: Path) -> None:
     (labels,) = open_file(tmp_path / "a.tif").labels
     assert labels.texts == {}
     assert labels.volume.dtype == np.uint8
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (3, 4, 5)])
+def test_voxels_of_labels_have_three_axes(shape):
+    layer = Labels(np.ones(shape, np.uint8))
+    voxels = voxels_of_labels(layer)
+    assert voxels.shape == (1,) * (3 - len(shape)) + shape and voxels.all()
+
+
+def test_labels_of_more_axes_are_refused():
+    with pytest.raises(VolumeError, match="4 axes"):
+        voxels_of_labels(Labels(np.ones((2, 3, 4, 5), np.uint8)))
+
+
+def test_instances_become_the_prompts_that_they_belong_to():
+    instances = np.array([[[0, 1, 2, 3]]])
+    prompts = parse_prompts({2: "liver", 7: "kidney"})
+    layer = Labels(instances)
+    assert voxels_of_prompts(layer, instances, prompts).tolist() == [[[0, 2, 2, 2]]]
+    layer.features = {"index": [0, 1, 3], "prompt": ["background", "kidney", "liver"]}
+    assert voxels_of_prompts(layer, instances, prompts).tolist() == [[[0, 7, 2, 2]]]
+    named = prompts_of_values(np.array([0, 3, 3, 5]))
+    assert dict(zip(named.ids, named.texts, strict=True)) == {
+        3: "label 3",
+        5: "label 5",
+    }
