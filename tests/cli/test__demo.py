@@ -26,17 +26,17 @@ def phantom():
 
 def test_labels_picture_and_table_agree(phantom, tmp_path):
     for _ in range(2):  # the second one replaces the first
-        rows = run_demo(phantom, tmp_path / "new", model="tiny", device="cpu")
+        table = run_demo(phantom, tmp_path / "new", model="tiny", device="cpu")
     found = segment(phantom.volume, phantom.prompts, "tiny", device="cpu")
     (labels,) = open_file(tmp_path / "new" / "labels.zarr").labels
     np.testing.assert_array_equal(np.asarray(labels.volume.data), found.labels)
     assert labels.volume.spacing == pytest.approx(phantom.spacing)
-    assert [row.label for row in rows] == list(phantom.prompts.ids)
-    for row in rows:
+    assert table["label"].tolist() == list(phantom.prompts.ids)
+    for row in table.itertuples():
         assert row.voxels == (found.labels == row.label).sum()
     with (tmp_path / "new" / "table.csv").open() as file:
-        table = list(csv.DictReader(file))
-    assert [row["prompt"] for row in table] == list(phantom.prompts.texts)
+        written = list(csv.DictReader(file))
+    assert [row["prompt"] for row in written] == list(phantom.prompts.texts)
     assert imread(tmp_path / "new" / "overlay.png").shape == (192, 432, 3)
 
 

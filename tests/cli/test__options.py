@@ -69,7 +69,7 @@ def test_the_command_gets_the_options() -> None:
     assert caught.value.args[1] == SegmentOptions(
         slices=(1, 3), axis=2, tile=512, batch_size=4, seed=5
     )
-    with pytest.raises(typer.Exit):
+    with pytest.raises(OptionError, match="axis"):
         command(name="a", last=True, **defaults | {"axis": "w"})
 
 

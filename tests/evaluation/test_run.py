@@ -137,7 +137,7 @@ def test_failures_stop_nothing_and_are_tried_again(two: Path) -> None:
     assert [score.name for score in result.scores] == ["good", "shifted"]
     assert "not a complete .npz" in result.failures["damaged"]
     assert "no predictions" in result.failures["lonely"]
-    assert "cut short" in (two / "out" / PAGE).read_text("utf-8")
+    assert "not a complete .npz" in (two / "out" / PAGE).read_text("utf-8")
     write_challenge(two, "damaged")
     assert [s.name for s in predicted(two).scores] == ["damaged", "good", "shifted"]
 

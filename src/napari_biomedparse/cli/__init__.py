@@ -25,7 +25,7 @@ from napari_biomedparse.cli import (
     segment,
     vocabulary,
 )
-from napari_biomedparse.cli._show import INTERRUPTED, out
+from napari_biomedparse.cli._show import INTERRUPTED, one_line_errors, say
 from napari_biomedparse.version import __version__
 
 
@@ -64,7 +64,7 @@ app = CommandLine(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        out.print(f"napari-biomedparse {__version__}", highlight=False)
+        say(f"napari-biomedparse {__version__}")
         raise typer.Exit
 
 
@@ -95,4 +95,4 @@ for _verb in (
     finetune.finetune,
     demo.demo,
 ):
-    app.command()(_verb)
+    app.command()(one_line_errors()(_verb))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,30 +27,16 @@ ENLARGED = 3
 """Pixels per voxel of the overlay picture."""
 
 
-@dataclass(frozen=True)
-class DemoRow:
-    """What was found for one prompt, compared with the truth.
-
-    `existence` is the highest probability over the slices, `objects` the number of
-    components in 3D, `dice` NaN if the target is neither there nor found.
-    """
-
-    label: int
-    prompt: str
-    existence: float
-    voxels: int
-    objects: int
-    dice: float
-
-
 def run_demo(
     phantom: Phantom, folder: Path, *, model: str = "demo", device: str = "auto"
-) -> tuple[DemoRow, ...]:
+) -> pd.DataFrame:
     """Segment a phantom by its own prompts; write labels, a picture and a table.
 
     The folder is made if need be. It gets ``labels.zarr`` (OME-Zarr), ``overlay.png``
     (a slice, the labels on it, and the truth on it) and ``table.csv``, which replace
-    older ones. An `OutputError` is raised if it cannot be made.
+    older ones. An `OutputError` is raised if it cannot be made. In the table,
+    `existence` is the highest probability over the slices, `objects` the number of
+    components in 3D, `dice` NaN if the target is neither there nor found.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +45,7 @@ def run_demo(
             f"The folder {folder} cannot be made ({error.strerror}); choose another."
         ) from error
     found = segment(phantom.volume, phantom.prompts, model, device=device)
-    table = tuple(_rows(phantom, found))
+    table = pd.DataFrame(_rows(phantom, found))
     save_labels(
         folder / "labels.zarr",
         found.labels,
@@ -69,21 +54,21 @@ def run_demo(
         overwrite=True,
     )
     imsave(folder / "overlay.png", _picture(phantom, found.labels))
-    pd.DataFrame(table).to_csv(folder / "table.csv", index=False)
+    table.to_csv(folder / "table.csv", index=False)
     return table
 
 
-def _rows(phantom: Phantom, found: Segmentation) -> Iterator[DemoRow]:
+def _rows(phantom: Phantom, found: Segmentation) -> Iterator[dict[str, Any]]:
     for prompt, scores in zip(found.prompts.prompts, found.existence, strict=True):
         mask = found.labels == prompt.id
-        yield DemoRow(
-            label=prompt.id,
-            prompt=prompt.text,
-            existence=float(np.nanmax(scores)),
-            voxels=int(mask.sum()),
-            objects=int(label_components(mask.astype(np.uint8)).max()),
-            dice=dice(phantom.labels == prompt.id, mask),
-        )
+        yield {
+            "label": prompt.id,
+            "prompt": prompt.text,
+            "existence": np.nanmax(scores),
+            "voxels": mask.sum(),
+            "objects": label_components(mask.astype(np.uint8)).max(),
+            "dice": dice(phantom.labels == prompt.id, mask),
+        }
 
 
 def _picture(phantom: Phantom, labels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

@@ -12,13 +12,24 @@ from typing import Annotated, Any
 
 import typer
 
-from napari_biomedparse.cli._show import err, one_line_errors
+from napari_biomedparse.cli._show import err
 from napari_biomedparse.data.fields import field_types
 from napari_biomedparse.errors import OptionError
 
 FINE = "Fine control"
 LARGE = "Large volumes and many of them"
 Parser = Callable[[str], Any]
+
+
+def to_path(metavar: str, text: str) -> Any:
+    """Declare the option ``-o``."""
+    return typer.Option("--output", "-o", metavar=metavar, help=text)
+
+
+def weights(text: str) -> Any:
+    """Declare the option ``-m``."""
+    return typer.Option("--model", "-m", metavar="NAME|FILE", help=text)
+
 
 Prompts = Annotated[
     list[str] | None,
@@ -33,14 +44,10 @@ Prompts = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="NAME|FILE",
-        help="v2 (the published network, downloaded on first use), demo (small, built "
+    weights(
+        "v2 (the published network, downloaded on first use), demo (small, built "
         "in), tiny (random, for trying things out), or a weights file. By default v2 "
-        "if it has been downloaded, else demo.",
-        show_default=False,
+        "if it has been downloaded, else demo."
     ),
 ]
 Channel = Annotated[
@@ -108,12 +115,11 @@ def takes_options(
 
         @wraps(command)
         def run(**given: Any) -> None:
-            with one_line_errors():
-                values = {
-                    item.name: _value(options, item, given.pop(names[item.name]))
-                    for item in chosen
-                }
-                command(options=options(**values), **given)
+            values = {
+                item.name: _value(options, item, given.pop(names[item.name]))
+                for item in chosen
+            }
+            command(options=options(**values), **given)
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return run

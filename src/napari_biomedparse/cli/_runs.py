@@ -12,9 +12,9 @@ from rich.progress import Progress, TaskID
 
 from napari_biomedparse.cli._show import (
     bar_for,
-    err,
-    out,
+    complain,
     progress_bar,
+    say,
     show_axes,
     show_findings,
     show_times,
@@ -141,7 +141,7 @@ def run_to_folder(
             ),
         )
     path = run.labels_path if run.instances_path is None else run.instances_path
-    out.print(f"Labels are in {path}", highlight=False, soft_wrap=True)
+    say(f"Labels are in {path}")
 
 
 def run_files(
@@ -176,15 +176,12 @@ def run_files(
         )
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     skipped = sum(outcome.status == "skipped" for outcome in outcomes)
-    out.print(
+    say(
         f"{len(outcomes) - len(failed) - skipped} done, {skipped} finished before, "
-        f"{len(failed)} failed; the table is {folder / SUMMARY}",
-        highlight=False,
-        soft_wrap=True,
+        f"{len(failed)} failed; the table is {folder / SUMMARY}"
     )
     for outcome in failed:
-        message = f"{outcome.file}: {outcome.error}"
-        err.print(message, style="red", markup=False, soft_wrap=True)
+        complain(f"{outcome.file}: {outcome.error}")
     if failed:
         raise typer.Exit(1)
 
@@ -227,9 +224,9 @@ def show_estimates(
                 )
             )
     for file, one in zip(files, found, strict=True):
-        out.print(f"{file}: {one.describe()}", highlight=False, soft_wrap=True)
+        say(f"{file}: {one.describe()}")
     if len(files) > 1:
-        out.print(f"Together: {combine(found).describe()}", highlight=False)
+        say(f"Together: {combine(found).describe()}")
 
 
 def prompts_in(path: Path) -> PromptSet:
@@ -273,7 +270,7 @@ def save(
             prompts=one if separate else prompts,
             overwrite=overwrite,
         )
-        out.print(f"Labels are in {output}", highlight=False, soft_wrap=True)
+        say(f"Labels are in {output}")
 
 
 def _engine(

@@ -33,6 +33,16 @@ out = Console()
 err = Console(stderr=True)
 
 
+def say(text: str) -> None:
+    """Print text as it is: paths neither break nor turn into markup."""
+    out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """Print what went wrong on stderr."""
+    err.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def one_line_errors(remains: str = "nothing was written") -> Iterator[None]:
     """End with a message and an exit code instead of a traceback.
@@ -42,13 +52,7 @@ def one_line_errors(remains: str = "nothing was written") -> Iterator[None]:
     try:
         yield
     except BiomedParseError as error:
-        err.print(
-            f"Error: {error}",
-            style="red",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        complain(f"Error: {error}")
         code = USAGE if isinstance(error, OptionError) else 1
         raise typer.Exit(code) from error
     except KeyboardInterrupt as stop:  # its text, if it has one, knows better

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from napari_biomedparse.cli._show import err, one_line_errors, out
+from napari_biomedparse.cli._options import to_path
+from napari_biomedparse.cli._show import err, out, say
 from napari_biomedparse.errors import OptionError
 
 
@@ -19,11 +20,9 @@ def demo(
     ] = "em",
     output: Annotated[
         Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FOLDER",
-            help="Folder for labels, a picture and a table if no window can be opened.",
+        to_path(
+            "FOLDER",
+            "Folder for labels, a picture and a table if no window can be opened.",
         ),
     ] = Path("napari-biomedparse-demo"),
     window: Annotated[
@@ -37,37 +36,27 @@ def demo(
 
     Nothing is downloaded. Without a display the results are written to files.
     """
-    with one_line_errors():
-        # scipy, which samples are made with, takes a while to import
-        from napari_biomedparse.samples import sample_em, sample_light_sheet
-        from napari_biomedparse.viewer.samples import can_open_a_window, open_demo
+    # scipy, which samples are made with, takes a while to import
+    from napari_biomedparse.samples import sample_em, sample_light_sheet
+    from napari_biomedparse.viewer.samples import can_open_a_window, open_demo
 
-        samples = {"em": sample_em, "light-sheet": sample_light_sheet}
-        if sample not in samples:
-            raise OptionError(
-                f"There is no sample {sample!r}; choose em or light-sheet."
-            )
-        if window and can_open_a_window():
-            open_demo(sample)
-            return
-        from napari_biomedparse.cli._demo import run_demo
+    samples = {"em": sample_em, "light-sheet": sample_light_sheet}
+    if sample not in samples:
+        raise OptionError(f"There is no sample {sample!r}; choose em or light-sheet.")
+    if window and can_open_a_window():
+        open_demo(sample)
+        return
+    from napari_biomedparse.cli._demo import run_demo
 
-        with err.status("Segmenting the sample with the demo model"):
-            rows = run_demo(samples[sample](), output)
-        table = Table("label", "prompt", "existence", "voxels", "objects", "Dice")
-        for row in rows:
-            overlap = "absent" if math.isnan(row.dice) else f"{row.dice:.2f}"
-            table.add_row(
-                str(row.label),
-                row.prompt,
-                f"{row.existence:.2f}",
-                f"{row.voxels:,}",
-                str(row.objects),
-                overlap,
-            )
-        out.print(table)
-        out.print(
-            f"Labels (OME-Zarr), a picture and this table are in {output.absolute()}",
-            highlight=False,
-            soft_wrap=True,
-        )
+    with err.status("Segmenting the sample with the demo model"):
+        found = run_demo(samples[sample](), output)
+    table = Table("label", "prompt", "existence", "voxels", "objects", "Dice")
+    for label, prompt, existence, voxels, objects, dice in found.itertuples(
+        index=False
+    ):
+        overlap = "absent" if math.isnan(dice) else f"{dice:.2f}"
+        scores = f"{existence:.2f}", f"{voxels:,}", str(objects), overlap
+        table.add_row(str(label), prompt, *scores)
+    out.print(table)
+    folder = output.absolute()
+    say(f"Labels (OME-Zarr), a picture and this table are in {folder}")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from napari_biomedparse.cli._show import out
+from napari_biomedparse.cli._show import say
 
 PACKAGES = (
     "numpy",
@@ -34,7 +34,7 @@ _GB = 1e9
 def doctor() -> None:
     """Describe this installation and machine, to paste into a bug report."""
     for name, value in facts():
-        out.print(f"{name}: {value}", highlight=False, markup=False, soft_wrap=True)
+        say(f"{name}: {value}")
 
 
 def facts() -> Iterator[tuple[str, str]]:

@@ -15,8 +15,9 @@ from napari_biomedparse.cli._options import (
     Scheduler,
     Workers,
     takes_options,
+    to_path,
 )
-from napari_biomedparse.cli._show import bar_for, err, out, progress_bar
+from napari_biomedparse.cli._show import bar_for, complain, out, progress_bar, say
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import parse_prompts
 
@@ -54,11 +55,9 @@ def evaluate(
     ],
     output: Annotated[
         Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FOLDER",
-            help="Folder for tables, pictures and the page. After an interruption the "
+        to_path(
+            "FOLDER",
+            "Folder for tables, pictures and the page. After an interruption the "
             "same command resumes there.",
         ),
     ],
@@ -125,9 +124,8 @@ def _show(result: Evaluation) -> None:
         )
     out.print(table)
     page = result.folder / PAGE
-    message = f"{len(result.scores)} scored, {len(result.failures)} failed: {page}"
-    out.print(message, highlight=False, soft_wrap=True)
+    say(f"{len(result.scores)} scored, {len(result.failures)} failed: {page}")
     for name, reason in result.failures.items():
-        err.print(f"{name}: {reason}", style="red", markup=False, soft_wrap=True)
+        complain(f"{name}: {reason}")
     if result.failures:
         raise typer.Exit(1)

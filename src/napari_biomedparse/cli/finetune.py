@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_biomedparse.cli._options import Device, takes_options, warn_renamed
-from napari_biomedparse.cli._show import out, progress_bar
+from napari_biomedparse.cli._options import (
+    Device,
+    takes_options,
+    to_path,
+    warn_renamed,
+    weights,
+)
+from napari_biomedparse.cli._show import out, progress_bar, say
 from napari_biomedparse.training import load_finetune
 from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.progress import is_helper
@@ -42,22 +48,14 @@ def finetune(
     ],
     output: Annotated[
         Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            help="Folder for finetuned.safetensors, the log and checkpoints. After an "
+        to_path(
+            "DIR",
+            "Folder for finetuned.safetensors, the log and checkpoints. After an "
             "interruption the same command resumes there.",
         ),
     ],
     model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="NAME|FILE",
-            help="Network to start from: v2, demo, or a weights file.",
-        ),
+        str, weights("Network to start from: v2, demo, or a weights file.")
     ] = "v2",
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", "-c", hidden=True)
@@ -113,11 +111,9 @@ def finetune(
             stop=stopped.is_set,
         )
     scores = ", ".join(f"{k} {v:.4g}" for k, v in result.best.items())
-    out.print(
+    say(
         f"{result.step} steps; held out: {result.held_out}. The best weights "
-        f"({scores}) are in {result.checkpoint}",
-        highlight=False,
-        soft_wrap=True,
+        f"({scores}) are in {result.checkpoint}"
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from napari_biomedparse.cli._show import one_line_errors, out
+from napari_biomedparse.cli._show import out, say
 from napari_biomedparse.io import open_file
 
 if TYPE_CHECKING:
@@ -27,24 +27,23 @@ def info(
     ],
 ) -> None:
     """Show what is in a file: images, existing labels and prompts."""
-    with one_line_errors():
-        contents = open_file(file)
-        table = Table("", "name", "axes", "type", "voxel size")
-        for image in contents.images:
-            table.add_row("image", *described(image))
-        for labels in contents.labels:
-            table.add_row("labels", *described(labels.volume))
-        out.print(table)
-        for image in contents.images:
-            if image.channel_names:
-                out.print("Channels: " + ", ".join(image.channel_names))
-        if contents.prompts is None:
-            out.print("The file contains no prompts; give some with -p.")
-            return
-        prompts = Table("label", "prompt")
-        for one in contents.prompts.prompts:
-            prompts.add_row(str(one.id), one.text)
-        out.print(prompts)
+    contents = open_file(file)
+    table = Table("", "name", "axes", "type", "voxel size")
+    for image in contents.images:
+        table.add_row("image", *described(image))
+    for labels in contents.labels:
+        table.add_row("labels", *described(labels.volume))
+    out.print(table)
+    for image in contents.images:
+        if image.channel_names:
+            say("Channels: " + ", ".join(image.channel_names))
+    if contents.prompts is None:
+        say("The file contains no prompts; give some with -p.")
+        return
+    prompts = Table("label", "prompt")
+    for one in contents.prompts.prompts:
+        prompts.add_row(str(one.id), one.text)
+    out.print(prompts)
 
 
 def described(volume: Volume) -> tuple[str, str, str, str]:

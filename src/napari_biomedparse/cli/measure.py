@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from napari_biomedparse.cli._options import Channel, to_number, warn_renamed
-from napari_biomedparse.cli._show import one_line_errors, out
+from napari_biomedparse.cli._options import Channel, to_number, to_path, warn_renamed
+from napari_biomedparse.cli._show import say
 from napari_biomedparse.errors import FormatError, OutputError
 from napari_biomedparse.io import open_file, open_volume
 
@@ -26,10 +26,7 @@ def measure(
         Path,
         typer.Option("--image", "-i", help="The volume that was segmented."),
     ],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="OUT.csv", help="The table to write."),
-    ],
+    output: Annotated[Path, to_path("OUT.csv", "The table to write.")],
     instances: Annotated[
         bool,
         typer.Option(
@@ -42,24 +39,23 @@ def measure(
     channel: Channel = None,
 ) -> None:
     """Measure the size, position, intensity and shape of each object (CSV table)."""
-    with one_line_errors():
-        from napari_biomedparse.labels.measure import components_of, measure_objects
+    from napari_biomedparse.labels.measure import components_of, measure_objects
 
-        if objects:
-            warn_renamed("--objects", "--instances")
-        number = None if channel is None else to_number(channel)
-        volume = open_volume(image, channel=number)
-        found, prompts = _labels(labels)
-        if not (instances or objects):
-            found, prompts = components_of(found, prompts)
-        table = measure_objects(found, volume, prompts=prompts)
-        try:
-            table.to_csv(output, index=False)
-        except OSError as error:
-            raise OutputError(
-                f"{output} cannot be written ({error.strerror}); choose another path."
-            ) from error
-        out.print(f"{len(table)} objects, in {table.attrs['unit']}: {output}")
+    if objects:
+        warn_renamed("--objects", "--instances")
+    number = None if channel is None else to_number(channel)
+    volume = open_volume(image, channel=number)
+    found, prompts = _labels(labels)
+    if not (instances or objects):
+        found, prompts = components_of(found, prompts)
+    table = measure_objects(found, volume, prompts=prompts)
+    try:
+        table.to_csv(output, index=False)
+    except OSError as error:
+        raise OutputError(
+            f"{output} cannot be written ({error.strerror}); choose another path."
+        ) from error
+    say(f"{len(table)} objects, in {table.attrs['unit']}: {output}")
 
 
 def _labels(path: Path) -> tuple[npt.NDArray[Any], dict[int, str]]:

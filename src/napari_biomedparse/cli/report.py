@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from napari_biomedparse.cli._options import Moved
-from napari_biomedparse.cli._show import one_line_errors, out
+from napari_biomedparse.cli._options import Moved, to_path
+from napari_biomedparse.cli._show import say
 
 
 def report(
@@ -21,12 +21,7 @@ def report(
     ],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="PAGE.html",
-            help="The page; by default report.html in the folder.",
-        ),
+        to_path("PAGE.html", "The page; by default report.html in the folder."),
     ] = None,
     volume: Moved = None,
     time: Annotated[
@@ -34,8 +29,7 @@ def report(
     ] = 0,
 ) -> None:
     """Write a page on a run: what was found, existence per slice, pictures, objects."""
-    with one_line_errors():
-        from napari_biomedparse.report.run_page import report_run
+    from napari_biomedparse.report.run_page import report_run
 
-        path = report_run(run, output, volume=volume, time=time)
-        out.print(f"The page is {path}", highlight=False, soft_wrap=True)
+    path = report_run(run, output, volume=volume, time=time)
+    say(f"The page is {path}")

@@ -18,6 +18,7 @@ from napari_biomedparse.cli._options import (
     Workers,
     takes_options,
     to_number,
+    to_path,
 )
 from napari_biomedparse.cli._runs import (
     output_paths,
@@ -47,11 +48,9 @@ def segment(
     ],
     output: Annotated[
         Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="OUT",
-            help="Where to write the labels. The extension sets the format: .npz, "
+        to_path(
+            "OUT",
+            "Where to write the labels. The extension sets the format: .npz, "
             ".tif, .nii or .zarr; with --overlaps separate, there is one file per "
             "prompt, whose name ends in the prompt's label. A name without extension "
             "is a folder, to which labels of any size are written as they are "

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from napari_biomedparse.cli._show import one_line_errors, out
+from napari_biomedparse.cli._show import say
 from napari_biomedparse.data.vocabulary import suggested_prompts
 
 
@@ -20,7 +20,6 @@ def vocabulary(
     ] = "auto",
 ) -> None:
     """List prompts for everything that BiomedParse v2 was trained to find."""
-    with one_line_errors():
-        for prompt in suggested_prompts(modality):
-            if word.lower() in prompt.lower():
-                out.print(prompt, highlight=False, markup=False, soft_wrap=True)
+    for prompt in suggested_prompts(modality):
+        if word.lower() in prompt.lower():
+            say(prompt)
