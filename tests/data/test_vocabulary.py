@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from napari_biomedparse.data.modalities import MODALITIES
+from napari_biomedparse.data.options import MODALITIES
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.data.vocabulary import _targets, suggested_prompts
 from napari_biomedparse.errors import OptionError

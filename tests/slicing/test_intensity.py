@@ -10,7 +10,7 @@ import pytest
 import zarr
 from hypothesis import given, settings, strategies as st
 
-from napari_biomedparse.data.modalities import MODALITIES
+from napari_biomedparse.data.options import MODALITIES
 from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.slicing import intensity
 from napari_biomedparse.slicing.intensity import Intensity, choose_intensity

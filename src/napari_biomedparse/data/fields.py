@@ -43,12 +43,8 @@ def option(
 
     Parameters
     ----------
-    default
-        Its value unless another is given.
-    label : str
-        A few words for a form.
-    help_text : str
-        One or two sentences for a tooltip and for ``--help``.
+    label, help_text : str
+        A few words for a form; a sentence or two for a tooltip and for ``--help``.
     choices : tuple of str
         All values, if they can be listed.
     names : tuple of str
@@ -86,19 +82,9 @@ def field_types(options: type) -> Mapping[str, tuple[type, ...]]:
 
 
 def check_fields(options: Any) -> None:
-    """Refuse values that the declarations of a dataclass's fields do not allow.
+    """Raise an `OptionError` for a value that a field's `option` does not allow.
 
-    Values come into their normal form, also if the dataclass is frozen.
-
-    Parameters
-    ----------
-    options : dataclass instance
-        Its fields were made by `option`.
-
-    Raises
-    ------
-    OptionError
-        Names the option, the value and what it may be.
+    Other values come into their normal form, also if the dataclass is frozen.
     """
     for item in fields(options):
         value, meta = getattr(options, item.name), item.metadata

@@ -1,6 +1,8 @@
 """How a volume is segmented: every option with its default, help text and limits.
 
-Forms and the command line are made from this; it must stay free of torch.
+Forms and the command line are made from this; it must stay free of torch. Source of
+the CT windows: the preparation that the training data are documented to have had
+(CVPR 2025 text-guided segmentation challenge).
 """
 
 from __future__ import annotations
@@ -8,17 +10,46 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from napari_biomedparse.data.fields import check_fields, documented, option
-from napari_biomedparse.data.modalities import MODALITIES
 from napari_biomedparse.errors import OptionError
 
 SMALLEST_TILE = 16
 USUAL_BATCH = 4
 """Slices per batch where no GPU chooses."""
+
+
+class Modality(NamedTuple):
+    """What is known about the grey levels of one kind of image.
+
+    `window` is the lowest and the highest Hounsfield unit that stay distinct; without
+    it, the range comes from percentiles.
+    """
+
+    label: str
+    window: tuple[float, float] | None = None
+
+
+def _ct(label: str, width: float, level: float) -> Modality:
+    return Modality(label, (level - width / 2, level + width / 2))
+
+
+MODALITIES: dict[str, Modality] = {
+    "auto": Modality("choose from the data"),
+    "ct": _ct("CT, soft tissue", 400, 40),
+    "ct-lung": _ct("CT, lung", 1500, -160),
+    "ct-brain": _ct("CT, brain", 80, 40),
+    "ct-bone": _ct("CT, bone", 1800, 400),
+    "mr": Modality("MR"),
+    "pet": Modality("PET"),
+    "ultrasound": Modality("ultrasound"),
+    "em": Modality("electron microscopy"),
+    "light-sheet": Modality("light-sheet and other fluorescence microscopy"),
+    "none": Modality("values as they are"),
+}
 
 
 def parse_region(text: str) -> dict[str, tuple[int, int]]:

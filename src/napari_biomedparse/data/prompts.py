@@ -17,15 +17,7 @@ MAX_LABEL_ID = 65535
 
 @dataclass(frozen=True)
 class Prompt:
-    """One target.
-
-    Parameters
-    ----------
-    id : int
-        Value of the target's voxels in the labels, 1 to 65535.
-    text : str
-        Description of the target.
-    """
+    """One target: its description, and the value of its voxels, 1 to 65535."""
 
     id: int
     text: str

@@ -30,9 +30,9 @@ class SegmentedSlices:
         The slicing axis.
     labels : unsigned ndarray
         The volume's shape (three axes, also for a single image) but for the slicing
-        axis, which is ``stop - start`` long;
-        0 is background, other values are label ids. Where overlapping prompts have
-        separate labels, these are the first of four axes, [P, Z, Y, X].
+        axis, which is ``stop - start`` long; 0 is background, other values are label
+        ids. Where overlapping prompts have separate labels, these are the first of
+        four axes, [P, Z, Y, X].
     existence : float32 ndarray [P, stop - start]
         Probability that a prompt's target occurs in a slice.
     edges : ndarray like `labels`, optional
@@ -80,7 +80,6 @@ class Segmentation:
         Probability that a prompt's target occurs in a slice; NaN where not run. Of a
         series [P, T, slices]; of a consensus [P, 3, slices], a row for each axis in
         the volume's order, with NaN beyond the end of a shorter one.
-    prompts : PromptSet
     parameters : dict
         Everything that the labels depend on, as plain JSON types.
     instances : int32 ndarray like `labels`, optional

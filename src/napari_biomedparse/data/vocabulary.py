@@ -36,20 +36,9 @@ _PLACES = {
 def suggested_prompts(modality: str = "auto") -> tuple[str, ...]:
     """List prompts that the model was trained on.
 
-    Parameters
-    ----------
-    modality : str
-        A key of `data.modalities.MODALITIES`; "auto" and "none" list all prompts.
-
-    Returns
-    -------
-    tuple of str
-        Such as "CT imaging of spleen in the abdomen", in the order of the list.
-
-    Raises
-    ------
-    OptionError
-        If the modality is unknown.
+    They read like "CT imaging of spleen in the abdomen". The modality is a key of
+    `MODALITIES`; "auto" and "none" list all prompts, unknown ones raise an
+    `OptionError`.
     """
     kind = modality.split("-")[0] if modality.startswith("ct") else modality
     if kind not in ("auto", "none", *_NAMES):

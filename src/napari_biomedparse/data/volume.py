@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
 from napari_biomedparse.errors import VolumeError
 
 SPATIAL_AXES = ("z", "y", "x")
 COLOURS = ("red", "green", "blue", "alpha")
 """Channel names of a color image."""
+PER_AXIS = ("axes", "spacing", "units", "origin")
 RGB = "rgb"
 """Name that selects all three channels, as colors."""
 
@@ -86,7 +86,7 @@ class Volume:
     def __post_init__(self) -> None:
         """Refuse a description that does not fit the data."""
         rank = len(self.data.shape)
-        for what in ("axes", "spacing", "units", "origin"):
+        for what in PER_AXIS:
             if len(getattr(self, what)) != rank:
                 raise VolumeError(
                     f"{self.name}: {len(getattr(self, what))} {what} are given for an "
@@ -114,17 +114,9 @@ class Volume:
         return self.shape[:-1] if self.is_colour else self.shape
 
     def select(self, **index: int) -> Volume:
-        """Select one position along named axes, which removes these axes.
+        """Select one position along named axes, as in ``select(c=1, t=0)``.
 
-        Parameters
-        ----------
-        **index : int
-            Axis letter and position, for example ``select(c=1, t=0)``.
-
-        Returns
-        -------
-        Volume
-            The remaining axes, still lazy.
+        The result has the remaining axes, and is still lazy.
 
         Raises
         ------
@@ -149,26 +141,19 @@ class Volume:
             self,
             data=_lazy(self.data)[taken],
             levels=tuple(_lazy(level)[taken] for level in self.levels),
-            axes=tuple(self.axes[i] for i in kept),
-            spacing=tuple(self.spacing[i] for i in kept),
-            units=tuple(self.units[i] for i in kept),
-            origin=tuple(self.origin[i] for i in kept),
             channel_names=() if "c" in index else self.channel_names,
+            **self._described(kept),
         )
 
+    def _described(self, axes: Iterable[int]) -> dict[str, Any]:
+        """Return what describes some of the axes, in that order."""
+        return {what: tuple(getattr(self, what)[i] for i in axes) for what in PER_AXIS}
+
     def crop(self, **box: tuple[int, int]) -> Volume:
-        """Crop to a box, which keeps its position in the world.
+        """Crop to a box, as in ``crop(y=(100, 400), x=(0, 200))``, end not included.
 
-        Parameters
-        ----------
-        **box : pair of int
-            Axis letter, first position and the one after the last, for example
-            ``crop(y=(100, 400), x=(0, 200))``.
-
-        Returns
-        -------
-        Volume
-            All axes, still lazy, with a shifted origin; without coarser levels.
+        The result has all axes and is still lazy. It keeps its position in the world
+        by a shifted origin, but has no coarser levels.
 
         Raises
         ------
@@ -278,7 +263,10 @@ def volume_of(array: ArrayLike, name: str = "volume") -> Volume:
         If it is not a regular array.
     """
     if not isinstance(array, ArrayLike):
-        array = _plain_array(array, name)
+        try:
+            array = np.asarray(array)
+        except ValueError as error:
+            raise VolumeError(f"{name} is not a regular array: {error}.") from error
     rank = len(array.shape)
     axes: tuple[str, ...] = ("?",) * rank
     if _looks_coloured(array):
@@ -289,20 +277,11 @@ def volume_of(array: ArrayLike, name: str = "volume") -> Volume:
 
 
 def choose_channel(volume: Volume, channel: int | str | None) -> Volume:
-    """Select one channel of a volume, or its colors.
+    """Select one channel of a volume of any rank, or its colors.
 
-    Parameters
-    ----------
-    volume : Volume
-        Any rank.
-    channel : int, str or None
-        Number (from 0) or name of a channel, or "rgb" for three (or four) channels
-        that are red, green and blue. None is enough where there is no choice.
-
-    Returns
-    -------
-    Volume
-        Without a channel axis, or with the colors as the last axis.
+    A channel is a number (from 0), a name, or "rgb" for three (or four) channels that
+    are red, green and blue. None is enough where there is no choice. The result has no
+    channel axis, or the colors as the last axis.
 
     Raises
     ------
@@ -383,11 +362,8 @@ def _colours_last(volume: Volume) -> Volume:
         volume,
         data=data.transpose(order)[..., :3],
         levels=(),
-        axes=tuple(volume.axes[i] for i in order),
-        spacing=tuple(volume.spacing[i] for i in order),
-        units=tuple(volume.units[i] for i in order),
-        origin=tuple(volume.origin[i] for i in order),
         channel_names=COLOURS[:3],
+        **volume._described(order),
     )
 
 
@@ -414,13 +390,6 @@ def _as_one_slice(volume: Volume) -> Volume:
         origin=(0.0, *volume.origin),
         flat=True,
     )
-
-
-def _plain_array(values: Any, name: str) -> npt.NDArray[Any]:
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise VolumeError(f"{name} is not a regular array: {error}.") from error
 
 
 def _lazy(array: ArrayLike) -> ArrayLike:

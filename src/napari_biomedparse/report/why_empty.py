@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.data.modalities import MODALITIES
+from napari_biomedparse.data.options import MODALITIES
 from napari_biomedparse.data.prompts import PromptSet, PromptsLike, parse_prompts
 from napari_biomedparse.data.vocabulary import suggested_prompts
 from napari_biomedparse.data.volume import Volume, VolumeLike, as_volume

@@ -1,6 +1,6 @@
 """Scaling of a volume's values to the 0 to 255 that the network was trained on.
 
-Source of the percentiles and of the CT windows in `data.modalities`: the documented
+Source of the percentiles and of the CT windows in `data.options`: the documented
 preparation of the training data (CVPR 2025 text-guided segmentation challenge).
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.data.modalities import MODALITIES
+from napari_biomedparse.data.options import MODALITIES
 from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.io.windows import read_windows
 

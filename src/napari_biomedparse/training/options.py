@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from napari_biomedparse.data.fields import check_fields, documented, option
-from napari_biomedparse.data.modalities import MODALITIES
+from napari_biomedparse.data.options import MODALITIES
 from napari_biomedparse.errors import OptionError
 
 PARTS = ("text", "backbone", "pixel-decoder")

@@ -10,8 +10,7 @@ from napari.layers import Image
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QWidget
 
-from napari_biomedparse.data.modalities import MODALITIES
-from napari_biomedparse.data.options import SegmentOptions
+from napari_biomedparse.data.options import MODALITIES, SegmentOptions
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.viewer.layers import is_derived, prompts_of_layer
 from napari_biomedparse.widgets.prompts.table import FilePrompts, PromptTable
