@@ -28,6 +28,7 @@ PACKAGES = (
     "huggingface_hub",
 )
 BINDINGS = ("PyQt6", "PySide6", "PyQt5", "PySide2")
+MISSING = "not installed"
 _GB = 1e9
 
 
@@ -44,7 +45,8 @@ def facts() -> Iterator[tuple[str, str]]:
     yield "System", platform.platform()
     for package in PACKAGES:
         yield package, _version(package)
-    found = [f"{name} {_version(name)}" for name in BINDINGS if _has(name)]
+    versions = {name: _version(name) for name in BINDINGS}
+    found = [f"{name} {v}" for name, v in versions.items() if v != MISSING]
     yield "Qt bindings", ", ".join(found) or "none; run: pip install 'napari[all]'"
     yield from _devices()
     yield from _weights()
@@ -86,11 +88,7 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "not installed"
-
-
-def _has(package: str) -> bool:
-    return _version(package) != "not installed"
+        return MISSING
 
 
 def _free(folder: Path) -> str:

@@ -109,13 +109,11 @@ def evaluate(
 
 def _show(result: Evaluation) -> None:
     from napari_biomedparse.evaluation.run import PAGE
-    from napari_biomedparse.evaluation.tables import TITLES
+    from napari_biomedparse.evaluation.tables import TITLES, by_class
 
     metrics = [m for m in TITLES if any(line.metric == m for line in result.summary)]
     table = Table("label", "class", *(TITLES[m] for m in metrics), "cases")
-    found = {(x.label, x.prompt, x.metric): x for x in result.summary}
-    for label, prompt in dict.fromkeys((x.label, x.prompt) for x in result.summary):
-        row = [found.get((label, prompt, metric)) for metric in metrics]
+    for label, prompt, row in by_class(result.summary, metrics):
         table.add_row(
             "" if label is None else str(label),
             prompt,

@@ -28,6 +28,7 @@ from napari_biomedparse.io import open_file, open_volume
 from napari_biomedparse.io.durable import atomic_write
 from napari_biomedparse.io.identity import identify
 from napari_biomedparse.io.pairs import Pair, open_labels, read_labels
+from napari_biomedparse.report.drawing import grey_slice
 from napari_biomedparse.runs.manifest import MANIFEST
 from napari_biomedparse.runs.run import segment_to_folder
 from napari_biomedparse.slicing.geometry import choose_axis
@@ -281,19 +282,15 @@ class Case:
             wrong = (truth > 0) != (labels > 0)
         others = tuple(i for i in range(3) if i != axis)
         at = int(wrong.sum(axis=others).argmax())
-        first = self.scoring.options.slices[0] if self.scoring.options.slices else 0
-        index = [slice(None)] * 3
-        index[axis] = slice(first + at, first + at + 1)
-        plane = np.moveaxis(np.asarray(self.volume.data[tuple(index)]), axis, 0)
+        options, volume = self.scoring.options, self.volume
+        first = options.slices[0] if options.slices else 0
         intensity = choose_intensity(
-            self.volume.data,
-            self.scoring.options.modality,
-            colour=self.volume.is_colour,
+            volume.data, options.modality, colour=volume.is_colour
         )
-        grey = np.clip(intensity.apply(plane)[0], 0, 255).astype(np.uint8)
+        grey = grey_slice(volume, axis, first + at, intensity)
         step = -(-max(grey.shape[:2]) // _LARGEST_PICTURE)
         small = (slice(None, None, step),) * 2
-        down, across = (self.volume.spacing[i] for i in others)
+        down, across = (volume.spacing[i] for i in others)
         return Overlay(
             grey[small],
             np.take(truth, at, axis)[small],

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from napari_biomedparse.evaluation.scores import METRICS, CaseScore
-from napari_biomedparse.evaluation.tables import TITLES, SummaryLine, shown
+from napari_biomedparse.evaluation.tables import TITLES, SummaryLine, by_class, shown
 from napari_biomedparse.io.durable import write_durably
 from napari_biomedparse.report.html import render
 
@@ -33,24 +33,16 @@ def write_page(
         title="Evaluation",
         facts=facts,
         titles=[TITLES[metric] for metric in metrics],
-        summary=_summary_rows(summary, metrics),
+        summary=[
+            (prompt if label is None else f"{label}  {prompt}", *map(_spread, lines))
+            for label, prompt, lines in by_class(summary, metrics)
+        ],
         failures=failures,
         boxes={TITLES[metric]: file.read_bytes() for metric, file in boxes.items()},
         overlays={caption: file.read_bytes() for caption, file in overlays.items()},
         cases=[_case_row(score, metrics) for score in scores],
     )
     write_durably(path, page)
-
-
-def _summary_rows(
-    summary: Sequence[SummaryLine], metrics: Sequence[str]
-) -> list[tuple[str, ...]]:
-    found = {(line.label, line.prompt, line.metric): line for line in summary}
-    rows = []
-    for label, prompt in dict.fromkeys((line.label, line.prompt) for line in summary):
-        cells = [_spread(found.get((label, prompt, metric))) for metric in metrics]
-        rows.append((prompt if label is None else f"{label}  {prompt}", *cells))
-    return rows
 
 
 def _spread(line: SummaryLine | None) -> str:

@@ -31,7 +31,7 @@ from napari_biomedparse.networks.weights import (
     model_identity,
 )
 from napari_biomedparse.pipeline.plan import merge_options
-from napari_biomedparse.report.drawing import require_pictures
+from napari_biomedparse.report.drawing import require, require_pictures
 from napari_biomedparse.runs.request import split_changes
 from napari_biomedparse.version import __version__
 
@@ -62,7 +62,6 @@ class Evaluation:
         Scored cases, in order.
     failures : mapping of str to str
         The other cases and the reasons.
-    summary : tuple of SummaryLine
     folder : Path
         Folder of tables, pictures and ``index.html``.
     """
@@ -120,10 +119,6 @@ def evaluate(
     on_progress : callable, optional
         As for `segment_to_folder`, for each case.
 
-    Returns
-    -------
-    Evaluation
-
     Raises
     ------
     FormatError
@@ -136,7 +131,7 @@ def evaluate(
     if not 0 <= tolerance < float("inf"):
         raise OptionError(f"The tolerance must be at least 0, not {tolerance!r}.")
     require_pictures()
-    _require_monai()
+    require("monai.metrics", "Surface distances")
     pairs = find_pairs(images, labels, predictions)
     how, single = split_changes(folder_options, changes)
     network, identity = None, ""
@@ -242,13 +237,3 @@ def _load(
         name = default_model() if model is None else model
         return load_model(name), name
     return model, None
-
-
-def _require_monai() -> None:
-    try:
-        import monai.metrics  # noqa: F401
-    except ImportError as error:
-        raise OptionError(
-            f"Surface distances need monai ({error}); install it with: pip install "
-            "'napari-biomedparse[evaluate]'"
-        ) from error

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.evaluation.metrics import (
+    ClassScore,
     InstanceScore,
     Labels,
     evaluate_instances,
@@ -73,17 +74,9 @@ def object_scores(score: InstanceScore) -> dict[str, float]:
 class CaseScore:
     """Scores and costs of one case.
 
-    Parameters
-    ----------
-    name : str
-    classes : tuple of ClassLine
-    seconds : float
-        Duration of the prediction, including reading; NaN if it came from a file, or
-        part of it was computed earlier.
-    host_mib, device_mib : float
-        Peak memory of the process and on the graphics card, in MiB.
-    slices : int
-        Number of slices scored.
+    `seconds` includes reading; it is NaN if the prediction came from a file, or part
+    of it was computed earlier. `host_mib` and `device_mib` are peak memory of the
+    process and on the graphics card, in MiB; `slices` is the number scored.
     """
 
     name: str
@@ -140,19 +133,16 @@ def score_semantic(
     ids = tuple(texts) or tuple(score.classes)
     there = slices_with(truth, ids, axis)
     predicted = slices_with(labels, ids, axis) if existence is None else existence
-    lines = []
-    for row, label in enumerate(ids):
-        found = score.classes.get(label)
-        lines.append(
-            ClassLine(
-                label,
-                texts.get(label, ""),
-                dsc=found.dsc if found else NAN,
-                nsd=found.nsd if found else NAN,
-                existence_accuracy=float((there[row] == predicted[row]).mean()),
-            )
+    missing = ClassScore(NAN, NAN)
+    return tuple(
+        ClassLine(
+            label,
+            texts.get(label, ""),
+            **vars(score.classes.get(label, missing)),
+            existence_accuracy=float((there[row] == predicted[row]).mean()),
         )
-    return tuple(lines)
+        for row, label in enumerate(ids)
+    )
 
 
 def score_instances(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -58,6 +58,15 @@ def summarise(scores: Sequence[CaseScore]) -> tuple[SummaryLine, ...]:
             ]
             lines += _summary(label, prompt, metric, values)
     return tuple(lines)
+
+
+def by_class(
+    summary: Iterable[SummaryLine], metrics: Sequence[str]
+) -> Iterator[tuple[int | None, str, list[SummaryLine | None]]]:
+    """Yield label, prompt and a line per metric, where there is one."""
+    found = {(line.label, line.prompt, line.metric): line for line in summary}
+    for label, prompt in dict.fromkeys(key[:2] for key in found):
+        yield label, prompt, [found.get((label, prompt, m)) for m in metrics]
 
 
 def cases_csv(scores: Iterable[CaseScore]) -> str:

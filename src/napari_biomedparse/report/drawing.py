@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,13 @@ import numpy.typing as npt
 
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.io.output import label_colour
-from napari_biomedparse.slicing.intensity import choose_intensity
+from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
+from napari_biomedparse.slicing.read import read_slices
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from napari_biomedparse.data.volume import ArrayLike, Volume
     from napari_biomedparse.report.result import RunResult
 
 PICTURES = 6
@@ -23,15 +26,20 @@ _SIDE = 480
 _OPACITY = 0.45
 
 
-def require_pictures() -> None:
-    """Raise an `OptionError` early if matplotlib is not installed."""
+def require(module: str, purpose: str) -> None:
+    """Raise an `OptionError` early if a package of the extra is not installed."""
     try:
-        import matplotlib.figure  # noqa: F401
+        importlib.import_module(module)
     except ImportError as error:
         raise OptionError(
-            f"The pictures need matplotlib ({error}); install it with: pip install "
-            "'napari-biomedparse[evaluate]'"
+            f"{purpose} need {module.partition('.')[0]} ({error}); install it with: "
+            "pip install 'napari-biomedparse[evaluate]'"
         ) from error
+
+
+def require_pictures() -> None:
+    """Raise an `OptionError` early if matplotlib is not installed."""
+    require("matplotlib.figure", "The pictures")
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -80,19 +88,28 @@ def overlay_pictures(
     down, across = (result.volume.spacing[i] for i in range(3) if i != result.axis)
     texts = dict(zip(result.prompts.ids, result.prompts.texts, strict=True))
     for at in sorted(chosen):
-        where: list[Any] = [slice(None)] * 3
-        where[result.axis] = slice(at, at + 1)
-        cut = np.asarray(result.volume.data[tuple(where)])
-        plane = np.moveaxis(cut, result.axis, 0)
-        grey = np.clip(intensity.apply(plane)[0], 0, 255).astype(np.uint8)
-        where[result.axis] = at
-        labels = np.asarray(result.labels[tuple(where)])
+        grey = grey_slice(result.volume, result.axis, at, intensity)
+        labels = plane(result.labels, result.axis, at)
         ids = sorted(set(np.unique(labels).tolist()) - {0})
         shown = ", ".join(texts.get(i, str(i)) for i in ids) or "nothing found"
         rows = round(_SIDE * down * grey.shape[0] / (across * grey.shape[1]))
         width = _SIDE if rows <= _SIDE else max(1, round(_SIDE * _SIDE / rows))
         png = _overlay(grey, labels, width, max(1, round(rows * width / _SIDE)))
         yield f"slice {at}: {shown}", png, width
+
+
+def grey_slice(
+    volume: Volume, axis: int, at: int, intensity: Intensity
+) -> npt.NDArray[np.uint8]:
+    """Return a slice as the network sees its values: [Y, X] or, in color, [Y, X, 3]."""
+    values = intensity.apply(read_slices(volume, axis, at, at + 1))[0]
+    grey: npt.NDArray[np.uint8] = np.clip(values, 0, 255).astype(np.uint8)
+    return grey
+
+
+def plane(labels: ArrayLike, axis: int, at: int) -> npt.NDArray[np.integer[Any]]:
+    """Return one plane [Y, X] of labels [Z, Y, X]."""
+    return np.asarray(labels[(slice(None),) * axis + (at,)])
 
 
 def _overlay(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,41 +17,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a run found for one prompt.
-
-    Parameters
-    ----------
-    prompt : Prompt
-    slices : int
-        Number of slices with voxels of the prompt.
-    first, last : int or None
-        First and last of these slices; None if there are none.
-    best : float
-        Highest existence probability, 0 to 1; NaN before the first slice.
-    best_slice : int or None
-        Slice with the highest probability.
-    voxels : int
-        Number of voxels.
-    """
+    """What a run found for one prompt."""
 
     prompt: Prompt
     slices: int
+    """Number of slices with voxels of the prompt."""
     first: int | None
+    """First of these slices, if there are any."""
     last: int | None
     best: float
+    """Highest existence probability, 0 to 1; NaN before the first slice."""
     best_slice: int | None
+    """Slice with the highest probability."""
     voxels: int
 
 
-class Tally:
-    """Counts what is found, slice by slice, in any order.
+def count_voxels(
+    plane: npt.NDArray[np.integer[Any]], ids: tuple[int, ...]
+) -> npt.NDArray[np.int64]:
+    """Count the voxels of each label id, which ascend, in a plane [Y, X]."""
+    return np.bincount(plane.ravel(), minlength=ids[-1] + 1)[list(ids)]
 
-    Parameters
-    ----------
-    prompts : PromptSet
-    depth : int
-        Number of slices of the volume.
-    """
+
+class Tally:
+    """Counts what is found, slice by slice of `depth`, in any order."""
 
     def __init__(self, prompts: PromptSet, depth: int) -> None:
         self.prompts = prompts
@@ -63,8 +52,7 @@ class Tally:
         self.existence[:, part.start : part.stop] = part.existence
         planes = np.moveaxis(part.labels, part.axis - 3, 0)
         for at, plane in enumerate(planes, start=part.start):
-            counts = np.bincount(plane.ravel(), minlength=self.prompts.ids[-1] + 1)
-            self._voxels[:, at] = counts[list(self.prompts.ids)]
+            self._voxels[:, at] = count_voxels(plane, self.prompts.ids)
 
     @property
     def done(self) -> list[tuple[int, int]]:
@@ -83,13 +71,8 @@ def findings(
 ) -> tuple[Finding, ...]:
     """Return what was found, one entry per prompt.
 
-    Parameters
-    ----------
-    prompts : PromptSet
-    existence : float32 ndarray [P, slices]
-        Probabilities; NaN where not run.
-    voxels : int64 ndarray [P, slices]
-        Number of voxels.
+    `existence` [P, slices] are probabilities, NaN where not run; `voxels` [P, slices]
+    their numbers.
     """
     return tuple(
         _finding(*row) for row in zip(prompts.prompts, existence, voxels, strict=True)
@@ -155,12 +138,7 @@ class TimeLeft:
     def update(self, done: int, total: int, now: float) -> float | None:
         """Return the seconds left, or None while there is no pace yet.
 
-        Parameters
-        ----------
-        done, total : int
-            Number of slices.
-        now : float
-            Time in seconds, of any clock.
+        `done` and `total` are slices; `now` is in seconds, of any clock.
         """
         if self._first is None:
             self._first = (done, now)

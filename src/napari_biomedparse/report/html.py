@@ -7,14 +7,9 @@ from pathlib import Path
 
 
 def render(template: Path, **content: object) -> str:
-    """Fill a template, in which every text is escaped.
+    """Fill a template, in which every text is escaped; PNG files are bytes.
 
-    Parameters
-    ----------
-    template : Path
-        May extend ``page.html`` and import the tables and figures of ``parts.html``.
-    **content
-        What the template names; PNG files are bytes.
+    It may extend ``page.html`` and import the tables and figures of ``parts.html``.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

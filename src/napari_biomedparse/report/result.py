@@ -20,12 +20,10 @@ class RunResult:
 
     Parameters
     ----------
-    name : str
     volume : Volume
         Three axes, or four of which the last are the colours.
     labels : array [Z, Y, X]
         Values are prompt ids.
-    prompts : PromptSet
     existence : float32 ndarray [P, slices], optional
     axis : int
         The slicing axis.

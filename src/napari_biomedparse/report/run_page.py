@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,17 +19,15 @@ from napari_biomedparse.report.drawing import (
     existence_plot,
     html_color,
     overlay_pictures,
+    plane,
     require_pictures,
 )
-from napari_biomedparse.report.findings import findings
+from napari_biomedparse.report.findings import count_voxels, findings
 from napari_biomedparse.report.html import render
 from napari_biomedparse.report.objects import Row, object_tables
 from napari_biomedparse.report.result import RunResult
 from napari_biomedparse.runs.folder import Run
 from napari_biomedparse.runs.request import open_input
-
-if TYPE_CHECKING:
-    from napari_biomedparse.data.volume import ArrayLike
 
 PAGE = "report.html"
 _TEMPLATE = Path(__file__).with_name("run.html")
@@ -77,13 +75,7 @@ def report_run(
 
 
 def write_report(path: Path, result: RunResult) -> None:
-    """Write the page of a result.
-
-    Parameters
-    ----------
-    path : Path
-        The new file; replaced if it exists.
-    result : RunResult
+    """Write the page of a result to a file, which may exist.
 
     Raises
     ------
@@ -164,21 +156,10 @@ def _read(run: Run, volume: Any, time: int) -> RunResult:
 
 def _count(result: RunResult) -> npt.NDArray[np.int64]:
     """Count the voxels of each prompt in each slice, int64 [P, slices]."""
-    ids, axis = result.prompts.ids, result.axis
-    counts = np.zeros((len(ids), result.labels.shape[axis]), np.int64)
-    for at, plane in _planes(result.labels, axis):
-        found = np.bincount(plane.ravel(), minlength=ids[-1] + 1)
-        counts[:, at] = found[list(ids)]
-    return counts
-
-
-def _planes(
-    labels: ArrayLike, axis: int
-) -> Iterator[tuple[int, npt.NDArray[np.integer[Any]]]]:
-    for at in range(labels.shape[axis]):
-        where: list[Any] = [slice(None)] * 3
-        where[axis] = at
-        yield at, np.asarray(labels[tuple(where)])
+    slices = range(result.labels.shape[result.axis])
+    planes = (plane(result.labels, result.axis, at) for at in slices)
+    ids = result.prompts.ids
+    return np.stack([count_voxels(labels, ids) for labels in planes], axis=1)
 
 
 def _found(result: RunResult, voxels: npt.NDArray[np.int64]) -> list[Row]:

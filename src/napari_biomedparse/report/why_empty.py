@@ -55,16 +55,8 @@ _KINDS = {
 class Cause:
     """One likely reason for an empty result.
 
-    Parameters
-    ----------
-    sentence : str
-        The reason.
-    fix : str
-        What to do.
-    options : mapping
-        Options that do so, by name; may be empty.
-    prompts : mapping of int to str
-        Prompts that do so, by label id; may be empty.
+    `sentence` is the reason, `fix` what to do; `options`, by name, and `prompts`, by
+    label id, do so.
     """
 
     sentence: str
@@ -83,24 +75,10 @@ def why_empty(
 ) -> tuple[Cause, ...]:
     """Return likely reasons why a run found nothing.
 
-    Parameters
-    ----------
-    volume, prompts, options
-        As for `segment`.
-    existence : float32 ndarray [P, slices]
-        The run's probabilities; NaN where not run.
-    intensity : Intensity, optional
-        From `choose_intensity`, if it is known already.
-
-    Returns
-    -------
-    tuple of Cause
-        The most likely one first; never empty.
-
-    Raises
-    ------
-    VolumeError, PromptError, OptionError, FormatError
-        As for `segment`.
+    The most likely one comes first, and there is at least one. Volume, prompts and
+    options are as for `segment`, and so are errors; `existence` [P, slices] are the
+    run's probabilities, NaN where not run; `intensity` is from `choose_intensity`, if
+    it is known already.
     """
     volume, prompts = region_of(as_volume(volume), options), parse_prompts(prompts)
     if not np.isfinite(existence).any():
@@ -129,14 +107,8 @@ def why_series_empty(
 ) -> tuple[Cause, ...]:
     """Explain the time point of a series with the highest score, as `why_empty` does.
 
-    Parameters
-    ----------
-    volumes : sequence of Volume
-        One per time point, or a single volume.
-    prompts, options
-        As for `segment`.
-    existence : float32 ndarray [P, T, slices] or [P, slices]
-        The run's probabilities; NaN where not run.
+    There is one volume per time point, and `existence` is [P, T, slices]; or a single
+    volume, and [P, slices].
     """
     time = 0
     if existence.ndim == 3:
