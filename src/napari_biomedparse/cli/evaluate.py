@@ -109,11 +109,12 @@ def evaluate(
 
 def _show(result: Evaluation) -> None:
     from napari_biomedparse.evaluation.run import PAGE
-    from napari_biomedparse.evaluation.tables import TITLES, by_class
+    from napari_biomedparse.evaluation.scores import METRICS
+    from napari_biomedparse.evaluation.tables import by_class
 
-    metrics = [m for m in TITLES if any(line.metric == m for line in result.summary)]
-    table = Table("label", "class", *(TITLES[m] for m in metrics), "cases")
-    for label, prompt, row in by_class(result.summary, metrics):
+    metrics, classes = by_class(result.summary)
+    table = Table("label", "class", *(METRICS[m] for m in metrics), "cases")
+    for label, prompt, row in classes:
         table.add_row(
             "" if label is None else str(label),
             prompt,

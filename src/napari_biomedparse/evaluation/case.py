@@ -35,8 +35,8 @@ from napari_biomedparse.slicing.geometry import choose_axis
 from napari_biomedparse.slicing.intensity import choose_intensity
 
 if TYPE_CHECKING:
-    from napari_biomedparse.data.volume import Volume
     from napari_biomedparse.evaluation.metrics import Labels
+    from napari_biomedparse.io.contents import LabelVolume
     from napari_biomedparse.networks.network import Network
     from napari_biomedparse.runs.request import FolderOptions
     from napari_biomedparse.runs.sink import Progress
@@ -113,13 +113,10 @@ class Case:
             )
         self.pair, self.scoring = pair, scoring
         self.volume = open_volume(pair.image)
-        self.truth = open_labels(pair.truth)
-        self._require_grid(self.truth.volume, pair.truth)
+        self.truth = self._open(pair.truth)
         self.prompts = self._find_prompts()
-        self.prediction = None
-        if pair.prediction is not None:
-            self.prediction = open_labels(pair.prediction)
-            self._require_grid(self.prediction.volume, pair.prediction)
+        given = pair.prediction
+        self.prediction = None if given is None else self._open(given)
 
     @property
     def key(self) -> str:
@@ -163,12 +160,11 @@ class Case:
         else:
             found = self._given()
         truth = read_labels(self.truth)
-        chosen = _slices(found.axis, self.scoring.options.slices)
-        truth, labels = truth[chosen], found.labels[chosen]
-        instances = None if found.instances is None else found.instances[chosen]
-        existence = found.existence
-        if existence is not None and self.scoring.options.slices:
-            existence = existence[:, slice(*self.scoring.options.slices)]
+        scored = slice(*self.scoring.options.slices or (None,))
+        where = (slice(None),) * found.axis + (scored,)
+        truth, labels = truth[where], found.labels[where]
+        instances = None if found.instances is None else found.instances[where]
+        existence = None if found.existence is None else found.existence[:, scored]
         lines = self._lines(truth, labels, instances, existence, found.axis)
         score = CaseScore(
             self.pair.name,
@@ -268,12 +264,14 @@ class Case:
             raise PromptError(f"{self.pair.image} contains no prompts; give some (-p).")
         return stored
 
-    def _require_grid(self, labels: Volume, path: Path) -> None:
-        if labels.shape != self.volume.grid:
+    def _open(self, path: Path) -> LabelVolume:
+        labels = open_labels(path)
+        if labels.volume.shape != self.volume.grid:
             raise VolumeError(
-                f"{path} has the shape {labels.shape}, but the image {self.pair.image} "
-                f"has {self.volume.grid}; they must be the same."
+                f"{path} has the shape {labels.volume.shape}, but the image "
+                f"{self.pair.image} has {self.volume.grid}; they must be the same."
             )
+        return labels
 
     def _overlay(self, truth: Labels, labels: Labels, axis: int) -> Overlay:
         """Take the slice with the most wrong voxels."""
@@ -298,8 +296,3 @@ class Case:
             first + at,
             down / across,
         )
-
-
-def _slices(axis: int, chosen: tuple[int, int] | None) -> tuple[slice, ...]:
-    part = slice(*chosen) if chosen else slice(None)
-    return tuple(part if i == axis else slice(None) for i in range(3))

@@ -6,7 +6,8 @@ import contextlib
 import math
 import sys
 from pathlib import Path
-from types import TracebackType
+
+import torch
 
 MIB = 2**20
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -27,29 +28,15 @@ class PeakMemory:
         """Start a new measurement."""
         with contextlib.suppress(OSError):
             _RESET.write_text("5")
-        if _uses_cuda():
-            import torch
-
+        if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Read the peaks."""
         self.host_mib = _host_peak()
-        if _uses_cuda():
-            import torch
-
+        if torch.cuda.is_available():
             self.device_mib = torch.cuda.max_memory_allocated() / MIB
-
-
-def _uses_cuda() -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and torch.cuda.is_available()
 
 
 def _host_peak() -> float:

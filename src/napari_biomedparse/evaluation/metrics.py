@@ -140,15 +140,8 @@ def evaluate_instances(truth: Labels, labels: Labels) -> InstanceScore:
     components as well. If `labels` is empty, all counts are 0. As many objects as
     possible are matched with an intersection over union of at least 0.5.
 
-    Parameters
-    ----------
-    truth, labels : integer ndarray [Z, Y, X]
-        0 is background.
-
-    Raises
-    ------
-    VolumeError
-        If the shapes differ.
+    Takes integers [Z, Y, X], 0 for background; raises a `VolumeError` if the shapes
+    differ.
     """
     _require_same_shape(truth, labels)
     values = np.unique(labels)
@@ -204,15 +197,8 @@ def surface_dice(
 
     It is 0 if one mask is empty, NaN if both are. Surface elements are those of
     marching cubes in 2 x 2 x 2 neighborhoods, weighted by their area; the score is the
-    share that lies within `tolerance` of the other surface (Nikolov et al. 2021,
-    doi:10.2196/26151).
-
-    Parameters
-    ----------
-    truth, mask : bool ndarray [Z, Y, X]
-    spacing : tuple of float
-        Distance between neighboring voxels per axis, in the unit of `tolerance`.
-    tolerance : float
+    share that lies within `tolerance`, in the unit of `spacing`, of the other surface
+    (Nikolov et al. 2021, doi:10.2196/26151). Masks are [Z, Y, X].
     """
     if not truth.any() or not mask.any():
         return 0.0 if truth.any() or mask.any() else float("nan")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from napari_biomedparse.evaluation.scores import METRICS, CaseScore
-from napari_biomedparse.evaluation.tables import TITLES, SummaryLine, by_class, shown
+from napari_biomedparse.evaluation.tables import SummaryLine, by_class, shown
 from napari_biomedparse.io.durable import write_durably
 from napari_biomedparse.report.html import render
 
@@ -27,18 +27,18 @@ def write_page(
     `failures` are reasons by case, `facts` what the scores depend on, `boxes` pictures
     by metric, and `overlays` pictures by caption, worst first.
     """
-    metrics = [m for m in METRICS if any(line.metric == m for line in summary)]
+    metrics, classes = by_class(summary)
     page = render(
         _TEMPLATE,
         title="Evaluation",
         facts=facts,
-        titles=[TITLES[metric] for metric in metrics],
+        titles=[METRICS[metric] for metric in metrics],
         summary=[
             (prompt if label is None else f"{label}  {prompt}", *map(_spread, lines))
-            for label, prompt, lines in by_class(summary, metrics)
+            for label, prompt, lines in classes
         ],
         failures=failures,
-        boxes={TITLES[metric]: file.read_bytes() for metric, file in boxes.items()},
+        boxes={METRICS[metric]: file.read_bytes() for metric, file in boxes.items()},
         overlays={caption: file.read_bytes() for caption, file in overlays.items()},
         cases=[_case_row(score, metrics) for score in scores],
     )

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.evaluation.scores import METRICS, CaseScore
-from napari_biomedparse.evaluation.tables import TITLES
 from napari_biomedparse.report.drawing import as_png, new_figure
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def box_plot(scores: Sequence[CaseScore], metric: str, path: Path) -> bool:
         for row, group in enumerate(values, start=1):
             axes.plot(group, [row] * len(group), "o", color="#1f77b4", alpha=0.6, ms=4)
     axes.set_xlim(-0.02, 1.02)
-    axes.set_xlabel(TITLES[metric])
+    axes.set_xlabel(METRICS[metric])
     axes.grid(axis="x", alpha=0.3)
     _save(figure, path)
     return True

@@ -31,7 +31,7 @@ from napari_biomedparse.networks.weights import (
     model_identity,
 )
 from napari_biomedparse.pipeline.plan import merge_options
-from napari_biomedparse.report.drawing import require, require_pictures
+from napari_biomedparse.report.drawing import require
 from napari_biomedparse.runs.request import split_changes
 from napari_biomedparse.version import __version__
 
@@ -130,7 +130,7 @@ def evaluate(
     """
     if not 0 <= tolerance < float("inf"):
         raise OptionError(f"The tolerance must be at least 0, not {tolerance!r}.")
-    require_pictures()
+    require("matplotlib.figure", "The pictures")
     require("monai.metrics", "Surface distances")
     pairs = find_pairs(images, labels, predictions)
     how, single = split_changes(folder_options, changes)

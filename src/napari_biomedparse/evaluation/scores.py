@@ -21,36 +21,29 @@ from napari_biomedparse.evaluation.metrics import (
 if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptSet
 
-METRICS = ("dsc", "nsd", "f1", "dsc_matched", "existence_accuracy")
-"""What is averaged, compared and drawn; all are better if higher."""
+METRICS = {
+    "dsc": "DSC",
+    "nsd": "NSD",
+    "f1": "F1",
+    "dsc_matched": "DSC of matches",
+    "existence_accuracy": "existence accuracy",
+}
+"""What is averaged, compared and drawn, with titles; all are better if higher."""
 NAN = math.nan
 
 
 @dataclass(frozen=True)
 class ClassLine:
-    """Scores of one class of a case; NaN where they do not apply.
-
-    Parameters
-    ----------
-    label : int
-        Label id; 0 for the objects of all prompts.
-    prompt : str
-        Prompt of the class, or empty.
-    dsc, nsd : float
-        Dice and normalized surface Dice of a semantic class.
-    f1, precision, recall, dsc_matched : float
-        Scores of objects that overlap by at least half.
-    true_positives, false_positives, false_negatives : float
-        Counts of objects.
-    existence_accuracy : float
-        Share of the slices for which the presence of the class was predicted rightly.
-    """
+    """Scores of one class of a case, 0 to 1; NaN where they do not apply."""
 
     label: int
+    """Label id; 0 for the objects of all prompts."""
     prompt: str
     dsc: float = NAN
+    """Dice and normalized surface Dice of a semantic class."""
     nsd: float = NAN
     f1: float = NAN
+    """Scores and counts of objects, which match if they overlap by at least half."""
     precision: float = NAN
     recall: float = NAN
     dsc_matched: float = NAN
@@ -58,6 +51,7 @@ class ClassLine:
     false_positives: float = NAN
     false_negatives: float = NAN
     existence_accuracy: float = NAN
+    """Share of the slices for which the presence of the class was predicted rightly."""
 
 
 def object_scores(score: InstanceScore) -> dict[str, float]:

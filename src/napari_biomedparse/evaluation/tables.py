@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from napari_biomedparse.evaluation.scores import METRICS, CaseScore, ClassLine
 
-TITLES = {
-    "dsc": "DSC",
-    "nsd": "NSD",
-    "f1": "F1",
-    "dsc_matched": "DSC of matches",
-    "existence_accuracy": "existence accuracy",
-}
 ALL = "all cases"
 COSTS = ("seconds", "host_mib", "device_mib", "slices")
 
@@ -61,12 +54,18 @@ def summarise(scores: Sequence[CaseScore]) -> tuple[SummaryLine, ...]:
 
 
 def by_class(
-    summary: Iterable[SummaryLine], metrics: Sequence[str]
-) -> Iterator[tuple[int | None, str, list[SummaryLine | None]]]:
-    """Yield label, prompt and a line per metric, where there is one."""
+    summary: Iterable[SummaryLine],
+) -> tuple[list[str], list[tuple[int | None, str, list[SummaryLine | None]]]]:
+    """Return the metrics that have scores; and label, prompt and lines of each class.
+
+    There is a line for each of these metrics, or None.
+    """
     found = {(line.label, line.prompt, line.metric): line for line in summary}
-    for label, prompt in dict.fromkeys(key[:2] for key in found):
-        yield label, prompt, [found.get((label, prompt, m)) for m in metrics]
+    metrics = [m for m in METRICS if any(metric == m for _, _, metric in found)]
+    return metrics, [
+        (label, prompt, [found.get((label, prompt, m)) for m in metrics])
+        for label, prompt in dict.fromkeys(key[:2] for key in found)
+    ]
 
 
 def cases_csv(scores: Iterable[CaseScore]) -> str:

@@ -37,11 +37,6 @@ def require(module: str, purpose: str) -> None:
         ) from error
 
 
-def require_pictures() -> None:
-    """Raise an `OptionError` early if matplotlib is not installed."""
-    require("matplotlib.figure", "The pictures")
-
-
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of a size in inches, which no window shows."""
     from matplotlib.figure import Figure

@@ -20,7 +20,7 @@ from napari_biomedparse.report.drawing import (
     html_color,
     overlay_pictures,
     plane,
-    require_pictures,
+    require,
 )
 from napari_biomedparse.report.findings import count_voxels, findings
 from napari_biomedparse.report.html import render
@@ -84,7 +84,7 @@ def write_report(path: Path, result: RunResult) -> None:
     OutputError
         If the page cannot be written.
     """
-    require_pictures()
+    require("matplotlib.figure", "The pictures")
     voxels = _count(result)
     plot = None if result.existence is None else existence_plot(result)
     note, tables = object_tables(result)
