@@ -85,4 +85,4 @@ def test_faults_are_told_in_one_line(tmp_path: Path) -> None:
     command = ["measure", str(floats), "-i", image, "-o", str(tmp_path / "t.csv")]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 1
-    assert "are not labels" in done.output
+    assert "labels must be integers" in done.output

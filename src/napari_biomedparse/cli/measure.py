@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from napari_biomedparse.cli._options import Channel, to_number, to_path, warn_renamed
 from napari_biomedparse.cli._show import say
-from napari_biomedparse.errors import FormatError, OutputError
-from napari_biomedparse.io import open_file, open_volume
+from napari_biomedparse.errors import OutputError
+from napari_biomedparse.io import open_volume
+from napari_biomedparse.io.pairs import open_labels, read_labels
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    pass
 
 
 def measure(
@@ -45,7 +45,8 @@ def measure(
         warn_renamed("--objects", "--instances")
     number = None if channel is None else to_number(channel)
     volume = open_volume(image, channel=number)
-    found, prompts = _labels(labels)
+    opened = open_labels(labels)
+    found, prompts = read_labels(opened), dict(opened.texts)
     if not (instances or objects):
         found, prompts = components_of(found, prompts)
     table = measure_objects(found, volume, prompts=prompts)
@@ -56,19 +57,3 @@ def measure(
             f"{output} cannot be written ({error.strerror}); choose another path."
         ) from error
     say(f"{len(table)} objects, in {table.attrs['unit']}: {output}")
-
-
-def _labels(path: Path) -> tuple[npt.NDArray[Any], dict[int, str]]:
-    """Read integer labels and what they stand for."""
-    contents = open_file(path)
-    texts: dict[int, str] = {}
-    if contents.labels:
-        volume, texts = contents.labels[0].volume, dict(contents.labels[0].texts)
-    else:
-        volume = contents.images[0]
-    if not np.issubdtype(volume.dtype, np.integer):
-        raise FormatError(
-            f"{path} holds {volume.dtype} values, which are not labels; give a file "
-            "written by `segment`."
-        )
-    return np.asarray(volume.data), texts

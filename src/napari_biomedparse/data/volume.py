@@ -224,11 +224,11 @@ def as_volume(source: VolumeLike, *, name: str = "volume") -> Volume:
         numbers.
     """
     volume = source if isinstance(source, Volume) else volume_of(source, name)
-    volume = _colours_last(_without_singles(volume))
+    volume = _colours_last(without_singles(volume))
     if sorted(volume.axes[:2]) == ["x", "y"] and (
         len(volume.axes) == 2 or _rgb(volume)
     ):
-        volume = _as_one_slice(volume)
+        volume = as_one_slice(volume)
     if not volume.is_colour and (len(volume.axes) != 3 or "c" in volume.axes):
         raise VolumeError(_rank_message(volume))
     if 0 in volume.shape:
@@ -367,7 +367,7 @@ def _colours_last(volume: Volume) -> Volume:
     )
 
 
-def _without_singles(volume: Volume) -> Volume:
+def without_singles(volume: Volume) -> Volume:
     """Remove channel and time axes of size one, time only from more than three axes."""
     for axis, least in (("c", 3), ("t", 4)):
         if axis in volume.axes and len(volume.axes) >= least:
@@ -376,7 +376,7 @@ def _without_singles(volume: Volume) -> Volume:
     return volume
 
 
-def _as_one_slice(volume: Volume) -> Volume:
+def as_one_slice(volume: Volume) -> Volume:
     """Make a volume of one slice from a single image."""
     data: Any = _lazy(volume.data)
     levels: Any = tuple(map(_lazy, volume.levels))

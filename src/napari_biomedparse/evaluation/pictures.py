@@ -6,13 +6,10 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from napari_biomedparse.evaluation.scores import METRICS, CaseScore
-from napari_biomedparse.report.drawing import as_png, new_figure
+from napari_biomedparse.report.drawing import as_png, blend, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,32 +55,17 @@ def draw_overlay(overlay: Overlay, title: str, path: Path) -> None:
     height = min(max(3.6 * rows * overlay.aspect / columns, 2.0), 9.0)
     figure = new_figure(11.0, height + 0.7)
     figure.suptitle(f"{title}, slice {overlay.index}", fontsize=10)
-    panels = (
-        ("image", None),
-        ("truth", overlay.truth),
-        ("prediction", overlay.labels),
-    )
-    for place, (name, labels) in enumerate(panels, start=1):
+    panels = {
+        "image": overlay.image,
+        "truth": blend(overlay.image, overlay.truth, _OPACITY),
+        "prediction": blend(overlay.image, overlay.labels, _OPACITY),
+    }
+    for place, (name, picture) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, 3, place)
-        axes.imshow(overlay.image, cmap="gray", vmin=0, vmax=255, aspect=overlay.aspect)
-        if labels is not None:
-            axes.imshow(colours(labels), aspect=overlay.aspect, interpolation="nearest")
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, aspect=overlay.aspect)
         axes.set_title(name, fontsize=9)
         axes.set_axis_off()
     _save(figure, path)
-
-
-def colours(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
-    """Return a fixed color for each label: RGBA [Y, X, 4], 0 to 1."""
-    from matplotlib import colormaps
-
-    palette = np.asarray(colormaps["tab20"].colors)  # type: ignore[attr-defined]
-    order = np.concatenate([palette[::2], palette[1::2]])
-    painted = np.zeros((*labels.shape, 4))
-    there = labels > 0
-    painted[there, :3] = order[(labels[there] - 1) % len(order)]
-    painted[there, 3] = _OPACITY
-    return painted
 
 
 def draw_boxes(scores: Sequence[CaseScore], folder: Path) -> dict[str, Path]:

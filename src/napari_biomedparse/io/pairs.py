@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.data.volume import SPATIAL_AXES
+from napari_biomedparse.data.volume import SPATIAL_AXES, as_one_slice, without_singles
 from napari_biomedparse.errors import FormatError, VolumeError
 from napari_biomedparse.io import LabelVolume, open_file
 from napari_biomedparse.io.inputs import find_files
@@ -130,22 +130,10 @@ def open_labels(path: str | os.PathLike[str]) -> LabelVolume:
         logger.warning("%s has several labels (%s); the first are used.", path, names)
     labels = found[0]
     volume = labels.volume
-    for axis in ("c", "t"):
-        if axis in volume.axes and len(volume.axes) > 3:
-            if volume.shape[volume.axes.index(axis)] == 1:
-                volume = volume.select(**{axis: 0})
+    if len(volume.axes) > 3:
+        volume = without_singles(volume)
     if volume.axes == SPATIAL_AXES[1:]:
-        data: Any = volume.data
-        volume = replace(
-            volume,
-            data=data[None],
-            levels=(),
-            axes=SPATIAL_AXES,
-            spacing=(1.0, *volume.spacing),
-            units=(volume.units[0], *volume.units),
-            origin=(0.0, *volume.origin),
-            flat=True,
-        )
+        volume = as_one_slice(volume)
     if len(volume.shape) != 3:
         raise VolumeError(
             f"{path} has labels with {len(volume.shape)} axes "
