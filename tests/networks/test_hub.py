@@ -14,7 +14,8 @@ from fake_hub import COMMIT, TOKEN, FakeHub, connected, serving
 from huggingface_hub import constants
 
 from napari_biomedparse.errors import CheckpointError
-from napari_biomedparse.networks.hub import HubFile, check, fetch, find_cached
+from napari_biomedparse.networks.catalogue import HubFile
+from napari_biomedparse.networks.hub import check, fetch, find_cached
 
 CONTENT = os.urandom(300_000)
 
@@ -198,7 +199,8 @@ def test_check(file: HubFile, tmp_path: Path) -> None:
 
 def test_environment_variables_are_honoured(tmp_path: Path) -> None:
     code = (
-        "from napari_biomedparse.networks.hub import HubFile, fetch; "
+        "from napari_biomedparse.networks.catalogue import HubFile; "
+        "from napari_biomedparse.networks.hub import fetch; "
         f"f = HubFile('somebody/Something', 'weights.ckpt', {COMMIT!r}, 1, '', 'L'); "
         "print(fetch(f))"
     )

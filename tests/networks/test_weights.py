@@ -24,10 +24,8 @@ from napari_biomedparse.networks.catalogue import (
     available_models,
 )
 from napari_biomedparse.networks.config import TINY
-from napari_biomedparse.networks.hub import sha256
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.networks.weights import (
-    convert,
     default_model,
     is_downloaded,
     load_model,
@@ -327,23 +325,25 @@ def test_weights_of_another_network(tmp_path: Path, tensors: dict[str, Tensor]) 
 # ---- converting and naming
 
 
-def test_convert(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
-    source, out = tmp_path / "mine.ckpt", tmp_path / "mine.safetensors"
-    settings = {"config": asdict(TINY)}
-    torch.save({"state_dict": tensors, "hyper_parameters": settings}, source)
-    convert(source, out)
-    assert_same_outputs(load_model(out), load_model("tiny"))
-    metadata = checkpoint.read_checkpoint(out).metadata
-    assert metadata["source_sha256"] == sha256(source)
-    identities = {model_identity(path).split()[-1] for path in (source, out)}
-    assert identities == {model_identity("tiny").split()[-1]}
+@pytest.mark.usefixtures("published")
+def test_a_checkpoint_and_its_conversion_are_the_same_weights(tmp_path: Path) -> None:
+    load_model()
+    (converted,) = Path(constants.HF_HUB_CACHE).rglob(CONVERTED)
+    identities = {
+        model_identity(path).split()[-1]
+        for path in (tmp_path / NAME, converted, "tiny")
+    }
+    assert len(identities) == 1
 
 
-def test_convert_refuses_what_does_not_fit(tmp_path: Path) -> None:
+def test_nothing_is_converted_that_does_not_fit(
+    published: FakeHub, tmp_path: Path
+) -> None:
     torch.save({"a": torch.zeros(1)}, tmp_path / "a.pt")
+    published.content = (tmp_path / "a.pt").read_bytes()
     with pytest.raises(CheckpointError):
-        convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
-    assert not (tmp_path / "a.safetensors").exists()
+        load_model(revision="main")
+    assert not list(Path(constants.HF_HUB_CACHE).rglob(CONVERTED))
 
 
 def test_identity_names_the_weights(tmp_path: Path, tensors: dict[str, Tensor]) -> None:

@@ -9,11 +9,7 @@ import torch
 
 from napari_biomedparse.errors import DeviceError
 
-PRECISIONS = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 def find_device(name: str) -> torch.device:
@@ -37,13 +33,11 @@ def find_device(name: str) -> torch.device:
     except RuntimeError:
         device = None
     known = {torch.device(one).type for one in available}
+    numbered = {*available, "cpu:0", "mps:0"}
     if (
         device is None
         or device.type not in known
-        or (
-            device.index is not None
-            and str(device) not in (*available, "cpu:0", "mps:0")
-        )
+        or (device.index is not None and str(device) not in numbered)
     ):
         raise DeviceError(
             f"This machine has no device {name!r}. Choose auto or one of "
@@ -79,13 +73,7 @@ def release_memory(device: torch.device) -> None:
 
 
 def find_precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the data type of a precision: "auto" or one of `PRECISIONS`.
-
-    Raises
-    ------
-    DeviceError
-        If there is no such precision.
-    """
+    """Return the type of "auto" or one of `PRECISIONS`; `DeviceError` for others."""
     if name == "auto":
         if device.type != "cuda":
             return torch.float32
@@ -97,7 +85,8 @@ def find_precision(name: str, device: torch.device) -> torch.dtype:
             f"There is no precision {name!r}. Choose auto or one of "
             f"{', '.join(PRECISIONS)}."
         )
-    return PRECISIONS[name]
+    precision: torch.dtype = getattr(torch, name)
+    return precision
 
 
 def out_of_memory(error: RuntimeError) -> bool:

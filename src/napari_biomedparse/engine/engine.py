@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor, nn
 
 from napari_biomedparse.data.options import USUAL_BATCH
@@ -20,7 +23,6 @@ from napari_biomedparse.engine.devices import (
     out_of_memory,
     release_memory,
 )
-from napari_biomedparse.engine.feature_cache import FeatureCache
 from napari_biomedparse.errors import DeviceError
 from napari_biomedparse.networks.blocks.boltzmann import RandomField, SeededField
 from napari_biomedparse.networks.blocks.tokenizer import tokenize
@@ -59,10 +61,8 @@ class Engine:
         for half precision a copy is moved and the model is left as it is.
     device : str
         "auto" (the fastest available), "cpu", "cuda", "cuda:1", "mps", ...
-    seed : int
-        Seed of the attention masks' random field.
-    field : RandomField, optional
-        Used instead of the seeded field.
+    seed, field : int, RandomField
+        Seed of the attention masks' random field, and a field to use instead.
     precision : str
         Precision of the image side, which is nearly all of the work: "float32",
         "bfloat16" or "float16". "auto" is the fastest safe one: on CUDA bfloat16 if
@@ -143,10 +143,6 @@ class Engine:
             From `encode_prompts`.
         remember : bool
             Cache the features of a single slice, for further prompts.
-
-        Returns
-        -------
-        SlicePrediction
 
         Raises
         ------
@@ -268,6 +264,54 @@ class Engine:
     @torch.inference_mode()
     def _encode_ids(self, ids: Tensor) -> Tensor:
         return self._network.encode_prompts(ids[None])[0]
+
+
+class FeatureCache:
+    """Features of recent slices, so that another prompt costs only the decoder.
+
+    They are found by the slices' content; the least recently used go first. They take
+    at most `most_bytes` on their device, where a slice of the published network takes
+    110 MB in float32; 0 keeps nothing.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self._kept: LRUCache[bytes, Features] = LRUCache(
+            most_bytes, getsizeof=lambda features: features.nbytes
+        )
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Count the slices that are kept."""
+        return len(self._kept)
+
+    @property
+    def bytes_used(self) -> int:
+        """Memory that the features take."""
+        return int(self._kept.currsize)
+
+    def get(self, slices: Tensor, encode: Callable[[Tensor], Features]) -> Features:
+        """Return the features of slices [B, 3, S, S]; `encode` computes missing ones.
+
+        May be called from any thread.
+        """
+        if not self.most_bytes:
+            return encode(slices)
+        values = slices.contiguous().cpu().numpy()
+        key = hashlib.blake2b(values.data, digest_size=16).digest()
+        with self._lock:
+            if (kept := self._kept.get(key)) is not None:
+                return kept
+        features = encode(slices)
+        if features.nbytes <= self.most_bytes:
+            with self._lock:
+                self._kept[key] = features
+        return features
+
+    def clear(self) -> None:
+        """Forget everything and free its memory."""
+        with self._lock:
+            self._kept.clear()
 
 
 def fitting_slices(free: int, pixels: int, prompts: int, itemsize: int = 2) -> int:

@@ -17,7 +17,7 @@ from napari_biomedparse.errors import CheckpointError
 
 SAFE_TORCH = "2.10"
 """Earlier weights-only unpicklers had holes (CVE-2025-32434, CVE-2026-24747)."""
-AGAIN = "Download it again, completely."
+_AGAIN = "Download it again, completely."
 _MOST_PICKLE = 2**22
 """Largest pickle in an archive, in bytes; that of v2 has 0.2 MB."""
 
@@ -27,19 +27,16 @@ _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _LFS = b"version https://git-lfs"
 
 
-def refuse_what_is_no_weights_file(path: Path, head: bytes) -> None:
-    """Raise a `CheckpointError` unless `head`, a file's first bytes, begin weights.
-
-    The usual results of a failed download are named for what they are.
-    """
+def _check_beginning(path: Path, head: bytes) -> None:
+    """Raise an error that names the usual results of a failed download."""
     if not head:
-        raise CheckpointError(f"{path} is empty; it should hold weights. {AGAIN}")
+        raise CheckpointError(f"{path} is empty; it should hold weights. {_AGAIN}")
     if head.startswith(_LFS):
         raise CheckpointError(
             f"{path} is a Git-LFS pointer, not the weights themselves. Run "
             "'git lfs pull' in its repository, or download the file itself."
         )
-    if head[8:9] == b"{" or head.startswith(_ZIP) or _LEGACY.startswith(head[:15]):
+    if head.startswith(_ZIP) or _LEGACY.startswith(head[:15]):
         return
     text = head.decode("utf-8-sig", errors="replace").strip()
     if text.startswith("<") or (text.isascii() and "\0" not in text):
@@ -58,9 +55,10 @@ def read_pickled(path: Path, head: bytes) -> object:
     """Read what `torch.save` wrote, in its zip or older format, running no code of it.
 
     Returns tensors, mapped from the file where possible, and plain values. `head` holds
-    the first bytes. A `CheckpointError` is raised if the file is damaged, compressed or
-    holds anything else, or if PyTorch is too old to read it safely.
+    the first bytes. A `CheckpointError` is raised if the file is anything else, damaged
+    or compressed, or if PyTorch is too old to read it safely.
     """
+    _check_beginning(path, head)
     if TorchVersion(torch.__version__) < SAFE_TORCH:
         raise CheckpointError(
             f"{path} is a pickled checkpoint, which PyTorch {torch.__version__} cannot "
@@ -76,7 +74,7 @@ def read_pickled(path: Path, head: bytes) -> object:
     if is_zip:
         _check_archive(path)
     try:
-        with contextlib.nullcontext(path) if is_zip else _open_bounded(path) as file:
+        with contextlib.nullcontext(path) if is_zip else _Bounded(path) as file:
             return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise _unsafe(path, str(error)) from error
@@ -84,21 +82,20 @@ def read_pickled(path: Path, head: bytes) -> object:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(
             f"{path} cannot be read as a PyTorch checkpoint: it is damaged, incomplete "
-            f"or something else ({type(error).__name__}: {reason}). {AGAIN}"
+            f"or something else ({type(error).__name__}: {reason}). {_AGAIN}"
         ) from error
 
 
 class _Bounded(io.BufferedReader):
     """A file whose reads never allocate more bytes than it has."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+
     def read(self, size: int | None = -1, /) -> bytes:
         """Read at most the bytes that are left."""
         left = max(0, os.fstat(self.fileno()).st_size - self.tell())
         return super().read(left if size is None or size < 0 else min(size, left))
-
-
-def _open_bounded(path: Path) -> _Bounded:
-    return _Bounded(io.FileIO(path))
 
 
 def _check_archive(path: Path) -> None:
@@ -112,7 +109,7 @@ def _check_archive(path: Path) -> None:
     if not whole:
         raise CheckpointError(
             f"{path} is incomplete: the table of contents at its end is missing. "
-            f"{AGAIN}"
+            f"{_AGAIN}"
         )
     try:
         with zipfile.ZipFile(path) as archive:
@@ -120,7 +117,7 @@ def _check_archive(path: Path) -> None:
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
         raise CheckpointError(
             f"{path} is damaged: its table of contents cannot be read ({error}). "
-            f"{AGAIN}"
+            f"{_AGAIN}"
         ) from error
     for entry in entries:
         pickled = entry.filename.endswith(".pkl")

@@ -12,10 +12,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_biomedparse.networks.config import TINY, V2, BiomedParseConfig
-from napari_biomedparse.networks.hub import HubFile
 
 if TYPE_CHECKING:
     from napari_biomedparse.networks.network import Network
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a Hugging Face repository, pinned to one revision."""
+
+    repository: str  # its owner and name
+    name: str
+    revision: str  # the commit used by default, which has this size and checksum
+    size: int
+    sha256: str  # hexadecimal
+    licence: str  # shown before the first download
+
+    @property
+    def page(self) -> str:
+        """Address of the page with the terms to accept."""
+        return f"https://huggingface.co/{self.repository}"
+
+    @property
+    def by_hand(self) -> str:
+        """Advice for a computer without a connection."""
+        return (
+            f"Or download {self.page}/resolve/{self.revision}/{self.name} in a "
+            "browser, on any computer, and give the path of the file as the model."
+        )
+
 
 PUBLISHED = HubFile(
     repository="microsoft/BiomedParse",
@@ -43,26 +68,12 @@ def build_v2(config: BiomedParseConfig) -> Network:
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A model that `load_model` knows by name.
-
-    Parameters
-    ----------
-    name : str
-        What users choose it by.
-    file : HubFile, Path or None
-        The weights: published, part of the installation, or none (random ones).
-    licence : str
-        Of the weights; empty if there are none.
-    config : BiomedParseConfig
-        Sizes, where the file does not say them.
-    build : callable
-        Makes the network on the meta device, for weights that are assigned to it.
-    """
+    """A model that `load_model` knows by name."""
 
     name: str
-    file: HubFile | Path | None
+    file: HubFile | Path | None  # published, in the installation, or random weights
     licence: str
-    config: BiomedParseConfig = V2
+    config: BiomedParseConfig = V2  # where the file does not record it
     build: Callable[[BiomedParseConfig], Network] = build_v2
 
     @property

@@ -20,11 +20,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from napari_biomedparse.errors import CheckpointError, OutputError
-from napari_biomedparse.networks.archive import (
-    AGAIN,
-    read_pickled,
-    refuse_what_is_no_weights_file,
-)
 from napari_biomedparse.networks.config import V2, BiomedParseConfig
 
 _LOGGER = logging.getLogger(__name__)
@@ -40,20 +35,10 @@ _MOST_LAYERS = 256
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a weights file holds.
+    """What a weights file holds."""
 
-    Parameters
-    ----------
-    tensors : dict of str to Tensor
-        Named as in the network's state dict; mapped from the file where possible.
-    config : BiomedParseConfig or None
-        Sizes of the network, if the file records them.
-    metadata : dict of str to str
-        Further metadata of a safetensors file.
-    """
-
-    tensors: dict[str, Tensor]
-    config: BiomedParseConfig | None = None
+    tensors: dict[str, Tensor]  # the state dict, mapped from the file where possible
+    config: BiomedParseConfig | None = None  # if the file records it
     metadata: dict[str, str] = field(default_factory=dict)
 
 
@@ -78,34 +63,21 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             f"{path} cannot be read ({error.strerror}). Give the path of a readable "
             ".safetensors, .ckpt or .pt file."
         ) from error
-    refuse_what_is_no_weights_file(path, head)
     if head[8:9] == b"{":
         return _read_safetensors(path)
+    from napari_biomedparse.networks.archive import read_pickled
+
     return _from_content(read_pickled(path, head), path)
 
 
 def load_weights(
     model: nn.Module, tensors: Mapping[str, Tensor], source: str | os.PathLike[str]
 ) -> None:
-    """Give a network its weights; names and shapes must all match.
+    """Give a network its weights, in any floating-point precision, without a copy.
 
-    The tensors become the network's own without a copy, so a network built on the
-    meta device uses memory-mapped weights directly.
-
-    Parameters
-    ----------
-    model : nn.Module
-        On any device, including the meta device. Changed in place.
-    tensors : mapping of str to Tensor
-        Its complete state dict, in any floating-point precision.
-    source : str or path
-        Origin of the tensors, for error messages.
-
-    Raises
-    ------
-    CheckpointError
-        If a tensor is missing, unexpected, or of another shape or kind; all are
-        reported at once and nothing is loaded.
+    A network built on the meta device uses memory-mapped weights directly. If tensors
+    are missing, unexpected, or of another shape or kind, a `CheckpointError` lists all
+    of them, naming `source`, and nothing is loaded.
     """
     expected = model.state_dict()
     if not expected.keys() & tensors.keys():
@@ -148,11 +120,10 @@ def save_weights(
     Parameters
     ----------
     path : path
-        The new file; an existing one is replaced.
+        An existing file is replaced.
     tensors : mapping of str to Tensor
         The state dict.
     metadata : mapping of str to str, optional
-        Stored with the weights.
     config : BiomedParseConfig, optional
         Sizes of the network, so that the file is sufficient to load it.
 
@@ -182,21 +153,20 @@ def save_weights(
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
-    """Map a safetensors file."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = dict(file.metadata() or {})
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is damaged or incomplete as a safetensors file ({error}). {AGAIN}"
+            f"{path} is damaged or incomplete as a safetensors file ({error}). "
+            "Download it again, completely."
         ) from error
     config = metadata.pop(_CONFIG, None)
     return Checkpoint(tensors, _parse_config(config, path), metadata)
 
 
 def _from_content(content: object, path: Path) -> Checkpoint:
-    """Extract the weights from the content of a checkpoint."""
     config = None
     weights = content
     if isinstance(content, Mapping) and "state_dict" in content:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -21,6 +20,9 @@ from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
 from napari_biomedparse.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from napari_biomedparse.networks.catalogue import HubFile
+
 _LOGGER = logging.getLogger(__name__)
 
 Progress: TypeAlias = Callable[[int, int], object]
@@ -31,52 +33,10 @@ Confirm: TypeAlias = Callable[[str], bool]
 _ACCESS_DENIED = {401, 403}
 
 
-@dataclass(frozen=True)
-class HubFile:
-    """A file of a Hugging Face repository, pinned to one revision.
-
-    Parameters
-    ----------
-    repository : str
-        Owner and name.
-    name : str
-        Path in the repository.
-    revision : str
-        Commit used by default.
-    size : int
-        Bytes at that commit.
-    sha256 : str
-        Hexadecimal checksum at that commit.
-    licence : str
-        Text to show before the first download.
-    """
-
-    repository: str
-    name: str
-    revision: str
-    size: int
-    sha256: str
-    licence: str
-
-    @property
-    def page(self) -> str:
-        """Address of the page with the terms to accept."""
-        return f"https://huggingface.co/{self.repository}"
-
-    @property
-    def by_hand(self) -> str:
-        """Advice for a computer without a connection."""
-        return (
-            f"Or download {self.page}/resolve/{self.revision}/{self.name} in a "
-            "browser, on any computer, and give the path of the file as the model."
-        )
-
-
 def find_cached(file: HubFile, name: str, revision: str | None = None) -> Path | None:
-    """Return the path of `name` in the Hugging Face cache, if it is there.
+    """Return the path of a file beside `file` in the cache, if it is there.
 
-    `name` may be any file in the folder that the cache keeps for the revision of
-    `file.repository`, which is the pinned one by default.
+    The pinned revision is the default.
     """
     path = try_to_load_from_cache(
         file.repository, name, revision=revision or file.revision
@@ -97,7 +57,6 @@ def fetch(
 
     Parameters
     ----------
-    file : HubFile
     revision : str, optional
         Commit, branch or tag; the pinned commit by default.
     token : str, optional
@@ -148,17 +107,13 @@ def fetch(
 
 
 def check(file: HubFile, path: Path) -> None:
-    """Verify that a downloaded file is the pinned one, byte for byte.
-
-    Raises
-    ------
-    CheckpointError
-        If its size or its checksum differs.
-    """
+    """Raise a `CheckpointError` unless a file is the pinned one, byte for byte."""
     size = path.stat().st_size
     if size == file.size:
         _LOGGER.info("Verifying %s (%.1f GB)", path, size / 1e9)
-        found, expected = sha256(path), file.sha256
+        with path.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+        expected = file.sha256
     else:
         found, expected = f"{size} bytes", f"{file.size} bytes"
     if found != expected:
@@ -167,12 +122,6 @@ def check(file: HubFile, path: Path) -> None:
             f"{expected}. Delete it to download it again. If you trust it, give its "
             "path as the model: a path is not verified."
         )
-
-
-def sha256(path: Path) -> str:
-    """Compute the SHA-256 checksum of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _reporting_bar(on_progress: Progress) -> type[tqdm]:

@@ -39,13 +39,7 @@ class Features(Protocol):
 
 
 class Network(nn.Module, ABC):
-    """Text-prompted segmentation of slices.
-
-    Parameters
-    ----------
-    config : BiomedParseConfig
-        All sizes.
-    """
+    """Text-prompted segmentation of slices."""
 
     channels: ClassVar[Literal["neighbours", "colours"]]
     """What the three channels of a slice are: the slice with its two neighbours, or

@@ -15,6 +15,9 @@ from torch import Tensor
 
 _PREDICTOR = "sem_seg_head.predictor."
 _PIXEL_STATISTICS = {"pixel_mean": 114.495, "pixel_std": 57.63}
+_UNSCALED = (
+    "token_embedding.weight", "classifier_query.weight", "level_embed.weight"
+)  # fmt: skip
 _GAINS = {
     f"{_PREDICTOR}language_encoder.lang_proj": 2.0,
     f"{_PREDICTOR}mask_embed.layers.2.weight": 0.3,
@@ -33,7 +36,6 @@ def synthetic_state_dict(shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
 
 
 def _tensor(key: str, shape: torch.Size) -> Tensor:
-    """Draw one tensor; the first rule that applies decides."""
     if key in _PIXEL_STATISTICS:
         return torch.full(shape, _PIXEL_STATISTICS[key])
     if not shape:
@@ -43,26 +45,19 @@ def _tensor(key: str, shape: torch.Size) -> Tensor:
     if key.endswith((".gamma_1", ".gamma_2")):
         return z.mul_(0.1).add_(0.4)
     if len(shape) == 1:
-        return _vector(key, z)
-    if key.endswith("token_embedding.weight"):
+        if key.endswith(".weight"):  # a norm's scale, else a bias
+            return z.mul_(0.1).add_(1.0)
+        if key == f"{_PREDICTOR}classifier.bias":
+            return z.mul_(0.05).add_(0.7)
+        return z.mul_(0.05)
+    if key.endswith(_UNSCALED):
         return z
     if key.endswith(
         ("positional_embedding", "query_feat_.weight", "query_embed_.weight")
     ):
         return z.mul_(0.3)
-    if key.endswith(("classifier_query.weight", "level_embed.weight")):
-        return z
     fan_in = math.prod(shape[1:])
     return z.mul_(_gain(key)).div_(math.sqrt(fan_in))
-
-
-def _vector(key: str, z: Tensor) -> Tensor:
-    """Scale a one-dimensional tensor: a norm's scale or a bias."""
-    if key.endswith(".weight"):
-        return z.mul_(0.1).add_(1.0)
-    if key == f"{_PREDICTOR}classifier.bias":
-        return z.mul_(0.05).add_(0.7)
-    return z.mul_(0.05)
 
 
 def _gain(key: str) -> float:

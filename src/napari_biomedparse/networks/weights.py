@@ -13,24 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from huggingface_hub import constants
-
 from napari_biomedparse.errors import CheckpointError, DeviceError, OutputError
 from napari_biomedparse.networks.catalogue import (
     CONVERTED,
     MODELS,
     PUBLISHED,
+    HubFile,
     NamedModel,
     available_models,
-)
-from napari_biomedparse.networks.hub import (
-    Confirm,
-    HubFile,
-    Progress,
-    check,
-    fetch,
-    find_cached,
-    sha256,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_biomedparse.networks.config import BiomedParseConfig
+    from napari_biomedparse.networks.hub import Confirm, Progress
     from napari_biomedparse.networks.network import Network
 
 _LOGGER = logging.getLogger(__name__)
@@ -53,6 +44,8 @@ _identities: WeakKeyDictionary[Network, str] = WeakKeyDictionary()
 
 def is_downloaded() -> bool:
     """Return whether the published weights are on this computer."""
+    from napari_biomedparse.networks.hub import find_cached
+
     return any(find_cached(PUBLISHED, name) for name in (CONVERTED, PUBLISHED.name))
 
 
@@ -89,7 +82,6 @@ def load_model(
         One of `available_models`, or a ``.safetensors``, ``.ckpt`` or ``.pt`` file, or
         a folder that holds one.
     device : str or torch.device
-        Device to move the network to.
     token, revision, offline, on_progress, confirm
         For the download of ``v2``; see `networks.hub.fetch`. Size and checksum are
         verified for the pinned revision, which is the default.
@@ -127,27 +119,6 @@ def load_model(
             f"The model cannot be moved to {device} ({str(error).splitlines()[0]}). "
             "Choose another device."
         ) from error
-
-
-def convert(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
-    """Write the weights of a checkpoint, and nothing else in it, as safetensors.
-
-    Parameters
-    ----------
-    path : path
-        A checkpoint, or a folder that holds one.
-    out : path
-        The new file. It records the network's sizes and the file it was made from.
-
-    Raises
-    ------
-    CheckpointError
-        If the checkpoint cannot be read or does not fit its network.
-    OutputError
-        If the file cannot be written.
-    """
-    path = _local(path)
-    _convert(path, out, {"source": path.name, "source_sha256": sha256(path)})
 
 
 def model_identity(model: Network | str | os.PathLike[str]) -> str:
@@ -199,7 +170,7 @@ def _build(
     return model.eval().requires_grad_(False)
 
 
-def _convert(path: Path, out: str | os.PathLike[str], facts: Mapping[str, str]) -> None:
+def _convert(path: Path, out: Path, facts: Mapping[str, str]) -> None:
     """Write the weights of a checkpoint that fits, with facts about its origin."""
     from napari_biomedparse.networks.checkpoint import read_checkpoint, save_weights
 
@@ -217,6 +188,10 @@ def _published(
     confirm: Confirm | None,
 ) -> Path:
     """Find the converted published weights; download and convert them if needed."""
+    from huggingface_hub import constants
+
+    from napari_biomedparse.networks.hub import check, fetch, find_cached
+
     converted = find_cached(PUBLISHED, CONVERTED, revision)
     if converted is not None:
         return converted

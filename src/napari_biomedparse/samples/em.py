@@ -35,6 +35,7 @@ class EMScene:
         self.objects: dict[str, Ids] = {
             name: np.zeros(grid.shape, np.int32) for name in TARGETS
         }
+        self.synapses: list[Floats] = []
         self._grow_cells()
         self.free = self.wall > self.thickness
         self._paint_cytoplasm()
@@ -81,8 +82,7 @@ class EMScene:
 
     def _swell(self, near: Floats, count: int) -> None:
         """Let a few large cells (for the nuclei) push the others away."""
-        area = self.grid.extent[1] * self.grid.extent[2]
-        number = self.rng.poisson(area / 128.0**2) + 1
+        number = self.rng.poisson(self.grid.area) + 1
         bent = max(
             float(np.abs(self.place[..., i] - axis).max())
             for i, axis in enumerate(self.grid.axes())
@@ -136,15 +136,12 @@ class EMScene:
 
     def _add_clefts(self) -> None:
         rng, grid = self.rng, self.grid
-        self.synapses: list[Floats] = []
         spots = np.argwhere((self.wall < 0.5) & (self.objects["nucleus"] == 0))
         if not len(spots):
             return
-        area = grid.extent[1] * grid.extent[2] / 128.0**2
-        for number in range(1, 2 + rng.poisson(4.0 * area)):
-            scale = np.array([grid.anisotropy, 1.0, 1.0])
+        for number in range(1, 2 + rng.poisson(4.0 * grid.area)):
             spot = spots[rng.integers(len(spots))]
-            centre = (spot * scale).astype(np.float32)
+            centre = (spot * grid.scale).astype(np.float32)
             reach = rng.uniform(10.0, 16.0)
             window = grid.window(centre, reach)
             dz, dy, dx = grid.offsets(centre, window)
@@ -194,9 +191,8 @@ class EMScene:
         rng, grid = self.rng, self.grid
         radius = rng.uniform(3.8, 5.2)
         lumen = rng.uniform(0.85, 1.0)
-        area = grid.extent[1] * grid.extent[2] / 128.0**2
-        clusters = list(getattr(self, "synapses", []))
-        for _ in range(3 + rng.poisson(5.0 * area)):
+        clusters = list(self.synapses)
+        for _ in range(3 + rng.poisson(5.0 * grid.area)):
             clusters.append((rng.random(3) * grid.extent).astype(np.float32))
         number = 0
         for middle in clusters:

@@ -13,24 +13,25 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Grid:
-    """Positions of the voxels in units of the in-plane voxel size.
+    """Positions of the voxels in units of the in-plane voxel size."""
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Size along z, y, x.
-    anisotropy : float
-        Distance between slices divided by the distance between pixels.
-    """
-
-    shape: tuple[int, int, int]
-    anisotropy: float
+    shape: tuple[int, int, int]  # z, y, x
+    anisotropy: float  # distance between slices divided by that between pixels
 
     @property
     def extent(self) -> npt.NDArray[np.float64]:
         """Size along z, y, x in pixels, float64 of shape [3]."""
-        extent: npt.NDArray[np.float64] = np.asarray(self.shape, np.float64)
-        return extent * [self.anisotropy, 1.0, 1.0]
+        return np.asarray(self.shape, np.float64) * self.scale
+
+    @property
+    def scale(self) -> npt.NDArray[np.float64]:
+        """Size of a voxel along z, y, x in pixels, float64 of shape [3]."""
+        return np.array([self.anisotropy, 1.0, 1.0])
+
+    @property
+    def area(self) -> float:
+        """Size of a slice in units of 128 x 128 pixels."""
+        return float(self.extent[1] * self.extent[2] / 128.0**2)
 
     def axes(self) -> tuple[Floats, Floats, Floats]:
         """Return z [Z,1,1], y [1,Y,1] and x [1,1,X] in pixels, float32."""
@@ -40,9 +41,8 @@ class Grid:
 
     def window(self, centre: Floats, reach: float) -> tuple[slice, slice, slice]:
         """Cut out the voxels within `reach` pixels of `centre` along each axis."""
-        scale = np.array([self.anisotropy, 1.0, 1.0])
-        low = np.floor((centre - reach) / scale).astype(int)
-        high = np.ceil((centre + reach) / scale).astype(int) + 1
+        low = np.floor((centre - reach) / self.scale).astype(int)
+        high = np.ceil((centre + reach) / self.scale).astype(int) + 1
         z, y, x = (
             slice(max(0, int(a)), max(0, min(int(b), n)))
             for a, b, n in zip(low, high, self.shape, strict=True)

@@ -44,21 +44,15 @@ class LightSheetScene:
         if "nuclei" in wanted:
             self._add_nuclei()
 
-    @property
-    def _area(self) -> float:
-        """Size of a slice in units of 128 x 128 pixels."""
-        return float(self.grid.extent[1] * self.grid.extent[2] / 128.0**2)
-
     def _add_vessels(self) -> None:
         rng, grid = self.rng, self.grid
-        scale = np.array([grid.anisotropy, 1.0, 1.0])
         centre_line = np.zeros(grid.shape, bool)
         thickness = np.zeros(grid.shape, np.float32)
         number = np.zeros(grid.shape, np.int32)
-        for vessel in range(1, 2 + rng.poisson(1.5 * self._area)):
+        for vessel in range(1, 2 + rng.poisson(1.5 * grid.area)):
             radius = rng.uniform(3.2, 6.5)
             path = self._walk()
-            voxels = np.round(path / scale).astype(int)
+            voxels = np.round(path / grid.scale).astype(int)
             kept = ((voxels >= 0) & (voxels < np.array(grid.shape))).all(axis=1)
             z, y, x = voxels[kept].T
             centre_line[z, y, x] = True
@@ -67,7 +61,7 @@ class LightSheetScene:
         if not centre_line.any():
             return
         distance, nearest = ndimage.distance_transform_edt(
-            ~centre_line, sampling=scale, return_indices=True
+            ~centre_line, sampling=grid.scale, return_indices=True
         )
         index = tuple(nearest)
         relative = (distance / np.maximum(thickness[index], 1.0)).astype(np.float32)
@@ -99,7 +93,7 @@ class LightSheetScene:
         bumps = smooth_noise(rng, grid, 6.0)
         grain = smooth_noise(rng, grid, 2.5)
         glow = rng.uniform(0.65, 1.1)
-        for number in range(1, 2 + rng.poisson(2.0 * self._area)):
+        for number in range(1, 2 + rng.poisson(2.0 * grid.area)):
             centre = (rng.uniform(0.05, 0.95, 3) * grid.extent).astype(np.float32)
             radius = rng.uniform(10.0, 19.0)
             window = grid.window(centre, 1.7 * radius)

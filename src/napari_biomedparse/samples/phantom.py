@@ -44,10 +44,8 @@ class Phantom:
 
     Parameters
     ----------
-    kind : str
-        Key of `KINDS`.
-    seed : int
-        Seed that it was drawn from.
+    kind, seed : str, int
+        What it was drawn from; see `make_phantom`.
     image : array, uint8 [Z,Y,X]
         Grey levels.
     objects : mapping of str to array, int32 [Z,Y,X]
@@ -84,12 +82,8 @@ class Phantom:
     @property
     def prompts(self) -> PromptSet:
         """One prompt for each target of the kind, the absent ones included."""
-        return PromptSet(
-            tuple(
-                Prompt(label_id, TITLES[name])
-                for label_id, name in enumerate(self.objects, start=1)
-            )
-        )
+        named = enumerate(self.objects, start=1)
+        return PromptSet(tuple(Prompt(label, TITLES[name]) for label, name in named))
 
     @property
     def volume(self) -> Volume:
@@ -150,16 +144,15 @@ def make_phantom(
         drawn = {min(chance, key=lambda name: chance[name])}
     wanted = frozenset(drawn if targets is None else targets)
     grid = Grid(shape, anisotropy=float(rng.uniform(1.5, 4.0)))
+    scene: em.EMScene | light_sheet.LightSheetScene
     if kind == "em":
-        tissue = em.EMScene(rng, grid, wanted)
-        image, pixel = em.render(rng, grid, tissue.image), 0.012
-        objects = tissue.objects
+        scene, render, pixel = em.EMScene(rng, grid, wanted), em.render, 0.012
     else:
-        stain = light_sheet.LightSheetScene(rng, grid, wanted)
-        image, pixel = light_sheet.render(rng, grid, stain.image), 0.8
-        objects = stain.objects
+        scene = light_sheet.LightSheetScene(rng, grid, wanted)
+        render, pixel = light_sheet.render, 0.8
+    image = render(rng, grid, scene.image)
     spacing = (round(pixel * grid.anisotropy, 6), pixel, pixel)
-    return Phantom(kind, seed, image, objects, spacing)
+    return Phantom(kind, seed, image, scene.objects, spacing)
 
 
 def em_phantom(seed: int, shape: tuple[int, int, int] = SHAPE) -> Phantom:

@@ -17,30 +17,14 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Variation:
-    """Probabilities and ranges.
+    """Probabilities and ranges."""
 
-    Parameters
-    ----------
-    chance : float
-        Probability of each kind of change.
-    crop : float
-        Largest part cut off a side, and largest shift, relative to the side.
-    brightness : float
-        Largest shift of the grey levels, as a fraction of 255.
-    noise : float
-        Largest standard deviation of Gaussian noise, in grey levels.
-    specks : float
-        Largest fraction of pixels that become black or white.
-    swap : bool
-        Whether the two neighbours may be swapped.
-    """
-
-    chance: float = 0.5
-    crop: float = 0.1
-    brightness: float = 0.1
-    noise: float = 10.0
-    specks: float = 0.01
-    swap: bool = True
+    chance: float = 0.5  # probability of each kind of change
+    crop: float = 0.1  # largest part cut off a side, and largest shift
+    brightness: float = 0.1  # largest shift of the grey levels, as a fraction of 255
+    noise: float = 10.0  # largest standard deviation, in grey levels
+    specks: float = 0.01  # largest fraction of pixels that become black or white
+    swap: bool = True  # whether the two neighbours may be swapped
 
 
 def vary(

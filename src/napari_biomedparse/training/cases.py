@@ -18,11 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.data.prompts import parse_prompts
-from napari_biomedparse.errors import (
-    BiomedParseError,
-    FormatError,
-    PromptError,
-)
+from napari_biomedparse.errors import BiomedParseError, FormatError, PromptError
 from napari_biomedparse.io import open_file, open_volume
 from napari_biomedparse.io.durable import write_durably
 from napari_biomedparse.io.identity import identify
@@ -38,7 +34,6 @@ from napari_biomedparse.training.volumes import (
     require_targets,
 )
 from napari_biomedparse.training.wordings import (
-    ANY,
     FILE_NAME,
     Wordings,
     read_wordings,
@@ -96,11 +91,8 @@ def load_cases(
     prompts : Path, optional
         See `read_wordings`; by default ``class_prompts.json`` in `data`. Without
         it the prompts in each file are used.
-    modality : str
-        How grey levels are mapped to 0 to 255; see `choose_intensity`.
-    on_case : callable, optional
-        Called before each case with its name, its number from 0, and the number of
-        cases.
+    modality, on_case
+        As for `choose_intensity` and `finetune`.
 
     Raises
     ------
@@ -148,11 +140,10 @@ def _load(
         raise FormatError(f"{pair.image} has no file with labels")
     image, truth = open_volume(pair.image), open_labels(pair.truth)
     check_fit(pair.name, image.grid, truth.volume.shape)
-    dataset, wordings = ANY, Wordings()
     if known:
         dataset, wordings = wordings_for(pair.name, known)
     else:
-        wordings = _stored_wordings(pair, truth)
+        dataset, wordings = pair.name, _stored_wordings(pair, truth)
     paths = _cached(pair, image, truth, cache, modality)
     values = json.loads(paths["facts"].read_text("utf-8"))["values"]
     check_classes(values, wordings)
@@ -163,7 +154,7 @@ def _load(
         axes, reviewed = known_right
     return TrainingVolume(
         pair.name,
-        dataset if known else pair.name,
+        dataset,
         KeptArray(paths["image"]),
         KeptArray(paths["labels"]),
         wordings,

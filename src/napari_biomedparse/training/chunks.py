@@ -33,18 +33,10 @@ class EpochBatches(Protocol):
 class ChunkedData(LightningDataModule):
     """The batches, one chunk at a time.
 
-    What Lightning calls an epoch is a chunk of one of our epochs: it ends with a
-    checkpoint, and its data depend only on its number.
-
-    Parameters
-    ----------
-    train : EpochBatches
-    validation : EpochBatches, optional
-        None, or of length 0, if nothing is held out.
-    save_every : int
-        Most batches in a chunk.
-    workers : int
-        Processes that prepare batches in advance.
+    What Lightning calls an epoch is a chunk of one of our epochs, of at most
+    `save_every` batches: it ends with a checkpoint, and its data depend only on its
+    number. `workers` processes prepare batches in advance. Without `validation`, or
+    with an empty one, nothing is held out.
     """
 
     def __init__(

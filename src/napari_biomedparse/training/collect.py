@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.volume import Volume
 
 _AWKWARD = re.compile(r"[^\w.-]+")
+_PER_AXIS = ("axes", "spacing", "units", "origin")
 
 
 def add_to_training_set(
@@ -44,7 +45,7 @@ def add_to_training_set(
     reviewed: Sequence[int] | None = None,
     axis: int = 0,
 ) -> Path:
-    """Write an image with its labels and prompts to a training set.
+    """Write an image with its labels and prompts to a training set; return the file.
 
     The file has the layout of the challenge (``imgs``, ``gts``, ``spacing``, prompts).
     If only some slices were reviewed, it holds the range of those slices and their
@@ -54,7 +55,7 @@ def add_to_training_set(
     Parameters
     ----------
     folder : Path
-        Created if needed. A volume of the same name is replaced.
+        A volume of the same name in it is replaced.
     volume : Volume
         Three axes, or four with the colours last.
     labels : integer ndarray [Z, Y, X]
@@ -65,11 +66,6 @@ def add_to_training_set(
         Slices whose labels are correct; all by default.
     axis : int
         Axis of the reviewed slices.
-
-    Returns
-    -------
-    Path
-        The file.
 
     Raises
     ------
@@ -127,26 +123,18 @@ def _write(
     prompts: PromptSet,
     more: dict[str, npt.NDArray[Any]],
 ) -> None:
-    space = slice(0, 3)
-    lying = replace(
-        volume,
-        data=labels,
-        axes=volume.axes[space],
-        spacing=volume.spacing[space],
-        units=volume.units[space],
-        origin=volume.origin[space],
-        channel_names=(),
-    )
+    space = {name: getattr(volume, name)[:3] for name in _PER_AXIS}
+    grid = replace(volume, data=labels, channel_names=(), **space)
     save_npz(
-        path, labels, volume=lying, prompts=prompts, overwrite=True, key=LABEL_KEYS[0]
+        path, labels, volume=grid, prompts=prompts, overwrite=True, key=LABEL_KEYS[0]
     )
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         with archive.open(f"{IMAGE_KEY}.npy", "w", force_zip64=True) as file:
             dtype = volume.dtype.newbyteorder("=")
-            header = {
-                "descr": dtype.str, "fortran_order": False, "shape": volume.shape
-            }  # fmt: skip
-            np.lib.format.write_array_header_1_0(file, header)
+            np.lib.format.write_array_header_1_0(
+                file,
+                {"descr": dtype.str, "fortran_order": False, "shape": volume.shape},
+            )
             for slab in in_order(volume.data, path.parent):
                 file.write(np.ascontiguousarray(slab, dtype).data)
         for key, values in more.items():

@@ -71,7 +71,6 @@ def finetune(
         ``tensorboard`` if that is installed.
     checkpoint : str or path
         Weights to start from, as for `load_model`.
-    options : FinetuneOptions, optional
     prompts : path, optional
         File with the wordings; see `read_wordings`.
     device : str
@@ -152,7 +151,25 @@ def _train(
     keeper: Keeper,
 ) -> None:
     prepare(model, options)
-    data = _make_data(model, volumes, parts, options, place)
+    variation = Variation() if options.augment else Variation(chance=0.0)
+    train, validation = (
+        SliceBatches(
+            volumes,
+            samples,
+            size=model.config.image_size,
+            slices=options.batch_size,
+            prompts=options.prompts,
+            seed=options.seed,
+            variation=changes,
+        )
+        for samples, changes in ((parts.train, variation), (parts.validation, None))
+    )
+    data = ChunkedData(
+        train,
+        validation,
+        save_every=options.save_every,
+        workers=_LOADED_BY_WORKERS if place.type == "cuda" else 0,
+    )
     keeper.steps = options.epochs * data.steps(devices)
     early = EarlyStopping(
         "val_loss",
@@ -175,33 +192,3 @@ def _train(
         callbacks=[early] if data.holds_out else [],
     )
     keeper.keep_last(model)
-
-
-def _make_data(
-    model: BiomedParse,
-    volumes: Sequence[TrainingVolume],
-    parts: Split,
-    options: FinetuneOptions,
-    place: torch.device,
-) -> ChunkedData:
-    train, validation = (
-        SliceBatches(
-            volumes,
-            samples,
-            size=model.config.image_size,
-            slices=options.batch_size,
-            prompts=options.prompts,
-            seed=options.seed,
-            variation=variation,
-        )
-        for samples, variation in (
-            (parts.train, Variation() if options.augment else Variation(chance=0.0)),
-            (parts.validation, None),
-        )
-    )
-    return ChunkedData(
-        train,
-        validation,
-        save_every=options.save_every,
-        workers=_LOADED_BY_WORKERS if place.type == "cuda" else 0,
-    )

@@ -47,17 +47,10 @@ def fit(
 ) -> None:
     """Train in place, or resume from the last checkpoint in the folder.
 
-    Parameters
-    ----------
-    clip : float
-        Largest norm of the gradient.
-    half : bool
-        Use bf16 where it suffices.
-    devices : int
-        Number that take one batch per step each. Processes that Lightning started for
-        further ones exit when training ends.
-    callbacks : sequence of Callback
-        Called before the keeper, which writes the checkpoints and the log.
+    `clip` is the largest norm of the gradient; `half` uses bf16 where it suffices. Each
+    of the `devices` takes one batch per step; processes that Lightning started for
+    further ones exit when training ends. `callbacks` are called before the keeper,
+    which writes the checkpoints and the log.
 
     Raises
     ------
@@ -96,12 +89,8 @@ def fit(
             default_root_dir=folder,
         )
         try:
-            trainer.fit(
-                module,
-                data,
-                ckpt_path=last if last.exists() else None,
-                weights_only=True,
-            )
+            begun = last if last.exists() else None
+            trainer.fit(module, data, ckpt_path=begun, weights_only=True)
         except (KeyError, RuntimeError) as error:
             if not last.exists() or keeper.step > 0:
                 raise
@@ -113,10 +102,8 @@ def fit(
 def share(device: torch.device, count: int) -> torch.device:
     """Return the device to train on with `count` of its kind, without a number if > 1.
 
-    Raises
-    ------
-    DeviceError
-        If this machine has fewer, or a numbered one other than the first was chosen.
+    A `DeviceError` is raised if this machine has fewer, or for a numbered one other
+    than the first.
     """
     if count == 1:
         return device

@@ -31,14 +31,8 @@ logger = logging.getLogger(__name__)
 class Keeper(Callback):
     """Write log and checkpoint after every chunk, keep the best weights, report.
 
-    Parameters
-    ----------
-    folder : Path
-        Of the training; see `ChunkedData` for the chunks.
-    facts : mapping of str to str, optional
-        What the weights are made from; stored with the best ones.
-    on_progress, stop : callable, optional
-        As for `finetune`.
+    `facts` say what the weights are made from, and are stored with the best ones; see
+    `ChunkedData` for the chunks, and `finetune` for `on_progress` and `stop`.
     """
 
     def __init__(

@@ -19,23 +19,17 @@ _SMOOTH = 1e-5
 
 
 class Targets(NamedTuple):
-    """The truth of a batch.
+    """The truth of a batch, float Tensors.
 
-    Attributes
-    ----------
-    masks, edges : float Tensor [B, P, h, w]
-        Share of each pixel that is target, or border of one of its instances, 0 to 1.
-    exists : float Tensor [B, P]
-        1 where the prompt's target occurs in the slice, 0 where it does not.
-    counts : float Tensor [B, P]
-        1 where the existence loss applies; 0 where too little of the target is in the
-        slice to tell.
+    Masks and edges hold the share of each pixel, 0 to 1, that is target, or border of
+    one of its instances. The existence loss does not apply where too little of the
+    target is in the slice to tell.
     """
 
-    masks: Tensor
-    edges: Tensor
-    exists: Tensor
-    counts: Tensor
+    masks: Tensor  # [B, P, h, w]
+    edges: Tensor  # [B, P, h, w]
+    exists: Tensor  # [B, P], 1 where the prompt's target occurs in the slice, else 0
+    counts: Tensor  # [B, P], 1 where the existence loss applies, else 0
 
 
 class Losses(NamedTuple):
@@ -59,32 +53,17 @@ def segmentation_losses(
     targets: Targets,
     existence_weight: float = EXISTENCE_WEIGHT,
 ) -> Losses:
-    """Compare predictions with the truth.
+    """Compare predicted logits, at the resolution of `targets`, with the truth.
 
-    Parameters
-    ----------
-    mask_logits, edge_logits : float Tensor [B, P, h, w]
-        Predicted logits, at the resolution of `targets`.
-    existence : float Tensor [B, P]
-        Predicted existence logits.
-    targets : Targets
-        The truth.
-    existence_weight : float
-        Weight of the pairs whose target exists (``pos_weight``).
-
-    Returns
-    -------
-    Losses
-        Mask and edge terms are means over the pairs whose target exists, 0 if there
-        is none; the existence term is a mean over the pairs that count.
+    Mask and edge terms are means over the pairs whose target exists, 0 if there is
+    none; the existence term is a mean over the pairs that count, in which a pair whose
+    target exists has the weight `existence_weight`.
     """
     exists = targets.exists
     pairs = exists.sum().clamp(min=1.0)
+    weight = existence.new_tensor(existence_weight)
     existence_terms = F.binary_cross_entropy_with_logits(
-        existence,
-        exists,
-        pos_weight=existence.new_tensor(existence_weight),
-        reduction="none",
+        existence, exists, pos_weight=weight, reduction="none"
     )
     return Losses(
         (dice_loss(mask_logits, targets.masks) * exists).sum() / pairs,
@@ -120,18 +99,11 @@ def pixel_bce(logits: Tensor, target: Tensor, weight: float = 1.0) -> Tensor:
 
 
 def instance_edges(instances: Tensor) -> Tensor:
-    """Mark the borders of instances: where their 3 x 3 gradient is not 0.
+    """Mark where a pixel within the 3 x 3 neighbourhood has another value.
 
-    Parameters
-    ----------
-    instances : Tensor [..., H, W]
-        Instance numbers, 0 outside; of a mask, 0 and 1.
-
-    Returns
-    -------
-    bool Tensor [..., H, W]
-        True where a pixel within the 3 x 3 neighbourhood has another value. Touching
-        instances are separated; what lies beyond the image is ignored.
+    `instances` [..., H, W] holds instance numbers, 0 outside; of a mask, 0 and 1. In
+    the result, bool [..., H, W], touching instances are separated; what lies beyond the
+    image is ignored.
     """
     height, width = instances.shape[-2:]
     values = instances.to(torch.float32).flatten(0, -3)[:, None]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from napari_biomedparse.labels.resolve import upsample
+from napari_biomedparse.networks.blocks.focalnet import FocalBlock
 from napari_biomedparse.training.adapters import add_adapters
 from napari_biomedparse.training.losses import Losses, Targets, segmentation_losses
 
@@ -26,15 +27,7 @@ if TYPE_CHECKING:
 
 
 class TrainingModule(LightningModule):
-    """The network with its loss.
-
-    Parameters
-    ----------
-    model : BiomedParse
-        Trained in place; see `prepare`.
-    options : FinetuneOptions
-        Its learning rate, weight decay, weight of existence and seed are used here.
-    """
+    """The network, which is trained in place, with its loss; see `prepare`."""
 
     def __init__(self, model: BiomedParse, options: FinetuneOptions) -> None:
         super().__init__()
@@ -107,17 +100,7 @@ class TrainingModule(LightningModule):
 
 
 class DrawnField:
-    """A random field drawn for every slice of every batch.
-
-    Parameters
-    ----------
-    generator : torch.Generator
-        On the CPU.
-    slices, heads, queries : int
-        Sizes; prompts share the field.
-    device : torch.device
-        Where it is used.
-    """
+    """A random field for every slice of every batch, drawn on the CPU."""
 
     def __init__(
         self,
@@ -177,10 +160,8 @@ def prepare(model: BiomedParse, options: FinetuneOptions) -> None:
 
     Its weights are copied, as they may be mapped from a file.
     """
-    model.load_state_dict(
-        {name: value.clone() for name, value in model.state_dict().items()},
-        assign=True,
-    )
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(weights, assign=True)
     model.requires_grad_(True)
     parts: dict[str, nn.Module] = {
         "text": model.mask_decoder.language_encoder,
@@ -192,11 +173,7 @@ def prepare(model: BiomedParse, options: FinetuneOptions) -> None:
     if options.rank:
         add_adapters(model, options.rank, options.seed)
     if options.checkpointing:
-        for stage in model.backbone.layers:
-            _checkpointed(stage)
-
-
-def _checkpointed(stage: Any) -> None:
-    """Have blocks computed again in the backward pass."""
-    for block in stage.blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        for block in model.backbone.modules():
+            if isinstance(block, FocalBlock):  # computed again in the backward pass
+                again = partial(checkpoint, block.forward, use_reentrant=False)
+                block.forward = again  # type: ignore[method-assign]

@@ -31,10 +31,7 @@ class FinetuneOptions:
     """How a network is fine-tuned; the defaults are those of the original."""
 
     epochs: int = option(
-        10,
-        "Epochs",
-        "Maximum number of passes over all slices.",
-        limits=(1, 100_000),
+        10, "Epochs", "Maximum number of passes over all slices.", limits=(1, 100_000)
     )
     batch_size: int = option(
         8, "Batch size", "Number of slices per batch.", limits=(1, 4096)
@@ -53,10 +50,7 @@ class FinetuneOptions:
         limits=(1e-9, 1.0),
     )
     weight_decay: float = option(
-        0.01,
-        "Weight decay",
-        "Weight decay of matrices and kernels.",
-        limits=(0.0, 1.0),
+        0.01, "Weight decay", "Weight decay of matrices and kernels.", limits=(0.0, 1.0)
     )
     clip: float = option(
         5.0,

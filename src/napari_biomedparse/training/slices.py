@@ -79,43 +79,20 @@ def split(volumes: Sequence[TrainingVolume], share: float, seed: int) -> Split:
 
 
 class Batch(NamedTuple):
-    """What enters the network, and what it should predict.
+    """What enters the network, and what it should predict."""
 
-    Attributes
-    ----------
-    slices : float32 Tensor [B, 3, S, S]
-        Grey levels 0 to 255: slice, previous, next.
-    ids : int64 Tensor [P, L]
-        Token ids, padded with the end token.
-    real : bool Tensor [P, L]
-        False on the padding.
-    targets : Targets
-        At the resolution of the slices, or a lower one.
-    """
-
-    slices: Tensor
-    ids: Tensor
-    real: Tensor
-    targets: Targets
+    slices: Tensor  # float32 [B, 3, S, S], 0 to 255: slice, previous, next
+    ids: Tensor  # int64 [P, L], token ids, padded with the end token
+    real: Tensor  # bool [P, L], False on the padding
+    targets: Targets  # at the resolution of the slices, or a lower one
 
 
 class SliceBatches:
     """Batches by epoch and number.
 
-    Parameters
-    ----------
-    volumes : sequence of TrainingVolume
-    samples : sequence of Sample
-    size : int
-        Side of the slices in pixels.
-    slices : int
-        Slices in a batch.
-    prompts : int
-        Most prompts in a batch.
-    seed : int
-        Determines every batch.
-    variation : Variation, optional
-        None leaves slices and their order unchanged, and always uses the same wordings.
+    Each has `slices` slices of `size` pixels a side, and at most `prompts` prompts.
+    Without `variation`, slices and their order are unchanged, and the wordings are
+    always the same.
     """
 
     def __init__(
@@ -171,7 +148,8 @@ class SliceBatches:
             planes.append(labels)
         volume = self._volumes[samples[0].volume]
         chosen = self._choose_prompts(rng, volume, np.stack(planes))
-        ids, real = padded([_token_ids(text) for _, text in chosen])
+        tokens = [tokenize(text) for _, text in chosen]
+        ids, real = padded([one.ids[: one.length] for one in tokens])
         truth = make_targets(np.stack(planes), volume, [label for label, _ in chosen])
         return Batch(torch.stack(pictures), ids, real, truth)
 
@@ -190,12 +168,10 @@ class SliceBatches:
         if wordings.instance:
             values = set(wordings.classes) if values else set()
         here = [label for label in wordings.classes if label in values]
-        others: list[tuple[int, tuple[str, ...]]] = [
-            (label, wordings.texts[label])
-            for label in wordings.classes
-            if label not in values
+        others = [
+            *((k, wordings.texts[k]) for k in wordings.classes if k not in values),
+            *((0, (text,)) for text in wordings.absent),
         ]
-        others += [(0, (text,)) for text in wordings.absent]
         if self._variation is not None:
             here = [here[i] for i in rng.permutation(len(here))]
             others = [others[i] for i in rng.permutation(len(others))]
@@ -215,12 +191,11 @@ def cut(
     own channels, and int64 labels [S, S] of the voxels at the pixels' centres.
     """
     geometry = plan_slices(volume.labels.shape, size, sample.axis)
-    places = [
-        neighbour_index(sample.place + step, geometry.depth) for step in (0, -1, 1)
-    ]
     if volume.has_channels:
         planes = np.moveaxis(volume.image.take(sample.place, 0), -1, 0)
     else:
+        near = (sample.place + step for step in (0, -1, 1))
+        places = [neighbour_index(place, geometry.depth) for place in near]
         planes = np.stack([volume.image.take(i, sample.axis) for i in places])
     labels = np.asarray(volume.labels.take(sample.place, sample.axis), np.int64)
     return geometry.prepare(planes).float(), _resized(labels, geometry, size)
@@ -272,16 +247,10 @@ def _places(volume: TrainingVolume, axis: int) -> npt.NDArray[np.int64]:
 def _resized(
     labels: npt.NDArray[np.int64], geometry: SliceGeometry, size: int
 ) -> npt.NDArray[np.int64]:
-    padded_labels = np.pad(labels, geometry.pad)
-    side = padded_labels.shape[0]
-    index = ((np.arange(size) + 0.5) * side / size).astype(np.intp)
-    resized: npt.NDArray[np.int64] = padded_labels[np.ix_(index, index)]
+    square = np.pad(labels, geometry.pad)
+    index = ((np.arange(size) + 0.5) * len(square) / size).astype(np.intp)
+    resized: npt.NDArray[np.int64] = square[np.ix_(index, index)]
     return resized
-
-
-def _token_ids(text: str) -> npt.NDArray[np.int64]:
-    tokens = tokenize(text)
-    return tokens.ids[: tokens.length]
 
 
 def padded(prompts: Sequence[npt.NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
@@ -290,11 +259,6 @@ def padded(prompts: Sequence[npt.NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
     Returns ids, int64 [P, L], and which are not padding, bool [P, L].
     """
     length = min(CONTEXT_LENGTH, max(len(prompt) for prompt in prompts))
-    ids = torch.stack(
-        [
-            torch.from_numpy(np.pad(prompt, (0, length - len(prompt)), mode="edge"))
-            for prompt in prompts
-        ]
-    )
+    ids = np.stack([np.pad(x, (0, length - len(x)), mode="edge") for x in prompts])
     counts = torch.tensor([len(prompt) for prompt in prompts])
-    return ids, torch.arange(length) < counts[:, None]
+    return torch.from_numpy(ids), torch.arange(length) < counts[:, None]

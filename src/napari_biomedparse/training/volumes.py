@@ -78,12 +78,10 @@ class TrainingVolume:
 
     Parameters
     ----------
-    name, dataset : str
     image : uint8 array [Z, Y, X] or [Z, Y, X, 3]
         Grey levels, or channels that enter the network unchanged, such as colours.
     labels : integer array [Z, Y, X]
         Label ids, or instance numbers if ``wordings.instance``; 0 is background.
-    wordings : Wordings
     axes : tuple of int
         Slicing axes; with channels only the first one.
     reviewed : tuple of int, optional

@@ -24,19 +24,12 @@ ABSENT_KEY = "absent"
 class Wordings:
     """Prompts for the classes of a data set.
 
-    Parameters
-    ----------
-    texts : mapping of int to tuple of str
-        Wordings of each label id; without any, its voxels are background.
-    instance : bool
-        Whether label values are instances, all of a single class.
-    absent : tuple of str
-        Prompts for targets that occur in none of the images.
+    `texts` has the wordings of each label id; without any, its voxels are background.
     """
 
     texts: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    instance: bool = False
-    absent: tuple[str, ...] = ()
+    instance: bool = False  # whether label values are instances, all of one class
+    absent: tuple[str, ...] = ()  # prompts for targets that occur in none of the images
 
     def __post_init__(self) -> None:
         """Refuse invalid prompts, and instances of several classes."""
@@ -66,18 +59,10 @@ class Wordings:
 def read_wordings(path: Path) -> dict[str, Wordings]:
     """Read the wordings of each data set.
 
-    Parameters
-    ----------
-    path : Path
-        JSON that maps data set to label id to a wording or a list of them (an empty
-        list makes the class background). A data set may also have ``instance_label``
-        (0 or 1) and ``absent`` (a list of prompts for targets that occur nowhere).
-        Without the outer level it applies to all files.
-
-    Returns
-    -------
-    dict of str to Wordings
-        By data set, a prefix of its files' names; `ANY` for all other files.
+    The file is JSON that maps data set, a prefix of its files' names or `ANY`, to label
+    id to a wording or a list of them (an empty list makes the class background). A data
+    set may also have ``instance_label`` (0 or 1) and ``absent`` (a list of prompts for
+    targets that occur nowhere). Without the outer level it applies to all files.
 
     Raises
     ------

@@ -24,16 +24,8 @@ class SeededField:
     """A random field determined by a seed, the same for all slices and prompts.
 
     The result of a slice therefore depends neither on other slices and prompts nor on
-    the order of computation, and a run can be repeated.
-
-    Parameters
-    ----------
-    seed : int
-        Any integer of at most 63 bits.
-    heads, queries : int
-        Sizes of the field.
-    device : torch.device
-        Device of the result. It is drawn on the CPU, so that all devices agree.
+    the order of computation, and a run can be repeated. The field is drawn on the CPU,
+    so that all devices agree.
     """
 
     def __init__(
@@ -54,26 +46,14 @@ class SeededField:
 
 
 def hidden_keys(logits: Tensor, call: int, uniform: Tensor) -> Tensor:
-    """Draw the keys that each query must not attend to.
+    """Draw the keys that each query must not attend to, bool [..., Q, K].
 
     A key with mask probability p is drawn with the Boltzmann probability
     ``exp(p / T) / sum exp(p / T)``, T = 1 / (1 + call); it is hidden unless one of
-    ``0.1 K`` draws hits it.
+    ``0.1 K`` draws hits it. If all keys of a query would be hidden, none is.
 
-    Parameters
-    ----------
-    logits : float32 Tensor [..., Q, K]
-        Mask logits at the keys.
-    call : int
-        Head call; 0 is the one before the first layer.
-    uniform : Tensor
-        Uniform numbers in [0, 1); broadcasts with `logits`.
-
-    Returns
-    -------
-    bool Tensor
-        The broadcast shape; True where a key is hidden. If all keys of a query would
-        be hidden, none is.
+    `logits` are mask logits at the keys, float32 [..., Q, K], `call` is 0 before the
+    first layer, and `uniform` broadcasts with `logits`.
     """
     hidden = uniform < never_drawn(logits, call)
     return hidden & ~hidden.all(dim=-1, keepdim=True)

@@ -107,16 +107,7 @@ class SameConv(nn.Conv2d):
 
 
 def winograd_kernel(weight: Tensor) -> Tensor:
-    """Transform the weights of a 3x3 convolution.
-
-    Parameters
-    ----------
-    weight : float32 Tensor [O, C, 3, 3]
-
-    Returns
-    -------
-    float32 Tensor [36, O, C]
-    """
+    """Transform the weights of a 3x3 convolution, [O, C, 3, 3] -> [36, O, C]."""
     taps = weight.detach().flatten(0, 1).flatten(1)  # [O * C, 9]
     transformed = (_KERNEL_2D @ taps.T.double()).float()
     return transformed.view(-1, *weight.shape[:2])
@@ -125,17 +116,8 @@ def winograd_kernel(weight: Tensor) -> Tensor:
 def winograd(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
     """Convolve with a 3x3 kernel, zero-padded, tile by tile.
 
-    Parameters
-    ----------
-    x : float32 Tensor [B, C, H, W]
-    kernel : float32 Tensor [36, O, C]
-        From `winograd_kernel`.
-    bias : float32 Tensor [O], optional
-
-    Returns
-    -------
-    float32 Tensor [B, O, H, W]
-        Channels last in memory.
+    float32 [B, C, H, W], [36, O, C] from `winograd_kernel` and [O] -> [B, O, H, W],
+    channels last in memory.
     """
     batch, channels, height, width = x.shape
     dim = kernel.shape[1]

@@ -168,16 +168,9 @@ class Backbone(nn.Module):
             self.add_module(f"norm{i}", nn.LayerNorm(width))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Compute the feature maps of normalised slices.
+        """Compute the feature maps of normalised slices [B, 3, H, W].
 
-        Parameters
-        ----------
-        image : float Tensor [B, 3, H, W]
-
-        Returns
-        -------
-        tuple of Tensor
-            res2 to res5, [B, width, H / stride, W / stride], sizes rounded up.
+        Returns res2 to res5, [B, width, H / stride, W / stride], sizes rounded up.
         """
         x = self.patch_embed(image)
         features = []

@@ -15,13 +15,6 @@ class Attention(nn.Module):
 
     Parameters are named and laid out as in `torch.nn.MultiheadAttention`: rows of
     ``in_proj_weight`` in the order query, key, value.
-
-    Parameters
-    ----------
-    dim : int
-        Channels.
-    heads : int
-        Attention heads; must divide `dim`.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -35,13 +28,7 @@ class Attention(nn.Module):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False
     ) -> Tensor:
-        """Attend from `query` [N, Q, C] to `key` and `value` [N, K, C].
-
-        Returns
-        -------
-        Tensor
-            [N, Q, C]; with `causal`, position i sees positions up to i only.
-        """
+        """Attend from [N, Q, C] to `key` and `value` [N, K, C]; see `attend`."""
         keys, values = self.project_memory(key, value)
         return self.attend(query, keys, values, causal=causal)
 
@@ -66,21 +53,10 @@ class Attention(nn.Module):
         visible: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
-        """Attend from `query` [N, Q, C] to projected `keys` and `values`.
+        """Attend from `query` [N, Q, C] to `keys` and `values` of `project_memory`.
 
-        Parameters
-        ----------
-        query : Tensor [N, Q, C]
-        keys, values : Tensor [N, heads, K, C / heads]
-            From `project_memory`.
-        visible : bool Tensor, broadcastable to [N, heads, Q, K], optional
-            True where a query may see a key.
-        causal : bool
-            Let position i see positions up to i only.
-
-        Returns
-        -------
-        Tensor [N, Q, C]
+        `visible`, bool and broadcastable to [N, heads, Q, K], is True where a query may
+        see a key. With `causal`, position i sees positions up to i only.
         """
         weight_q, _, _ = self.in_proj_weight.chunk(3)
         bias_q, _, _ = self.in_proj_bias.chunk(3)
@@ -134,16 +110,8 @@ def linear_each(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     product per item, results do not depend on the rest of the batch. All are computed
     in one call: the weights stay in the caches, and threads share the items.
 
-    Parameters
-    ----------
-    x : Tensor [N, L, C]
-        With any other number of axes it is treated as one item.
-    weight : Tensor [D, C]
-    bias : Tensor [D]
-
-    Returns
-    -------
-    Tensor [N, L, D]
+    [N, L, C], [D, C] and [D] -> [N, L, D]. With any other number of axes, `x` is
+    treated as one item.
     """
     if x.ndim != 3 or not apart(x):
         return F.linear(x, weight, bias)
@@ -156,19 +124,8 @@ def sine_positions(
 ) -> Tensor:
     """Sine position encoding of a pixel grid (ARCHITECTURE section 5.1).
 
-    Parameters
-    ----------
-    height, width : int
-        Size of the grid.
-    dim : int
-        Channels: the first half encodes the row, the second half the column.
-    device, dtype
-        Of the result.
-
-    Returns
-    -------
-    Tensor [height * width, dim]
-        Row-major over the grid. Shared between calls: do not write into it.
+    Returns [height * width, dim], row-major: the first half of the channels encodes the
+    row, the second half the column. Shared between calls: do not write into it.
     """
     half = dim // 2
     exponent = 2 * torch.div(torch.arange(half), 2, rounding_mode="floor") / half

@@ -87,18 +87,10 @@ class TextEncoder(nn.Module):
         self.logit_scale = nn.Parameter(torch.ones(()))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Encode token ids.
+        """Encode token ids, int64 [P, L] -> [P, L, C], L at most the context length.
 
         Attention is causal: later tokens never change earlier vectors, so the ids may
         stop at a prompt's end token.
-
-        Parameters
-        ----------
-        ids : int64 Tensor [P, L], L at most the context length
-
-        Returns
-        -------
-        Tensor [P, L, C]
         """
         tokens: Tensor = self.encoder_transformer(ids) @ self.lang_proj
         return tokens

@@ -37,21 +37,11 @@ _WORD_END = "</w>"
 
 @dataclass(frozen=True)
 class Tokens:
-    """One prompt as the text encoder reads it.
+    """One prompt as the text encoder reads it."""
 
-    Parameters
-    ----------
-    ids : ndarray of int64, shape (77,)
-        Start token, text, end token, then end tokens as padding.
-    length : int
-        Number of ids before the padding.
-    truncated : bool
-        Whether the end of the text was cut off.
-    """
-
-    ids: NDArray[np.int64]
-    length: int
-    truncated: bool
+    ids: NDArray[np.int64]  # [77]: start token, text, end token, padded with end tokens
+    length: int  # number of ids before the padding
+    truncated: bool  # whether the end of the text was cut off
 
 
 def tokenize(text: str) -> Tokens:

@@ -24,13 +24,7 @@ if TYPE_CHECKING:
 
 
 class BiomedParse(Network):
-    """Text-prompted segmentation of slices, each read with its two neighbours.
-
-    Parameters
-    ----------
-    config : BiomedParseConfig
-        Sizes; the published network by default.
-    """
+    """Text-prompted segmentation of slices, each read with its two neighbours."""
 
     channels: ClassVar[Literal["neighbours", "colours"]] = "neighbours"
     pixel_mean: Tensor
@@ -73,12 +67,9 @@ class BiomedParse(Network):
         yield from self.pixel_decoder.parameters()
 
     def encode_image(self, slices: Tensor) -> ImageFeatures:
-        """Compute what all prompts share.
+        """Compute what all prompts share, for slices [B, 3, S, S] of 0 to 255.
 
-        Parameters
-        ----------
-        slices : Tensor [B, 3, S, S]
-            Grey levels, 0 to 255: each slice, the one before and the one after it.
+        The channels are each slice, the one before and the one after it.
         """
         mean, std = self.pixel_mean.mean(), self.pixel_std.mean()
         normalised = (slices.to(self.pixel_mean.dtype) - mean) / std
@@ -132,7 +123,6 @@ class _WithoutDrawing(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Return a tensor that would be filled with random numbers unchanged."""
         kwargs = kwargs or {}
         if func in (Tensor.normal_, Tensor.uniform_) or (
             getattr(func, "__module__", None) == nn.init.__name__

@@ -6,6 +6,7 @@ ARCHITECTURE section 5. What depends on the slice alone is computed once per sli
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
@@ -31,33 +32,19 @@ LEVELS = 3
 
 
 class ImageFeatures(NamedTuple):
-    """What the mask decoder needs of a batch of slices.
+    """What the mask decoder needs of a batch of slices."""
 
-    Attributes
-    ----------
-    mask_features : Tensor [B, C, h, w]
-        At stride 4.
-    level_mask_features : tuple of Tensor [B, C, K]
-        Mask features sampled at the pixels of each level.
-    keys, values : tuple of Tensor [B, heads, K, C / heads]
-        Image side of each layer's cross-attention.
-    """
-
-    mask_features: Tensor
-    level_mask_features: tuple[Tensor, ...]
+    mask_features: Tensor  # [B, C, h, w], at stride 4
+    level_mask_features: tuple[Tensor, ...]  # [B, C, K], sampled at each level's pixels
+    # Image side of each layer's cross-attention, [B, heads, K, C / heads].
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
 
     @property
     def nbytes(self) -> int:
         """Memory that the features take up."""
-        tensors = (
-            self.mask_features,
-            *self.level_mask_features,
-            *self.keys,
-            *self.values,
-        )
-        return sum(x.untyped_storage().nbytes() for x in tensors)
+        each = (self.mask_features, *self.level_mask_features, *self.keys, *self.values)
+        return sum(x.untyped_storage().nbytes() for x in each)
 
 
 class CrossAttention(nn.Module):
@@ -81,17 +68,8 @@ class CrossAttention(nn.Module):
         On a GPU those that share a memory are computed as one long sequence; on a CPU
         each separately, so that results do not depend on the rest of the batch.
 
-        Parameters
-        ----------
-        x : Tensor [N, L, C]
-        positions : Tensor [N, L, C] or 0
-        keys, values : Tensor [B, heads, K, C / heads]
-            N is a multiple of B: neighbours in N share a memory.
-        visible : bool Tensor [N, heads, L, K], optional
-
-        Returns
-        -------
-        Tensor [N, L, C]
+        `x` and `positions` are [N, L, C], `keys` and `values` [B, heads, K, C / heads],
+        N a multiple of B, `visible` bool [N, heads, L, K]. Returns [N, L, C].
         """
         query = x + positions
         share = len(x) // len(keys)
@@ -153,21 +131,19 @@ class MaskDecoder(nn.Module):
         self.classifier_query = nn.Embedding(1, dim)
         self.level_embed = nn.Embedding(LEVELS, dim)
 
-        def stack(layer: type[nn.Module]) -> nn.ModuleList:
+        def stack(layer: Callable[[BiomedParseConfig], nn.Module]) -> nn.ModuleList:
             return nn.ModuleList(layer(config) for _ in range(depth))
 
-        def feed_forward() -> FeedForward:
+        def feed_forward(config: BiomedParseConfig) -> FeedForward:
             return FeedForward(dim, config.feedforward)
 
         self.initial_self_attention_layer = SelfAttention(config)
-        self.initial_ffn_layer = feed_forward()
+        self.initial_ffn_layer = feed_forward(config)
         self.transformer_cross_attention_layers = stack(CrossAttention)
         self.transformer_self_attention_layers = stack(SelfAttention)
-        self.transformer_ffn_layers = nn.ModuleList(
-            feed_forward() for _ in range(depth)
-        )
+        self.transformer_ffn_layers = stack(feed_forward)
         self.classifier_cross_attention_layers = stack(CrossAttention)
-        self.classifier_ffn_layers = nn.ModuleList(feed_forward() for _ in range(depth))
+        self.classifier_ffn_layers = stack(feed_forward)
         self.decoder_norm = nn.LayerNorm(dim)
         self.mask_embed = MaskEmbed(dim)
         self.classifier = LinearEach(dim, 1)

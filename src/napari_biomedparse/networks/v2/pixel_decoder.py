@@ -20,16 +20,12 @@ if TYPE_CHECKING:
 class PixelFeatures(NamedTuple):
     """Output of the pixel decoder for a batch of slices.
 
-    Attributes
-    ----------
-    mask_features : Tensor [B, C, h, w]
-        At stride 4; a mask is their product with a mask embedding.
-    levels : tuple of Tensor [B, C, h / 8, w / 8], [.. / 4 ..], [.. / 2 ..]
-        At strides 32, 16 and 8; the mask decoder attends to them.
+    A mask is the product of the mask features, at stride 4, with a mask embedding. The
+    mask decoder attends to the levels, at strides 32, 16 and 8.
     """
 
-    mask_features: Tensor
-    levels: tuple[Tensor, Tensor, Tensor]
+    mask_features: Tensor  # [B, C, h, w]
+    levels: tuple[Tensor, Tensor, Tensor]  # [B, C, h / 8, w / 8], h / 4, h / 2
 
 
 class NormedConv(SameConv):
