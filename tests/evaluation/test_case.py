@@ -13,7 +13,7 @@ from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.errors import PromptError, VolumeError
 from napari_biomedparse.evaluation.case import Case, Scoring
-from napari_biomedparse.io.pairs import Pair
+from napari_biomedparse.io.inputs import Pair
 from napari_biomedparse.runs.request import FolderOptions
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from napari_biomedparse.io.durable import (
     is_zarr,
     sync_files,
     sync_folder,
+    whole_or_nothing,
     write_durably,
     writing,
 )
@@ -120,3 +123,66 @@ def test_zarr_folders_are_told_from_chunks(tmp_path: Path, name: str) -> None:
     assert not is_zarr(tmp_path)
     (tmp_path / name).write_text("{}")
     assert is_zarr(tmp_path)
+
+
+def _write(path: Path, text: str, *, overwrite: bool = False) -> None:
+    with whole_or_nothing(path, overwrite=overwrite) as temporary:
+        temporary.write_text(text)
+        assert not path.exists() or overwrite
+
+
+def test_the_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    _write(tmp_path / "a.txt", "first")
+    assert (tmp_path / "a.txt").read_text() == "first"
+    with pytest.raises(OutputError, match="exists already"):
+        _write(tmp_path / "a.txt", "second")
+    _write(tmp_path / "a.txt", "third", overwrite=True)
+    assert (tmp_path / "a.txt").read_text() == "third"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+    _write(tmp_path / "a.txt", "first")
+    with (
+        pytest.raises(ZeroDivisionError),
+        whole_or_nothing(tmp_path / "a.txt", overwrite=True) as temporary,
+    ):
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert (tmp_path / "a.txt").read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match=r"a\.txt cannot be written: No space left"),
+        whole_or_nothing(tmp_path / "a.txt", overwrite=False),
+    ):
+        raise OSError(28, os.strerror(28))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_zarr_folder_is_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "a.zarr"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("precious")
+    with pytest.raises(OutputError, match="folder of other files"):
+        _write(folder, "x", overwrite=True)
+    (folder / "zarr.json").write_text("{}")
+    with whole_or_nothing(folder, overwrite=True) as temporary:
+        temporary.mkdir()
+    assert list(folder.iterdir()) == []
+
+
+def test_places_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(OutputError, match="does not exist; create it first"):
+        _write(tmp_path / "no" / "a.txt", "x")
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.replace", refuse)
+    with pytest.raises(OutputError, match="cannot be written: Permission denied"):
+        _write(tmp_path / "a.txt", "x")

@@ -23,10 +23,12 @@ from napari_biomedparse.errors import (
 from napari_biomedparse.io import (
     open_file,
     open_image,
+    open_labels,
     open_volume,
     recognise,
     save_labels,
 )
+from napari_biomedparse.io.files import read_labels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -264,3 +266,25 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="does not exist"):
         save_labels(tmp_path / "file/a.tif", LABELS, volume=VOLUME, prompts=PROMPTS)
+
+
+def _write(path: Path, dtype: str = "u1", shape: tuple[int, ...] = (3, 8, 9)) -> Path:
+    tifffile.imwrite(path, np.ones(shape, dtype), photometric="minisblack")
+    return path
+
+
+def test_labels_of_a_single_image_are_one_slice(tmp_path: Path) -> None:
+    labels = open_labels(_write(tmp_path / "a.tif", shape=(8, 9)))
+    assert read_labels(labels).shape == (1, 8, 9)
+
+
+def test_labels_of_fractions_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(VolumeError, match=r"a\.tif has labels of type float32"):
+        open_labels(_write(tmp_path / "a.tif", "f4"))
+
+
+def test_labels_with_channels_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, np.ones((2, 3, 8, 9), "u1"), metadata={"axes": "CZYX"})
+    with pytest.raises(VolumeError, match=r"4 axes \(c, z, y, x\)"):
+        open_labels(path)

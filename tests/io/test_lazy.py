@@ -1,14 +1,27 @@
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
 import pytest
+import zarr
 
-from napari_biomedparse.errors import FormatError
+from napari_biomedparse.data.prompts import PromptSet, parse_prompts
+from napari_biomedparse.errors import FormatError, VolumeError
 from napari_biomedparse.io import lazy
-from napari_biomedparse.io.lazy import grow_chunks, in_order, lazy_array
+from napari_biomedparse.io.lazy import (
+    can_spool,
+    chunk_thickness,
+    fit,
+    grow_chunks,
+    in_order,
+    label_dtype,
+    lazy_array,
+    read_windows,
+    spool,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,3 +120,96 @@ def test_numpy_slabs_are_bounded(
     monkeypatch.setattr(lazy, "BLOCK_BYTES", 2 * VALUES[0].nbytes)
     slabs = list(in_order(VALUES, tmp_path))
     assert [len(slab) for slab in slabs] == [2, 2, 2]
+
+
+NOISE = np.random.default_rng(0).integers(0, 2**16, (23, 17, 19)).astype(np.uint16)
+
+
+def counting(reads: Counter[Any], sizes: Any) -> da.Array:
+    """A dask array that counts how often each block is computed."""
+
+    def block(block_info: Any = None) -> np.ndarray[Any, Any]:
+        where = block_info[None]["array-location"]
+        reads[tuple(map(tuple, where))] += 1
+        return NOISE[tuple(slice(*place) for place in where)]
+
+    whole = da.core.normalize_chunks(sizes, NOISE.shape)
+    return da.map_blocks(block, chunks=whole, dtype=np.uint16, meta=NOISE[:0])
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(("start", "stop"), [(0, 17), (3, 12)])
+def test_a_spooled_part_is_that_of_the_array(axis: int, start: int, stop: int) -> None:
+    reads: Counter[Any] = Counter()
+    data = counting(reads, (23, 17, 19) if axis else (23, 5, 6))
+    parts = list(spool(data, axis, start, stop, 4))
+    assert [len(part) for part in parts[:-1]] == [4] * (len(parts) - 1)
+    expected = np.moveaxis(NOISE, axis, 0)[start:stop]
+    np.testing.assert_array_equal(np.concatenate(parts), expected)
+    assert set(reads.values()) == {1}
+
+
+def test_windows_share_their_blocks() -> None:
+    reads: Counter[Any] = Counter()
+    data = counting(reads, (8, 17, 19))
+    windows = [(slice(i, i + 2), slice(i, 12)) for i in range(5)]
+    for found, window in zip(read_windows(data, windows), windows, strict=True):
+        np.testing.assert_array_equal(found, NOISE[window])
+    assert set(reads.values()) == {1}
+    (found,) = read_windows(NOISE, windows[:1])
+    np.testing.assert_array_equal(found, NOISE[windows[0]])
+
+
+def test_what_is_not_spooled(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = da.from_array(NOISE)
+    assert can_spool(array, 10)
+    assert not can_spool(NOISE, 10)
+    assert not can_spool(array, lazy.SPOOL_BYTES + 1)
+    full = type("", (), {"free": 15})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: full)
+    assert can_spool(array, 7)
+    assert not can_spool(array, 8)
+
+
+def test_the_thickness_is_that_of_what_is_read_as_one() -> None:
+    assert chunk_thickness(NOISE, 0) == 1
+    assert chunk_thickness(da.from_array(NOISE, (9, 17, 19)), 0) == 9
+    chunked: Any = zarr.create_array(
+        {}, shape=NOISE.shape, chunks=(5, 6, 7), dtype="u2"
+    )
+    assert [chunk_thickness(chunked, axis) for axis in range(3)] == [5, 6, 7]
+    sharded: Any = zarr.create_array(
+        {}, shape=(20, 20, 20), chunks=(5, 5, 5), shards=(10, 5, 20), dtype="u2"
+    )
+    assert [chunk_thickness(sharded, axis) for axis in range(3)] == [10, 5, 20]
+
+
+ZERO = np.zeros((2, 2, 2), np.int64)
+
+
+@pytest.mark.parametrize(
+    ("labels", "dtype"),
+    [(ZERO + 1, "u1"), (ZERO + 256, "u2"), (ZERO + 70000, "u4"), (ZERO > 0, "u1")],
+)
+def test_numpy_labels_get_the_smallest_type(labels: Any, dtype: str) -> None:
+    assert label_dtype(labels, None) == dtype
+
+
+def test_the_type_of_lazy_labels_follows_from_the_prompts() -> None:
+    array: Any = da.from_array(ZERO.astype(np.int32))
+    semantic = parse_prompts({300: "a"})
+    assert label_dtype(array, parse_prompts("a")) == np.uint8
+    assert label_dtype(array, semantic) == np.uint16
+    assert label_dtype(array, PromptSet(semantic.prompts, instance=True)) == np.uint32
+    assert label_dtype(array, None) == np.uint32
+
+
+def test_labels_must_be_whole_numbers_that_fit() -> None:
+    with pytest.raises(VolumeError, match="convert them to integers"):
+        label_dtype(np.zeros((1, 1, 1)), None)
+    with pytest.raises(VolumeError, match="value -1"):
+        fit(ZERO - 1, np.dtype("u1"))
+    with pytest.raises(VolumeError, match="value 256"):
+        fit(ZERO + 256, np.dtype("u1"))
+    assert fit(ZERO + 255, np.dtype("u1")).dtype == np.uint8
+    assert fit(ZERO[:0], np.dtype("u1")).size == 0

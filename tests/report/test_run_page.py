@@ -17,7 +17,7 @@ from markupsafe import escape
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.errors import FormatError, OptionError
-from napari_biomedparse.io.output import label_colour
+from napari_biomedparse.io.contents import label_colour
 from napari_biomedparse.report.drawing import existence_plot, html_color
 from napari_biomedparse.report.result import RunResult
 from napari_biomedparse.report.run_page import PAGE, report_run, write_report

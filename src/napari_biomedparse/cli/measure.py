@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,10 +11,7 @@ from napari_biomedparse.cli._options import Channel, to_number, to_path, warn_re
 from napari_biomedparse.cli._show import say
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.io import open_volume
-from napari_biomedparse.io.pairs import open_labels, read_labels
-
-if TYPE_CHECKING:
-    pass
+from napari_biomedparse.io.files import open_labels, read_labels
 
 
 def measure(

@@ -24,10 +24,10 @@ from napari_biomedparse.evaluation.scores import (
     score_instances,
     score_semantic,
 )
-from napari_biomedparse.io import open_file, open_volume
+from napari_biomedparse.io import open_file, open_labels, open_volume
 from napari_biomedparse.io.durable import atomic_write
+from napari_biomedparse.io.files import read_labels
 from napari_biomedparse.io.identity import identify
-from napari_biomedparse.io.pairs import Pair, open_labels, read_labels
 from napari_biomedparse.report.drawing import grey_slice
 from napari_biomedparse.runs.manifest import MANIFEST
 from napari_biomedparse.runs.run import segment_to_folder
@@ -37,6 +37,7 @@ from napari_biomedparse.slicing.intensity import choose_intensity
 if TYPE_CHECKING:
     from napari_biomedparse.evaluation.metrics import Labels
     from napari_biomedparse.io.contents import LabelVolume
+    from napari_biomedparse.io.inputs import Pair
     from napari_biomedparse.networks.network import Network
     from napari_biomedparse.runs.request import FolderOptions
     from napari_biomedparse.runs.sink import Progress

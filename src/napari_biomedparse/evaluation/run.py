@@ -24,7 +24,7 @@ from napari_biomedparse.evaluation.tables import (
     summary_csv,
 )
 from napari_biomedparse.io.durable import write_durably, writing
-from napari_biomedparse.io.pairs import Pair, Paths, find_pairs
+from napari_biomedparse.io.inputs import Pair, Paths, find_pairs
 from napari_biomedparse.networks.weights import (
     default_model,
     load_model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 Colour = tuple[int, int, int, int]
 """Red, green, blue and opacity, each 0 to 255."""
+_GOLDEN_RATIO = 0.618033988749895
 
 
 @dataclass(frozen=True)
@@ -86,3 +88,11 @@ def as_prompts(
     except PromptError as error:
         logger.warning("%s: the label names do not serve as prompts: %s", what, error)
         return None
+
+
+def label_colour(label: int) -> Colour:
+    """Return a colour of a label value that differs from those of its neighbours."""
+    hue = (label * _GOLDEN_RATIO) % 1.0
+    rgb = colorsys.hsv_to_rgb(hue, 0.65 + 0.3 * (label % 2), 0.95)
+    red, green, blue = (round(255 * part) for part in rgb)
+    return red, green, blue, 255

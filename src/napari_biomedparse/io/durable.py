@@ -20,16 +20,8 @@ PARTIAL = ".partial"
 def atomic_write(path: Path) -> Iterator[Path]:
     """Provide a temporary name that becomes `path` once it is written and on the disk.
 
-    Parameters
-    ----------
-    path : Path
-        File or folder to make. An existing one is replaced.
-
-    Yields
-    ------
-    Path
-        A name in the same folder. If an exception is raised, whatever was written
-        there is removed and `path` stays as it was.
+    An existing file or folder is replaced. If an exception is raised, whatever was
+    written is removed and `path` stays as it was.
     """
     partial = _partial(path)
     replaced = _partial(path)
@@ -73,6 +65,38 @@ def writing(folder: Path) -> Iterator[None]:
             "are kept: free disk space or reconnect the disk, then run the same again "
             "to continue."
         ) from error
+
+
+@contextmanager
+def whole_or_nothing(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Do the same as `atomic_write` after `check_place`, but raise `OutputError`."""
+    path = path.absolute()
+    check_place(path, overwrite=overwrite)
+    try:
+        with atomic_write(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror or error}. Choose a folder "
+            "that you may write to, on a disk with free space."
+        ) from error
+
+
+def check_place(path: Path, *, overwrite: bool) -> None:
+    """Raise `OutputError` if a file or folder cannot be written, as far as is known."""
+    path = path.absolute()
+    if path.exists() and not overwrite:
+        raise OutputError(
+            f"{path} exists already; choose another name, or allow overwriting."
+        )
+    if path.is_dir() and not is_zarr(path):
+        raise OutputError(f"{path} is a folder of other files and is not replaced.")
+    if not path.parent.is_dir():
+        raise OutputError(f"The folder {path.parent} does not exist; create it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(
+            f"You may not write to the folder {path.parent}; choose another one."
+        )
 
 
 def sync_files(paths: Iterable[Path]) -> None:

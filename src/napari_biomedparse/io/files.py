@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from napari_biomedparse.data.volume import as_volume, choose_channel
+import numpy as np
+import numpy.typing as npt
+
+from napari_biomedparse.data.volume import (
+    SPATIAL_AXES,
+    as_one_slice,
+    as_volume,
+    choose_channel,
+    without_singles,
+)
 from napari_biomedparse.errors import FormatError, OptionError, VolumeError
-from napari_biomedparse.io.durable import is_zarr
-from napari_biomedparse.io.formats import nifti, npz, ome_labels, stack, tiff, zarr
-from napari_biomedparse.io.output import check_place
+from napari_biomedparse.io.contents import LabelVolume
+from napari_biomedparse.io.durable import check_place
+from napari_biomedparse.io.inputs import FORMATS, SUFFIXES, recognise, stack_files
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.data.volume import ArrayLike, Volume
     from napari_biomedparse.io.contents import Contents
+    from napari_biomedparse.io.inputs import Kind
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["nifti", "npz", "tiff", "zarr"]
 _KNOWN = (
     "challenge .npz, TIFF (.tif, .tiff), NIfTI (.nii, .nii.gz) and OME-Zarr or Zarr "
     "folders (.zarr)"
 )
-_OPENERS: dict[Kind, Callable[[Path], Contents]] = {
-    "nifti": nifti.open_nifti,
-    "npz": npz.open_npz,
-    "tiff": tiff.open_tiff,
-    "zarr": zarr.open_zarr,
-}
 
 
 class _Saver(Protocol):
@@ -46,39 +49,15 @@ class _Saver(Protocol):
     ) -> None: ...
 
 
-def recognise(path: str | os.PathLike[str]) -> Kind | None:
-    """Recognise the format of a file by its first bytes, or of a folder by its content.
-
-    Parameters
-    ----------
-    path : path-like
-        File or folder; need not exist.
-
-    Returns
-    -------
-    {"nifti", "npz", "tiff", "zarr"} or None
-        None if it is none of these, or cannot be read.
-    """
-    path = Path(path)
-    try:
-        if path.is_dir():
-            return "zarr" if is_zarr(path) else None
-        if not path.is_file():  # a pipe would keep its reader waiting
-            return None
-        with path.open("rb") as file:
-            head = file.read(8)
-    except OSError:
-        return None
-    if npz.is_npz(head):
-        return "npz"
-    if tiff.is_tiff(head):
-        return "tiff"
-    return "nifti" if nifti.is_nifti(path) else None
-
-
 def can_open(path: str | os.PathLike[str]) -> bool:
     """Return whether `open_file` can open a file, folder or pattern."""
-    return recognise(path) is not None or stack.is_stack(Path(path))
+    if recognise(path) is not None:
+        return True
+    if not stack_files(Path(path)):
+        return False
+    from napari_biomedparse.io.formats.stack import is_stack
+
+    return is_stack(Path(path))
 
 
 def open_file(path: str | os.PathLike[str]) -> Contents:
@@ -105,11 +84,13 @@ def open_file(path: str | os.PathLike[str]) -> Contents:
     path = Path(path)
     kind = recognise(path)
     if kind is None:
-        if stack.stack_files(path):
-            return stack.open_stack(path)
+        if stack_files(path):
+            from napari_biomedparse.io.formats.stack import open_stack
+
+            return open_stack(path)
         raise FormatError(_refusal(path))
     try:
-        contents = _OPENERS[kind](path)
+        contents = _open(kind, path)
     except OSError as error:
         raise FormatError(
             f"{path} cannot be read ({error.strerror or error}); it may be damaged, or "
@@ -201,6 +182,56 @@ def open_image(path: str | os.PathLike[str]) -> Volume:
     return volume
 
 
+def open_labels(path: str | os.PathLike[str]) -> LabelVolume:
+    """Open the first labels of a file as a volume.
+
+    Parameters
+    ----------
+    path : path-like
+        A file with labels, or an image of integers, which is taken as labels.
+
+    Returns
+    -------
+    LabelVolume
+        Lazy, with three axes; a single image becomes one slice.
+
+    Raises
+    ------
+    FormatError
+        As for `open_file`.
+    VolumeError
+        If the values are not integers, or the number of axes is wrong.
+    """
+    contents = open_file(path)
+    for image in () if contents.labels else contents.images:
+        if image.dtype.kind not in "bui":
+            raise VolumeError(
+                f"{path} has labels of type {image.dtype}; labels must be integers, 0 "
+                "for background: round and convert them."
+            )
+    found = contents.labels or tuple(map(LabelVolume, contents.images))
+    if len(found) > 1:
+        names = ", ".join(one.volume.name for one in found)
+        logger.warning("%s has several labels (%s); the first are used.", path, names)
+    volume = without_singles(found[0].volume)
+    if volume.axes == SPATIAL_AXES[1:]:
+        volume = as_one_slice(volume)
+    if len(volume.shape) != 3:
+        raise VolumeError(
+            f"{path} has labels with {len(volume.shape)} axes "
+            f"({', '.join(volume.axes)}); two (y, x) or three (z, y, x) are needed."
+        )
+    return replace(found[0], volume=volume)
+
+
+def read_labels(labels: LabelVolume) -> npt.NDArray[np.integer[Any]]:
+    """Read labels into memory, as integers of native byte order."""
+    values = np.asarray(labels.volume.data[...])
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8)
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
 def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Check, before anything is computed, that `save_labels` can write to a path.
 
@@ -263,7 +294,8 @@ def save_labels(
     """
     path = Path(path)
     saver = _find_saver(path)
-    volume = _without_colour(volume)
+    if "c" in volume.axes:
+        volume = volume.select(c=0)
     if volume.flat and tuple(labels.shape) == volume.shape[1:]:
         volume = volume.select(z=0)
     if tuple(labels.shape) != volume.shape or not 2 <= len(volume.shape) <= 4:
@@ -274,26 +306,46 @@ def save_labels(
     saver(path, labels, volume=volume, prompts=prompts, overwrite=overwrite)
 
 
-def _without_colour(volume: Volume) -> Volume:
-    return volume.select(c=0) if "c" in volume.axes else volume
+def _open(kind: Kind, path: Path) -> Contents:
+    if kind == "npz":
+        from napari_biomedparse.io.formats.npz import open_npz
+
+        return open_npz(path)
+    if kind == "tiff":
+        from napari_biomedparse.io.formats.tiff import open_tiff
+
+        return open_tiff(path)
+    if kind == "nifti":
+        from napari_biomedparse.io.formats.nifti import open_nifti
+
+        return open_nifti(path)
+    from napari_biomedparse.io.formats.zarr import open_zarr
+
+    return open_zarr(path)
 
 
 def _find_saver(path: Path) -> _Saver:
     name = path.name.lower()
-    savers: tuple[tuple[tuple[str, ...], _Saver], ...] = (
-        (npz.SUFFIXES, npz.save_npz),
-        (tiff.SUFFIXES, tiff.save_tiff),
-        (nifti.SUFFIXES, nifti.save_nifti),
-        (zarr.SUFFIXES, ome_labels.save_zarr),
-    )
-    for suffixes, saver in savers:
-        if name.endswith(suffixes):
-            if saver is nifti.save_nifti:
-                nifti.require_nibabel(OptionError)
-            return saver
-    known = ", ".join(suffix for suffixes, _ in savers for suffix in suffixes)
+    if name.endswith(FORMATS["npz"]):
+        from napari_biomedparse.io.formats.npz import save_npz
+
+        return save_npz
+    if name.endswith(FORMATS["tiff"]):
+        from napari_biomedparse.io.formats.tiff import save_tiff
+
+        return save_tiff
+    if name.endswith(FORMATS["nifti"]):
+        from napari_biomedparse.io.formats.nifti import require_nibabel, save_nifti
+
+        require_nibabel(OptionError)
+        return save_nifti
+    if name.endswith(FORMATS["zarr"]):
+        from napari_biomedparse.io.formats.ome_labels import save_zarr
+
+        return save_zarr
     raise OptionError(
-        f"{path.name} has no extension of a format for labels; choose one of {known}."
+        f"{path.name} has no extension of a format for labels; choose one of "
+        f"{', '.join(SUFFIXES)}."
     )
 
 

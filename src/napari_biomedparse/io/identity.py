@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_biomedparse.errors import FormatError
-from napari_biomedparse.io.formats.stack import stack_files
-from napari_biomedparse.io.windows import read_windows
+from napari_biomedparse.io.inputs import stack_files
+from napari_biomedparse.io.lazy import read_windows
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.volume import Volume

@@ -1,26 +1,127 @@
-"""Find the files of paths, folders and patterns, and name their results.
-
-Loads neither torch nor any file.
-"""
+"""Recognise files, find those of folders and patterns, and match them by name."""
 
 from __future__ import annotations
 
 import glob
+import gzip
 import os
+import re
+import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from napari_biomedparse.errors import FormatError, OutputError
-from napari_biomedparse.io import recognise
+from napari_biomedparse.io.durable import is_zarr
 
-SUFFIXES = (".npz", ".tif", ".tiff", ".nii", ".nii.gz", ".zarr")
+Kind = Literal["nifti", "npz", "tiff", "zarr"]
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+FORMATS: dict[Kind, tuple[str, ...]] = {
+    "npz": (".npz",),
+    "tiff": (".tif", ".tiff"),
+    "nifti": (".nii", ".nii.gz"),
+    "zarr": (".zarr",),
+}
+"""Extensions of each format, in lower case."""
+SUFFIXES = tuple(suffix for some in FORMATS.values() for suffix in some)
+_MAGIC: dict[bytes, Kind] = {
+    b"PK\x03\x04": "npz",
+    b"PK\x05\x06": "npz",  # an empty one
+    b"II*\0": "tiff",
+    b"MM\0*": "tiff",
+    b"II+\0": "tiff",
+    b"MM\0+": "tiff",
+}
+_NIFTI_MAGIC = {348: (344, b"n+1\0"), 540: (4, b"n+2\0")}
+"""First number of the file: offset and text of the magic."""
+_ENDINGS = (".gz", ".nii", ".npz", ".ome", ".tif", ".tiff", ".zarr")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The files of one case.
+
+    Parameters
+    ----------
+    name : str
+        The image's file name without its extension.
+    image, truth : Path
+        The same file if it contains its own labels.
+    prediction : Path, optional
+        File with labels to be scored; None if they are to be computed.
+    missing : str
+        Kind of file that is missing, or empty.
+    """
+
+    name: str
+    image: Path
+    truth: Path
+    prediction: Path | None = None
+    missing: str = ""
+
+
+def recognise(path: str | os.PathLike[str]) -> Kind | None:
+    """Recognise the format of a file by its first bytes, or of a folder by its content.
+
+    Returns None if it is not supported, does not exist, or cannot be read.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return "zarr" if is_zarr(path) else None
+        if not path.is_file():  # a pipe would keep its reader waiting
+            return None
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError:
+        return None
+    return _MAGIC.get(head) or ("nifti" if _is_nifti(path) else None)
+
+
+def _is_nifti(path: Path) -> bool:
+    """Return whether a file is NIfTI, by its first bytes and its extension."""
+    if not path.name.lower().endswith(FORMATS["nifti"]):
+        return False
+    try:
+        head = read_head(path)
+    except (OSError, EOFError, zlib.error):
+        return False
+    return any(
+        size.to_bytes(4, order) == head[:4] and head[at:].startswith(magic)
+        for size, (at, magic) in _NIFTI_MAGIC.items()
+        for order in ("little", "big")
+    )
+
+
+def read_head(path: Path) -> bytes:
+    """Return the first 352 bytes of a file, unpacked: the header of NIfTI-1."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if packed else path.open("rb") as unpacked:
+        return unpacked.read(352)
+
+
+def stack_files(path: Path) -> tuple[Path, ...]:
+    """Return the TIFF files of a folder or a pattern, in natural order of their names.
+
+    A pattern has ``*``, ``?`` or ``[``, and there is no file of that name. Empty for
+    any other path.
+    """
+    if path.is_dir():
+        found = list(path.iterdir())
+    elif _is_pattern(path):
+        found = [Path(name) for name in glob.glob(str(path), recursive=True)]
+    else:
+        return ()
+    files = [p for p in found if p.suffix.lower() in FORMATS["tiff"] and p.is_file()]
+    return tuple(sorted(files, key=lambda p: _by_number(str(p))))
 
 
 def stands_for_several(path: Path) -> bool:
     """Return whether a path is a folder of files, or a pattern."""
-    if path.is_dir():
-        return recognise(path) is None
-    return not path.exists() and glob.has_magic(str(path))
+    return recognise(path) is None if path.is_dir() else _is_pattern(path)
 
 
 def find_files(inputs: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
@@ -62,7 +163,10 @@ def find_files(inputs: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
 
 
 def folder_names(files: Sequence[Path]) -> list[str]:
-    """Name the result of each file after it, or after its path if names are equal."""
+    """Name the result of each file after it, or after its path if names are equal.
+
+    Raises `OutputError` if names are equal nevertheless.
+    """
     stems = [file.name.partition(".")[0] or file.name for file in files]
     names = []
     for file, stem in zip(files, stems, strict=True):
@@ -79,5 +183,89 @@ def folder_names(files: Sequence[Path]) -> list[str]:
     return [name.replace(".", "_") for name in names]
 
 
+def find_pairs(
+    images: Paths, labels: Paths, predictions: Paths | None = None
+) -> tuple[Pair, ...]:
+    """Match files whose names are equal except for the extension.
+
+    A single image and a single file of labels match whatever their names.
+
+    Parameters
+    ----------
+    images, labels, predictions : path or iterable of path
+        Files, folders of files, and patterns. An OME-Zarr image that contains its
+        labels may be given as both.
+
+    Returns
+    -------
+    tuple of Pair
+        In the order of the images, incomplete ones included.
+
+    Raises
+    ------
+    FormatError
+        If there is no file for a path, no pair is complete, or two files of one kind
+        have the same name.
+    """
+    found = find_files(_listed(images))
+    truths = _by_name(find_files(_listed(labels)), found)
+    predicted: dict[str, Path] = {}
+    if predictions is not None:
+        predicted = _by_name(find_files(_listed(predictions)), found)
+    pairs = []
+    for name, path in _by_name(found, ()).items():
+        missing = "" if name in truths else "labels"
+        if predictions is not None and name not in predicted:
+            missing = missing or "predictions"
+        pairs.append(
+            Pair(name, path, truths.get(name, path), predicted.get(name), missing)
+        )
+    if all(pair.missing for pair in pairs):
+        others = truths if pairs[0].missing == "labels" else predicted
+        raise FormatError(
+            f"None of the {len(pairs)} images has {pairs[0].missing}. A file of the "
+            f"same name is needed, such as {pairs[0].name}, but the names found are "
+            f"{', '.join(sorted(others)[:3])}."
+        )
+    return tuple(pairs)
+
+
+def case_name(path: Path) -> str:
+    """Return a file's name without the extensions of its format."""
+    name = path.name
+    while name.lower().endswith(_ENDINGS):
+        name = name[: name.rindex(".")]
+    return name
+
+
+def _is_pattern(path: Path) -> bool:
+    return not path.exists() and glob.has_magic(str(path))
+
+
 def _may_be_image(path: Path) -> bool:
     return recognise(path) is not None or path.name.lower().endswith(SUFFIXES)
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """Return a key that sorts ``2`` before ``10``."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts if p]
+
+
+def _listed(paths: Paths) -> list[str | os.PathLike[str]]:
+    return [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+
+
+def _by_name(files: tuple[Path, ...], partners: tuple[Path, ...]) -> dict[str, Path]:
+    """Index files by name; a single file gets the name of its single partner."""
+    if len(files) == len(partners) == 1:
+        return {case_name(partners[0]): files[0]}
+    named: dict[str, Path] = {}
+    for path in files:
+        other = named.setdefault(case_name(path), path)
+        if other != path:
+            raise FormatError(
+                f"{other} and {path} have the same name, so it is not clear which one "
+                "belongs to which labels; rename one of them."
+            )
+    return named

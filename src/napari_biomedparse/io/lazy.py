@@ -1,10 +1,12 @@
-"""Dask arrays whose blocks are read on demand, and written in order."""
+"""Arrays part by part: read on demand in bounded memory, and written in order."""
 
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -13,14 +15,17 @@ import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.errors import FormatError
+from napari_biomedparse.errors import FormatError, VolumeError
 from napari_biomedparse.io.guards.bounds import MAX_BLOCKS, check_blocks
 
 if TYPE_CHECKING:
+    from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.data.volume import ArrayLike
 
 BLOCK_BYTES = 4 * 2**20
 """Target size of a block: fast to read for one slice, few tasks for many."""
+SPOOL_BYTES = 2**34
+"""Largest part that is written to a temporary file."""
 Index = tuple[slice, ...]
 
 
@@ -31,27 +36,11 @@ def lazy_array(
     chunks: Sequence[int],
     what: str,
 ) -> ArrayLike:
-    """Make a dask array from a function that reads a part of a file.
+    """Make a dask array of a function that reads a part of a file.
 
-    Parameters
-    ----------
-    read : callable
-        Takes one slice per axis and returns that part; opens and closes the file by
-        itself. Called from several threads.
-    chunks : sequence of int
-        Size of a block along each axis.
-    what : str
-        File and part, for messages.
-
-    Returns
-    -------
-    dask.array.Array
-        Reading a block raises `FormatError` where the file is damaged.
-
-    Raises
-    ------
-    FormatError
-        If a block would be too large, or there would be too many.
+    `read` is called from several threads with one slice per axis. Raises `FormatError`
+    if a block is too large or there are too many, and later where a block is damaged;
+    `what` names file and part in messages.
     """
     sizes = [max(1, size) for size in chunks]
     check_blocks(shape, sizes, np.dtype(dtype).itemsize, what)
@@ -142,6 +131,105 @@ def in_order(labels: ArrayLike, folder: Path) -> Iterator[npt.NDArray[Any]]:
         if stop - start >= rows or stop == array.shape[0]:
             yield np.asarray(array[start:stop].compute())
             start = stop
+
+
+def chunk_thickness(data: ArrayLike, axis: int) -> int:
+    """Return the length of the longest chunk of an array along an axis.
+
+    A shard counts as one, as it is read as one. 1 for an array without chunks.
+    """
+    chunks = getattr(data, "shards", None) or getattr(data, "chunks", None)
+    return 1 if chunks is None else int(np.max(chunks[axis]))
+
+
+def read_windows(
+    data: ArrayLike, windows: Sequence[tuple[slice, ...]]
+) -> list[npt.NDArray[Any]]:
+    """Read windows of an array; a chunk that several share is read once."""
+    parts = [data[window] for window in windows]
+    if hasattr(data, "dask"):
+        parts = list(da.compute(*parts))  # type: ignore[no-untyped-call]
+    return [np.asarray(part) for part in parts]
+
+
+def can_spool(data: ArrayLike, size: int) -> bool:
+    """Return whether `size` bytes of an array should and can pass through a file.
+
+    Only a dask array needs it, which reads whole chunks for a part of them.
+    """
+    if not hasattr(data, "dask") or size > SPOOL_BYTES:
+        return False
+    return shutil.disk_usage(tempfile.gettempdir()).free > 2 * size
+
+
+def spool(
+    data: Any, axis: int, start: int, stop: int, thickness: int
+) -> Iterator[npt.NDArray[Any]]:
+    """Read slices `start` to `stop` of a dask array, `thickness` at a time.
+
+    Yields parts with the slicing axis first. Chunks are read column by column into a
+    temporary file, from which thin parts are then taken.
+    """
+    others = [
+        [slice(end - size, end) for end, size in zip(accumulate(n), n, strict=True)]
+        for i, n in enumerate(data.chunks)
+        if i != axis
+    ]
+    plane = tuple(size for i, size in enumerate(data.shape) if i != axis)
+    dtype = np.dtype(data.dtype)
+    with tempfile.TemporaryFile(prefix="napari-biomedparse-") as file:
+        columns = list(product(*others))
+        for column in columns:
+            where: list[slice] = list(column)
+            where.insert(axis, slice(start, stop))
+            part = np.moveaxis(np.asarray(data[tuple(where)]), axis, 0)
+            file.write(np.ascontiguousarray(part).data)
+        file.flush()
+        for first in range(start, stop, thickness):
+            last = min(first + thickness, stop)
+            slab = np.empty((last - first, *plane), dtype)
+            begin = 0
+            for column in columns:
+                shape = tuple(part.stop - part.start for part in column)
+                size = math.prod(shape)
+                file.seek((begin + (first - start) * size) * dtype.itemsize)
+                raw = file.read((last - first) * size * dtype.itemsize)
+                part = np.frombuffer(raw, dtype).reshape(last - first, *shape)
+                slab[(slice(None), *column)] = part
+                begin += (stop - start) * size
+            yield slab
+
+
+def label_dtype(labels: ArrayLike, prompts: PromptSet | None) -> np.dtype[Any]:
+    """Return the smallest unsigned type that holds all label values.
+
+    The values of numpy labels are examined. The largest value of lazy labels follows
+    from the prompts or, for instances, from their type. Raises `VolumeError` if labels
+    are not integers.
+    """
+    dtype = np.dtype(labels.dtype)
+    if dtype.kind not in "bui":
+        raise VolumeError(
+            f"Labels have values of type {dtype}; convert them to integers."
+        )
+    if isinstance(labels, np.ndarray):
+        return np.min_scalar_type(max(0, int(labels.max(initial=0))))
+    if prompts is not None and not prompts.instance:
+        return np.min_scalar_type(prompts.ids[-1])
+    return np.dtype(f"u{min(dtype.itemsize, 4)}")
+
+
+def fit(block: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return labels as `dtype`; raises `VolumeError` where a value does not fit."""
+    if block.size:
+        low, high = int(block.min()), int(block.max())
+        if low < 0 or high > np.iinfo(dtype).max:
+            wrong = low if low < 0 else high
+            raise VolumeError(
+                f"The labels contain the value {wrong}, which belongs to no prompt and "
+                f"does not fit {dtype}; remove it, or declare them as instances."
+            )
+    return block.astype(dtype, copy=False)
 
 
 def _rows(array: ArrayLike) -> int:

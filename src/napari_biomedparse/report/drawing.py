@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.errors import OptionError
-from napari_biomedparse.io.output import label_colour
+from napari_biomedparse.io.contents import label_colour
 from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
 from napari_biomedparse.slicing.read import read_slices
 

@@ -26,7 +26,7 @@ from napari_biomedparse.io.formats.ome_labels import (
     plan_thickness,
 )
 from napari_biomedparse.io.identity import check_unchanged
-from napari_biomedparse.io.windows import chunk_thickness
+from napari_biomedparse.io.lazy import chunk_thickness
 from napari_biomedparse.labels.blockwise import block_shape, scratch, split_blockwise
 from napari_biomedparse.pipeline.loop import one_behind, run_plan
 from napari_biomedparse.runs.folder import (

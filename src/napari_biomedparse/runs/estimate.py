@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from napari_biomedparse.io.formats.ome_labels import plan_thickness
-from napari_biomedparse.io.windows import chunk_thickness
+from napari_biomedparse.io.lazy import chunk_thickness
 from napari_biomedparse.pipeline.loop import READ_AHEAD, run_plan
 from napari_biomedparse.pipeline.parts import check_request, plan_parts
 from napari_biomedparse.pipeline.plan import merge_options

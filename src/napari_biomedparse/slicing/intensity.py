@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from napari_biomedparse.data.options import MODALITIES
 from napari_biomedparse.errors import OptionError, VolumeError
-from napari_biomedparse.io.windows import read_windows
+from napari_biomedparse.io.lazy import read_windows
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.volume import ArrayLike

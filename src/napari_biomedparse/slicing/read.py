@@ -20,7 +20,7 @@ from napari_biomedparse.errors import (
     FormatError,
     OptionError,
 )
-from napari_biomedparse.io.windows import can_spool, chunk_thickness, spool
+from napari_biomedparse.io.lazy import can_spool, chunk_thickness, spool
 from napari_biomedparse.slicing.geometry import (
     SliceGeometry,
     plan_large_slices,

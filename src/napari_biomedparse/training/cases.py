@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.errors import BiomedParseError, FormatError, PromptError
-from napari_biomedparse.io import open_file, open_volume
+from napari_biomedparse.io import open_file, open_labels, open_volume
 from napari_biomedparse.io.durable import write_durably
 from napari_biomedparse.io.identity import identify
-from napari_biomedparse.io.pairs import Pair, find_pairs, open_labels
+from napari_biomedparse.io.inputs import Pair, find_pairs
 from napari_biomedparse.slicing.geometry import choose_axis
 from napari_biomedparse.slicing.intensity import choose_intensity
 from napari_biomedparse.training.volumes import (

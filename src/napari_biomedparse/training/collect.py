@@ -15,10 +15,9 @@ import numpy.typing as npt
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet
 from napari_biomedparse.errors import PromptError, VolumeError
-from napari_biomedparse.io.durable import write_durably, writing
+from napari_biomedparse.io.durable import whole_or_nothing, write_durably, writing
 from napari_biomedparse.io.formats.npz import IMAGE_KEY, LABEL_KEYS, save_npz
 from napari_biomedparse.io.lazy import in_order
-from napari_biomedparse.io.output import whole_or_nothing
 from napari_biomedparse.training.cases import REVIEWED_AXIS_KEY, REVIEWED_KEY
 from napari_biomedparse.training.volumes import check_classes, check_fit
 from napari_biomedparse.training.wordings import (

@@ -19,8 +19,8 @@ from napari_biomedparse.data.prompts import (
 )
 from napari_biomedparse.data.volume import SPATIAL_AXES, Volume, as_volume
 from napari_biomedparse.errors import VolumeError
+from napari_biomedparse.io.contents import label_colour
 from napari_biomedparse.io.formats.units import unit_name
-from napari_biomedparse.io.output import label_colour
 from napari_biomedparse.viewer.axes import (
     AXES,
     series_axes,

@@ -11,7 +11,7 @@ import tifffile
 
 from napari_biomedparse.errors import FormatError
 from napari_biomedparse.io import can_open, open_file, open_volume
-from napari_biomedparse.io.formats.stack import stack_files
+from napari_biomedparse.io.inputs import stack_files
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.runs.run import reproduce, segment_to_folder

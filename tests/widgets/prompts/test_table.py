@@ -8,7 +8,7 @@ from qtpy.QtCore import QModelIndex, Qt
 from qtpy.QtWidgets import QApplication, QLineEdit
 
 from napari_biomedparse.data.prompts import Prompt, parse_prompts
-from napari_biomedparse.io.output import label_colour
+from napari_biomedparse.io.contents import label_colour
 from napari_biomedparse.report.findings import Finding
 from napari_biomedparse.widgets.prompts.model import (
     HEADINGS,

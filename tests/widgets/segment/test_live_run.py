@@ -10,7 +10,7 @@ from napari.utils.progress import progress
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QApplication
 
-from napari_biomedparse.io.output import label_colour
+from napari_biomedparse.io.contents import label_colour
 from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.viewer.layers import METADATA_KEY
 from napari_biomedparse.widgets.segment.live_labels import LiveLabels

@@ -11,7 +11,6 @@ import gzip
 import json
 import logging
 import math
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,10 +21,18 @@ from napari_biomedparse.data.prompts import INSTANCE_KEY
 from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.errors import FormatError, OptionError
 from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
+from napari_biomedparse.io.durable import whole_or_nothing
 from napari_biomedparse.io.formats.units import PIXEL, to_millimeters, unit_name
 from napari_biomedparse.io.guards.bounds import MAX_METADATA, most_bytes
-from napari_biomedparse.io.lazy import Index, grow_chunks, in_order, lazy_array
-from napari_biomedparse.io.output import fit, label_dtype, whole_or_nothing
+from napari_biomedparse.io.inputs import read_head
+from napari_biomedparse.io.lazy import (
+    Index,
+    fit,
+    grow_chunks,
+    in_order,
+    label_dtype,
+    lazy_array,
+)
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptSet
@@ -33,14 +40,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".nii", ".nii.gz")
 NEEDS_EXTRA = (
     "NIfTI files need nibabel, which is not installed; "
     "run: pip install 'napari-biomedparse[nifti]'"
 )
 _AXES = ("c", "t", "z", "y", "x")
-_MAGIC = {(348, 344): (b"n+1\0",), (540, 4): (b"n+2\0",)}
-"""First number of the file and offset of the magic: NIfTI-1 and NIfTI-2."""
 _PACKED_BLOCK = 64 * 2**20
 """Compressed files are read from the start for each block, so blocks are large."""
 _COMMENT = 6
@@ -49,22 +53,6 @@ _UNITS = {"millimeter": "mm", "micrometer": "micron", "meter": "meter"}
 _TIME_UNITS = {"second": "sec", "millisecond": "msec", "microsecond": "usec"}
 _LONGEST = 2**15 - 1
 """Longest axis in NIfTI-1."""
-
-
-def is_nifti(path: Path) -> bool:
-    """Return whether a file is NIfTI, by its first bytes and its extension."""
-    if not path.name.lower().endswith(SUFFIXES):
-        return False
-    try:
-        with _unpacked(path) as file:
-            head = file.read(352)
-    except (OSError, EOFError, zlib.error):
-        return False
-    return any(
-        size.to_bytes(4, order) == head[:4] and head[at : at + 4] in magics
-        for (size, at), magics in _MAGIC.items()
-        for order in ("little", "big")
-    )
 
 
 def require_nibabel(error: type[FormatError] | type[OptionError]) -> Any:
@@ -146,8 +134,7 @@ def save_nifti(
 
 def _check_offset(path: Path) -> None:
     """Refuse an offset of the voxels so large that nibabel would read too much."""
-    with _unpacked(path) as file:
-        head = file.read(352)
+    head = read_head(path)
     order: Literal["little", "big"] = "little" if head[0] in (92, 28) else "big"
     if head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c"):
         (offset,) = np.frombuffer(head[108:112], "<f4" if order == "little" else ">f4")
@@ -158,12 +145,6 @@ def _check_offset(path: Path) -> None:
             f"{path} claims that its voxels begin at byte {offset:.3g}, and at most "
             f"{MAX_METADATA} is accepted; copy it again from its source."
         )
-
-
-def _unpacked(path: Path) -> Any:
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if packed else path.open("rb")
 
 
 def _make_volume(image: Any, path: Path) -> Volume:

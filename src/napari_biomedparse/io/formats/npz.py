@@ -16,22 +16,16 @@ from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet, parse_promp
 from napari_biomedparse.data.volume import SPATIAL_AXES, ArrayLike, Volume
 from napari_biomedparse.errors import FormatError, PromptError
 from napari_biomedparse.io.contents import Contents, LabelVolume
+from napari_biomedparse.io.durable import whole_or_nothing
 from napari_biomedparse.io.formats.npy import NpyMember
 from napari_biomedparse.io.formats.units import PIXEL, to_millimeters, unit_name
 from napari_biomedparse.io.guards.pickles import MAX_BYTES, read_pickle
-from napari_biomedparse.io.lazy import in_order
-from napari_biomedparse.io.output import fit, label_dtype, whole_or_nothing
+from napari_biomedparse.io.lazy import fit, in_order, label_dtype
 
-SUFFIXES = (".npz",)
 IMAGE_KEY = "imgs"
 LABEL_KEYS = ("gts", "segs")
 _SMALL = 2**20
 _AXES = {2: ("y", "x"), 3: ("z", "y", "x"), 4: ("z", "y", "x", "c")}
-
-
-def is_npz(head: bytes) -> bool:
-    """Return whether a file that begins with `head` is a zip, as every ``.npz`` is."""
-    return head[:4] in (b"PK\x03\x04", b"PK\x05\x06")
 
 
 def open_npz(path: Path) -> Contents:

@@ -14,12 +14,18 @@ import numpy.typing as npt
 import zarr
 from zarr.storage import LocalStore
 
+from napari_biomedparse.data.prompts import INSTANCE_KEY
 from napari_biomedparse.errors import OutputError
-from napari_biomedparse.io.durable import atomic_write, is_zarr, sync_files
-from napari_biomedparse.io.formats.zarr_metadata import describe_labels
+from napari_biomedparse.io.contents import label_colour
+from napari_biomedparse.io.durable import (
+    atomic_write,
+    is_zarr,
+    sync_files,
+    whole_or_nothing,
+)
+from napari_biomedparse.io.formats.units import PIXEL
 from napari_biomedparse.io.guards.zarr_guard import guarded
-from napari_biomedparse.io.lazy import in_order
-from napari_biomedparse.io.output import fit, label_dtype, whole_or_nothing
+from napari_biomedparse.io.lazy import fit, in_order, label_dtype
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
@@ -34,6 +40,7 @@ THICKEST = 16
 """Largest number of slices in a block."""
 SMALLEST = 256
 """The pyramid ends once a plane is this small."""
+_AXIS_TYPES = {"c": "channel", "t": "time"}
 
 OmeVersion = Literal["0.4", "0.5"]
 
@@ -46,17 +53,12 @@ class Layout:
     ----------
     shape : tuple of int
         [Z, Y, X], or [Y, X] of a single image.
-    dtype : numpy dtype
-        Unsigned.
     axis : int
         The slicing axis, along which blocks follow each other.
     thickness : int
         Slices of a block, a power of two: one chunk along the slicing axis.
-    version : {"0.4", "0.5"}
-        Version of OME-Zarr.
     times : int, optional
-        Number of volumes of this shape, time being the first axis of the arrays; None
-        for a single volume without such an axis.
+        Number of volumes, if time is the first axis of the arrays.
     """
 
     shape: tuple[int, ...]
@@ -124,19 +126,9 @@ class SyncedStore(LocalStore):
 
 
 class LabelStore:
-    """An OME-Zarr label image on disk, or one time point of it.
+    """An OME-Zarr label image made by `create_labels`, or one time point of it.
 
-    Parameters
-    ----------
-    path : Path
-        Its folder; `create_labels` makes it.
-    time : int
-        The time point, if the layout has several.
-
-    Raises
-    ------
-    OutputError
-        If the image is damaged.
+    Raises `OutputError` if the image is damaged.
     """
 
     def __init__(self, path: Path, layout: Layout, time: int = 0) -> None:
@@ -155,16 +147,9 @@ class LabelStore:
             ) from error
 
     def write(self, start: int, block: npt.NDArray[Any], *, finest: int = 0) -> None:
-        """Write a block to every level.
+        """Write a block, whose first slice is `start`, to every level from `finest`.
 
-        Parameters
-        ----------
-        start : int
-            Its first slice. A multiple of the layout's thickness fills whole chunks.
-        block : ndarray
-            Labels of the image's shape but for the slicing axis.
-        finest : int
-            First level to write.
+        A multiple of the layout's thickness fills whole chunks.
         """
         axis = self.layout.axis
         for number, level in enumerate(self.levels[finest:], start=finest):
@@ -209,10 +194,7 @@ class LabelStore:
     def sync(self) -> None:
         """Wait until everything written is on the disk.
 
-        Raises
-        ------
-        OutputError
-            If the image was removed since it was opened.
+        Raises `OutputError` if the image was removed since it was opened.
         """
         self._store.sync()
         if not is_zarr(Path(self._store.root)):
@@ -258,16 +240,9 @@ def save_zarr(
 def create_labels(
     path: Path, layout: Layout, volume: Volume, prompts: PromptSet
 ) -> None:
-    """Make an empty label image, whole or not at all.
+    """Make an empty label image with the axes, scale and origin of a volume.
 
-    Parameters
-    ----------
-    path : Path
-        The new folder; an existing image is kept.
-    volume : Volume
-        Axes, scale and origin; three axes, after that of time if there is one.
-    prompts : PromptSet
-        Names of the label values.
+    An existing image is kept.
     """
     if is_zarr(path):
         return
@@ -296,10 +271,47 @@ def _create(
             fill_value=0,
             **more,
         )
-    described = describe_labels(volume, prompts, layout.levels)
-    if old:
-        multiscale = {**described["multiscales"][0], "version": "0.4"}
-        group.attrs["multiscales"] = [multiscale]
-        group.attrs["image-label"] = described["image-label"] | {"version": "0.4"}
-    else:
-        group.attrs["ome"] = described
+    described = describe_labels(volume, prompts, layout.levels, layout.version)
+    group.update_attributes(described if old else {"ome": described})
+
+
+def describe_labels(
+    volume: Volume, prompts: PromptSet | None, levels: int, version: OmeVersion = "0.5"
+) -> dict[str, Any]:
+    """Return the OME metadata of a label image whose levels halve the plane.
+
+    `volume` has axes, units, spacing and origin of the finest level, `prompts` the
+    names of label values. The arrays are called ``s0``, ``s1`` and so on.
+    """
+    axes = []
+    for axis, unit in zip(volume.axes, volume.units, strict=True):
+        entry = {"name": axis, "type": _AXIS_TYPES.get(axis, "space")}
+        axes.append(entry if unit == PIXEL else entry | {"unit": unit})
+    datasets = []
+    for level in range(levels):
+        step = 2**level
+        scale = [*volume.spacing[:-2], *(step * size for size in volume.spacing[-2:])]
+        transforms = [
+            {"type": "scale", "scale": scale},
+            {"type": "translation", "translation": list(volume.origin)},
+        ]
+        datasets.append({"path": f"s{level}", "coordinateTransformations": transforms})
+    label: dict[str, Any] = {"version": version}
+    if prompts is not None:
+        label["colors"] = [
+            {"label-value": i, "rgba": list(label_colour(i))} for i in prompts.ids
+        ]
+        label["properties"] = [
+            {"label-value": prompt.id, "prompt": prompt.text}
+            for prompt in prompts.prompts
+        ]
+        label[INSTANCE_KEY] = int(prompts.instance)
+    multiscale: dict[str, Any] = {
+        "name": f"{volume.name} labels",
+        "axes": axes,
+        "datasets": datasets,
+    }
+    if version == "0.4":
+        multiscale["version"] = version
+        return {"multiscales": [multiscale], "image-label": label}
+    return {"version": version, "multiscales": [multiscale], "image-label": label}

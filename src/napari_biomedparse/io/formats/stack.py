@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,28 +13,13 @@ import tifffile
 
 from napari_biomedparse.errors import FormatError
 from napari_biomedparse.io.contents import Contents
-from napari_biomedparse.io.formats.tiff import SUFFIXES, open_tiff
+from napari_biomedparse.io.formats.tiff import open_tiff
 from napari_biomedparse.io.formats.units import PIXEL
+from napari_biomedparse.io.inputs import stack_files
 from napari_biomedparse.io.lazy import Index, lazy_array
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.volume import Volume
-
-
-def stack_files(path: Path) -> tuple[Path, ...]:
-    """Return the TIFF files of a folder or a pattern, in natural order of their names.
-
-    A pattern has ``*``, ``?`` or ``[``, and there is no file of that name. Empty for
-    any other path.
-    """
-    if path.is_dir():
-        found = list(path.iterdir())
-    elif not path.exists() and glob.has_magic(str(path)):
-        found = [Path(name) for name in glob.glob(str(path), recursive=True)]
-    else:
-        return ()
-    files = [p for p in found if p.suffix.lower() in SUFFIXES and p.is_file()]
-    return tuple(sorted(files, key=lambda p: _by_number(str(p))))
 
 
 def is_stack(path: Path) -> bool:
@@ -105,9 +88,3 @@ def _read(file: Path, plane: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArr
             f"slice {plane} and {dtype}; all slices of a volume must be alike."
         )
     return found
-
-
-def _by_number(name: str) -> list[tuple[int, str]]:
-    """Return a key that sorts ``2`` before ``10``."""
-    parts = re.split(r"(\d+)", name)
-    return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts if p]

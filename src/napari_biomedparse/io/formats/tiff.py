@@ -20,6 +20,7 @@ from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet
 from napari_biomedparse.data.volume import ArrayLike, Volume
 from napari_biomedparse.errors import FormatError
 from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
+from napari_biomedparse.io.durable import whole_or_nothing
 from napari_biomedparse.io.formats.tiff_metadata import (
     LABEL_NAMESPACE,
     check_claims,
@@ -34,13 +35,17 @@ from napari_biomedparse.io.guards.bounds import (
     most_bytes,
     unpacked_limit,
 )
-from napari_biomedparse.io.lazy import Index, grow_chunks, in_order, lazy_array
-from napari_biomedparse.io.output import fit, label_dtype, whole_or_nothing
+from napari_biomedparse.io.lazy import (
+    Index,
+    fit,
+    grow_chunks,
+    in_order,
+    label_dtype,
+    lazy_array,
+)
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".tif", ".tiff")
-_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PLANE_BYTES = 64 * 2**20
 """Planes up to this size are read whole; larger tiled ones are read tile by tile."""
 _CLASSIC_BYTES = 2**32 - 2**25
@@ -52,11 +57,6 @@ _PACKING = {
     34712: "image", 34933: "image",
 }  # fmt: skip
 """Codes of compressions that may grow without bounds, and their names in `bounds`."""
-
-
-def is_tiff(head: bytes) -> bool:
-    """Return whether a file that begins with `head` is a TIFF."""
-    return head[:4] in _MAGIC
 
 
 def open_tiff(path: Path) -> Contents:

@@ -28,7 +28,6 @@ from napari_biomedparse.io.lazy import Index, grow_chunks, lazy_array
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".zarr",)
 _AXES = ("t", "c", "z", "y", "x")
 _DEEPEST = 8
 """Largest depth of groups that are searched for images."""

@@ -8,20 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet
-from napari_biomedparse.io.formats.units import PIXEL, unit_name
-from napari_biomedparse.io.output import label_colour
+from napari_biomedparse.io.formats.units import unit_name
 
 if TYPE_CHECKING:
-    from napari_biomedparse.data.volume import Volume
     from napari_biomedparse.io.contents import Colour
 
 logger = logging.getLogger(__name__)
 
-VERSION = "0.5"
 _DEFAULT_AXES = ("t", "c", "z", "y", "x")
 _KINDS = {"channel": "c", "time": "t"}
-_TYPES = {"c": "channel", "t": "time"}
 
 
 @dataclass(frozen=True)
@@ -100,41 +95,6 @@ def read_label_colours(label: Mapping[str, Any]) -> dict[int, Colour]:
             red, green, blue, alpha = rgba
             colours[int(entry["label-value"])] = (red, green, blue, alpha)
     return colours
-
-
-def describe_labels(
-    volume: Volume, prompts: PromptSet | None, levels: int
-) -> dict[str, Any]:
-    """Return the ``ome`` attribute of a label image whose levels halve the plane.
-
-    `volume` has axes, units, spacing and origin of the finest level, `prompts` the
-    names of label values. The arrays are called ``s0``, ``s1`` and so on.
-    """
-    axes = []
-    for axis, unit in zip(volume.axes, volume.units, strict=True):
-        entry = {"name": axis, "type": _TYPES.get(axis, "space")}
-        axes.append(entry if unit == PIXEL else entry | {"unit": unit})
-    datasets = []
-    for level in range(levels):
-        step = 2**level
-        scale = [*volume.spacing[:-2], *(step * size for size in volume.spacing[-2:])]
-        transforms = [
-            {"type": "scale", "scale": scale},
-            {"type": "translation", "translation": list(volume.origin)},
-        ]
-        datasets.append({"path": f"s{level}", "coordinateTransformations": transforms})
-    label: dict[str, Any] = {"version": VERSION}
-    if prompts is not None:
-        label["colors"] = [
-            {"label-value": i, "rgba": list(label_colour(i))} for i in prompts.ids
-        ]
-        label["properties"] = [
-            {"label-value": prompt.id, "prompt": prompt.text}
-            for prompt in prompts.prompts
-        ]
-        label[INSTANCE_KEY] = int(prompts.instance)
-    multiscale = {"name": f"{volume.name} labels", "axes": axes, "datasets": datasets}
-    return {"version": VERSION, "multiscales": [multiscale], "image-label": label}
 
 
 def _read_axes(given: Sequence[Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Which files belong together, and labels from any of them."""
+"""Which files belong together."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_biomedparse.errors import FormatError, VolumeError
-from napari_biomedparse.io.pairs import (
+from napari_biomedparse.errors import FormatError
+from napari_biomedparse.io.inputs import (
     case_name,
     find_pairs,
-    open_labels,
-    read_labels,
 )
 
 
@@ -56,20 +54,3 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
         write(tmp_path / name)
     with pytest.raises(FormatError, match="same name"):
         find_pairs(tmp_path / "i", tmp_path / "l")
-
-
-def test_labels_of_a_single_image_are_one_slice(tmp_path: Path) -> None:
-    labels = open_labels(write(tmp_path / "a.tif", shape=(8, 9)))
-    assert read_labels(labels).shape == (1, 8, 9)
-
-
-def test_labels_of_fractions_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(VolumeError, match=r"a\.tif has labels of type float32"):
-        open_labels(write(tmp_path / "a.tif", "f4"))
-
-
-def test_labels_with_channels_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.ome.tif"
-    tifffile.imwrite(path, np.ones((2, 3, 8, 9), "u1"), metadata={"axes": "CZYX"})
-    with pytest.raises(VolumeError, match=r"4 axes \(c, z, y, x\)"):
-        open_labels(path)
