@@ -8,7 +8,7 @@ import torch
 from napari_biomedparse.networks.config import TINY
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.training.chunks import Numbered
-from napari_biomedparse.training.module import DrawnField, TrainingModule
+from napari_biomedparse.training.module import TrainingModule, drawn_field
 from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.slices import Batch, Sample, SliceBatches
 from napari_biomedparse.training.volumes import TrainingVolume
@@ -59,9 +59,8 @@ def test_each_slice_of_a_batch_has_a_field_of_its_own() -> None:
     slices = torch.randint(0, 255, (2, 3, 64, 64)).float()
     device = torch.device("cpu")
     drawn: list[torch.Tensor] = []
-    field = DrawnField(
-        torch.Generator().manual_seed(0), 2, TINY.heads, TINY.queries, device
-    )
+    generator = torch.Generator().manual_seed(0)
+    field = drawn_field(generator, (2, 1, TINY.heads, TINY.queries), device)
 
     def remembered(call: int, keys: int) -> torch.Tensor:
         drawn.append(field(call, keys))

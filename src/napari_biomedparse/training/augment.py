@@ -77,9 +77,14 @@ def _cropped(
     top, left = rng.integers(0, size + 2 * reach - side + 1, 2).tolist()
     window = (..., slice(top, top + side), slice(left, left + side))
     part = F.interpolate(margin[window][None], (size, size), mode="bicubic")[0]
-    source = np.pad(labels, reach)[window]
-    index = ((np.arange(size) + 0.5) * side / size).astype(np.intp)
-    return part.clamp(0, 255), source[np.ix_(index, index)]
+    return part.clamp(0, 255), resized(np.pad(labels, reach)[window], size)
+
+
+def resized(labels: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """Resize square labels: each pixel takes the voxel at its centre."""
+    index = ((np.arange(size) + 0.5) * len(labels) / size).astype(np.intp)
+    result: npt.NDArray[np.int64] = labels[np.ix_(index, index)]
+    return result
 
 
 def _speckled(rng: np.random.Generator, picture: Tensor, share: float) -> Tensor:

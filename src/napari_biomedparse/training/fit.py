@@ -148,11 +148,11 @@ def _tensorboard(folder: Path) -> TensorBoardLogger | None:
 def _quiet() -> Iterator[None]:
     """Silence Lightning's messages about the machine, and its advertisements."""
     loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
-    levels = [one.level for one in loggers]
+    levels = {one: one.level for one in loggers}
     for one in loggers:
         one.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        for one, level in zip(loggers, levels, strict=True):
+        for one, level in levels.items():
             one.setLevel(level)

@@ -68,10 +68,7 @@ def describe_training(
 def open_training(folder: Path, facts: Mapping[str, str]) -> dict[str, Any] | None:
     """Start or resume a training; return its result if it has finished.
 
-    Raises
-    ------
-    OutputError
-        If the folder holds a different training.
+    An `OutputError` is raised if the folder holds a different training.
     """
     path = folder / RUN
     if not path.exists():

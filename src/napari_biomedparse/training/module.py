@@ -19,6 +19,7 @@ from napari_biomedparse.training.losses import Losses, Targets, segmentation_los
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
+    from napari_biomedparse.networks.blocks.boltzmann import RandomField
     from napari_biomedparse.networks.network import SlicePrediction
     from napari_biomedparse.networks.v2.biomedparse import BiomedParse
     from napari_biomedparse.training.chunks import Numbered
@@ -99,37 +100,25 @@ class TrainingModule(LightningModule):
             return self.compare(masks, edges, existence, batch.targets), masks
 
 
-class DrawnField:
-    """A random field for every slice of every batch, drawn on the CPU."""
+def drawn_field(
+    generator: torch.Generator, shape: tuple[int, ...], device: torch.device
+) -> RandomField:
+    """Make a random field that is drawn on the CPU anew for every batch.
 
-    def __init__(
-        self,
-        generator: torch.Generator,
-        slices: int,
-        heads: int,
-        queries: int,
-        device: torch.device,
-    ) -> None:
-        self._generator, self._device = generator, device
-        self._shape = (slices, 1, heads, queries)
-
-    def __call__(self, call: int, keys: int) -> Tensor:
-        """Draw the field of a head call, float32 [B, 1, heads, queries, keys]."""
-        field = torch.rand((*self._shape, keys), generator=self._generator)
-        return field.to(self._device)
+    `shape` is [B, 1, heads, queries]: each slice has a field of its own, which its
+    prompts share.
+    """
+    return lambda _, keys: torch.rand((*shape, keys), generator=generator).to(device)
 
 
 def predict(
     model: BiomedParse, batch: Batch, generator: torch.Generator, device: torch.device
 ) -> SlicePrediction:
     """Run the network on a batch, with fields drawn from `generator`."""
-    config = model.config
     features = model.encode_image(batch.slices.to(device))
     tokens = model.encode_prompts(batch.ids.to(device))
     tokens = tokens * batch.real.to(device)[..., None]
-    field = DrawnField(
-        generator, len(batch.slices), config.heads, config.queries, device
-    )
+    field = drawn_field(generator, (len(batch.slices), 1, *model.field_shape), device)
     return model.decode(features, tokens, field)
 
 

@@ -10,7 +10,7 @@ those of its modality and site. Targets without a mask are absent.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +62,17 @@ class _PngLabels(OnDemand):
 
     dtype = np.dtype(np.int64)
 
-    def __init__(
-        self, masks: Iterable[tuple[int, Path]], shape: tuple[int, ...]
-    ) -> None:
-        self._masks, self.shape = tuple(masks), shape
+    def __init__(self, masks: list[tuple[int, Path]], shape: tuple[int, ...]) -> None:
+        self._masks, self.shape = masks, shape
         self.read()
 
     def read(self) -> npt.NDArray[Any]:
         labels = np.zeros(self.shape, self.dtype)
         found = []
         for label, path in self._masks:
-            pixels = _read_png(path)
-            mask = np.asarray(
-                (pixels > 0).any(axis=-1) if pixels.ndim == 3 else pixels > 0
-            )
+            mask = np.asarray(_read_png(path) > 0)
+            if mask.ndim == 3:
+                mask = np.asarray(mask.any(axis=-1))
             if mask.shape != self.shape[1:]:
                 raise VolumeError(
                     f"{path} has the shape {mask.shape}, but its image has "
@@ -97,15 +94,9 @@ def load_processed(
 ) -> tuple[TrainingVolume, ...]:
     """Open all images and masks of such a folder, and report all problems at once.
 
-    Returns one volume per image; its three channels enter the network unchanged.
-    `on_case` is called as by `load_cases`.
-
-    Raises
-    ------
-    FormatError
-        If the list of annotations cannot be read.
-    VolumeError
-        If an image or mask cannot be used; all of them are listed.
+    Returns one volume per image and group of targets; the image's three channels enter
+    the network unchanged. `on_case` is called as by `load_cases`, which raises the same
+    errors.
     """
     by_image = _annotations(data / ANNOTATIONS)
     groups = _wordings(by_image)
@@ -124,9 +115,8 @@ def load_processed(
                     if _group(one) == group
                 ]
                 labels = _PngLabels(masks, image.shape[:3])
-                volumes.append(
-                    TrainingVolume(name, group, image, labels, wordings, (0,))
-                )
+                made = TrainingVolume(name, group, image, labels, wordings, (0,))
+                volumes.append(made)
         except (BiomedParseError, OSError) as error:
             problems.append(f"{name}: {error}")
     refuse_problems(problems, len(by_image))

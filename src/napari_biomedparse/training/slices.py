@@ -16,12 +16,8 @@ import torch
 from torch import Tensor
 
 from napari_biomedparse.networks.blocks.tokenizer import CONTEXT_LENGTH, tokenize
-from napari_biomedparse.slicing.geometry import (
-    SliceGeometry,
-    neighbour_index,
-    plan_slices,
-)
-from napari_biomedparse.training.augment import Variation, vary
+from napari_biomedparse.slicing.geometry import neighbour_index, plan_slices
+from napari_biomedparse.training.augment import Variation, resized, vary
 from napari_biomedparse.training.losses import Targets, instance_edges
 from napari_biomedparse.training.volumes import TrainingVolume, targets
 
@@ -198,7 +194,8 @@ def cut(
         places = [neighbour_index(place, geometry.depth) for place in near]
         planes = np.stack([volume.image.take(i, sample.axis) for i in places])
     labels = np.asarray(volume.labels.take(sample.place, sample.axis), np.int64)
-    return geometry.prepare(planes).float(), _resized(labels, geometry, size)
+    square = np.pad(labels, geometry.pad)
+    return geometry.prepare(planes).float(), resized(square, size)
 
 
 def make_targets(
@@ -242,15 +239,6 @@ def _places(volume: TrainingVolume, axis: int) -> npt.NDArray[np.int64]:
     if volume.reviewed is None:
         return np.arange(volume.labels.shape[axis], dtype=np.int64)
     return np.unique(np.asarray(volume.reviewed, np.int64))
-
-
-def _resized(
-    labels: npt.NDArray[np.int64], geometry: SliceGeometry, size: int
-) -> npt.NDArray[np.int64]:
-    square = np.pad(labels, geometry.pad)
-    index = ((np.arange(size) + 0.5) * len(square) / size).astype(np.intp)
-    resized: npt.NDArray[np.int64] = square[np.ix_(index, index)]
-    return resized
 
 
 def padded(prompts: Sequence[npt.NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
