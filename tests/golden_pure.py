@@ -21,6 +21,7 @@ from napari_biomedparse.evaluation.metrics import (
     evaluate_instances,
     evaluate_semantic,
 )
+from napari_biomedparse.evaluation.scores import mean
 from napari_biomedparse.labels.instances import label_components, split_instances
 from napari_biomedparse.labels.resolve import merge, suppress, upsample
 from napari_biomedparse.slicing.geometry import plan_slices
@@ -192,10 +193,15 @@ def _semantic_scores(
     options = {"spacing": tuple(case["spacing"]), "ids": case["ids"]}
     score = evaluate_semantic(truth, labels, **options)
     near = evaluate_semantic(truth, labels, **options, tolerance=1.0)
-    found = {"DSC": score.dsc, "NSD": score.nsd, "F1": math.nan, "DSC_TP": math.nan}
-    for label, values in score.classes.items():
+    found = {
+        "DSC": mean(values.dsc for values in score.values()),
+        "NSD": mean(values.nsd for values in score.values()),
+        "F1": math.nan,
+        "DSC_TP": math.nan,
+    }
+    for label, values in score.items():
         found[f"{label} dsc"], found[f"{label} nsd"] = values.dsc, values.nsd
-        found[f"{label} nsd_tol1"] = near.classes[label].nsd
+        found[f"{label} nsd_tol1"] = near[label].nsd
     expected: Scores = {key: case[key] for key in ("DSC", "NSD") if key in case}
     for label, values in case.get("per_class", {}).items():
         expected |= {f"{label} {key}": value for key, value in values.items()}

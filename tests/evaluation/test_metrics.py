@@ -16,7 +16,6 @@ from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.evaluation.metrics import (
     ClassScore,
     InstanceScore,
-    SemanticScore,
     dice,
     evaluate_instances,
     evaluate_semantic,
@@ -85,30 +84,27 @@ def test_surface_dice_measures_in_units_of_the_spacing(axis: int, within: bool) 
 # --- classes -------------------------------------------------------------------------
 
 
-def test_classes_are_scored_one_by_one_and_averaged() -> None:
+def test_classes_are_scored_one_by_one() -> None:
     truth = np.zeros((4, 8, 8), np.uint8)
     truth[:, :4, :4], truth[:, 5:, 5:] = 2, 7
     labels = np.where(truth == 2, 2, 0)
     score = evaluate_semantic(truth, labels, spacing=UNIT)
-    assert list(score.classes) == [2, 7]
-    assert (score.classes[2].dsc, score.classes[7].dsc) == (1, 0)
-    assert (score.classes[2].nsd, score.classes[7].nsd) == (1, 0)
-    assert (score.dsc, score.nsd) == (0.5, 0.5)
+    assert list(score) == [2, 7]
+    assert (score[2].dsc, score[7].dsc) == (1, 0)
+    assert (score[2].nsd, score[7].nsd) == (1, 0)
     only = evaluate_semantic(truth, labels, spacing=UNIT, ids=[2, 3])
-    assert (list(only.classes), only.dsc) == ([2], 1)
+    assert (list(only), only[2].dsc) == ([2], 1)
 
 
 def test_the_lowest_value_of_the_truth_counts_as_background() -> None:
     truth = np.ones((2, 4, 4), np.uint8)
     truth[:, 2:] = 2
-    assert list(evaluate_semantic(truth, truth, spacing=UNIT).classes) == [2]
+    assert list(evaluate_semantic(truth, truth, spacing=UNIT)) == [2]
 
 
 def test_no_class_gives_no_score() -> None:
     truth = np.zeros((2, 4, 4), np.uint8)
-    score = evaluate_semantic(truth, truth + 1, spacing=UNIT)
-    assert math.isnan(score.dsc)
-    assert math.isnan(score.nsd)
+    assert evaluate_semantic(truth, truth + 1, spacing=UNIT) == {}
 
 
 # --- instances -----------------------------------------------------------------------
@@ -220,16 +216,9 @@ def test_f1_is_the_harmonic_mean() -> None:
 
 @pytest.mark.parametrize(
     "score",
-    [ClassScore(0.5, 0.5), SemanticScore({}), InstanceScore(1, 0, 0, 1.0)],
+    [ClassScore(0.5, 0.5), InstanceScore(1, 0, 0, 1.0)],
 )
 def test_scores_stay_as_they_are(score: object) -> None:
     name = dataclasses.fields(score)[0].name  # type: ignore[arg-type]
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(score, name, 0)
-
-
-def test_means_leave_out_what_is_in_neither_volume() -> None:
-    nan = float("nan")
-    score = SemanticScore({1: ClassScore(0.2, nan), 2: ClassScore(nan, nan)})
-    assert score.dsc == pytest.approx(0.2)
-    assert math.isnan(score.nsd)

@@ -55,12 +55,12 @@ def test_scores_are_those_of_the_metrics(two: Path) -> None:
     )
     expected = evaluate_semantic(truth(), labels, spacing=(2.0, 0.5, 0.5))
     for line in shifted.classes[:2]:
-        assert line.dsc == expected.classes[line.label].dsc
-        assert line.nsd == expected.classes[line.label].nsd
+        assert line.dsc == expected[line.label].dsc
+        assert line.nsd == expected[line.label].nsd
     assert shifted.classes[2].existence_accuracy == 0.75
     loose = evaluate_semantic(truth(), labels, spacing=(2.0, 0.5, 0.5), tolerance=0.1)
     strict = predicted(two, tolerance=0.1).scores[1]
-    assert strict.classes[1].nsd == loose.classes[2].nsd < expected.classes[2].nsd
+    assert strict.classes[1].nsd == loose[2].nsd < expected[2].nsd
 
 
 def test_tables_pictures_and_the_page_are_written(two: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_model_is_scored_as_segment_would_label(
     with np.load(image) as arrays:
         found = segment(arrays["imgs"], TEXTS, tiny_model)
     expected = evaluate_semantic(truth(), found.labels, spacing=(2.0, 0.5, 0.5))
-    assert score.classes[0].dsc == expected.classes[1].dsc
+    assert score.classes[0].dsc == expected[1].dsc
     there = (truth() == 2).any(axis=(1, 2))
     right = (found.existence[1] >= 0.5) == there
     assert score.classes[1].existence_accuracy == right.mean()

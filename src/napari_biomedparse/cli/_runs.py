@@ -23,10 +23,9 @@ from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import PromptSet
 from napari_biomedparse.errors import PromptError
 from napari_biomedparse.io import open_file, open_volume, save_labels
+from napari_biomedparse.io.pairs import case_name
 from napari_biomedparse.report.findings import Tally, findings as all_findings
 from napari_biomedparse.slicing.read import region_of
-
-_DOUBLE_ENDINGS = (".ome.zarr", ".ome.tif", ".ome.tiff", ".nii.gz")
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.results import Segmentation
@@ -245,9 +244,8 @@ def output_paths(
     """Return the file of the labels, or one per prompt if they are separate."""
     if options.overlaps != "separate":
         return [output]
-    ending = next((e for e in _DOUBLE_ENDINGS if output.name.endswith(e)), None)
-    ending = output.suffix if ending is None else ending
-    stem = output.name.removesuffix(ending)
+    stem = case_name(output)
+    ending = output.name.removeprefix(stem)
     return [output.with_name(f"{stem}_{label}{ending}") for label in prompts.ids]
 
 

@@ -225,9 +225,8 @@ def as_volume(source: VolumeLike, *, name: str = "volume") -> Volume:
     """
     volume = source if isinstance(source, Volume) else volume_of(source, name)
     volume = _colours_last(without_singles(volume))
-    if sorted(volume.axes[:2]) == ["x", "y"] and (
-        len(volume.axes) == 2 or _rgb(volume)
-    ):
+    rgb = volume.axes[2:] == ("c",) and volume.shape[2] == 3
+    if sorted(volume.axes[:2]) == ["x", "y"] and (len(volume.axes) == 2 or rgb):
         volume = as_one_slice(volume)
     if not volume.is_colour and (len(volume.axes) != 3 or "c" in volume.axes):
         raise VolumeError(_rank_message(volume))
@@ -343,10 +342,6 @@ def _is_coloured(volume: Volume) -> bool:
     if volume.channel_names:
         return count in (3, 4) and volume.channel_names == COLOURS[:count]
     return count in (3, 4) and volume.axes[-1] == "c"
-
-
-def _rgb(volume: Volume) -> bool:
-    return volume.axes[2:] == ("c",) and volume.shape[2] == 3
 
 
 def _colours_last(volume: Volume) -> Volume:

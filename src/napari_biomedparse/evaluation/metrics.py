@@ -8,7 +8,7 @@ which is imported when first used.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,23 +33,6 @@ class ClassScore:
 
     dsc: float
     nsd: float
-
-
-@dataclass(frozen=True)
-class SemanticScore:
-    """Scores of all classes, by label id."""
-
-    classes: Mapping[int, ClassScore]
-
-    @property
-    def dsc(self) -> float:
-        """Mean over classes, NaN if there is none."""
-        return _mean(score.dsc for score in self.classes.values())
-
-    @property
-    def nsd(self) -> float:
-        """Mean over classes, NaN if there is none."""
-        return _mean(score.nsd for score in self.classes.values())
 
 
 @dataclass(frozen=True)
@@ -89,8 +72,8 @@ def evaluate_semantic(
     spacing: tuple[float, ...],
     ids: Iterable[int] | None = None,
     tolerance: float = 2.0,
-) -> SemanticScore:
-    """Score labels class by class.
+) -> dict[int, ClassScore]:
+    """Score labels class by class; return the scores by label id.
 
     The classes are the values of `truth` except the lowest, which is taken as the
     background. Where every voxel of `truth` has a class, the lowest class is therefore
@@ -116,20 +99,12 @@ def evaluate_semantic(
     if ids is not None:
         counted = set(ids)
         classes = [value for value in classes if value in counted]
-    return SemanticScore(
-        {
-            value: ClassScore(
-                dice(truth == value, labels == value),
-                surface_dice(
-                    truth == value,
-                    labels == value,
-                    spacing=spacing,
-                    tolerance=tolerance,
-                ),
-            )
-            for value in classes
-        }
-    )
+    scores = {}
+    for value in classes:
+        masks = truth == value, labels == value
+        nsd = surface_dice(*masks, spacing=spacing, tolerance=tolerance)
+        scores[value] = ClassScore(dice(*masks), nsd)
+    return scores
 
 
 def evaluate_instances(truth: Labels, labels: Labels) -> InstanceScore:
@@ -155,7 +130,7 @@ def evaluate_instances(truth: Labels, labels: Labels) -> InstanceScore:
         matched,
         int(found.max()) - matched,
         int(objects.max()) - matched,
-        _mean(2 * overlaps / (1 + overlaps)) if matched else 0.0,
+        float(np.mean(2 * overlaps / (1 + overlaps))) if matched else 0.0,
     )
 
 
@@ -245,9 +220,3 @@ def _renumbered(labels: Labels) -> Labels:
 
 def _ratio(hits: int, misses: int) -> float:
     return hits / (hits + misses) if hits + misses else 0.0
-
-
-def _mean(values: Iterable[float]) -> float:
-    """Return the mean of what is not NaN, or NaN."""
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.mean(known)) if known else float("nan")

@@ -134,11 +134,14 @@ def evaluate(
     require("monai.metrics", "Surface distances")
     pairs = find_pairs(images, labels, predictions)
     how, single = split_changes(folder_options, changes)
-    network, identity = None, ""
+    network: Network | None = None
+    identity = ""
     if predictions is None:
-        network, name = _load(model)
-        identity = model_identity(network)
-        how = replace(how, load=name)
+        chosen = default_model() if model is None else model
+        if isinstance(chosen, str | os.PathLike):
+            how = replace(how, load=chosen)  # by which workers load it
+            chosen = load_model(chosen)
+        network, identity = chosen, model_identity(chosen)
     scoring = Scoring(
         tolerance,
         None if prompts is None else parse_prompts(prompts),
@@ -227,13 +230,3 @@ def _draw_worst(scores: Sequence[CaseScore], folder: Path) -> dict[str, Path]:
         draw_overlay(overlay, score.name, path)
         drawn[f"{score.name}: {shown(score.quality)}"] = path
     return drawn
-
-
-def _load(
-    model: str | os.PathLike[str] | Network | None,
-) -> tuple[Network, str | os.PathLike[str] | None]:
-    """Load a network; also return the name by which a worker can load it."""
-    if model is None or isinstance(model, str | os.PathLike):
-        name = default_model() if model is None else model
-        return load_model(name), name
-    return model, None

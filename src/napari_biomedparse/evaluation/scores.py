@@ -121,10 +121,10 @@ def score_semantic(
     `existence` [P, slices] says whether each prompt was predicted to be in a slice of
     `axis`; by default, it was where its label is.
     """
-    score = evaluate_semantic(
+    scores = evaluate_semantic(
         truth, labels, spacing=spacing, tolerance=tolerance, ids=texts or None
     )
-    ids = tuple(texts) or tuple(score.classes)
+    ids = tuple(texts) or tuple(scores)
     there = slices_with(truth, ids, axis)
     predicted = slices_with(labels, ids, axis) if existence is None else existence
     missing = ClassScore(NAN, NAN)
@@ -132,7 +132,7 @@ def score_semantic(
         ClassLine(
             label,
             texts.get(label, ""),
-            **vars(score.classes.get(label, missing)),
+            **vars(scores.get(label, missing)),
             existence_accuracy=float((there[row] == predicted[row]).mean()),
         )
         for row, label in enumerate(ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -74,9 +75,22 @@ def findings(
     `existence` [P, slices] are probabilities, NaN where not run; `voxels` [P, slices]
     their numbers.
     """
-    return tuple(
-        _finding(*row) for row in zip(prompts.prompts, existence, voxels, strict=True)
-    )
+    found = []
+    for prompt, scores, counts in zip(prompts.prompts, existence, voxels, strict=True):
+        where, known = np.flatnonzero(counts), np.flatnonzero(np.isfinite(scores))
+        best_slice = int(known[np.argmax(scores[known])]) if known.size else None
+        found.append(
+            Finding(
+                prompt=prompt,
+                slices=len(where),
+                first=int(where[0]) if where.size else None,
+                last=int(where[-1]) if where.size else None,
+                best=math.nan if best_slice is None else float(scores[best_slice]),
+                best_slice=best_slice,
+                voxels=int(counts.sum()),
+            )
+        )
+    return tuple(found)
 
 
 def combine_findings(parts: Sequence[Sequence[Finding]]) -> tuple[Finding, ...]:
@@ -96,23 +110,6 @@ def _combine(parts: Sequence[Finding]) -> Finding:
         first=min((p.first for p in parts if p.first is not None), default=None),
         last=max((p.last for p in parts if p.last is not None), default=None),
         voxels=sum(part.voxels for part in parts),
-    )
-
-
-def _finding(
-    prompt: Prompt, scores: npt.NDArray[np.float32], voxels: npt.NDArray[np.int64]
-) -> Finding:
-    where = np.flatnonzero(voxels)
-    known = np.flatnonzero(np.isfinite(scores))
-    best_slice = int(known[np.argmax(scores[known])]) if known.size else None
-    return Finding(
-        prompt=prompt,
-        slices=len(where),
-        first=int(where[0]) if where.size else None,
-        last=int(where[-1]) if where.size else None,
-        best=float("nan") if best_slice is None else float(scores[best_slice]),
-        best_slice=best_slice,
-        voxels=int(voxels.sum()),
     )
 
 
