@@ -23,7 +23,7 @@ from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import PromptSet
 from napari_biomedparse.errors import PromptError
 from napari_biomedparse.io import open_file, open_volume, save_labels
-from napari_biomedparse.io.pairs import case_name
+from napari_biomedparse.io.inputs import case_name
 from napari_biomedparse.report.findings import Tally, findings as all_findings
 from napari_biomedparse.slicing.read import region_of
 
