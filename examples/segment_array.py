@@ -13,10 +13,10 @@ import sys
 import numpy as np
 
 import napari_biomedparse as nbp
-from napari_biomedparse.samples import em_phantom
+from napari_biomedparse.samples import make_phantom
 
 model = sys.argv[1] if len(sys.argv) > 1 else "tiny"
-image = em_phantom(seed=1).image  # any array with the axes [Z, Y, X]
+image = make_phantom("em", seed=1).image  # any array with the axes [Z, Y, X]
 prompts = ["mitochondria in electron microscopy", "cell nucleus in electron microscopy"]
 
 result = nbp.segment(image, prompts, model=model, modality="em")

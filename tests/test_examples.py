@@ -18,7 +18,7 @@ import zarr
 from skimage.io import imread
 
 import napari_biomedparse as nbp
-from napari_biomedparse.samples import em_phantom
+from napari_biomedparse.samples import make_phantom
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ def cells(tmp_path: Path) -> Path:
     """A small OME-TIFF with voxels longer along Z."""
     path = tmp_path / "cells.ome.tif"
     size = {"PhysicalSizeZ": 0.05, "PhysicalSizeY": 0.01, "PhysicalSizeX": 0.01}
-    image = em_phantom(seed=3, shape=(5, 64, 48)).image
+    image = make_phantom("em", 3, shape=(5, 64, 48)).image
     tifffile.imwrite(path, image, metadata={"axes": "ZYX", **size})
     return path
 

@@ -16,12 +16,12 @@ from napari_biomedparse.errors import OutputError
 from napari_biomedparse.io import open_file
 from napari_biomedparse.networks.catalogue import available_models
 from napari_biomedparse.pipeline.segment import segment
-from napari_biomedparse.samples import em_phantom
+from napari_biomedparse.samples import make_phantom
 
 
 @pytest.fixture(scope="module")
 def phantom():
-    return em_phantom(3, shape=(4, 64, 48))
+    return make_phantom("em", 3, shape=(4, 64, 48))
 
 
 def test_labels_picture_and_table_agree(phantom, tmp_path):
@@ -49,7 +49,7 @@ def test_unwritable_folder_is_refused(phantom, tmp_path):
 @pytest.mark.skipif("demo" not in available_models(), reason="no demo weights")
 def test_command_without_a_display(tmp_path, monkeypatch):
     monkeypatch.setattr(_show.out, "width", 200)
-    small = em_phantom(3, shape=(3, 128, 128))
+    small = make_phantom("em", 3, shape=(3, 128, 128))
     monkeypatch.setattr(samples, "sample_em", lambda: small)
     result = CliRunner().invoke(cli.app, ["demo", "--no-window", "-o", str(tmp_path)])
     assert result.exit_code == 0, result.output

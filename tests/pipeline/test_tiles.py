@@ -21,7 +21,7 @@ from napari_biomedparse.networks.weights import load_model
 from napari_biomedparse.pipeline.plan import SegmentOptions, plan_run
 from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.pipeline.tiles import predict_tiles
-from napari_biomedparse.samples import em_phantom, light_sheet_phantom
+from napari_biomedparse.samples import make_phantom
 from napari_biomedparse.slicing.geometry import (
     CELL,
     OVERLAP,
@@ -214,8 +214,8 @@ def test_no_seams_against_a_network_that_sees_the_whole_slice() -> None:
     whole = BiomedParse(replace(model.config, image_size=edge)).eval()
     whole.load_state_dict(model.state_dict())
     places, counts = np.random.default_rng(0), np.zeros(4)
-    for seed, make in enumerate((em_phantom, light_sheet_phantom, em_phantom)):
-        phantom = make(4000 + seed, shape=(3, 2 * edge, 2 * edge))
+    for seed, kind in enumerate(("em", "light-sheet", "em")):
+        phantom = make_phantom(kind, 4000 + seed, shape=(3, 2 * edge, 2 * edge))
         for y, x in places.integers(0, edge, (4, 2)):
             grey = np.asarray(phantom.volume.data)[:, y : y + edge, x : x + edge]
             counts += _disagreement(model, whole, grey, phantom.prompts)

@@ -8,8 +8,6 @@ import pytest
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.samples import (
     KINDS,
-    em_phantom,
-    light_sheet_phantom,
     make_phantom,
     sample_em,
     sample_light_sheet,
@@ -45,7 +43,7 @@ def test_left_out_targets_are_absent(kind: str) -> None:
         others = tuple(name for name in KINDS[kind] if name != target)
         phantom = make_phantom(kind, 5, targets=others)
         assert target in phantom.absent
-        assert set(phantom.present) | set(phantom.absent) == set(KINDS[kind])
+        assert set(phantom.objects) == set(KINDS[kind])
 
 
 def test_targets_differ_from_their_surroundings() -> None:
@@ -68,7 +66,8 @@ def test_nuclei_touch() -> None:
 
 
 def test_both_kinds_are_of_the_default_shape_and_have_physical_voxels() -> None:
-    for phantom in (em_phantom(0), light_sheet_phantom(0)):
+    for kind in KINDS:
+        phantom = make_phantom(kind, 0)
         assert phantom.image.shape == (24, 128, 128)
         volume = phantom.volume
         assert volume.axes == ("z", "y", "x")

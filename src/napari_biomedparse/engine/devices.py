@@ -13,17 +13,9 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device of that name, if this machine has it.
+    """Return the device of that name; "auto" chooses CUDA, then MPS, then the CPU.
 
-    Parameters
-    ----------
-    name : str
-        "auto" chooses CUDA, then Apple's MPS, then the CPU.
-
-    Raises
-    ------
-    DeviceError
-        If the name is unknown or the device is missing.
+    A `DeviceError` is raised if the name is unknown or the device is missing.
     """
     available = available_devices()
     if name == "auto":

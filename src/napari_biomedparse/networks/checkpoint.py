@@ -115,22 +115,10 @@ def save_weights(
     metadata: Mapping[str, str] | None = None,
     config: BiomedParseConfig | None = None,
 ) -> None:
-    """Write weights as safetensors, complete or not at all.
+    """Write a state dict as safetensors, complete or not at all.
 
-    Parameters
-    ----------
-    path : path
-        An existing file is replaced.
-    tensors : mapping of str to Tensor
-        The state dict.
-    metadata : mapping of str to str, optional
-    config : BiomedParseConfig, optional
-        Sizes of the network, so that the file is sufficient to load it.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
+    An existing file is replaced. With `config`, the file is sufficient to load the
+    network. An `OutputError` is raised if it cannot be written.
     """
     path = Path(path)
     facts = {"format": "pt", **(metadata or {})}

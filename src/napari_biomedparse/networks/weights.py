@@ -122,18 +122,10 @@ def load_model(
 
 
 def model_identity(model: Network | str | os.PathLike[str]) -> str:
-    """Identify weights, for the record of a result.
+    """Identify weights, for the record of a result, as their name and a checksum.
 
-    Parameters
-    ----------
-    model : Network, str or path
-        A network, or what `load_model` would load without a download.
-
-    Returns
-    -------
-    str
-        The model's name and 12 digits of a checksum of its tensors. The checksum is
-        the same for a checkpoint and its conversion.
+    The weights are those of a network, or what `load_model` would load without a
+    download. The 12 digits are the same for a checkpoint and its conversion.
     """
     if isinstance(model, str | os.PathLike):
         model = load_model(model, offline=True)

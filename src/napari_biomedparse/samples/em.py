@@ -10,14 +10,13 @@ from scipy.spatial import cKDTree
 from napari_biomedparse.samples.fields import (
     Floats,
     Grid,
+    Ids,
     blurred,
     ellipsoid,
     random_rotation,
     scattered,
     smooth_noise,
 )
-
-Ids = npt.NDArray[np.int32]
 
 TARGETS = ("membrane", "mitochondria", "nucleus", "vesicles", "synaptic cleft")
 

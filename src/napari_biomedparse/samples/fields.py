@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,12 @@ from scipy import ndimage
 from napari_biomedparse.samples.fields import (
     Floats,
     Grid,
+    Ids,
     blurred,
     ellipsoid,
     random_rotation,
     smooth_noise,
 )
-
-Ids = npt.NDArray[np.int32]
 
 TARGETS = ("nuclei", "vessels", "plaques")
 

@@ -62,11 +62,6 @@ class Phantom:
     spacing: tuple[float, float, float]
 
     @property
-    def present(self) -> tuple[str, ...]:
-        """Targets that occur somewhere in the volume."""
-        return tuple(name for name, found in self.objects.items() if found.any())
-
-    @property
     def absent(self) -> tuple[str, ...]:
         """Targets of this kind that do not occur."""
         return tuple(name for name, found in self.objects.items() if not found.any())
@@ -153,16 +148,6 @@ def make_phantom(
     image = render(rng, grid, scene.image)
     spacing = (round(pixel * grid.anisotropy, 6), pixel, pixel)
     return Phantom(kind, seed, image, scene.objects, spacing)
-
-
-def em_phantom(seed: int, shape: tuple[int, int, int] = SHAPE) -> Phantom:
-    """Draw an electron microscopy phantom; see `make_phantom`."""
-    return make_phantom("em", seed, shape=shape)
-
-
-def light_sheet_phantom(seed: int, shape: tuple[int, int, int] = SHAPE) -> Phantom:
-    """Draw a light-sheet microscopy phantom; see `make_phantom`."""
-    return make_phantom("light-sheet", seed, shape=shape)
 
 
 def sample_em() -> Phantom:

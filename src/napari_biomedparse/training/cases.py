@@ -80,19 +80,11 @@ def load_cases(
 ) -> tuple[TrainingVolume, ...]:
     """Read all training data of a folder, and report all problems at once.
 
-    Parameters
-    ----------
-    data : Path
-        Folder with ``imgs`` and ``gts`` or ``images`` and ``labels``, whose files have
-        the same names except for the extension; or with files that hold both, such
-        as OME-Zarr images with labels.
-    cache : Path
-        Folder for cached data.
-    prompts : Path, optional
-        See `read_wordings`; by default ``class_prompts.json`` in `data`. Without
-        it the prompts in each file are used.
-    modality, on_case
-        As for `choose_intensity` and `finetune`.
+    `data` holds the folders ``imgs`` and ``gts`` or ``images`` and ``labels``, whose
+    files have the same names except for the extension; or files that hold both, such as
+    OME-Zarr images with labels. `prompts` is a file for `read_wordings`, by default
+    ``class_prompts.json`` in `data`; without it the prompts in each file are used. For
+    `modality` see `choose_intensity`, for `on_case` see `finetune`.
 
     Raises
     ------

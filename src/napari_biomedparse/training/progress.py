@@ -10,45 +10,23 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a training.
+    """Progress of a training."""
 
-    Parameters
-    ----------
-    step, steps : int
-        Batches done, and the most there will be.
-    loss : float
-        Loss of the last batch.
-    val_loss, val_dice : float or None
-        On held-out slices, as last measured.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    val_loss: float | None
+    step: int  # batches done
+    steps: int  # the most there will be
+    loss: float  # of the last batch
+    val_loss: float | None  # these two on held-out slices, as last measured
     val_dice: float | None
 
 
 @dataclass(frozen=True)
 class Finetuned:
-    """Result of fine-tuning.
+    """Result of fine-tuning."""
 
-    Parameters
-    ----------
-    checkpoint : Path
-        The best weights; `load_model` takes the path.
-    step : int
-        Number of training steps.
-    best : mapping of str to float
-        Step, loss and Dice of the best weights, as far as they were measured.
-    held_out : str
-        What was held out from training.
-    """
-
-    checkpoint: Path
-    step: int
-    best: Mapping[str, float]
-    held_out: str
+    checkpoint: Path  # the best weights; `load_model` takes the path
+    step: int  # number of training steps
+    best: Mapping[str, float]  # step, loss and Dice of the best weights, if measured
+    held_out: str  # what was held out from training
 
 
 def is_helper() -> bool:
