@@ -25,9 +25,9 @@ from napari_biomedparse.pipeline import loop
 from napari_biomedparse.pipeline.loop import run_plan
 from napari_biomedparse.pipeline.plan import plan_run
 from napari_biomedparse.slicing import read as reading
-from napari_biomedparse.slicing.batches import slice_batches
 from napari_biomedparse.slicing.geometry import SliceGeometry
 from napari_biomedparse.slicing.intensity import Intensity
+from napari_biomedparse.slicing.read import slice_batches
 
 TEXTS = [
     f"{organ} in abdominal CT"

@@ -26,7 +26,7 @@ from napari_biomedparse.io import open_volume
 from napari_biomedparse.networks.weights import load_model
 from napari_biomedparse.pipeline.loop import begin_slices, predict_slices
 from napari_biomedparse.pipeline.plan import plan_run
-from napari_biomedparse.slicing.batches import slice_batches
+from napari_biomedparse.slicing.read import slice_batches
 
 VOLUMES = {
     "nuclei/stardist_img3d.tif": ["nuclei in fluorescence microscopy"],

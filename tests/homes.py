@@ -11,7 +11,7 @@ from typing import Any
 
 MODULES = {
     "Engine": ("engine.engine", "engine"),
-    "Session": ("process.session", "remote.session"),
+    "Session": ("process.child", "remote.session"),
     "ScoreStore": ("pipeline.scores", "score_store"),
     "SegmentWidget": ("widgets.segment.widget", "_widgets.segment_widget"),
     "Stopped": ("runs.blocks", "errors"),

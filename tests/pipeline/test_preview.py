@@ -62,8 +62,10 @@ def test_another_prompt_costs_only_the_decoder(
     volume: Any, tiny_model: Any, monkeypatch: pytest.MonkeyPatch, tile: Any
 ) -> None:
     engine, looks = Engine(tiny_model), []
-    look = engine._look
-    monkeypatch.setattr(engine, "_look", lambda x: looks.append(len(x)) or look(x))
+    look = engine._encode_image
+    monkeypatch.setattr(
+        engine, "_encode_image", lambda x: looks.append(len(x)) or look(x)
+    )
     for prompt in ("liver", "kidney"):
         options = SegmentOptions(tile=tile)
         plan = plan_run(volume, prompt, options, config=tiny_model.config)

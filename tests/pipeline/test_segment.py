@@ -29,8 +29,8 @@ from napari_biomedparse.pipeline.segment import (
 )
 from napari_biomedparse.process.messages import Voxels
 from napari_biomedparse.process.serve import RemoteArray
-from napari_biomedparse.slicing.batches import slice_batches
 from napari_biomedparse.slicing.geometry import plan_slices
+from napari_biomedparse.slicing.read import slice_batches
 
 PROMPTS = {2: "liver", 5: "mitochondria in electron microscopy", 9: "a b c"}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 
 import dask.array as da
@@ -256,3 +258,15 @@ def test_grey_levels_of_a_volume_are_looked_at_once(session, grey):
         for events in said
     ]
     assert looked == [True, False]
+
+
+def test_what_other_runs_need_is_not_imported_at_the_start():
+    code = """
+import sys
+import napari_biomedparse.process.worker
+rare = ("torch", "napari_biomedparse.runs", "napari_biomedparse.training")
+print([name for name in sys.modules if name.startswith(rare)])
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == "[]"

@@ -32,8 +32,9 @@ from napari_biomedparse.runs.blocks import (
     task_size,
 )
 from napari_biomedparse.runs.folder import Run
+from napari_biomedparse.runs.manifest import describe_run
+from napari_biomedparse.runs.request import Execution, parts_to_folder
 from napari_biomedparse.runs.run import reproduce, segment_to_folder
-from napari_biomedparse.runs.sink import Execution, describe_run, parts_to_folder
 
 PROMPTS = {2: "liver", 5: "mitochondria in electron microscopy"}
 MICRO = ("micrometer",) * 3

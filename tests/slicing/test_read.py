@@ -1,17 +1,27 @@
-"""Whole slices or tiles, and slices read as they are asked for."""
+"""Whole slices or tiles; slices and their neighbours, each read once, in order."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pytest
+import torch
 import zarr
+from hypothesis import given, settings, strategies as st
 
 from napari_biomedparse.data.options import SegmentOptions
-from napari_biomedparse.data.volume import as_volume
+from napari_biomedparse.data.volume import Volume, as_volume
 from napari_biomedparse.errors import FormatError
-from napari_biomedparse.slicing.read import LARGE_SLICE, read_slices, slice_geometry
+from napari_biomedparse.slicing.geometry import plan_slices
+from napari_biomedparse.slicing.intensity import Intensity
+from napari_biomedparse.slicing.read import (
+    LARGE_SLICE,
+    read_slices,
+    slice_batches,
+    slice_geometry,
+)
 
 
 @pytest.mark.parametrize(
@@ -52,3 +62,102 @@ def test_what_cannot_be_read_is_named() -> None:
 
     with pytest.raises(FormatError, match=r"volume: slices 1 to 2 cannot be read \(OS"):
         read_slices(as_volume(Lost()), 0, 1, 3)
+
+
+AS_IS = Intensity("none")
+
+
+def _numbered(depth: int, axis: int) -> np.ndarray[Any, Any]:
+    """A volume whose slices hold their own number."""
+    planes = np.arange(depth, dtype=np.uint8)[:, None, None] + np.zeros((1, 8, 8))
+    return np.moveaxis(planes.astype(np.uint8), 0, axis)
+
+
+def _grey(array: Any) -> Volume:
+    """A volume whatever its sizes; a bare array (8, 8, 3) would be a colour image."""
+    return Volume(array, ("z", "y", "x"), (1.0,) * 3, ("pixel",) * 3, (0.0,) * 3)
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(
+    depth=st.integers(1, 23),
+    batch_size=st.integers(1, 9),
+    chunk=st.integers(1, 25),
+    axis=st.integers(0, 2),
+    kind=st.sampled_from(["numpy", "dask", "zarr"]),
+    data=st.data(),
+)
+def test_every_slice_comes_once_with_its_neighbours(
+    depth: int, batch_size: int, chunk: int, axis: int, kind: str, data: st.DataObject
+) -> None:
+    start = data.draw(st.integers(0, depth - 1))
+    stop = data.draw(st.integers(start + 1, depth))
+    array: Any = _numbered(depth, axis)
+    chunks = tuple(min(chunk, n) if i == axis else 4 for i, n in enumerate(array.shape))
+    if kind == "dask":
+        array = da.from_array(array, chunks=chunks)
+    if kind == "zarr":
+        array = zarr.array(array, chunks=chunks)
+    volume = _grey(array)
+    geometry = plan_slices(volume.shape, 8, axis)
+    batches = list(slice_batches(volume, geometry, AS_IS, start, stop, batch_size))
+    assert [b.start for b in batches] == list(range(start, stop, batch_size))
+    numbers = torch.cat([b.slices for b in batches])[:, :, 0, 0]
+    expected = [
+        [
+            i,
+            abs(i - 1) if depth > 1 else 0,
+            i + 1 if i + 1 < depth else max(depth - 2, 0),
+        ]
+        for i in range(start, stop)
+    ]
+    assert numbers.tolist() == expected
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(
+    depth=st.integers(1, 9),
+    batch_size=st.integers(1, 4),
+    axis=st.integers(0, 2),
+    chunk=st.integers(1, 9),
+)
+def test_colour_slices_have_their_own_channels(
+    depth: int, batch_size: int, axis: int, chunk: int
+) -> None:
+    colours = np.arange(depth * 3, dtype=np.uint8).reshape(depth, 1, 1, 3)
+    values = np.moveaxis(np.broadcast_to(colours, (depth, 8, 8, 3)), 0, axis)
+    chunks = [chunk if i == axis else 4 for i in range(3)]
+    array: Any = da.from_array(values, chunks=(*chunks, 2))
+    axes, ones, zeros = ("z", "y", "x", "c"), (1.0,) * 4, (0.0,) * 4
+    volume = Volume(array, axes, ones, ("pixel",) * 4, zeros)
+    geometry = plan_slices(volume.grid, 8, axis)
+    batches = list(slice_batches(volume, geometry, AS_IS, 0, depth, batch_size))
+    assert [b.start for b in batches] == list(range(0, depth, batch_size))
+    slices = torch.cat([b.slices for b in batches])
+    assert slices.shape == (depth, 3, 8, 8)
+    assert (slices == torch.arange(depth * 3).reshape(depth, 3, 1, 1)).all()
+
+
+def test_a_chunk_is_read_once() -> None:
+    class Counting:
+        shape, dtype, chunks = (64, 8, 8), np.dtype(np.uint8), (16, 8, 8)
+        reads: list[slice] = []  # noqa: RUF012
+
+        def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray[Any, Any]:
+            self.reads.append(index[0])
+            return np.zeros((index[0].stop - index[0].start, 8, 8), np.uint8)
+
+    volume = as_volume(Counting())
+    list(slice_batches(volume, plan_slices(volume.shape, 8), AS_IS, 0, 64, 3))
+    assert Counting.reads == [slice(i, i + 16) for i in range(0, 64, 16)]
+
+
+def test_damage_is_reported_with_file_and_slices() -> None:
+    def broken(block_info: Any = None) -> np.ndarray[Any, Any]:
+        raise OSError("bad block")
+
+    array = da.map_blocks(broken, chunks=((4, 4), (8,), (8,)), dtype=np.uint8)
+    volume = as_volume(array, name="stack")
+    batches = slice_batches(volume, plan_slices((8, 8, 8), 8), AS_IS, 0, 8, 2)
+    with pytest.raises(FormatError, match=r"stack: slices 0 to 3 cannot be read"):
+        next(batches)

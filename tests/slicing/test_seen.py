@@ -15,8 +15,8 @@ from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.networks.config import TINY
 from napari_biomedparse.pipeline.plan import plan_run
-from napari_biomedparse.slicing.batches import slice_batches
 from napari_biomedparse.slicing.intensity import choose_intensity
+from napari_biomedparse.slicing.read import slice_batches
 from napari_biomedparse.slicing.seen import seen_slice
 
 SIZE = TINY.image_size

@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.io.contents import LabelVolume
     from napari_biomedparse.io.inputs import Pair
     from napari_biomedparse.networks.network import Network
-    from napari_biomedparse.runs.request import FolderOptions
-    from napari_biomedparse.runs.sink import Progress
+    from napari_biomedparse.runs.request import FolderOptions, Progress
 
 logger = logging.getLogger(__name__)
 

@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
     from napari_biomedparse.data.prompts import PromptsLike
     from napari_biomedparse.networks.network import Network
-    from napari_biomedparse.runs.request import FolderChanges, FolderOptions
-    from napari_biomedparse.runs.sink import Progress
+    from napari_biomedparse.runs.request import FolderChanges, FolderOptions, Progress
 
 logger = logging.getLogger(__name__)
 

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.data.volume import ArrayLike
 
+LABEL_BLOCK_BYTES = 2**26
+"""Largest size in memory of a block of labels to be written."""
+THICKEST = 16
+"""Largest number of slices in such a block."""
 BLOCK_BYTES = 4 * 2**20
 """Target size of a block: fast to read for one slice, few tasks for many."""
 SPOOL_BYTES = 2**34
@@ -140,6 +144,13 @@ def chunk_thickness(data: ArrayLike, axis: int) -> int:
     """
     chunks = getattr(data, "shards", None) or getattr(data, "chunks", None)
     return 1 if chunks is None else int(np.max(chunks[axis]))
+
+
+def plan_thickness(shape: Sequence[int], axis: int, itemsize: int) -> int:
+    """Choose the number of slices of a block of labels, within its bounds."""
+    plane = math.prod(shape) // shape[axis] * itemsize
+    most = max(1, min(THICKEST, LABEL_BLOCK_BYTES // max(1, plane)))
+    return 1 << int(math.log2(most))
 
 
 def read_windows(

@@ -29,8 +29,7 @@ from napari_biomedparse.labels.resolve import (
     resolve_separately,
 )
 from napari_biomedparse.pipeline.tiles import predict_tiles
-from napari_biomedparse.slicing.batches import SliceBatch, slice_batches
-from napari_biomedparse.slicing.read import keep_slabs
+from napari_biomedparse.slicing.read import SliceBatch, keep_slabs, slice_batches
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.results import Span
@@ -74,12 +73,10 @@ def run_plan(
     store: Store | None = None,
     align: int | None = None,
 ) -> Iterator[SegmentedSlices]:
-    """Segment a plan's slices; closing the generator stops the run.
+    """Segment a plan's slices, batch by batch; closing the generator stops the run.
 
     Parameters
     ----------
-    plan : RunPlan
-    engine : Engine
     front : callable, optional
         The slices nearest to the one it returns come first, or the first ones left
         where it returns None; a CPU then takes slices one by one. Without it, they
@@ -91,11 +88,6 @@ def run_plan(
     align : int, optional
         Batches also end at multiples of this, so that a run that was interrupted
         there resumes with the same batches. Not with `front`.
-
-    Yields
-    ------
-    SegmentedSlices
-        A batch at a time.
 
     Raises
     ------
@@ -145,7 +137,7 @@ def predict_plan(
 
     pin = engine.device.type == "cuda"
     if front is None:
-        for batch in read_ahead(_batches(plan, done, align, pin)):
+        for batch in read_ahead(plan_batches(plan, done, align, pin=pin)):
             yield compute(lambda batch=batch: batch)  # type: ignore[misc]
         return
     size = _slices_at_once(plan, engine)
@@ -301,8 +293,12 @@ def read_ahead(items: Iterable[T], depth: int = READ_AHEAD) -> Iterator[T]:
         thread.join(_PATIENCE_SECONDS)
 
 
-def _batches(
-    plan: RunPlan, done: Sequence[Span], align: int | None, pin: bool
+def plan_batches(
+    plan: RunPlan,
+    done: Sequence[Span] = (),
+    align: int | None = None,
+    *,
+    pin: bool = False,
 ) -> Iterator[SliceBatch]:
     """Yield batches in ascending order; each slice is read and prepared once."""
     finished = {index for span in done for index in range(*span)}

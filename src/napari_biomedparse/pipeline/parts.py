@@ -2,7 +2,7 @@
 
 A volume is one plan, a time series one per time point, a consensus one along each
 axis. `run_parts` runs them in turn for a sink, which keeps what is finished:
-`pipeline.segment.Collector` in memory, `runs.sink.FolderSink` in a run folder.
+`pipeline.segment.Collector` in memory, `runs.request.FolderSink` in a run folder.
 """
 
 from __future__ import annotations
@@ -93,9 +93,7 @@ class PartsPlan:
     kind: Kind
     """The rule: a single result, results along time, or the vote of three."""
     keys: tuple[int | str | None, ...]
-    """The `key` of each part."""
     first: RunPlan
-    """The plan of the first part."""
     make: Callable[[int], RunPlan]
     """Makes the plan of a part by its number."""
     series: Series | None = None
@@ -144,27 +142,11 @@ def choose_input(
     time: Times = None,
     consensus: bool = False,
 ) -> Volume | Series:
-    """Choose a channel and time points of a volume.
+    """Choose a channel (see `choose_channel`) and time points of a volume.
 
-    Parameters
-    ----------
-    volume : array or Volume
-    channel : int or str, optional
-        Number, name, or "rgb"; see `choose_channel`.
-    time : int or pair of int, optional
-        One time point, or the first and the one after the last; by default all.
-    consensus : bool
-        Whether a single volume is needed, for runs along all of its axes.
-
-    Returns
-    -------
-    Volume or Series
-        A series if there are several time points, or a range of them is chosen.
-
-    Raises
-    ------
-    VolumeError
-        If a choice is missing or impossible.
+    The result is a series if there are several time points or a range of them is
+    chosen, unless a consensus is wanted, which needs a single volume. If a choice is
+    missing or impossible, a `VolumeError` is raised.
     """
     image = volume if isinstance(volume, Volume) else volume_of(volume)
     image = choose_channel(image, channel)
@@ -212,15 +194,8 @@ def check_request(
 ) -> None:
     """Refuse options that do not fit a request, before a network is loaded.
 
-    Parameters
-    ----------
-    chosen : Volume or Series
-        From `choose_input`.
-    options : SegmentOptions
-    consensus : bool
-        Whether the runs along all axes are to vote.
-    force : bool
-        Whether to accept voxels that are far from cubes for that.
+    `chosen` is from `choose_input`; `force` accepts voxels that are far from cubes for
+    a consensus.
 
     Raises
     ------
@@ -244,20 +219,10 @@ def plan_parts(
     config: BiomedParseConfig,
     consensus: bool = False,
 ) -> PartsPlan:
-    """Plan a request.
+    """Plan a request that `check_request` accepts, for a network of this `config`.
 
-    Parameters
-    ----------
-    chosen, options, consensus
-        That `check_request` accepts.
-    prompts : see `parse_prompts`
-    config : BiomedParseConfig
-        Of the network that will run.
-
-    Raises
-    ------
-    VolumeError, PromptError, OptionError
-        As for `plan_run`; for later time points while iterating.
+    Errors are those of `plan_run`; those of later time points are raised while
+    iterating.
     """
     if isinstance(chosen, Series):
 

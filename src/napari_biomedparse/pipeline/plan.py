@@ -26,38 +26,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What is decided before the first slice.
-
-    Parameters
-    ----------
-    volume : Volume
-        Three axes, and a fourth if slices are in colour; cropped to the region.
-    prompts : PromptSet
-    options : SegmentOptions
-    geometry : SliceGeometry
-        Slicing axis, padding and resize.
-    tiles : TileGrid
-        The squares of a slice that the network sees at once.
-    intensity : Intensity
-        How values are scaled to 0 to 255.
-    start, stop : int
-        Range of slices along the slicing axis.
-    instances : bool
-        Whether objects are separated, which needs edges.
-    truncated : tuple of str
-        Prompts that are longer than 77 tokens and lost their end.
-    """
+    """What is decided before the first slice."""
 
     volume: Volume
+    """Three axes, and a fourth if slices are in colour; cropped to the region."""
     prompts: PromptSet
     options: SegmentOptions
     geometry: SliceGeometry
     tiles: TileGrid
+    """The squares of a slice that the network sees at once."""
     intensity: Intensity
     start: int
     stop: int
+    """The range of slices ends before it."""
     instances: bool
+    """Whether objects are separated, which needs edges."""
     truncated: tuple[str, ...]
+    """Prompts that are longer than 77 tokens and lost their end."""
 
     @property
     def axis_name(self) -> str:
@@ -120,10 +105,8 @@ def plan_run(
 
     Parameters
     ----------
-    volume : array or Volume
-        See `as_volume`.
-    prompts : see `parse_prompts`
-    options : SegmentOptions, optional
+    volume, prompts
+        See `as_volume` and `parse_prompts`.
     config : BiomedParseConfig
         Of the network that will run.
     intensity : Intensity, optional

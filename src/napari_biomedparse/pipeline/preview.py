@@ -19,27 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preview:
-    """Result for one slice.
-
-    Parameters
-    ----------
-    index : int
-        Which slice, along the slicing axis.
-    axis : int
-        The slicing axis.
-    labels : unsigned ndarray [Y, X]
-        As in `SegmentedSlices`; [P, Y, X] if prompts have separate labels.
-    probabilities : float32 ndarray [P, Y, X]
-        Of each prompt's mask, 0 to 1, regardless of its existence.
-    existence : float32 ndarray [P]
-        Probability that a prompt's target occurs in the slice.
-    """
+    """Result for slice `index` along `axis`."""
 
     index: int
     axis: int
     labels: npt.NDArray[Any]
+    """Unsigned [Y, X], or [P, Y, X] if prompts have separate labels."""
     probabilities: npt.NDArray[np.float32]
+    """[P, Y, X] of each prompt's mask, 0 to 1, regardless of its existence."""
     existence: npt.NDArray[np.float32]
+    """[P] probability that a prompt's target occurs in the slice."""
 
 
 def preview(plan: RunPlan, engine: Engine, index: int) -> Preview:
@@ -48,20 +37,8 @@ def preview(plan: RunPlan, engine: Engine, index: int) -> Preview:
     The engine keeps the features of the slice, so that other prompts, or the same
     slice again, cost only the decoder.
 
-    Parameters
-    ----------
-    plan : RunPlan
-        Its range of slices is ignored.
-    engine : Engine
-    index : int
-        Which slice, along the slicing axis.
-
-    Raises
-    ------
-    OptionError
-        If there is no such slice.
-    FormatError, DeviceError
-        As for `run_plan`.
+    The plan's range of slices is ignored. If there is no such slice, an `OptionError`
+    is raised; other errors are those of `run_plan`.
     """
     if not 0 <= index < plan.geometry.depth:
         raise OptionError(

@@ -38,12 +38,8 @@ class ScoreStore:
     they would take half the space, and 18 of the 786,432 voxels of an EM volume would
     get another label (demo model, two prompts).
 
-    Parameters
-    ----------
-    plan : RunPlan
-        Of the run. Edges are kept if it separates objects.
-    most_bytes : int
-        Limit of the files; beyond it the slices that came first are dropped.
+    Edges are kept if the run separates objects. Beyond `most_bytes` of files the slices
+    that came first are dropped.
     """
 
     def __init__(self, plan: RunPlan, most_bytes: int = MOST_BYTES) -> None:
@@ -128,28 +124,18 @@ def resolve_again(
 ) -> Iterator[SegmentedSlices]:
     """Make labels again from stored predictions, by other thresholds or rules.
 
-    With the run's own options these are the run's own labels. `collect` combines them
-    and separates objects.
+    With the run's own options these are the run's own labels, slice by slice. `collect`
+    combines them and separates objects.
 
     Parameters
     ----------
     plan : RunPlan
         Like the store's except for these options: existence, overlap and edge
-        threshold, overlaps, minimum size, and the prompts' ids and order.
-    store : ScoreStore
+        threshold, overlaps, minimum size, and the prompts' ids and order. If that
+        would need the network, an `OptionError` is raised.
     slices : iterable of int, optional
         Which slices, in which order; those that are not kept are skipped. By default
         all kept ones in ascending order.
-
-    Yields
-    ------
-    SegmentedSlices
-        One slice each.
-
-    Raises
-    ------
-    OptionError
-        If that would need the network.
     """
     _check(plan, store)
     height, width = plan.geometry.working_shape

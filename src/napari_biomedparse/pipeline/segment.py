@@ -176,7 +176,7 @@ def iter_segment(
     Yields
     ------
     SegmentedSlices
-        A batch at a time; in order, or by `front`.
+        A batch at a time.
     """
     options = merge_options(options, changes)
     engine = make_engine(model, device, options)
@@ -348,12 +348,8 @@ def collect(
 ) -> Segmentation:
     """Combine the slices of one plan, from `run_plan` or `resolve_again`.
 
-    Parameters
-    ----------
-    plan : RunPlan
-    slices : iterable of SegmentedSlices
-    model, precision : str
-        Identity of the network and how it computed, for the parameters.
+    `model` and `precision`, identity of the network and how it computed, are for the
+    parameters.
     """
     sink = Collector(PartsPlan("volume", (None,), plan, lambda _: plan))
     for _ in sink.keep(Part(0, None, plan), slices):

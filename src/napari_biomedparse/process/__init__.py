@@ -7,7 +7,6 @@ stay in napari's process; the other side reads the slabs that it needs.
 
 from __future__ import annotations
 
-from napari_biomedparse.process.child import RunHandle
-from napari_biomedparse.process.session import Session
+from napari_biomedparse.process.child import RunHandle, Session
 
 __all__ = ["RunHandle", "Session"]

@@ -1,7 +1,7 @@
 """A channel between napari and its model process, which carries messages as they are.
 
 Messages are pickled, but neither end can be made to execute anything by what it
-receives: a name that is not in `_ALLOWED` is refused. Arrays follow as raw bytes, in
+receives: a class that is not sent is refused. Arrays follow as raw bytes, in
 pieces, so that they are not copied into a message first.
 """
 
@@ -13,17 +13,21 @@ import pickle
 import struct
 import sys
 import threading
+from collections.abc import Iterable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FunctionType
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse import errors
 from napari_biomedparse.errors import BiomedParseError, WorkerError
-from napari_biomedparse.process.messages import PARTS, Message
+from napari_biomedparse.process.messages import other_classes, usual_classes
+
+if TYPE_CHECKING:
+    from napari_biomedparse.process.messages import Message
 
 _ARRAY_KINDS = "biuf"
 _PIECE = 2**16
@@ -35,11 +39,6 @@ class Channel:
     """Sends and receives messages of numbered runs.
 
     Any number of threads may send; one thread receives.
-
-    Parameters
-    ----------
-    connection : multiprocessing.connection.Connection
-        Both directions.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -49,13 +48,9 @@ class Channel:
     def send(self, run: int, message: Message) -> None:
         """Send a message of a run.
 
-        Raises
-        ------
-        OSError
-            If the other side is gone.
-        pickle.PicklingError
-            If the message holds something else than our own dataclasses, plain values
-            and arrays of booleans, integers or real numbers.
+        If the other side is gone, an `OSError` is raised; if the message holds anything
+        but our own dataclasses, plain values and arrays of booleans, integers or real
+        numbers, a `pickle.PicklingError`.
         """
         buffers: list[pickle.PickleBuffer] = []
         stream = io.BytesIO()
@@ -71,15 +66,8 @@ class Channel:
     def receive(self) -> tuple[int, Message] | None:
         """Wait for the next message, and the number of its run.
 
-        Returns
-        -------
-        tuple or None
-            None when the other side has closed the channel.
-
-        Raises
-        ------
-        WorkerError
-            If something else than a message arrives.
+        The result is None when the other side has closed the channel. If something else
+        than a message arrives, a `WorkerError` is raised.
         """
         try:
             sizes = self._connection.recv_bytes(8 * _MOST_PARTS)
@@ -135,18 +123,27 @@ def restore_plain(value: Any) -> Any:
     return value
 
 
-_ALLOWED: dict[tuple[str, str], Any] = {
-    (value.__module__, value.__qualname__): value
-    for value in (
-        *get_args(Message),
-        *PARTS,
+_Name = tuple[str, str]
+
+
+def _by_name(values: Iterable[Any]) -> dict[_Name, Any]:
+    return {(value.__module__, value.__qualname__): value for value in values}
+
+
+_USUAL = _by_name(
+    (
+        *usual_classes(),
         *(value for value in vars(errors).values() if isinstance(value, type)),
         type(Path()),
         restore_array,
         restore_plain,
     )
-}
-_CLASSES = frozenset(_ALLOWED.values())
+)
+
+
+def _allowed(name: _Name) -> Any:
+    """Return the class or function of this module and name; None for all others."""
+    return _USUAL.get(name) or _by_name(other_classes()).get(name)
 
 
 class _Pickler(pickle.Pickler):
@@ -165,10 +162,10 @@ class _Pickler(pickle.Pickler):
                 str(value) if isinstance(value, str) else value.item(),
             )
         if isinstance(value, BiomedParseError):  # whatever others registered for it
-            kind = type(value) if type(value) in _CLASSES else WorkerError
+            kind = type(value) if type(value) in _USUAL.values() else WorkerError
             return kind, (str(value),)
         named = value if isinstance(value, type | FunctionType) else type(value)
-        if named not in _CLASSES:
+        if _allowed((named.__module__, named.__qualname__)) is not named:
             raise pickle.PicklingError(f"{named.__qualname__} is not sent")
         return NotImplemented
 
@@ -178,6 +175,6 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return one of our own classes by its name."""
-        if (module, name) not in _ALLOWED:
+        if (allowed := _allowed((module, name))) is None:
             raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
-        return _ALLOWED[module, name]
+        return allowed

@@ -1,4 +1,4 @@
-"""The model process and the threads that communicate with it."""
+"""The model process, which is kept from run to run, and replaced when it is lost."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import Pipe
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from napari_biomedparse.data.volume import Volume, as_volume
 from napari_biomedparse.errors import BiomedParseError, FormatError, WorkerError
 from napari_biomedparse.process.channel import Channel
 from napari_biomedparse.process.messages import (
@@ -34,14 +36,16 @@ from napari_biomedparse.process.messages import (
     LookAt,
     PreviewRequest,
     Read,
+    Request,
     Retune,
     Slab,
+    VolumeRequest,
+    Voxels,
 )
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
-    from napari_biomedparse.data.volume import Volume
-    from napari_biomedparse.process.messages import Control, Event, Reply, Request
+    from napari_biomedparse.process.messages import Control, Event, Reply
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +58,8 @@ COMMAND = (
 )
 _LAST_LINES = 15
 _READERS = 4
+PATIENCE = 0.8
+"""Seconds a cancelled run may take to stop before its process is replaced."""
 _KERNEL_COUNTERS = Path("/proc/vmstat")
 _NO_MEMORY = (0xC0000017, 0xC000012D)
 """Windows' codes of processes that ended for want of memory."""
@@ -62,10 +68,9 @@ _NO_MEMORY = (0xC0000017, 0xC000012D)
 class RunHandle:
     """A run of the model process: an iterator over its events, in order.
 
-    Made by `Session.start`. Iterate over it, or `poll` it; `close` cancels the rest.
-    The volume is read in separate threads, slab by slab; there is none if the other
-    side opens a file. A brief run waits for the one in progress instead of replacing
-    it.
+    Iterate over it, or `poll` it; `close` cancels the rest. The volume is read in
+    separate threads, slab by slab; there is none if the other side opens a file. A
+    brief run waits for the one in progress instead of replacing it.
     """
 
     def __init__(
@@ -97,17 +102,7 @@ class RunHandle:
         return event
 
     def poll(self, timeout: float) -> Event | None:
-        """Wait a while for the next event.
-
-        Parameters
-        ----------
-        timeout : float
-            Seconds.
-
-        Returns
-        -------
-        Event or None
-            None if nothing happened in that time.
+        """Wait some seconds for the next event; None if there is none in that time.
 
         Raises
         ------
@@ -156,11 +151,8 @@ class RunHandle:
 class Process:
     """The model process and the threads that communicate with it.
 
-    Parameters
-    ----------
-    command : sequence of str
-        What starts the process. Two arguments are appended: the handle of its end of
-        the channel, and the folders of `package_folders` as JSON.
+    Two arguments are appended to the command that starts it: the handle of its end of
+    the channel, and the folders of `package_folders` as JSON.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
@@ -311,15 +303,104 @@ class Process:
         )
 
 
-def package_folders() -> list[str]:
-    """Return the folders of `sys.path` that packages are installed in.
+class Session:
+    """Runs on one model process, which keeps its model from run to run.
 
-    Returns
-    -------
-    list of str
-        Absolute paths, in order: the folder that this package lies in, and all with
-        metadata of installed packages. The current folder and that of the main script
-        are left out, as a user's files there may have the names of modules.
+    The process starts with the first run. If it dies, the run in progress fails with
+    a `WorkerError`, and the next run starts a new one. It never outlives this one.
+
+    `cache_bytes` is the memory that the process may use for features of recently seen
+    slices; by default it is the engine's.
+    """
+
+    def __init__(
+        self, command: Sequence[str] = COMMAND, *, cache_bytes: int | None = None
+    ) -> None:
+        self._command = tuple(command)
+        self._cache_bytes = cache_bytes
+        self._process: Process | None = None
+        self._runs = 0
+        self._volumes = 0
+        self._last: tuple[object, Any] = None, None
+        self._starting = threading.Lock()
+
+    def start(self, request: Request) -> RunHandle:
+        """Have the model process do what is requested, and return its events.
+
+        A run that is still in progress is cancelled, unless this is a `PreviewRequest`.
+
+        Raises
+        ------
+        VolumeError
+            If the volume cannot be segmented.
+        WorkerError
+            If no process can be started.
+        """
+        volume = None
+        if isinstance(request, VolumeRequest):
+            volume = as_volume(request.volume)
+            request = replace(
+                request,
+                volume=self._describe(volume),
+                cache_bytes=self._cache_bytes,
+            )
+        with self._starting:
+            self._runs += 1
+            brief = isinstance(request, PreviewRequest)
+            process = self._living_process() if brief else self._idle_process()
+            return process.start(self._runs, request, volume)
+
+    def _describe(self, volume: Volume) -> Volume:
+        """Return what is sent of a volume: all but the voxels and its source.
+
+        The same voxels, also another view of them, have the same number.
+        """
+        data = volume.data
+        if (identity := _identity(data)) != self._last[0]:
+            self._volumes += 1
+            self._last = identity, data  # keeps the memory from being used again
+        chunks = getattr(data, "chunksize", getattr(data, "chunks", None))
+        voxels: Any = Voxels(self._volumes, volume.shape, volume.dtype.str, chunks)
+        grid = volume.axes, volume.spacing, volume.units, volume.origin
+        return Volume(voxels, *grid, volume.name)
+
+    def close(self) -> None:
+        """End the process and whatever it is doing."""
+        with self._starting:
+            self._stop_process()
+            self._last = None, None
+
+    @property
+    def pid(self) -> int | None:
+        """Number of the process, or None while there is none."""
+        return None if self._process is None else self._process.pid
+
+    def _idle_process(self) -> Process:
+        """Return a process that does nothing, or nothing but brief runs."""
+        if self._process is not None and not self._process.becomes_idle(PATIENCE):
+            self._stop_process()
+        return self._living_process()
+
+    def _living_process(self) -> Process:
+        """Return a process that may be busy."""
+        if self._process is not None and not self._process.is_alive:
+            self._stop_process()
+        if self._process is None:
+            self._process = Process(self._command)
+        return self._process
+
+    def _stop_process(self) -> None:
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+
+def package_folders() -> list[str]:
+    """Return the folders of `sys.path` that packages are installed in, in order.
+
+    These are the folder that this package lies in, and all with metadata of installed
+    packages. The current folder and that of the main script are left out, as a user's
+    files there may have the names of modules.
     """
     ours = _FOLDER.resolve().parents[1]
     users = set()
@@ -368,3 +449,11 @@ def _reading_error(volume: Volume, error: Exception) -> BiomedParseError:
         f"{volume.source or volume.name} cannot be read ({type(error).__name__}: "
         f"{error}). The file may be damaged or have moved; check it."
     )
+
+
+def _identity(data: Any) -> object:
+    """Return what two views of the same voxels have in common."""
+    if isinstance(data, np.ndarray):
+        about = data.__array_interface__
+        return about["data"], data.shape, data.strides, data.dtype
+    return getattr(data, "name", None) or id(data)  # a dask array's name identifies it

@@ -9,115 +9,77 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import Prompt, PromptSet
 from napari_biomedparse.data.results import SegmentedSlices
 from napari_biomedparse.data.volume import Volume
-from napari_biomedparse.runs.recipe import Recipe
-from napari_biomedparse.training.options import FinetuneOptions
-from napari_biomedparse.training.progress import Finetuned, Progress
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from napari_biomedparse.data.results import Span
     from napari_biomedparse.errors import BiomedParseError
-
-Span = tuple[int, int]
-"""First slice and the one after the last."""
-
+    from napari_biomedparse.runs.recipe import Recipe
+    from napari_biomedparse.training.options import FinetuneOptions
+    from napari_biomedparse.training.progress import Finetuned, Progress
 
 # Requests: each begins a run.
 
 
 @dataclass(frozen=True)
 class VolumeRequest:
-    """A request about a volume whose voxels stay in napari's process.
-
-    Parameters
-    ----------
-    volume : Volume
-        Three axes; numpy, dask or zarr. `Voxels` stand for its data on the way.
-    model : str
-        Name, file or folder, as `load_model` takes it.
-    device : str
-        "auto", "cpu", "cuda", "cuda:1", "mps", ...
-    cache_bytes : int, optional
-        Memory for features of recently seen slices; filled in by the session.
-    """
+    """A request about a volume whose voxels stay in napari's process."""
 
     volume: Volume
+    """Three axes; numpy, dask or zarr. `Voxels` stand for its data on the way."""
     prompts: PromptSet
     options: SegmentOptions
     model: str = "v2"
+    """Name, file or folder, as `load_model` takes it."""
     device: str = "auto"
     cache_bytes: int | None = None
+    """Memory for features of recently seen slices; filled in by the session."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentRequest(VolumeRequest):
-    """Segment a volume.
-
-    Parameters
-    ----------
-    consensus : bool
-        Whether to segment along all axes and vote.
-    done : tuple of (int, int)
-        Starts and stops of slices that an earlier run finished. `Planned` says which
-        of them are kept.
-    front : int, optional
-        The slice in view: it comes first, then its neighbours.
-    earlier : int, optional
-        Number of that earlier run, whose scores may still be stored.
-    again : bool
-        Whether to recompute the finished slices, with other thresholds, and no more.
-    beside : int
-        Number of runs that share the room for scores, such as those of a time series.
-    """
+    """Segment a volume, or along all axes and vote."""
 
     consensus: bool = False
     done: tuple[Span, ...] = ()
+    """Slices that an earlier run finished; `Planned` says which of them are kept."""
     front: int | None = None
+    """The slice in view: it comes first, then its neighbours."""
     earlier: int | None = None
+    """Number of that earlier run, whose scores may still be stored."""
     again: bool = False
+    """Whether to recompute the finished slices, with other thresholds, and no more."""
     beside: int = 1
+    """Number of runs that share the room for scores, such as those of a time series."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreviewRequest(VolumeRequest):
-    """Segment one slice soon, without stopping the run in progress.
-
-    Parameters
-    ----------
-    index : int
-        Slice along the slicing axis.
-    probabilities : bool
-        Whether to send probabilities with the labels.
-    """
+    """Segment one slice soon, without stopping the run in progress."""
 
     index: int
+    """Slice along the slicing axis."""
     probabilities: bool = False
+    """Whether to send probabilities with the labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateRequest(VolumeRequest):
-    """Try a few slices and estimate what a run takes; the last `Status` tells.
-
-    Parameters
-    ----------
-    consensus : bool
-        As for `SegmentRequest`.
-    to_folder : bool
-        Whether labels are written to a run folder.
-    times : int
-        Number of time points; `volume` is the first.
-    """
+    """Try a few slices and estimate what a run takes; the last `Status` tells."""
 
     consensus: bool = False
     to_folder: bool = False
+    """Whether labels are written to a run folder."""
     times: int = 1
+    """Number of time points; `volume` is the first."""
 
 
 @dataclass(frozen=True)
@@ -129,13 +91,7 @@ class FolderRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneRequest:
-    """Fine-tune a network; a cancelled run keeps the best weights so far.
-
-    Parameters
-    ----------
-    data, output, checkpoint, options, device
-        As for `napari_biomedparse.finetune`.
-    """
+    """Fine-tune a network by `finetune`; a cancelled run keeps the best weights."""
 
     data: Path
     output: Path
@@ -146,20 +102,14 @@ class FinetuneRequest:
 
 @dataclass(frozen=True)
 class Voxels:
-    """Stand for the data of a volume, which the model process reads slab by slab.
-
-    Parameters
-    ----------
-    number : int
-        The same for all views of the same voxels.
-    chunks : tuple, optional
-        Shape of the parts that are cheap to read at once.
-    """
+    """Stand for the data of a volume, which the model process reads slab by slab."""
 
     number: int
+    """The same for all views of the same voxels."""
     shape: tuple[int, ...]
     dtype: str
     chunks: tuple[int, ...] | None
+    """Shape of the parts that are cheap to read at once."""
 
 
 # Sent during a run by napari.
@@ -227,54 +177,35 @@ class Status:
 
 @dataclass(frozen=True)
 class Planned:
-    """What is about to be computed, reported before the first slice.
-
-    Parameters
-    ----------
-    axis, start, stop : int
-        Slicing axis, and the range of slices along it.
-    intensity : str
-        How grey levels are mapped to the 0 to 255 that the network sees.
-    truncated : tuple of str
-        Prompts that are longer than the network reads.
-    parameters : dict
-        Everything needed to repeat the run.
-    total : int
-        Slices to segment; more than the range holds for a consensus.
-    provenance : dict
-        Source, model, parameters and environment, as a run's manifest has them.
-    folder : str, optional
-        Where labels are written, if they are not sent.
-    kept : tuple of (int, int)
-        Starts and stops of slices that an earlier run finished and this one skips.
-    """
+    """What is about to be computed, reported before the first slice."""
 
     axis: int
+    """The slicing axis."""
     start: int
     stop: int
     intensity: str
+    """How grey levels are mapped to the 0 to 255 that the network sees."""
     truncated: tuple[str, ...]
+    """Prompts that are longer than the network reads."""
     parameters: dict[str, Any]
+    """Everything needed to repeat the run."""
     total: int
+    """Slices to segment; more than the range holds for a consensus."""
     provenance: dict[str, Any]
+    """Source, model, parameters and environment, as a run's manifest has them."""
     folder: str | None = None
+    """Where labels are written, if they are not sent."""
     kept: tuple[Span, ...] = ()
+    """Slices that an earlier run finished and this one skips."""
 
 
 @dataclass(frozen=True)
 class Previewed:
-    """One slice, segmented for a preview.
-
-    Parameters
-    ----------
-    slices : SegmentedSlices
-        A single one.
-    probabilities : float32 ndarray, optional
-        Shape of the labels; probability of the likeliest prompt in each pixel.
-    """
+    """One slice, segmented for a preview."""
 
     slices: SegmentedSlices
     probabilities: npt.NDArray[np.float32] | None = None
+    """Of the likeliest prompt in each pixel, in the shape of the labels."""
 
 
 @dataclass(frozen=True)
@@ -286,21 +217,14 @@ class Voted:
 
 @dataclass(frozen=True)
 class Instances:
-    """Separated objects, after the last slice.
-
-    Parameters
-    ----------
-    start : int
-        Position of this part along the volume's first axis.
-    labels : int32 ndarray
-        Part of the volume along the first axis; each object has a number of its own.
-    owners : ndarray
-        Label id of each object number; entry 0 is background.
-    """
+    """Separated objects in a part of the volume, after the last slice."""
 
     start: int
+    """Position along the volume's first axis."""
     labels: npt.NDArray[np.int32]
+    """Each object has a number of its own."""
     owners: npt.NDArray[Any]
+    """Label id of each object number; entry 0 is background."""
 
 
 @dataclass(frozen=True)
@@ -313,25 +237,19 @@ class Written:
 
 @dataclass(frozen=True)
 class FolderResult:
-    """Results of a finished run in a folder.
-
-    Parameters
-    ----------
-    existence : float32 ndarray [P, slices] or [P, T, slices]
-        Probabilities; NaN where not run.
-    voxels : int64 ndarray, of the same shape
-        Voxels of each prompt.
-    """
+    """Results of a finished run in a folder, [P, slices] or [P, T, slices]."""
 
     existence: npt.NDArray[np.float32]
+    """Probabilities; NaN where not run."""
     voxels: npt.NDArray[np.int64]
+    """Of each prompt."""
 
 
 Request = (
     SegmentRequest | PreviewRequest | EstimateRequest | FolderRequest | FinetuneRequest
 )
 Control = LookAt | Retune | Cancel | Slab
-Event = (
+_SegmentEvent = (
     Status
     | Planned
     | SegmentedSlices
@@ -340,10 +258,23 @@ Event = (
     | Instances
     | Written
     | FolderResult
-    | Progress
-    | Finetuned
 )
-Reply = Event | Read | Done | Failed
-Message = Request | Control | Reply
-PARTS = (Prompt, PromptSet, SegmentOptions, FinetuneOptions, Volume, Voxels, Recipe)
-"""Dataclasses that messages contain."""
+_Usual = Request | Control | _SegmentEvent | Read | Done | Failed
+if TYPE_CHECKING:
+    Event = _SegmentEvent | Progress | Finetuned
+    Reply = Event | Read | Done | Failed
+    Message = Request | Control | Reply
+
+
+def usual_classes() -> tuple[type, ...]:
+    """Return the dataclasses that occur in messages about segmenting a volume."""
+    return (*get_args(_Usual), Prompt, PromptSet, SegmentOptions, Volume, Voxels)
+
+
+def other_classes() -> tuple[type, ...]:
+    """Return those of run folders and training, which are imported when they occur."""
+    from napari_biomedparse.runs.recipe import Recipe
+    from napari_biomedparse.training.options import FinetuneOptions
+    from napari_biomedparse.training.progress import Finetuned, Progress
+
+    return Recipe, FinetuneOptions, Progress, Finetuned

@@ -27,19 +27,19 @@ from napari_biomedparse.process.messages import (
     Failed,
     LookAt,
     Read,
-    Reply,
     Request,
     Retune,
     SegmentRequest,
     Slab,
-    Span,
     VolumeRequest,
     Voxels,
 )
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
+    from napari_biomedparse.data.results import Span
     from napari_biomedparse.process.channel import Channel
+    from napari_biomedparse.process.messages import Reply
 
 logger = logging.getLogger(__name__)
 

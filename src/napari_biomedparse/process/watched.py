@@ -1,6 +1,6 @@
 """Runs that are watched in napari: they start at the slice in view and can be changed.
 
-torch is imported inside functions: it takes seconds, and the user reads a status first.
+As in `worker`, torch is imported inside functions.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from cachetools import LRUCache
 
 from napari_biomedparse.data.results import SegmentedSlices, spans
 from napari_biomedparse.process.messages import (
@@ -26,13 +27,13 @@ from napari_biomedparse.process.messages import (
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from napari_biomedparse.data.results import Span
     from napari_biomedparse.engine.engine import Engine
     from napari_biomedparse.pipeline.plan import RunPlan
     from napari_biomedparse.pipeline.scores import ScoreStore
     from napari_biomedparse.process.messages import (
         PreviewRequest,
         SegmentRequest,
-        Span,
         VolumeRequest,
     )
     from napari_biomedparse.process.serve import RemoteArray, WorkerRun
@@ -48,7 +49,8 @@ class Live:
     """Does previews and runs, and keeps what the next one may need of them."""
 
     def __init__(self) -> None:
-        self._intensities: OrderedDict[tuple[object, ...], Intensity] = OrderedDict()
+        self._intensities: LRUCache[tuple[object, ...], Intensity]
+        self._intensities = LRUCache(_INTENSITIES_KEPT)
         self._stores: OrderedDict[int, ScoreStore] = OrderedDict()
 
     def _plan(self, request: VolumeRequest, engine: Engine, run: WorkerRun) -> RunPlan:
@@ -68,8 +70,6 @@ class Live:
             intensity=self._intensities.get(key),
         )
         self._intensities[key] = plan.intensity
-        while len(self._intensities) > _INTENSITIES_KEPT:
-            self._intensities.popitem(last=False)
         return plan
 
     def preview(self, request: PreviewRequest, engine: Engine, run: WorkerRun) -> None:
@@ -89,7 +89,7 @@ class Live:
         self, request: SegmentRequest, engine: Engine, run: WorkerRun
     ) -> Generator[None]:
         """Do a run, or what is left of it, or finished slices with other thresholds."""
-        from napari_biomedparse.runs.sink import describe_run
+        from napari_biomedparse.runs.manifest import describe_run
 
         plan = self._plan(request, engine, run)
         every = set(range(plan.start, plan.stop))
@@ -203,7 +203,7 @@ def _steps(
     yield from run_plan(plan, engine, front=lambda: run.front, done=others, store=store)
 
 
-def _indices(done: Iterable[tuple[int, int]]) -> set[int]:
+def _indices(done: Iterable[Span]) -> set[int]:
     return {index for start, stop in done for index in range(start, stop)}
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
     from napari_biomedparse.data.prompts import PromptSet, PromptsLike
     from napari_biomedparse.networks.network import Network
-    from napari_biomedparse.runs.sink import Progress
+    from napari_biomedparse.runs.request import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -53,25 +53,16 @@ Status = Literal["done", "skipped", "failed"]
 
 @dataclass(frozen=True)
 class FileOutcome:
-    """Result of one file of a batch.
-
-    Parameters
-    ----------
-    file : Path
-    status : {"done", "skipped", "failed"}
-        Skipped if it was finished before.
-    seconds : float
-    run : Run, optional
-        The finished run; None if it failed.
-    error : str
-        The reason of a failure, or empty.
-    """
+    """Result of one file of a batch."""
 
     file: Path
     status: Status
+    """Skipped if it was finished before."""
     seconds: float
     run: Run | None = None
+    """The finished run; None if it failed."""
     error: str = ""
+    """The reason of a failure, or empty."""
 
 
 def segment_files(
@@ -143,8 +134,7 @@ def segment_files(
         if on_file:
             on_file(file, number, len(files))
         begun = time.monotonic()
-        was_finished = _is_finished(folder / name)
-        status: Status = "skipped" if was_finished else "done"
+        status: Status = "skipped" if _is_finished(folder / name) else "done"
         run, error = None, ""
         try:
             run = segment_to_folder(
@@ -163,15 +153,8 @@ def segment_files(
         except Exception as problem:  # the other files are still to be done
             logger.exception("%s failed", file)
             error = f"{type(problem).__name__}: {problem}"
-        outcomes.append(
-            FileOutcome(
-                file,
-                "failed" if error else status,
-                time.monotonic() - begun,
-                run,
-                error,
-            )
-        )
+        status, seconds = "failed" if error else status, time.monotonic() - begun
+        outcomes.append(FileOutcome(file, status, seconds, run, error))
         with writing(folder):
             write_durably(folder / SUMMARY, summary(outcomes))
     return tuple(outcomes)

@@ -19,14 +19,9 @@ import numpy.typing as npt
 from napari_biomedparse.data.results import spans
 from napari_biomedparse.errors import Cancelled
 from napari_biomedparse.io.durable import writing
-from napari_biomedparse.io.formats.ome_labels import (
-    LabelStore,
-    Layout,
-    create_labels,
-    plan_thickness,
-)
+from napari_biomedparse.io.formats.ome_labels import LabelStore, Layout, create_labels
 from napari_biomedparse.io.identity import check_unchanged
-from napari_biomedparse.io.lazy import chunk_thickness
+from napari_biomedparse.io.lazy import chunk_thickness, plan_thickness
 from napari_biomedparse.labels.blockwise import block_shape, scratch, split_blockwise
 from napari_biomedparse.pipeline.loop import one_behind, run_plan
 from napari_biomedparse.runs.folder import (
@@ -63,9 +58,8 @@ class FilledBlock(NamedTuple):
     stop: int
     first: int
     """Slice at which the chunks begin, `start` or before it."""
-    labels: npt.NDArray[Any]
-    """0 where not run."""
-    edges: npt.NDArray[Any] | None
+    parts: list[npt.NDArray[Any]]
+    """Labels and, to separate objects, edges; 0 where not run."""
     existence: npt.NDArray[np.float32]
     """[P, stop - start]"""
 
@@ -128,8 +122,7 @@ def write_block(
 ) -> Block:
     """Write a block, and record it once it is safely on the disk."""
     with writing(folder):
-        for store, data in zip(stores, (block.labels, block.edges), strict=False):
-            assert data is not None  # one store each
+        for store, data in zip(stores, block.parts, strict=True):
             store.write(block.first, data)
             store.sync()
         record = _record(plan, block)
@@ -221,9 +214,8 @@ def _fill(
             filled = _empty(part.start, plan, stores)
         where = [slice(None)] * 3
         where[layout.axis] = slice(part.start - filled.first, part.stop - filled.first)
-        filled.labels[tuple(where)] = part.labels
-        if filled.edges is not None:
-            filled.edges[tuple(where)] = part.edges
+        for whole, new in zip(filled.parts, (part.labels, part.edges), strict=False):
+            whole[tuple(where)] = new
         at = slice(part.start - filled.start, part.stop - filled.start)
         filled.existence[:, at] = part.existence
         if part.stop == filled.stop:
@@ -237,22 +229,16 @@ def _empty(start: int, plan: RunPlan, stores: list[LabelStore]) -> FilledBlock:
     stop = min(last, plan.stop)
     shape = list(layout.shape)
     shape[layout.axis] = last - first
-    labels, *edges = (np.zeros(shape, layout.dtype) for _ in stores)
+    parts = [np.zeros(shape, layout.dtype) for _ in stores]
     existence = np.full((len(plan.prompts), stop - start), np.nan, np.float32)
-    return FilledBlock(
-        start, stop, first, labels, edges[0] if edges else None, existence
-    )
+    return FilledBlock(start, stop, first, parts, existence)
 
 
 def _record(plan: RunPlan, block: FilledBlock) -> Block:
     axis = plan.geometry.axis
     where = [slice(None)] * 3
     where[axis] = slice(block.start - block.first, block.stop - block.first)
-    parts = [
-        array[tuple(where)]
-        for array in (block.labels, block.edges)
-        if array is not None
-    ]
+    parts = [array[tuple(where)] for array in block.parts]
     ids = list(plan.prompts.ids)
     counts = [
         np.bincount(plane.ravel(), minlength=ids[-1] + 1)[ids].tolist()

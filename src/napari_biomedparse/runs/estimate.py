@@ -6,21 +6,19 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import torch
 
-from napari_biomedparse.io.formats.ome_labels import plan_thickness
-from napari_biomedparse.io.lazy import chunk_thickness
-from napari_biomedparse.pipeline.loop import READ_AHEAD, run_plan
+from napari_biomedparse.io.lazy import chunk_thickness, plan_thickness
+from napari_biomedparse.pipeline.loop import READ_AHEAD, plan_batches, run_plan
 from napari_biomedparse.pipeline.parts import check_request, plan_parts
 from napari_biomedparse.pipeline.plan import merge_options
 from napari_biomedparse.pipeline.segment import make_engine
 from napari_biomedparse.runs.request import open_input
-from napari_biomedparse.slicing.batches import slice_batches
 from napari_biomedparse.slicing.read import SLAB_BYTES
 
 if TYPE_CHECKING:
@@ -45,24 +43,16 @@ _BLOCKS_AT_ONCE = 3
 
 @dataclass(frozen=True)
 class Estimate:
-    """Expected duration and size of a run.
-
-    Parameters
-    ----------
-    seconds : float
-        From the pace of the slices that were tried.
-    memory : int or None
-        Peak of this process in bytes; None if the system does not report it.
-    device_memory : int or None
-        Peak on a CUDA device in bytes; None on others.
-    disk : int
-        Peak on disk in bytes, before compression.
-    """
+    """Expected duration and size of a run."""
 
     seconds: float
+    """From the pace of the slices that were tried."""
     memory: int | None
+    """Peak of this process in bytes; None if the system does not report it."""
     device_memory: int | None
+    """Peak on a CUDA device in bytes; None on others."""
     disk: int
+    """Peak on disk in bytes, before compression."""
 
     def describe(self) -> str:
         """Describe it in one line."""
@@ -91,18 +81,9 @@ def estimate_run(
 ) -> Estimate:
     """Try a few slices of a request and estimate all of it.
 
-    Parameters
-    ----------
-    volume, prompts, options, device, channel, time, consensus, force, **changes
-        And errors as for `segment_to_folder`.
-    model : str, path, Network or Engine, optional
-    to_folder : bool
-        Whether the labels are written to a run folder as they come, or are collected.
-
-    Returns
-    -------
-    Estimate
-        Of all time points of a series, or of the three runs of a consensus.
+    Parameters and errors are those of `segment_to_folder`, but that the model may also
+    be an engine. Labels are written to a run folder as they come, or collected. The
+    estimate is for all time points of a series, or the three runs of a consensus.
     """
     options = merge_options(options, changes)
     chosen = open_input(volume, channel, time, consensus=consensus)
@@ -115,11 +96,8 @@ def estimate_run(
     count = len(parts.keys)
     if not consensus:  # all time points are alike
         return replace(first, seconds=count * first.seconds, disk=count * first.disk)
-    others = [
-        estimate(part.plan, engine, to_folder=to_folder)
-        for part in parts
-        if part.number
-    ]
+    plans = [part.plan for part in parts][1:]
+    others = [estimate(plan, engine, to_folder=to_folder) for plan in plans]
     three = combine([first, *others])  # they stay until they have voted
     return replace(three, disk=three.disk + first.disk)
 
@@ -169,7 +147,7 @@ def _try_network(plan: RunPlan, engine: Engine) -> tuple[float, int | None]:
         list(run_plan(part, engine))
         torch.cuda.reset_peak_memory_stats(engine.device)
     began = time.perf_counter()
-    list(_batches(part))
+    list(plan_batches(part))
     read = time.perf_counter()
     list(run_plan(part, engine))
     done = time.perf_counter()
@@ -190,19 +168,8 @@ def _reading_pace(plan: RunPlan) -> float:
     last = min(first + size, plan.geometry.depth)
     inner = replace(plan, start=min(first + 1, last - 1), stop=max(last - 1, first + 1))
     began = time.perf_counter()
-    list(_batches(inner))
+    list(plan_batches(inner))
     return (time.perf_counter() - began) / (last - first)
-
-
-def _batches(plan: RunPlan) -> Iterator[Any]:
-    return slice_batches(
-        plan.volume,
-        plan.geometry,
-        plan.intensity,
-        plan.start,
-        plan.stop,
-        plan.slices_at_once,
-    )
 
 
 def _disk(plan: RunPlan, *, to_folder: bool) -> int:

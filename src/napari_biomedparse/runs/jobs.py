@@ -35,8 +35,7 @@ from napari_biomedparse.runs.folder import JOB
 from napari_biomedparse.runs.request import do_request
 
 if TYPE_CHECKING:
-    from napari_biomedparse.runs.request import RunRequest
-    from napari_biomedparse.runs.sink import Progress
+    from napari_biomedparse.runs.request import Progress, RunRequest
 
 _GONE = (
     "The scheduler dropped the run or no longer responds. Finished blocks are kept: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -15,9 +16,13 @@ from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet, parse_prompts
 from napari_biomedparse.errors import FormatError, OutputError
 from napari_biomedparse.io.durable import write_durably
+from napari_biomedparse.io.identity import identify
+from napari_biomedparse.io.lazy import plan_thickness
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.results import Kind
+    from napari_biomedparse.engine.engine import Engine
+    from napari_biomedparse.pipeline.plan import RunPlan
 
 MANIFEST = "manifest.json"
 KIND = "napari-biomedparse run"
@@ -51,43 +56,28 @@ class Block:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a run's labels depend on, as plain JSON types, and its blocks.
-
-    Parameters
-    ----------
-    source : dict
-        The volume; see `identify`, and channel and time point if chosen from a file.
-    model : str
-        Identity of the weights.
-    parameters : dict
-        See `RunPlan.parameters`.
-    output : dict
-        Shape, dtype, slicing axis, thickness of a block and OME-Zarr version.
-    load : str, optional
-        Name or path by which the model can be loaded again.
-    environment : dict
-        Versions and device, which may differ in the same run.
-    blocks : tuple of Block
-        By ascending start; complete once the run is finished.
-    finished : str, optional
-        When, in UTC.
-    objects : int, optional
-        Their number if they were separated; of a series the sum of all time points.
-    parts : tuple of Manifest
-        Time points of a series, runs along each axis of a consensus; complete once
-        the run is finished.
-    """
+    """What a run's labels depend on, as plain JSON types, and its blocks."""
 
     source: dict[str, Any]
+    """The volume; see `identify`, and channel and time point if chosen from a file."""
     model: str
+    """Identity of the weights."""
     parameters: dict[str, Any]
+    """See `RunPlan.parameters`."""
     output: dict[str, Any]
+    """Shape, dtype, slicing axis, thickness of a block and OME-Zarr version."""
     load: str | None
+    """Name or path by which the model can be loaded again."""
     environment: dict[str, str]
+    """Versions and device, which may differ in the same run."""
     blocks: tuple[Block, ...] = ()
+    """By ascending start; complete, as the parts are, once the run is finished."""
     finished: str | None = None
+    """When, in UTC."""
     objects: int | None = None
+    """Their number if they were separated; of a series the sum of all time points."""
     parts: tuple[Manifest, ...] = ()
+    """Time points of a series, runs along each axis of a consensus."""
 
     @property
     def kind(self) -> Kind:
@@ -169,6 +159,53 @@ class Manifest:
     def with_blocks(self, blocks: Mapping[int, Block]) -> Manifest:
         """Return the manifest with these blocks, by start."""
         return replace(self, blocks=tuple(blocks[i] for i in sorted(blocks)))
+
+
+def describe_run(
+    plan: RunPlan,
+    engine: Engine,
+    chosen: Mapping[str, Any],
+    load: str | None,
+    ome_zarr: str,
+    *,
+    kind: str | None = None,
+) -> Manifest:
+    """Make the manifest of a run before it begins.
+
+    `chosen` are channel and time point if chosen from a file; `kind` is that of the
+    devices that compute, if not the engine's.
+    """
+    import torch
+
+    from napari_biomedparse.networks.weights import model_identity
+
+    device = str(engine.device) if kind is None else kind
+    shape, axis = plan.geometry.shape, plan.geometry.axis
+    itemsize = plan.label_dtype.itemsize * (2 if plan.instances else 1)
+    # A cluster's GPUs choose by what they can do: see `find_precision`.
+    precision = "half" if kind == "cuda" else engine.precision
+    return Manifest(
+        source={**identify(plan.volume, plan.intensity.sampled), **chosen},
+        model=model_identity(engine.model),
+        parameters=plan.parameters(),
+        output={
+            "shape": list(shape),
+            "dtype": str(plan.label_dtype),
+            "axis": axis,
+            "thickness": plan_thickness(shape, axis, itemsize),
+            "ome_zarr": ome_zarr,
+            "device": device.partition(":")[0],
+        },
+        load=load,
+        environment={
+            "device": device,
+            "precision": precision,
+            "torch": str(torch.__version__),  # a class of its own
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+        },
+    )
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -20,42 +20,26 @@ PROGRAM = "napari-biomedparse"
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run's labels depend on.
-
-    Parameters
-    ----------
-    source : Path
-        File or folder of the volume.
-    prompts : PromptSet
-    options : SegmentOptions
-    model : str
-        Name or path.
-    device : str
-    channel : int, optional
-        For files with several.
-    time : int, optional
-        One time point.
-    series : bool
-        Whether all time points are segmented.
-    consensus : bool
-        Whether the runs along all axes vote.
-    folder : Path, optional
-        The run folder, for labels that are written as they come.
-    scheduler : str, optional
-        Address of a cluster.
-    """
+    """What a run's labels depend on."""
 
     source: Path
+    """File or folder of the volume."""
     prompts: PromptSet
     options: SegmentOptions
     model: str
+    """Name or path."""
     device: str = "auto"
     channel: int | None = None
     time: int | None = None
+    """One time point."""
     series: bool = False
+    """Whether all time points are segmented."""
     consensus: bool = False
+    """Whether the runs along all axes vote."""
     folder: Path | None = None
+    """The run folder, for labels that are written as they come."""
     scheduler: str | None = None
+    """Address of a cluster."""
 
     @property
     def output(self) -> Path:

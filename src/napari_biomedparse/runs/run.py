@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptsLike
     from napari_biomedparse.data.volume import VolumeLike
     from napari_biomedparse.networks.network import Network
-    from napari_biomedparse.runs.sink import Progress
+    from napari_biomedparse.runs.request import Progress
 
 
 def segment_to_folder(

@@ -28,17 +28,10 @@ RESIZABLE = ("uint8", "float16", "float32", "float64")
 
 
 def choose_axis(shape: tuple[int, ...]) -> int:
-    """Choose the axis along which a volume is cut into slices.
+    """Choose the axis along which a volume of this shape is cut into slices.
 
-    Parameters
-    ----------
-    shape : tuple of three int
-
-    Returns
-    -------
-    int
-        0 if the other two sizes are similar (their difference is less than half
-        of their mean), else the axis of the smallest size, the first on ties.
+    It is 0 if the other two sizes are similar (their difference is less than half of
+    their mean), else the axis of the smallest size, the first on ties.
     """
     _, rows, columns = shape
     if 2 * abs(rows - columns) / (rows + columns) < 0.5:
@@ -48,25 +41,17 @@ def choose_axis(shape: tuple[int, ...]) -> int:
 
 @dataclass(frozen=True)
 class SliceGeometry:
-    """How a volume's slices get to the network's scale, and back.
-
-    Parameters
-    ----------
-    shape : tuple of three int
-        Shape of the volume.
-    axis : int
-        The slicing axis.
-    pad : tuple of two pairs of int
-        Zeros added before and after, for rows and columns of a slice.
-    working_shape : tuple of two int
-        Rows H and columns W of a padded slice after its resize: the network's square
-        or, where slices are cut into tiles, more than that.
-    """
+    """How a volume's slices get to the network's scale, and back."""
 
     shape: tuple[int, int, int]
+    """Of the volume."""
     axis: int
+    """The slicing axis."""
     pad: tuple[tuple[int, int], tuple[int, int]]
+    """Zeros added before and after, for rows and columns of a slice."""
     working_shape: tuple[int, int]
+    """Rows H and columns W of a padded slice after its resize: the network's square
+    or, where slices are cut into tiles, more than that."""
 
     @property
     def depth(self) -> int:
@@ -161,7 +146,17 @@ class SliceGeometry:
 
         The result [B, Y, X] has as few bytes as a cast to `dtype` allows.
         """
-        return _pick(labels, *self._sources(), dtype)
+        import torch
+
+        rows, columns = (
+            torch.from_numpy(index).to(labels.device, non_blocking=True)
+            for index in self._sources()
+        )
+        picked = labels[:, rows[:, None], columns]
+        if dtype == np.uint8:
+            return picked.to(torch.uint8)
+        # torch knows uint16 by name only; the bits of int16 are the same.
+        return picked.to(torch.int16) if dtype == np.uint16 else picked
 
     def _sources(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
         """Row and column at the network's scale of each row and column of a slice."""
@@ -198,19 +193,8 @@ def plan_slices(
 ) -> SliceGeometry:
     """Plan whole slices: each is padded to a square and resized to the network's size.
 
-    Parameters
-    ----------
-    shape : tuple of three int
-        Shape of the volume.
-    size : int
-        Edge length S of the network's input.
-    axis : int, optional
-        The slicing axis; by default that of `choose_axis`.
-
-    Raises
-    ------
-    OptionError
-        If there is no such axis.
+    The slicing axis is that of `choose_axis` by default; another than 0 to 2 is an
+    `OptionError`.
     """
     volume_shape, axis, (rows, columns) = _planes(shape, axis)
     edge = max(rows, columns)
@@ -290,26 +274,6 @@ def _nearest(source: int, target: int) -> npt.NDArray[np.intp]:
     line = torch.arange(source, dtype=torch.float32)[None, None]
     index = F.interpolate(line, size=target, mode="nearest")[0, 0]
     return index.numpy().astype(np.intp)
-
-
-def _pick(
-    labels: torch.Tensor,
-    rows: npt.NDArray[np.intp],
-    columns: npt.NDArray[np.intp],
-    dtype: npt.DTypeLike | None,
-) -> torch.Tensor:
-    """Take rows and columns of labels on their device, in as few bytes as suffice."""
-    import torch
-
-    down, across = (
-        torch.from_numpy(index).to(labels.device, non_blocking=True)
-        for index in (rows, columns)
-    )
-    picked = labels[:, down[:, None], across]
-    if dtype == np.uint8:
-        return picked.to(torch.uint8)
-    # torch knows uint16 by name only; the bits of int16 are the same.
-    return picked.to(torch.int16) if dtype == np.uint16 else picked
 
 
 def _as_tensor(planes: npt.NDArray[Any] | torch.Tensor) -> torch.Tensor:

@@ -28,40 +28,31 @@ SAMPLE_SLABS = 8
 """Places along an axis from which a large volume is sampled."""
 HOUNSFIELD_HINT = -500
 """Integers below this value occur in CT and hardly anywhere else."""
+UNSIGNED_HINT = (
+    "The voxels are unsigned numbers, which Hounsfield units are not; if an offset "
+    "such as 1024 was added to them, subtract it first."
+)
 
 
 @dataclass(frozen=True)
 class Intensity:
-    """How voxel values are scaled to the 0 to 255 that the network was trained on.
-
-    Parameters
-    ----------
-    method : str
-        ``window``, ``percentile``, ``range`` (lowest to highest value), or ``none``.
-    low, high : float
-        Values that become 0 and 255; values outside are clipped.
-    label : str
-        The method in words.
-    hint : str
-        A sentence of advice for the user, or empty.
-    sampled : str
-        Checksum of the voxels that the choice is based on, or empty.
-    """
+    """How voxel values are scaled to the 0 to 255 that the network was trained on."""
 
     method: str
+    """``window``, ``percentile``, ``range`` (lowest to highest value), or ``none``."""
     low: float = 0.0
+    """Values up to this become 0,"""
     high: float = 255.0
+    """and from this on 255."""
     label: str = "values as they are"
+    """The method in words."""
     hint: str = ""
+    """A sentence of advice for the user, or empty."""
     sampled: str = ""
+    """Checksum of the voxels that the choice is based on, or empty."""
 
     def apply(self, planes: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Map the values of some slices.
-
-        Parameters
-        ----------
-        planes : ndarray [B, Y, X]
-            Any integer or real dtype and byte order.
+        """Map the values of slices [B, Y, X] of any integer or real dtype.
 
         Returns
         -------
@@ -149,9 +140,8 @@ def choose_intensity(
         return _colour_range(data)
     chosen = MODALITIES[modality]
     if chosen.window is not None:
-        return Intensity(
-            "window", *chosen.window, f"{chosen.label} window", _window_hint(dtype)
-        )
+        hint = UNSIGNED_HINT if dtype.kind == "u" else ""
+        return Intensity("window", *chosen.window, f"{chosen.label} window", hint)
     return _spread(data, dtype)
 
 
@@ -159,15 +149,6 @@ def _colour_range(data: ArrayLike) -> Intensity:
     """Choose between the two usual ranges of floating-point colours."""
     brightest = max(float(_sample(data[..., i]).max()) for i in range(data.shape[-1]))
     return Intensity("range", 0.0, 1.0 if brightest <= 1 else 255.0, "colours")
-
-
-def _window_hint(dtype: np.dtype[Any]) -> str:
-    if dtype.kind != "u":
-        return ""
-    return (
-        "The voxels are unsigned numbers, which Hounsfield units are not; if an "
-        "offset such as 1024 was added to them, subtract it first."
-    )
 
 
 def _spread(data: ArrayLike, dtype: np.dtype[Any]) -> Intensity:

@@ -1,4 +1,8 @@
-"""How a volume is cut into slices by the options, and reading these. Free of torch."""
+"""How a volume is cut into slices by the options, and batches of these for the network.
+
+Memory depends on the batch and the chunks of the volume, not on the number of slices.
+torch is imported where tensors are made.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,13 +27,18 @@ from napari_biomedparse.errors import (
 from napari_biomedparse.io.lazy import can_spool, chunk_thickness, spool
 from napari_biomedparse.slicing.geometry import (
     SliceGeometry,
+    neighbour_index,
     plan_large_slices,
     plan_slices,
+    stack_context,
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from napari_biomedparse.data.options import SegmentOptions
     from napari_biomedparse.data.volume import Volume
+    from napari_biomedparse.slicing.intensity import Intensity
 
 LARGE_SLICE = 1024
 """Pixels of a slice's longer edge above which it is cut into tiles by default."""
@@ -41,34 +50,24 @@ KEPT_BYTES = 2**26
 """Largest slab that it keeps."""
 
 
-def region_of(volume: Volume, options: SegmentOptions) -> Volume:
-    """Crop a volume to the region of the options, if there is one.
+class SliceBatch(NamedTuple):
+    """Consecutive slices from `start`, ready for the network: int32 [B, 3, H, W]."""
 
-    Raises
-    ------
-    VolumeError
-        If the region does not lie in the volume.
-    """
-    if options.region is None:
-        return volume
-    return volume.crop(**parse_region(options.region))
+    start: int
+    slices: Tensor
+
+
+def region_of(volume: Volume, options: SegmentOptions) -> Volume:
+    """Crop a volume to the region of the options, if any; see `Volume.crop`."""
+    region = options.region
+    return volume if region is None else volume.crop(**parse_region(region))
 
 
 def slice_geometry(volume: Volume, options: SegmentOptions, size: int) -> SliceGeometry:
     """Choose between whole slices and tiles, and the scale of the latter.
 
-    Parameters
-    ----------
-    volume : Volume
-        From `as_volume`.
-    options : SegmentOptions
-    size : int
-        Edge length of the network's input.
-
-    Raises
-    ------
-    OptionError
-        If there is no such axis, or the pixel size cannot be used.
+    `size` is the edge length of the network's input. If there is no such axis, or the
+    pixel size cannot be used, an `OptionError` is raised.
     """
     whole = plan_slices(volume.grid, size, _slicing_axis(volume, options.axis))
     if options.pixel_size is not None:
@@ -109,12 +108,9 @@ def _scale(volume: Volume, axis: int, pixel_size: float) -> tuple[float, float]:
 
 
 def read_slices(volume: Volume, axis: int, start: int, stop: int) -> npt.NDArray[Any]:
-    """Read slices along an axis: [n, Y, X] or, in colour, [n, Y, X, 3].
+    """Read slices along an axis, [n, Y, X] or, in colour, [n, Y, X, 3].
 
-    Raises
-    ------
-    FormatError
-        If they cannot be read.
+    A `FormatError` names those that cannot be read.
     """
     where = tuple(
         slice(start, stop) if i == axis else slice(None)
@@ -224,3 +220,87 @@ def explained(volume: Volume, start: int, stop: int) -> Iterator[None]:
             f"read ({type(error).__name__}: {error}). The file may be damaged or "
             "moved; check it, or leave these slices out."
         ) from error
+
+
+def slice_batches(
+    volume: Volume,
+    geometry: SliceGeometry,
+    intensity: Intensity,
+    start: int,
+    stop: int,
+    batch_size: int,
+    *,
+    align: int | None = None,
+    pin: bool = False,
+) -> Iterator[SliceBatch]:
+    """Read slices and prepare them for the network, each once.
+
+    Channels of grey slices are the slice and its two neighbours, of colour slices their
+    own red, green and blue.
+
+    Parameters
+    ----------
+    volume : Volume
+        Three axes, and a fourth for colours; read chunk by chunk.
+    geometry, intensity
+        How slices become squares of grey levels.
+    start, stop : int
+        Range of slices. The neighbours of its ends are read too, where they exist.
+    batch_size : int
+        Slices per batch; the last one may be smaller.
+    align : int, optional
+        Batches also end at multiples of this.
+    pin : bool
+        Put batches into pinned memory, from which a GPU copies without waiting.
+
+    Raises
+    ------
+    FormatError
+        If a part of the volume cannot be read.
+    """
+    import torch
+
+    depth, margin = geometry.depth, 0 if volume.is_colour else 1
+    first, last = _needed(start, stop, depth, margin)
+    slabs = read_slabs(volume, geometry.axis, first, last, batch_size)
+    window, window_start = torch.empty(0, dtype=torch.int32), first
+    for begin, end in _batches(start, stop, batch_size, align):
+        low, high = _needed(begin, end, depth, margin)
+        parts = [window[low - window_start :]] if len(window) else []
+        while low + sum(len(part) for part in parts) < high:
+            parts.append(_prepare(geometry, intensity.apply(next(slabs))))
+        window, window_start = torch.cat(parts), low
+        if volume.is_colour:
+            slices = window[: end - begin]
+        else:
+            around = range(begin - 1, end + 1)
+            slices = stack_context(
+                window[[neighbour_index(i, depth) - low for i in around]]
+            )
+        yield SliceBatch(begin, slices.pin_memory() if pin else slices)
+
+
+def _batches(
+    start: int, stop: int, batch_size: int, align: int | None
+) -> Iterator[tuple[int, int]]:
+    """Yield where each batch begins and ends."""
+    while start < stop:
+        end = min(start + batch_size, stop)
+        if align is not None:
+            end = min(end, (start // align + 1) * align)
+        yield start, end
+        start = end
+
+
+def _needed(start: int, stop: int, depth: int, margin: int) -> tuple[int, int]:
+    """Return the range that slices `start` to `stop` and their neighbours need."""
+    return max(start - margin, 0), min(stop + margin, depth)
+
+
+def _prepare(geometry: SliceGeometry, slab: npt.NDArray[Any]) -> Tensor:
+    """Bring [n, Y, X] or, in colour, [n, Y, X, 3] to [n, H, W] or [n, 3, H, W]."""
+    if slab.ndim == 3:
+        return geometry.prepare(slab)
+    planes = np.moveaxis(slab, -1, 1).reshape(-1, *geometry.plane_shape)
+    prepared = geometry.prepare(planes)
+    return prepared.reshape(len(slab), slab.shape[-1], *geometry.working_shape)

@@ -89,7 +89,7 @@ def test_a_place_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
 def test_a_new_widget_takes_preview_and_memory_over(make_napari_viewer, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "napari_biomedparse.process.session.Session._living_process",
+        "napari_biomedparse.process.child.Session._living_process",
         lambda self: SimpleNamespace(start=lambda *given: asked.append(given[1])),
     )
     page().preview, page().cache_gigabytes = True, 0.25

@@ -25,7 +25,7 @@ from napari_biomedparse.io.durable import (
 )
 from napari_biomedparse.io.formats.units import PIXEL
 from napari_biomedparse.io.guards.zarr_guard import guarded
-from napari_biomedparse.io.lazy import fit, in_order, label_dtype
+from napari_biomedparse.io.lazy import THICKEST, fit, in_order, label_dtype
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
@@ -33,11 +33,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.data.volume import ArrayLike, Volume
 
-BLOCK_BYTES = 2**26
-"""Largest size of a block in memory."""
 CHUNK_VOXELS = 2**20
-THICKEST = 16
-"""Largest number of slices in a block."""
 SMALLEST = 256
 """The pyramid ends once a plane is this small."""
 _AXIS_TYPES = {"c": "channel", "t": "time"}
@@ -98,13 +94,6 @@ class Layout:
         """Return the first slice of the block with slice `start`, and its stop."""
         first = start // self.thickness * self.thickness
         return first, min(first + self.thickness, self.shape[self.axis])
-
-
-def plan_thickness(shape: Sequence[int], axis: int, itemsize: int) -> int:
-    """Choose the number of slices of a block, within the bounds on its memory."""
-    plane = math.prod(shape) // shape[axis] * itemsize
-    most = max(1, min(THICKEST, BLOCK_BYTES // max(1, plane)))
-    return 1 << int(math.log2(most))
 
 
 class SyncedStore(LocalStore):

@@ -17,12 +17,7 @@ from napari_biomedparse.viewer.layers import METADATA_KEY
 from napari_biomedparse.widgets.segment.existence_plot import ScorePlot
 from napari_biomedparse.widgets.segment.folder_layers import FolderLayers
 from napari_biomedparse.widgets.segment.live_labels import LiveLabels
-from napari_biomedparse.widgets.shared.task import (
-    Changed,
-    SegmentTask,
-    Step,
-    TaskThread,
-)
+from napari_biomedparse.widgets.shared.task import Changed, SegmentTask, TaskThread
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -31,6 +26,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.widgets.segment.request import Request
     from napari_biomedparse.widgets.segment.run_view import RunView
     from napari_biomedparse.widgets.shared.position import Eye
+    from napari_biomedparse.widgets.shared.task import Step
 LATE = 500
 """Milliseconds until a run appears in napari's activity dock. That repaints the whole
 window twice, so the first labels come before it."""

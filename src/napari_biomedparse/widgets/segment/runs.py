@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels
     from napari.utils.events import Event
 
+    from napari_biomedparse.data.results import Span
     from napari_biomedparse.process import RunHandle, Session
-    from napari_biomedparse.process.messages import Span
     from napari_biomedparse.widgets.segment.request import Request
     from napari_biomedparse.widgets.segment.run_view import RunView
     from napari_biomedparse.widgets.shared.position import Eye

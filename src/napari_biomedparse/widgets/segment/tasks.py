@@ -22,39 +22,31 @@ from napari_biomedparse.report.findings import (
     combine_findings,
     findings,
 )
-from napari_biomedparse.widgets.shared.task import Changed, SegmentTask, Step
+from napari_biomedparse.widgets.shared.task import Changed, SegmentTask
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_biomedparse.data.prompts import PromptSet
+    from napari_biomedparse.data.results import Span
     from napari_biomedparse.process import RunHandle
-    from napari_biomedparse.process.messages import Event, Span
+    from napari_biomedparse.process.messages import Event
     from napari_biomedparse.widgets.segment.live_labels import Select, WrittenLabels
+    from napari_biomedparse.widgets.shared.task import Step
 
 
 @dataclass(frozen=True)
 class ArrayPart:
-    """One run in the model process, and the array it fills.
-
-    Parameters
-    ----------
-    begin : callable
-        Starts the run, given the finished slices and the one in view; may take a
-        second.
-    whole : WrittenLabels
-        Filled slice by slice.
-    select : callable
-        Returns the view of the whole that it fills: [Z, Y, X] or, if prompts may
-        overlap, [P, Z, Y, X].
-    time : int, optional
-        Time point of a series.
-    """
+    """One run in the model process, and the array it fills."""
 
     begin: Callable[[tuple[Span, ...], int | None], RunHandle]
+    """Starts the run, given the finished slices and the one in view."""
     whole: WrittenLabels
     select: Select
+    """Returns the view that it fills: [Z, Y, X] or, if prompts may overlap, [P, Z, Y,
+    X]."""
     time: int | None = None
+    """Time point of a series."""
 
     @property
     def labels(self) -> npt.NDArray[Any]:
@@ -73,13 +65,7 @@ class ArrayPart:
 class ArrayTask(SegmentTask):
     """One run that fills an array, or one for each time point of a series.
 
-    Parameters
-    ----------
-    parts : sequence of ArrayPart
-        Done one after the other.
-    prompts : PromptSet
-    before : ArrayTask, optional
-        One that was stopped, on the same arrays: its slices are not done again.
+    `before` is one that was stopped, on the same arrays: its slices are not done again.
     """
 
     def __init__(

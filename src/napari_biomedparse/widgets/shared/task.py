@@ -17,7 +17,7 @@ import numpy as np
 from qtpy.QtCore import QObject, Signal
 
 from napari_biomedparse.errors import BiomedParseError
-from napari_biomedparse.process.messages import Event, Failed, Planned
+from napari_biomedparse.process.messages import Failed
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
     from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.process import RunHandle
+    from napari_biomedparse.process.messages import Event, Planned
     from napari_biomedparse.report.findings import Finding
 
 POLL_SECONDS = 0.1
@@ -34,10 +35,7 @@ POLL_SECONDS = 0.1
 def polled(run: RunHandle) -> Iterator[Event | None]:
     """Yield a run's events to its end, and None while nothing happens.
 
-    Raises
-    ------
-    BiomedParseError
-        The error that ended the run.
+    The error that ended the run is raised.
     """
     while True:
         try:
@@ -49,36 +47,26 @@ def polled(run: RunHandle) -> Iterator[Event | None]:
 
 @dataclass(frozen=True)
 class Changed:
-    """Labels changed in a range of slices.
-
-    Parameters
-    ----------
-    axis, start, stop : int
-        Where in the volume.
-    done : int
-        Number of finished slices.
-    time : int, optional
-        Time point of a series.
-    """
+    """Labels changed in a range of slices."""
 
     axis: int
     start: int
     stop: int
     done: int
+    """Number of finished slices."""
     time: int | None = None
+    """Time point of a series."""
 
 
-Step = Event | Changed | Failed
+if TYPE_CHECKING:
+    Step = Event | Changed | Failed
 
 
 class Task:
     """What the model process does for a widget, followed until its end.
 
-    Parameters
-    ----------
-    begin : callable, optional
-        Starts the run whose events are the steps; may take a second. A subclass may
-        follow several runs.
+    `begin`, which may take a second, starts the run whose events are the steps; a
+    subclass may follow several runs instead.
     """
 
     def __init__(self, begin: Callable[[], RunHandle] | None = None) -> None:

@@ -40,6 +40,10 @@ def voxels():
     return np.random.default_rng(0).integers(0, 255, (6, 40, 30), dtype=np.uint8)
 
 
+def request_for(voxels, **names):
+    return SegmentRequest(as_volume(voxels, **names), PROMPTS, OPTIONS)
+
+
 def labels_of(run, shape):
     labels = np.zeros(shape, np.uint8)
     for event in run:
@@ -65,25 +69,25 @@ def test_labels_come_back(session_that, voxels, kind):
         "big-endian": lambda: voxels.astype(">u2"),
         "signed": lambda: voxels.astype(np.int16)[::-1],
     }[kind]()
-    run = session_that("works").run(as_volume(data), PROMPTS, OPTIONS)
+    run = session_that("works").start(request_for(data))
     expected = np.where(np.asarray(data) > 100, 5, 0)
     np.testing.assert_array_equal(labels_of(run, voxels.shape), expected)
 
 
 def test_events_in_order_and_process_kept(session_that, voxels):
     session = session_that("works")
-    first = list(session.run(as_volume(voxels), PROMPTS, OPTIONS))
+    first = list(session.start(request_for(voxels)))
     assert [type(event) for event in first[:2]] == [Status, Planned]
     assert first[1].parameters["seed"] == 7
     parts = first[2:]
     assert [part.start for part in parts] == list(range(6))
     assert parts[0].existence.shape == (1, 1)
-    second = list(session.run(as_volume(voxels), PROMPTS, OPTIONS))
+    second = list(session.start(request_for(voxels)))
     assert second[1].parameters["pid"] == first[1].parameters["pid"] == session.pid
 
 
 def test_what_libraries_print_does_not_disturb(session_that, voxels):
-    run = session_that("noisy").run(as_volume(voxels), PROMPTS, OPTIONS)
+    run = session_that("noisy").start(request_for(voxels))
     assert labels_of(run, voxels.shape).any()
 
 
@@ -91,11 +95,11 @@ def test_known_errors_keep_their_kind_and_the_process_goes_on(session_that, voxe
     session = session_that("refuses")
     for _ in range(2):
         with pytest.raises(DeviceError, match="cuda:7"):
-            list(session.run(as_volume(voxels), PROMPTS, OPTIONS))
+            list(session.start(request_for(voxels)))
 
 
 def test_unforeseen_error_is_reported(session_that, voxels):
-    run = session_that("bug").run(as_volume(voxels), PROMPTS, OPTIONS)
+    run = session_that("bug").start(request_for(voxels))
     with pytest.raises(WorkerError, match="ZeroDivisionError: division by zero"):
         list(run)
 
@@ -104,7 +108,7 @@ def test_death_is_reported_with_last_words_and_replaced(session_that, voxels):
     session = session_that("dies")
     pids = set()
     for _ in range(2):
-        run = session.run(as_volume(voxels), PROMPTS, OPTIONS)
+        run = session.start(request_for(voxels))
         with pytest.raises(WorkerError, match=r"(?s)exit code 3.*Killed by the test"):
             for event in run:
                 if isinstance(event, Planned):
@@ -114,7 +118,7 @@ def test_death_is_reported_with_last_words_and_replaced(session_that, voxels):
 
 def test_killed_in_the_middle(session_that, voxels):
     session = session_that("slow")
-    run = session.run(as_volume(voxels), PROMPTS, OPTIONS)
+    run = session.start(request_for(voxels))
     with pytest.raises(WorkerError, match="killed by SIGKILL") as caught:
         for event in run:
             if isinstance(event, SegmentedSlices):
@@ -127,7 +131,7 @@ def test_memory_that_ran_out_is_named(session_that, voxels, tmp_path, monkeypatc
     counters.write_text("pgfault 12\noom_kill 3\n")
     monkeypatch.setattr(child, "_KERNEL_COUNTERS", counters)
     session = session_that("slow")
-    run = session.run(as_volume(voxels), PROMPTS, OPTIONS)
+    run = session.start(request_for(voxels))
     with pytest.raises(WorkerError, match="memory ran out"):
         for event in run:
             if isinstance(event, SegmentedSlices):
@@ -138,13 +142,13 @@ def test_memory_that_ran_out_is_named(session_that, voxels, tmp_path, monkeypatc
 def test_no_such_program(voxels):
     session = Session(["/no/such/python"])
     with pytest.raises(WorkerError, match="could not be started"):
-        session.run(as_volume(voxels), PROMPTS, OPTIONS)
+        session.start(request_for(voxels))
 
 
 def test_unusable_volume_is_refused_before_anything_starts(session_that):
     session = session_that("works")
     with pytest.raises(VolumeError):
-        session.run(as_volume(np.zeros((4, 4, 3))[..., :0]), PROMPTS, OPTIONS)
+        session.start(request_for(np.zeros((4, 4, 3))[..., :0]))
     assert session.pid is None
 
 
@@ -155,39 +159,39 @@ def test_unreadable_file_is_reported_and_the_next_run_works(session_that, voxels
     bad = da.from_array(voxels, chunks=(2, 40, 30)).map_blocks(broken, dtype=np.uint8)
     session = session_that("works")
     with pytest.raises(FormatError, match=r"chunk 0\.1\.0 is gone"):
-        list(session.run(as_volume(bad, name="stack"), PROMPTS, OPTIONS))
+        list(session.start(request_for(bad, name="stack")))
     pid = session.pid
-    run = session.run(as_volume(voxels), PROMPTS, OPTIONS)
+    run = session.start(request_for(voxels))
     assert labels_of(run, voxels.shape).any()
     assert session.pid == pid
 
 
 def test_cancelled_run_ends_at_once_and_the_process_is_kept(session_that, voxels):
     session = session_that("slow")
-    run = session.run(as_volume(voxels), PROMPTS, OPTIONS)
+    run = session.start(request_for(voxels))
     next(event for event in run if isinstance(event, SegmentedSlices))
     pid = session.pid
     run.close()
     assert list(run) == []
-    parts = list(session.run(as_volume(voxels), PROMPTS, OPTIONS))
+    parts = list(session.start(request_for(voxels)))
     assert session.pid == pid
     assert sum(isinstance(part, SegmentedSlices) for part in parts) == 6
 
 
 def test_stuck_process_is_replaced_by_the_next_run(session_that, voxels):
     session = session_that("stuck")
-    run = session.run(as_volume(voxels), PROMPTS, OPTIONS)
+    run = session.start(request_for(voxels))
     next(event for event in run if isinstance(event, SegmentedSlices))
     pid = session.pid
     run.close()
-    again = session.run(as_volume(voxels), PROMPTS, OPTIONS)
+    again = session.start(request_for(voxels))
     next(event for event in again if isinstance(event, SegmentedSlices))
     assert session.pid != pid
     assert not alive(pid)
 
 
 def test_poll_returns_without_news(session_that, voxels):
-    run = session_that("stuck").run(as_volume(voxels), PROMPTS, OPTIONS)
+    run = session_that("stuck").start(request_for(voxels))
     next(event for event in run if isinstance(event, SegmentedSlices))
     began = time.monotonic()
     assert run.poll(0.05) is None
@@ -196,7 +200,7 @@ def test_poll_returns_without_news(session_that, voxels):
 
 def test_close_ends_the_process_and_a_run_quietly(session_that, voxels):
     session = session_that("stuck")
-    run = session.run(as_volume(voxels), PROMPTS, OPTIONS)
+    run = session.start(request_for(voxels))
     next(event for event in run if isinstance(event, SegmentedSlices))
     pid = session.pid
     session.close()
@@ -210,10 +214,12 @@ from napari_biomedparse import SegmentOptions, SegmentedSlices, parse_prompts
 from napari_biomedparse.data.volume import as_volume
 from napari_biomedparse.process import Session, child
 from napari_biomedparse.process.child import COMMAND
+from napari_biomedparse.process.messages import SegmentRequest
 
 session = Session(sys.argv[1:])
 volume = as_volume(np.full((6, 40, 30), 200, np.uint8))
-for event in session.run(volume, parse_prompts(["cell"]), SegmentOptions()):
+request = SegmentRequest(volume, parse_prompts(["cell"]), SegmentOptions())
+for event in session.start(request):
     if isinstance(event, SegmentedSlices):
         print(session.pid, flush=True)
 """
@@ -259,7 +265,7 @@ def test_what_start_up_files_print_does_not_disturb(tmp_path, voxels):
     )
     python = tmp_path / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     session = Session([str(python), *COMMAND[1:-1], str(FAKE), "works"])
-    run = session.run(as_volume(voxels), PROMPTS, OPTIONS)
+    run = session.start(request_for(voxels))
     assert labels_of(run, voxels.shape).any()
     session.close()
     assert (tmp_path / "executed").exists()
