@@ -40,5 +40,5 @@ def test_a_bad_file_is_refused(tmp_path, text, error):
 
 
 def test_unwritable_place_is_told(tmp_path):
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="does not exist; create it first"):
         save_prompts(tmp_path / "none" / "set.json", {}, instance=False)

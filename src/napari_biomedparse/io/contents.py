@@ -24,21 +24,9 @@ _GOLDEN_RATIO = 0.618033988749895
 
 @dataclass(frozen=True)
 class LabelVolume:
-    """A label image and the meaning of its values.
+    """A label image, with names and colours of its values as far as they are known.
 
-    Parameters
-    ----------
-    volume : Volume
-        Integer labels, 0 is background.
-    texts : mapping of int to str
-        Names of label values, as far as the file has them.
-    colours : mapping of int to Colour
-        Colours of label values, as far as the file has them.
-
-    Raises
-    ------
-    FormatError
-        If the values are not whole numbers.
+    Raises `FormatError` if the values of `volume` are not whole numbers.
     """
 
     volume: Volume
@@ -56,16 +44,9 @@ class LabelVolume:
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything in one file that this package can use.
+    """Images, label images and prompts of one file.
 
-    Parameters
-    ----------
-    images : tuple of Volume
-        Intensity data of any rank, channels and time points included.
-    labels : tuple of LabelVolume
-        Existing segmentations.
-    prompts : PromptSet, optional
-        Prompts stored in the file.
+    Images have any rank, channels and time points included.
     """
 
     images: tuple[Volume, ...] = ()
@@ -78,8 +59,8 @@ def as_prompts(
 ) -> PromptSet | None:
     """Make prompts of the names of label values.
 
-    Returns None if there are no names, or one is not a valid prompt, which is logged
-    with the name of the file, `what`. `instance` means that values are instances.
+    Returns None if there are none, or if one is not a valid prompt, which is logged
+    with the file's name `what`. `instance` means that values are instances.
     """
     mapping: dict[str, str | int] = {str(label): text for label, text in texts.items()}
     mapping[INSTANCE_KEY] = int(instance)

@@ -6,7 +6,7 @@ import logging
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ from napari_biomedparse.io.durable import check_place
 from napari_biomedparse.io.inputs import FORMATS, SUFFIXES, recognise, stack_files
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.data.volume import ArrayLike, Volume
     from napari_biomedparse.io.contents import Contents
@@ -37,25 +39,13 @@ _KNOWN = (
 )
 
 
-class _Saver(Protocol):
-    def __call__(
-        self,
-        path: Path,
-        labels: ArrayLike,
-        *,
-        volume: Volume,
-        prompts: PromptSet | None,
-        overwrite: bool,
-    ) -> None: ...
-
-
 def can_open(path: str | os.PathLike[str]) -> bool:
     """Return whether `open_file` can open a file, folder or pattern."""
     if recognise(path) is not None:
         return True
     if not stack_files(Path(path)):
         return False
-    from napari_biomedparse.io.formats.stack import is_stack
+    from napari_biomedparse.io.formats.tiff import is_stack
 
     return is_stack(Path(path))
 
@@ -63,17 +53,13 @@ def can_open(path: str | os.PathLike[str]) -> bool:
 def open_file(path: str | os.PathLike[str]) -> Contents:
     """Open the images, labels and prompts of a file without reading voxels.
 
+    Each block opens the file when it is read, and closes it again.
+
     Parameters
     ----------
     path : path-like
         Challenge ``.npz``, TIFF of any kind, NIfTI, or a Zarr folder; or a folder or
         pattern (``slices/*.tif``) of TIFF files that are the slices of one volume.
-
-    Returns
-    -------
-    Contents
-        Images, existing labels and prompts. The file does not stay open: each block
-        opens it when it is read.
 
     Raises
     ------
@@ -85,12 +71,12 @@ def open_file(path: str | os.PathLike[str]) -> Contents:
     kind = recognise(path)
     if kind is None:
         if stack_files(path):
-            from napari_biomedparse.io.formats.stack import open_stack
+            from napari_biomedparse.io.formats.tiff import open_stack
 
             return open_stack(path)
         raise FormatError(_refusal(path))
     try:
-        contents = _open(kind, path)
+        contents = _format_of(kind)[0](path)
     except OSError as error:
         raise FormatError(
             f"{path} cannot be read ({error.strerror or error}); it may be damaged, or "
@@ -114,8 +100,6 @@ def open_volume(
 
     Parameters
     ----------
-    path : path-like
-        As for `open_file`.
     channel : int or str, optional
         Number (from 0) or name of the channel, or "rgb" for all as colours; required
         if there are several that are not called red, green and blue.
@@ -149,17 +133,7 @@ def open_volume(
 
 
 def open_image(path: str | os.PathLike[str]) -> Volume:
-    """Open the first image of a file with all its channels and time points.
-
-    Parameters
-    ----------
-    path : path-like
-        As for `open_file`.
-
-    Returns
-    -------
-    Volume
-        Any rank, lazy.
+    """Open the first image of a file with all its channels and time points, lazily.
 
     Raises
     ------
@@ -183,17 +157,9 @@ def open_image(path: str | os.PathLike[str]) -> Volume:
 
 
 def open_labels(path: str | os.PathLike[str]) -> LabelVolume:
-    """Open the first labels of a file as a volume.
+    """Open the first labels of a file, or else an image of integers, as labels.
 
-    Parameters
-    ----------
-    path : path-like
-        A file with labels, or an image of integers, which is taken as labels.
-
-    Returns
-    -------
-    LabelVolume
-        Lazy, with three axes; a single image becomes one slice.
+    They are lazy, with three axes; a single image becomes one slice.
 
     Raises
     ------
@@ -213,7 +179,9 @@ def open_labels(path: str | os.PathLike[str]) -> LabelVolume:
     if len(found) > 1:
         names = ", ".join(one.volume.name for one in found)
         logger.warning("%s has several labels (%s); the first are used.", path, names)
-    volume = without_singles(found[0].volume)
+    volume = found[0].volume
+    if len(volume.axes) > 3:
+        volume = without_singles(volume)
     if volume.axes == SPATIAL_AXES[1:]:
         volume = as_one_slice(volume)
     if len(volume.shape) != 3:
@@ -235,19 +203,13 @@ def read_labels(labels: LabelVolume) -> npt.NDArray[np.integer[Any]]:
 def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Check, before anything is computed, that `save_labels` can write to a path.
 
-    Parameters
-    ----------
-    path : path-like
-        The file to be written.
-    overwrite : bool
-        Whether an existing file may be replaced.
-
     Raises
     ------
     OptionError
         If the extension is not supported.
     OutputError
-        If the file exists, or its folder is missing or cannot be written.
+        If the file exists and `overwrite` is False, or its folder is missing or cannot
+        be written.
     """
     _find_saver(Path(path))
     check_place(Path(path), overwrite=overwrite)
@@ -280,15 +242,14 @@ def save_labels(
         four is time.
     prompts : PromptSet or None
         Names to store with the label values.
-    overwrite : bool
-        Whether an existing file may be replaced.
 
     Raises
     ------
     OptionError
         If the extension is not supported.
     OutputError
-        If the file exists, or cannot be written. Nothing is left behind.
+        If the file exists and `overwrite` is False, or it cannot be written. Nothing
+        is left behind.
     VolumeError
         If the shapes of labels and volume differ, or labels are not integers from 0.
     """
@@ -306,43 +267,34 @@ def save_labels(
     saver(path, labels, volume=volume, prompts=prompts, overwrite=overwrite)
 
 
-def _open(kind: Kind, path: Path) -> Contents:
+def _format_of(kind: Kind) -> tuple[Callable[[Path], Contents], Callable[..., None]]:
+    """Return the functions that open and save files of a kind."""
     if kind == "npz":
-        from napari_biomedparse.io.formats.npz import open_npz
+        from napari_biomedparse.io.formats.npz import open_npz, save_npz
 
-        return open_npz(path)
+        return open_npz, save_npz
     if kind == "tiff":
-        from napari_biomedparse.io.formats.tiff import open_tiff
+        from napari_biomedparse.io.formats.tiff import open_tiff, save_tiff
 
-        return open_tiff(path)
+        return open_tiff, save_tiff
     if kind == "nifti":
-        from napari_biomedparse.io.formats.nifti import open_nifti
+        from napari_biomedparse.io.formats.nifti import open_nifti, save_nifti
 
-        return open_nifti(path)
+        return open_nifti, save_nifti
+    from napari_biomedparse.io.formats.ome_labels import save_zarr
     from napari_biomedparse.io.formats.zarr import open_zarr
 
-    return open_zarr(path)
+    return open_zarr, save_zarr
 
 
-def _find_saver(path: Path) -> _Saver:
-    name = path.name.lower()
-    if name.endswith(FORMATS["npz"]):
-        from napari_biomedparse.io.formats.npz import save_npz
+def _find_saver(path: Path) -> Callable[..., None]:
+    for kind, suffixes in FORMATS.items():
+        if path.name.lower().endswith(suffixes):
+            if kind == "nifti":
+                from napari_biomedparse.io.formats.nifti import require_nibabel
 
-        return save_npz
-    if name.endswith(FORMATS["tiff"]):
-        from napari_biomedparse.io.formats.tiff import save_tiff
-
-        return save_tiff
-    if name.endswith(FORMATS["nifti"]):
-        from napari_biomedparse.io.formats.nifti import require_nibabel, save_nifti
-
-        require_nibabel(OptionError)
-        return save_nifti
-    if name.endswith(FORMATS["zarr"]):
-        from napari_biomedparse.io.formats.ome_labels import save_zarr
-
-        return save_zarr
+                require_nibabel(OptionError)
+            return _format_of(kind)[1]
     raise OptionError(
         f"{path.name} has no extension of a format for labels; choose one of "
         f"{', '.join(SUFFIXES)}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,20 +25,12 @@ _ZARR_METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
 
 def identify(volume: Volume, sampled: str = "") -> dict[str, Any]:
-    """Describe a volume so that it can be distinguished from others.
+    """Describe a volume in plain JSON types, so that it differs from all others.
 
-    Parameters
-    ----------
-    sampled : str
-        Checksum of voxels read earlier; used instead of reading a volume on disk.
-
-    Returns
-    -------
-    dict
-        Plain JSON types: path, axes, shape, dtype, spacing, units, origin; size and
-        modification time of a file, or a checksum of these for a stack of files, or a
-        checksum of the metadata of a Zarr folder; and a checksum of the voxels: all of
-        an array in memory, three small windows of a volume on disk, or `sampled`.
+    Beside path, shape and scale there are size and modification time of a file, or a
+    checksum of these for a stack of files, or one of the metadata of a Zarr folder; and
+    a checksum of the voxels: all of an array in memory, three small windows of a volume
+    on disk, or `sampled`, the checksum of voxels read earlier.
     """
     path = None if volume.source is None else volume.source.absolute()
     found: dict[str, Any] = {
@@ -78,16 +70,13 @@ def _on_disk(path: Path) -> dict[str, Any]:
         status = path.stat()
         return {"bytes": status.st_size, "changed": status.st_mtime_ns}
     if files := stack_files(path):
-        return {"files": _files_checksum(files)}
-    return {"metadata": _zarr_checksum(path)} if path.is_dir() else {}
+        return {"files": _digest(_file_states(files))}
+    return {"metadata": _digest(_zarr_metadata(path))} if path.is_dir() else {}
 
 
 def _checksum(volume: Volume, sampled: str) -> str:
-    digest = hashlib.sha256()
     if isinstance(volume.data, np.ndarray):
-        for plane in volume.data:
-            digest.update(np.ascontiguousarray(plane).data)
-        return digest.hexdigest()[:16]
+        return _digest(np.ascontiguousarray(plane).data for plane in volume.data)
     if sampled:
         return sampled
     depth, *others = volume.grid
@@ -98,28 +87,29 @@ def _checksum(volume: Volume, sampled: str) -> str:
     )
     places = sorted({i * (depth - 1) // (SAMPLES - 1) for i in range(SAMPLES)})
     windows = [(slice(at, at + 1), *window) for at in places]
-    for part in read_windows(volume.data, windows):
-        digest.update(np.ascontiguousarray(part).data)
-    return digest.hexdigest()[:16]
+    parts = read_windows(volume.data, windows)
+    return _digest(np.ascontiguousarray(part).data for part in parts)
 
 
-def _files_checksum(files: Iterable[Path]) -> str:
-    """Compute a checksum of the names, sizes and modification times of files."""
-    digest = hashlib.sha256()
+def _file_states(files: Iterable[Path]) -> Iterator[bytes]:
+    """Yield the names, sizes and modification times of files."""
     for file in files:
         status = file.stat()
-        line = f"{file.name} {status.st_size} {status.st_mtime_ns}\n"
-        digest.update(line.encode())
-    return digest.hexdigest()[:16]
+        yield f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode()
 
 
-def _zarr_checksum(folder: Path) -> str:
-    """Compute a checksum of the metadata of a Zarr folder and of its children."""
-    digest = hashlib.sha256()
+def _zarr_metadata(folder: Path) -> Iterator[bytes]:
+    """Yield the metadata of a Zarr folder and of its children."""
     children = sorted(path for path in folder.iterdir() if path.is_dir())
     for place in (folder, *children):
         for name in _ZARR_METADATA:
             if (place / name).is_file():
-                digest.update(f"{place.relative_to(folder)}/{name}\n".encode())
-                digest.update((place / name).read_bytes())
+                yield f"{place.relative_to(folder)}/{name}\n".encode()
+                yield (place / name).read_bytes()
+
+
+def _digest(parts: Iterable[bytes | memoryview]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
     return digest.hexdigest()[:16]

@@ -41,18 +41,10 @@ _ENDINGS = (".gz", ".nii", ".npz", ".ome", ".tif", ".tiff", ".zarr")
 
 @dataclass(frozen=True)
 class Pair:
-    """The files of one case.
+    """The files of one case, whose `name` is that of the image without extension.
 
-    Parameters
-    ----------
-    name : str
-        The image's file name without its extension.
-    image, truth : Path
-        The same file if it contains its own labels.
-    prediction : Path, optional
-        File with labels to be scored; None if they are to be computed.
-    missing : str
-        Kind of file that is missing, or empty.
+    `truth` is the image itself if it contains its own labels; `prediction` is None if
+    labels are to be computed. `missing` is the kind of file that is missing, or empty.
     """
 
     name: str
@@ -127,21 +119,8 @@ def stands_for_several(path: Path) -> bool:
 def find_files(inputs: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
     """Find the files that paths, folders and patterns stand for, each once.
 
-    Parameters
-    ----------
-    inputs : iterable of path
-        A Zarr folder counts as a file. In other folders, files with a supported format
-        or extension are taken.
-
-    Returns
-    -------
-    tuple of Path
-        In the order of the inputs, and by name within a folder or pattern.
-
-    Raises
-    ------
-    FormatError
-        If there is no file for an input.
+    A Zarr folder counts as a file. In other folders, files with a supported format or
+    extension are taken, by name. Raises `FormatError` if there is no file for an input.
     """
     found: dict[Path, None] = {}
     for given in inputs:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet, parse_prompts
-from napari_biomedparse.errors import FormatError, OutputError
-from napari_biomedparse.io.durable import write_durably
+from napari_biomedparse.errors import FormatError
+from napari_biomedparse.io.durable import whole_or_nothing
 
 _EXAMPLE = '{"1": "mitochondria in electron microscopy"}'
 
@@ -17,12 +17,8 @@ _EXAMPLE = '{"1": "mitochondria in electron microscopy"}'
 def read_prompts(path: str | os.PathLike[str]) -> PromptSet:
     """Read prompts from a JSON file.
 
-    Raises
-    ------
-    FormatError
-        If the file cannot be read or does not hold a JSON object.
-    PromptError
-        If a prompt in it is not valid.
+    Raises `FormatError` if it does not hold a JSON object, and `PromptError` if one of
+    its prompts is not valid.
     """
     try:
         known = json.loads(Path(path).read_text("utf-8"))
@@ -42,28 +38,13 @@ def read_prompts(path: str | os.PathLike[str]) -> PromptSet:
 def save_prompts(
     path: str | os.PathLike[str], texts: Mapping[int, str], *, instance: bool
 ) -> None:
-    """Write prompts as JSON, as `read_prompts` and `parse_prompts` take it.
+    """Write prompts by label id as JSON, as `read_prompts` and `parse_prompts` take it.
 
-    Parameters
-    ----------
-    path : path
-        Replaced if it exists.
-    texts : mapping of int to str
-        By label id; the order is that of the prompts.
-    instance : bool
-        Whether to separate objects.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
+    An existing file is replaced. `instance` is whether to separate objects. Raises
+    `OutputError` if the file cannot be written.
     """
-    known = {str(label): text for label, text in texts.items()}
-    content = {**known, INSTANCE_KEY: int(instance)}
-    try:
-        write_durably(Path(path), json.dumps(content, indent=2, ensure_ascii=False))
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror or error}. Choose a folder "
-            "with write permission."
-        ) from error
+    known: dict[str, str | int] = {str(label): text for label, text in texts.items()}
+    known[INSTANCE_KEY] = int(instance)
+    with whole_or_nothing(Path(path), overwrite=True) as temporary:
+        text = json.dumps(known, indent=2, ensure_ascii=False)
+        temporary.write_text(text, "utf-8", newline="\n")

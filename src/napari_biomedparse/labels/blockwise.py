@@ -43,11 +43,9 @@ def split_blockwise(
     ----------
     labels, edges : array [Z, Y, X]
         Label ids, and label ids at the boundaries of instances; on disk.
-    components : writable array [Z, Y, X]
-        uint32; scratch space.
-    instances : writable array [Z, Y, X]
-        uint32; the result. Instances are numbered from 1 by their first voxel, in the
-        order of blocks and of voxels within a block.
+    components, instances : writable array [Z, Y, X]
+        uint32; scratch space, and the result. Instances are numbered from 1 by their
+        first voxel, in the order of blocks and of voxels within a block.
     block : sequence of three int
         Shape of a block, whole chunks of the writable arrays.
     minimum_size : int

@@ -97,15 +97,7 @@ def _split_each(
 def label_components(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:
     """Give a number to each face-connected component of equal label.
 
-    Parameters
-    ----------
-    labels : ndarray [Z, Y, X]
-        Integers; 0 is background.
-
-    Returns
-    -------
-    ndarray [Z, Y, X]
-        int32; 0, and 1 to the number of components.
+    `labels` are integers [Z, Y, X], 0 is background; the result is int32, from 1.
     """
     # cc3d requires native byte order and writable memory.
     native = np.require(labels, labels.dtype.newbyteorder("="), "W")

@@ -111,19 +111,8 @@ def components_of(
 ) -> tuple[npt.NDArray[np.int32], dict[int, str]]:
     """Give a number to each connected component of labels, to be measured by itself.
 
-    Parameters
-    ----------
-    labels : ndarray [Z, Y, X]
-        Integers; one value per prompt, 0 is background.
-    texts : mapping of int to str
-        The prompt of each label.
-
-    Returns
-    -------
-    components : ndarray [Z, Y, X]
-        int32; face-connected components of equal label, numbered from 1.
-    prompts : dict of int to str
-        The prompt of each component.
+    `labels` are integers [Z, Y, X], `texts` the prompt of each. Returns components as
+    by `label_components`, and the prompt of each of them.
     """
     components = label_components(labels)
     numbers, first = np.unique(components, return_index=True)

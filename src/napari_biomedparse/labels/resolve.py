@@ -22,15 +22,7 @@ AT_ONCE = 2**26
 
 
 class Resolved(NamedTuple):
-    """Labels of a batch of slices.
-
-    Parameters
-    ----------
-    labels : Tensor [B, H, W]
-        int32: 0 or a prompt's id.
-    keep : Tensor [B, P]
-        bool: which prompts are used in which slice.
-    """
+    """Labels int32 [B, H, W] of slices, and bool [B, P]: prompts used in each."""
 
     labels: torch.Tensor
     keep: torch.Tensor
@@ -135,40 +127,20 @@ def resolve_at_once(
 
 
 def likely(existence: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Decide which prompts have a target in the slice.
+    """Decide from existence logits [B, P] which prompts have a target in the slice.
 
-    Parameters
-    ----------
-    existence : Tensor [B, P]
-        Logits.
-    threshold : float
-        Probability, 0 to 1. A single prompt has to exceed it; one of several may
-        also equal it.
-
-    Returns
-    -------
-    Tensor [B, P]
-        bool.
+    The result is bool [B, P]. The probability of a single prompt has to exceed the
+    threshold (0 to 1); that of one of several may also equal it.
     """
     scores = probability(existence)
     return scores > threshold if existence.shape[1] == 1 else scores >= threshold
 
 
 def probability(existence: torch.Tensor) -> torch.Tensor:
-    """Turn existence logits into probabilities, bit for bit the same in any batch.
+    """Turn float32 logits into probabilities, bit for bit the same in any batch.
 
     The float32 sigmoid rounds an element differently depending on its position in the
     tensor; a float64 sigmoid, rounded once, does not.
-
-    Parameters
-    ----------
-    existence : Tensor [B, P]
-        float32 logits.
-
-    Returns
-    -------
-    Tensor [B, P]
-        float32, on the same device.
     """
     here = "cpu" if existence.device.type == "mps" else None  # MPS has no float64
     exact = existence.to(here, torch.float64).sigmoid()
@@ -176,22 +148,11 @@ def probability(existence: torch.Tensor) -> torch.Tensor:
 
 
 def upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize mask logits to the size of the slices.
+    """Resize float32 mask logits [B, P, h, w] to rows H and columns W of the slices.
 
     Bicubic with antialiasing: for enlarging, the kernel with a = -0.5, half-pixel
     centres, and at the borders the weights of the remaining samples scaled to a sum
     of one.
-
-    Parameters
-    ----------
-    logits : Tensor [B, P, h, w]
-        float32.
-    size : tuple of two int
-        Rows H and columns W.
-
-    Returns
-    -------
-    Tensor [B, P, H, W]
     """
     if 0 in logits.shape:
         return logits.new_zeros((*logits.shape[:2], *size))
@@ -295,17 +256,8 @@ def resolve_in_order(
 ) -> torch.Tensor:
     """Give every voxel to the first prompt that claims it; none is suppressed.
 
-    Parameters
-    ----------
-    mask_logits, existence, ids, size, existence_threshold, mask_threshold
-        As for `resolve`.
-    ranked : sequence of int
-        All label ids, the one with the highest priority first.
-
-    Returns
-    -------
-    Tensor [B, H, W]
-        int32, on the device of `mask_logits`: 0 or a prompt's id.
+    Parameters are as for `resolve`; `ranked` are all label ids, that with the highest
+    priority first. The result is int32 [B, H, W]: 0 or a prompt's id.
     """
     labels = []
     for logits, chosen in zip(
@@ -330,15 +282,8 @@ def resolve_separately(
 ) -> torch.Tensor:
     """Give every prompt all the voxels that it claims; none is suppressed.
 
-    Parameters
-    ----------
-    mask_logits, existence, ids, size, existence_threshold, mask_threshold
-        As for `resolve`.
-
-    Returns
-    -------
-    Tensor [B, P, H, W]
-        int32, on the device of `mask_logits`: 0 or the prompt's id.
+    Parameters are as for `resolve`. The result is int32 [B, P, H, W]: 0 or the prompt's
+    id.
     """
     values = torch.tensor(ids, dtype=torch.int32, device=mask_logits.device)
     return torch.stack(

@@ -411,7 +411,7 @@ class FolderSink:
             for start in range(begin, end, layout.thickness):
                 stop = layout.block(start)[1]
                 found = [
-                    vote(*(run[kind].read_along(0, start, stop) for run in self._runs))
+                    vote(*(run[kind][(slice(start, stop),)] for run in self._runs))
                     for kind in range(len(stores))
                 ]
                 scores = existence[:, start:stop]

@@ -65,15 +65,10 @@ def require_nibabel(error: type[FormatError] | type[OptionError]) -> Any:
 
 
 def open_nifti(path: Path) -> Contents:
-    """Open a NIfTI file without reading voxels.
+    """Open a NIfTI file of two to five axes: x, y, z, time and channel.
 
-    It has two to five axes: x, y, z, time and channel. Values are scaled as the header
-    specifies. The contents are labels if the intent is "label", otherwise an image.
-
-    Raises
-    ------
-    FormatError
-        If nibabel is missing, or the file is damaged.
+    Values are scaled as the header specifies. The contents are labels if the intent is
+    "label", otherwise an image.
     """
     nibabel = require_nibabel(FormatError)
     _check_offset(path)
@@ -105,8 +100,8 @@ def save_nifti(
 ) -> None:
     """Write labels as NIfTI, with the header of the volume's own file if it had one.
 
-    See `napari_biomedparse.io.save_labels`. Otherwise voxel sizes and origin make up
-    the affine, in millimetres if NIfTI has no code for the unit.
+    Otherwise voxel sizes and origin make up the affine, in millimetres if NIfTI has no
+    code for the unit.
     """
     require_nibabel(OptionError)
     dtype = label_dtype(labels, prompts)

@@ -12,7 +12,6 @@ import math
 import shutil
 import tempfile
 import threading
-import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -40,17 +39,6 @@ _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
 )
-_HEADER_ERRORS = (
-    ValueError,
-    TypeError,
-    SyntaxError,
-    LookupError,
-    EOFError,
-    ArithmeticError,
-    RecursionError,
-    MemoryError,
-    tokenize.TokenError,
-)
 
 
 class NpyMember:
@@ -58,18 +46,6 @@ class NpyMember:
 
     The file is opened for each read and closed again. The temporary file with unpacked
     data has no name, and disappears with the last array that was read from it.
-
-    Parameters
-    ----------
-    path : Path
-        The ``.npz`` file.
-    info : zipfile.ZipInfo
-        Its entry for the member.
-
-    Raises
-    ------
-    FormatError
-        If the member is not an array, or its header does not fit its size.
     """
 
     def __init__(self, path: Path, info: zipfile.ZipInfo) -> None:
@@ -201,7 +177,7 @@ class NpyMember:
                 header = np.lib.format.read_array_header_1_0(stream)
             else:
                 header = np.lib.format.read_array_header_2_0(stream)
-        except _HEADER_ERRORS as error:
+        except Exception as error:  # numpy parses the header as Python code
             raise self.fault(f"has a damaged header ({error})") from error
         shape, fortran, dtype = header
         self._data = stream.tell()

@@ -29,17 +29,10 @@ _AXES = {2: ("y", "x"), 3: ("z", "y", "x"), 4: ("z", "y", "x", "c")}
 
 
 def open_npz(path: Path) -> Contents:
-    """Open a file in the challenge's layout without reading voxels.
+    """Open a file with at least one of the keys ``imgs``, ``gts`` and ``segs``.
 
-    It has at least one of the keys ``imgs``, ``gts`` and ``segs``. Optional keys are
-    ``spacing`` (x, y, z; in millimetres unless ``spacing_unit`` is given),
-    ``text_prompts``, or ``prompt_ids`` and ``prompt_texts``. Others are ignored.
-
-    Raises
-    ------
-    FormatError
-        If the file is damaged, lacks those keys, or its object arrays contain anything
-        but plain values.
+    Optional keys are ``spacing`` (x, y, z; in millimetres unless ``spacing_unit`` is
+    given), ``text_prompts``, or ``prompt_ids`` and ``prompt_texts``.
     """
     members = _list_members(path)
     keys = [key for key in (IMAGE_KEY, *LABEL_KEYS) if key in members]
@@ -70,10 +63,9 @@ def save_npz(
     overwrite: bool,
     key: str = LABEL_KEYS[1],
 ) -> None:
-    """Write labels under ``segs``, or another `key`, with spacing and prompts.
+    """Write labels under `key`, with spacing and prompts, but without the origin.
 
-    Nothing is pickled, and the origin is not stored; see
-    `napari_biomedparse.io.save_labels`.
+    Nothing is pickled.
     """
     dtype = label_dtype(labels, prompts)
     with (

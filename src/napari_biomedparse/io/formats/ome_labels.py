@@ -154,13 +154,8 @@ class LabelStore:
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Read a range of slices of the finest level."""
-        return self.read_along(self.layout.axis, start, stop)
-
-    def read_along(self, axis: int, start: int, stop: int) -> npt.NDArray[Any]:
-        """Read a range along any axis of the finest level."""
-        where = [slice(None)] * len(self.shape)
-        where[axis] = slice(start, stop)
-        return self[tuple(where)]
+        before = [slice(None)] * self.layout.axis
+        return self[(*before, slice(start, stop))]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -206,8 +201,7 @@ def save_zarr(
 ) -> None:
     """Write labels as an OME-Zarr 0.5 label image with a pyramid, slab by slab.
 
-    See `napari_biomedparse.io.save_labels`. Coarser levels keep every second row and
-    column, so that no new label values arise.
+    Coarser levels keep every second row and column, so that no new values arise.
     """
     dtype = label_dtype(labels, prompts)
     shape = tuple(labels.shape)

@@ -1,4 +1,7 @@
-"""Read TIFF files (OME-TIFF, ImageJ, BigTIFF, plain), and write OME-TIFF labels."""
+"""Read TIFF files (OME-TIFF, ImageJ, BigTIFF, plain), and write OME-TIFF labels.
+
+Many files, one per slice, are one volume if given as a folder or a pattern.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +39,7 @@ from napari_biomedparse.io.guards.bounds import (
     most_bytes,
     unpacked_limit,
 )
+from napari_biomedparse.io.inputs import stack_files
 from napari_biomedparse.io.lazy import (
     Index,
     fit,
@@ -62,14 +67,8 @@ _PACKING = {
 def open_tiff(path: Path) -> Contents:
     """Open every image of a TIFF file without reading pixels.
 
-    Axes, sizes, units and channel names come from OME-XML or ImageJ; the unnamed axis
-    of a plain stack is taken as z. Colour samples become channels. A file written by
-    `save_tiff` contains labels and prompts.
-
-    Raises
-    ------
-    FormatError
-        If the file is damaged, or its compression needs another library.
+    The unnamed axis of a plain stack is taken as z; colour samples become channels. A
+    file written by `save_tiff` contains labels and prompts.
     """
     source = _TiffSource(path)
     try:
@@ -103,6 +102,56 @@ def _read_series(source: _TiffSource) -> Contents:
     return Contents(tuple(images), tuple(labels), prompts)
 
 
+def is_stack(path: Path) -> bool:
+    """Return whether the files of a folder or pattern are slices of one volume."""
+    files = stack_files(path)
+    try:
+        return bool(files) and _is_slice(open_tiff(files[0]).images)
+    except FormatError:
+        return False
+
+
+def open_stack(path: Path) -> Contents:
+    """Open TIFF files as the slices of one volume: axes z, y, x, and c for colours.
+
+    Shape and type are those of the first file; another one that differs raises
+    `FormatError` when it is read. The distance between slices is unknown.
+    """
+    files = stack_files(path)
+    images = open_tiff(files[0]).images
+    if not _is_slice(images):
+        found = ", ".join(images[0].axes) if images else "labels only"
+        raise FormatError(
+            f"{files[0]} is not one slice ({found}), so the files of {path} are not "
+            "slices of one volume; open them one by one."
+        )
+    (first,) = images
+    plane, dtype = first.shape, first.dtype
+
+    def read(where: Index) -> npt.NDArray[Any]:
+        slices = [
+            _read_slice(file, plane, dtype)[where[1:]] for file in files[where[0]]
+        ]
+        return np.stack(slices)
+
+    shape = (len(files), *plane)
+    return Contents(
+        images=(
+            replace(
+                first,
+                data=lazy_array(read, shape, dtype, (1, *plane), str(path)),
+                axes=("z", *first.axes),
+                spacing=(1.0, *first.spacing),
+                units=(PIXEL, *first.units),
+                origin=(0.0, *first.origin),
+                name=path.name if path.is_dir() else path.parent.name or first.name,
+                source=path,
+                levels=(),
+            ),
+        )
+    )
+
+
 def save_tiff(
     path: Path,
     labels: ArrayLike,
@@ -111,10 +160,7 @@ def save_tiff(
     prompts: PromptSet | None,
     overwrite: bool,
 ) -> None:
-    """Write labels as an OME-TIFF with sizes, units and prompts.
-
-    See `napari_biomedparse.io.save_labels`. The origin is not stored.
-    """
+    """Write labels as an OME-TIFF with sizes, units and prompts, without the origin."""
     dtype = label_dtype(labels, prompts)
     shape = tuple(labels.shape)
     big = math.prod(shape) * dtype.itemsize > _CLASSIC_BYTES
@@ -211,6 +257,22 @@ def _check_plane(page: Any, size: int, mode: int, path: Path) -> None:
     )
 
 
+def _is_slice(images: Sequence[Volume]) -> bool:
+    return len(images) == 1 and images[0].axes[:2] == ("y", "x")
+
+
+def _read_slice(
+    file: Path, plane: tuple[int, ...], dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
+    found = np.asarray(tifffile.imread(file))
+    if found.shape != plane or found.dtype != dtype:
+        raise FormatError(
+            f"{file} has the shape {found.shape} and type {found.dtype}, and the first "
+            f"slice {plane} and {dtype}; all slices of a volume must be alike."
+        )
+    return found
+
+
 class _Opener:
     """Opens a file with bounded reads for tifffile, which may reopen it."""
 
@@ -263,13 +325,7 @@ def _make_volume(source: _TiffSource, index: int, name: str) -> Volume:
 
 
 class _TiffSource:
-    """A TIFF file whose directory is known, and which is open only while read.
-
-    Raises
-    ------
-    FormatError
-        If its structure cannot be read.
-    """
+    """A TIFF file whose directory is known, and which is open only while read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

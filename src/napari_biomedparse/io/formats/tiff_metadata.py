@@ -49,11 +49,8 @@ class Calibration:
 def check_claims(file: tifffile.TiffFile, path: Path) -> None:
     """Refuse harmful claims of a file just opened, before tifffile follows them.
 
-    Raises
-    ------
-    FormatError
-        If its pages form a ring, or OME-XML names files in other folders or more
-        planes than there can be.
+    These are pages that form a ring, and OME-XML that names files in other folders or
+    more planes than there can be.
     """
     _check_chain(file, path)
     text = file.ome_metadata if file.is_ome else None
@@ -107,7 +104,7 @@ def _claimed_planes(element: ElementTree.Element, voxels: int) -> float:
 
     That is the number of pages of `voxels` each that the claimed sizes would fill.
     """
-    tag = _tag(element)  # tifffile compares its end
+    tag = element.tag  # tifffile compares its end
     if tag.endswith("Pixels"):
         order = element.get("DimensionOrder", "")
         sizes = [max(1.0, _number(element, f"Size{axis}")) for axis in order]
@@ -186,11 +183,8 @@ def _from_ome(text: str, index: int, count: int) -> Calibration:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError:
         return Calibration()
-    images = [e for e in root if _tag(e) == "Image"]
-    if len(images) < count:
-        return Calibration()
-    image = images[index]
-    pixels = next((e for e in image if _tag(e) == "Pixels"), None)
+    images = root.findall("{*}Image")
+    pixels = images[index].find("{*}Pixels") if len(images) >= count else None
     if pixels is None:
         return Calibration()
     spacing, units = {}, {}
@@ -201,12 +195,12 @@ def _from_ome(text: str, index: int, count: int) -> Calibration:
             spacing[axis] = size
             default = "s" if axis == "t" else "\N{MICRO SIGN}m"
             units[axis] = unit_name(pixels.get(f"{key}Unit", default))
-    names = [e.get("Name", "") for e in pixels if _tag(e) == "Channel"]
+    names = [e.get("Name", "") for e in pixels.findall("{*}Channel")]
     return Calibration(
         spacing,
         units,
         tuple(names) if all(names) else (),
-        image.get("Name", ""),
+        images[index].get("Name", ""),
         _find_labels(root),
     )
 
@@ -214,8 +208,7 @@ def _from_ome(text: str, index: int, count: int) -> Calibration:
 def _find_labels(root: ElementTree.Element) -> dict[str, str] | None:
     for element in root.iter():
         if element.get("Namespace") == LABEL_NAMESPACE:
-            entries = [e for e in element.iter() if _tag(e) == "M"]
-            return {e.get("K", ""): e.text or "" for e in entries}
+            return {e.get("K", ""): e.text or "" for e in element.findall(".//{*}M")}
     return None
 
 
@@ -266,10 +259,6 @@ def _positive(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if 0 < number < float("inf") else None
-
-
-def _tag(element: ElementTree.Element) -> str:
-    return element.tag.rpartition("}")[2]
 
 
 def split_labels(labels: Mapping[str, str]) -> tuple[dict[int, str], bool]:

@@ -14,18 +14,10 @@ _MICRO = "\N{MICRO SIGN}"
 
 
 def unit_name(text: object) -> str:
-    """Return the pint name of a unit of length or time.
+    """Return the pint name of a unit of length or time; "pixel" if it is unknown.
 
-    Parameters
-    ----------
-    text : object
-        For example ``"um"``, ``"micron"``, ``"micrometre"`` or the micro sign in any
-        of its spellings, ImageJ's escaped one included.
-
-    Returns
-    -------
-    str
-        For example ``"micrometer"``; ``"pixel"`` if the unit is unknown.
+    For example "micrometer" for ``"um"``, ``"micron"``, ``"micrometre"`` or the micro
+    sign in any of its spellings, ImageJ's escaped one included.
     """
     name = str(text or "").strip().replace(r"\u00B5", _MICRO).replace(r"\u00b5", _MICRO)
     if not name.isalpha() or len(name) > 32 or name == PIXEL:

@@ -40,12 +40,6 @@ def open_zarr(path: Path) -> Contents:
 
     The folder is an OME-Zarr image with its ``labels``, a label image, a collection of
     images as written by bioformats2raw, or a plain array or group of arrays.
-
-    Raises
-    ------
-    FormatError
-        If the metadata are damaged or describe something else, or are unsafe: a link
-        out of the folder, a codec that could run code, or chunks of excessive size.
     """
     return _open_node(path, 0)
 

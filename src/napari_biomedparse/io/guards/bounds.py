@@ -51,12 +51,6 @@ def check_blocks(
     """Refuse an array that cannot be read block by block with bounded memory.
 
     `sizes` is the shape of a block, `what` names file and part in messages.
-
-    Raises
-    ------
-    FormatError
-        If a block takes more than `MAX_BLOCK_BYTES`, or there are more than
-        `MAX_BLOCKS`.
     """
     block = itemsize * math.prod(min(n, c) for n, c in zip(shape, sizes, strict=True))
     # dask lists the blocks of each axis, also where another axis has no voxels.

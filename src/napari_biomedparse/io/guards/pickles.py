@@ -29,25 +29,11 @@ _MARK = object()
 
 
 def read_pickle(data: bytes, what: str) -> Any:
-    """Return the plain value that a pickle describes.
+    """Return the plain value that a pickle of up to protocol 5 describes.
 
-    Parameters
-    ----------
-    data : bytes
-        One pickle, of any protocol up to 5.
-    what : str
-        File and part, for messages.
-
-    Returns
-    -------
-    object
-        Plain Python values. A numpy scalar becomes the Python one; an object array
-        of one element that element, a longer one a list; other arrays stay arrays.
-
-    Raises
-    ------
-    FormatError
-        For anything else. Nothing is run or imported.
+    Nothing is run or imported; anything else raises `FormatError`, which names file and
+    part (`what`). A numpy scalar becomes the Python one; an object array of one element
+    that element, a longer one a list; other arrays stay arrays.
     """
     try:
         if len(data) > MAX_BYTES:

@@ -115,12 +115,7 @@ def _within(part: ByteRequest | None, size: int) -> ByteRequest | None:
 def guarded(array: Any, what: str) -> zarr.Array[Any]:
     """Return a zarr array whose chunks are checked before they are unpacked.
 
-    `what` names file and part in messages.
-
-    Raises
-    ------
-    FormatError
-        If a codec is not admitted, or chunks are too small.
+    Raises `FormatError` if a codec is not admitted, or chunks are too small.
     """
     limit = unpacked_limit(math.prod(array.chunks) * array.dtype.itemsize)
     metadata: Any = array.metadata
