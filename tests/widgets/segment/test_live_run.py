@@ -45,10 +45,10 @@ def test_the_task_is_sent_before_its_layer_is_made(desk_that, voxels, monkeypatc
     desk = desk_that("works")
     desk.viewer.add_image(voxels)
     sent, order = threading.Event(), []
-    run, add_labels = desk.widget.session.run, desk.viewer.add_labels
+    start, add_labels = desk.widget.session.start, desk.viewer.add_labels
 
     def send(*args, **keywords):
-        found = run(*args, **keywords)
+        found = start(*args, **keywords)
         sent.set()
         return found
 
@@ -59,7 +59,7 @@ def test_the_task_is_sent_before_its_layer_is_made(desk_that, voxels, monkeypatc
         desk.wait_until(lambda: len(news) > 3)
         return add_labels(*args, **keywords)
 
-    monkeypatch.setattr(desk.widget.session, "run", send)
+    monkeypatch.setattr(desk.widget.session, "start", send)
     monkeypatch.setattr(
         type(desk.viewer), "add_labels", lambda _, *a, **k: add(*a, **k)
     )
