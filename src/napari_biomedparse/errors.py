@@ -5,6 +5,9 @@ Each kind is also the matching built-in, so that scripts can catch either.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 _LONGEST = 2000
 """Characters of a message that people are shown; a file's content may be in it."""
 
@@ -60,3 +63,15 @@ class WorkerError(BiomedParseError, RuntimeError):
 
 class Cancelled(BiomedParseError):
     """The run was cancelled; whatever was finished is kept."""
+
+
+@contextmanager
+def needs_extra(extra: str, what: str) -> Iterator[None]:
+    """Raise an `OptionError` that names the extra to install if an import fails."""
+    try:
+        yield
+    except ImportError as error:
+        raise OptionError(
+            f"{what} need more packages ({error}); install them with: pip install "
+            f"'napari-biomedparse[{extra}]'"
+        ) from error

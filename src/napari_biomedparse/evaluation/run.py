@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from napari_biomedparse.data.prompts import parse_prompts
-from napari_biomedparse.errors import BiomedParseError, OptionError
+from napari_biomedparse.errors import BiomedParseError, OptionError, needs_extra
 from napari_biomedparse.evaluation.case import Case, Overlay, Scoring
 from napari_biomedparse.evaluation.page import write_page
 from napari_biomedparse.evaluation.pictures import draw_boxes, draw_overlay
@@ -31,7 +31,6 @@ from napari_biomedparse.networks.weights import (
     model_identity,
 )
 from napari_biomedparse.pipeline.plan import merge_options
-from napari_biomedparse.report.drawing import require
 from napari_biomedparse.runs.request import split_changes
 from napari_biomedparse.version import __version__
 
@@ -129,8 +128,8 @@ def evaluate(
     """
     if not 0 <= tolerance < float("inf"):
         raise OptionError(f"The tolerance must be at least 0, not {tolerance!r}.")
-    require("matplotlib.figure", "The pictures")
-    require("monai.metrics", "Surface distances")
+    with needs_extra("evaluate", "Surface distances and pictures"):
+        import monai.metrics  # noqa: F401
     pairs = find_pairs(images, labels, predictions)
     how, single = split_changes(folder_options, changes)
     network: Network | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.errors import OptionError
 from napari_biomedparse.io.contents import label_colour
 from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
 from napari_biomedparse.slicing.read import read_slices
@@ -24,17 +22,6 @@ if TYPE_CHECKING:
 PICTURES = 6
 _SIDE = 480
 _OPACITY = 0.45
-
-
-def require(module: str, purpose: str) -> None:
-    """Raise an `OptionError` early if a package of the extra is not installed."""
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise OptionError(
-            f"{purpose} need {module.partition('.')[0]} ({error}); install it with: "
-            "pip install 'napari-biomedparse[evaluate]'"
-        ) from error
 
 
 def new_figure(width: float, height: float) -> Figure:

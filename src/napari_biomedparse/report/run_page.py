@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.errors import OptionError
+from napari_biomedparse.errors import OptionError, needs_extra
 from napari_biomedparse.io.durable import write_durably, writing
 from napari_biomedparse.pipeline.parts import Series
 from napari_biomedparse.report.drawing import (
@@ -20,7 +20,6 @@ from napari_biomedparse.report.drawing import (
     html_color,
     overlay_pictures,
     plane,
-    require,
 )
 from napari_biomedparse.report.findings import count_voxels, findings
 from napari_biomedparse.report.html import render
@@ -84,7 +83,8 @@ def write_report(path: Path, result: RunResult) -> None:
     OutputError
         If the page cannot be written.
     """
-    require("matplotlib.figure", "The pictures")
+    with needs_extra("evaluate", "The pictures"):
+        import matplotlib.figure  # noqa: F401
     voxels = _count(result)
     plot = None if result.existence is None else existence_plot(result)
     note, tables = object_tables(result)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import chain
@@ -22,7 +22,7 @@ import numpy as np
 from napari_biomedparse.data.options import OptionChanges
 from napari_biomedparse.data.volume import Volume, choose_channel, has_time_points
 from napari_biomedparse.engine.engine import Engine
-from napari_biomedparse.errors import OptionError
+from napari_biomedparse.errors import OptionError, needs_extra
 from napari_biomedparse.io import open_image, open_volume
 from napari_biomedparse.io.durable import writing
 from napari_biomedparse.io.formats.ome_labels import (
@@ -461,16 +461,9 @@ def open_input(
     return open_series(image, time=time)
 
 
-@contextmanager
-def cluster_packages() -> Iterator[None]:
+def cluster_packages() -> AbstractContextManager[None]:
     """Name what to install if an import of a cluster's packages fails."""
-    try:
-        yield
-    except ImportError as error:
-        raise OptionError(
-            f"Clusters need more packages ({error}); install them with: pip install "
-            "'napari-biomedparse[cluster]'"
-        ) from error
+    return needs_extra("cluster", "Clusters")
 
 
 def _load_name(model: str | os.PathLike[str] | Network) -> str | None:

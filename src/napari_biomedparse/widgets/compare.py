@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
-from napari_biomedparse.errors import BiomedParseError, OptionError, VolumeError
+from napari_biomedparse.errors import BiomedParseError, VolumeError, needs_extra
 from napari_biomedparse.evaluation.compare import compare_labels
 from napari_biomedparse.evaluation.tables import shown
 from napari_biomedparse.io.formats.units import unit_name
@@ -141,13 +141,8 @@ class CompareWidget(QWidget):
         }
 
         def work() -> Sequence[ClassLine]:
-            try:
+            with needs_extra("evaluate", "Surface distances"):
                 return compare_labels(*volumes, **how)
-            except ModuleNotFoundError as error:
-                raise OptionError(
-                    f"Surface distances need additional packages ({error}). Install "
-                    "them with: pip install 'napari-biomedparse[evaluate]'"
-                ) from error
 
         self.button.setEnabled(False)
         self.status.setText("Comparing…")
