@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
@@ -46,6 +45,8 @@ def lazy_array(
     if a block is too large or there are too many, and later where a block is damaged;
     `what` names file and part in messages.
     """
+    import dask.array as da  # slow, and the opening widget reads no file
+
     sizes = [max(1, size) for size in chunks]
     check_blocks(shape, sizes, np.dtype(dtype).itemsize, what)
     if 0 in shape:  # one block, as dask would make many of nothing
@@ -119,6 +120,8 @@ def in_order(labels: ArrayLike, folder: Path) -> Iterator[npt.NDArray[Any]]:
         return
     array: Any = labels
     if array.numblocks[0] == 1 and array.npartitions > 1:
+        import dask.array as da
+
         with tempfile.TemporaryDirectory(dir=folder, prefix=".biomedparse-") as spool:
             copy = np.lib.format.open_memmap(
                 Path(spool) / "labels.npy", "w+", dtype=array.dtype, shape=array.shape
@@ -159,6 +162,8 @@ def read_windows(
     """Read windows of an array; a chunk that several share is read once."""
     parts = [data[window] for window in windows]
     if hasattr(data, "dask"):
+        import dask.array as da
+
         parts = list(da.compute(*parts))  # type: ignore[no-untyped-call]
     return [np.asarray(part) for part in parts]
 
