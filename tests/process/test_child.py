@@ -74,6 +74,12 @@ def test_labels_come_back(session_that, voxels, kind):
     np.testing.assert_array_equal(labels_of(run, voxels.shape), expected)
 
 
+def test_a_volume_is_run_without_a_request(session_that, voxels):
+    run = session_that("works").run(as_volume(voxels), PROMPTS, OPTIONS, model="tiny")
+    expected = np.where(voxels > 100, 5, 0)
+    np.testing.assert_array_equal(labels_of(run, voxels.shape), expected)
+
+
 def test_events_in_order_and_process_kept(session_that, voxels):
     session = session_that("works")
     first = list(session.start(request_for(voxels)))

@@ -38,6 +38,7 @@ from napari_biomedparse.process.messages import (
     Read,
     Request,
     Retune,
+    SegmentRequest,
     Slab,
     VolumeRequest,
     Voxels,
@@ -45,6 +46,7 @@ from napari_biomedparse.process.messages import (
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
+    from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.process.messages import Control, Event, Reply
 
 logger = logging.getLogger(__name__)
@@ -323,6 +325,21 @@ class Session:
         self._volumes = 0
         self._last: tuple[object, Any] = None, None
         self._starting = threading.Lock()
+
+    def run(
+        self,
+        volume: Volume,
+        prompts: PromptSet,
+        options: SegmentOptions,
+        *,
+        model: str = "v2",
+        device: str = "auto",
+    ) -> RunHandle:
+        """Segment a volume; short for `start` with a `SegmentRequest`."""
+        request = SegmentRequest(
+            volume=volume, prompts=prompts, options=options, model=model, device=device
+        )
+        return self.start(request)
 
     def start(self, request: Request) -> RunHandle:
         """Have the model process do what is requested, and return its events.
