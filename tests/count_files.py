@@ -185,14 +185,16 @@ def click(path: Path, counter: Counter, record: Path) -> None:
     import time
 
     import napari
-    from homes import find
     from qtpy.QtWidgets import QApplication
+
+    from napari_biomedparse.viewer.layers import read_layers
+    from napari_biomedparse.widgets.segment.widget import SegmentWidget
 
     watch_children(record)
     viewer = napari.Viewer()
-    for data, options, kind in find("read_layers")(path):
+    for data, options, kind in read_layers(path):
         viewer._add_layer_from_data(data, options, kind)
-    widget = find("SegmentWidget")(viewer)
+    widget = SegmentWidget(viewer)
     viewer.window.add_dock_widget(widget, name="Segment with text")
     widget.form.model.value = "demo"
     widget.form.device.value = "cpu"

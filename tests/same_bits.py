@@ -22,7 +22,6 @@ import json
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,9 +32,18 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 import torch
-from homes import find
 
 import napari_biomedparse as biomedparse
+from napari_biomedparse.engine.engine import Engine
+from napari_biomedparse.networks.checkpoint import save_weights
+from napari_biomedparse.networks.config import V2
+from napari_biomedparse.networks.synthetic import synthetic_state_dict
+from napari_biomedparse.networks.v2.biomedparse import unfilled
+from napari_biomedparse.pipeline import preview as previews
+from napari_biomedparse.pipeline.loop import run_plan
+from napari_biomedparse.pipeline.plan import plan_run
+from napari_biomedparse.pipeline.scores import ScoreStore, resolve_again
+from napari_biomedparse.pipeline.segment import collect
 
 Arrays = dict[str, npt.NDArray[Any]]
 ROOTS = (Path(__file__).resolve().parents[2], Path("/work"))
@@ -183,8 +191,8 @@ def _runs_of(
                 biomedparse.segment_lazy(volume, prompts, model, device="cpu")
             )
         },
-        "series": lambda: arrays_of(segment_series(film, prompts, model)),
-        "consensus": lambda: arrays_of(segment_consensus(cube, prompts, model)),
+        "series": plain(film, instances=True),
+        "consensus": plain(cube, instances=True, consensus=True),
         "folder": kept(volume, instances=True),
         "folder_series": kept(film, instances=True),
         "folder_consensus": kept(cube, instances=True, consensus=True),
@@ -200,8 +208,8 @@ def full_runs(weights: Path) -> dict[str, Callable[[], Arrays]]:
     if not weights.exists():
         make_full_weights(weights)
     path = shared("data/challenge_npz/imgs/CT_AMOS_amos_0018.npz")
-    with np.load(path, allow_pickle=True) as file:
-        prompts = biomedparse.parse_prompts(file["text_prompts"].item())
+    prompts = biomedparse.open_file(path).prompts
+    assert prompts is not None
 
     def run() -> Arrays:
         return arrays_of(
@@ -220,39 +228,10 @@ def full_runs(weights: Path) -> dict[str, Callable[[], Arrays]]:
 
 def make_full_weights(path: Path) -> None:
     """Write random weights of the network of full size, from fixed seeds."""
-    config = find("V2")
-    shapes = {k: v.shape for k, v in find("unfilled")(config).state_dict().items()}
-    tensors = find("synthetic_state_dict")(shapes)
-    find("save_weights")(path, tensors, {"name": "synthetic v2"}, config)
-
-
-def segment_series(volume: Any, prompts: Any, model: Any) -> Any:
-    """Segment a time series, by a function of its own or by `segment`."""
-    return _old_or_new(
-        "segment_series", {}, volume, prompts, model, instances=True, device="cpu"
-    )
-
-
-def segment_consensus(volume: Any, prompts: Any, model: Any) -> Any:
-    """Form a consensus, by a function of its own or by `segment`."""
-    return _old_or_new(
-        "segment_consensus",
-        {"consensus": True},
-        volume,
-        prompts,
-        model,
-        instances=True,
-        device="cpu",
-    )
-
-
-def _old_or_new(name: str, more: Mapping[str, Any], *given: Any, **options: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        function = getattr(biomedparse, name, None)
-        if function is not None:
-            return function(*given, **options)
-    return biomedparse.segment(*given, **options, **more)
+    config = V2
+    shapes = {k: v.shape for k, v in unfilled(config).state_dict().items()}
+    tensors = synthetic_state_dict(shapes)
+    save_weights(path, tensors, {"name": "synthetic v2"}, config)
 
 
 def folder_run(volume: Any, prompts: Any, model: Any, **options: Any) -> Arrays:
@@ -270,11 +249,11 @@ def folder_run(volume: Any, prompts: Any, model: Any, **options: Any) -> Arrays:
 
 def preview(volume: Any, prompts: Any, model: Any, **options: Any) -> Arrays:
     """Segment one slice, twice, as the engine remembers it."""
-    engine = find("Engine")(model, "cpu")
+    engine = Engine(model, "cpu")
     plan = _plan(volume, prompts, engine, **options)
     found: Arrays = {}
     for time_, index in (("first", 2), ("again", 2)):
-        seen = find("preview")(plan, engine, index)
+        seen = previews.preview(plan, engine, index)
         found[f"{time_}_labels"] = np.asarray(seen.labels)
         found[f"{time_}_scores"] = np.asarray(seen.probabilities)
         found[f"{time_}_existence"] = np.asarray(seen.existence)
@@ -282,24 +261,17 @@ def preview(volume: Any, prompts: Any, model: Any, **options: Any) -> Arrays:
 
 
 def moved_threshold(volume: Any, prompts: Any, model: Any) -> Arrays:
-    """Keep the scores of a run and make labels by other thresholds from them.
-
-    This is the one run that needs the loop's own signature, which was `run_in_view`.
-    """
-    engine = find("Engine")(model, "cpu")
+    """Keep the scores of a run and make labels by other thresholds from them."""
+    engine = Engine(model, "cpu")
     plan = _plan(volume, prompts, engine, instances=True)
-    store = find("ScoreStore")(plan)
+    store = ScoreStore(plan)
     try:
-        try:
-            run = find("run_in_view")
-        except ImportError:
-            run = find("run_plan")
-        for _ in run(plan, engine, front=lambda: 3, store=store):
+        for _ in run_plan(plan, engine, front=lambda: 3, store=store):
             pass
         changes = {"existence_threshold": 0.3, "overlaps": "order", "minimum_size": 2}
         moved = replace(plan, options=replace(plan.options, **changes))
-        parts = find("resolve_again")(moved, store)
-        found = arrays_of(find("collect")(moved, parts, "network", "float32"))
+        parts = resolve_again(moved, store)
+        found = arrays_of(collect(moved, parts, "network", "float32"))
         scores = store.load(2)
         names = ("mask_scores", "edge_scores", "existence_scores")
         for name, value in zip(names, scores, strict=True):
@@ -326,7 +298,7 @@ def from_the_eye(volume: Any, prompts: Any, model: Any) -> Arrays:
 
 def _plan(volume: Any, prompts: Any, engine: Any, **options: Any) -> Any:
     chosen = biomedparse.SegmentOptions(**options)
-    return find("plan_run")(volume, prompts, chosen, config=engine.model.config)
+    return plan_run(volume, prompts, chosen, config=engine.model.config)
 
 
 def arrays_of(result: Any) -> Arrays:
@@ -340,13 +312,10 @@ def arrays_of(result: Any) -> Arrays:
 
 
 def existence_of(existence: Any, labels: Any) -> Iterable[npt.NDArray[np.float32]]:
-    """Return existence as a list of arrays: one, or one a time point or axis.
+    """Return existence as a list of arrays: one, or one for each time point or axis.
 
-    That of a consensus was a mapping by axis, and is [P, 3, slices] in a run's folder,
-    with NaN after the end of a shorter axis.
+    That of a consensus has NaN after the end of a shorter axis.
     """
-    if isinstance(existence, Mapping):
-        return [np.asarray(one) for one in existence.values()]
     array = np.asarray(existence)
     if array.ndim == 2:
         return [array]

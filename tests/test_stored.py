@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tifffile
-from homes import find, find_module
 from stored.content import (
     FINETUNE,
     HERE,
@@ -33,6 +32,11 @@ from stored.content import (
 )
 
 import napari_biomedparse as biomedparse
+from napari_biomedparse.networks.checkpoint import read_checkpoint
+from napari_biomedparse.networks.weights import model_identity
+from napari_biomedparse.widgets.segment.form_state import state_of
+from napari_biomedparse.widgets.segment.widget import SegmentWidget
+from napari_biomedparse.widgets.shared import settings
 
 SHARE = 1e-3
 """Voxels that may differ on another kind of processor."""
@@ -209,9 +213,9 @@ def test_converted_weights_load(grey: Any, tmp_path: Path) -> None:
     unpack(HERE / f"{weights.name}.xz", weights)
     model = biomedparse.load_model(weights)
     assert model.config.image_size == 32
-    assert find("read_checkpoint")(weights).metadata["source"] == "smallest.ckpt"
+    assert read_checkpoint(weights).metadata["source"] == "smallest.ckpt"
     found = biomedparse.segment(grey[:4], PROMPTS, model, device="cpu")
-    assert find("model_identity")(model) == found.parameters["model"]
+    assert model_identity(model) == found.parameters["model"]
     with np.load(HERE / "smallest_labels.npz") as stored:
         assert_labels(found.labels, stored["labels"])
         assert_existence(found.existence, stored["existence"])
@@ -259,9 +263,8 @@ def stored_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(HERE / "settings", folder)
     monkeypatch.setattr(napari_settings, "_CFG_PATH", str(folder / "settings.yaml"))
     monkeypatch.setattr(napari_settings, "_PLUGIN_SETTINGS", {})
-    module = find_module("widgets.shared.settings", "_widgets._settings")
     last = folder / "napari-biomedparse-last.json"
-    monkeypatch.setattr(module, "_last_file", lambda: last)
+    monkeypatch.setattr(settings, "_last_file", lambda: last)
     return last
 
 
@@ -270,12 +273,11 @@ def test_stored_settings_are_taken_over(
 ) -> None:
     kept = json.loads(stored_settings.read_text("utf-8"))
     assert kept["prompts"] == [[1, "nuclei", True], [7, "cell membranes", False]]
-    module = find_module("widgets.shared.settings", "_widgets._settings")
-    chosen = module.settings()
+    chosen = settings.settings()
     assert (chosen.device, chosen.existence_threshold) == ("cpu", 0.25)
     assert (chosen.model, chosen.cache_gigabytes) == ("demo", 0.5)
     viewer = make_napari_viewer()
-    widget = find("SegmentWidget")(viewer)
+    widget = SegmentWidget(viewer)
     viewer.window.add_dock_widget(widget)
-    assert find("state_of")(widget.form) == kept
+    assert state_of(widget.form) == kept
     widget.session.close()

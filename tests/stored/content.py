@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from homes import find
 
 import napari_biomedparse as biomedparse
+from napari_biomedparse.training.volumes import TrainingVolume
+from napari_biomedparse.training.wordings import Wordings
+from napari_biomedparse.version import __version__
 
 HERE = Path(__file__).parent
 CHANGED = 1_700_000_000_000_000_000
@@ -53,7 +55,7 @@ def cube_of(grey: npt.NDArray[Any]) -> Any:
 
 def training_data() -> list[Any]:
     """Draw bright squares on noise."""
-    wordings = find("Wordings")({1: ("bright squares", "squares")})
+    wordings = Wordings({1: ("bright squares", "squares")})
     volumes = []
     for number in range(3):
         rng = np.random.RandomState(number)  # its numbers never change
@@ -62,7 +64,7 @@ def training_data() -> list[Any]:
         labels[2:-2, y : y + 9, x : x + 9] = 1
         grey = rng.randint(60, 90, labels.shape) + 120 * (labels == 1)
         volumes.append(
-            find("TrainingVolume")(
+            TrainingVolume(
                 f"squares{number}",
                 "squares",
                 grey.astype(np.uint8),
@@ -108,7 +110,7 @@ def place(name: str, folder: Path) -> Path:
 def _renew(record: dict[str, Any], volume: str) -> None:
     if record["source"]["path"] is not None:
         record["source"]["path"] = volume
-    record["parameters"]["napari_biomedparse"] = find("__version__")
+    record["parameters"]["napari_biomedparse"] = __version__
     for part in record["parts"]:
         _renew(part, volume)
 
@@ -129,7 +131,7 @@ def place_training(folder: Path) -> tuple[Path, Path]:
         else:
             shutil.copy(path, out)
     record = json.loads((out / "run.json").read_text("utf-8"))
-    record["facts"]["napari_biomedparse"] = find("__version__")
+    record["facts"]["napari_biomedparse"] = __version__
     (out / "run.json").write_text(json.dumps(record, indent=1), "utf-8")
     return out, weights
 

@@ -30,7 +30,6 @@ import torch
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from homes import find  # noqa: E402
 from stored.content import (  # noqa: E402
     CHANGED,
     FINETUNE,
@@ -43,6 +42,13 @@ from stored.content import (  # noqa: E402
 )
 
 import napari_biomedparse as biomedparse  # noqa: E402
+from napari_biomedparse.errors import Cancelled  # noqa: E402
+from napari_biomedparse.networks.checkpoint import save_weights  # noqa: E402
+from napari_biomedparse.networks.config import TINY  # noqa: E402
+from napari_biomedparse.networks.synthetic import synthetic_state_dict  # noqa: E402
+from napari_biomedparse.networks.v2.biomedparse import unfilled  # noqa: E402
+from napari_biomedparse.samples import make_phantom  # noqa: E402
+from napari_biomedparse.widgets.segment.widget import SegmentWidget  # noqa: E402
 
 SMALLEST = {
     "image_size": 32,
@@ -66,7 +72,7 @@ class Cut(Exception):
 
 def make_volume() -> Path:
     """Draw a volume, which is no image of anything."""
-    phantom = find("make_phantom")("light-sheet", 3, shape=(20, 40, 40))
+    phantom = make_phantom("light-sheet", 3, shape=(20, 40, 40))
     path = HERE / "volume.tif"
     tifffile.imwrite(
         path,
@@ -97,7 +103,7 @@ def make_runs(path: Path) -> None:
             begun = any(out.glob("blocks/*")) or len(list(out.glob("parts/*"))) > 1
             return begun and not to_the_end
 
-        with suppress(find("Stopped")):
+        with suppress(Cancelled):
             biomedparse.segment_to_folder(
                 volume,
                 PROMPTS,
@@ -115,9 +121,9 @@ def make_runs(path: Path) -> None:
 
 def make_weights() -> Path:
     """Convert the checkpoint of the smallest network there can be."""
-    config = replace(find("TINY"), **SMALLEST)
-    shapes = {k: v.shape for k, v in find("unfilled")(config).state_dict().items()}
-    tensors = find("synthetic_state_dict")(shapes)
+    config = replace(TINY, **SMALLEST)
+    shapes = {k: v.shape for k, v in unfilled(config).state_dict().items()}
+    tensors = synthetic_state_dict(shapes)
     for name, value in tensors.items():
         if name.endswith("token_embedding.weight"):
             value.copy_(value[torch.arange(len(value)) % PERIOD].clone())
@@ -132,7 +138,7 @@ def make_weights() -> Path:
     model = biomedparse.load_model(checkpoint)
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     origin = {"source": checkpoint.name, "source_sha256": digest}
-    find("save_weights")(out, model.state_dict(), origin, config)
+    save_weights(out, model.state_dict(), origin, config)
     checkpoint.unlink()
     grey = tifffile.imread(HERE / "volume.tif")[:4]
     found = biomedparse.segment(grey, PROMPTS, out, device="cpu")
@@ -183,7 +189,7 @@ def make_settings() -> None:
     page: Any = get_plugin_settings("napari-biomedparse").segment
     page.device, page.existence_threshold = "cpu", 0.25
     page.model, page.cache_gigabytes = "demo", 0.5
-    widget = find("SegmentWidget")(viewer)
+    widget = SegmentWidget(viewer)
     viewer.window.add_dock_widget(widget)
     form = widget.form
     form.prompts.restore(((1, "nuclei", True), (7, "cell membranes", False)))
