@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -25,7 +26,7 @@ from faults.volumes import GIVEN, do_run, small_blocks
 
 from napari_biomedparse.cli import app
 from napari_biomedparse.networks.weights import load_model
-from napari_biomedparse.runs import run
+from napari_biomedparse.runs import request
 
 SLOW_READ = 20.0
 """Seconds that a part of the volume takes to be read while SIGINT comes."""
@@ -62,7 +63,7 @@ def interrupt(cell: dict[str, str], model: Any, tell: Callable[[], None]) -> Non
     # A shell has what it starts in the background ignore interrupts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with (
-        patch.object(run, "load_model", lambda name: model),
+        patch.object(request, "load_model", lambda name: model),
         trap(stage, strike, after=AFTER.get(stage, 0)),
     ):
         app(command)
@@ -131,7 +132,7 @@ def main() -> None:
 
 def _set(name: str, value: Any) -> None:
     module, _, attribute = name.rpartition(".")
-    setattr(sys.modules[module], attribute, value)
+    setattr(import_module(module), attribute, value)
 
 
 if __name__ == "__main__":

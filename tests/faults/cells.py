@@ -44,6 +44,8 @@ APART = {
 CLUSTER = {"worker killed": ("predicting",)}
 CONTINUES = ("clock jump", "worker killed")
 """Faults that a run does not even notice."""
+UNPACKED = ("permission lost", "reading", "npz")
+"""Nor does a run notice this one: the member is in a temporary file by then."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,13 @@ class Cell:
     def __str__(self) -> str:
         """Return its name among the tests."""
         return f"{self.fault}, {self.stage}, {self.format}"
+
+    @property
+    def continues(self) -> bool:
+        """Whether the run does not notice the fault."""
+        if (self.fault, self.stage, self.format) == UNPACKED:
+            return True
+        return self.fault in CONTINUES
 
     @property
     def is_slow(self) -> bool:

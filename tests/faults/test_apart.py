@@ -1,4 +1,4 @@
-"""Runs whose process is killed or interrupted go on where they were."""
+"""Runs whose process is killed or interrupted resume where they were."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ LONGEST = 2.0
 @pytest.fixture(scope="module")
 def strike() -> Iterator[Callable[[Cell, Path, Path], dict[str, Any]]]:
     """Give what does a run, in another process, that a fault ends."""
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}
+    paths = [str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     with subprocess.Popen(
         [sys.executable, str(SCRIPT)],
         stdin=subprocess.PIPE,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faults.cells import CONTINUES, HERE, Cell, cells
+from faults.cells import HERE, Cell, cells
 from faults.here import DISK, FAULTS, Scene, mount
 from faults.volumes import (
     assert_finished_blocks_are_intact,
@@ -56,7 +56,7 @@ def test_the_run_can_be_resumed(
         scene.disk = request.getfixturevalue("disk")
         scene.folder = folder = scene.disk / "run"
     make, message = FAULTS[cell.fault]
-    if cell.fault in CONTINUES:
+    if cell.continues:
         with make(scene, cell.stage):
             run = do_run(source, folder, tiny_model)
         assert_same(run, undisturbed)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from faults.cells import CONTINUES
-from faults.table import ALL, TABLE
+from faults.cells import FORMATS, Cell
+from faults.table import ALL, TABLE, expected
 
 
 def test_the_table_is_of_these_cells() -> None:
@@ -15,6 +15,6 @@ def test_the_table_is_of_these_cells() -> None:
     assert [(row[0], row[1]) for row in rows] == [
         (fault, stage) for fault, stages in ALL.items() for stage in stages
     ]
-    for fault, _, *cells in rows:
-        good = "continues" if fault in CONTINUES else "resumes"
-        assert cells == [f"{good}, identical"] * 4
+    for fault, stage, *cells in rows:
+        row = [Cell(fault, stage, name) for name in FORMATS]
+        assert cells == [f"{expected(cell)}, identical" for cell in row]

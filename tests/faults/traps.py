@@ -93,13 +93,13 @@ def _lazy_array_that(pass_by: Strike) -> Callable[..., Any]:
 
 @contextmanager
 def _predicting(stage: str, pass_by: Strike) -> Iterator[None]:
-    real = Engine._look
+    real = Engine._encode_image
 
     def look(self: Any, slices: Any) -> Any:
         pass_by()
         return real(self, slices)
 
-    with patch.object(Engine, "_look", look):
+    with patch.object(Engine, "_encode_image", look):
         yield
 
 

@@ -285,9 +285,8 @@ def test_folders_of_packages_are_handed_over(tmp_path, monkeypatch):
             (folder / "package-1.0.dist-info").mkdir()
         monkeypatch.syspath_prepend(folder)
     monkeypatch.chdir(tmp_path / "current")
-    monkeypatch.setattr(
-        sys.modules["__main__"], "__file__", str(tmp_path / "script" / "main.py")
-    )
+    script = str(tmp_path / "script" / "main.py")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", script, raising=False)
     found = child.package_folders()
     assert found[0] == str(tmp_path / "installed")
     assert not any(str(folder) in found for folder in folders[1:])
