@@ -69,7 +69,9 @@ def test_the_run_can_be_resumed(
         assert ended["status"] == 130, ended["said"]
         assert ended["seconds"] < LONGEST
         said = " ".join(ended["said"].split())
-        assert "Interrupted; finished blocks are kept: run the same again" in said
+        assert (
+            "Interrupted; finished blocks are kept: run the same command again" in said
+        )
         assert "Traceback" not in said
         record_property("told", said)
     else:
