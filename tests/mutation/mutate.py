@@ -33,7 +33,7 @@ from hypothesis import settings
 ROOT = Path(__file__).parents[2]
 PACKAGE = "napari_biomedparse"
 TESTS = {
-    "slicing.geometry": ["slicing/test_geometry.py"],
+    "slicing.geometry": ["slicing/test_geometry.py", "pipeline/test_tiles.py"],
     "labels.resolve": ["labels/test_resolve.py"],
     "evaluation.metrics": ["evaluation/test_metrics.py"],
     "io.guards.pickles": ["io/guards/test_pickles.py"],
