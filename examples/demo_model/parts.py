@@ -196,7 +196,7 @@ def _probe(model: BiomedParse, batch: Batch, seed: int) -> None:
 
 
 class _Steps:
-    """Batches as one epoch of so many."""
+    """Batches as one epoch of a given length."""
 
     def __init__(self, batches: Batches, steps: int) -> None:
         self._batches, self._steps = batches, steps

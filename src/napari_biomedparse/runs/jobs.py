@@ -50,7 +50,7 @@ def job_client(scheduler: str | Client | None, folder: Path) -> Iterator[Client 
     """Provide a client of the cluster that is to do a run, or does it already.
 
     Without a scheduler it is the one that the folder names, if this user gave the same
-    one for that folder, or None if no cluster works on the folder any more.
+    one for that folder, or None if no cluster is working on the folder.
     """
     if scheduler is not None:
         with connect(scheduler) as client:
