@@ -2,8 +2,8 @@
 
 Usage: python segment_array.py [MODEL]
 
-Without MODEL the network has random weights and what it finds means nothing; "v2" takes
-the published ones.
+MODEL is "demo" by default, a small model that learned eight targets from phantoms; "v2"
+is the published network.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import napari_biomedparse as nbp
 from napari_biomedparse.samples import make_phantom
 
-model = sys.argv[1] if len(sys.argv) > 1 else "tiny"
+model = sys.argv[1] if len(sys.argv) > 1 else "demo"
 image = make_phantom("em", seed=1).image  # any array with the axes [Z, Y, X]
 prompts = ["mitochondria in electron microscopy", "cell nucleus in electron microscopy"]
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from napari_biomedparse import cli
 from napari_biomedparse.cli import _show
 from napari_biomedparse.io import open_file
+from napari_biomedparse.networks import weights
 from napari_biomedparse.pipeline.segment import segment
 
 PROMPT = "mitochondria in electron microscopy"
@@ -46,6 +47,21 @@ def run(monkeypatch):
         return CliRunner().invoke(cli.app, [str(a) for a in arguments])
 
     return invoke
+
+
+def test_a_demo_that_stands_in_says_so_twice(run, stack, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "default_model", lambda: "demo")
+    words = ["segment", stack, "-p", "liver", "--slices", "2:3", "-o"]
+    result = run(*words, tmp_path / "a.tif")
+    assert result.exit_code == 0, result.output
+    note = "BiomedParse v2 is not on this computer, so the demo model is used."
+    assert result.stderr.startswith(note)
+    assert note in result.stdout.splitlines()[-1]
+    assert "-m v2" in result.stderr
+    assert "only 8 targets: cell membranes in electron microscopy" in result.stdout
+    named = run(*words, tmp_path / "b.tif", "-m", "demo")
+    assert note not in named.output
+    assert "only 8 targets" in named.stdout
 
 
 @pytest.mark.parametrize("ending", [".npz", ".tif", ".zarr"])

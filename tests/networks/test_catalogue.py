@@ -8,8 +8,9 @@ import sys
 import torch
 from safetensors import safe_open
 
-from napari_biomedparse.networks.catalogue import MODELS, available_models
+from napari_biomedparse.networks.catalogue import MODELS, available_models, targets_of
 from napari_biomedparse.networks.network import Network
+from napari_biomedparse.samples import TITLES
 
 
 def test_each_model_is_built_without_memory() -> None:
@@ -35,3 +36,8 @@ def test_models_are_listed_without_torch() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_targets_of_the_demo_are_those_of_the_samples() -> None:
+    assert targets_of("demo 0123") == tuple(TITLES.values())
+    assert targets_of("v2") == targets_of("/data/demo.safetensors") == ()

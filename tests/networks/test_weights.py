@@ -30,6 +30,7 @@ from napari_biomedparse.networks.weights import (
     is_downloaded,
     load_model,
     model_identity,
+    model_or_default,
 )
 
 NAME = "biomedparse_v2.ckpt"
@@ -380,3 +381,28 @@ print(time.process_time() - start, "torch._dynamo" in sys.modules)
     seconds, compiler = done.stdout.split()
     assert compiler == "False"
     assert float(seconds) < 1
+
+
+# ---- what is chosen where nothing is
+
+
+@pytest.mark.usefixtures("published")
+def test_the_demo_that_stands_in_is_named_in_a_warning() -> None:
+    with pytest.warns(UserWarning, match=r"v2 is not on.*phantoms.*model='v2'"):
+        assert model_or_default(None) == "demo"
+    assert model_or_default("demo") == "demo"  # in silence: it was named
+    load_model()
+    assert model_or_default(None) == "v2"
+
+
+@pytest.mark.usefixtures("published")
+def test_python_warns_once() -> None:
+    code = (
+        "import numpy as np, napari_biomedparse as nbp\n"
+        "for _ in range(2):\n"
+        "    nbp.segment(np.zeros((1, 8, 8), np.uint8), 'nuclei', device='cpu')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.count("UserWarning: BiomedParse v2 is not on") == 1

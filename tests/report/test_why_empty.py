@@ -11,9 +11,15 @@ import numpy as np
 import pytest
 
 from napari_biomedparse.data.options import SegmentOptions
+from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.pipeline.segment import segment
-from napari_biomedparse.report.why_empty import Cause, why_empty
+from napari_biomedparse.report.why_empty import (
+    Cause,
+    why_empty,
+    why_series_empty,
+)
+from napari_biomedparse.samples import TITLES
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 255, (6, 40, 30), dtype=np.uint8)
@@ -151,6 +157,18 @@ def test_all_prompts_are_looked_at() -> None:
     existence = np.array([[0.01, np.nan], [0.02, 0.3]], np.float32)
     found = why_empty(GREY, {3: "liver", 7: "kidney"}, SegmentOptions(), existence)
     assert "0.30 ('kidney', slice 1)" in found[0].sentence
+
+
+def test_a_model_that_knows_little_says_what() -> None:
+    prompts, options = parse_prompts("liver"), SegmentOptions()
+    for model in ("demo", "demo 0123456789ab"):
+        cause = why_empty(GREY, prompts, options, NOTHING, model=model)[0]
+        assert "only 8 targets" in cause.sentence
+        assert all(text in cause.sentence for text in TITLES.values())
+        series = NOTHING[:, np.newaxis]
+        assert why_series_empty([GREY], prompts, options, series, model)[0] == cause
+    for other in ("", "v2 0123456789ab", "my_demo.safetensors"):
+        assert why_empty(GREY, prompts, options, NOTHING, model=other)[0] != cause
 
 
 def test_it_needs_no_torch() -> None:

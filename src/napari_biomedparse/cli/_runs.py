@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,11 +36,26 @@ if TYPE_CHECKING:
     from napari_biomedparse.runs.request import FolderOptions
 
 
+@contextmanager
+def model_named(model: str | None) -> Iterator[str]:
+    """Choose the model; say before and after the run if the demo stands in for v2."""
+    from napari_biomedparse.networks.weights import DEMO_STANDS_IN, default_model
+
+    chosen = model or default_model()
+    if model or chosen != "demo":
+        yield chosen
+        return
+    text = f"{DEMO_STANDS_IN}-m v2 downloads it, -m demo is this one."
+    complain(text)
+    yield chosen
+    say(text)
+
+
 def run_to_file(
     path: Path,
     prompts: PromptSet,
     outputs: Sequence[Path],
-    model: str | None,
+    model: str,
     options: SegmentOptions,
     how: FolderOptions,
 ) -> None:
@@ -93,7 +109,12 @@ def run_to_file(
             tally.findings(),
             first.truncated,
             lambda: why_empty(
-                chosen, prompts, options, result.existence, intensity=first.intensity
+                chosen,
+                prompts,
+                options,
+                result.existence,
+                intensity=first.intensity,
+                model=model,
             ),
         )
     save(outputs, result, region_of(chosen, options), how.overwrite)
@@ -103,7 +124,7 @@ def run_to_folder(
     volume: Path,
     prompts: PromptSet,
     folder: Path,
-    model: str | None,
+    model: str,
     options: SegmentOptions,
     how: FolderOptions,
 ) -> None:
@@ -137,6 +158,7 @@ def run_to_folder(
                 prompts,
                 options,
                 run.existence,
+                model=model,
             ),
         )
     path = run.labels_path if run.instances_path is None else run.instances_path
@@ -147,7 +169,7 @@ def run_files(
     inputs: Sequence[Path],
     folder: Path,
     prompts: PromptSet | None,
-    model: str | None,
+    model: str,
     options: SegmentOptions,
     how: FolderOptions,
     *,
@@ -188,7 +210,7 @@ def run_files(
 def show_estimates(
     files: Sequence[Path],
     prompts: PromptSet | None,
-    model: str | None,
+    model: str,
     options: SegmentOptions,
     how: FolderOptions,
     *,
@@ -274,16 +296,16 @@ def save(
 def _engine(
     progress: Progress,
     bar: TaskID,
-    model: str | None,
+    model: str,
     options: SegmentOptions,
     device: str,
 ) -> Engine:
     """Load the model, and show a download on the bar."""
     from napari_biomedparse.engine.engine import Engine
-    from napari_biomedparse.networks.weights import default_model, load_model
+    from napari_biomedparse.networks.weights import load_model
 
     network = load_model(
-        model or default_model(),
+        model,
         on_progress=lambda done, total: progress.update(
             bar,
             description="Downloading (MB)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from napari_biomedparse.cli._options import (
     takes_options,
     to_path,
 )
+from napari_biomedparse.cli._runs import model_named
 from napari_biomedparse.cli._show import bar_for, complain, out, progress_bar, say
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import parse_prompts
@@ -85,26 +87,29 @@ def evaluate(
     """Score a model, or given predictions, on images whose truth is known."""
     from napari_biomedparse.evaluation.run import evaluate as run
 
-    with progress_bar() as progress:
-        bar = progress.add_task("Loading the model", total=None)
-        result = run(
-            images,
-            labels,
-            output,
-            predictions=predictions,
-            prompts=parse_prompts(prompt) if prompt else None,
-            model=model,
-            options=options,
-            tolerance=tolerance,
-            device=device,
-            scheduler=scheduler,
-            workers=workers,
-            on_case=lambda name, number, count: progress.update(
-                bar, description=name, completed=number, total=count
-            ),
-            on_progress=bar_for(progress, "Slices"),
-        )
-    _show(result)
+    scored: AbstractContextManager[str | None]
+    scored = nullcontext() if predictions else model_named(model)
+    with scored as chosen:
+        with progress_bar() as progress:
+            bar = progress.add_task("Loading the model", total=None)
+            result = run(
+                images,
+                labels,
+                output,
+                predictions=predictions,
+                prompts=parse_prompts(prompt) if prompt else None,
+                model=chosen,
+                options=options,
+                tolerance=tolerance,
+                device=device,
+                scheduler=scheduler,
+                workers=workers,
+                on_case=lambda name, number, count: progress.update(
+                    bar, description=name, completed=number, total=count
+                ),
+                on_progress=bar_for(progress, "Slices"),
+            )
+        _show(result)
 
 
 def _show(result: Evaluation) -> None:

@@ -21,6 +21,7 @@ from napari_biomedparse.cli._options import (
     to_path,
 )
 from napari_biomedparse.cli._runs import (
+    model_named,
     output_paths,
     prompts_in,
     run_files,
@@ -155,18 +156,20 @@ def segment(
     to_folder = several or not output.suffix
     if dry_run:
         files = volumes if stack else find_files(volumes)
-        show_estimates(files, prompts, model, options, how, to_folder=to_folder)
+        with model_named(model) as chosen:
+            show_estimates(files, prompts, chosen, options, how, to_folder=to_folder)
         return
     kept = "finished blocks are kept: run the same command again to resume"
-    with one_line_errors(kept if to_folder else "nothing was written"):
+    kept = kept if to_folder else "nothing was written"
+    with one_line_errors(kept), model_named(model) as chosen:
         if several:
             run_files(
-                volumes, output, prompts, model, options, how, continue_=continue_
+                volumes, output, prompts, chosen, options, how, continue_=continue_
             )
             return
         prompts = prompts or prompts_in(volume)
         if to_folder:
-            run_to_folder(volume, prompts, output, model, options, how)
+            run_to_folder(volume, prompts, output, chosen, options, how)
             return
         if continue_ or scheduler is not None or workers is not None:
             raise OptionError(
@@ -176,4 +179,4 @@ def segment(
         outputs = output_paths(output, prompts, options)
         for path in outputs:
             check_output(path, overwrite=overwrite)
-        run_to_file(volume, prompts, outputs, model, options, how)
+        run_to_file(volume, prompts, outputs, chosen, options, how)

@@ -26,9 +26,9 @@ from napari_biomedparse.evaluation.tables import (
 from napari_biomedparse.io.durable import write_durably, writing
 from napari_biomedparse.io.inputs import Pair, Paths, find_pairs
 from napari_biomedparse.networks.weights import (
-    default_model,
     load_model,
     model_identity,
+    model_or_default,
 )
 from napari_biomedparse.pipeline.plan import merge_options
 from napari_biomedparse.runs.request import split_changes
@@ -135,7 +135,7 @@ def evaluate(
     network: Network | None = None
     identity = ""
     if predictions is None:
-        chosen = default_model() if model is None else model
+        chosen: str | os.PathLike[str] | Network = model_or_default(model)
         if isinstance(chosen, str | os.PathLike):
             how = replace(how, load=chosen)  # by which workers load it
             chosen = load_model(chosen)

@@ -75,6 +75,7 @@ class NamedModel:
     licence: str
     config: BiomedParseConfig = V2  # where the file does not record it
     build: Callable[[BiomedParseConfig], Network] = build_v2
+    targets: tuple[str, ...] = ()  # prompts of all that it knows, if these are few
 
     @property
     def is_available(self) -> bool:
@@ -87,7 +88,21 @@ MODELS = {
     model.name: model
     for model in (
         NamedModel("v2", PUBLISHED, PUBLISHED.licence),
-        NamedModel("demo", _DATA / "demo.safetensors", "BSD-3-Clause"),
+        NamedModel(
+            "demo",
+            _DATA / "demo.safetensors",
+            "BSD-3-Clause",
+            targets=(
+                "cell membranes in electron microscopy",
+                "mitochondria in electron microscopy",
+                "cell nucleus in electron microscopy",
+                "synaptic vesicles in electron microscopy",
+                "synaptic clefts in electron microscopy",
+                "nuclei in light-sheet microscopy",
+                "blood vessels in light-sheet microscopy",
+                "amyloid plaques in light-sheet microscopy",
+            ),
+        ),
         NamedModel("tiny", None, "", TINY),
     )
 }
@@ -101,3 +116,9 @@ def available_models() -> tuple[str, ...]:
     with random weights, which finds nothing and serves to try the machinery.
     """
     return tuple(name for name, model in MODELS.items() if model.is_available)
+
+
+def targets_of(model: str) -> tuple[str, ...]:
+    """List all that a model knows, given by name or identity; empty for most."""
+    known = MODELS.get(model.partition(" ")[0])
+    return () if known is None else known.targets

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
 from napari_biomedparse.errors import CheckpointError, DeviceError, OutputError
@@ -38,6 +39,11 @@ SMALL, SMALL_BYTES = ("demo", "tiny"), 2**26
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
 """Endings of weights files."""
 
+DEMO_STANDS_IN = (
+    "BiomedParse v2 is not on this computer, so the demo model is used. It learned "
+    "eight targets from phantoms and is for trying out. Name the model to choose: "
+)
+_Model = TypeVar("_Model")
 _names: WeakKeyDictionary[Network, str] = WeakKeyDictionary()
 _identities: WeakKeyDictionary[Network, str] = WeakKeyDictionary()
 
@@ -52,6 +58,17 @@ def is_downloaded() -> bool:
 def default_model() -> str:
     """Return ``v2`` if it was downloaded or there is no demo, else ``demo``."""
     return "v2" if is_downloaded() or "demo" not in available_models() else "demo"
+
+
+def model_or_default(model: _Model | None) -> _Model | str:
+    """Return a model, or the default one, with a warning if that is the demo."""
+    if model is not None:
+        return model
+    chosen = default_model()
+    if chosen == "demo":  # warned at this line, so once
+        text = f"{DEMO_STANDS_IN}model='v2' downloads it, model='demo' is this one."
+        warnings.warn(text, stacklevel=1)
+    return chosen
 
 
 def is_small(model: str) -> bool:

@@ -28,9 +28,9 @@ from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.labels.instances import split_instances
 from napari_biomedparse.networks.network import Network
 from napari_biomedparse.networks.weights import (
-    default_model,
     load_model,
     model_identity,
+    model_or_default,
 )
 from napari_biomedparse.pipeline.loop import Front, run_plan
 from napari_biomedparse.pipeline.parts import (
@@ -229,7 +229,7 @@ def make_engine(model: Model | None, device: str, options: SegmentOptions) -> En
     if isinstance(model, Engine):
         return model
     if not isinstance(model, Network):
-        model = load_model(default_model() if model is None else model)
+        model = load_model(model_or_default(model))
     return Engine(model, device, seed=options.seed)
 
 

@@ -20,6 +20,7 @@ from napari_biomedparse.data.prompts import PromptSet, PromptsLike, parse_prompt
 from napari_biomedparse.data.vocabulary import suggested_prompts
 from napari_biomedparse.data.volume import Volume, VolumeLike, as_volume
 from napari_biomedparse.networks.blocks.tokenizer import CONTEXT_LENGTH, token_count
+from napari_biomedparse.networks.catalogue import targets_of
 from napari_biomedparse.slicing.geometry import SliceGeometry, choose_axis
 from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
 from napari_biomedparse.slicing.read import read_slices, region_of, slice_geometry
@@ -72,13 +73,14 @@ def why_empty(
     existence: npt.NDArray[np.float32],
     *,
     intensity: Intensity | None = None,
+    model: str = "",
 ) -> tuple[Cause, ...]:
     """Return likely reasons why a run found nothing.
 
     The most likely one comes first, and there is at least one. Volume, prompts and
     options are as for `segment`, and so are errors; `existence` [P, slices] are the
     run's probabilities, NaN where not run; `intensity` is from `choose_intensity`, if
-    it is known already.
+    it is known already; `model` is the name or identity of the model, if known.
     """
     volume, prompts = region_of(as_volume(volume), options), parse_prompts(prompts)
     if not np.isfinite(existence).any():
@@ -89,6 +91,7 @@ def why_empty(
             volume.data, options.modality, colour=volume.is_colour
         )
     return (
+        *_targets(model),
         *_grey_levels(volume, geometry, options, intensity),
         *_threshold(prompts, options, existence),
         *_modality(volume, prompts, options, intensity),
@@ -104,6 +107,7 @@ def why_series_empty(
     prompts: PromptSet,
     options: SegmentOptions,
     existence: npt.NDArray[np.float32],
+    model: str = "",
 ) -> tuple[Cause, ...]:
     """Explain the time point of a series with the highest score, as `why_empty` does.
 
@@ -114,7 +118,17 @@ def why_series_empty(
     if existence.ndim == 3:
         time = int(np.nan_to_num(existence, nan=-1.0).max(axis=(0, 2)).argmax())
         existence = existence[:, time]
-    return why_empty(volumes[time], prompts, options, existence)
+    return why_empty(volumes[time], prompts, options, existence, model=model)
+
+
+def _targets(model: str) -> Iterator[Cause]:
+    """Name the targets of a model that knows only a few."""
+    if known := targets_of(model):
+        yield Cause(
+            f"The {model.split()[0]} model is for trying out and knows only "
+            f"{len(known)} targets: {', '.join(known)}.",
+            "Choose one of these, or another model.",
+        )
 
 
 def _grey_levels(

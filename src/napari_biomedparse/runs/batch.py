@@ -24,7 +24,7 @@ from napari_biomedparse.errors import (
 from napari_biomedparse.io import open_file
 from napari_biomedparse.io.durable import write_durably, writing
 from napari_biomedparse.io.inputs import find_files, folder_names
-from napari_biomedparse.networks.weights import default_model, load_model
+from napari_biomedparse.networks.weights import load_model, model_or_default
 from napari_biomedparse.pipeline.plan import merge_options
 from napari_biomedparse.runs.folder import LOCK, Run
 from napari_biomedparse.runs.manifest import MANIFEST
@@ -123,7 +123,7 @@ def segment_files(
     if not continue_:
         _refuse_existing([folder / name for name in names])
     if model is None or isinstance(model, str | os.PathLike):
-        load = default_model() if model is None else model
+        load: str | os.PathLike[str] = model_or_default(model)
         network, how = load_model(load), replace(how, load=load)
     else:
         network = model

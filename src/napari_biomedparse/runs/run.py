@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 from napari_biomedparse.data.options import refuse_separate
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.errors import OptionError
-from napari_biomedparse.networks.weights import default_model
+from napari_biomedparse.networks.weights import model_or_default
 from napari_biomedparse.pipeline.plan import merge_options
 from napari_biomedparse.runs.blocks import never
 from napari_biomedparse.runs.folder import JOB, Run
@@ -96,7 +96,7 @@ def segment_to_folder(
         volume,
         parse_prompts(prompts),
         Path(out),
-        default_model() if model is None else model,
+        model_or_default(model),
         options,
         how,
     )

@@ -29,7 +29,7 @@ def test_a_part_of_a_word_finds_prompts_of_the_modality(qtbot):
     qtbot.keyClicks(made, "SPLEEN")
     assert "CT imaging of spleen in the abdomen" in shown(made)
     assert any(prompt.startswith("MRI") for prompt in shown(made))
-    made.set_modality("ct-bone")
+    made.suggest("ct-bone")
     assert all(prompt.startswith("CT") for prompt in shown(made))
 
 
@@ -58,9 +58,39 @@ def test_a_chosen_suggestion_is_added_once(qtbot):
 def test_the_form_adds_a_line_and_follows_the_modality(make_napari_viewer, qtbot):
     form = SegmentForm(make_napari_viewer())
     qtbot.addWidget(form)
+    form.model.value = "tiny"
     form.prompts.value = "axons\n"
     form.prompts.line.entered.emit("mitochondria")
     assert form.prompt_set().texts == ("axons", "mitochondria")
     form._options["modality"].value = "pet"
     assert all(prompt.startswith("PET") for prompt in shown(form.prompts.line))
     form.disconnect()
+
+
+def test_targets_of_a_small_model_come_first(make_napari_viewer, qtbot):
+    form = SegmentForm(make_napari_viewer())
+    qtbot.addWidget(form)
+    line = form.prompts.line
+    form.model.value = "demo"
+    assert form.badge.isVisibleTo(form)
+    assert "learnt from phantoms, 8 targets" in form.badge.text()
+    qtbot.keyClicks(line, "mito")
+    assert shown(line)[0] == "mitochondria in electron microscopy"
+    form._options["modality"].value = "ct"
+    assert shown(line)[0] == "mitochondria in electron microscopy"
+    form.model.value = "tiny"
+    assert "mitochondria in electron microscopy" not in shown(line)
+    assert not form.badge.isVisibleTo(form)
+    form.disconnect()
+
+
+def test_the_list_follows_the_theme(make_napari_viewer):
+    viewer = make_napari_viewer()
+    line = PromptLine()
+    viewer.window.add_dock_widget(line)
+    popup = line.completer().popup()
+    viewer.theme = "light"
+    light = popup.styleSheet()
+    viewer.theme = "dark"
+    assert light
+    assert popup.styleSheet() == line.window().styleSheet() != light

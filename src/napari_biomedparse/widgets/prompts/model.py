@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -183,6 +183,7 @@ class PromptDelegate(QStyledItemDelegate):
     """Edits a prompt in place, with the same suggestions as the prompt line."""
 
     modality = "auto"
+    first: Sequence[str] = ()
 
     def createEditor(
         self,
@@ -191,7 +192,7 @@ class PromptDelegate(QStyledItemDelegate):
         index: QModelIndex,
     ) -> QWidget:
         """Return a line edit with suggestions."""
-        return CompletingLine(self.modality, parent)
+        return CompletingLine(self.modality, self.first, parent)
 
     def initStyleOption(
         self, option: QStyleOptionViewItem | None, index: QModelIndex

@@ -4,40 +4,63 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QStringListModel, Qt, QTimer, Signal
+from qtpy.QtCore import QEvent, QStringListModel, Qt, QTimer, Signal
 from qtpy.QtGui import QKeySequence
 from qtpy.QtWidgets import QApplication, QCompleter, QLineEdit, QWidget
 
 from napari_biomedparse.data.vocabulary import suggested_prompts
 
 if TYPE_CHECKING:
-    from qtpy.QtGui import QKeyEvent, QShowEvent
+    from collections.abc import Sequence
+
+    from qtpy.QtGui import QFocusEvent, QKeyEvent
 
 _SHOWN = 12
 
 
 class CompletingLine(QLineEdit):
-    """Suggests prompts that BiomedParse v2 was trained on; any text is accepted."""
+    """Suggests prompts that the model was trained on; any text is accepted.
 
-    def __init__(self, modality: str = "auto", parent: QWidget | None = None) -> None:
+    Those in `first`, which a small model knows, come before those of BiomedParse v2.
+    """
+
+    def __init__(
+        self,
+        modality: str = "auto",
+        first: Sequence[str] = (),
+        parent: QWidget | None = None,
+    ) -> None:
         super().__init__(parent)
-        self._suggestions = QStringListModel(list(suggested_prompts(modality)), self)
+        self._suggestions = QStringListModel(self)
+        self.suggest(modality, first)
         completer = QCompleter(self._suggestions, self)
         completer.setCaseSensitivity(Qt.CaseSensitivity.CaseInsensitive)
         completer.setFilterMode(Qt.MatchFlag.MatchContains)
         completer.setMaxVisibleItems(_SHOWN)
         self.setCompleter(completer)
 
-    def set_modality(self, modality: str) -> None:
-        """Suggest targets of one modality, or of all of them."""
-        self._suggestions.setStringList(list(suggested_prompts(modality)))
+    def suggest(self, modality: str, first: Sequence[str] = ()) -> None:
+        """Suggest some texts first, and targets of one modality, or of all of them."""
+        texts = dict.fromkeys((*first, *suggested_prompts(modality)))
+        self._suggestions.setStringList(list(texts))
 
-    def showEvent(self, event: QShowEvent | None) -> None:
-        """Apply napari's theme to the list of suggestions, a window of its own."""
-        super().showEvent(event)
-        completer = self.completer()
+    def focusInEvent(self, event: QFocusEvent | None) -> None:
+        """Show the list of suggestions in napari's theme."""
+        super().focusInEvent(event)
+        self._dress()
+
+    def changeEvent(self, event: QEvent | None) -> None:
+        """Follow napari's theme."""
+        super().changeEvent(event)
+        if event is not None and event.type() == QEvent.Type.StyleChange:
+            self._dress()
+
+    def _dress(self) -> None:
+        """Give the list, a window of its own, the style of napari's window."""
+        completer, window = self.completer(), self.window()
+        while window is not None and (above := window.parentWidget()) is not None:
+            window = above.window()  # of a floating dock
         popup = None if completer is None else completer.popup()
-        window = self.window()
         if popup is not None and window is not None:
             popup.setStyleSheet(window.styleSheet())
 
@@ -51,7 +74,7 @@ class PromptLine(CompletingLine):
         super().__init__()
         self.setPlaceholderText("Add a prompt, for example kidney")
         self.setToolTip(
-            "Type part of a word to see prompts that BiomedParse v2 was trained on, or "
+            "Type part of a word to see prompts that the model was trained on, or "
             "write your own, and press Enter. A pasted list adds one prompt per line."
         )
         self.setClearButtonEnabled(True)

@@ -120,10 +120,10 @@ class PromptTable(QWidget):
                 self.rows.set_text(at, text)
         self.model.refresh(edited=True)
 
-    def set_modality(self, modality: str) -> None:
-        """Suggest targets of one modality, or of all of them."""
-        self.line.set_modality(modality)
-        self.view.editor.modality = modality
+    def suggest(self, modality: str, first: Sequence[str] = ()) -> None:
+        """Suggest some texts first, and targets of one modality, or of all of them."""
+        self.line.suggest(modality, first)
+        self.view.editor.modality, self.view.editor.first = modality, first
 
     def add(self, text: str) -> None:
         """Add prompts, one per line."""

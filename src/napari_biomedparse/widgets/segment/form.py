@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QWidget
+from qtpy.QtWidgets import QLabel, QWidget
 
 from napari_biomedparse.data.options import MODALITIES, SegmentOptions
 from napari_biomedparse.errors import VolumeError
+from napari_biomedparse.networks.catalogue import targets_of
 from napari_biomedparse.viewer.layers import is_derived, prompts_of_layer
 from napari_biomedparse.widgets.prompts.table import FilePrompts, PromptTable
 from napari_biomedparse.widgets.segment.form_state import (
@@ -30,6 +31,7 @@ from napari_biomedparse.widgets.segment.which_slices import (
     StackChoice,
 )
 from napari_biomedparse.widgets.shared.form import (
+    WARNING,
     LayerChoice,
     form_layout,
     option_fields,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 
     from napari_biomedparse.data.prompts import PromptSet
 
+DEMO_BADGE = "demo: learnt from phantoms, 8 targets, for trying out"
 OF_OBJECTS = ("edge_threshold", "minimum_size")
 MAIN = ("modality", "instances", *OF_OBJECTS)
 CAPTIONS: dict[str, dict[Any, str]] = {
@@ -89,6 +92,9 @@ class SegmentForm(QWidget):
         self.prompts.instance = lambda: bool(self.instances.value)
         self.model = ModelChoice()
         self.weights = WeightsPanel(self.model)
+        self.badge = QLabel(DEMO_BADGE)
+        self.badge.setStyleSheet(f"color: {WARNING.name()}")
+        self.badge.setToolTip("\n".join(targets_of("demo")))
         self.scope = SliceScope()
         self.region = RegionChoice(viewer)
         self.stack = StackChoice()
@@ -110,10 +116,13 @@ class SegmentForm(QWidget):
         above = self._layout.getWidgetPosition(self.model.native)[0]
         self._layout.insertRow(above, self.prompts)
         self._layout.insertRow(above + 2, self.weights)
+        self._layout.insertRow(above + 2, "", self.badge)
         self.weights.update_state()
         tab_after(main["modality"].native, self.prompts)
         tab_after(self.model.native, self.weights)
-        main["modality"].changed.connect(self.prompts.set_modality)
+        for field in (main["modality"], self.model):
+            field.changed.connect(self._on_kind_changed)
+        self._on_kind_changed()
         self.prompts.instance_loaded.connect(self._on_instance_loaded)
         self.prompts.slice_chosen.connect(self.show_slice)
         self.instances.changed.connect(self._show_fields_of_objects)
@@ -248,6 +257,12 @@ class SegmentForm(QWidget):
     def _show_fields_of_objects(self, *_: Any) -> None:
         for name in OF_OBJECTS:
             show_row(self._layout, self._options[name], bool(self.instances.value))
+
+    def _on_kind_changed(self, *_: Any) -> None:
+        """Suggest what the model knows, of the chosen modality."""
+        known = targets_of(str(self.model.value))
+        self.prompts.suggest(str(self._options["modality"].value), known)
+        self.badge.setVisible(bool(known))
 
     def _on_changed(self, *_: Any) -> None:
         self.changed.emit()

@@ -269,7 +269,9 @@ class LiveRun(QObject):
 
         volumes, prompts = request.volumes, request.prompts
         self._view.doctor.examine(
-            lambda: why_series_empty(volumes, prompts, request.options, existence)
+            lambda: why_series_empty(
+                volumes, prompts, request.options, existence, request.model
+            )
         )
 
     def _name_objects(self) -> None:
