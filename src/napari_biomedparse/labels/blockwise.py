@@ -63,7 +63,7 @@ def split_blockwise(
     """
     shape = tuple(labels.shape)
     count = 0
-    for window in _windows(shape, block):
+    for window in windows_of(shape, block):
         found = label_components(_interior(labels, edges, window)).astype(np.int64)
         parts = int(found.max(initial=0))
         if count + parts > np.iinfo(np.uint32).max:
@@ -82,14 +82,14 @@ def split_blockwise(
 
     total = int(numbers.max(initial=0))
     if minimum_size <= 1:
-        for window in _windows(shape, block):
+        for window in windows_of(shape, block):
             instances[window] = grown(window)
         return total
     sizes = np.zeros(total + 1, np.int64)
-    for window in _windows(shape, block):
+    for window in windows_of(shape, block):
         sizes += np.bincount(grown(window).ravel(), minlength=total + 1)
     kept = kept_numbers(sizes, minimum_size).astype(np.uint32)
-    for window in _windows(shape, block):
+    for window in windows_of(shape, block):
         instances[window] = kept[grown(window)]
     return int(kept.max(initial=0))
 
@@ -109,7 +109,7 @@ def _merge(
     """Return the instance of each component, merged at the faces between blocks."""
     pairs = [np.zeros((0, 2), np.int64)]
     shape = tuple(labels.shape)
-    for window in _windows(shape, block):
+    for window in windows_of(shape, block):
         for axis in range(3):
             border = window[axis].stop
             if border == shape[axis]:
@@ -139,7 +139,8 @@ def _interior(labels: ArrayLike, edges: ArrayLike, window: Window) -> npt.NDArra
     return np.where(np.asarray(edges[window]) == 0, values, 0)
 
 
-def _windows(shape: Sequence[int], block: Sequence[int]) -> Iterator[Window]:
+def windows_of(shape: Sequence[int], block: Sequence[int]) -> Iterator[Window]:
+    """Yield the blocks of a volume, the last axis fastest."""
     starts = (range(0, n, b) for n, b in zip(shape, block, strict=True))
     for corner in itertools.product(*starts):
         yield tuple(

@@ -3,52 +3,40 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from skimage.measure import marching_cubes, mesh_surface_area, regionprops_table
 
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.labels.instances import label_components
+from napari_biomedparse.labels.sums import owners_of, sum_objects
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     import pandas as pd
 
-    from napari_biomedparse.data.volume import Volume
+    from napari_biomedparse.data.volume import ArrayLike, Volume
 
 AXES = ("z", "y", "x")
-_COLUMNS = {
-    "label": "id",
-    "num_pixels": "voxels",
-    "area": "volume",
-    **{f"centroid-{i}": f"centroid_{axis}" for i, axis in enumerate(AXES)},
-    **{
-        f"bbox-{i + stop}": f"bbox_{axis}_{'stop' if stop else 'start'}"
-        for i, axis in enumerate(AXES)
-        for stop in (0, 3)
-    },
-}
-"""Properties of scikit-image and our columns, in their order."""
 
 
 def measure_objects(
-    objects: npt.NDArray[np.integer[Any]],
+    objects: ArrayLike,
     volume: Volume,
     *,
     prompts: Mapping[int, str] | None = None,
 ) -> pd.DataFrame:
-    """Measure every instance of a label volume.
+    """Measure every instance of a label volume, block by block if it is lazy.
 
     Parameters
     ----------
-    objects : ndarray [Z, Y, X]
+    objects : array [Z, Y, X]
         Integers: the number of the instance at each voxel, 0 for none.
     volume : Volume
         The image, three axes, on the same grid, with voxel size and units. It is read
-        only within the bounding boxes of instances.
+        only where there are instances.
     prompts : mapping of int to str, optional
         The prompt of each instance.
 
@@ -70,7 +58,7 @@ def measure_objects(
     """
     import pandas as pd
 
-    if objects.shape != volume.shape or objects.ndim != 3:
+    if tuple(objects.shape) != volume.shape or len(volume.shape) != 3:
         raise VolumeError(
             f"Labels have the shape {objects.shape} and the image {volume.name} has "
             f"{volume.shape}; they must have the same three axes to be measured."
@@ -80,28 +68,23 @@ def measure_objects(
             f"The axes of {volume.name} have the units {', '.join(volume.units)}; give "
             "them one unit before measuring."
         )
-    found = _untyped(regionprops_table)(
-        objects,
-        properties=("label", "num_pixels", "area", "centroid", "bbox"),
-        spacing=volume.spacing,
-    )
-    table = pd.DataFrame({name: found[key] for key, name in _COLUMNS.items()})
+    found = sum_objects(objects, {"value": volume.data}, volume.spacing)
+    voxels, size = found["voxels"], math.prod(volume.spacing)
+    table = pd.DataFrame({"id": found.index, "voxels": voxels.to_numpy(np.int64)})
     if prompts is not None:
         table.insert(1, "prompt", [prompts.get(number, "") for number in table["id"]])
-    boxes = table[[f"bbox_{axis}_{end}" for axis in AXES for end in ("start", "stop")]]
-    means, surfaces = [], []
-    for number, ends in zip(table["id"], boxes.to_numpy(int), strict=True):
-        where = tuple(slice(*pair) for pair in ends.reshape(3, 2).tolist())
-        mask = objects[where] == number
-        image = np.asarray(volume.data[where])
-        means.append(float(image[mask].mean(dtype=np.float64)))
-        surfaces.append(_surface(mask, volume.spacing))
-    table["mean_intensity"] = means
-    table["surface_area"] = surfaces
-    table["sphericity"] = [
-        math.pi ** (1 / 3) * (6.0 * size) ** (2 / 3) / surface
-        for size, surface in zip(table["volume"].tolist(), surfaces, strict=True)
-    ]
+    table["volume"] = (voxels * size).to_numpy()
+    for axis, step in zip(AXES, volume.spacing, strict=True):
+        table[f"centroid_{axis}"] = (found[f"{axis}_sum"] / voxels * step).to_numpy()
+    for axis in AXES:
+        ends = found[[f"{axis}_min", f"{axis}_max"]].to_numpy(np.int64) + np.array(
+            (0, 1)
+        )
+        table[[f"bbox_{axis}_start", f"bbox_{axis}_stop"]] = ends
+    table["mean_intensity"] = (found["value_sum"] / voxels).to_numpy()
+    table["surface_area"] = found["surface"].to_numpy()
+    ball = math.pi ** (1 / 3) * (6.0 * table["volume"]) ** (2 / 3)
+    table["sphericity"] = ball / table["surface_area"]
     table.attrs["unit"] = volume.units[0]
     return table
 
@@ -115,17 +98,5 @@ def components_of(
     by `label_components`, and the prompt of each of them.
     """
     components = label_components(labels)
-    numbers, first = np.unique(components, return_index=True)
-    owners = zip(numbers.tolist(), labels.ravel()[first].tolist(), strict=True)
-    return components, {n: texts.get(label, str(label)) for n, label in owners if n}
-
-
-def _surface(mask: npt.NDArray[np.bool_], spacing: tuple[float, ...]) -> float:
-    """Return the area of the mesh around a mask, closed at the border of its box."""
-    padded = np.pad(mask, 1).astype(np.float32)
-    corners, faces, *_ = _untyped(marching_cubes)(padded, 0.5, spacing=spacing)
-    return float(_untyped(mesh_surface_area)(corners, faces))
-
-
-def _untyped(function: Any) -> Callable[..., Any]:
-    return cast("Callable[..., Any]", function)
+    owners = owners_of(components, labels)
+    return components, {n: texts.get(label, str(label)) for n, label in owners.items()}
