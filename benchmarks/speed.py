@@ -113,7 +113,7 @@ def _write_noise(path: Path, slices: int, size: int) -> None:
 
 def load_network(config: str) -> BiomedParse:
     """Load a weights file, or the full-size or smallest network's random weights."""
-    return _build(V2, None, "synthetic") if config == "v2" else load_model(config)
+    return load_model(config) if config != "v2" else _build(None, V2, None, config)
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

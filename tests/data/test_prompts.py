@@ -4,7 +4,12 @@ from typing import Any
 
 import pytest
 
-from napari_biomedparse.data.prompts import Prompt, PromptSet, parse_prompts
+from napari_biomedparse.data.prompts import (
+    Prompt,
+    PromptSet,
+    label_colour,
+    parse_prompts,
+)
 from napari_biomedparse.errors import PromptError
 
 
@@ -77,3 +82,10 @@ def test_the_order_of_a_mapping_is_kept_beside_the_ids() -> None:
 def test_an_order_names_each_prompt_once(order: tuple[int, ...]) -> None:
     with pytest.raises(PromptError, match=r"each of the label ids \[1, 2\] once"):
         PromptSet((Prompt(1, "a"), Prompt(2, "b")), order=order)
+
+
+def test_colours_differ_and_are_stable() -> None:
+    colours = [label_colour(i) for i in range(1, 65)]
+    assert len(set(colours)) == 64
+    assert all(len(c) == 4 and c[3] == 255 for c in colours)
+    assert label_colour(1) == colours[0]

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.image import imread
 
+from napari_biomedparse.data.prompts import label_colour
 from napari_biomedparse.evaluation.case import Overlay
 from napari_biomedparse.evaluation.pictures import box_plot, draw_overlay
 from napari_biomedparse.evaluation.scores import CaseScore, ClassLine
-from napari_biomedparse.io.contents import label_colour
 
 
 def test_an_overlay_shows_truth_and_prediction_beside_the_image(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari_biomedparse.io.contents import Contents, as_prompts, label_colour
+from napari_biomedparse.io.contents import Contents, as_prompts
 
 if TYPE_CHECKING:
     import pytest
@@ -22,10 +22,3 @@ def test_names_that_are_no_prompts(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_an_empty_file_has_nothing() -> None:
     assert Contents() == Contents((), (), None)
-
-
-def test_colours_differ_and_are_stable() -> None:
-    colours = [label_colour(i) for i in range(1, 65)]
-    assert len(set(colours)) == 64
-    assert all(len(c) == 4 and c[3] == 255 for c in colours)
-    assert label_colour(1) == colours[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from napari_biomedparse.data.options import USUAL_BATCH
 from napari_biomedparse.data.volume import as_volume
 from napari_biomedparse.errors import OptionError, PromptError, VolumeError
 from napari_biomedparse.networks.config import TINY
-from napari_biomedparse.pipeline.plan import RunPlan, SegmentOptions, plan_run
+from napari_biomedparse.pipeline.plan import RunPlan, SegmentOptions, plan_run, spans
 
 
 def _plan(volume: Any, prompts: Any = "liver", **options: Any) -> RunPlan:
@@ -174,3 +175,18 @@ def test_colours_keep_their_hue(brightest: float, high: float) -> None:
 def test_colour_slices_are_cut_as_they_were_taken() -> None:
     assert _plan(np.zeros((50, 20, 90, 3), np.uint8)).axis_name == "z"
     assert _plan(np.zeros((50, 20, 90, 3), np.uint8), axis="y").axis_name == "y"
+
+
+@pytest.mark.parametrize(
+    ("indices", "expected"),
+    [
+        ([], []),
+        ([4], [(4, 5)]),
+        ({9, 2, 0, 1, 10, 5}, [(0, 3), (5, 6), (9, 11)]),
+        ((3, 2, 1), [(1, 4)]),
+    ],
+)
+def test_slices_are_put_together_to_ranges(
+    indices: Iterable[int], expected: list[tuple[int, int]]
+) -> None:
+    assert spans(indices) == expected

@@ -14,10 +14,9 @@ import pytest
 import tifffile
 from markupsafe import escape
 
-from napari_biomedparse.data.prompts import parse_prompts
+from napari_biomedparse.data.prompts import label_colour, parse_prompts
 from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.errors import FormatError, OptionError
-from napari_biomedparse.io.contents import label_colour
 from napari_biomedparse.report.drawing import existence_plot, html_color
 from napari_biomedparse.report.result import RunResult
 from napari_biomedparse.report.run_page import PAGE, report_run, write_report

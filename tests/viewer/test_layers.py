@@ -12,10 +12,9 @@ import tifffile
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
-from napari_biomedparse.data.prompts import PromptSet, parse_prompts
+from napari_biomedparse.data.prompts import PromptSet, label_colour, parse_prompts
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.io import open_file
-from napari_biomedparse.io.contents import label_colour
 from napari_biomedparse.viewer.layers import (
     get_reader,
     labels_layer_kwargs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -13,6 +14,9 @@ SEPARATOR = "[SEP]"
 INSTANCE_KEY = "instance_label"
 """Entry of a challenge file's prompts that says whether labels are instances."""
 MAX_LABEL_ID = 65535
+Colour = tuple[int, int, int, int]
+"""Red, green, blue and opacity, each 0 to 255."""
+_GOLDEN_RATIO = 0.618033988749895
 
 
 @dataclass(frozen=True)
@@ -164,3 +168,11 @@ def _from_mapping(source: Mapping[Any, Any]) -> PromptSet:
         instance=bool(instance),
         order=tuple(texts),
     )
+
+
+def label_colour(label: int) -> Colour:
+    """Return a colour of a label value that differs from those of its neighbours."""
+    hue = (label * _GOLDEN_RATIO) % 1.0
+    rgb = colorsys.hsv_to_rgb(hue, 0.65 + 0.3 * (label % 2), 0.95)
+    red, green, blue = (round(255 * part) for part in rgb)
+    return red, green, blue, 255

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,17 +53,6 @@ class SegmentedSlices:
             slice(self.start, self.stop) if i == self.axis else slice(None)
             for i in range(3)
         )
-
-
-def spans(indices: Iterable[int]) -> list[Span]:
-    """Merge slices, in any order, into ascending ranges as long as possible."""
-    found: list[Span] = []
-    for index in sorted(indices):
-        if found and found[-1][1] == index:
-            found[-1] = (found[-1][0], index + 1)
-        else:
-            found.append((index, index + 1))
-    return found
 
 
 @dataclass(frozen=True)

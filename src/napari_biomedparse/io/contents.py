@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,14 +11,10 @@ from napari_biomedparse.data.prompts import INSTANCE_KEY, parse_prompts
 from napari_biomedparse.errors import FormatError, PromptError
 
 if TYPE_CHECKING:
-    from napari_biomedparse.data.prompts import PromptSet
+    from napari_biomedparse.data.prompts import Colour, PromptSet
     from napari_biomedparse.data.volume import Volume
 
 logger = logging.getLogger(__name__)
-
-Colour = tuple[int, int, int, int]
-"""Red, green, blue and opacity, each 0 to 255."""
-_GOLDEN_RATIO = 0.618033988749895
 
 
 @dataclass(frozen=True)
@@ -69,11 +64,3 @@ def as_prompts(
     except PromptError as error:
         logger.warning("%s: the label names do not serve as prompts: %s", what, error)
         return None
-
-
-def label_colour(label: int) -> Colour:
-    """Return a colour of a label value that differs from those of its neighbours."""
-    hue = (label * _GOLDEN_RATIO) % 1.0
-    rgb = colorsys.hsv_to_rgb(hue, 0.65 + 0.3 * (label % 2), 0.95)
-    red, green, blue = (round(255 * part) for part in rgb)
-    return red, green, blue, 255

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_biomedparse.data.results import SegmentedSlices, spans
+from napari_biomedparse.data.results import SegmentedSlices
 from napari_biomedparse.labels.resolve import (
     BACKGROUND_PROBABILITY,
     probability,
@@ -28,6 +28,7 @@ from napari_biomedparse.labels.resolve import (
     resolve_in_order,
     resolve_separately,
 )
+from napari_biomedparse.pipeline.plan import spans
 from napari_biomedparse.pipeline.tiles import predict_tiles
 from napari_biomedparse.slicing.read import SliceBatch, keep_slabs, slice_batches
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from napari_biomedparse.version import __version__
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptsLike
+    from napari_biomedparse.data.results import Span
     from napari_biomedparse.data.volume import VolumeLike
     from napari_biomedparse.networks.config import BiomedParseConfig
 
@@ -157,3 +158,14 @@ def merge_options(
         )
     values: dict[str, Any] = dict(changes)
     return replace(options or SegmentOptions(), **values)
+
+
+def spans(indices: Iterable[int]) -> list[Span]:
+    """Merge slices, in any order, into ascending ranges as long as possible."""
+    found: list[Span] = []
+    for index in sorted(indices):
+        if found and found[-1][1] == index:
+            found[-1] = (found[-1][0], index + 1)
+        else:
+            found.append((index, index + 1))
+    return found

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from napari_biomedparse.data.results import spans
 from napari_biomedparse.engine.engine import SlicePrediction
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.pipeline.loop import Predicted, label_slices, predict_slices
+from napari_biomedparse.pipeline.plan import spans
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.results import SegmentedSlices, Span

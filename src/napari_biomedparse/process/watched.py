@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from cachetools import LRUCache
 
-from napari_biomedparse.data.results import SegmentedSlices, spans
+from napari_biomedparse.data.results import SegmentedSlices
+from napari_biomedparse.pipeline.plan import spans
 from napari_biomedparse.process.messages import (
     Instances,
     Planned,

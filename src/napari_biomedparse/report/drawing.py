@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.io.contents import label_colour
+from napari_biomedparse.data.prompts import label_colour
 from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
 from napari_biomedparse.slicing.read import read_slices
 

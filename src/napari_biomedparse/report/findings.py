@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.data.results import SegmentedSlices, spans
+from napari_biomedparse.pipeline.plan import spans
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import Prompt, PromptSet
+    from napari_biomedparse.data.results import SegmentedSlices
 
 
 @dataclass(frozen=True)

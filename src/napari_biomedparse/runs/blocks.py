@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.data.results import spans
 from napari_biomedparse.errors import Cancelled
 from napari_biomedparse.io.durable import writing
 from napari_biomedparse.io.formats.ome_labels import LabelStore, Layout, create_labels
@@ -24,6 +23,7 @@ from napari_biomedparse.io.identity import check_unchanged
 from napari_biomedparse.io.lazy import chunk_thickness, plan_thickness
 from napari_biomedparse.labels.blockwise import block_shape, scratch, split_blockwise
 from napari_biomedparse.pipeline.loop import one_behind, run_plan
+from napari_biomedparse.pipeline.plan import spans
 from napari_biomedparse.runs.folder import (
     COMPONENTS,
     EDGES,

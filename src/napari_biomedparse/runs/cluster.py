@@ -7,6 +7,7 @@ same path.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -171,13 +172,17 @@ def _local_client(workers: int | None) -> Iterator[Client]:
     try:
         client.register_plugin(_Uninterrupted())
         yield client
-    except KeyboardInterrupt:  # do not wait for workers, which take seconds to end
-        Thread(target=close, daemon=True).start()
+    except KeyboardInterrupt:  # workers would first finish their blocks
+        cluster.sync(_end_workers, cluster)
         raise
-    except BaseException:
+    finally:
         close()
-        raise
-    close()
+
+
+async def _end_workers(cluster: LocalCluster) -> None:
+    """End workers within a second; what they have not recorded is repeated."""
+    closing = (worker.close(timeout=0.4) for worker in cluster.workers.values())
+    await asyncio.gather(*closing, return_exceptions=True)
 
 
 class _Uninterrupted(WorkerPlugin):  # type: ignore[misc]  # distributed is untyped

@@ -15,11 +15,11 @@ from napari_biomedparse.data.prompts import (
     INSTANCE_KEY,
     Prompt,
     PromptSet,
+    label_colour,
     parse_prompts,
 )
 from napari_biomedparse.data.volume import SPATIAL_AXES, Volume, as_volume
 from napari_biomedparse.errors import VolumeError
-from napari_biomedparse.io.contents import label_colour
 from napari_biomedparse.io.formats.units import unit_name
 from napari_biomedparse.viewer.axes import (
     AXES,
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from napari.components import Dims
     from napari.layers import Image, Labels
 
-    from napari_biomedparse.io.contents import Colour, Contents, LabelVolume
+    from napari_biomedparse.data.prompts import Colour
+    from napari_biomedparse.io.contents import Contents, LabelVolume
 
 LayerTuple = tuple[Any, dict[str, Any], str]
 """Data, keywords and type of a layer, as npe2 wants them."""

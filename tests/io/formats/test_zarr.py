@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import zarr
 
-from napari_biomedparse.data.prompts import PromptSet, parse_prompts
+from napari_biomedparse.data.prompts import PromptSet, label_colour, parse_prompts
 from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.errors import FormatError
-from napari_biomedparse.io.contents import label_colour
 from napari_biomedparse.io.durable import is_zarr
 from napari_biomedparse.io.formats.ome_labels import save_zarr
 from napari_biomedparse.io.formats.zarr import open_zarr

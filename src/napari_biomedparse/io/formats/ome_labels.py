@@ -14,9 +14,8 @@ import numpy.typing as npt
 import zarr
 from zarr.storage import LocalStore
 
-from napari_biomedparse.data.prompts import INSTANCE_KEY
+from napari_biomedparse.data.prompts import INSTANCE_KEY, label_colour
 from napari_biomedparse.errors import OutputError
-from napari_biomedparse.io.contents import label_colour
 from napari_biomedparse.io.durable import (
     atomic_write,
     is_zarr,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from napari_biomedparse.io.formats.units import unit_name
 
 if TYPE_CHECKING:
-    from napari_biomedparse.io.contents import Colour
+    from napari_biomedparse.data.prompts import Colour
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_biomedparse.networks.blocks.convolution import SameConv
-from napari_biomedparse.networks.blocks.layers import Attention, sine_positions
+from napari_biomedparse.networks.blocks.layers import (
+    Attention,
+    SameConv,
+    sine_positions,
+)
 
 if TYPE_CHECKING:
     from napari_biomedparse.networks.config import BiomedParseConfig

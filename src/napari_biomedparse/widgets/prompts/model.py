@@ -11,8 +11,8 @@ from qtpy.QtCore import QAbstractTableModel, QMimeData, QModelIndex, Qt, Signal
 from qtpy.QtGui import QColor, QFont, QIcon, QPalette, QPixmap
 from qtpy.QtWidgets import QApplication, QStyledItemDelegate
 
+from napari_biomedparse.data.prompts import label_colour
 from napari_biomedparse.errors import PromptError
-from napari_biomedparse.io.contents import label_colour
 from napari_biomedparse.networks.blocks.tokenizer import CONTEXT_LENGTH, token_count
 from napari_biomedparse.widgets.prompts.rows import PromptRows, Row, short_count
 from napari_biomedparse.widgets.prompts.suggestions import CompletingLine

@@ -10,7 +10,7 @@ from qtpy.QtCore import QObject, QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QPainter, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
-from napari_biomedparse.io.contents import label_colour
+from napari_biomedparse.data.prompts import label_colour
 
 if TYPE_CHECKING:
     import numpy.typing as npt
