@@ -25,7 +25,13 @@ from napari_biomedparse.cli import (
     segment,
     vocabulary,
 )
-from napari_biomedparse.cli._show import INTERRUPTED, one_line_errors, say
+from napari_biomedparse.cli._show import (
+    INTERRUPTED,
+    one_line_errors,
+    print_any_letter,
+    say,
+    warnings_shown,
+)
 from napari_biomedparse.version import __version__
 
 
@@ -37,6 +43,7 @@ class CommandLine(typer.Typer):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command that the arguments name."""
+        print_any_letter()
         try:
             return super().__call__(*args, **kwargs)
         except SystemExit as end:
@@ -95,4 +102,4 @@ for _verb in (
     finetune.finetune,
     demo.demo,
 ):
-    app.command()(one_line_errors()(_verb))
+    app.command()(warnings_shown()(one_line_errors()(_verb)))

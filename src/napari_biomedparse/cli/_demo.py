@@ -15,6 +15,8 @@ from napari_biomedparse.data.results import Segmentation
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.evaluation.metrics import dice
 from napari_biomedparse.io import save_labels
+from napari_biomedparse.io.durable import write_durably
+from napari_biomedparse.io.text import csv_text
 from napari_biomedparse.labels.instances import label_components
 from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.report.drawing import blend
@@ -54,7 +56,8 @@ def run_demo(
         overwrite=True,
     )
     imsave(folder / "overlay.png", _picture(phantom, found.labels))
-    table.to_csv(folder / "table.csv", index=False)
+    rows = table.itertuples(index=False)
+    write_durably(folder / "table.csv", csv_text(table.columns, rows))
     return table
 
 

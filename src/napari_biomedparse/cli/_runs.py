@@ -96,13 +96,14 @@ def run_to_file(
                 advance=done.stop - done.start,
             )
         result = sink.result(model_identity(network), engine.precision)
+    shown = region_of(chosen.volume if isinstance(chosen, Series) else chosen, options)
+    if isinstance(chosen, Series):
+        shown = replace(chosen, volume=shown).holding(result.labels)
+    save(outputs, result, shown, how.overwrite)
     if isinstance(chosen, Series):
         threshold = options.existence_threshold
         show_times(prompts, result.existence, threshold, chosen.start)
-        cut = replace(chosen, volume=region_of(chosen.volume, options))
-        save(outputs, result, cut.holding(result.labels), how.overwrite)
-        return
-    if how.consensus:
+    elif how.consensus:
         show_axes(prompts, chosen.axes, result.existence)
     else:
         show_findings(
@@ -117,7 +118,6 @@ def run_to_file(
                 model=model,
             ),
         )
-    save(outputs, result, region_of(chosen, options), how.overwrite)
 
 
 def run_to_folder(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +16,15 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from napari_biomedparse.errors import BiomedParseError, OptionError
+from napari_biomedparse.io.text import visible
 from napari_biomedparse.report.findings import truncation_warning
 
 if TYPE_CHECKING:
@@ -29,18 +34,68 @@ if TYPE_CHECKING:
 
 USAGE, INTERRUPTED = 2, 130
 """Exit codes, by convention, besides 1 for what went wrong."""
-out = Console()
-err = Console(stderr=True)
+
+
+class _PlainConsole(Console):
+    """Shows text as it is, in tables too: without markup, control characters visible.
+
+    Prompts, paths and messages may come from anybody's files.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Make text of a string."""
+        return super().render_str(visible(text), **how)
+
+
+class _Description(TextColumn):
+    """What a bar is about."""
+
+    def render(self, task: Task) -> Text:
+        """Make text of the description."""
+        return Text(visible(task.description))
+
+
+class _Warnings(logging.Handler):
+    """Shows what the package and its libraries warn of."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        err.print(self.format(record), soft_wrap=True)
+
+
+out = _PlainConsole()
+err = _PlainConsole(stderr=True)
 
 
 def say(text: str) -> None:
-    """Print text as it is: paths neither break nor turn into markup."""
-    out.print(text, highlight=False, markup=False, soft_wrap=True)
+    """Print text in one line, whatever its length."""
+    out.print(text, soft_wrap=True)
 
 
 def complain(text: str) -> None:
     """Print what went wrong on stderr."""
-    err.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
+    err.print(text, style="red", soft_wrap=True)
+
+
+def print_any_letter() -> None:
+    """Have the terminal get escapes for letters that it cannot show."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def warnings_shown() -> Iterator[None]:
+    """Print warnings that are logged meanwhile."""
+    handler = _Warnings(logging.WARNING)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 @contextmanager
@@ -62,7 +117,7 @@ def one_line_errors(remains: str = "nothing was written") -> Iterator[None]:
 
 def progress_bar() -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        _Description(""),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -108,7 +163,7 @@ def show_findings(
                 if value is not None
             ]
             remedy = f" ({', '.join(flags)})" if flags else ""
-            out.print(f"- {cause.sentence} {cause.fix}{remedy}", markup=False)
+            out.print(f"- {cause.sentence} {cause.fix}{remedy}")
 
 
 def show_times(

@@ -6,9 +6,9 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
 from napari_biomedparse.evaluation.scores import METRICS, CaseScore, ClassLine
+from napari_biomedparse.io.text import csv_text
 
 ALL = "all cases"
 COSTS = ("seconds", "host_mib", "device_mib", "slices")
@@ -76,13 +76,13 @@ def cases_csv(scores: Iterable[CaseScore]) -> str:
         for s in scores
         for line in s.classes
     ]
-    return _csv(lines, ["case", *names, *COSTS])
+    return csv_text(["case", *names, *COSTS], lines, digits=6)
 
 
 def summary_csv(lines: Iterable[SummaryLine]) -> str:
     """Return the summary as CSV."""
     names = [item.name for item in fields(SummaryLine)]
-    return _csv([asdict(line) for line in lines], names)
+    return csv_text(names, map(asdict, lines), digits=6)
 
 
 def shown(value: float, digits: int = 4) -> str:
@@ -109,11 +109,3 @@ def _summary(
             max(known),
         )
     ]
-
-
-def _csv(lines: list[dict[str, Any]], columns: list[str]) -> str:
-    import pandas as pd  # slow, and widgets import this module
-
-    table = pd.DataFrame(lines, columns=columns)
-    text: str = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    return text

@@ -47,9 +47,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_durably(path: Path, text: str) -> None:
-    """Write a UTF-8 text file with `atomic_write`."""
+    """Write a UTF-8 text file with `atomic_write`.
+
+    The bytes of file names that are not UTF-8 become escapes, which JSON reads back.
+    """
     with atomic_write(path) as partial:
-        partial.write_text(text, "utf-8", newline="\n")
+        partial.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 @contextmanager

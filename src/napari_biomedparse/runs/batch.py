@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import os
 import time
@@ -24,6 +22,7 @@ from napari_biomedparse.errors import (
 from napari_biomedparse.io import open_file
 from napari_biomedparse.io.durable import write_durably, writing
 from napari_biomedparse.io.inputs import find_files, folder_names
+from napari_biomedparse.io.text import csv_text
 from napari_biomedparse.networks.weights import load_model, model_or_default
 from napari_biomedparse.pipeline.plan import merge_options
 from napari_biomedparse.runs.folder import LOCK, Run
@@ -162,9 +161,7 @@ def segment_files(
 
 def summary(outcomes: Iterable[FileOutcome]) -> str:
     """Return a CSV table with a row for each file and prompt."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
+    rows: list[dict[str, str]] = []
     for outcome in outcomes:
         row = {
             "file": str(outcome.file),
@@ -173,8 +170,8 @@ def summary(outcomes: Iterable[FileOutcome]) -> str:
             "error": outcome.error,
         }
         found = [{}] if outcome.run is None else _rows(outcome.run)
-        table.writerows(row | more for more in found)
-    return text.getvalue()
+        rows += [row | more for more in found]
+    return csv_text(COLUMNS, rows)
 
 
 def _rows(run: Run) -> list[dict[str, str]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -16,6 +14,7 @@ import numpy as np
 
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.io.durable import write_durably
+from napari_biomedparse.io.text import csv_text
 from napari_biomedparse.networks.catalogue import MODELS
 from napari_biomedparse.networks.checkpoint import read_checkpoint
 from napari_biomedparse.networks.weights import model_identity
@@ -102,14 +101,7 @@ def save_training(
 
 def write_log(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the log atomically."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    for row in rows:
-        table.writerow(
-            {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
-        )
-    write_durably(folder / LOG, text.getvalue())
+    write_durably(folder / LOG, csv_text(COLUMNS, rows, digits=6))
 
 
 def _checksum(volumes: Sequence[TrainingVolume]) -> str:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 import tracemalloc
 import warnings
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import cloudpickle
 import dask.array as da
@@ -374,6 +376,26 @@ def test_labels_read_back(
     assert labels.volume.dtype == np.uint8
     np.testing.assert_array_equal(np.asarray(labels.volume.data), LABELS)
     np.testing.assert_array_equal(tifffile.imread(path), LABELS)
+
+
+def test_equal_labels_are_equal_files_whose_xml_is_well_formed(tmp_path: Path) -> None:
+    labels = np.stack([np.eye(4, dtype=np.uint8)] * 2)
+    name = os.fsdecode(b"caf\xe9 \x1b[31m")
+    volume = Volume(
+        labels, ("z", "y", "x"), (1.0,) * 3, ("micrometer",) * 3, (0.0,) * 3, name
+    )
+    prompts = parse_prompts({1: "liver \x00 <b> \ufffe"})
+    paths = [tmp_path / os.fsdecode(file) for file in (b"a.tif", b"\xe9.tif", b"c.tif")]
+    for path, found in zip(paths, (labels, labels, 1 - labels), strict=True):
+        save_tiff(path, found, volume=volume, prompts=prompts, overwrite=False)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    with tifffile.TiffFile(paths[0]) as file:
+        root = ElementTree.fromstring(file.ome_metadata)
+    with tifffile.TiffFile(paths[2]) as file:
+        assert ElementTree.fromstring(file.ome_metadata).get("UUID") != root.get("UUID")
+    (read,) = open_tiff(paths[1]).labels
+    assert read.texts == {1: r"liver \x00 <b> \ufffe"}
+    np.testing.assert_array_equal(read.volume.data, labels)
 
 
 def test_labels_over_time(tmp_path: Path) -> None:

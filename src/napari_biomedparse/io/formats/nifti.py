@@ -119,7 +119,7 @@ def save_nifti(
         whole_or_nothing(path, overwrite=overwrite) as temporary,
         temporary.open("wb") as raw,
         # The name in gzip's header is that of the file, not the temporary one.
-        gzip.GzipFile(path.name, "wb", fileobj=raw) if packed else raw as file,
+        gzip.GzipFile(path.name, "wb", fileobj=raw, mtime=0) if packed else raw as file,
     ):
         header.write_to(file)
         file.write(b"\0" * (int(header["vox_offset"]) - file.tell()))

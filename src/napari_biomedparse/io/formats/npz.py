@@ -72,14 +72,21 @@ def save_npz(
         whole_or_nothing(path, overwrite=overwrite) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
     ):
-        with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
+        with archive.open(_member(key), "w", force_zip64=True) as file:
             header = {"descr": dtype.str, "fortran_order": False, "shape": labels.shape}
             np.lib.format.write_array_header_1_0(file, header)
             for slab in in_order(labels, temporary.parent):
                 file.write(np.ascontiguousarray(fit(slab, dtype)).data)
         for key, value in _describe(volume, prompts).items():
-            with archive.open(f"{key}.npy", "w") as file:
+            with archive.open(_member(key), "w") as file:
                 np.lib.format.write_array(file, value, allow_pickle=False)
+
+
+def _member(key: str) -> zipfile.ZipInfo:
+    """Name an array, without the time, so that equal labels are equal files."""
+    made = zipfile.ZipInfo(f"{key}.npy")
+    made.compress_type = zipfile.ZIP_DEFLATED
+    return made
 
 
 def _describe(volume: Volume, prompts: PromptSet | None) -> dict[str, npt.NDArray[Any]]:

@@ -5,6 +5,7 @@ Many files, one per slice, are one volume if given as a folder or a pattern.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +50,7 @@ from napari_biomedparse.io.lazy import (
     label_dtype,
     lazy_array,
 )
+from napari_biomedparse.io.text import NOT_XML, visible
 
 logger = logging.getLogger(__name__)
 
@@ -160,32 +163,42 @@ def save_tiff(
     prompts: PromptSet | None,
     overwrite: bool,
 ) -> None:
-    """Write labels as an OME-TIFF with sizes, units and prompts, without the origin."""
+    """Write labels as an OME-TIFF with sizes, units and prompts, without the origin.
+
+    Its UUID follows from its content, so that equal labels are equal files.
+    """
     dtype = label_dtype(labels, prompts)
     shape = tuple(labels.shape)
     big = math.prod(shape) * dtype.itemsize > _CLASSIC_BYTES
+    digest = hashlib.sha256(repr(described := _describe(volume, prompts)).encode())
+
+    def planes(folder: Path) -> Iterator[npt.NDArray[Any]]:
+        for slab in in_order(labels, folder):
+            for plane in slab.reshape(-1, *shape[-2:]):
+                fitting = np.ascontiguousarray(fit(plane, dtype))
+                digest.update(fitting.data)
+                yield fitting
+
     with whole_or_nothing(path, overwrite=overwrite) as temporary:
-        slabs = in_order(labels, temporary.parent)
-        planes = (
-            fit(plane, dtype)
-            for slab in slabs
-            for plane in slab.reshape(-1, *shape[-2:])
-        )
         with tifffile.TiffWriter(temporary, bigtiff=big, ome=True) as writer:
             writer.write(
-                planes,
+                planes(temporary.parent),
                 shape=shape,
                 dtype=dtype,
                 photometric="minisblack",
                 compression="zlib",
-                metadata=_describe(volume, prompts),
+                metadata=described | {"UUID": str(UUID(int=0))},
             )
+        with tifffile.TiffFile(temporary) as written:
+            text = written.pages.first.description
+        text = text.replace(str(UUID(int=0)), str(UUID(digest.hexdigest()[:32])))
+        tifffile.tiffcomment(temporary, text.encode())
 
 
 def _describe(volume: Volume, prompts: PromptSet | None) -> dict[str, Any]:
     described: dict[str, Any] = {
         "axes": "".join(volume.axes).upper(),
-        "Name": f"{volume.name} labels",
+        "Name": visible(f"{volume.name} labels", NOT_XML),
     }
     for axis, size, unit in zip(volume.axes, volume.spacing, volume.units, strict=True):
         if axis == "t" and unit != PIXEL:
@@ -195,7 +208,8 @@ def _describe(volume: Volume, prompts: PromptSet | None) -> dict[str, Any]:
             described |= {key: size, f"{key}Unit": unit_symbol(unit)}
     entries = {"Namespace": LABEL_NAMESPACE, "background": "0"}
     if prompts is not None:
-        entries |= {str(prompt.id): prompt.text for prompt in prompts.prompts}
+        texts = {str(p.id): visible(p.text, NOT_XML) for p in prompts.prompts}
+        entries |= texts
         entries[INSTANCE_KEY] = str(int(prompts.instance))
     return described | {"MapAnnotation": entries}
 
