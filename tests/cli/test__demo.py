@@ -25,8 +25,10 @@ def phantom():
 
 
 def test_labels_picture_and_table_agree(phantom, tmp_path):
-    for _ in range(2):  # the second one replaces the first
-        table = run_demo(phantom, tmp_path / "new", model="tiny", device="cpu")
+    table = run_demo(phantom, tmp_path / "new", model="tiny", device="cpu")
+    with pytest.raises(OutputError, match=r"labels\.zarr exists already"):
+        run_demo(phantom, tmp_path / "new", model="tiny", device="cpu")
+    run_demo(phantom, tmp_path / "new", model="tiny", device="cpu", overwrite=True)
     found = segment(phantom.volume, phantom.prompts, "tiny", device="cpu")
     (labels,) = open_file(tmp_path / "new" / "labels.zarr").labels
     np.testing.assert_array_equal(np.asarray(labels.volume.data), found.labels)

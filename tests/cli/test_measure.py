@@ -79,10 +79,31 @@ def test_faults_are_told_in_one_line(tmp_path: Path) -> None:
     nowhere = str(tmp_path / "missing" / "table.csv")
     done = CliRunner().invoke(app, ["measure", labels, "-i", image, "-o", nowhere])
     assert done.exit_code == 1
-    assert "cannot be written" in done.output
+    assert "missing does not exist; create it first" in done.output
     floats = tmp_path / "floats.tif"
     tifffile.imwrite(floats, IMAGE.astype(np.float32), photometric="minisblack")
     command = ["measure", str(floats), "-i", image, "-o", str(tmp_path / "t.csv")]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 1
     assert "labels must be integers" in done.output
+
+
+def test_an_input_is_never_replaced_and_others_when_asked(tmp_path: Path) -> None:
+    labels, image = files(tmp_path, "labels.npz")
+    before = Path(labels).read_bytes(), Path(image).read_bytes()
+    command = ["measure", labels, "-i", image, "--overwrite", "-o"]
+    for output in (labels, image):
+        done = CliRunner().invoke(app, [*command, output])
+        assert done.exit_code == 1
+        assert "never replaced" in done.stderr
+    segment = ["segment", image, "-p", "x", "-m", "tiny", "--overwrite", "-o", image]
+    assert "never replaced" in CliRunner().invoke(app, segment).stderr
+    assert (Path(labels).read_bytes(), Path(image).read_bytes()) == before
+    table = tmp_path / "table.csv"
+    table.write_text("precious")
+    without = CliRunner().invoke(app, [*command[:4], "-o", str(table)])
+    assert "exists already" in without.stderr
+    assert table.read_text() == "precious"
+    assert CliRunner().invoke(app, [*command, str(table)]).exit_code == 0
+    nowhere = CliRunner().invoke(app, [*command, str(table / "out.csv")])
+    assert "table.csv is a file, not a folder" in nowhere.stderr

@@ -12,6 +12,7 @@ from napari_biomedparse.errors import OutputError
 from napari_biomedparse.io import durable
 from napari_biomedparse.io.durable import (
     atomic_write,
+    check_place,
     is_zarr,
     sync_files,
     sync_folder,
@@ -186,3 +187,54 @@ def test_places_that_cannot_be_written(
     monkeypatch.setattr("pathlib.Path.replace", refuse)
     with pytest.raises(OutputError, match="cannot be written: Permission denied"):
         _write(tmp_path / "a.txt", "x")
+
+
+@pytest.mark.parametrize("name", ["file/a.txt", "file/more/a.txt"])
+def test_a_file_in_the_way_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="file is a file, not a folder"):
+        check_place(tmp_path / name, overwrite=True)
+
+
+def test_a_place_is_tried_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_place(tmp_path / f"{'ä' * 120}.tif", overwrite=False)
+    assert list(tmp_path.iterdir()) == []
+
+    def refuse(*_: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with pytest.raises(OutputError, match="cannot be written: File name too long"):
+        check_place(tmp_path / f"{'a' * 300}.tif", overwrite=False)
+    monkeypatch.setattr("pathlib.Path.write_bytes", refuse)
+    with pytest.raises(OutputError, match="cannot be written: Read-only file system"):
+        check_place(tmp_path / "a.tif", overwrite=False)
+
+
+def test_inputs_are_never_replaced(tmp_path: Path) -> None:
+    image, folder, link = (tmp_path / name for name in ("a.tif", "a.zarr", "link.tif"))
+    image.write_text("x")
+    (folder / "s0").mkdir(parents=True)
+    (folder / "zarr.json").write_text("{}")
+    link.symlink_to(image)
+    hard = tmp_path / "hard.tif"
+    hard.hardlink_to(image)
+    slices = tmp_path / "slices"
+    slices.mkdir()
+    (slices / "1.tif").write_text("x")
+    run = tmp_path / "run"
+    (run / "labels.zarr").mkdir(parents=True)
+    (run / "labels.zarr" / ".zgroup").write_text("{}")
+    for path, given in (
+        (image, image),
+        (link, image),
+        (hard, image),
+        (slices / ".." / "a.tif", image),
+        (image, tmp_path / "*.tif"),
+        (folder, folder),
+        (folder / "s0", folder),
+        (run, run / "labels.zarr"),
+        (slices / "1.tif", slices),
+    ):
+        with pytest.raises(OutputError, match="the input .* never replaced"):
+            check_place(path, overwrite=True, inputs=[None, given])
+    check_place(slices / "out.tif", overwrite=True, inputs=[slices, image])

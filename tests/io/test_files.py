@@ -264,7 +264,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match="convert them to integers"):
         save_labels(tmp_path / "a.tif", LABELS / 2, volume=VOLUME, prompts=PROMPTS)
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="does not exist"):
+    with pytest.raises(OutputError, match="is a file, not a folder"):
         save_labels(tmp_path / "file/a.tif", LABELS, volume=VOLUME, prompts=PROMPTS)
 
 

@@ -15,7 +15,7 @@ from napari_biomedparse.data.results import Segmentation
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.evaluation.metrics import dice
 from napari_biomedparse.io import save_labels
-from napari_biomedparse.io.durable import write_durably
+from napari_biomedparse.io.durable import check_place, write_durably, written
 from napari_biomedparse.io.text import csv_text
 from napari_biomedparse.labels.instances import label_components
 from napari_biomedparse.pipeline.segment import segment
@@ -30,13 +30,18 @@ ENLARGED = 3
 
 
 def run_demo(
-    phantom: Phantom, folder: Path, *, model: str = "demo", device: str = "auto"
+    phantom: Phantom,
+    folder: Path,
+    *,
+    model: str = "demo",
+    device: str = "auto",
+    overwrite: bool = False,
 ) -> pd.DataFrame:
     """Segment a phantom by its own prompts; write labels, a picture and a table.
 
     The folder is made if need be. It gets ``labels.zarr`` (OME-Zarr), ``overlay.png``
-    (a slice, the labels on it, and the truth on it) and ``table.csv``, which replace
-    older ones. An `OutputError` is raised if it cannot be made. In the table,
+    (a slice, the labels on it, and the truth on it) and ``table.csv``. An `OutputError`
+    is raised if one exists and `overwrite` is False, or cannot be made. In the table,
     `existence` is the highest probability over the slices, `objects` the number of
     components in 3D, `dice` NaN if the target is neither there nor found.
     """
@@ -46,18 +51,24 @@ def run_demo(
         raise OutputError(
             f"The folder {folder} cannot be made ({error.strerror}); choose another."
         ) from error
+    labels, picture, csv = (
+        folder / name for name in ("labels.zarr", "overlay.png", "table.csv")
+    )
+    for path in (labels, picture, csv):
+        check_place(path, overwrite=overwrite)
     found = segment(phantom.volume, phantom.prompts, model, device=device)
     table = pd.DataFrame(_rows(phantom, found))
     save_labels(
-        folder / "labels.zarr",
+        labels,
         found.labels,
         volume=phantom.volume,
         prompts=phantom.prompts,
-        overwrite=True,
+        overwrite=overwrite,
     )
-    imsave(folder / "overlay.png", _picture(phantom, found.labels))
-    rows = table.itertuples(index=False)
-    write_durably(folder / "table.csv", csv_text(table.columns, rows))
+    with written(folder):
+        imsave(picture, _picture(phantom, found.labels))
+        rows = table.itertuples(index=False)
+        write_durably(csv, csv_text(table.columns, rows))
     return table
 
 

@@ -61,6 +61,12 @@ Moved = Annotated[
     Path | None,
     typer.Option("--volume", help="Path of the volume, if it has been moved."),
 ]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace what is there. An input is never replaced."
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(help="Where to compute: auto (the fastest), cpu, cuda, cuda:1, mps."),

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from napari_biomedparse.cli._options import to_path
+from napari_biomedparse.cli._options import Overwrite, to_path
 from napari_biomedparse.cli._show import err, out, say
 from napari_biomedparse.errors import OptionError
 
@@ -31,6 +31,7 @@ def demo(
             "--window/--no-window", help="Open napari, if there is a display."
         ),
     ] = True,
+    overwrite: Overwrite = False,
 ) -> None:
     """Segment a synthetic sample with the small built-in model.
 
@@ -49,7 +50,7 @@ def demo(
     from napari_biomedparse.cli._demo import run_demo
 
     with err.status("Segmenting the sample with the demo model"):
-        found = run_demo(samples[sample](), output)
+        found = run_demo(samples[sample](), output, overwrite=overwrite)
     table = Table("label", "prompt", "existence", "voxels", "objects", "Dice")
     for label, prompt, existence, voxels, objects, dice in found.itertuples(
         index=False

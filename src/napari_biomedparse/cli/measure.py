@@ -7,11 +7,18 @@ from typing import Annotated
 
 import typer
 
-from napari_biomedparse.cli._options import Channel, to_number, to_path, warn_renamed
+from napari_biomedparse.cli._options import (
+    Channel,
+    Overwrite,
+    to_number,
+    to_path,
+    warn_renamed,
+)
 from napari_biomedparse.cli._show import say
-from napari_biomedparse.errors import OutputError
 from napari_biomedparse.io import open_volume
+from napari_biomedparse.io.durable import check_place, write_durably, written
 from napari_biomedparse.io.files import open_labels, read_labels
+from napari_biomedparse.io.text import csv_text
 
 
 def measure(
@@ -34,10 +41,12 @@ def measure(
     ] = False,
     objects: Annotated[bool, typer.Option("--objects", hidden=True)] = False,
     channel: Channel = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Measure the size, position, intensity and shape of each object (CSV table)."""
     from napari_biomedparse.labels.measure import components_of, measure_objects
 
+    check_place(output, overwrite=overwrite, inputs=[labels, image])
     if objects:
         warn_renamed("--objects", "--instances")
     number = None if channel is None else to_number(channel)
@@ -47,10 +56,6 @@ def measure(
     if not (instances or objects):
         found, prompts = components_of(found, prompts)
     table = measure_objects(found, volume, prompts=prompts)
-    try:
-        table.to_csv(output, index=False)
-    except OSError as error:
-        raise OutputError(
-            f"{output} cannot be written ({error.strerror}); choose another path."
-        ) from error
+    with written(output):
+        write_durably(output, csv_text(table.columns, table.itertuples(index=False)))
     say(f"{len(table)} objects, in {table.attrs['unit']}: {output}")

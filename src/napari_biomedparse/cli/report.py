@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from napari_biomedparse.cli._options import Moved, to_path
+from napari_biomedparse.cli._options import Moved, Overwrite, to_path
 from napari_biomedparse.cli._show import say
 
 
@@ -27,9 +27,10 @@ def report(
     time: Annotated[
         int, typer.Option(metavar="T", help="Time point of a series to show, from 0.")
     ] = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a page on a run: what was found, existence per slice, pictures, objects."""
     from napari_biomedparse.report.run_page import report_run
 
-    path = report_run(run, output, volume=volume, time=time)
+    path = report_run(run, output, volume=volume, time=time, overwrite=overwrite)
     say(f"The page is {path}")

@@ -13,6 +13,7 @@ from napari_biomedparse.cli._options import (
     Channel,
     Device,
     Model,
+    Overwrite,
     Prompts,
     Scheduler,
     Workers,
@@ -90,9 +91,7 @@ def segment(
         ),
     ] = False,
     device: Device = "auto",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
-    ] = False,
+    overwrite: Overwrite = False,
     stack: Annotated[
         bool,
         typer.Option(
@@ -178,5 +177,5 @@ def segment(
             )
         outputs = output_paths(output, prompts, options)
         for path in outputs:
-            check_output(path, overwrite=overwrite)
+            check_output(path, overwrite=overwrite, inputs=[volume])
         run_to_file(volume, prompts, outputs, chosen, options, how)

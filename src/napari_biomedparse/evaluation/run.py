@@ -23,7 +23,12 @@ from napari_biomedparse.evaluation.tables import (
     summarise,
     summary_csv,
 )
-from napari_biomedparse.io.durable import write_durably, writing
+from napari_biomedparse.io.durable import (
+    check_place,
+    write_durably,
+    writing,
+    written,
+)
 from napari_biomedparse.io.inputs import Pair, Paths, find_pairs
 from napari_biomedparse.networks.weights import (
     load_model,
@@ -131,6 +136,12 @@ def evaluate(
     with needs_extra("evaluate", "Surface distances and pictures"):
         import monai.metrics  # noqa: F401
     pairs = find_pairs(images, labels, predictions)
+    folder = Path(out)
+    with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    ours = (folder / CASES).is_dir()
+    for name in (CASES_CSV, SUMMARY_CSV, RESULT_JSON, PAGE):
+        check_place(folder / name, overwrite=ours)
     how, single = split_changes(folder_options, changes)
     network: Network | None = None
     identity = ""
@@ -146,7 +157,6 @@ def evaluate(
         merge_options(options, single),
         identity,
     )
-    folder = Path(out)
     scores: list[CaseScore] = []
     failures: dict[str, str] = {}
     for number, pair in enumerate(pairs):

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 from uuid import uuid4
 
@@ -75,9 +76,17 @@ def whole_or_nothing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Do the same as `atomic_write` after `check_place`, but raise `OutputError`."""
     path = path.absolute()
     check_place(path, overwrite=overwrite)
+    with written(path), atomic_write(path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Turn an `OSError` of writing a single file or Zarr into an `OutputError`."""
     try:
-        with atomic_write(path) as temporary:
-            yield temporary
+        yield
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(
             f"{path} cannot be written: {error.strerror or error}. Choose a folder "
@@ -85,21 +94,60 @@ def whole_or_nothing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         ) from error
 
 
-def check_place(path: Path, *, overwrite: bool) -> None:
-    """Raise `OutputError` if a file or folder cannot be written, as far as is known."""
+def check_place(
+    path: Path, *, overwrite: bool, inputs: Iterable[str | Path | None] = ()
+) -> None:
+    """Raise `OutputError` if a file or Zarr folder cannot be written, after a trial.
+
+    None of the `inputs`, nor a part of one, is replaced in any case.
+    """
     path = path.absolute()
-    if path.exists() and not overwrite:
-        raise OutputError(
-            f"{path} exists already; choose another name, or allow overwriting."
-        )
-    if path.is_dir() and not is_zarr(path):
-        raise OutputError(f"{path} is a folder of other files and is not replaced.")
-    if not path.parent.is_dir():
-        raise OutputError(f"The folder {path.parent} does not exist; create it first.")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(
-            f"You may not write to the folder {path.parent}; choose another one."
-        )
+    with written(path):
+        refuse_inputs(path, inputs)
+        if path.exists() and not overwrite:
+            raise OutputError(
+                f"{path} exists already; choose another name, or allow overwriting."
+            )
+        if path.is_dir() and not is_zarr(path):
+            raise OutputError(f"{path} is a folder of other files and is not replaced.")
+        for place in reversed(path.parents):
+            if place.exists() and not place.is_dir():
+                raise OutputError(
+                    f"{place} is a file, not a folder; choose another place."
+                )
+        if not path.parent.is_dir():
+            raise OutputError(
+                f"The folder {path.parent} does not exist; create it first."
+            )
+        trial = _partial(path)
+        try:
+            trial.write_bytes(bytes(4096))
+        finally:
+            trial.unlink(missing_ok=True)
+
+
+def refuse_inputs(path: Path, inputs: Iterable[str | Path | None]) -> None:
+    """Raise `OutputError` if replacing a file or folder would replace an input.
+
+    An input is a path or a pattern; of a folder that is no Zarr, each of its files.
+    """
+    target = path.resolve()
+    known = [Path(given) for given in inputs if given is not None]
+    for given in known if path.exists() else ():
+        found = [given] if given.exists() else map(Path, glob(str(given)))
+        for place in found:
+            own = place.is_dir() and not is_zarr(place)
+            for one in place.iterdir() if own else (place,):
+                there = one.resolve()
+                if (
+                    target in (there, *there.parents)
+                    or there in target.parents
+                    or (one.exists() and one.samefile(path))
+                ):
+                    raise OutputError(
+                        f"{path} holds the input {one}, which is never replaced; "
+                        "choose another name."
+                    )
 
 
 def sync_files(paths: Iterable[Path]) -> None:
@@ -134,4 +182,5 @@ def is_zarr(folder: Path) -> bool:
 
 
 def _partial(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{uuid4().hex}{PARTIAL}")
+    # The name itself may be as long as a name can be.
+    return path.with_name(f"{path.name[:40]}.{uuid4().hex}{PARTIAL}")

@@ -20,11 +20,11 @@ from napari_biomedparse.data.volume import (
 )
 from napari_biomedparse.errors import FormatError, OptionError, VolumeError
 from napari_biomedparse.io.contents import LabelVolume
-from napari_biomedparse.io.durable import check_place
+from napari_biomedparse.io.durable import check_place, refuse_inputs
 from napari_biomedparse.io.inputs import FORMATS, SUFFIXES, recognise, stack_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.data.volume import ArrayLike, Volume
@@ -200,7 +200,12 @@ def read_labels(labels: LabelVolume) -> npt.NDArray[np.integer[Any]]:
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+def check_output(
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[str | Path | None] = (),
+) -> None:
     """Check, before anything is computed, that `save_labels` can write to a path.
 
     Raises
@@ -208,11 +213,11 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> No
     OptionError
         If the extension is not supported.
     OutputError
-        If the file exists and `overwrite` is False, or its folder is missing or cannot
-        be written.
+        If the file exists and `overwrite` is False, it belongs to one of the inputs, or
+        its folder is missing or cannot be written.
     """
     _find_saver(Path(path))
-    check_place(Path(path), overwrite=overwrite)
+    check_place(Path(path), overwrite=overwrite, inputs=inputs)
 
 
 def save_labels(
@@ -248,13 +253,14 @@ def save_labels(
     OptionError
         If the extension is not supported.
     OutputError
-        If the file exists and `overwrite` is False, or it cannot be written. Nothing
-        is left behind.
+        If the file exists and `overwrite` is False, it is that of the volume itself, or
+        it cannot be written. Nothing is left behind.
     VolumeError
         If the shapes of labels and volume differ, or labels are not integers from 0.
     """
     path = Path(path)
     saver = _find_saver(path)
+    refuse_inputs(path, [volume.source])
     if "c" in volume.axes:
         volume = volume.select(c=0)
     if volume.flat and tuple(labels.shape) == volume.shape[1:]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.errors import OptionError, needs_extra
-from napari_biomedparse.io.durable import write_durably, writing
+from napari_biomedparse.io.durable import check_place, write_durably, written
 from napari_biomedparse.pipeline.parts import Series
 from napari_biomedparse.report.drawing import (
     as_png,
@@ -38,6 +38,7 @@ def report_run(
     *,
     volume: Any = None,
     time: int = 0,
+    overwrite: bool = False,
 ) -> Path:
     """Write the page of a run's folder.
 
@@ -46,11 +47,13 @@ def report_run(
     folder : path
         The run's folder, as given to `segment_to_folder`.
     output : path, optional
-        By default ``report.html`` in the folder.
+        By default ``report.html`` in the folder, which may exist.
     volume : path, Volume or array, optional
         Replaces the recorded path; required if the run was made from an array.
     time : int
         Time point of a series to show, from 0.
+    overwrite : bool
+        Whether `output` may exist. A part of the run or the volume is never replaced.
 
     Returns
     -------
@@ -68,21 +71,27 @@ def report_run(
         If the page cannot be written.
     """
     run = Run(Path(folder))
-    path = Path(folder) / PAGE if output is None else Path(output)
-    write_report(path, _read(run, volume, time))
+    page = run.folder / PAGE
+    path = page if output is None else Path(output)
+    overwrite = overwrite or path.absolute() == page.absolute()
+    parts = [part for part in run.folder.iterdir() if part.name != PAGE]
+    check_place(path, overwrite=overwrite, inputs=parts)
+    write_report(path, _read(run, volume, time), overwrite=overwrite)
     return path
 
 
-def write_report(path: Path, result: RunResult) -> None:
-    """Write the page of a result to a file, which may exist.
+def write_report(path: Path, result: RunResult, *, overwrite: bool = False) -> None:
+    """Write the page of a result to a file.
 
     Raises
     ------
     OptionError
         If a package is missing.
     OutputError
-        If the page cannot be written.
+        If the file exists and `overwrite` is False, it is the volume's, or it cannot be
+        written.
     """
+    check_place(path, overwrite=overwrite, inputs=[result.volume.source])
     with needs_extra("evaluate", "The pictures"):
         import matplotlib.figure  # noqa: F401
     voxels = _count(result)
@@ -99,7 +108,7 @@ def write_report(path: Path, result: RunResult) -> None:
         tables=tables,
         facts=[(title, _plain(facts)) for title, facts in result.facts.items()],
     )
-    with writing(path.parent):
+    with written(path):
         write_durably(path, page)
 
 

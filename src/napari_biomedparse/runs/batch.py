@@ -20,7 +20,7 @@ from napari_biomedparse.errors import (
     PromptError,
 )
 from napari_biomedparse.io import open_file
-from napari_biomedparse.io.durable import write_durably, writing
+from napari_biomedparse.io.durable import check_place, write_durably, writing, written
 from napari_biomedparse.io.inputs import find_files, folder_names
 from napari_biomedparse.io.text import csv_text
 from napari_biomedparse.networks.weights import load_model, model_or_default
@@ -121,14 +121,15 @@ def segment_files(
     names = folder_names(files)
     if not continue_:
         _refuse_existing([folder / name for name in names])
+    with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    check_place(folder / SUMMARY, overwrite=continue_ or how.overwrite, inputs=files)
     if model is None or isinstance(model, str | os.PathLike):
         load: str | os.PathLike[str] = model_or_default(model)
         network, how = load_model(load), replace(how, load=load)
     else:
         network = model
     outcomes: list[FileOutcome] = []
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     for number, (file, name) in enumerate(zip(files, names, strict=True)):
         if on_file:
             on_file(file, number, len(files))

@@ -24,7 +24,7 @@ from napari_biomedparse.data.volume import Volume, choose_channel, has_time_poin
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import OptionError, needs_extra
 from napari_biomedparse.io import open_image, open_volume
-from napari_biomedparse.io.durable import writing
+from napari_biomedparse.io.durable import refuse_inputs, writing
 from napari_biomedparse.io.formats.ome_labels import (
     LabelStore,
     OmeVersion,
@@ -223,6 +223,8 @@ def do_request(
     if request.path is not None:
         times = list(how.time) if isinstance(how.time, tuple) else how.time
         chosen = {"channel": how.channel, "time": times}
+        if how.overwrite:
+            refuse_inputs(request.folder, [request.path])
     opened = open_input(request.volume, how.channel, how.time, consensus=how.consensus)
     check_request(opened, request.options, consensus=how.consensus, force=how.force)
     local, kind = how.device, None

@@ -71,6 +71,11 @@ def open_training(folder: Path, facts: Mapping[str, str]) -> dict[str, Any] | No
     """
     path = folder / RUN
     if not path.exists():
+        if there := [name for name in (BEST, LAST, LOG) if (folder / name).exists()]:
+            raise OutputError(
+                f"{folder} holds {', '.join(there)} of something else; choose another "
+                "folder."
+            )
         save_training(folder, facts, None)
         return None
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -250,7 +251,7 @@ def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Save a Labels layer with two to four axes; the npe2 writer for one layer.
 
     The path has an extension of `napari_biomedparse.io.save_labels`. An existing file
-    is replaced, as napari has asked before.
+    is replaced, as napari has asked before, but not the image that was segmented.
     """
     from napari_biomedparse.io import save_labels
 
@@ -258,6 +259,8 @@ def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     rank = len(data.shape)
     labels = tuple(label.lower() for label in meta.get("axis_labels") or ())
     named = len(set(labels)) == rank and set(labels) <= set(AXES)
+    known = (meta.get("metadata") or {}).get(METADATA_KEY) or {}
+    source = ((known.get("provenance") or {}).get("source") or {}).get("path")
     volume = Volume(
         data,
         labels if named else AXES[-rank:],
@@ -265,7 +268,8 @@ def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
         tuple(map(unit_name, meta.get("units") or ("pixel",) * rank)),
         tuple(map(float, meta.get("translate", (0.0,) * rank))),
         str(meta.get("name", "labels")),
-        header=((meta.get("metadata") or {}).get(METADATA_KEY) or {}).get(_HEADER_KEY),
+        Path(source) if source else None,
+        header=known.get(_HEADER_KEY),
     )
     save_labels(path, data, volume=volume, prompts=_stored(meta), overwrite=True)
     return [path]

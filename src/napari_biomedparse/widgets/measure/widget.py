@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
 from napari_biomedparse.errors import BiomedParseError, VolumeError
+from napari_biomedparse.io.durable import refuse_inputs
 from napari_biomedparse.labels.measure import components_of, measure_objects
 from napari_biomedparse.report.run_page import write_report
 from napari_biomedparse.viewer.layers import (
@@ -131,7 +132,14 @@ class MeasureWidget(QWidget):
             show_error("Choose a Labels layer to save.")
             return
         data, meta, _ = layer.as_layer_data_tuple()
-        self._save(path, lambda: write_labels(path, data, meta))
+        images = [one for one in self._viewer.layers if isinstance(one, Image)]
+        inputs = [image.source.path for image in images]
+
+        def write() -> None:
+            refuse_inputs(Path(path), inputs)
+            write_labels(path, data, meta)
+
+        self._save(path, write)
 
     def report(self, path: str) -> None:
         """Save the report page."""
@@ -141,7 +149,8 @@ class MeasureWidget(QWidget):
         except BiomedParseError as error:
             show_error(str(error))
             return
-        self._save(path, lambda: write_report(Path(path), result))
+        # The dialog has asked whether to replace a file.
+        self._save(path, lambda: write_report(Path(path), result, overwrite=True))
 
     def _chosen(self) -> tuple[Labels, Image]:
         labels, image = self.labels.value, self.image.value
