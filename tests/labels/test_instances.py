@@ -11,7 +11,11 @@ from hypothesis import given, settings, strategies as st
 from skimage.segmentation import expand_labels
 
 from napari_biomedparse.errors import VolumeError
-from napari_biomedparse.labels.instances import label_components, split_instances
+from napari_biomedparse.labels.instances import (
+    keep_numbers,
+    label_components,
+    split_instances,
+)
 
 
 def test_golden(shared: Path) -> None:
@@ -108,3 +112,25 @@ def test_label_volumes_are_split_one_by_one() -> None:
         np.testing.assert_array_equal(found, np.where(single > 0, single + first, 0))
     numbers = [set(np.unique(found[found > 0])) for found in objects]
     assert set.union(*numbers) == set(range(1, sum(map(len, numbers)) + 1))
+
+
+def test_objects_keep_their_numbers_where_they_overlap():
+    before = np.array([[5, 5, 5, 0, 7, 7, 0, 0]])
+    objects = np.array([[1, 1, 2, 0, 3, 3, 3, 4]])
+    # 1 has most of 5; 2 has the rest, and 4 is new: both get numbers of their own.
+    numbers = keep_numbers(objects, before, taken=[1, 3])
+    np.testing.assert_array_equal(numbers, [0, 5, 2, 7, 4])
+    assert numbers.dtype == np.int32
+
+
+def test_of_equal_overlaps_the_smaller_numbers_go_together():
+    before, objects = np.array([4, 4, 9, 9]), np.array([2, 1, 1, 2])
+    np.testing.assert_array_equal(keep_numbers(objects, before), [0, 4, 9])
+
+
+def test_without_objects_before_numbers_are_as_they_are():
+    objects = np.array([[2, 0, 1, 3]])
+    for before in (None, np.zeros_like(objects)):
+        np.testing.assert_array_equal(keep_numbers(objects, before), [0, 1, 2, 3])
+    np.testing.assert_array_equal(keep_numbers(objects, None, [2]), [0, 1, 3, 4])
+    np.testing.assert_array_equal(keep_numbers(np.zeros(3, int), objects[0, :3]), [0])

@@ -43,8 +43,9 @@ def test_a_stroke_is_what_changed(tool, block):
     TOOLS[tool](layer)
     if block:
         layer._commit_stroke()
-    ((voxels, values),) = told
+    ((voxels, old, values),) = told
     found = before.copy()
+    np.testing.assert_array_equal(old[0], before[tuple(axis[0] for axis in voxels)])
     for *at, value in zip(*voxels, values, strict=True):
         found[tuple(at)] = value
     assert (found != before).any()

@@ -83,6 +83,16 @@ class Edits:
                     found[at] = np.isin(positions, self._planes[key][0])
         return found
 
+    def is_locked(self, voxels: Voxels) -> npt.NDArray[np.bool_]:
+        """Return which voxels are locked."""
+        found = np.zeros(np.shape(voxels[0]), bool)
+        for region in self._locked:
+            inside = np.ones_like(found)
+            for at, axis in zip(voxels, self._box(region), strict=True):
+                inside &= (at >= axis.start) & (at < axis.stop)
+            found |= inside
+        return found
+
     def voxels(self, where: Window | None = None) -> tuple[Voxels, npt.NDArray[Any]]:
         """Return the voxels of a window that a person set, within it, and values."""
         parts = [
@@ -98,21 +108,26 @@ class Edits:
         for key, rows, columns, values in self._inside(where):
             labels[(*key, rows, columns)] = values
 
-    def kept(self, where: Window | None = None) -> npt.NDArray[np.bool_] | None:
-        """Return which voxels of a window a machine must leave; None if it may all."""
+    def locked(self, where: Window | None = None) -> npt.NDArray[np.bool_] | None:
+        """Return which voxels of a window are locked; None if there are none."""
         box, mask = self._box(where), None
-        shape = tuple(map(len, box))
-        for key, rows, columns, _ in self._inside(where):
-            mask = np.zeros(shape, bool) if mask is None else mask
-            mask[(*key, rows, columns)] = True
         for region in self._locked:
             both = [
                 slice(max(a.start, b.start) - b.start, min(a.stop, b.stop) - b.start)
                 for a, b in zip(self._box(region), box, strict=True)
             ]
             if all(one.start < one.stop for one in both):
-                mask = np.zeros(shape, bool) if mask is None else mask
+                mask = np.zeros(tuple(map(len, box)), bool) if mask is None else mask
                 mask[tuple(both)] = True
+        return mask
+
+    def kept(self, where: Window | None = None) -> npt.NDArray[np.bool_] | None:
+        """Return which voxels of a window a machine must leave; None if it may all."""
+        mask = self.locked(where)
+        for key, rows, columns, _ in self._inside(where):
+            if mask is None:
+                mask = np.zeros(tuple(map(len, self._box(where))), bool)
+            mask[(*key, rows, columns)] = True
         return mask
 
     def notice(

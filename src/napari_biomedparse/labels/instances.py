@@ -5,6 +5,7 @@ End of section 6 of the architecture description. Whole volumes in, whole volume
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import cc3d
@@ -78,6 +79,48 @@ def kept_numbers(
     kept = sizes >= minimum_size
     kept[:1] = False
     return np.where(kept, np.cumsum(kept), 0).astype(np.int32)
+
+
+def keep_numbers(
+    objects: npt.NDArray[np.integer[Any]],
+    before: npt.NDArray[np.integer[Any]] | None,
+    taken: Iterable[int] = (),
+) -> npt.NDArray[np.int32]:
+    """Return a number for each object: that of the object before, or a new one.
+
+    Parameters
+    ----------
+    objects, before : ndarray of the same shape
+        Numbers from 1, 0 is background; `before` may be None.
+    taken : iterable of int
+        Further numbers that are no new ones.
+
+    Returns
+    -------
+    ndarray
+        int32; entry 0 is 0. Of the pairs that overlap, those with the largest overlap
+        come first, and of equal ones those with the smaller numbers.
+    """
+    count = int(objects.max(initial=0))
+    numbers, known = np.zeros(count + 1, np.int32), np.zeros(0, np.int64)
+    if before is not None:
+        both = (objects > 0) & (before > 0)
+        known = np.unique(before[before > 0])
+        width = int(known.max(initial=0)) + 1
+        pairs, voxels = np.unique(
+            objects[both].astype(np.int64) * width + before[both], return_counts=True
+        )
+        free = dict.fromkeys(known.tolist())
+        for at in np.argsort(-voxels, kind="stable"):
+            new, old = divmod(int(pairs[at]), width)
+            if numbers[new] == 0 and old in free:
+                del free[old]
+                numbers[new] = old
+    used = np.union1d(known, np.fromiter(taken, np.int64))
+    left = np.flatnonzero(numbers[1:] == 0) + 1
+    fresh = np.setdiff1d(np.arange(1, len(left) + len(used) + 1), used)
+    numbers[left] = fresh[: len(left)]
+    return numbers
 
 
 def _split_each(

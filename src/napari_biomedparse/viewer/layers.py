@@ -42,6 +42,8 @@ LayerTuple = tuple[Any, dict[str, Any], str]
 """Data, keywords and type of a layer, as npe2 wants them."""
 METADATA_KEY = "biomedparse"
 """Key of this plugin's entries in a layer's ``metadata``."""
+REVIEWED_KEY = "reviewed"
+"""Key of the accepted slices, by the layer's axis, among those entries."""
 _HEADER_KEY = "nifti_header"
 _CHANNEL_COLORMAPS = ("magenta", "green", "cyan", "yellow", "red", "blue")
 _UNNAMED: Colour = (128, 128, 128, 255)
@@ -207,6 +209,11 @@ def is_derived(layer: Image) -> bool:
 def prompts_of_layer(layer: Image | Labels) -> PromptSet | None:
     """Return the prompts stored in a layer's metadata, or None if there are none."""
     return _stored({"metadata": layer.metadata})
+
+
+def reviewed(layer: Labels) -> dict[int, list[int]]:
+    """Return the accepted slices by the layer's axis."""
+    return dict((layer.metadata.get(METADATA_KEY) or {}).get(REVIEWED_KEY) or {})
 
 
 def labels_layer_kwargs(

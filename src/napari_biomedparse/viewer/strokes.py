@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from napari_biomedparse.labels.edits import Voxels
 
 
-def stroke_voxels(atoms: Iterable[Any]) -> tuple[Voxels, npt.NDArray[Any]] | None:
-    """Return the voxels of a stroke and what they are set to.
+def stroke_voxels(
+    atoms: Iterable[Any],
+) -> tuple[Voxels, npt.NDArray[Any], npt.NDArray[Any]] | None:
+    """Return the voxels of a stroke, what they were, and what they are set to.
 
     Parameters
     ----------
@@ -26,26 +28,25 @@ def stroke_voxels(atoms: Iterable[Any]) -> tuple[Voxels, npt.NDArray[Any]] | Non
     -------
     tuple or None
         An array of positions for each axis of the layer, in the order of painting, so
-        that the last of equal ones counts; and values. None for an unknown form.
+        that the last of equal ones counts; old and new values. None for an unknown
+        form.
     """
-    index, values = [], []
+    found = []
     for atom in atoms:
         if hasattr(atom, "slice_key"):
             starts = [axis.start for axis in atom.slice_key]
-            mask = atom.mask
-            if mask is None:
-                mask = np.ones(np.shape(atom.old_values), bool)
-            inside = np.nonzero(mask)
-            voxels = tuple(i + s for i, s in zip(inside, starts, strict=True))
-            new = atom.new_value
+            old, new, mask = atom.old_values, atom.new_value, atom.mask
+            inside = np.nonzero(np.ones(old.shape, bool) if mask is None else mask)
+            voxels = [i + s for i, s in zip(inside, starts, strict=True)]
         elif isinstance(atom, tuple) and len(atom) == 3:
-            *_, new = atom
-            voxels = tuple(map(np.atleast_1d, atom[0]))
+            index, old, new = atom
+            voxels = [np.atleast_1d(axis) for axis in index]
         else:
             return None
-        index.append(voxels)
-        values.append(np.broadcast_to(np.asarray(new, np.int64), voxels[0].shape))
-    if not index:
+        shape = voxels[0].shape
+        values = [np.ravel(old), np.broadcast_to(new, shape)]
+        found.append([*voxels, *(np.asarray(each, np.int64) for each in values)])
+    if not found:
         return None
-    joined = tuple(map(np.concatenate, zip(*index, strict=True)))
-    return joined, np.concatenate(values)
+    *index, old, new = map(np.concatenate, zip(*found, strict=True))
+    return tuple(index), old, new

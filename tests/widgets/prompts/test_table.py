@@ -7,8 +7,7 @@ import pytest
 from qtpy.QtCore import QModelIndex, Qt
 from qtpy.QtWidgets import QApplication, QLineEdit
 
-from napari_biomedparse.data.prompts import Prompt, parse_prompts
-from napari_biomedparse.io.contents import label_colour
+from napari_biomedparse.data.prompts import Prompt, label_colour, parse_prompts
 from napari_biomedparse.report.findings import Finding
 from napari_biomedparse.widgets.prompts.model import (
     HEADINGS,

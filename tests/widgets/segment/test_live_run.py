@@ -10,7 +10,7 @@ from napari.utils.progress import progress
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QApplication
 
-from napari_biomedparse.io.contents import label_colour
+from napari_biomedparse.data.prompts import label_colour
 from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.viewer.layers import METADATA_KEY
 from napari_biomedparse.widgets.segment.live_labels import LiveLabels
@@ -402,11 +402,13 @@ def test_overwriting_fills_the_same_layer_anew(desk_that, voxels):
     desk.form.overwrite.value = True
     desk.form.prompts.value = "one\ntwo"
     desk.form.scope.choose(0, 1)
-    layer.data[:] = 7
+    layer.data[4, :3] = 7
     desk.view.run_button.click()
     desk.wait_for_end()
     assert len(desk.viewer.layers) == 2
-    np.testing.assert_array_equal(layer.data, voxels > 100)  # the fake does all slices
+    expected = (voxels > 100).astype(int)  # the fake does all slices
+    expected[4, :3] = 7
+    np.testing.assert_array_equal(layer.data, expected)
     assert layer.features["prompt"].tolist() == ["background", "one", "two"]
     desk.viewer.layers.remove(layer)
     again = desk.start()  # nothing to overwrite

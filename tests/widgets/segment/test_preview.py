@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_biomedparse.io.contents import label_colour
+from napari_biomedparse.data.prompts import label_colour
 from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.widgets.segment.preview import PAUSE
 

@@ -1,55 +1,18 @@
-"""The labels of a run: written by it, painted into by the user, and repainted."""
+"""The labels of a run, repainted where it writes."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_biomedparse.viewer.axes import shown_position
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from napari import Viewer
     from napari.layers import Labels
     from napari.utils.events import Event
-
-Select = Callable[["npt.NDArray[Any]"], "npt.NDArray[Any]"]
-"""Returns a view of a part of an array."""
-
-
-class WrittenLabels:
-    """Labels and, once somebody may paint into them, what runs wrote."""
-
-    def __init__(self, labels: npt.NDArray[Any]) -> None:
-        self.labels = labels
-        self._as_written: npt.NDArray[Any] | None = None
-        self._lock = threading.Lock()
-
-    def before_painting(self) -> None:
-        """Hold what was written up to now, to tell what is painted from now on."""
-        with self._lock:
-            if self._as_written is None:
-                self._as_written = self.labels.copy()
-
-    def write(
-        self, select: Select, new: npt.NDArray[Any], *, over_painted: bool = False
-    ) -> None:
-        """Put new labels where nobody painted; from any thread."""
-        with self._lock:
-            shown = select(self.labels)
-            if self._as_written is None:
-                shown[...] = new
-                return
-            written = select(self._as_written)
-            painted = (shown != written) & (not over_painted)
-            written[...] = new
-            np.copyto(shown, written, where=~painted)
-
 
 SHORTEST_PAUSE = 0.1
 """Minimum number of seconds between two repaints."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QObject, QTimer, Signal
 
@@ -133,8 +134,7 @@ class LiveRun(QObject):
             live = LiveLabels(self._viewer, layer, flat=self._flat)
             live.removed.connect(self._on_layer_removed)
             self._live.append(live)
-            # At the end, objects replace all labels, including painted ones.
-            layer.editable = self._folder is None and not self.task.prompts.instance
+            layer.editable = self._folder is None
 
     def _on_layer_removed(self) -> None:
         if not self.is_shown:
@@ -231,8 +231,6 @@ class LiveRun(QObject):
         complete = self._total > 0 and not (self._failed or self.task.cancelled)
         for live in self._live:
             live.release()
-        for layer in self.layers if self._folder is None else ():
-            layer.editable = True
         self._remember(complete=complete and not self.task.can_resume)
         self._name_objects()
         if self._folder is not None and complete and self.task.prompts.instance:
@@ -281,10 +279,11 @@ class LiveRun(QObject):
             return
         texts = {0: "background"}
         texts |= dict(zip(self.task.prompts.ids, self.task.prompts.texts, strict=True))
+        known = [0, *np.flatnonzero(owners).tolist()]
         for layer in self.layers:
             layer.features = {
-                "index": range(len(owners)),
-                "prompt": [texts[int(owner)] for owner in owners],
+                "index": known,
+                "prompt": [texts[int(owners[number])] for number in known],
             }
 
     def _parameters(self) -> dict[str, Any]:

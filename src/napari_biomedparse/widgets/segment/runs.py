@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.utils.colormaps import label_colormap
 
+from napari_biomedparse.data.prompts import INSTANCE_KEY
+from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.process.messages import (
     EstimateRequest,
     FolderRequest,
     SegmentRequest,
 )
 from napari_biomedparse.viewer.axes import shown_series
-from napari_biomedparse.viewer.layers import labels_layer_kwargs
+from napari_biomedparse.viewer.layers import (
+    METADATA_KEY,
+    REVIEWED_KEY,
+    labels_layer_kwargs,
+    reviewed,
+)
 from napari_biomedparse.widgets.segment.estimation import Estimation
 from napari_biomedparse.widgets.segment.folder_layers import FolderLayers
-from napari_biomedparse.widgets.segment.live_labels import WrittenLabels
 from napari_biomedparse.widgets.segment.live_run import LiveRun
 from napari_biomedparse.widgets.segment.preview import refill
 from napari_biomedparse.widgets.segment.tasks import (
@@ -27,22 +34,20 @@ from napari_biomedparse.widgets.segment.tasks import (
     ArrayTask,
     FolderTask,
 )
+from napari_biomedparse.widgets.segment.written_labels import WrittenLabels
 from napari_biomedparse.widgets.shared.task import Task
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from napari import Viewer
     from napari.layers import Image, Labels
-    from napari.utils.events import Event
 
     from napari_biomedparse.data.results import Span
+    from napari_biomedparse.labels.edits import Window
     from napari_biomedparse.process import RunHandle, Session
     from napari_biomedparse.widgets.segment.request import Request
     from napari_biomedparse.widgets.segment.run_view import RunView
     from napari_biomedparse.widgets.shared.position import Eye
-
-PAINTING = ("paint", "erase", "fill", "polygon")
-"""Modes of a Labels layer in which the user changes it."""
 
 
 class Runs:
@@ -83,8 +88,14 @@ class Runs:
         """Make a run that continues one that was stopped."""
         request, task, layers = run.request, run.task, run.layers
         if isinstance(task, ArrayTask):
-            parts = self._parts(request, self._written[layers[0]], before=task)
-            rest = ArrayTask(parts, request.prompts, before=task)
+            written = self._written[layers[0]]
+            if not written.open(_label_dtype(request)):
+                raise VolumeError(
+                    "The labels of this run were replaced by others of another shape. "
+                    "Press Run for a new layer."
+                )
+            parts = self._parts(request, written, before=task)
+            rest = ArrayTask(parts, request.prompts, before=task, begin=written.begin)
             rest.front = task.front
             return self._live(request, lambda: layers, rest)
         for layer in layers:
@@ -99,9 +110,14 @@ class Runs:
         task, layers = run.task, run.layers
         if not isinstance(task, ArrayTask) or not run.is_shown or not task.can_redo:
             return None
-        written = self._dress(layers, request)
+        written = self._written[layers[0]]
+        if not written.open(_label_dtype(request)):
+            return None
+        instance = int(request.prompts.instance)
+        if layers[0].metadata.get(METADATA_KEY, {}).get(INSTANCE_KEY) != instance:
+            _dress(layers, request)
         parts = self._parts(request, written, before=task, again=True)
-        again = AgainTask(parts, request.prompts, task)
+        again = AgainTask(parts, request.prompts, task, written.begin)
         again.front = task.front
         return self._live(request, lambda: layers, again)
 
@@ -133,26 +149,31 @@ class Runs:
         count = (len(request.prompts),) if request.separate else ()
         shape = (len(request.volumes), *count, *request.volumes[0].grid)
         layers = self._latest.get(request.image, ()) if request.overwrite else ()
+        dtype = _label_dtype(request)
         kept = (
             bool(layers)
             and all(layer in self._viewer.layers for layer in layers)
             and self._written[layers[0]].labels.shape == shape
+            and self._written[layers[0]].open(dtype)
         )
-        labels = (
-            self._cleared(layers, request)
-            if kept
-            else np.zeros(shape, _label_dtype(request))
-        )
-
-        written = WrittenLabels(labels)
+        if kept:
+            written = self._written[layers[0]]
+            _dress(layers, request)
+        else:
+            written = WrittenLabels(np.zeros(shape, dtype))
 
         def show() -> tuple[Labels, ...]:
-            shown = layers if kept else tuple(self._add(request, labels))
+            if kept:
+                return layers
+            shown = tuple(self._add(request, written.labels))
             self._latest[request.image] = shown
-            self._follow(shown, written)
+            self._written.update(dict.fromkeys(shown, written))
+            written.follow(shown)
             return shown
 
-        task = ArrayTask(self._parts(request, written), request.prompts)
+        clear = partial(written.begin, _cleared(request)) if kept else None
+        parts = self._parts(request, written)
+        task = ArrayTask(parts, request.prompts, begin=clear)
         task.front = front
         return self._live(request, show, task)
 
@@ -172,17 +193,6 @@ class Runs:
                     layers.remove(spare)
                 yield self._viewer.add_labels(shown, **keywords)
             spare = None
-
-    def _cleared(self, layers: Sequence[Labels], request: Request) -> npt.NDArray[Any]:
-        """Clear what a run will fill of layers, and keep the rest if possible."""
-        dtype, old = _label_dtype(request), self._written[layers[0]].labels
-        objects = np.dtype(np.int32) in (dtype, old.dtype)  # which are renumbered
-        labels = np.zeros(old.shape, dtype) if objects else old.astype(dtype)
-        if request.options.slices is None:
-            cleared: Any = (..., *request.where)
-            labels[cleared] = 0
-        _put(layers, request, labels)
-        return labels
 
     def _parts(
         self,
@@ -213,37 +223,11 @@ class Runs:
                     )
                 )
 
-            def select(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-                part: npt.NDArray[Any] = labels[at][(..., *request.where)]
-                return part
-
-            return ArrayPart(begin, written, select, at if request.series else None)
+            others = (slice(None),) * (written.labels.ndim - 4)
+            window = (slice(at, at + 1), *others, *request.where)
+            return ArrayPart(begin, written, window, at if request.series else None)
 
         return [part(at) for at in range(len(volumes))]
-
-    def _dress(self, layers: Sequence[Labels], request: Request) -> WrittenLabels:
-        """Change the layers' data type if necessary; return their labels."""
-        written, dtype = self._written[layers[0]], _label_dtype(request)
-        if dtype != written.labels.dtype:
-            written = WrittenLabels(written.labels.astype(dtype))
-            _put(layers, request, written.labels)
-            self._follow(layers, written)
-        return written
-
-    def _follow(self, layers: Sequence[Labels], written: WrittenLabels) -> None:
-        """Watch for a painting tool in layers of labels."""
-        for layer in layers:
-            self._written[layer] = written
-            layer.events.mode.connect(self._on_mode)
-            self._hold(layer)
-
-    def _on_mode(self, event: Event) -> None:
-        self._hold(event.source)
-
-    def _hold(self, layer: Labels) -> None:
-        """Keep a copy of what the run wrote once a painting tool is chosen."""
-        if layer.mode in PAINTING:
-            self._written[layer].before_painting()
 
     def _live(
         self,
@@ -251,16 +235,28 @@ class Runs:
         shown: Callable[[], Sequence[Labels]] | FolderLayers,
         task: ArrayTask | FolderTask,
     ) -> LiveRun:
-        return LiveRun(self._viewer, shown, task, self._view, self._eye, request)
+        run = LiveRun(self._viewer, shown, task, self._view, self._eye, request)
+        if isinstance(task, ArrayTask):
+            run.finished.connect(task.commit)
+        return run
 
 
-def _put(layers: Sequence[Labels], request: Request, labels: npt.NDArray[Any]) -> None:
-    """Show other labels in layers."""
-    for layer, (shown, keywords) in zip(layers, _shown(request, labels), strict=True):
-        layer.data = shown
+def _dress(layers: Sequence[Labels], request: Request) -> None:
+    """Give layers the colours and names of a request, and keep what is accepted."""
+    for layer, keywords in zip(layers, _keywords(request), strict=True):
         layer.colormap = keywords.get("colormap", label_colormap())
         layer.features = keywords.get("features", {})
-        layer.metadata = {**layer.metadata, **keywords["metadata"]}
+        marks = {REVIEWED_KEY: found} if (found := reviewed(layer)) else {}
+        known = {**keywords["metadata"][METADATA_KEY], **marks}
+        layer.metadata = {**layer.metadata, METADATA_KEY: known}
+
+
+def _cleared(request: Request) -> Window | None:
+    """Return what a run over labels clears; objects are separated in all slices."""
+    others = (slice(None),) * (2 if request.separate else 1)
+    if request.prompts.instance:
+        return (*others, *(slice(None),) * 3)
+    return (*others, *request.where) if request.options.slices is None else None
 
 
 def _label_dtype(request: Request) -> np.dtype[Any]:
@@ -274,16 +270,23 @@ def _shown(
     request: Request, labels: npt.NDArray[Any]
 ) -> Iterator[tuple[npt.NDArray[Any], dict[str, Any]]]:
     """Yield each layer's view of labels [T, (P,) Z, Y, X], and its keywords."""
-    image, prompts = request.image, request.prompts
-    names = prompts.texts if request.separate else ("segmentation",)
-    for at, name in enumerate(names):
+    for at, keywords in enumerate(_keywords(request)):
         # Views, which fill with the labels.
         shown = labels[:, at] if request.separate else labels
         shown = shown[:, 0] if request.volumes[0].flat else shown
-        keywords = labels_layer_kwargs(
+        yield (
+            shown_series(request.image, shown) if request.series else shown[0],
+            keywords,
+        )
+
+
+def _keywords(request: Request) -> Iterator[dict[str, Any]]:
+    """Yield the keywords of each layer."""
+    image, prompts = request.image, request.prompts
+    for name in prompts.texts if request.separate else ("segmentation",):
+        yield labels_layer_kwargs(
             image,
             prompts,
             name=f"{image.name} {name}",
             series_at=request.channel_of_series,
         )
-        yield shown_series(image, shown) if request.series else shown[0], keywords

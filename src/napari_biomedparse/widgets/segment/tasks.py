@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
     from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.data.results import Span
+    from napari_biomedparse.labels.edits import Window
     from napari_biomedparse.process import RunHandle
     from napari_biomedparse.process.messages import Event
-    from napari_biomedparse.widgets.segment.live_labels import Select, WrittenLabels
+    from napari_biomedparse.widgets.segment.written_labels import WrittenLabels
     from napari_biomedparse.widgets.shared.task import Step
 
 
@@ -42,30 +43,31 @@ class ArrayPart:
     begin: Callable[[tuple[Span, ...], int | None], RunHandle]
     """Starts the run, given the finished slices and the one in view."""
     whole: WrittenLabels
-    select: Select
-    """Returns the view that it fills: [Z, Y, X] or, if prompts may overlap, [P, Z, Y,
-    X]."""
+    window: Window
+    """The part of the labels [T, Z, Y, X] or, if prompts may overlap, [T, P, Z, Y, X]
+    that it fills: one time point."""
     time: int | None = None
     """Time point of a series."""
 
     @property
-    def labels(self) -> npt.NDArray[Any]:
-        """The view that it fills."""
-        return self.select(self.whole.labels)
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what it fills, without time."""
+        return self.whole.labels[self.window].shape[1:]
 
-    def write(
-        self, where: Any, new: npt.NDArray[Any], *, over_painted: bool = False
-    ) -> None:
-        """Write new labels somewhere; see `WrittenLabels.write`."""
-        self.whole.write(
-            lambda labels: self.select(labels)[where], new, over_painted=over_painted
-        )
+    def write(self, where: tuple[slice, ...], new: npt.NDArray[Any]) -> None:
+        """Write new labels somewhere along the axes of space."""
+        pairs = zip(self.window[-3:], self.whole.labels.shape[-3:], strict=True)
+        every = (range(*axis.indices(size)) for axis, size in pairs)
+        inside = [axis[inner] for axis, inner in zip(every, where, strict=True)]
+        spans = (slice(axis.start, axis.stop) for axis in inside)
+        self.whole.write((*self.window[:-3], *spans), new)
 
 
 class ArrayTask(SegmentTask):
     """One run that fills an array, or one for each time point of a series.
 
     `before` is one that was stopped, on the same arrays: its slices are not done again.
+    `begin` is called first, in the thread of the run, if the labels are shown already.
     """
 
     def __init__(
@@ -74,9 +76,11 @@ class ArrayTask(SegmentTask):
         prompts: PromptSet,
         *,
         before: ArrayTask | None = None,
+        begin: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(prompts)
-        self._parts = parts
+        self._parts, self._first = parts, begin
+        self._objects: npt.NDArray[np.int32] | None = None
         self._finished = 0
         self._tallies: list[Tally] = []
         self._done = 0
@@ -116,11 +120,23 @@ class ArrayTask(SegmentTask):
         rest = [unknown] * (len(self._parts) - len(self._tallies))
         return np.stack([*(tally.existence for tally in self._tallies), *rest], axis=1)
 
+    def commit(self) -> None:
+        """Have napari undo it in one step; in the GUI's thread, after its end."""
+        self._parts[0].whole.commit()
+
     def findings(self) -> tuple[Finding, ...]:
         """Return the results so far, one entry for each prompt, or nothing yet."""
         return combine_findings([tally.findings() for tally in self._tallies])
 
     def _follow_all(self) -> Iterator[Step]:
+        if self._first is not None:
+            self._first()
+        try:
+            yield from self._follow_parts()
+        finally:
+            self._parts[0].whole.end()
+
+    def _follow_parts(self) -> Iterator[Step]:
         for at, part in enumerate(self._parts):
             if at >= self._finished and not self.cancelled:
                 yield from self._follow(at, part)
@@ -133,7 +149,7 @@ class ArrayTask(SegmentTask):
                 yield event
             elif isinstance(event, Planned):
                 if not event.kept:
-                    depth = part.labels.shape[event.axis - 3]
+                    depth = part.shape[event.axis - 3]
                     self._tallies[at:] = [Tally(self.prompts, depth)]
                 kept = sum(stop - start for start, stop in event.kept)
                 self._done = self._finished * event.total + kept
@@ -141,7 +157,9 @@ class ArrayTask(SegmentTask):
                 if self.plan is None:
                     self.plan = event
                     yield event
-            elif isinstance(event, SegmentedSlices | Voted | Instances):
+            elif isinstance(event, Instances):
+                yield from self._take_objects(event, part)
+            elif isinstance(event, SegmentedSlices | Voted):
                 yield self._take(event, at, part)
 
     def _part_events(self, at: int, part: ArrayPart) -> Iterator[Event]:
@@ -155,22 +173,28 @@ class ArrayTask(SegmentTask):
 
         return self._events(begin)
 
+    def _take_objects(self, event: Instances, part: ArrayPart) -> Iterator[Changed]:
+        """Write objects once all of them are here."""
+        if self._objects is None or event.start == 0:
+            self._objects = np.empty(part.shape, np.int32)
+        stop = event.start + len(event.labels)
+        self._objects[event.start : stop] = event.labels
+        if stop < len(self._objects):
+            return
+        owners = part.whole.write_objects(
+            part.window, self._objects, event.owners, self.prompts.ids
+        )
+        self._objects = None
+        if part.time is None:  # a series has other objects at each time point
+            self.owners = owners
+        yield Changed(0, 0, part.shape[-3], self._done, part.time)
+
     def _take(
-        self, event: SegmentedSlices | Voted | Instances, at: int, part: ArrayPart
+        self, event: SegmentedSlices | Voted, at: int, part: ArrayPart
     ) -> Changed:
         """Write new labels where they belong."""
-        if isinstance(event, Instances):
-            stop = event.start + len(event.labels)
-            # Objects are numbered anew: painted labels lose their meaning.
-            part.write(slice(event.start, stop), event.labels, over_painted=True)
-            if part.time is None:  # a series is numbered anew at each time point
-                self.owners = event.owners
-            if part.labels.ndim == 4:  # by prompts, not by slices
-                return Changed(0, 0, part.labels.shape[1], self._done, part.time)
-            return Changed(0, event.start, stop, self._done, part.time)
         slices = event.slices if isinstance(event, Voted) else event
-        here: Any = (..., *slices.where)
-        part.write(here, slices.labels)
+        part.write(slices.where, slices.labels)
         if self.plan is not None and slices.axis == self.plan.axis:
             self._tallies[at].add(slices)
         where = (slices.axis, slices.start)
@@ -184,9 +208,13 @@ class AgainTask(ArrayTask):
     """Finished slices of a task, with other thresholds, mostly without the network."""
 
     def __init__(
-        self, parts: Sequence[ArrayPart], prompts: PromptSet, before: ArrayTask
+        self,
+        parts: Sequence[ArrayPart],
+        prompts: PromptSet,
+        before: ArrayTask,
+        begin: Callable[[], None],
     ) -> None:
-        super().__init__(parts, prompts, before=before)
+        super().__init__(parts, prompts, before=before, begin=begin)
         done = [span for tally in self._tallies for span in tally.done]
         self._slices = sum(stop - start for start, stop in done)
 
@@ -195,7 +223,7 @@ class AgainTask(ArrayTask):
         """Number of finished slices."""
         return self._slices
 
-    def _follow_all(self) -> Iterator[Step]:
+    def _follow_parts(self) -> Iterator[Step]:
         for at, part in enumerate(self._parts[: len(self._tallies)]):
             self._counted.clear()
             for event in () if self.cancelled else self._part_events(at, part):
@@ -204,7 +232,9 @@ class AgainTask(ArrayTask):
                     yield event
                 elif isinstance(event, Status):
                     yield event
-                elif isinstance(event, SegmentedSlices | Instances):
+                elif isinstance(event, Instances):
+                    yield from self._take_objects(event, part)
+                elif isinstance(event, SegmentedSlices):
                     yield self._take(event, at, part)
 
 

@@ -9,6 +9,7 @@ from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
 from napari_biomedparse.viewer.samples import PLUGIN
+from napari_biomedparse.widgets.shared.wheel import WheelGuard
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -18,12 +19,14 @@ class SharedTabs(QObject):
     """Makes a dock a tab of the plugin's other docks when it is first shown.
 
     napari stacks docks vertically, which makes its window taller than small screens.
-    Whatever the user does with the docks afterwards is left alone.
+    Whatever the user does with the docks afterwards is left alone. The wheel is guarded
+    in each of them.
     """
 
     def __init__(self, widget: QWidget) -> None:
         super().__init__(widget)
         widget.installEventFilter(self)
+        WheelGuard(widget)
 
     def eventFilter(self, widget: QObject | None, event: QEvent | None) -> bool:
         """Handle the first time the widget is shown."""

@@ -9,7 +9,7 @@ from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
-from napari_biomedparse.viewer.layers import METADATA_KEY
+from napari_biomedparse.viewer.layers import METADATA_KEY, REVIEWED_KEY, reviewed
 
 if TYPE_CHECKING:
     from napari.layers import Labels
@@ -67,20 +67,14 @@ class ReviewStrip(QWidget):
             self.slice_clicked.emit(min(max(at, 0), self.slices - 1))
 
 
-REVIEWED_KEY = "reviewed"
-
-
 def reviewed_slices(layer: Labels, axis: int) -> tuple[int, ...]:
     """Return the accepted slices along an axis of the layer, in order."""
-    known = layer.metadata.get(METADATA_KEY, {}).get(REVIEWED_KEY, {})
-    return tuple(known.get(axis, ()))
+    return tuple(reviewed(layer).get(axis, ()))
 
 
 def review_axis(layer: Labels) -> int | None:
     """Return the axis with the most accepted slices; None if there are none."""
-    known: dict[int, list[int]] = layer.metadata.get(METADATA_KEY, {}).get(
-        REVIEWED_KEY, {}
-    )
+    known = reviewed(layer)
     if not any(known.values()):
         return None
     return max(known, key=lambda axis: len(known[axis]))
