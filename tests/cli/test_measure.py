@@ -43,10 +43,16 @@ def test_pieces_of_labels_are_measured(tmp_path: Path, name: str) -> None:
     assert "3 objects" in done.output
     rows = pd.read_csv(table).sort_values("voxels")
     assert rows["voxels"].tolist() == [1, 16, 18]
-    assert rows["volume"].tolist() == pytest.approx([3.0, 48.0, 54.0])
+    assert rows["volume [micrometer^3]"].tolist() == pytest.approx([3.0, 48.0, 54.0])
     assert rows["mean_intensity"].iloc[0] == IMAGE[3, 5, 5]
     if name != "labels.tif":  # a TIFF does not say what its values stand for
         assert rows["prompt"].tolist() == ["nuclei", "vessels", "nuclei"]
+        sums = pd.read_csv(tmp_path / "table_prompts.csv").set_index("prompt")
+        assert sums["objects"].to_dict() == {"nuclei": 2, "vessels": 1}
+        assert sums["total_volume [micrometer^3]"].to_dict() == {
+            "nuclei": 57,
+            "vessels": 48,
+        }
 
 
 @pytest.mark.parametrize("flag", ["--instances", "--objects"])
@@ -67,11 +73,27 @@ def test_a_channel_is_chosen_by_number_or_name(tmp_path: Path, channel: str) -> 
     channels = {"Name": ["membrane", "nuclei"]}
     metadata = {"axes": "CZYX", "Channel": channels}
     tifffile.imwrite(image, np.stack([IMAGE, IMAGE + 7]), ome=True, metadata=metadata)
-    command = ["measure", labels, "-i", str(image), "-o", str(table)]
+    command = ["measure", labels, "-i", str(image), "-o", str(table), "--overwrite"]
     done = CliRunner().invoke(app, [*command, "--channel", channel])
     assert done.exit_code == 0, done.output
     assert IMAGE[3, 5, 5] + 7 in pd.read_csv(table)["mean_intensity"].tolist()
     assert CliRunner().invoke(app, [*command, "--channel", "2"]).exit_code == 1
+    assert CliRunner().invoke(app, command).exit_code == 0
+    rows = pd.read_csv(table)
+    gaps = rows["mean_intensity_nuclei"] - rows["mean_intensity_membrane"]
+    assert gaps.tolist() == [7.0] * 3
+
+
+def test_channels_may_have_numbers_as_names(tmp_path: Path) -> None:
+    labels, _ = files(tmp_path, "labels.npz")
+    image, table = tmp_path / "two.ome.tif", tmp_path / "table.csv"
+    metadata = {"axes": "CZYX", "Channel": {"Name": ["405", "488"]}}
+    tifffile.imwrite(image, np.stack([IMAGE, IMAGE + 7]), ome=True, metadata=metadata)
+    command = ["measure", labels, "-i", str(image), "-o", str(table), "--overwrite"]
+    for channel in ("488", "1"):
+        done = CliRunner().invoke(app, [*command, "--channel", channel])
+        assert done.exit_code == 0, done.output
+        assert IMAGE[3, 5, 5] + 7 in pd.read_csv(table)["mean_intensity"].tolist()
 
 
 def test_faults_are_told_in_one_line(tmp_path: Path) -> None:

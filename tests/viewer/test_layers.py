@@ -13,13 +13,15 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
 from napari_biomedparse.data.prompts import PromptSet, label_colour, parse_prompts
+from napari_biomedparse.data.volume import colours_of
 from napari_biomedparse.errors import VolumeError
-from napari_biomedparse.io import open_file
+from napari_biomedparse.io import open_file, open_volume
 from napari_biomedparse.viewer.layers import (
     get_reader,
     labels_layer_kwargs,
     prompts_of_values,
     volume_from_layer,
+    voxel_size,
     voxels_of_labels,
     voxels_of_prompts,
     write_labels,
@@ -52,7 +54,8 @@ def test_every_shared_file_opens_as_layers(shared: Path) -> None:
         contents = open_file(path)
         layers = read(path)
         count = sum(
-            v.shape[v.axes.index("c")] if "c" in v.axes else 1 for v in contents.images
+            v.shape[v.axes.index("c")] if "c" in v.axes and not colours_of(v) else 1
+            for v in contents.images
         )
         assert len(layers) == count + len(contents.labels)
         volumes = [
@@ -85,8 +88,39 @@ def test_channels_become_layers(shared: Path) -> None:
     first, second = read(shared / "data/formats/derived_nuclei_czyx.ome.tif")
     assert first.name == "derived_nuclei_czyx nuclei"
     assert (second.blending, second.ndim) == ("additive", 3)
-    red, *_ = read(shared / "data/formats/thirdparty_test_image.ome.tif")
-    assert (red.colormap.name, red.rgb, red.axis_labels) == ("red", False, ("y", "x"))
+    (colours,) = read(shared / "data/formats/thirdparty_test_image.ome.tif")
+    assert (colours.rgb, colours.axis_labels) == (True, ("y", "x"))
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_colours_become_one_layer_that_is_the_volume_of_a_command(
+    planar: str, alpha: bool, tmp_path: Path
+) -> None:
+    rgb = np.random.default_rng(0).integers(0, 255, (6, 7, 9, 3 + alpha), np.uint8)
+    stored = np.moveaxis(rgb, -1, 1) if planar == "separate" else rgb
+    extra = {"extrasamples": ["unassalpha"]} if alpha else {}
+    tifffile.imwrite(
+        tmp_path / "a.tif", stored, photometric="rgb", planarconfig=planar, **extra
+    )
+    (layer,) = read(tmp_path / "a.tif")
+    assert layer.rgb
+    found, opened = volume_from_layer(layer), open_volume(tmp_path / "a.tif")
+    assert (found.axes, found.shape) == (opened.axes, (6, 7, 9, 3))
+    np.testing.assert_array_equal(np.asarray(found.data), rgb[..., :3])
+    np.testing.assert_array_equal(np.asarray(opened.data), rgb[..., :3])
+
+
+def test_three_channels_are_no_colours(tmp_path: Path) -> None:
+    stack = np.zeros((3, 6, 7, 9), np.uint8)
+    names = {"Channel": {"Name": ["Red", "DAPI", "Blue"]}}
+    for name, data, more in (
+        ("named.ome.tif", stack, {"metadata": {"axes": "CZYX", **names}}),
+        ("deep.tif", np.zeros((7, 9, 3), np.uint16), {"photometric": "rgb"}),
+    ):
+        tifffile.imwrite(tmp_path / name, data, **more)
+        layers = read(tmp_path / name)
+        assert [layer.rgb for layer in layers] == [False] * 3, name
 
 
 def test_a_real_viewer_opens_files_through_the_manifest(
@@ -149,6 +183,66 @@ def test_a_volume_of_a_layer() -> None:
     np.testing.assert_array_equal(np.asarray(volume.data), STACK[0])
     assert (volume.name, volume.axes, volume.units) == ("cells", ("z", "y", "x"), MICRO)
     assert (volume.spacing, volume.origin) == ((3, 0.5, 0.25), (1, 2, 3))
+
+
+PLACES: dict[str, dict[str, Any]] = {
+    "affine": {"affine": np.diag([5.0, 0.8, 0.8, 1])},
+    "scale and affine": {"scale": (5, 1, 1), "affine": np.diag([1.0, 0.8, 0.8, 1])},
+    "rotate": {"scale": (5, 0.8, 0.8), "rotate": 30.0},
+    "rotate about three": {"scale": (5, 0.8, 0.8), "rotate": (10, 20, 30)},
+    "shear": {"scale": (5, 0.8, 0.8), "shear": (0.5, 0, 0)},
+    "mirror": {"scale": (-5, 0.8, -0.8), "translate": (1, 2, 3)},
+    "permuted": {
+        "affine": np.array(
+            [[0, 0, 0.8, 1], [0, 0.8, 0, 2], [5, 0, 0, 3], [0, 0, 0, 1.0]]
+        )
+    },
+}
+
+
+@pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
+@pytest.mark.parametrize("name", PLACES)
+def test_all_transforms_of_a_layer_place_its_volume(name: str, tmp_path: Path) -> None:
+    layer = Image(STACK[0], units=MICRO, axis_labels=("z", "y", "x"), **PLACES[name])
+    volume = volume_from_layer(layer)
+    corner = np.array([2.0, 1.0, 3.0])
+    where = volume.origin + volume.steps @ corner
+    np.testing.assert_allclose(where, layer.data_to_world(corner), atol=1e-12)
+    np.testing.assert_allclose(abs(np.linalg.det(volume.steps)), 3.2)
+    edges = np.linalg.norm(volume.steps, axis=0)
+    np.testing.assert_allclose(volume.spacing, edges)
+    np.testing.assert_allclose(voxel_size(layer), edges)
+    np.testing.assert_allclose(
+        volume.crop(z=(1, 3), x=(2, 4)).origin, layer.data_to_world((1, 0, 2))
+    )
+    keywords = _on(layer) | {"units": MICRO}
+    labels = Labels(STACK[0] % 5, **keywords)
+    data, meta, _ = labels.as_layer_data_tuple()
+    write_labels(str(tmp_path / "a.nii.gz"), data, meta)
+    affine = nibabel.load(tmp_path / "a.nii.gz").affine  # x first
+    expected = np.asarray(volume.steps)[::-1, ::-1]
+    np.testing.assert_allclose(affine[:3, :3], expected, atol=1e-6)
+    np.testing.assert_allclose(affine[:3, 3], volume.origin[::-1], atol=1e-6)
+
+
+def test_what_a_format_cannot_hold_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for suffix in (".ome.zarr", ".tif", ".npz", ".nii"):
+        for name in ("affine", "mirror"):
+            layer = Labels(STACK[0] % 5, units=MICRO, **PLACES[name])
+            path = tmp_path / f"{name}{suffix}"
+            caplog.clear()
+            write_labels(str(path), *layer.as_layer_data_tuple()[:2])
+            (found,) = open_file(path).labels or open_file(path).images
+            spacing = getattr(found, "volume", found).spacing
+            np.testing.assert_allclose(
+                spacing,
+                (5, 0.8, 0.8) if suffix != ".npz" else (0.005, 0.0008, 0.0008),
+                rtol=1e-6,
+            )
+            told = "mirrored" in caplog.text
+            assert told == (name == "mirror" and suffix != ".nii"), path
 
 
 def test_the_finest_level_stays_lazy() -> None:

@@ -15,10 +15,10 @@ from napari_biomedparse.cli._options import (
     warn_renamed,
 )
 from napari_biomedparse.cli._show import say
-from napari_biomedparse.io import open_volume
-from napari_biomedparse.io.durable import check_place, write_durably, written
+from napari_biomedparse.data.volume import Volume, as_one_slice, without_singles
+from napari_biomedparse.io import open_image, open_volume
+from napari_biomedparse.io.durable import check_place
 from napari_biomedparse.io.files import open_labels, read_labels
-from napari_biomedparse.io.text import csv_text
 
 
 def measure(
@@ -30,7 +30,9 @@ def measure(
         Path,
         typer.Option("--image", "-i", help="The volume that was segmented."),
     ],
-    output: Annotated[Path, to_path("OUT.csv", "The table to write.")],
+    output: Annotated[
+        Path, to_path("OUT.csv", "The table to write; OUT_prompts.csv gets the sums.")
+    ],
     instances: Annotated[
         bool,
         typer.Option(
@@ -45,17 +47,26 @@ def measure(
 ) -> None:
     """Measure the size, position, intensity and shape of each object (CSV table)."""
     from napari_biomedparse.labels.measure import components_of, measure_objects
+    from napari_biomedparse.report.objects import save_tables, sums_path
 
-    check_place(output, overwrite=overwrite, inputs=[labels, image])
+    for place in (output, sums_path(output)):
+        check_place(place, overwrite=overwrite, inputs=[labels, image])
     if objects:
         warn_renamed("--objects", "--instances")
-    number = None if channel is None else to_number(channel)
-    volume = open_volume(image, channel=number)
+    volume = _open(image, None if channel is None else to_number(channel))
     opened = open_labels(labels)
-    found, prompts = read_labels(opened), dict(opened.texts)
+    found, prompts = opened.volume.data, dict(opened.texts)
     if not (instances or objects):
-        found, prompts = components_of(found, prompts)
+        found, prompts = components_of(read_labels(opened), prompts)
     table = measure_objects(found, volume, prompts=prompts)
-    with written(output):
-        write_durably(output, csv_text(table.columns, table.itertuples(index=False)))
-    say(f"{len(table)} objects, in {table.attrs['unit']}: {output}")
+    files = save_tables(table, output, overwrite=overwrite)
+    names = " and ".join(map(str, files))
+    say(f"{len(table)} objects, in {table.attrs['unit']}: {names}")
+
+
+def _open(image: Path, channel: int | str | None) -> Volume:
+    """Open an image with all its channels, unless one is chosen."""
+    volume = without_singles(open_image(image))
+    if channel is not None or "c" not in volume.axes or "t" in volume.axes:
+        return open_volume(image, channel=channel)
+    return as_one_slice(volume) if len(volume.axes) == 3 else volume

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 
 from napari_biomedparse.errors import VolumeError
 
@@ -68,6 +69,9 @@ class Volume:
         NIfTI get the same header.
     cut_at : mapping, optional
         First position of a box within the file, by axis; None for whole data.
+    matrix : tuple of tuple of float, optional
+        Where the axes are rotated, sheared or mirrored: column i is the step from one
+        sample to the next along axis i, in `units`; its length is the spacing.
     """
 
     data: ArrayLike
@@ -82,11 +86,12 @@ class Volume:
     flat: bool = False
     header: bytes | None = None
     cut_at: Mapping[str, int] | None = None
+    matrix: tuple[tuple[float, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a description that does not fit the data."""
         rank = len(self.data.shape)
-        for what in PER_AXIS:
+        for what in (*PER_AXIS, *(("matrix",) if self.matrix else ())):
             if len(getattr(self, what)) != rank:
                 raise VolumeError(
                     f"{self.name}: {len(getattr(self, what))} {what} are given for an "
@@ -107,6 +112,11 @@ class Volume:
     def is_colour(self) -> bool:
         """Whether this is a volume of color slices: its last axis is R, G, B."""
         return len(self.axes) == 4 and self.axes[-1] == "c" and self.shape[-1] == 3
+
+    @property
+    def steps(self) -> npt.NDArray[np.float64]:
+        """The matrix, float64; the spacing on its diagonal if there is none."""
+        return np.array(np.diag(self.spacing) if self.matrix is None else self.matrix)
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -147,7 +157,14 @@ class Volume:
 
     def _described(self, axes: Iterable[int]) -> dict[str, Any]:
         """Return what describes some of the axes, in that order."""
-        return {what: tuple(getattr(self, what)[i] for i in axes) for what in PER_AXIS}
+        kept = list(axes)
+        known: dict[str, Any] = {
+            what: tuple(getattr(self, what)[i] for i in kept) for what in PER_AXIS
+        }
+        if self.matrix is not None:
+            rows = (self.matrix[i] for i in kept)
+            known["matrix"] = tuple(tuple(row[i] for i in kept) for row in rows)
+        return known
 
     def crop(self, **box: tuple[int, int]) -> Volume:
         """Crop to a box, as in ``crop(y=(100, 400), x=(0, 200))``, end not included.
@@ -186,10 +203,7 @@ class Volume:
                 for axis, (start, _) in zip(self.axes, ranges, strict=True)
             },
             origin=tuple(
-                place + start * step
-                for place, (start, _), step in zip(
-                    self.origin, ranges, self.spacing, strict=True
-                )
+                (self.origin + self.steps @ [start for start, _ in ranges]).tolist()
             ),
         )
 
@@ -306,6 +320,8 @@ def choose_channel(volume: Volume, channel: int | str | None) -> Volume:
         return volume.select(c=names.index(channel))
     if isinstance(channel, int) and 0 <= channel < count:
         return volume.select(c=channel)
+    if str(channel) in names:  # a wavelength, for example
+        return volume.select(c=names.index(str(channel)))
     found = "no channel was chosen" if channel is None else f"{channel!r} is not one"
     choices = ", ".join(f"{i} ({name})" for i, name in enumerate(names))
     raise VolumeError(
@@ -313,6 +329,17 @@ def choose_channel(volume: Volume, channel: int | str | None) -> Volume:
         f"{choices if volume.channel_names else ', '.join(names)}"
         f"{f', or {RGB} for all as colors' if count in (3, 4) else ''}."
     )
+
+
+def colours_of(volume: Volume) -> Volume | None:
+    """Return a volume whose channels are colors with these as its last axis.
+
+    Without alpha. None if its channels, if any, are not colors that can be segmented:
+    these have the names red, green and blue, or none and the last axis.
+    """
+    if "c" not in volume.axes or not _is_coloured(volume):
+        return None
+    return _colours_last(volume) if _may_be_colour(volume.dtype) else None
 
 
 def has_time_points(volume: Volume) -> bool:
@@ -383,8 +410,18 @@ def as_one_slice(volume: Volume) -> Volume:
         spacing=(1.0, *volume.spacing),
         units=(volume.units[0], *volume.units),
         origin=(0.0, *volume.origin),
+        matrix=stacked(volume.matrix, 1.0),
         flat=True,
     )
+
+
+def stacked(
+    matrix: tuple[tuple[float, ...], ...] | None, step: float
+) -> tuple[tuple[float, ...], ...] | None:
+    """Return the matrix of a volume with one more axis in front, if it has one."""
+    if matrix is None:
+        return None
+    return ((step, *(0.0 for _ in matrix)), *((0.0, *row) for row in matrix))
 
 
 def _lazy(array: ArrayLike) -> ArrayLike:

@@ -270,6 +270,13 @@ def save_labels(
             f"The labels have the shape {tuple(labels.shape)} and {volume.name} has "
             f"{volume.shape}; they must be equal, with two to four axes."
         )
+    if volume.matrix is not None and not path.name.lower().endswith(FORMATS["nifti"]):
+        logger.warning(
+            "%s is rotated, sheared or mirrored. %s cannot hold that: the labels have "
+            "its voxel size only; NIfTI (.nii.gz) keeps all.",
+            volume.name,
+            path.name,
+        )
     saver(path, labels, volume=volume, prompts=prompts, overwrite=overwrite)
 
 

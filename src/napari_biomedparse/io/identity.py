@@ -43,6 +43,8 @@ def identify(volume: Volume, sampled: str = "") -> dict[str, Any]:
         "origin": list(volume.origin),
         "voxels": _checksum(volume, sampled),
     }
+    if volume.matrix is not None:
+        found["matrix"] = [list(row) for row in volume.matrix]
     return found if path is None else found | _on_disk(path)
 
 

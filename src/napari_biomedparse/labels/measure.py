@@ -18,25 +18,35 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from napari_biomedparse.data.volume import ArrayLike, Volume
+Floats = npt.NDArray[np.float64]
 
-AXES = ("z", "y", "x")
+AXES = ("t", "z", "y", "x")
+"""Order of the columns of axes."""
+AXIS_LENGTHS = ("major", "intermediate", "minor")
+_POWERS = {
+    "volume": 3,
+    "surface_area": 2,
+    "equivalent_diameter": 1,
+    **{f"centroid_{axis}": 1 for axis in AXES},
+    **{f"axis_{name}_length": 1 for name in AXIS_LENGTHS},
+    **{f"{kind}_volume": 3 for kind in ("total", "mean", "median")},
+}
+"""Power of the unit of length that a column is in."""
 
 
 def measure_objects(
-    objects: ArrayLike,
-    volume: Volume,
-    *,
-    prompts: Mapping[int, str] | None = None,
+    objects: ArrayLike, volume: Volume, *, prompts: Mapping[int, str] | None = None
 ) -> pd.DataFrame:
     """Measure every instance of a label volume, block by block if it is lazy.
 
     Parameters
     ----------
     objects : array [Z, Y, X]
-        Integers: the number of the instance at each voxel, 0 for none.
+        Integers: the number of the instance at each voxel, 0 for none. numpy, dask or
+        zarr; read block by block.
     volume : Volume
-        The image, three axes, on the same grid, with voxel size and units. It is read
-        only where there are instances.
+        The image on the same grid, with voxel size and units: three axes in any order,
+        and possibly one of channels. It is read only where there are instances.
     prompts : mapping of int to str, optional
         The prompt of each instance.
 
@@ -44,12 +54,17 @@ def measure_objects(
     -------
     pandas.DataFrame
         One row per instance, by number: `id`, `prompt` (if given), `voxels`, `volume`
-        (in cubed units), `centroid_z` ... (in units, from the centre of the first
-        voxel), `bbox_z_start`, `bbox_z_stop` ... (in voxels, stop excluded),
-        `mean_intensity`, `surface_area` (in squared units, of the marching cubes mesh;
-        the steps between voxels make it about 10 % too large for a ball) and
-        `sphericity` (surface of a ball of equal volume, divided by `surface_area`).
-        `attrs["unit"]` is the name of the unit.
+        (in cubed units), `equivalent_diameter` (of a ball of that volume), `centroid_z`
+        ... (in units, where the volume's origin and matrix place it), `bbox_z_start`,
+        `bbox_z_stop` ... (in voxels, stop excluded); `mean_intensity`, `min_intensity`,
+        `max_intensity` and `sd_intensity`, with the name of the channel behind if there
+        are several; `surface_area` (in squared units, of the marching cubes mesh; the
+        steps between voxels make it about 10 % too large for a ball), `sphericity`
+        (surface of a ball of equal volume, divided by `surface_area`), and
+        `axis_major_length`, `axis_intermediate_length` and `axis_minor_length` of the
+        ellipsoid with the same second moments. The instances of a single image have
+        diameter and axes of a disc and an ellipse. `attrs["unit"]` is the name of the
+        unit.
 
     Raises
     ------
@@ -58,35 +73,96 @@ def measure_objects(
     """
     import pandas as pd
 
-    if tuple(objects.shape) != volume.shape or len(volume.shape) != 3:
+    space = [i for i, axis in enumerate(volume.axes) if axis != "c"]
+    shape = tuple(volume.shape[i] for i in space)
+    if tuple(objects.shape) != shape or len(shape) != 3:
         raise VolumeError(
-            f"Labels have the shape {objects.shape} and the image {volume.name} has "
-            f"{volume.shape}; they must have the same three axes to be measured."
+            f"Labels have the shape {tuple(objects.shape)} and the image {volume.name} "
+            f"has {shape}; they must have the same three axes to be measured."
         )
-    if len(set(volume.units)) > 1:
+    units = [volume.units[i] for i in space]
+    if len(set(units)) > 1:
         raise VolumeError(
-            f"The axes of {volume.name} have the units {', '.join(volume.units)}; give "
-            "them one unit before measuring."
+            f"The axes of {volume.name} have the units {', '.join(units)}; give them "
+            "one unit before measuring."
         )
-    found = sum_objects(objects, {"value": volume.data}, volume.spacing)
-    voxels, size = found["voxels"], math.prod(volume.spacing)
-    table = pd.DataFrame({"id": found.index, "voxels": voxels.to_numpy(np.int64)})
+    steps = volume.steps[np.ix_(space, space)]
+    channels = _channels(volume)
+    images = {f"v{i}": data for i, data in enumerate(channels.values())}
+    found = sum_objects(objects, images, steps)
+    voxels = found["voxels"].to_numpy(np.int64)
+    voxel = math.prod(volume.spacing[i] for i in space)
+    if volume.matrix is not None:
+        voxel = abs(float(np.linalg.det(steps)))
+    columns: dict[str, Any] = {"id": found.index}
     if prompts is not None:
-        table.insert(1, "prompt", [prompts.get(number, "") for number in table["id"]])
-    table["volume"] = (voxels * size).to_numpy()
-    for axis, step in zip(AXES, volume.spacing, strict=True):
-        table[f"centroid_{axis}"] = (found[f"{axis}_sum"] / voxels * step).to_numpy()
-    for axis in AXES:
-        ends = found[[f"{axis}_min", f"{axis}_max"]].to_numpy(np.int64) + np.array(
-            (0, 1)
-        )
-        table[[f"bbox_{axis}_start", f"bbox_{axis}_stop"]] = ends
-    table["mean_intensity"] = (found["value_sum"] / voxels).to_numpy()
-    table["surface_area"] = found["surface"].to_numpy()
-    ball = math.pi ** (1 / 3) * (6.0 * table["volume"]) ** (2 / 3)
-    table["sphericity"] = ball / table["surface_area"]
-    table.attrs["unit"] = volume.units[0]
+        columns["prompt"] = [prompts.get(number, "") for number in found.index]
+    columns |= {"voxels": voxels, "volume": voxels * voxel}
+    dimensions = 2 if volume.flat else 3
+    ball = math.pi / (2 * dimensions) * (volume.spacing[0] if volume.flat else 1.0)
+    columns["equivalent_diameter"] = (columns["volume"] / ball) ** (1 / dimensions)
+    means, covariances = _moments(found)
+    centers = means @ steps.T + [volume.origin[i] for i in space]
+    places = {volume.axes[i]: at for at, i in enumerate(space)}
+    known = {axis: places[axis] for axis in AXES if axis in places}
+    for axis, at in known.items():
+        columns[f"centroid_{axis}"] = centers[:, at]
+    for axis, at in known.items():
+        for end, more in (("min", 0), ("max", 1)):
+            name = f"bbox_{axis}_{('start', 'stop')[more]}"
+            columns[name] = found[f"{'zyx'[at]}_{end}"].to_numpy(np.int64) + more
+    for image, name in zip(images, channels, strict=True):
+        ending = f"_intensity_{name}" if name else "_intensity"
+        mean = columns[f"mean{ending}"] = found[f"{image}_sum"].to_numpy() / voxels
+        columns[f"min{ending}"] = found[f"{image}_min"].to_numpy()
+        columns[f"max{ending}"] = found[f"{image}_max"].to_numpy()
+        square = found[f"{image}{image}_sum"].to_numpy() / voxels
+        columns[f"sd{ending}"] = np.sqrt(np.maximum(square - mean**2, 0))
+    columns["surface_area"] = surface = found["surface"].to_numpy()
+    columns["sphericity"] = (36 * math.pi * columns["volume"] ** 2) ** (1 / 3) / surface
+    spread = np.linalg.eigvalsh(steps @ covariances @ steps.T)[:, ::-1]
+    lengths = 2 * np.sqrt((dimensions + 2) * np.maximum(spread, 0))
+    for at, name in enumerate(AXIS_LENGTHS[::2] if volume.flat else AXIS_LENGTHS):
+        columns[f"axis_{name}_length"] = lengths[:, at]
+    table = pd.DataFrame(columns)
+    table.attrs["unit"] = units[0]
     return table
+
+
+def measure_prompts(table: pd.DataFrame) -> pd.DataFrame:
+    """Sum up the table of objects by prompt.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per prompt: `prompt`, `objects`, `voxels`, `total_volume`,
+        `mean_volume`, `median_volume`, and the mean intensity of the voxels of each
+        channel.
+    """
+    groups = table.groupby("prompt", sort=False)
+    found = groups["volume"].agg(["sum", "mean", "median"])
+    found.columns = [f"{kind}_volume" for kind in ("total", "mean", "median")]
+    found.insert(0, "objects", groups.size())
+    found.insert(1, "voxels", groups["voxels"].sum())
+    for name in (name for name in table if name.startswith("mean_intensity")):
+        weighted = (table[name] * table["voxels"]).groupby(table["prompt"], sort=False)
+        found[name] = weighted.sum() / found["voxels"]
+    found = found.reset_index()
+    found.attrs["unit"] = table.attrs["unit"]
+    return found
+
+
+def with_units(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of this module with units in the names of its columns."""
+    unit = table.attrs["unit"]
+
+    def named(name: str) -> str:
+        if name.startswith("bbox_"):
+            return f"{name} [voxel]"
+        power = _POWERS.get(name, 0)
+        return f"{name} [{unit}{f'^{power}' if power > 1 else ''}]" if power else name
+
+    return table.rename(columns=named)
 
 
 def components_of(
@@ -100,3 +176,28 @@ def components_of(
     components = label_components(labels)
     owners = owners_of(components, labels)
     return components, {n: texts.get(label, str(label)) for n, label in owners.items()}
+
+
+def _moments(found: pd.DataFrame) -> tuple[Floats, Floats]:
+    """Return means [N, 3] and covariances [N, 3, 3] of the indices of each object."""
+    voxels = found["voxels"].to_numpy()
+    means = np.stack([found[f"{a}_sum"] / voxels for a in "zyx"], axis=1)
+    covariances = np.empty((len(found), 3, 3))
+    for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)):
+        products = found[f"{'zyx'[i]}{'zyx'[j]}_sum"].to_numpy() / voxels
+        covariances[:, i, j] = covariances[:, j, i] = (
+            products - means[:, i] * means[:, j]
+        )
+    return means, covariances
+
+
+def _channels(volume: Volume) -> dict[str, ArrayLike]:
+    """Return the data of each channel by its name, which is empty for a single one."""
+    if "c" not in volume.axes:
+        return {"": volume.data}
+    count = volume.shape[volume.axes.index("c")]
+    names = volume.channel_names or tuple(map(str, range(count)))
+    return {
+        name if count > 1 else "": volume.select(c=i).data
+        for i, name in enumerate(names)
+    }

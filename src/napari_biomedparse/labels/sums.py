@@ -22,7 +22,7 @@ _CORNERS = tuple(np.ndindex(2, 2, 2))
 
 
 def sum_objects(
-    objects: ArrayLike, images: Mapping[str, ArrayLike], spacing: Sequence[float]
+    objects: ArrayLike, images: Mapping[str, ArrayLike], steps: npt.ArrayLike
 ) -> pd.DataFrame:
     """Sum over the voxels of each object; all arrays may be lazy.
 
@@ -32,8 +32,8 @@ def sum_objects(
         Integers: the number of the object at each voxel, 0 for none.
     images : mapping of str to array [Z, Y, X]
         They are read only where there are objects.
-    spacing : sequence of three float
-        Size of a voxel, for the surface.
+    steps : array [3, 3] or [3]
+        Edges of a voxel, for the surface: as columns, or their lengths.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def sum_objects(
     import pandas as pd  # slow, and the opening widget measures nothing
 
     shape = tuple(objects.shape)
-    areas, parts = _cube_areas(spacing), list[pd.DataFrame]()
+    areas, parts = _cube_areas(steps), list[pd.DataFrame]()
     for window in windows_of(shape, window_shape(objects)):
         ids, codes = _numbered(objects, window)
         if len(ids) > 1 or not parts:
@@ -168,15 +168,16 @@ def _surfaces(
     return sums
 
 
-def _cube_areas(spacing: Sequence[float]) -> npt.NDArray[np.float64]:
+def _cube_areas(steps: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Return the area of the mesh in a cube for each choice of its eight voxels."""
-    areas = np.zeros(256)
+    areas, edges = np.zeros(256), np.array(steps)
+    edges = np.diag(edges) if edges.ndim == 1 else edges
     for choice in range(1, 255):
         cube = np.zeros((2, 2, 2), np.float32)
         for bit, corner in enumerate(_CORNERS):
             cube[corner] = choice >> bit & 1
-        mesh = _untyped(marching_cubes)(cube, 0.5, spacing=tuple(spacing))
-        areas[choice] = _untyped(mesh_surface_area)(*mesh[:2])
+        corners, faces, *_ = _untyped(marching_cubes)(cube, 0.5)
+        areas[choice] = _untyped(mesh_surface_area)(corners @ edges.T, faces)
     return areas
 
 

@@ -21,6 +21,7 @@ from napari_biomedparse.data.volume import (
     as_volume,
     choose_channel,
     has_time_points,
+    stacked,
     volume_of,
 )
 from napari_biomedparse.errors import OptionError, VolumeError
@@ -68,6 +69,11 @@ class Series:
             one.name,
             one.source,
             header=one.header,
+            matrix=None
+            if one.matrix is None
+            else stacked(
+                tuple(row[kept] for row in one.matrix[kept]), self.volume.spacing[at]
+            ),
         )
 
 

@@ -379,7 +379,7 @@ class Session:
         chunks = getattr(data, "chunksize", getattr(data, "chunks", None))
         voxels: Any = Voxels(self._volumes, volume.shape, volume.dtype.str, chunks)
         grid = volume.axes, volume.spacing, volume.units, volume.origin
-        return Volume(voxels, *grid, volume.name)
+        return Volume(voxels, *grid, volume.name, matrix=volume.matrix)
 
     def close(self) -> None:
         """End the process and whatever it is doing."""

@@ -1,13 +1,21 @@
-"""The tables of objects of the page."""
+"""The tables of objects: as CSV, and those of the page."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_biomedparse.labels.measure import components_of, measure_objects
+from napari_biomedparse.io.durable import check_place, write_durably, written
+from napari_biomedparse.io.text import csv_text
+from napari_biomedparse.labels.measure import (
+    components_of,
+    measure_objects,
+    measure_prompts,
+    with_units,
+)
 from napari_biomedparse.runs.blocks import grid_volume
 
 if TYPE_CHECKING:
@@ -21,6 +29,32 @@ Table = tuple[list[str], list[Row]]
 MOST_ROWS = 200
 MOST_VOXELS = 2**28
 """Objects of larger volumes are not measured for the page."""
+LISTED = (
+    "id", "prompt", "voxels", "volume", "centroid_z", "centroid_y", "centroid_x",
+    "mean_intensity", "surface_area", "sphericity",
+)  # fmt: skip
+"""Columns of the page."""
+
+
+def sums_path(path: Path) -> Path:
+    """Return where `save_tables` writes the table of prompts."""
+    return path.with_name(f"{path.stem}_prompts{path.suffix}")
+
+
+def save_tables(table: pd.DataFrame, path: Path, *, overwrite: bool) -> list[Path]:
+    """Write the table of objects as CSV, and beside it that of prompts if it has any.
+
+    Column names include the units. Returns the files' paths.
+    """
+    tables = {path: table}
+    if "prompt" in table and table["prompt"].any():
+        tables[sums_path(path)] = measure_prompts(table)
+    for place, one in tables.items():
+        check_place(place, overwrite=overwrite)
+        with written(place):
+            rows = one.itertuples(index=False)
+            write_durably(place, csv_text(list(with_units(one)), rows))
+    return list(tables)
 
 
 def object_tables(result: RunResult) -> tuple[str, list[Table]]:
@@ -40,14 +74,11 @@ def object_tables(result: RunResult) -> tuple[str, list[Table]]:
     more = "" if len(measured) <= MOST_ROWS else f"; the {MOST_ROWS} largest are listed"
     tables: list[Table] = []
     if "prompt" in measured:
-        sums = measured.groupby("prompt", sort=False)["volume"]
-        rows: list[Row] = [
-            (text, len(part), _number(part.median()), _number(part.sum()))
-            for text, part in sums
-        ]
-        head = ["prompt", "objects", "median volume", "total volume"]
-        tables.append((head, rows))
-    names = [name for name in largest.columns if not name.startswith("bbox_")]
+        columns = ["prompt", "objects", "median_volume", "total_volume"]
+        sums = measure_prompts(measured)[columns]
+        rows: list[Row] = [tuple(map(_number, row)) for row in sums.to_numpy()]
+        tables.append(([name.replace("_", " ") for name in columns], rows))
+    names = [name for name in LISTED if name in largest]
     listed: list[Row] = [tuple(map(_number, row)) for row in largest[names].to_numpy()]
     tables.append(([name.replace("_", " ") for name in names], listed))
     return f"{len(measured)} {kinds}, in {unit}{more}.", tables

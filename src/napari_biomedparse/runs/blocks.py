@@ -194,6 +194,7 @@ def grid_volume(volume: Volume) -> Volume:
         spacing=volume.spacing[:3],
         units=volume.units[:3],
         origin=volume.origin[:3],
+        matrix=volume.matrix and tuple(row[:3] for row in volume.matrix[:3]),
         channel_names=(),
         levels=(),
     )

@@ -20,7 +20,12 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from napari_biomedparse.data.options import OptionChanges
-from napari_biomedparse.data.volume import Volume, choose_channel, has_time_points
+from napari_biomedparse.data.volume import (
+    Volume,
+    choose_channel,
+    has_time_points,
+    stacked,
+)
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import OptionError, needs_extra
 from napari_biomedparse.io import open_image, open_volume
@@ -437,6 +442,7 @@ def _create_series(
         spacing=(step, *one.spacing),
         units=(series.volume.units[at], *one.units),
         origin=(series.volume.origin[at] + series.start * step, *one.origin),
+        matrix=stacked(one.matrix, step),
     )
     with writing(folder):
         prompts = replace(plan.prompts, instance=False)

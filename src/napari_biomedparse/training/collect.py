@@ -123,7 +123,7 @@ def _write(
     more: dict[str, npt.NDArray[Any]],
 ) -> None:
     space = {name: getattr(volume, name)[:3] for name in _PER_AXIS}
-    grid = replace(volume, data=labels, channel_names=(), **space)
+    grid = replace(volume, data=labels, channel_names=(), matrix=None, **space)
     save_npz(
         path, labels, volume=grid, prompts=prompts, overwrite=True, key=LABEL_KEYS[0]
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,13 @@ from napari_biomedparse.data.prompts import (
     label_colour,
     parse_prompts,
 )
-from napari_biomedparse.data.volume import SPATIAL_AXES, Volume, as_volume
+from napari_biomedparse.data.volume import (
+    SPATIAL_AXES,
+    Volume,
+    as_volume,
+    colours_of,
+    stacked,
+)
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.io.formats.units import unit_name
 from napari_biomedparse.viewer.axes import (
@@ -33,7 +40,7 @@ from napari_biomedparse.viewer.axes import (
 if TYPE_CHECKING:
     import numpy.typing as npt
     from napari.components import Dims
-    from napari.layers import Image, Labels
+    from napari.layers import Image, Labels, Layer
 
     from napari_biomedparse.data.prompts import Colour
     from napari_biomedparse.io.contents import Contents, LabelVolume
@@ -45,6 +52,9 @@ METADATA_KEY = "biomedparse"
 REVIEWED_KEY = "reviewed"
 """Key of the accepted slices, by the layer's axis, among those entries."""
 _HEADER_KEY = "nifti_header"
+_TRANSFORMS = ("scale", "translate", "rotate", "shear")
+_ALMOST = 1e-9
+"""Share of a voxel's edge up to which a step along another axis is rounding."""
 _CHANNEL_COLORMAPS = ("magenta", "green", "cyan", "yellow", "red", "blue")
 _UNNAMED: Colour = (128, 128, 128, 255)
 
@@ -109,9 +119,9 @@ def volume_from_layer(
     Returns
     -------
     Volume
-        From `as_volume`; lazy if the layer's data are. A single image is a volume of
-        one slice and `flat`. A series has the axis t, two or three axes of space, and
-        possibly colours.
+        From `as_volume`; lazy if the layer's data are, placed by all transforms of the
+        layer. A single image is a volume of one slice and `flat`. A series has the axis
+        t, two or three axes of space, and possibly colours.
 
     Raises
     ------
@@ -133,12 +143,49 @@ def volume_from_layer(
     volume = Volume(
         data[index],
         axes + ("c",) * colours,
-        tuple(abs(float(layer.scale[i])) for i in kept) + (1.0,) * colours,
-        tuple(unit_name(layer.units[i]) for i in kept) + ("pixel",) * colours,
-        tuple(float(layer.translate[i]) for i in kept) + (0.0,) * colours,
-        layer.name,
+        units=tuple(unit_name(layer.units[i]) for i in kept) + ("pixel",) * colours,
+        name=layer.name,
+        **_space(_keywords_of(layer), kept, colours),
     )
     return volume if series else as_volume(volume)
+
+
+def volume_of_channels(layer: Image, layers: Iterable[Layer], dims: Dims) -> Volume:
+    """Return a layer's volume with all channels of its file that are among `layers`.
+
+    These are along the first axis, and have the names of their layers.
+    """
+    volume = volume_from_layer(layer, dims)
+    known = layer.metadata.get(METADATA_KEY) or {}
+    found: dict[str, Any] = {}
+    for other in layers if "channel" in known else ():
+        own = other.metadata.get(METADATA_KEY) or {}
+        if "channel" in own and own.get("source") == known.get("source"):
+            channel = volume_from_layer(other, dims)
+            if channel.shape == volume.shape:
+                found[other.name] = channel.data
+    if len(found) < 2:
+        return volume
+    import dask.array as da
+
+    return replace(
+        volume,
+        data=da.stack([da.asarray(data) for data in found.values()]),  # type: ignore[no-untyped-call]
+        axes=("c", *volume.axes),
+        spacing=(1.0, *volume.spacing),
+        units=("pixel", *volume.units),
+        origin=(0.0, *volume.origin),
+        matrix=stacked(volume.matrix, 1.0),
+        channel_names=tuple(found),
+    )
+
+
+def voxel_size(layer: Image | Labels) -> tuple[float, float, float]:
+    """Return the voxel edges of a layer's last three axes, with all transforms."""
+    kept = range(max(0, layer.ndim - 3), layer.ndim)
+    sizes = _space(_keywords_of(layer), kept)["spacing"]
+    z, y, x = [1.0] * (3 - len(sizes)) + list(sizes)
+    return z, y, x
 
 
 def voxels_of_labels(layer: Labels) -> npt.NDArray[Any]:
@@ -271,11 +318,10 @@ def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     volume = Volume(
         data,
         labels if named else AXES[-rank:],
-        tuple(abs(float(size)) for size in meta.get("scale", (1.0,) * rank)),
-        tuple(map(unit_name, meta.get("units") or ("pixel",) * rank)),
-        tuple(map(float, meta.get("translate", (0.0,) * rank))),
-        str(meta.get("name", "labels")),
-        Path(source) if source else None,
+        units=tuple(map(unit_name, meta.get("units") or ("pixel",) * rank)),
+        name=str(meta.get("name", "labels")),
+        source=Path(source) if source else None,
+        **_space(meta, range(rank)),
         header=known.get(_HEADER_KEY),
     )
     save_labels(path, data, volume=volume, prompts=_stored(meta), overwrite=True)
@@ -287,8 +333,9 @@ def _as_list(path: str | os.PathLike[str] | Sequence[str]) -> list[Any]:
 
 
 def _image_layers(volume: Volume, prompts: PromptSet | None) -> list[LayerTuple]:
-    if "c" not in volume.axes:
-        return [(*_data_and_keywords(volume, prompts), "image")]
+    coloured = colours_of(volume)
+    if "c" not in volume.axes or coloured is not None:
+        return [(*_data_and_keywords(coloured or volume, prompts), "image")]
     count = volume.shape[volume.axes.index("c")]
     names = volume.channel_names or tuple(f"channel {i}" for i in range(count))
     layers: list[LayerTuple] = []
@@ -317,15 +364,18 @@ def _data_and_keywords(
     volume: Volume, prompts: PromptSet | None
 ) -> tuple[Any, dict[str, Any]]:
     known: dict[str, Any] = {} if prompts is None else _prompt_metadata(prompts)
+    rank = len(volume.axes) - ("c" in volume.axes)  # napari does not count colours
     keywords: dict[str, Any] = {
         "name": volume.name,
-        "scale": volume.spacing,
-        "translate": volume.origin,
-        "units": volume.units,
-        "axis_labels": volume.axes,
+        "scale": volume.spacing[:rank],
+        "translate": volume.origin[:rank],
+        "units": volume.units[:rank],
+        "axis_labels": volume.axes[:rank],
         "multiscale": bool(volume.levels),
         "metadata": {METADATA_KEY: {"source": str(volume.source), **known}},
     }
+    if rank < len(volume.axes):
+        keywords["rgb"] = True
     if volume.header is not None:
         keywords["metadata"][METADATA_KEY][_HEADER_KEY] = volume.header
     data = [volume.data, *volume.levels] if volume.levels else volume.data
@@ -364,6 +414,37 @@ def _named_labels(
         shown |= {i: np.divide(rgba, 255) for i, rgba in colours.items()}
         keywords["colormap"] = DirectLabelColormap(color_dict=shown)
     return keywords
+
+
+def _keywords_of(layer: Image | Labels) -> dict[str, Any]:
+    return {name: getattr(layer, name) for name in (*_TRANSFORMS, "affine")}
+
+
+def _space(
+    transforms: Mapping[str, Any], kept: Sequence[int], more: int = 0
+) -> dict[str, Any]:
+    """Return spacing, origin and matrix of some axes of a layer with transforms.
+
+    There are `more` axes behind them without a place in the world.
+    """
+    own = {name: transforms[name] for name in _TRANSFORMS if name in transforms}
+    rank = len(own["scale"]) if "scale" in own else len(kept)
+    if "shear" in own:  # napari gives one too many for two axes
+        own["shear"] = np.ravel(own["shear"])[: rank * (rank - 1) // 2]
+    world = np.asarray(Affine(ndim=rank, **own).affine_matrix)
+    if (affine := transforms.get("affine")) is not None:
+        world = np.asarray(getattr(affine, "affine_matrix", affine)) @ world
+    steps = np.eye(len(kept) + more)
+    steps[: len(kept), : len(kept)] = world[np.ix_(kept, kept)]
+    edges = np.linalg.norm(steps, axis=0)
+    steps[np.abs(steps) < _ALMOST * edges] = 0.0
+    sides = np.abs(np.diag(steps))
+    is_plain = bool((steps == np.diag(sides)).all())
+    return {
+        "spacing": tuple((sides if is_plain else edges).tolist()),
+        "origin": (*world[list(kept), -1].tolist(), *(0.0,) * more),
+        "matrix": None if is_plain else tuple(map(tuple, steps.tolist())),
+    }
 
 
 def _transforms(layer: Image, kept: list[int]) -> dict[str, Any]:

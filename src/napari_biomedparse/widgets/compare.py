@@ -27,6 +27,7 @@ from napari_biomedparse.io.formats.units import unit_name
 from napari_biomedparse.viewer.layers import (
     METADATA_KEY,
     prompts_of_layer,
+    voxel_size,
     voxels_of_labels,
 )
 from napari_biomedparse.widgets.shared.background import LatestWork
@@ -131,11 +132,9 @@ class CompareWidget(QWidget):
         volumes = voxels_of_labels(truth), voxels_of_labels(labels)
         known = prompts_of_layer(labels) or prompts_of_layer(truth)
         texts = {p.id: p.text for p in known.prompts} if known else {}
-        spacing = tuple(abs(float(size)) for size in labels.scale[-3:])
-        spacing = (1.0,) * (3 - len(spacing)) + spacing
         how: dict[str, Any] = {
             "texts": texts,
-            "spacing": spacing,
+            "spacing": voxel_size(labels),
             "tolerance": float(self.tolerance.value),
             "objects": bool(self.objects.value),
         }
@@ -171,10 +170,10 @@ class CompareWidget(QWidget):
         show_error(message)
 
     def _on_labels_changed(self, *_: Any) -> None:
-        if self.labels.value is not None:
-            known = self.labels.value.metadata.get(METADATA_KEY, {})
+        if (layer := self.labels.value) is not None:
+            known = layer.metadata.get(METADATA_KEY, {})
             self.objects.value = bool(known.get(INSTANCE_KEY))
-            self._prefill_tolerance(2 * min(map(abs, self.labels.value.scale[-3:])))
+            self._prefill_tolerance(2 * min(voxel_size(layer)[-layer.ndim :]))
 
     def _prefill_tolerance(self, distance: float) -> None:
         """Set the tolerance and its number of digits, unless the user set it."""

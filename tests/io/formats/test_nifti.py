@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_labels_of_one_time_point_keep_the_affine(shared: Path, tmp_path: Path) 
         ("micrometer", "micron", 1),
         ("millimeter", "mm", 1),
         ("nanometer", "mm", 1e-6),
-        ("pixel", "unknown", 1),
+        ("pixel", "unknown", 1),  # which everybody reads as mm
     ],
 )
 def test_a_volume_of_another_format_gets_an_affine(
@@ -121,6 +122,7 @@ def test_a_volume_of_another_format_gets_an_affine(
     assert contents.prompts == instances
     again = contents.labels[0].volume
     if factor == 1:
+        units = units if unit != "pixel" else ("millimeter",) * 3
         assert (again.spacing, again.units) == (volume.spacing, units)
         assert again.origin == volume.origin
 
@@ -185,12 +187,12 @@ def test_damaged_files(shared: Path, tmp_path: Path) -> None:
     good = (shared / "data" / "formats" / "nibabel_anatomical.nii").read_bytes()
     cut = tmp_path / "cut.nii"
     cut.write_bytes(good[:9000])
-    with pytest.raises(FormatError, match=r"cut\.nii cannot be read"):
-        np.asarray(open_volume(cut).data)
+    with pytest.raises(FormatError, match=r"cut\.nii is incomplete.* only 9000 are"):
+        open_volume(cut)
     packed = tmp_path / "cut.nii.gz"
     packed.write_bytes(gzip.compress(good)[:5000])
-    with pytest.raises(FormatError, match=r"cut\.nii\.gz"):
-        np.asarray(open_volume(packed).data)
+    with pytest.raises(FormatError, match=r"cut\.nii\.gz is incomplete"):
+        open_volume(packed)
     header = bytearray(good)
     header[70:72] = b"\x7f\x7f"  # no such data type
     cut.write_bytes(header)
@@ -208,8 +210,90 @@ def test_a_part_that_the_file_cannot_hold_is_not_allocated(
     content[42:46] = np.array([20000, 20000], "<i2").tobytes()
     path = tmp_path / f"b.{ending}"
     path.write_bytes(gzip.compress(content) if ending == "nii.gz" else content)
-    with pytest.raises(FormatError, match="cannot hold the 800000000 of this part"):
-        np.asarray(open_volume(path).data[0])
+    with pytest.raises(FormatError, match="describes 3200000000 bytes, but only"):
+        open_volume(path)
+
+
+def test_a_file_packed_in_several_goes_is_whole(tmp_path: Path) -> None:
+    values = np.arange(24, dtype="i2").reshape(2, 3, 4)
+    content = _write(tmp_path / "a.nii", values).read_bytes()
+    path = tmp_path / "b.nii.gz"
+    path.write_bytes(gzip.compress(content[:380]) + gzip.compress(content[380:]))
+    np.testing.assert_array_equal(np.asarray(open_volume(path).data).T, values)
+
+
+@pytest.mark.parametrize("code", [0, 5, 8 | 5])
+def test_without_a_known_unit_lengths_are_millimeters(
+    code: int, tmp_path: Path
+) -> None:
+    path = _write(tmp_path / "a.nii", np.zeros((4, 5, 6, 2), "i2"))
+    content = bytearray(path.read_bytes())
+    content[123] = code
+    path.write_bytes(content)
+    assert open_file(path).images[0].units[1:] == ("millimeter",) * 3
+
+
+def test_what_a_header_says_twice_and_differently_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told(**changes: Any) -> str:
+        image = nibabel.Nifti1Image(np.zeros((4, 5, 6), "i2"), None)
+        image.header.set_zooms((1, 1, 3))
+        for name, affine in changes.items():
+            getattr(image.header, f"set_{name}")(affine, 1)
+        if "pixdim" in changes:
+            image.header["pixdim"][1:4] = 1
+        image.header.write_to(file := (tmp_path / "a.nii").open("wb"))
+        file.write(bytes(4 + 240))
+        file.close()
+        caplog.clear()
+        open_file(tmp_path / "a.nii")
+        return caplog.text
+
+    flat, turned = np.diag([1.0, 1, 3, 1]), np.diag([-1.0, -1, 3, 1])
+    assert told(qform=flat, sform=flat) == told(sform=turned) == told() == ""
+    assert "qform and the sform" in told(qform=flat, sform=turned)
+    larger = np.diag([2.0, 2, 3, 1])
+    assert "1 x 1 x 3 in pixdim and 2 x 2 x 3" in told(qform=flat, sform=larger)
+
+
+@pytest.mark.parametrize("kind", ["turned", "sheared", "mirrored"])
+def test_a_volume_that_is_turned_gets_its_affine(kind: str, tmp_path: Path) -> None:
+    linear = {  # x, y, z
+        "turned": np.array([[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, 3.0]]),
+        "sheared": np.array([[1.0, 0.3, 0], [0, 1, 0], [0, 0, 3]]),
+        "mirrored": np.diag([-1.0, 1, 3]),
+    }[kind]
+    labels = np.ones((2, 3, 4), np.uint8)
+    edges = tuple(np.linalg.norm(linear, axis=0)[::-1].tolist())
+    matrix = tuple(map(tuple, linear[::-1, ::-1].tolist()))
+    volume = Volume(
+        labels, ("z", "y", "x"), edges, ("millimeter",) * 3, (7.0, 8, 9), matrix=matrix
+    )
+    save_labels(tmp_path / "a.nii", labels, volume=volume, prompts=None)
+    found: Any = nibabel.load(tmp_path / "a.nii")
+    np.testing.assert_allclose(found.affine[:3, :3], linear, atol=1e-6)
+    assert found.affine[:3, 3].tolist() == [9, 8, 7]
+    assert int(found.header["qform_code"]) == (0 if kind == "sheared" else 2)
+
+
+@pytest.mark.parametrize("change", ["spacing", "origin", "units"])
+def test_a_volume_that_was_moved_loses_the_orientation_of_its_file(
+    change: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    affine = np.diag([-1.0, 1, 3, 1])
+    volume = open_volume(_write(tmp_path / "a.nii", np.zeros((4, 5, 6), "i2"), affine))
+    new = {"spacing": (6.0, 1.0, 1.0), "origin": (0.0, 0, 5), "units": ("meter",) * 3}
+    labels = np.ones(volume.shape, np.uint8)
+    save_labels(tmp_path / "same.nii", labels, volume=volume, prompts=None)
+    same: Any = nibabel.load(tmp_path / "same.nii")
+    np.testing.assert_array_equal(same.affine, affine)
+    assert caplog.text == ""
+    moved = replace(volume, **{change: new[change]})
+    save_labels(tmp_path / "moved.nii", labels, volume=moved, prompts=None)
+    again = open_file(tmp_path / "moved.nii").labels[0].volume
+    assert getattr(again, change) == new[change]
+    assert "moved or scaled" in caplog.text
 
 
 @pytest.mark.parametrize("length", [0, -3])

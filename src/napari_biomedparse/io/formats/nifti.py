@@ -11,6 +11,7 @@ import gzip
 import json
 import logging
 import math
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -100,8 +101,8 @@ def save_nifti(
 ) -> None:
     """Write labels as NIfTI, with the header of the volume's own file if it had one.
 
-    Otherwise voxel sizes and origin make up the affine, in millimetres if NIfTI has no
-    code for the unit.
+    Otherwise, or if the volume was moved since, its voxel sizes, origin and matrix make
+    up the affine, in millimetres if NIfTI has no code for the unit.
     """
     require_nibabel(OptionError)
     dtype = label_dtype(labels, prompts)
@@ -170,14 +171,14 @@ def _make_volume(image: Any, path: Path) -> Volume:
             raise ValueError(f"its {size} bytes cannot hold the {wanted} of this part")
         return np.asarray(proxy[where[::-1]].T, dtype)
 
-    lengths, times = header.get_xyzt_units()
-    units = {axis: unit_name(lengths) for axis in "zyx"} | {"t": unit_name(times)}
-    zooms = [float(zoom) or 1.0 for zoom in header.get_zooms()[::-1]]
+    units, zooms = _units(header), _zooms(header)[::-1]
     if not all(0 < zoom < math.inf for zoom in zooms):
         raise FormatError(
             f"{path} gives the voxel sizes {zooms[::-1]}, and positive numbers are "
             "needed; correct its header."
         )
+    _check_length(path, header, stored * math.prod(shape))
+    _tell_disagreement(path, header)
     stem = path.name[: -len(".nii.gz" if path.suffix.lower() == ".gz" else ".nii")]
     return Volume(
         lazy_array(read, shape, dtype, _chunks(path, shape, dtype, axes), str(path)),
@@ -203,6 +204,75 @@ def _chunks(
     return (*planes[:-3], thickness, *shape[-2:])
 
 
+def _zooms(header: Any) -> list[float]:
+    return [float(zoom) or 1.0 for zoom in header.get_zooms()]
+
+
+def _units(header: Any) -> dict[str, str]:
+    """Return the unit of each axis: millimetres of space unless the header says else.
+
+    Programs leave its code out, and read millimetres where it is missing.
+    """
+    try:
+        lengths, times = header.get_xyzt_units()
+    except KeyError:  # a code that the standard does not have
+        lengths, times = "unknown", "unknown"
+    length = "millimeter" if lengths == "unknown" else unit_name(lengths)
+    return dict.fromkeys("zyx", length) | {"t": unit_name(times)}
+
+
+def _check_length(path: Path, header: Any, voxels: int) -> None:
+    """Refuse a file that ends before its voxels do.
+
+    A packed one is unpacked for that only if its last four bytes, the length of what
+    was packed, leave a doubt.
+    """
+    needed = int(header["vox_offset"]) + voxels
+    with path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+        length = raw.seek(-4, 2) + 4
+        if packed and int.from_bytes(raw.read(4), "little") == needed % 2**32:
+            return
+    if packed:
+        length = 0
+        try:
+            with gzip.open(path) as file:
+                while length < needed and (part := file.read(2**24)):
+                    length += len(part)
+        except (OSError, EOFError, zlib.error):
+            length = min(length, needed - 1)
+    if length < needed:
+        raise FormatError(
+            f"{path} is incomplete: its header describes {needed} bytes, but only "
+            f"{length} are there. Copy it again from its source."
+        )
+
+
+def _tell_disagreement(path: Path, header: Any) -> None:
+    """Warn where the voxel sizes or the two orientations of a header differ."""
+    sizes = np.array([*_zooms(header), 1.0, 1.0][:3])
+    codes = {"qform": int(header["qform_code"]), "sform": int(header["sform_code"])}
+    if codes["sform"] > 0:
+        edges = np.linalg.norm(header.get_sform()[:3, :3], axis=0)
+        if not np.allclose(edges, sizes, rtol=1e-2):
+            logger.warning(
+                "%s gives the voxel size %s in pixdim and %s in its sform; the first "
+                "is used.",
+                path,
+                " x ".join(f"{size:.4g}" for size in sizes),
+                " x ".join(f"{size:.4g}" for size in edges),
+            )
+            return
+    if min(codes.values()) > 0:
+        apart = np.abs(header.get_qform() - header.get_sform())
+        if (apart[:3, :3] > 0.05 * sizes).any() or (apart[:3, 3] > sizes.max()).any():
+            logger.warning(
+                "The qform and the sform of %s place its voxels differently, and "
+                "programs differ in which one they use. Labels keep both.",
+                path,
+            )
+
+
 def _origin(affine: Any, axes: tuple[str, ...]) -> tuple[float, ...]:
     """Return the position of the first voxel, if the axes are those of the world."""
     turned = affine[:3, :3] - np.diag(np.diag(affine)[:3])
@@ -218,33 +288,56 @@ def _label_header(shape: tuple[int, ...], volume: Volume) -> Any:
     if volume.header is not None:
         kind = nibabel.Nifti1Header if len(volume.header) == 348 else None
         header = (kind or nibabel.Nifti2Header)(volume.header, check=False)
-        own = (*header.get_data_shape(), 1)[:3]
-        if own == (*shape[::-1], 1)[:3]:
+        own, moved = (*header.get_data_shape(), 1)[:3], _has_moved(header, volume)
+        if own == (*shape[::-1], 1)[:3] and not moved:
             header["magic"] = b"n+1" if kind else b"n+2"
             return header
-        if volume.cut_at is not None and len(shape) == 3:
+        if volume.cut_at is not None and len(shape) == 3 and not moved:
             return _shifted(header, [volume.cut_at.get(axis, 0) for axis in "xyz"])
         logger.warning(
-            "%s was cropped, so its labels do not get its NIfTI orientation.",
+            "%s was %s, so its labels do not get its NIfTI orientation.",
             volume.name,
+            "moved or scaled" if moved else "cropped",
         )
     large = max(shape) > _LONGEST
     header = nibabel.Nifti2Header() if large else nibabel.Nifti1Header()
     sizes = dict(zip(volume.axes, volume.spacing, strict=True))
     units = dict(zip(volume.axes, volume.units, strict=True))
-    places = dict(zip(volume.axes, volume.origin, strict=True))
+    at = {axis: i for i, axis in enumerate("xyz") if axis in volume.axes}
+    place = [volume.axes.index(axis) for axis in at]
     unit, factor = units["x"], 1.0
     if unit not in _UNITS and (millimeters := to_millimeters(1.0, unit)) is not None:
         unit, factor = "millimeter", millimeters
     edges = [factor * sizes.get(axis, 1.0) for axis in "xyz"]
     affine = np.diag([*edges, 1.0])
-    affine[:3, 3] = [factor * places.get(axis, 0.0) for axis in "xyz"]
+    rows = list(at.values())
+    affine[np.ix_(rows, rows)] = factor * volume.steps[np.ix_(place, place)]
+    affine[rows, 3] = [factor * volume.origin[i] for i in place]
     header.set_data_shape(shape[::-1])
     header.set_zooms([*edges, sizes.get("t", 1.0)][: len(shape)])
     header.set_xyzt_units(_UNITS.get(unit), _TIME_UNITS.get(units.get("t", "")))
     header.set_sform(affine, code="aligned")
     header.set_qform(affine, code="aligned")
+    if not np.allclose(header.get_qform(), affine, rtol=1e-4, atol=1e-4 * max(edges)):
+        header.set_qform(None, code="unknown")  # it cannot hold a shear
     return header
+
+
+def _has_moved(header: Any, volume: Volume) -> bool:
+    """Return whether a volume no longer lies where its file's header has it."""
+    sizes = dict(zip("xyz", _zooms(header), strict=False))
+    places = _origin(header.get_best_affine(), volume.axes)
+    space = [i for i, axis in enumerate(volume.axes) if axis in sizes]
+    return (
+        volume.matrix is not None
+        or any(volume.units[i] != _units(header)["x"] for i in space)
+        or not np.allclose(
+            [volume.spacing[i] for i in space],
+            [sizes[volume.axes[i]] for i in space],
+            rtol=1e-5,
+        )
+        or (volume.cut_at is None and not np.allclose(places, volume.origin, rtol=1e-5))
+    )
 
 
 def _shifted(header: Any, start: list[int]) -> Any:

@@ -24,10 +24,11 @@ from napari_biomedparse.data.prompts import INSTANCE_KEY
 from napari_biomedparse.errors import BiomedParseError, VolumeError
 from napari_biomedparse.io.durable import refuse_inputs
 from napari_biomedparse.labels.measure import components_of, measure_objects
+from napari_biomedparse.report.objects import save_tables
 from napari_biomedparse.report.run_page import write_report
 from napari_biomedparse.viewer.layers import (
     METADATA_KEY,
-    volume_from_layer,
+    volume_of_channels,
     write_labels,
 )
 from napari_biomedparse.widgets.measure.layer_report import result_of_layers
@@ -69,7 +70,8 @@ class MeasureWidget(QWidget):
             napari_viewer,
             Image,
             label="Image",
-            tooltip="The image of the labels, for intensities and voxel size.",
+            tooltip="The image of the labels, for voxel size and intensities: of all "
+            "channels of its file that are open.",
         )
         self.pieces = CheckBox(
             label="Each connected component is an object",
@@ -80,8 +82,15 @@ class MeasureWidget(QWidget):
         self.button = QPushButton("Measure")
         self.button.setToolTip(
             "Fill napari's features table with one row per object. Click a row to "
-            "select the object; the table can be sorted and saved as CSV."
+            "select the object, or a column to sort."
         )
+        self.table_button = QPushButton("Save table…")
+        self.table_button.setToolTip(
+            "Save the objects as CSV with units in the column names, and their sums by "
+            "prompt in a second file."
+        )
+        self.table_button.setEnabled(False)
+        self._table: pd.DataFrame | None = None
         self.save_button = QPushButton("Save labels…")
         self.save_button.setToolTip(
             "Save the labels with their prompts and scale as OME-Zarr, TIFF, .npz or "
@@ -100,12 +109,14 @@ class MeasureWidget(QWidget):
         layout.addWidget(form)
         layout.addWidget(self.button)
         below = QHBoxLayout()
+        below.addWidget(self.table_button)
         below.addWidget(self.save_button)
         below.addWidget(self.report_button)
         layout.addLayout(below)
         layout.addWidget(self.status)
         layout.addStretch()
         self.button.clicked.connect(self.measure)
+        self.table_button.clicked.connect(self._on_table_clicked)
         self.save_button.clicked.connect(self._on_save_clicked)
         self.report_button.clicked.connect(self._on_report_clicked)
         self.labels.changed.connect(self._on_labels_changed)
@@ -141,6 +152,12 @@ class MeasureWidget(QWidget):
 
         self._save(path, write)
 
+    def save_table(self, path: str) -> None:
+        """Save the table as CSV, and its sums by prompt in a file beside it."""
+        table = self._table
+        if table is not None:
+            self._save(path, lambda: save_tables(table, Path(path), overwrite=True))
+
     def report(self, path: str) -> None:
         """Save the report page."""
         try:
@@ -175,7 +192,7 @@ class MeasureWidget(QWidget):
 
     def _begin(self) -> None:
         labels, image = self._chosen()
-        volume = volume_from_layer(image, self._viewer.dims)
+        volume = volume_of_channels(image, self._viewer.layers, self._viewer.dims)
         voxels = np.asarray(labels.data).reshape((-1, *labels.data.shape[-2:]))
         pieces = bool(self.pieces.value)
         texts = labels.metadata.get(METADATA_KEY, {}).get("text_prompts", {})
@@ -205,6 +222,8 @@ class MeasureWidget(QWidget):
                 metadata={METADATA_KEY: {INSTANCE_KEY: 1}},
                 **_place(labels),
             )
+        self._table = table
+        self.table_button.setEnabled(True)
         labels.features = table.rename(columns={"id": "index"})
         self._viewer.layers.selection.active = labels
         dock, _ = self._viewer.window.add_plugin_dock_widget(*TABLE)
@@ -224,6 +243,10 @@ class MeasureWidget(QWidget):
         self._set_busy(False)
         show_error(message)
 
+    def _on_table_clicked(self) -> None:
+        if path := self._ask("Save table", "CSV (*.csv)"):
+            self.save_table(path)
+
     def _on_save_clicked(self) -> None:
         if path := self._ask("Save labels", SAVE_FILTERS):
             self.save(path)
@@ -241,6 +264,7 @@ class MeasureWidget(QWidget):
     def _set_busy(self, busy: bool, text: str = "") -> None:
         for button in (self.button, self.save_button, self.report_button):
             button.setEnabled(not busy)
+        self.table_button.setEnabled(not busy and self._table is not None)
         self.status.setText(text)
 
     def _on_labels_changed(self, *_: Any) -> None:
