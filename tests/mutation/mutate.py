@@ -34,7 +34,10 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "napari_biomedparse"
 TESTS = {
     "slicing.geometry": ["slicing/test_geometry.py", "pipeline/test_tiles.py"],
-    "labels.resolve": ["labels/test_resolve.py"],
+    "labels.resolve": [
+        "labels/test_resolve.py",
+        "labels/test_resolve_overlaps.py",
+    ],
     "evaluation.metrics": ["evaluation/test_metrics.py"],
     "io.guards.pickles": ["io/guards/test_pickles.py"],
     "io.guards.pickle_values": [
