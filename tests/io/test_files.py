@@ -68,13 +68,25 @@ def test_formats_are_told_by_content(tmp_path: Path) -> None:
     assert recognise(tmp_path / "none") is None
 
 
+@pytest.mark.parametrize("address", ["https://x.org/a.zarr", "s3://b/a.tif"])
+def test_an_address_is_called_so(address: str) -> None:
+    with pytest.raises(FormatError, match=r"is an address, .* download"):
+        open_file(address)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"\x89PNG\r\n\x1a\n", "is not in a supported format, despite"),
+        (b"\x89PNG\r\n\x1a\n", "is a PNG picture, which is not in a supported"),
+        (b"\x89HDF\r\n\x1a\n", "is HDF5, which is not in a supported"),
+        (b"ZISRAWFILE", "is Zeiss CZI"),
+        (bytes(128) + b"DICM", "is DICOM"),
+        (b"\x5c\1\0\0" + bytes(340) + b"n+1\0", "let its name end in .nii"),
+        (b"\x5c\1\0\0" + bytes(340) + b"ni1\0", "the header of a pair of files"),
+        (b"something", "a.npz is not in a supported format; supported"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"<!DOCTYPE html>", "is not in a supported format, despite"),
+        (b"<!DOCTYPE html>", "is a web page or XML"),
     ],
 )
 def test_files_of_other_kinds(content: bytes, message: str, tmp_path: Path) -> None:

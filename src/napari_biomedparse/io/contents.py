@@ -41,12 +41,14 @@ class LabelVolume:
 class Contents:
     """Images, label images and prompts of one file.
 
-    Images have any rank, channels and time points included.
+    Images have any rank, channels and time points included. `unread` says why labels
+    that belong to the images could not be opened.
     """
 
     images: tuple[Volume, ...] = ()
     labels: tuple[LabelVolume, ...] = ()
     prompts: PromptSet | None = None
+    unread: str = ""
 
 
 def as_prompts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,24 @@ _KNOWN = (
     "challenge .npz, TIFF (.tif, .tiff), NIfTI (.nii, .nii.gz) and OME-Zarr or Zarr "
     "folders (.zarr)"
 )
+_FOREIGN = {
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x89HDF": "HDF5",
+    b"\x93NUMPY": "a single numpy array (store it in an .npz file as 'imgs')",
+    b"ZISRAWFILE": "Zeiss CZI",
+    b"\xda\xce\xbe\x0a": "Nikon ND2",
+    b"p\0\0\0": "Leica LIF",
+    b"NRRD": "NRRD",
+    b"MATLAB": "a MATLAB file",
+    b"\x1f\x8b": "a packed file (gzip) other than NIfTI",
+    b"<": "a web page or XML (perhaps of a failed download)",
+    b"{": "JSON",
+    b"Rar!": "a RAR archive",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"%PDF": "a PDF",
+}
+"""How files of other kinds begin."""
 
 
 def can_open(path: str | os.PathLike[str]) -> bool:
@@ -169,6 +188,8 @@ def open_labels(path: str | os.PathLike[str]) -> LabelVolume:
         If the values are not integers, or the number of axes is wrong.
     """
     contents = open_file(path)
+    if contents.unread and not contents.labels:
+        raise FormatError(f"{contents.unread} Choose other labels.")
     for image in () if contents.labels else contents.images:
         if image.dtype.kind not in "bui":
             raise VolumeError(
@@ -315,6 +336,11 @@ def _find_saver(path: Path) -> Callable[..., None]:
 
 
 def _refusal(path: Path) -> str:
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)) and not path.exists():
+        return (
+            f"{path} is an address, and only files on this machine are read; download "
+            "it first."
+        )
     if not path.exists():
         return f"{path} does not exist; check the name."
     if not path.is_dir() and not path.is_file():
@@ -328,15 +354,23 @@ def _refusal(path: Path) -> str:
         return f"{path} is empty; copy it again from its source."
     try:
         with path.open("rb") as file:
-            head = file.read(32)
+            head = file.read(352)
     except OSError as error:
         return f"{path} cannot be read ({error.strerror}); check its permissions."
     if head.startswith(b"version https://git-lfs"):
         return f"{path} is a Git LFS pointer and not the file; run: git lfs pull"
-    return (
-        f"{path} is not in a supported format, despite its extension; supported "
-        f"formats are {_KNOWN}."
-    )
+    if head[:4] in (b"\x5c\1\0\0", b"\0\0\1\x5c") and head[344:347] in (b"n+1", b"ni1"):
+        return (
+            f"{path} is the header of a pair of files (.hdr, .img); convert them to "
+            "one .nii file, for example with nibabel."
+            if head[344:347] == b"ni1"
+            else f"{path} is NIfTI, but not named so; let its name end in .nii."
+        )
+    kinds = [kind for magic, kind in _FOREIGN.items() if head.startswith(magic)]
+    if head[128:132] == b"DICM":
+        kinds = ["DICOM"]
+    found = f"is {kinds[0]}, which is" if kinds else "is"
+    return f"{path} {found} not in a supported format; supported formats are {_KNOWN}."
 
 
 def _choose_time(volume: Volume, time: int | None) -> int:

@@ -12,6 +12,7 @@ import zarr
 from napari_biomedparse.data.prompts import PromptSet, label_colour, parse_prompts
 from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.errors import FormatError
+from napari_biomedparse.io import open_labels, open_volume
 from napari_biomedparse.io.durable import is_zarr
 from napari_biomedparse.io.formats.ome_labels import save_zarr
 from napari_biomedparse.io.formats.zarr import open_zarr
@@ -189,6 +190,126 @@ def test_a_plate_and_an_empty_group(tmp_path: Path) -> None:
     root.attrs["ome"] = {"plate": {}}
     with pytest.raises(FormatError, match="is a plate"):
         open_zarr(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_plate_names_a_field_that_is_there(version: int, tmp_path: Path) -> None:
+    def describe(group: zarr.Group, **what: Any) -> None:
+        group.attrs.update(what if version == 2 else {"ome": what})  # type: ignore[arg-type]
+
+    path = tmp_path / "a.zarr"
+    root = zarr.create_group(store=str(path), zarr_format=version)
+    describe(root, plate={"wells": [{"path": "A/01"}, {"path": "B/03"}]})
+    with pytest.raises(FormatError, match="none of the fields"):
+        open_zarr(path)
+    well = root.create_group("B/03")
+    with pytest.raises(FormatError, match=r"for example .*a\.zarr/B/03\.$"):
+        open_zarr(path)
+    describe(well, well={"images": [{"path": "0"}, {"path": "2"}]})
+    well.create_group("2")
+    for place in (path, path / "B" / "03"):
+        with pytest.raises(FormatError, match=r"for example .*a\.zarr/B/03/2\.$"):
+            open_zarr(place)
+
+
+def test_labels_and_thumbnails_beside_the_image(tmp_path: Path) -> None:
+    root = zarr.create_group(store=str(tmp_path / "a.zarr"))
+    root.create_array("raw", data=VALUES)
+    root.create_array("labels", data=VALUES)
+    root.create_array("Thumbnail", data=VALUES[0])
+    contents = open_zarr(tmp_path / "a.zarr")
+    assert [volume.name for volume in contents.images] == ["raw"]
+    assert [labels.volume.name for labels in contents.labels] == ["labels"]
+    assert open_volume(tmp_path / "a.zarr").name == "raw"
+    nested = zarr.create_group(store=str(tmp_path / "b.zarr")).create_group("volumes")
+    nested.create_array("raw", data=VALUES)
+    nested.create_group("labels").create_array("neuron_ids", data=VALUES)
+    contents = open_zarr(tmp_path / "b.zarr")
+    assert [volume.name for volume in contents.images] == ["raw"]
+    assert [labels.volume.name for labels in contents.labels] == ["neuron_ids"]
+    alone = zarr.create_group(store=str(tmp_path / "c.zarr"))
+    alone.create_array("labels", data=VALUES)
+    assert len(open_zarr(tmp_path / "c.zarr").images) == 1
+    _image(tmp_path / "d.zarr" / "raw")
+    _image(tmp_path / "d.zarr" / "labels" / "cells")
+    for part in ("d.zarr", "d.zarr/labels"):
+        zarr.open_group(store=str(tmp_path / part), mode="a")
+    contents = open_zarr(tmp_path / "d.zarr")
+    assert [volume.name for volume in contents.images] == ["raw"]
+    assert [labels.volume.name for labels in contents.labels] == ["cells"]
+
+
+SYSTEM = {
+    "name": "physical",
+    "axes": [{"name": a, "type": "space", "unit": "micrometer"} for a in "zyx"],
+}
+SCALE = {"type": "scale", "scale": [3.0, 2.0, 1.0]}
+SHIFT = {"type": "translation", "translation": [1.0, 2.0, 3.0]}
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        {"type": "sequence", "transformations": [SCALE, SHIFT]},
+        {"type": "sequence", "transformations": [SCALE, {"type": "identity"}, SHIFT]},
+    ],
+)
+@pytest.mark.parametrize("output", ["physical", {"name": "physical"}])
+def test_coordinate_systems_of_version_0_6(
+    transform: dict[str, Any], output: Any, tmp_path: Path
+) -> None:
+    sets = [
+        {"path": "0", "coordinateTransformations": [transform | {"output": output}]}
+    ]
+    other = {"name": "atlas", "axes": [{"name": a, "type": "space"} for a in "xyz"]}
+    turn = {"type": "rotation", "input": "physical", "output": "atlas"}
+    entry = _image(
+        tmp_path / "a.zarr",
+        axes=None,
+        coordinateSystems=[other, SYSTEM],
+        datasets=sets,
+        coordinateTransformations=[turn],
+    )
+    (volume,) = open_zarr(tmp_path / "a.zarr").images
+    assert (volume.axes, volume.units) == (("z", "y", "x"), MICRO)
+    assert (volume.spacing, volume.origin) == ((3, 2, 1), (1, 2, 3))
+    sets[0]["coordinateTransformations"] = [{"type": "rotation", "rotation": []}]
+    root = zarr.open_group(store=str(tmp_path / "a.zarr"))
+    for version in ("0.6", "0.7.dev1"):
+        root.attrs["ome"] = {"version": version, "multiscales": [entry]}
+        with pytest.raises(FormatError, match=f"is OME-Zarr {version}, .*'rotation'"):
+            open_zarr(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"image-label": {"properties": [1, {}, {"label-value": "a"}], "colors": 7}},
+        {"image-label": {"colors": [{"label-value": 1, "rgba": "red"}, None]}},
+        {"omero": {"channels": [None, 3]}},
+        {"omero": []},
+    ],
+)
+def test_odd_metadata_that_are_optional_are_ignored(fault: Any, tmp_path: Path) -> None:
+    _image(tmp_path / "a.zarr")
+    root = zarr.open_group(store=str(tmp_path / "a.zarr"))
+    root.attrs["ome"] = {**root.attrs.asdict()["ome"], **fault}  # type: ignore[dict-item]
+    contents = open_zarr(tmp_path / "a.zarr")
+    assert len(contents.images) + len(contents.labels) == 1
+
+
+@pytest.mark.parametrize("multiscales", [[{}], "abc", [{"datasets": [{"path": "9"}]}]])
+def test_damaged_labels_leave_the_image_but_are_not_replaced_by_it(
+    multiscales: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _image(tmp_path / "a.zarr")
+    root = zarr.open_group(store=str(tmp_path / "a.zarr"))
+    cells = root.create_group("labels").create_group("cells")
+    cells.attrs["ome"] = {"multiscales": multiscales}
+    assert open_volume(tmp_path / "a.zarr").shape == VALUES.shape
+    assert "The labels 'cells'" in caplog.text
+    with pytest.raises(FormatError, match=r"The labels 'cells' of .* cannot be read"):
+        open_labels(tmp_path / "a.zarr")
 
 
 def test_values_that_are_no_numbers(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import sys
 import zipfile
@@ -22,6 +24,8 @@ from napari_biomedparse.io.formats.units import PIXEL, to_millimeters, unit_name
 from napari_biomedparse.io.guards.pickles import MAX_BYTES, read_pickle
 from napari_biomedparse.io.lazy import fit, in_order, label_dtype
 
+logger = logging.getLogger(__name__)
+
 IMAGE_KEY = "imgs"
 LABEL_KEYS = ("gts", "segs")
 _SMALL = 2**20
@@ -34,13 +38,19 @@ def open_npz(path: Path) -> Contents:
     Optional keys are ``spacing`` (x, y, z; in millimetres unless ``spacing_unit`` is
     given), ``text_prompts``, or ``prompt_ids`` and ``prompt_texts``.
     """
-    members = _list_members(path)
+    members, names = _list_members(path)
     keys = [key for key in (IMAGE_KEY, *LABEL_KEYS) if key in members]
+    arrays = sorted(name[:-4] for name in names if name.endswith(".npy"))
+    if names and not arrays:
+        raise FormatError(
+            f"{path} is a zip archive of other files ({', '.join(names[:3])}); unpack "
+            "it, and open what is inside."
+        )
     if not keys:
         raise FormatError(
             f"{path} has no array named {IMAGE_KEY!r} (found: "
-            f"{', '.join(sorted(members)) or 'nothing'}); store the image as "
-            f"{IMAGE_KEY!r} or labels as {LABEL_KEYS[0]!r}."
+            f"{', '.join(arrays[:9]) or 'nothing'}); store the image as {IMAGE_KEY!r} "
+            f"or labels as {LABEL_KEYS[0]!r}."
         )
     prompts = _read_prompts(members)
     texts = dict(zip(prompts.ids, prompts.texts, strict=True)) if prompts else {}
@@ -107,7 +117,8 @@ def _describe(volume: Volume, prompts: PromptSet | None) -> dict[str, npt.NDArra
     return described
 
 
-def _list_members(path: Path) -> dict[str, NpyMember]:
+def _list_members(path: Path) -> tuple[dict[str, NpyMember], list[str]]:
+    """Return the arrays that are used, and the names of all files of the archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -125,7 +136,7 @@ def _list_members(path: Path) -> dict[str, NpyMember]:
         key = entry.filename.removesuffix(".npy")
         if entry.filename.endswith(".npy") and key in wanted:
             members[key] = NpyMember(path, entry)
-    return members
+    return members, [entry.filename for entry in entries]
 
 
 def _make_volume(
@@ -171,35 +182,47 @@ def _read_spacing(members: dict[str, NpyMember]) -> tuple[tuple[float, ...], str
 
 
 def _read_prompts(members: dict[str, NpyMember]) -> PromptSet | None:
+    """Read the prompts; unusable ones are told, and the file has none."""
     try:
         if "text_prompts" in members:
-            mapping = _read_text_prompts(members["text_prompts"])
-            return parse_prompts(mapping) if set(mapping) - {INSTANCE_KEY} else None
+            given = _read_text_prompts(members["text_prompts"])
+            only = isinstance(given, dict) and not set(given) - {INSTANCE_KEY}
+            return None if only else parse_prompts(given)
         if {"prompt_ids", "prompt_texts"} <= set(members):
             ids = _read_small(members["prompt_ids"], "ui").ravel().tolist()
             texts = _read_small(members["prompt_texts"], "U").ravel().tolist()
-            if len(ids) != len(texts):
+            if len(set(ids)) != len(texts):
                 raise PromptError(f"{len(ids)} ids are given for {len(texts)} texts.")
             mapping = dict(zip(ids, texts, strict=True))
             if INSTANCE_KEY in members:
                 flag = _read_small(members[INSTANCE_KEY], "ui").ravel()
                 mapping[INSTANCE_KEY] = int(flag[0]) if flag.size else 0
             return parse_prompts(mapping)
-    except PromptError as error:
+    except (TypeError, ValueError) as error:
         source = members.get("text_prompts") or members["prompt_texts"]
-        raise source.fault(f"holds unusable prompts ({error})") from error
+        if isinstance(error, FormatError) and source.dtype.hasobject:
+            raise  # a pickle that could do harm
+        logger.warning(
+            "%s: the array %r holds no usable prompts (%s), so it is ignored.",
+            source.path,
+            source.key,
+            error,
+        )
     return None
 
 
-def _read_text_prompts(member: NpyMember) -> dict[Any, Any]:
-    if not member.dtype.hasobject:
-        raise member.fault("is not a dictionary of label id to text")
-    value = read_pickle(
-        member.read_bytes(MAX_BYTES), f"{member.path}: the array {member.key!r}"
-    )
-    if not isinstance(value, dict):
-        raise member.fault("is not a dictionary of label id to text")
-    return value
+def _read_text_prompts(member: NpyMember) -> Any:
+    """Read a dictionary, a list of texts, or one text, which may be JSON of these."""
+    if member.dtype.hasobject:
+        return read_pickle(
+            member.read_bytes(MAX_BYTES), f"{member.path}: the array {member.key!r}"
+        )
+    if member.dtype.kind != "U":
+        raise PromptError(f"its values are of type {member.dtype}")
+    given = _read_small(member, "U").tolist()
+    if isinstance(given, str) and given.lstrip()[:1] in ("{", "["):
+        return json.loads(given)
+    return given
 
 
 def _read_small(member: NpyMember, kinds: str) -> npt.NDArray[Any]:

@@ -1,8 +1,9 @@
-"""Read OME-Zarr 0.4 and 0.5, and plain Zarr v2 and v3."""
+"""Read OME-Zarr 0.1 to 0.6, and plain Zarr v2 and v3."""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,15 @@ _DEEPEST = 8
 """Largest depth of groups that are searched for images."""
 _MAX_IMAGES = 64
 """Largest number of images that one group may list."""
+_VERSIONS = ("", "0.1", "0.2", "0.3", "0.4", "0.5")
+"""Versions of OME-Zarr that are read whole."""
+_LABEL_NAMES = re.compile(
+    r"(gts?|label|mask|seg|segmentation|annotation|instance|truth|ground_?truth)s?",
+    re.I,
+)
+"""Names of members of a plain group that are labels if its other members are not."""
+_SMALL_NAMES = re.compile("(thumb|thumbnail|preview|overview|macro)s?", re.I)
+"""Names of members that are pictures of the others."""
 
 
 def open_zarr(path: Path) -> Contents:
@@ -62,31 +72,64 @@ def _open_node(path: Path, depth: int) -> Contents:
 def _open_group(group: zarr.Group, path: Path, depth: int) -> Contents:
     attributes = ome_attributes(group.attrs.asdict())
     if "plate" in attributes or "well" in attributes:
+        field = _first_field(group, attributes)
         raise FormatError(
             f"{path} is a plate with many fields; open one of them, for example "
-            f"{path.name}/A/1/0."
+            f"{path / field}."
+            if field
+            else f"{path} is a plate, but none of the fields that it lists is there; "
+            "copy the whole folder again from its source."
         )
     if "multiscales" in attributes:
         return _open_image(group, attributes, path)
     if isinstance(attributes.get("labels"), list):
-        return Contents(labels=_open_labels(group, path))
+        labels, unread = _open_labels(group, path)
+        return Contents(labels=labels, unread=unread)
     members = {name: node for name, node in group.members() if _may_hold_images(node)}
     if depth == _DEEPEST:
         raise FormatError(
             f"{path} is nested in {depth} groups without images; open the group that "
             "contains them."
         )
-    opened = [
-        _open_node(_own_part(path, name), depth + 1)
+    if any(not _SMALL_NAMES.fullmatch(name) for name in members):
+        members = {n: m for n, m in members.items() if not _SMALL_NAMES.fullmatch(n)}
+    opened = {
+        name: _open_node(_own_part(path, name), depth + 1)
         for name in sorted(members, key=_numeric_first)
-    ]
-    images = tuple(volume for contents in opened for volume in contents.images)
-    labels = tuple(volume for contents in opened for volume in contents.labels)
-    if not images and not labels:
+    }
+    named = {name for name in opened if _LABEL_NAMES.fullmatch(name)}
+    if all(not opened[name].images for name in set(opened) - named):
+        named = set()  # there is nothing else that could be the image
+    images: tuple[Volume, ...] = ()
+    found: tuple[LabelVolume, ...] = ()
+    for name, contents in opened.items():
+        found += contents.labels
+        for volume in contents.images:
+            if name in named and volume.dtype.kind in "bui":
+                found += (LabelVolume(volume),)
+            else:
+                images += (volume,)
+    if not images and not found:
         raise FormatError(
             f"{path} is a Zarr group without images; open the group that contains them."
         )
-    return Contents(images, labels)
+    return Contents(images, found)
+
+
+def _first_field(group: zarr.Group, attributes: Mapping[str, Any]) -> str:
+    """Return the path of the first field of a plate or well that is there, or ""."""
+    try:
+        for well in (attributes.get("plate") or {}).get("wells", ()):
+            node = group.get(str(well["path"]))
+            if isinstance(node, zarr.Group):
+                inner = _first_field(node, ome_attributes(node.attrs.asdict()))
+                return f"{well['path']}/{inner}".strip("/")
+        for image in (attributes.get("well") or {}).get("images", ()):
+            if isinstance(group.get(str(image["path"])), zarr.Group):
+                return str(image["path"])
+    except (AttributeError, LookupError, TypeError, ValueError):
+        pass  # metadata of another form
+    return ""
 
 
 def _own_part(path: Path, name: str) -> Path:
@@ -104,7 +147,16 @@ def _open_image(
     entries = attributes["multiscales"]
     if len(entries) > _MAX_IMAGES:  # each costs reading all that it lists
         raise ValueError(f"it lists {len(entries)} images, more than {_MAX_IMAGES}")
-    volumes = tuple(_read_image(group, attributes, entry, path) for entry in entries)
+    try:
+        volumes = tuple(_read_image(group, attributes, one, path) for one in entries)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        version = str(attributes.get("version") or entries[0].get("version") or "")
+        if version in _VERSIONS:
+            raise
+        raise FormatError(
+            f"{path} is OME-Zarr {version}, of which this is not supported: {error}. "
+            "Versions 0.1 to 0.5 are; write it again in one of them."
+        ) from error
     label = attributes.get("image-label")
     if isinstance(label, Mapping):
         texts, colours = read_label_texts(label), read_label_colours(label)
@@ -112,23 +164,32 @@ def _open_image(
         instance = label.get(INSTANCE_KEY) == 1
         prompts = as_prompts(texts, instance=instance, what=str(path))
         return Contents(labels=labels, prompts=prompts)
-    return Contents(volumes, _open_labels(group.get("labels"), path / "labels"))
+    labels, unread = _open_labels(group.get("labels"), path / "labels")
+    return Contents(volumes, labels, unread=unread)
 
 
-def _open_labels(group: Any, path: Path) -> tuple[LabelVolume, ...]:
+def _open_labels(group: Any, path: Path) -> tuple[tuple[LabelVolume, ...], str]:
+    """Open the labels of an image; return them and the last fault, or no text."""
     if not isinstance(group, zarr.Group):
-        return ()
-    names = ome_attributes(group.attrs.asdict()).get("labels") or []
+        return (), ""
+    names = ome_attributes(group.attrs.asdict()).get("labels")
+    if not isinstance(names, list):  # tools forget to list them
+        names = sorted(name for name, _ in group.groups())
     found: list[LabelVolume] = []
+    unread = ""
     for name in dict.fromkeys(str(name).strip("/") for name in names):
-        child = group.get(name)
-        if not isinstance(child, zarr.Group):
-            logger.warning("%s lists the labels %r, which are missing.", path, name)
-            continue
-        attributes = dict(ome_attributes(child.attrs.asdict()))
-        attributes.setdefault("image-label", {})
-        found += _open_image(child, attributes, path / name).labels
-    return tuple(found)
+        try:
+            child = group.get(name)
+            if not isinstance(child, zarr.Group):
+                raise ValueError("they are missing")
+            attributes = dict(ome_attributes(child.attrs.asdict()))
+            if not isinstance(attributes.get("image-label"), Mapping):
+                attributes["image-label"] = {}
+            found += _open_image(child, attributes, path / name).labels
+        except Exception as error:  # whatever they are, the image is there
+            unread = f"The labels {name!r} of {path} cannot be read: {error}."
+            logger.warning("%s", unread)
+    return tuple(found), unread
 
 
 def _read_image(

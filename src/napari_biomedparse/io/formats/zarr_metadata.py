@@ -1,10 +1,10 @@
-"""OME-Zarr metadata, version 0.1 to 0.5: axes, transforms, channels, label names."""
+"""OME-Zarr metadata, version 0.1 to 0.6: axes, transforms, channels, label names."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +48,15 @@ def read_multiscale(entry: Mapping[str, Any]) -> Multiscale:
         raise ValueError("it lists no arrays")
     if len({path.strip("/") for path in paths}) < len(paths):
         raise ValueError("it lists an array twice")
-    given = entry.get("axes") or _DEFAULT_AXES
-    axes, units = _read_axes(given)
-    first = datasets[0].get("coordinateTransformations") or []
+    first = list(_flat(datasets[0].get("coordinateTransformations") or []))
     last = entry.get("coordinateTransformations") or []
+    given = entry.get("axes") or _DEFAULT_AXES
+    if (systems := entry.get("coordinateSystems")) is not None:
+        # Since 0.6; what leads from this system to others does not change its units.
+        wanted = [_system(transform.get("output")) for transform in first]
+        named = {system["name"]: system["axes"] for system in reversed(systems)}
+        given, last = named.get(wanted[-1] if wanted else "", systems[0]["axes"]), []
+    axes, units = _read_axes(given)
     scale, translation = _combine((*first, *last), len(axes))
     return Multiscale(
         paths, axes, units, scale, translation, str(entry.get("name") or "")
@@ -78,23 +83,52 @@ def read_label_texts(label: Mapping[str, Any]) -> dict[int, str]:
     Our own files have the key ``prompt``; in others the first text is used.
     """
     texts: dict[int, str] = {}
-    for entry in label.get("properties") or []:
+    for value, entry in _entries(label, "properties"):
         words = {k: v for k, v in entry.items() if isinstance(v, str) and v.strip()}
         text = words.get("prompt") or next(iter(words.values()), None)
         if text is not None:
-            texts[int(entry["label-value"])] = text
+            texts[value] = text
     return texts
 
 
 def read_label_colours(label: Mapping[str, Any]) -> dict[int, Colour]:
     """Return the colours of the label values, from ``colors``."""
     colours: dict[int, Colour] = {}
-    for entry in label.get("colors") or []:
-        rgba = [int(part) for part in entry.get("rgba") or []]
-        if len(rgba) == 4 and all(0 <= part <= 255 for part in rgba):
-            red, green, blue, alpha = rgba
-            colours[int(entry["label-value"])] = (red, green, blue, alpha)
+    for value, entry in _entries(label, "colors"):
+        rgba = entry.get("rgba")
+        if isinstance(rgba, list) and len(rgba) == 4:
+            if all(isinstance(part, int) and 0 <= part <= 255 for part in rgba):
+                red, green, blue, alpha = rgba
+                colours[value] = (red, green, blue, alpha)
     return colours
+
+
+def _entries(
+    label: Mapping[str, Any], key: str
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield label values and what is listed of them; other entries are ignored."""
+    listed = label.get(key)
+    for entry in listed if isinstance(listed, list) else ():
+        value = entry.get("label-value") if isinstance(entry, Mapping) else None
+        if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+            yield int(value), entry
+
+
+def _system(reference: object) -> str:
+    """Return the name of a coordinate system, which is text or an object with it."""
+    name = reference.get("name") if isinstance(reference, Mapping) else reference
+    return str(name)
+
+
+def _flat(transforms: Sequence[Any]) -> Iterator[Any]:
+    """Yield transforms with those of sequences in their place."""
+    for transform in transforms:
+        if transform["type"] == "sequence":
+            inner = list(_flat(transform["transformations"]))
+            yield from inner[:-1]
+            yield {**inner[-1], "output": transform.get("output")}
+        else:
+            yield transform
 
 
 def _read_axes(given: Sequence[Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
