@@ -44,7 +44,7 @@ class _Store:
     def __init__(self, damaged: int | None = None) -> None:
         self.damaged = damaged
 
-    def read(self, start: int, stop: int) -> np.ndarray:
+    def as_written(self, start: int, stop: int, since: int) -> np.ndarray:
         if start == self.damaged:
             raise RuntimeError("error during blosc decompression")
         return np.arange(start, stop, dtype=np.uint8)

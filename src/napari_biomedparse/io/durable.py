@@ -150,6 +150,23 @@ def refuse_inputs(path: Path, inputs: Iterable[str | Path | None]) -> None:
                     )
 
 
+def open_own(path: Path, flags: int) -> int:
+    """Open a file of a folder that others may have filled; a link is refused."""
+    refuse_links(path.parent, path)
+    more = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    return os.open(path, flags | more, 0o666)
+
+
+def refuse_links(*paths: Path) -> None:
+    """Raise `OutputError` if one of these is a link, which may lead anywhere."""
+    for path in paths:
+        if path.is_symlink():
+            raise OutputError(
+                f"{path} is a link, which is not followed; replace it by what it "
+                "points to, or choose another folder."
+            )
+
+
 def sync_files(paths: Iterable[Path]) -> None:
     """Wait until files, and the folders that list them, are on the disk."""
     paths = [path for path in paths if path.exists()]

@@ -122,10 +122,13 @@ def write_block(
 ) -> Block:
     """Write a block, and record it once it is safely on the disk."""
     with writing(folder):
-        for store, data in zip(stores, block.parts, strict=True):
-            store.write(block.first, data)
-            store.sync()
         record = _record(plan, block)
+        for store, data in zip(stores, block.parts, strict=True):
+            written = store.write(block.first, data)
+            store.sync()
+            own = written[_own_slices(plan, block)]
+            record.written.append(checksum(own))
+        record = replace(record, edits=stores[0].journal.end)
         check_unchanged(plan.volume, read_manifest(folder).source)
         record_block(folder, record)
     trim_memory()
@@ -172,8 +175,9 @@ def write_objects(
         count = split_blockwise(
             labels, edges, components, store, block, plan.options.minimum_size
         )
+        finest = 0 if store.journal.end else 1  # what a person changed goes on top
         for start in range(0, layout.shape[layout.axis], layout.thickness):
-            store.write(start, store.read(*layout.block(start)), finest=1)
+            store.write(start, store.read(*layout.block(start)), finest=finest)
         store.sync()
     return count
 
@@ -237,9 +241,7 @@ def _empty(start: int, plan: RunPlan, stores: list[LabelStore]) -> FilledBlock:
 
 def _record(plan: RunPlan, block: FilledBlock) -> Block:
     axis = plan.geometry.axis
-    where = [slice(None)] * 3
-    where[axis] = slice(block.start - block.first, block.stop - block.first)
-    parts = [array[tuple(where)] for array in block.parts]
+    parts = [array[_own_slices(plan, block)] for array in block.parts]
     ids = list(plan.prompts.ids)
     counts = [
         np.bincount(plane.ravel(), minlength=ids[-1] + 1)[ids].tolist()
@@ -252,6 +254,15 @@ def _record(plan: RunPlan, block: FilledBlock) -> Block:
         voxels=[list(row) for row in zip(*counts, strict=True)],
         checksum=checksum(*parts),
     )
+
+
+def _own_slices(plan: RunPlan, block: FilledBlock) -> tuple[slice, ...]:
+    """Return where the block's slices are in its chunks."""
+    where = [slice(None)] * 3
+    where[plan.geometry.axis] = slice(
+        block.start - block.first, block.stop - block.first
+    )
+    return tuple(where)
 
 
 def task_size(plan: RunPlan, thickness: int) -> int:

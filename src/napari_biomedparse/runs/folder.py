@@ -23,6 +23,8 @@ from napari_biomedparse.io.durable import PARTIAL, is_zarr, write_durably, writi
 from napari_biomedparse.io.formats.ome_labels import LabelStore, Layout
 from napari_biomedparse.io.formats.zarr import open_zarr
 from napari_biomedparse.io.inputs import SUFFIXES
+from napari_biomedparse.io.journal import EDITS, LOCK as LOCK
+from napari_biomedparse.io.painting import edited_voxels, recover
 from napari_biomedparse.runs.manifest import (
     MANIFEST,
     Block,
@@ -45,7 +47,6 @@ EDGES = "edges.zarr"
 COMPONENTS = "components.zarr"
 BLOCKS = "blocks"
 PARTS = "parts"
-LOCK = ".lock"
 JOB = "job.json"
 """Names the cluster that does the run, while it does."""
 
@@ -77,6 +78,8 @@ def open_folder(
             ) from error
     try:
         with writing(folder):
+            for name in (LABELS, OBJECTS):
+                recover(folder / name, locked=True)
             yield _prepare(folder, manifest, overwrite)
     finally:
         lock.release()
@@ -111,8 +114,7 @@ def verified_blocks(folder: Path, stores: list[LabelStore]) -> dict[int, Block]:
     good = {}
     for start, block in recorded_blocks(folder).items():
         try:
-            parts = [store.read(start, block.stop) for store in stores]
-            whole = checksum(*parts) == block.checksum
+            whole = is_whole(block, stores)
         except Exception as error:  # a damaged chunk fails as its codec likes
             logger.info("%s: block %d: %s", folder, start, error)
             whole = False
@@ -122,6 +124,17 @@ def verified_blocks(folder: Path, stores: list[LabelStore]) -> dict[int, Block]:
             logger.warning("%s: slices from %d on are repeated.", folder, start)
             (folder / BLOCKS / _record_name(start)).unlink()
     return good
+
+
+def is_whole(block: Block, stores: list[LabelStore]) -> bool:
+    """Return whether a block on the disk is as it was written, a person's edits aside.
+
+    Without the edges, which a finished run does not keep, the labels are compared.
+    """
+    parts = [s.as_written(block.start, block.stop, block.edits) for s in stores]
+    if block.written:
+        return [checksum(part) for part in parts] == block.written[: len(parts)]
+    return checksum(*parts) == block.checksum
 
 
 def checksum(*parts: npt.NDArray[Any]) -> str:
@@ -264,10 +277,16 @@ class Run:
         precision = made.environment.get("precision")
         return {**made.parameters, "model": made.model, "precision": precision}
 
+    @property
+    def edited(self) -> int:
+        """Number of voxels of labels and objects that were edited by hand."""
+        return sum(edited_voxels(self.folder / name) for name in (LABELS, OBJECTS))
+
     def _array(self, name: str) -> da.Array:
         path = self.folder / name / "s0"
         if not is_zarr(path):
             raise FormatError(f"{path} is missing; run the same again.")
+        recover(path.parent)
         lazy: Any = open_zarr(path).images[0].data
         return cast(da.Array, lazy)
 
@@ -283,8 +302,13 @@ def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> Manifest:
             refuse_differences(folder, found, manifest)
             _drop_partial(folder)
             return found
+        if count := sum(edited_voxels(folder / name) for name in (LABELS, OBJECTS)):
+            raise OutputError(
+                f"{folder} has {count} voxels that were edited by hand, and is not "
+                f"overwritten; choose another folder, or move its folder {EDITS} away."
+            )
         (folder / MANIFEST).unlink()
-        for name in (LABELS, OBJECTS):
+        for name in (LABELS, OBJECTS, EDITS):
             shutil.rmtree(folder / name, ignore_errors=True)
         _tidy(folder)
         others = [name for name in others if (folder / name).exists()]

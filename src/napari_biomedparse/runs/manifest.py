@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,11 @@ class Block:
     voxels: list[list[int]]
     """[P, slices] voxels of each prompt."""
     checksum: str
-    """Of the labels (and edges)."""
+    """Of the labels (and edges) that the network gave."""
+    written: list[str] = field(default_factory=list, compare=False)
+    """Checksums of the labels and the edges as written: with edits by hand."""
+    edits: int = field(default=0, compare=False)
+    """Length of the journal of edits when it was written."""
 
     def text(self) -> str:
         """Return the block as JSON."""
@@ -326,7 +330,9 @@ def check_block(
         count = found[0] if prompts is None and found else prompts
         _expect(found == (count, stop - start), "scores do not fit their block")
         _expect(np.asarray(rows).dtype.kind in kinds, "scores are not numbers")
-    _expect(isinstance(block.checksum, str), "a checksum is not text")
+    for one in (block.checksum, *block.written):
+        _expect(isinstance(one, str), "a checksum is not text")
+    _expect(_is_count(block.edits), "edits is not a number")
 
 
 def _is_count(value: Any) -> bool:

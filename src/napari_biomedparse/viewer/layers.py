@@ -355,6 +355,12 @@ def _image_layers(volume: Volume, prompts: PromptSet | None) -> list[LayerTuple]
 
 def _labels_layer(labels: LabelVolume, prompts: PromptSet | None) -> LayerTuple:
     data, keywords = _data_and_keywords(labels.volume, prompts)
+    volume = labels.volume
+    if volume.source is not None and (volume.source.parent / "manifest.json").is_file():
+        from napari_biomedparse.viewer.painting import paintable_or_pyramid
+
+        keywords |= paintable_or_pyramid(volume.source, [volume.data, *volume.levels])
+        data = keywords.pop("data")
     if prompts is None or not prompts.instance:
         keywords |= _named_labels(labels.texts, labels.colours)
     return data, keywords, "labels"

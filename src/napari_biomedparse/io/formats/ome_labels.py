@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.storage import LocalStore
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY, label_colour
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.io.durable import (
     atomic_write,
     is_zarr,
+    refuse_links,
     sync_files,
     whole_or_nothing,
 )
 from napari_biomedparse.io.formats.units import PIXEL
-from napari_biomedparse.io.guards.zarr_guard import guarded
+from napari_biomedparse.io.guards.zarr_guard import FencedStore, guarded
+from napari_biomedparse.io.journal import Box, Journal, within
 from napari_biomedparse.io.lazy import THICKEST, fit, in_order, label_dtype
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Layout:
         return first, min(first + self.thickness, self.shape[self.axis])
 
 
-class SyncedStore(LocalStore):
+class SyncedStore(FencedStore):
     """A folder that holds a Zarr group and remembers which files were written."""
 
     def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
@@ -104,6 +105,7 @@ class SyncedStore(LocalStore):
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write one file."""
+        self._check(key)
         await super().set(key, value)
         self._written.add(self.root / key)
 
@@ -122,39 +124,56 @@ class LabelStore:
     def __init__(self, path: Path, layout: Layout, time: int = 0) -> None:
         self.layout = layout
         self.time = time
-        self._store = SyncedStore(path)
-        try:
-            group = zarr.open_group(self._store, mode="r+")
-            self.levels: list[Any] = [
-                guarded(group[f"s{i}"], str(path)) for i in range(layout.levels)
-            ]
-        except Exception as error:  # zarr may raise anything for a damaged group
-            raise OutputError(
-                f"{path} is damaged ({error}); overwrite the run, or choose another "
-                "folder."
-            ) from error
+        self._store, self.levels = open_levels(path)
+        times = () if layout.times is None else (layout.times,)
+        if self.levels[0].shape != (*times, *layout.shape):
+            raise _damaged(path, "its shape is another one")
+        self.journal = journal_for(path, self.levels)
 
-    def write(self, start: int, block: npt.NDArray[Any], *, finest: int = 0) -> None:
+    def write(
+        self, start: int, block: npt.NDArray[Any], *, finest: int = 0
+    ) -> npt.NDArray[Any]:
         """Write a block, whose first slice is `start`, to every level from `finest`.
 
-        A multiple of the layout's thickness fills whole chunks.
+        A multiple of the layout's thickness fills whole chunks. What a person changed
+        goes on top; returns what was written.
         """
-        axis = self.layout.axis
-        for number, level in enumerate(self.levels[finest:], start=finest):
-            steps = self.layout.step(number)
-            first = -(-start // steps[axis])
-            take = [slice(None, None, step) for step in steps]
-            take[axis] = slice(first * steps[axis] - start, None, steps[axis])
-            part = block[tuple(take)]
-            if part.shape[axis]:
-                put = [slice(None)] * len(steps)
-                put[axis] = slice(first, first + part.shape[axis])
-                level[self._index(put)] = part
+        block = self._patched(start, block)
+        whole = block if self.layout.times is None else block[None]
+        write_levels(self.levels, self._box(start, block.shape), whole, finest=finest)
+        return block
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Read a range of slices of the finest level."""
         before = [slice(None)] * self.layout.axis
         return self[(*before, slice(start, stop))]
+
+    def as_written(self, start: int, stop: int, since: int) -> npt.NDArray[Any]:
+        """Read slices as they were before strokes from a place of the journal on."""
+        return self._patched(start, self.read(start, stop), undone=since)
+
+    def _patched(
+        self, start: int, block: npt.NDArray[Any], undone: int | None = None
+    ) -> npt.NDArray[Any]:
+        """Return a block with what a person changed, or with later strokes undone."""
+        where = self._box(start, block.shape)
+        for at, one in enumerate(self.journal.edited(where, undone or 0)):
+            block = block if at else block.copy()
+            whole = block if self.layout.times is None else block[None]
+            if undone is None:
+                mask, values = one.mask & (one.before != one.after), one.after
+            else:
+                mask, values = one.mask, one.before
+            np.copyto(whole[within(one.box, where)], values, where=mask)
+        return block
+
+    def _box(self, start: int, shape: tuple[int, ...]) -> Box:
+        """Return where a block, whose first slice is `start`, is in the arrays."""
+        box = [slice(0, size) for size in shape]
+        axis = self.layout.axis
+        box[axis] = slice(start, start + shape[axis])
+        time = slice(self.time, self.time + 1)
+        return (*box,) if self.layout.times is None else (time, *box)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -188,6 +207,46 @@ class LabelStore:
 
     def _index(self, where: Sequence[slice]) -> tuple[int | slice, ...]:
         return (*where,) if self.layout.times is None else (self.time, *where)
+
+
+def open_levels(path: Path) -> tuple[SyncedStore, list[Any]]:
+    """Open the levels of a label image for writing, the finest one first."""
+    refuse_links(path)
+    store = SyncedStore(path)
+    try:
+        group = zarr.open_group(store, mode="r+")
+        levels = [guarded(group["s0"], str(path))]
+        while f"s{len(levels)}" in group:
+            levels.append(guarded(group[f"s{len(levels)}"], str(path)))
+    except Exception as error:  # zarr may raise anything for a damaged group
+        raise _damaged(path, error) from error
+    return store, levels
+
+
+def write_levels(
+    levels: Sequence[Any], where: Box, block: npt.NDArray[Any], *, finest: int = 0
+) -> None:
+    """Write a box of the finest level to every level from `finest`."""
+    for number, level in enumerate(levels[finest:], start=finest):
+        steps = [1] * (block.ndim - 2) + [2**number] * 2
+        put, take = [], []
+        for part, step, size in zip(where, steps, block.shape, strict=True):
+            first = -(-part.start // step)
+            take.append(slice(first * step - part.start, None, step))
+            put.append(slice(first, first + len(range(size)[take[-1]])))
+        if all(part.start < part.stop for part in put):
+            level[tuple(put)] = block[tuple(take)]
+
+
+def journal_for(path: Path, levels: Sequence[Any]) -> Journal:
+    """Read the journal of a label image, which may not exist."""
+    return Journal(path, levels[0].shape, levels[0].dtype, levels[0].chunks)
+
+
+def _damaged(path: Path, why: object) -> OutputError:
+    return OutputError(
+        f"{path} is damaged ({why}); overwrite the run, or choose another folder."
+    )
 
 
 def save_zarr(

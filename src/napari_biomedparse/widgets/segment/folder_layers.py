@@ -36,6 +36,7 @@ class FolderLayers:
 
     def _add(self, place: str, what: str, *, instance: bool) -> Labels:
         from napari_biomedparse.io import open_file
+        from napari_biomedparse.viewer.painting import paintable_or_pyramid
 
         request = self._request
         assert request.folder is not None
@@ -49,11 +50,11 @@ class FolderLayers:
             series_at=request.channel_of_series,
         )
         # With its cache, napari would keep showing what it read before.
-        keywords |= {"multiscale": len(levels) > 1, "cache": False}
-        data = levels if len(levels) > 1 else levels[0]
-        layer = self._viewer.add_labels(data, **keywords)
-        layer.editable = False
-        return layer
+        keywords |= {"cache": False}
+        keywords |= paintable_or_pyramid(
+            request.folder / place, levels, self._as_shown, self._viewer
+        )
+        return self._viewer.add_labels(**keywords)
 
     def _as_shown(self, level: Any) -> Any:
         """Return a level with the axes of the image's labels."""

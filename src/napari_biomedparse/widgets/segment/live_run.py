@@ -231,6 +231,8 @@ class LiveRun(QObject):
         complete = self._total > 0 and not (self._failed or self.task.cancelled)
         for live in self._live:
             live.release()
+        for layer in self.layers if self._folder is not None else ():
+            layer.editable = not layer.multiscale
         self._remember(complete=complete and not self.task.can_resume)
         self._name_objects()
         if self._folder is not None and complete and self.task.prompts.instance:

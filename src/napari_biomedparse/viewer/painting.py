@@ -1,0 +1,69 @@
+"""Labels of run folders as layers: painted in full, in 3D a coarser level if large."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import napari
+
+from napari_biomedparse.io.painting import PaintableLabels, is_paintable
+
+if TYPE_CHECKING:
+    from napari import Viewer
+    from napari.layers import Labels
+
+LARGEST_PLANE = 2**28
+"""Voxels of a plane above which labels are shown as a pyramid, and not painted."""
+LARGEST_VOLUME = 2**29
+"""Voxels of labels above which 3D shows a level of their pyramid."""
+
+
+def paintable_or_pyramid(
+    image: Path,
+    levels: Sequence[Any],
+    shown: Callable[[Any], Any] | None = None,
+    viewer: Viewer | None = None,
+) -> dict[str, Any]:
+    """Return data, and whether they are multiscale, for a Labels layer.
+
+    Parameters
+    ----------
+    image : path
+        The label image. Only those of run folders are painted.
+    levels : sequence of array
+        Its levels, as they are shown.
+    shown : callable, optional
+        How they are shown; see `PaintableLabels`.
+    viewer : napari.Viewer, optional
+        Where the layer will be; by default the current one, if any.
+    """
+    finest = levels[0]
+    plane = finest.shape[-1] * finest.shape[-2]
+    if plane > LARGEST_PLANE or not is_paintable(image):
+        several = len(levels) > 1
+        return {"data": list(levels) if several else finest, "multiscale": several}
+    data = PaintableLabels(image, shown)
+    viewer = viewer or napari.current_viewer()
+    if viewer is not None and len(levels) > 1 and data.size > LARGEST_VOLUME:
+        _coarse_in_3d(viewer, data, levels)
+    return {"data": data, "multiscale": False}
+
+
+def _coarse_in_3d(viewer: Viewer, data: PaintableLabels, levels: Sequence[Any]) -> None:
+    """Have 3D show levels instead of all voxels, which may not fit into memory."""
+    coarse: weakref.WeakSet[Labels] = weakref.WeakSet()
+
+    def on_ndisplay() -> None:
+        for layer in viewer.layers:
+            if viewer.dims.ndisplay == 3 and layer.data is data:
+                data.flush()
+                coarse.add(layer)
+                layer.multiscale, layer.data = True, list(levels)
+            elif viewer.dims.ndisplay == 2 and layer in coarse:
+                coarse.remove(layer)
+                layer.multiscale, layer.data = False, data
+
+    viewer.dims.events.ndisplay.connect(on_ndisplay)
