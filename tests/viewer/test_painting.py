@@ -1,7 +1,9 @@
-"""Labels of a run folder in a real viewer: painted, undone, seen in 3D, opened again."""
+"""Labels of a run folder in a viewer: painted, undone, seen in 3D, killed."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +87,17 @@ def test_planes_too_large_are_only_shown(
     assert layer.multiscale
     assert not layer.editable
     assert layer.name == LABELS.partition(".")[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_a_crash_costs_at_most_the_stroke_under_way(run: Run) -> None:
+    script = Path(__file__).with_name("killed_strokes.py")
+    said = subprocess.run(
+        [sys.executable, str(script), str(run.folder), "20", "10000"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "10000 strokes" in said.stdout
+    assert run.edited > 1000

@@ -90,6 +90,8 @@ class PaintableLabels:
 
     def __getitem__(self, key: Any) -> Any:
         """Return voxels, as numpy does for integers, slices and arrays of positions."""
+        if isinstance(key, int | np.integer) and self.ndim > 1:
+            return _Plane(self, int(key))
         key = self._whole_key(key)
         if (groups := self._groups(key)) is not None:
             found = np.empty(np.broadcast_shapes(*map(np.shape, key)), self.dtype)
@@ -252,12 +254,6 @@ class PaintableLabels:
                 start = tuple(part.start for part in both)
                 yield Change(start, mask, old[mask], new[mask])
 
-    @property
-    def _waiting_bytes(self) -> int:
-        return (
-            len(self._changed) * math.prod(self._journal.chunks) * self.dtype.itemsize
-        )
-
     def _whole_key(self, key: Any) -> tuple[Any, ...]:
         """Return slices, numbers and arrays of positions, one for each axis."""
         given = key if isinstance(key, tuple) else (key,)
@@ -283,11 +279,12 @@ class PaintableLabels:
                 first, last = sorted((every[0], every[-1])) if every else (0, -1)
                 rest.append(slice(None, None, every.step))
             else:
-                first, last = (part.min(), part.max()) if part.size else (0, -1)
+                ends = (part.min(), part.max()) if part.size else (0, -1)
+                first, last = map(int, ends)
                 rest.append(part - first if part.ndim else 0)
-            shape.append(int(last) + 1 - int(first))
+            shape.append(last + 1 - first)
             if axis >= 0:
-                box[axis] = slice(int(first), int(last) + 1)
+                box[axis] = slice(first, last + 1)
         return tuple(box), shape, tuple(rest)
 
     def _groups(self, key: tuple[Any, ...]) -> Iterator[tuple[Any, Any]] | None:
@@ -306,14 +303,38 @@ class PaintableLabels:
         )
 
 
+class _Plane(np.lib.mixins.NDArrayOperatorsMixin):
+    """One index of the first axis, read when used: napari asks for its type alone."""
+
+    def __init__(self, labels: PaintableLabels, index: int) -> None:
+        self._labels, self._index = labels, index
+        self.dtype, self.shape = labels.dtype, labels.shape[1:]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Any:
+        return np.asarray(self)[key]
+
+    def __array__(
+        self, dtype: Any = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]:
+        return np.asarray(self._labels[self._index, ...], dtype)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *given: Any, **more: Any) -> Any:
+        read = (np.asarray(one) if isinstance(one, _Plane) else one for one in given)
+        return getattr(ufunc, method)(*read, **more)
+
+
 def is_paintable(image: Path) -> bool:
     """Return whether a label image is one of a run folder that may be written to."""
     record = image.parent / "manifest.json"
     if not (image.name.endswith(".ome.zarr") and is_zarr(image) and record.is_file()):
         return False
     with record.open("rb") as file:
-        ours = b'"napari-biomedparse run"' in file.read(100)
-    return ours and os.access(image.parent, os.W_OK)
+        if b'"napari-biomedparse run"' not in file.read(100):
+            return False
+    return os.access(image.parent, os.W_OK)
 
 
 def recover(image: Path, *, locked: bool = False) -> None:
