@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_biomedparse.errors import FormatError
+from napari_biomedparse.io.durable import is_zarr
 from napari_biomedparse.io.inputs import stack_files
 from napari_biomedparse.io.lazy import read_windows
 
@@ -21,6 +23,8 @@ SAMPLES = 3
 SAMPLE_EDGE = 64
 """Rows and columns of a sample."""
 _FILE_KEYS = ("bytes", "changed", "files", "metadata")
+STATES = (*_FILE_KEYS, "chunks")
+"""Keys of a volume's identity that may differ while its voxels are the same."""
 _ZARR_METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
 
@@ -46,6 +50,33 @@ def identify(volume: Volume, sampled: str = "") -> dict[str, Any]:
     if volume.matrix is not None:
         found["matrix"] = [list(row) for row in volume.matrix]
     return found if path is None else found | _on_disk(path)
+
+
+def chunk_states(volume: Volume) -> dict[str, str]:
+    """Return a checksum of names, sizes and times of a Zarr folder's files, if any."""
+    path = volume.source
+    if path is None or not is_zarr(path):
+        return {}
+    digest, folders = hashlib.sha256(), [str(path)]
+    while folders:
+        folder = folders.pop()
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if entry.is_dir(follow_symlinks=False):
+                if entry.name != "labels":
+                    folders.append(entry.path)
+            elif entry.is_file():
+                state = entry.stat()
+                name = entry.path.removeprefix(str(path))
+                told = f"{name} {state.st_size} {state.st_mtime_ns}\n"
+                digest.update(told.encode(errors="surrogateescape"))
+    return {"chunks": digest.hexdigest()[:16]}
+
+
+def states(volume: Volume) -> dict[str, Any]:
+    """Return sizes and times of the files of a volume, or checksums of these."""
+    if volume.source is None:
+        return {}
+    return _on_disk(volume.source.absolute()) | chunk_states(volume)
 
 
 def check_unchanged(volume: Volume, known: Mapping[str, Any]) -> None:

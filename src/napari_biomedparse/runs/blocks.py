@@ -35,6 +35,7 @@ from napari_biomedparse.runs.folder import (
     record_block,
 )
 from napari_biomedparse.runs.manifest import Block, Manifest, read_manifest
+from napari_biomedparse.runs.sources import SeenSlices
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.results import SegmentedSlices
@@ -62,6 +63,8 @@ class FilledBlock(NamedTuple):
     """Labels and, to separate objects, edges; 0 where not run."""
     existence: npt.NDArray[np.float32]
     """[P, stop - start]"""
+    read: str = ""
+    """Checksum of the voxels that it was made of."""
 
 
 def open_stores(plan: RunPlan, manifest: Manifest, folder: Path) -> list[LabelStore]:
@@ -110,9 +113,11 @@ def run_blocks(
     """
     layout = stores[0].layout
     part = replace(plan, start=start, stop=stop)
-    slices = run_plan(part, engine, align=layout.thickness)
+    seen = SeenSlices(plan)
+    slices = run_plan(part, engine, align=layout.thickness, seen=seen)
+    filled = _fill(slices, part, stores, stopped)
     yield from write_behind(
-        _fill(slices, part, stores, stopped),
+        (one._replace(read=seen.of(one.start, one.stop)) for one in filled),
         partial(write_block, plan, folder, stores),
     )
 
@@ -253,6 +258,7 @@ def _record(plan: RunPlan, block: FilledBlock) -> Block:
         existence=block.existence.astype(float).tolist(),
         voxels=[list(row) for row in zip(*counts, strict=True)],
         checksum=checksum(*parts),
+        read=block.read,
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -53,9 +53,16 @@ JOB = "job.json"
 
 @contextmanager
 def open_folder(
-    folder: Path, manifest: Manifest, *, overwrite: bool
+    folder: Path,
+    manifest: Manifest,
+    *,
+    overwrite: bool,
+    verify: Callable[[Manifest], None] | None = None,
 ) -> Iterator[Manifest]:
     """Lock a run folder, new or begun, while the run writes to it.
+
+    If files of the volume were touched since it was begun, `verify` compares what was
+    read; without it, they count as changed.
 
     Yields its manifest: the one given, or the one found, which is of the same run. If
     the folder is in use, holds something else or cannot be written, an `OutputError`
@@ -80,7 +87,7 @@ def open_folder(
         with writing(folder):
             for name in (LABELS, OBJECTS):
                 recover(folder / name, locked=True)
-            yield _prepare(folder, manifest, overwrite)
+            yield _prepare(folder, manifest, overwrite, verify)
     finally:
         lock.release()
 
@@ -291,7 +298,12 @@ class Run:
         return cast(da.Array, lazy)
 
 
-def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> Manifest:
+def _prepare(
+    folder: Path,
+    manifest: Manifest,
+    overwrite: bool,
+    verify: Callable[[Manifest], None] | None,
+) -> Manifest:
     ours = (LOCK, JOB)
     others = [
         p.name for p in folder.iterdir() if p.name not in ours and not _is_leftover(p)
@@ -299,9 +311,16 @@ def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> Manifest:
     if (folder / MANIFEST).is_file():
         if not overwrite:
             found = read_manifest(folder)
-            refuse_differences(folder, found, manifest)
+            same = found if verify is None else found.with_states(manifest)
+            refuse_differences(folder, same, manifest)
+            if verify is not None and (
+                found.source.get("path") is None or found.is_touched(manifest)
+            ):
+                verify(found)
+            if same.source != found.source:
+                same.save(folder)
             _drop_partial(folder)
-            return found
+            return same
         if count := sum(edited_voxels(folder / name) for name in (LABELS, OBJECTS)):
             raise OutputError(
                 f"{folder} has {count} voxels that were edited by hand, and is not "

@@ -16,7 +16,7 @@ from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet, parse_prompts
 from napari_biomedparse.errors import FormatError, OutputError
 from napari_biomedparse.io.durable import write_durably
-from napari_biomedparse.io.identity import identify
+from napari_biomedparse.io.identity import STATES, identify
 from napari_biomedparse.io.lazy import plan_thickness
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class Block:
     """Of the labels (and edges) that the network gave."""
     written: list[str] = field(default_factory=list, compare=False)
     """Checksums of the labels and the edges as written: with edits by hand."""
+    read: str = field(default="", compare=False)
+    """Checksum of the voxels that it was made of; see `SeenSlices`."""
     edits: int = field(default=0, compare=False)
     """Length of the journal of edits when it was written."""
 
@@ -147,6 +149,8 @@ class Manifest:
             dict(_flat({part: getattr(manifest, part) for part in MUST_MATCH}))
             for manifest in (self, other)
         )
+        for flat in (mine, others):
+            flat.pop("source.chunks", None)  # which earlier versions did not record
         if weights_checksum(self.model) == weights_checksum(other.model):
             others["model"] = mine["model"]  # however the file is called
         return [
@@ -154,6 +158,19 @@ class Manifest:
             for key in sorted(mine.keys() | others.keys())
             if mine.get(key) != others.get(key)
         ]
+
+    def is_touched(self, other: Manifest) -> bool:
+        """Return whether files of the volume have another size or time."""
+        return any(
+            key in self.source and self.source[key] != other.source.get(key)
+            for key in STATES
+        )
+
+    def with_states(self, other: Manifest) -> Manifest:
+        """Return the manifest with sizes and times of files from another one."""
+        kept = {key: value for key, value in self.source.items() if key not in STATES}
+        new = {key: other.source[key] for key in STATES if key in other.source}
+        return replace(self, source=kept | new)
 
     def save(self, folder: Path) -> None:
         """Write the manifest of a run folder, atomically."""
@@ -330,7 +347,7 @@ def check_block(
         count = found[0] if prompts is None and found else prompts
         _expect(found == (count, stop - start), "scores do not fit their block")
         _expect(np.asarray(rows).dtype.kind in kinds, "scores are not numbers")
-    for one in (block.checksum, *block.written):
+    for one in (block.checksum, block.read, *block.written):
         _expect(isinstance(one, str), "a checksum is not text")
     _expect(_is_count(block.edits), "edits is not a number")
 

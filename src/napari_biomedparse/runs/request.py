@@ -35,7 +35,7 @@ from napari_biomedparse.io.formats.ome_labels import (
     OmeVersion,
     create_labels,
 )
-from napari_biomedparse.io.identity import identify
+from napari_biomedparse.io.identity import chunk_states, identify
 from napari_biomedparse.networks.weights import load_model
 from napari_biomedparse.pipeline.parts import (
     Part,
@@ -71,6 +71,7 @@ from napari_biomedparse.runs.folder import (
     verified_blocks,
 )
 from napari_biomedparse.runs.manifest import Block, Manifest, describe_run
+from napari_biomedparse.runs.sources import check_same, refuse_changed
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -300,16 +301,26 @@ def parts_to_folder(
     on_progress: Progress | None = None,
 ) -> Run:
     """Run what is missing of a request in a folder, new or begun."""
+    source = parts.first.volume if parts.series is None else parts.series.volume
+    chosen = {**execution.chosen, **chunk_states(source)}
+    execution = replace(execution, chosen=chosen)
     first = execution.describe(parts.first)
     whole = replace(first, parameters=parts.parameters())
     if parts.series is not None:
-        source = identify(parts.series.volume, first.source["voxels"])
         output = first.output | {"times": len(parts.keys)}
-        source |= execution.chosen
-        whole = replace(whole, source=source, output=output)
+        known = identify(source, first.source["voxels"]) | chosen
+        whole = replace(whole, source=known, output=output)
     if parts.kind == "consensus":
         whole = replace(whole, output=first.output | {"along": list(parts.keys)})
-    with open_folder(folder, whole, overwrite=overwrite) as found:
+
+    def verify(found: Manifest) -> None:
+        record = Run(folder).manifest
+        for number, one in enumerate(record.parts or (record,)):
+            if one.blocks:
+                plan = parts.make(number) if number else parts.first
+                refuse_changed(folder, plan, found, whole, one.blocks)
+
+    with open_folder(folder, whole, overwrite=overwrite, verify=verify) as found:
         if found.finished is None:
             sink = FolderSink(parts, folder, found, execution, first)
             with closing(run_parts(parts, sink)) as blocks:
@@ -358,7 +369,9 @@ class FolderSink:
             one = replace(one, output=output)
         place = part_folders(self._folder, self._manifest)[part.number]
         before = self.done
-        with open_folder(place, one, overwrite=False) as found:
+        with open_folder(
+            place, one, overwrite=False, verify=lambda _: None
+        ) as found:  # which was compared with all others
             if found.finished is None:
                 yield from self._run(plan, place, found)
         self.done = before + plan.stop - plan.start
@@ -388,6 +401,8 @@ class FolderSink:
         if plan.instances and not keep_edges:
             count = write_objects(folder, plan, manifest, stores)
             manifest = replace(manifest, objects=count)
+        if self._parts.kind == "volume":
+            check_same(plan.volume, manifest, [(plan, blocks.values())])
         with writing(folder):
             for store in stores:
                 store.sync()  # they are still there
@@ -398,6 +413,10 @@ class FolderSink:
         parts, first = self._parts, self._parts.first
         if parts.kind == "volume":
             return
+        source = first.volume if parts.series is None else parts.series.volume
+        plans = ((parts.make(i) if i else first) for i in range(len(parts.keys)))
+        blocks_of = (one.blocks for one in self._finished)
+        check_same(source, self._manifest, zip(plans, blocks_of, strict=True))
         found = replace(self._manifest, parts=tuple(self._finished))
         blocks: dict[int, Block] = {}
         if parts.kind == "consensus":

@@ -7,7 +7,7 @@ torch is imported where tensors are made.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -48,6 +48,10 @@ SLABS_KEPT = 4
 """Slabs that `keep_slabs` keeps: of both directions, and their ends."""
 KEPT_BYTES = 2**26
 """Largest slab that it keeps."""
+
+
+Seen = Callable[[int, npt.NDArray[Any]], None]
+"""Is shown the first slice and the voxels of each part of a volume that is read."""
 
 
 class SliceBatch(NamedTuple):
@@ -232,6 +236,7 @@ def slice_batches(
     *,
     align: int | None = None,
     pin: bool = False,
+    seen: Seen | None = None,
 ) -> Iterator[SliceBatch]:
     """Read slices and prepare them for the network, each once.
 
@@ -252,6 +257,8 @@ def slice_batches(
         Batches also end at multiples of this.
     pin : bool
         Put batches into pinned memory, from which a GPU copies without waiting.
+    seen : callable, optional
+        Called with the first slice and the voxels of whatever is read, in order.
 
     Raises
     ------
@@ -261,11 +268,13 @@ def slice_batches(
     import torch
 
     depth, margin = geometry.depth, 0 if volume.is_colour else 1
-    first, last = _needed(start, stop, depth, margin)
+    first, last = needed_slices(start, stop, depth, margin)
     slabs = read_slabs(volume, geometry.axis, first, last, batch_size)
+    if seen is not None:
+        slabs = _shown(slabs, first, seen)
     window, window_start = torch.empty(0, dtype=torch.int32), first
     for begin, end in _batches(start, stop, batch_size, align):
-        low, high = _needed(begin, end, depth, margin)
+        low, high = needed_slices(begin, end, depth, margin)
         parts = [window[low - window_start :]] if len(window) else []
         while low + sum(len(part) for part in parts) < high:
             parts.append(_prepare(geometry, intensity.apply(next(slabs))))
@@ -280,6 +289,15 @@ def slice_batches(
         yield SliceBatch(begin, slices.pin_memory() if pin else slices)
 
 
+def _shown(
+    slabs: Iterator[npt.NDArray[Any]], start: int, seen: Seen
+) -> Iterator[npt.NDArray[Any]]:
+    for slab in slabs:
+        seen(start, slab)
+        start += len(slab)
+        yield slab
+
+
 def _batches(
     start: int, stop: int, batch_size: int, align: int | None
 ) -> Iterator[tuple[int, int]]:
@@ -292,7 +310,7 @@ def _batches(
         start = end
 
 
-def _needed(start: int, stop: int, depth: int, margin: int) -> tuple[int, int]:
+def needed_slices(start: int, stop: int, depth: int, margin: int) -> tuple[int, int]:
     """Return the range that slices `start` to `stop` and their neighbours need."""
     return max(start - margin, 0), min(stop + margin, depth)
 
