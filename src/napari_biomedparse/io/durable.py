@@ -53,7 +53,8 @@ def write_durably(path: Path, text: str) -> None:
     The bytes of file names that are not UTF-8 become escapes, which JSON reads back.
     """
     with atomic_write(path) as partial:
-        partial.write_bytes(text.encode("utf-8", "backslashreplace"))
+        with partial.open("xb") as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
 
 
 @contextmanager

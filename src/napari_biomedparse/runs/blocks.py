@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from napari_biomedparse.errors import Cancelled
 from napari_biomedparse.io.durable import writing
-from napari_biomedparse.io.formats.ome_labels import LabelStore, Layout, create_labels
+from napari_biomedparse.io.formats.ome_labels import LabelStore, create_labels
 from napari_biomedparse.io.identity import check_unchanged
-from napari_biomedparse.io.lazy import chunk_thickness, plan_thickness
+from napari_biomedparse.io.lazy import chunk_thickness
 from napari_biomedparse.labels.blockwise import block_shape, scratch, split_blockwise
 from napari_biomedparse.pipeline.loop import one_behind, run_plan
 from napari_biomedparse.pipeline.plan import spans
@@ -32,6 +32,7 @@ from napari_biomedparse.runs.folder import (
     checksum,
     home_of,
     layout_of,
+    object_layout,
     record_block,
 )
 from napari_biomedparse.runs.manifest import Block, Manifest, read_manifest
@@ -185,13 +186,6 @@ def write_objects(
             store.write(start, store.read(*layout.block(start)), finest=finest)
         store.sync()
     return count
-
-
-def object_layout(layout: Layout) -> Layout:
-    """Return the layout of the objects of labels on disk."""
-    dtype = np.dtype(np.uint32)
-    thickness = plan_thickness(layout.shape, layout.axis, dtype.itemsize)
-    return replace(layout, dtype=dtype, thickness=thickness)
 
 
 def grid_volume(volume: Volume) -> Volume:

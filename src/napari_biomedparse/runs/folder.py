@@ -19,11 +19,18 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from napari_biomedparse.errors import FormatError, OutputError
-from napari_biomedparse.io.durable import PARTIAL, is_zarr, write_durably, writing
-from napari_biomedparse.io.formats.ome_labels import LabelStore, Layout
+from napari_biomedparse.io.durable import (
+    PARTIAL,
+    is_zarr,
+    refuse_links,
+    write_durably,
+    writing,
+)
+from napari_biomedparse.io.formats.ome_labels import LabelStore, Layout, open_levels
 from napari_biomedparse.io.formats.zarr import open_zarr
 from napari_biomedparse.io.inputs import SUFFIXES
 from napari_biomedparse.io.journal import EDITS, LOCK as LOCK
+from napari_biomedparse.io.lazy import plan_thickness
 from napari_biomedparse.io.painting import edited_voxels, recover
 from napari_biomedparse.runs.manifest import (
     MANIFEST,
@@ -49,6 +56,10 @@ BLOCKS = "blocks"
 PARTS = "parts"
 JOB = "job.json"
 """Names the cluster that does the run, while it does."""
+WRITTEN = (
+    LABELS, OBJECTS, EDGES, COMPONENTS, BLOCKS, PARTS, EDITS, LOCK, JOB, MANIFEST,
+)  # fmt: skip
+"""What a run writes in its folder, which may be a stranger's: not through links."""
 
 
 @contextmanager
@@ -75,6 +86,7 @@ def open_folder(
                 "name without an extension."
             )
         folder.mkdir(parents=True, exist_ok=True)
+        refuse_links(*(folder / name for name in WRITTEN))
         lock = FileLock(folder / LOCK)
         try:
             lock.acquire(timeout=0)
@@ -120,12 +132,7 @@ def verified_blocks(folder: Path, stores: list[LabelStore]) -> dict[int, Block]:
     """Return the finished blocks whose labels on the disk match their record."""
     good = {}
     for start, block in recorded_blocks(folder).items():
-        try:
-            whole = is_whole(block, stores)
-        except Exception as error:  # a damaged chunk fails as its codec likes
-            logger.info("%s: block %d: %s", folder, start, error)
-            whole = False
-        if whole:
+        if is_whole(block, stores):
             good[start] = block
         else:
             logger.warning("%s: slices from %d on are repeated.", folder, start)
@@ -133,14 +140,81 @@ def verified_blocks(folder: Path, stores: list[LabelStore]) -> dict[int, Block]:
     return good
 
 
+def mended(folder: Path, manifest: Manifest) -> Manifest:
+    """Return the manifest of a finished run, unfinished if its labels are not whole.
+
+    They are compared with their records. Blocks that are whole are kept.
+    """
+    series = manifest.kind == "series"
+    parts = manifest.parts if series else (manifest,)
+    good = [_whole_blocks(folder, part) for part in parts]
+    if good == [list(part.blocks) for part in parts]:
+        tidy(folder)  # what a crash left
+        return manifest
+    logger.warning("%s: labels are missing or damaged; these are run again.", folder)
+    begun = replace(manifest, blocks=(), parts=(), finished=None, objects=None)
+    places = part_folders(folder, manifest) if series else [folder]
+    for place, part, blocks in zip(places, parts, good, strict=True):
+        place.mkdir(parents=True, exist_ok=True)
+        for block in blocks:
+            record_block(place, block)
+        if series:
+            whole = blocks == list(part.blocks)
+            again = replace(part, blocks=(), finished=None, objects=None)
+            (part if whole else again).save(place)
+    for name in (LABELS, OBJECTS):
+        try:
+            open_levels(folder / name)
+        except OutputError:  # to be made anew
+            shutil.rmtree(folder / name, ignore_errors=True)
+    begun.save(folder)
+    return begun
+
+
+def _whole_blocks(folder: Path, part: Manifest) -> list[Block]:
+    """Return the whole blocks of a finished volume; none if objects are not whole."""
+    objects = part.objects is not None
+    try:
+        store = _store(folder / LABELS, part)
+        if objects and part.sealed and part.sealed != seal(folder, part):
+            return []
+    except Exception:  # a damaged chunk fails as its codec likes
+        return []
+    # Edges, with which earlier versions summed labels up, are gone.
+    return [
+        block
+        for block in part.blocks
+        if (objects and not block.written) or is_whole(block, [store])
+    ]
+
+
+def seal(folder: Path, part: Manifest) -> list[Any]:
+    """Return a checksum of objects, and the place in their journal that it is of."""
+    store = _store(folder / OBJECTS, part)
+    since = part.sealed[1] if part.sealed else store.journal.end
+    starts = range(0, store.shape[store.layout.axis], store.layout.thickness)
+    blocks = (store.as_written(*store.layout.block(at), since) for at in starts)
+    return [checksum(*blocks), since]
+
+
+def _store(image: Path, part: Manifest) -> LabelStore:
+    layout = layout_of(part)
+    layout = object_layout(layout) if image.name == OBJECTS else layout
+    return LabelStore(image, layout, part.output.get("time", 0))
+
+
 def is_whole(block: Block, stores: list[LabelStore]) -> bool:
-    """Return whether a block on the disk is as it was written, a person's edits aside.
+    """Return whether a block is on the disk as it was written, later edits aside.
 
     Without the edges, which a finished run does not keep, the labels are compared.
     """
-    parts = [s.as_written(block.start, block.stop, block.edits) for s in stores]
+    try:
+        parts = [s.as_written(block.start, block.stop, block.edits) for s in stores]
+    except Exception as error:  # a damaged chunk fails as its codec likes
+        logger.info("%s: block %d: %s", stores, block.start, error)
+        return False
     if block.written:
-        return [checksum(part) for part in parts] == block.written[: len(parts)]
+        return list(map(checksum, parts)) == block.written[: len(parts)]
     return checksum(*parts) == block.checksum
 
 
@@ -160,10 +234,13 @@ def finish(
     keep_edges: bool = False,
 ) -> Manifest:
     """Write the final manifest, and remove what it makes superfluous."""
+    if manifest.objects is not None and manifest.kind != "series":
+        sealed = seal(home_of(folder, manifest), replace(manifest, sealed=[]))
+        manifest = replace(manifest, sealed=sealed)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     done = replace(manifest.with_blocks(blocks), finished=now)
     done.save(folder)
-    _tidy(folder, (EDGES,) if keep_edges else ())
+    tidy(folder, (EDGES,) if keep_edges else ())
     return done
 
 
@@ -178,6 +255,13 @@ def layout_of(manifest: Manifest) -> Layout:
         output["ome_zarr"],
         output.get("times"),
     )
+
+
+def object_layout(layout: Layout) -> Layout:
+    """Return the layout of the objects of labels on disk."""
+    dtype = np.dtype(np.uint32)
+    thickness = plan_thickness(layout.shape, layout.axis, dtype.itemsize)
+    return replace(layout, dtype=dtype, thickness=thickness)
 
 
 def home_of(folder: Path, manifest: Manifest) -> Path:
@@ -329,7 +413,7 @@ def _prepare(
         (folder / MANIFEST).unlink()
         for name in (LABELS, OBJECTS, EDITS):
             shutil.rmtree(folder / name, ignore_errors=True)
-        _tidy(folder)
+        tidy(folder)
         others = [name for name in others if (folder / name).exists()]
     if others:
         raise OutputError(
@@ -341,7 +425,8 @@ def _prepare(
     return manifest
 
 
-def _tidy(folder: Path, keep: tuple[str, ...] = ()) -> None:
+def tidy(folder: Path, keep: tuple[str, ...] = ()) -> None:
+    """Remove what a finished run does not need."""
     for name in {BLOCKS, EDGES, COMPONENTS, PARTS}.difference(keep):
         shutil.rmtree(folder / name, ignore_errors=True)
 

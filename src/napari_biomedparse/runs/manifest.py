@@ -84,6 +84,8 @@ class Manifest:
     """Their number if they were separated; of a series the sum of all time points."""
     parts: tuple[Manifest, ...] = ()
     """Time points of a series, runs along each axis of a consensus."""
+    sealed: list[Any] = field(default_factory=list, compare=False)
+    """Checksum of the objects, and the length of their journal then."""
 
     @property
     def kind(self) -> Kind:
@@ -301,6 +303,9 @@ def check_manifest(manifest: Manifest, *, part: bool = False) -> None:
         _expect(value is None or isinstance(value, str), f"{name} is not text")
     objects = manifest.objects
     _expect(objects is None or _is_count(objects), "objects is not a number")
+    sealed = manifest.sealed
+    fits = len(sealed) == 2 and isinstance(sealed[0], str) and _is_count(sealed[1])
+    _expect(sealed == [] or fits, "sealed is no checksum of objects")
     output = manifest.output
     shape = output["shape"]
     _expect(isinstance(shape, list) and len(shape) == 3, f"the shape is {shape!r:.80}")

@@ -29,7 +29,7 @@ from napari_biomedparse.data.volume import (
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import OptionError, needs_extra
 from napari_biomedparse.io import open_image, open_volume
-from napari_biomedparse.io.durable import refuse_inputs, writing
+from napari_biomedparse.io.durable import refuse_inputs, refuse_links, writing
 from napari_biomedparse.io.formats.ome_labels import (
     LabelStore,
     OmeVersion,
@@ -53,7 +53,6 @@ from napari_biomedparse.runs.blocks import (
     FilledBlock,
     grid_volume,
     never,
-    object_layout,
     open_stores,
     run_blocks,
     unfinished,
@@ -66,6 +65,8 @@ from napari_biomedparse.runs.folder import (
     Run,
     finish,
     layout_of,
+    mended,
+    object_layout,
     open_folder,
     part_folders,
     verified_blocks,
@@ -321,6 +322,8 @@ def parts_to_folder(
                 refuse_changed(folder, plan, found, whole, one.blocks)
 
     with open_folder(folder, whole, overwrite=overwrite, verify=verify) as found:
+        if found.finished is not None:
+            found = mended(folder, found)
         if found.finished is None:
             sink = FolderSink(parts, folder, found, execution, first)
             with closing(run_parts(parts, sink)) as blocks:
@@ -369,6 +372,7 @@ class FolderSink:
             one = replace(one, output=output)
         place = part_folders(self._folder, self._manifest)[part.number]
         before = self.done
+        refuse_links(place.parent, place)
         with open_folder(
             place, one, overwrite=False, verify=lambda _: None
         ) as found:  # which was compared with all others

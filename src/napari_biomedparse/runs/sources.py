@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_biomedparse.data.results import spans
 from napari_biomedparse.errors import FormatError, OutputError
 from napari_biomedparse.io.identity import states
+from napari_biomedparse.pipeline.plan import spans
 from napari_biomedparse.runs.manifest import refuse_differences
 from napari_biomedparse.slicing.read import needed_slices, read_slabs
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import zarr
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY, label_colour
-from napari_biomedparse.errors import OutputError
+from napari_biomedparse.errors import FormatError, OutputError
 from napari_biomedparse.io.durable import (
     atomic_write,
     is_zarr,
@@ -105,9 +105,19 @@ class SyncedStore(FencedStore):
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write one file."""
-        self._check(key)
+        self._check_place(key)
         await super().set(key, value)
         self._written.add(self.root / key)
+
+    async def delete(self, key: str) -> None:
+        """Remove one file."""
+        self._check_place(key)
+        await super().delete(key)
+
+    def _check_place(self, key: str) -> None:
+        """Refuse to change a file in a folder that is reached by a link."""
+        if not (self.root / key).parent.resolve().is_relative_to(self._real):
+            raise FormatError(f"{self.root} has a link that leads out of it, {key}.")
 
     def sync(self) -> None:
         """Wait until everything written since the last call is on the disk."""
@@ -126,7 +136,8 @@ class LabelStore:
         self.time = time
         self._store, self.levels = open_levels(path)
         times = () if layout.times is None else (layout.times,)
-        if self.levels[0].shape != (*times, *layout.shape):
+        shape = (*times, *layout.shape)
+        if self.levels[0].shape != shape or len(self.levels) != layout.levels:
             raise _damaged(path, "its shape is another one")
         self.journal = journal_for(path, self.levels)
 
