@@ -258,15 +258,25 @@ def recover(image: Path, *, locked: bool = False) -> None:
 
     If somebody is writing to its folder, they are left to them.
     """
-    if (image.parent / EDITS / image.name).is_file():
+    if _journal_path(image).is_file() and is_zarr(image):
         try:
             PaintableLabels(image, locked=locked).flush()
         except OutputError as error:
-            logger.warning("%s", error)
+            logger.warning("%s lacks strokes of its journal: %s", image, error)
 
 
 def edited_voxels(image: Path) -> int:
     """Count the voxels of a label image that a person changed."""
-    if not (image.parent / EDITS / image.name).is_file():
+    if not _journal_path(image).is_file():
         return 0
-    return journal_for(image, open_levels(image)[1]).count()
+    try:
+        return journal_for(image, open_levels(image)[1]).count()
+    except OutputError as error:
+        raise OutputError(
+            f"{_journal_path(image)} holds edits of labels that are not whole; run the "
+            "same again to restore these, or move it away."
+        ) from error
+
+
+def _journal_path(image: Path) -> Path:
+    return image.parent / EDITS / image.name

@@ -154,6 +154,7 @@ def _read(run: Run, volume: Any, time: int) -> RunResult:
             "How it was made": {
                 "model": manifest.model,
                 "finished": manifest.finished or "not yet",
+                "voxels edited by hand": run.edited,
                 **manifest.environment,
             },
             "Parameters": used,

@@ -151,8 +151,8 @@ class Manifest:
             dict(_flat({part: getattr(manifest, part) for part in MUST_MATCH}))
             for manifest in (self, other)
         )
-        for flat in (mine, others):
-            flat.pop("source.chunks", None)  # which earlier versions did not record
+        if "source.chunks" not in mine:  # earlier versions did not record it
+            others.pop("source.chunks", None)
         if weights_checksum(self.model) == weights_checksum(other.model):
             others["model"] = mine["model"]  # however the file is called
         return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.volume import VolumeLike
     from napari_biomedparse.networks.network import Network
     from napari_biomedparse.runs.request import Progress
+
+logger = logging.getLogger(__name__)
 
 
 def segment_to_folder(
@@ -178,6 +181,14 @@ def reproduce(
         volume, old.prompts, out, model, old.options, how, on_progress=on_progress
     )
     new = run.manifest
+    place = Path(record)
+    if count := Run(place if place.is_dir() else place.parent).edited:
+        logger.warning(
+            "%s: %d voxels were edited by hand, and are compared as the network gave "
+            "them.",
+            place,
+            count,
+        )
     found = old.differences(new)
     found += _other_labels(old, new)
     for at, (a, b) in enumerate(zip(old.parts, new.parts, strict=False)):
