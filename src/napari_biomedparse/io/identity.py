@@ -57,26 +57,21 @@ def chunk_states(volume: Volume) -> dict[str, str]:
     path = volume.source
     if path is None or not is_zarr(path):
         return {}
-    digest, folders = hashlib.sha256(), [str(path)]
-    while folders:
-        folder = folders.pop()
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            if entry.is_dir(follow_symlinks=False):
-                if entry.name != "labels":
-                    folders.append(entry.path)
-            elif entry.is_file():
-                state = entry.stat()
-                name = entry.path.removeprefix(str(path))
-                told = f"{name} {state.st_size} {state.st_mtime_ns}\n"
-                digest.update(told.encode(errors="surrogateescape"))
+    digest = hashlib.sha256()
+    for folder, folders, files in os.walk(path):
+        folders[:] = sorted(set(folders) - {"labels"})
+        digest.update(os.fsencode(folder.removeprefix(str(path))))
+        for name in sorted(files):
+            state = os.stat(f"{folder}/{name}")
+            told = f"/{state.st_size}/{state.st_mtime_ns}\n"
+            digest.update(os.fsencode(name) + told.encode())
     return {"chunks": digest.hexdigest()[:16]}
 
 
 def states(volume: Volume) -> dict[str, Any]:
     """Return sizes and times of the files of a volume, or checksums of these."""
-    if volume.source is None:
-        return {}
-    return _on_disk(volume.source.absolute()) | chunk_states(volume)
+    path = volume.source
+    return {} if path is None else _on_disk(path.absolute()) | chunk_states(volume)
 
 
 def check_unchanged(volume: Volume, known: Mapping[str, Any]) -> None:

@@ -30,12 +30,7 @@ from napari_biomedparse.labels.resolve import (
 )
 from napari_biomedparse.pipeline.plan import spans
 from napari_biomedparse.pipeline.tiles import predict_tiles
-from napari_biomedparse.slicing.read import (
-    Seen,
-    SliceBatch,
-    keep_slabs,
-    slice_batches,
-)
+from napari_biomedparse.slicing.read import SliceBatch, keep_slabs, slice_batches
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.results import Span
@@ -78,7 +73,6 @@ def run_plan(
     done: Sequence[Span] = (),
     store: Store | None = None,
     align: int | None = None,
-    seen: Seen | None = None,
 ) -> Iterator[SegmentedSlices]:
     """Segment a plan's slices, batch by batch; closing the generator stops the run.
 
@@ -95,8 +89,6 @@ def run_plan(
     align : int, optional
         Batches also end at multiples of this, so that a run that was interrupted
         there resumes with the same batches. Not with `front`.
-    seen : callable, optional
-        Is shown the voxels that are read; see `slice_batches`. Not with `front`.
 
     Raises
     ------
@@ -107,13 +99,7 @@ def run_plan(
     """
     plan = plan.batched(engine.suited_batch(len(plan.prompts)))
     predictions = predict_plan(
-        plan,
-        engine,
-        front=front,
-        done=done,
-        align=align,
-        keep_parts=store is not None,
-        seen=seen,
+        plan, engine, front=front, done=done, align=align, keep_parts=store is not None
     )
 
     def keep(predicted: Predicted) -> Predicted:
@@ -135,7 +121,6 @@ def predict_plan(
     done: Sequence[Span] = (),
     align: int | None = None,
     keep_parts: bool = False,
-    seen: Seen | None = None,
 ) -> Generator[Predicted]:
     """Run the network on slices, in the order and batches of `run_plan`.
 
@@ -153,7 +138,7 @@ def predict_plan(
 
     pin = engine.device.type == "cuda"
     if front is None:
-        for batch in read_ahead(plan_batches(plan, done, align, pin=pin, seen=seen)):
+        for batch in read_ahead(plan_batches(plan, done, align, pin=pin)):
             yield compute(lambda batch=batch: batch)  # type: ignore[misc]
         return
     size = _slices_at_once(plan, engine)
@@ -315,13 +300,13 @@ def plan_batches(
     align: int | None = None,
     *,
     pin: bool = False,
-    seen: Seen | None = None,
 ) -> Iterator[SliceBatch]:
     """Yield batches in ascending order; each slice is read and prepared once."""
     finished = {index for span in done for index in range(*span)}
     cut, size = (plan.volume, plan.geometry, plan.intensity), plan.slices_at_once
     for span in spans(set(range(plan.start, plan.stop)) - finished):
-        yield from slice_batches(*cut, *span, size, align=align, pin=pin, seen=seen)
+        batches = slice_batches(*cut, *span, size, align=align, pin=pin, seen=plan.seen)
+        yield from batches
 
 
 def _pool(name: str, count: int) -> ThreadPoolExecutor:

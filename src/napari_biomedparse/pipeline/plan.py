@@ -15,7 +15,7 @@ from napari_biomedparse.errors import OptionError
 from napari_biomedparse.networks.blocks.tokenizer import tokenize
 from napari_biomedparse.slicing.geometry import SliceGeometry, TileGrid
 from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
-from napari_biomedparse.slicing.read import region_of, slice_geometry
+from napari_biomedparse.slicing.read import Seen, region_of, slice_geometry
 from napari_biomedparse.version import __version__
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class RunPlan:
     """Whether objects are separated, which needs edges."""
     truncated: tuple[str, ...]
     """Prompts that are longer than 77 tokens and lost their end."""
+    seen: Seen | None = None
+    """Is shown what is read, slice after slice."""
 
     @property
     def axis_name(self) -> str:

@@ -113,9 +113,9 @@ def run_blocks(
     `stopped` is polled after every batch of slices; once true, `Cancelled` is raised.
     """
     layout = stores[0].layout
-    part = replace(plan, start=start, stop=stop)
     seen = SeenSlices(plan)
-    slices = run_plan(part, engine, align=layout.thickness, seen=seen)
+    part = replace(plan, start=start, stop=stop, seen=seen)
+    slices = run_plan(part, engine, align=layout.thickness)
     filled = _fill(slices, part, stores, stopped)
     yield from write_behind(
         (one._replace(read=seen.of(one.start, one.stop)) for one in filled),

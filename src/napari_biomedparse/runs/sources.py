@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,12 +13,10 @@ from napari_biomedparse.errors import FormatError, OutputError
 from napari_biomedparse.io.identity import states
 from napari_biomedparse.pipeline.plan import spans
 from napari_biomedparse.runs.manifest import refuse_differences
-from napari_biomedparse.slicing.read import needed_slices, read_slabs
+from napari_biomedparse.slicing.read import Slabs, needed_slices, read_slabs
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import numpy.typing as npt
 
     from napari_biomedparse.data.volume import Volume
     from napari_biomedparse.pipeline.plan import RunPlan
@@ -28,18 +27,21 @@ SLICES_AT_ONCE = 8
 
 
 class SeenSlices:
-    """Checksums of the slices that were read; called with them as they are read."""
+    """Checksums of slices, and of all that blocks need; called as they are read."""
 
     def __init__(self, plan: RunPlan) -> None:
         self._depth = plan.geometry.depth
         self._margin = 0 if plan.volume.is_colour else 1
         self._digests: dict[int, bytes] = {}
 
-    def __call__(self, start: int, slices: npt.NDArray[Any]) -> None:
-        """Take slices, [n, ...], the first of which is `start`."""
-        for index, plane in enumerate(slices, start):
-            data = np.ascontiguousarray(plane).data
-            self._digests[index] = hashlib.sha256(data).digest()
+    def __call__(self, start: int, slabs: Slabs) -> Slabs:
+        """Look at slabs [n, ...] from a slice on, and pass them on."""
+        for slab in slabs:
+            for start, plane in enumerate(slab, start):
+                data = np.ascontiguousarray(plane).data
+                self._digests[start] = hashlib.sha256(data).digest()
+            start += 1
+            yield slab
 
     def needed(self, start: int, stop: int) -> range:
         """Return the slices that a block reads: its own and their neighbours."""
@@ -47,29 +49,20 @@ class SeenSlices:
 
     def of(self, start: int, stop: int) -> str:
         """Return a checksum of all that a block read."""
-        digest = hashlib.sha256()
-        for index in self.needed(start, stop):
-            digest.update(self._digests[index])
-        return digest.hexdigest()[:16]
+        read = map(self._digests.__getitem__, self.needed(start, stop))
+        return hashlib.sha256(b"".join(read)).hexdigest()[:16]
 
 
-def find_changed(plan: RunPlan, blocks: Iterable[Block]) -> list[Block]:
-    """Read again what blocks read; return those to which it is not the same.
-
-    A block whose record, an earlier one, does not say what it read counts as changed.
-    """
-    seen, known = SeenSlices(plan), [block for block in blocks if block.read]
-    axis = plan.geometry.axis
-    wanted = {i for block in known for i in seen.needed(block.start, block.stop)}
-    for first, last in spans(wanted):
-        for slab in read_slabs(plan.volume, axis, first, last, SLICES_AT_ONCE):
-            seen(first, slab)
-            first += len(slab)
-    return [
-        block
-        for block in blocks
-        if not block.read or seen.of(block.start, block.stop) != block.read
-    ]
+def changed_slices(plan: RunPlan, blocks: Iterable[Block]) -> str:
+    """Read again what blocks read; name the slices of those that read other voxels."""
+    seen, blocks = SeenSlices(plan), [block for block in blocks if block.read]
+    wanted = {i for block in blocks for i in seen.needed(block.start, block.stop)}
+    for span in spans(wanted):
+        slabs = read_slabs(plan.volume, plan.geometry.axis, *span, SLICES_AT_ONCE)
+        deque(seen(span[0], slabs), 0)
+    changed = [b for b in blocks if seen.of(b.start, b.stop) != b.read]
+    found = spans(i for block in changed for i in range(block.start, block.stop))
+    return ", ".join(f"slices {first} to {last - 1}" for first, last in found[:5])
 
 
 def check_same(
@@ -83,11 +76,11 @@ def check_same(
     if all(manifest.source.get(key, value) == value for key, value in now.items()):
         return
     for plan, blocks in parts:
-        if changed := find_changed(plan, blocks):
+        if changed := changed_slices(plan, blocks):
             raise FormatError(
-                f"{volume.source} changed while it was being read, in "
-                f"{_slices(changed)}. Finished blocks are kept: restore it as it was, "
-                "and run the same again to continue."
+                f"{volume.source} changed while it was being read, in {changed}. "
+                "Finished blocks are kept: restore it as it was, and run the same "
+                "again to continue."
             )
 
 
@@ -95,17 +88,11 @@ def refuse_changed(
     folder: Path, plan: RunPlan, old: Manifest, new: Manifest, blocks: Iterable[Block]
 ) -> None:
     """Raise `OutputError` if blocks read something else than the volume is now."""
-    changed = find_changed(plan, blocks)
-    if not all(block.read for block in changed):
+    if not all(block.read for block in blocks):  # of an earlier version
         refuse_differences(folder, old, new)
-    if changed := [block for block in changed if block.read]:
+    if changed := changed_slices(plan, blocks):
         raise OutputError(
             f"{folder} holds a run of other voxels: {plan.volume.source or 'the array'}"
-            f" changed in {_slices(changed)}. Restore it to continue, choose another "
-            "folder, or overwrite the run."
+            f" changed in {changed}. Restore it to continue, choose another folder, or "
+            "overwrite the run."
         )
-
-
-def _slices(blocks: Iterable[Block]) -> str:
-    every = spans(i for block in blocks for i in range(block.start, block.stop))
-    return "slices " + ", ".join(f"{first} to {last - 1}" for first, last in every[:5])

@@ -50,8 +50,9 @@ KEPT_BYTES = 2**26
 """Largest slab that it keeps."""
 
 
-Seen = Callable[[int, npt.NDArray[Any]], None]
-"""Is shown the first slice and the voxels of each part of a volume that is read."""
+Slabs = Iterator[npt.NDArray[Any]]
+Seen = Callable[[int, Slabs], Slabs]
+"""Looks at slabs, the first of which begins at a slice, and passes them on."""
 
 
 class SliceBatch(NamedTuple):
@@ -258,7 +259,7 @@ def slice_batches(
     pin : bool
         Put batches into pinned memory, from which a GPU copies without waiting.
     seen : callable, optional
-        Called with the first slice and the voxels of whatever is read, in order.
+        Is shown all that is read.
 
     Raises
     ------
@@ -270,8 +271,7 @@ def slice_batches(
     depth, margin = geometry.depth, 0 if volume.is_colour else 1
     first, last = needed_slices(start, stop, depth, margin)
     slabs = read_slabs(volume, geometry.axis, first, last, batch_size)
-    if seen is not None:
-        slabs = _shown(slabs, first, seen)
+    slabs = slabs if seen is None else seen(first, slabs)
     window, window_start = torch.empty(0, dtype=torch.int32), first
     for begin, end in _batches(start, stop, batch_size, align):
         low, high = needed_slices(begin, end, depth, margin)
@@ -287,15 +287,6 @@ def slice_batches(
                 window[[neighbour_index(i, depth) - low for i in around]]
             )
         yield SliceBatch(begin, slices.pin_memory() if pin else slices)
-
-
-def _shown(
-    slabs: Iterator[npt.NDArray[Any]], start: int, seen: Seen
-) -> Iterator[npt.NDArray[Any]]:
-    for slab in slabs:
-        seen(start, slab)
-        start += len(slab)
-        yield slab
 
 
 def _batches(

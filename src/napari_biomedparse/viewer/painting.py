@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,45 +21,32 @@ LARGEST_VOLUME = 2**29
 
 
 def paintable_or_pyramid(
-    image: Path,
-    levels: Sequence[Any],
-    shown: Callable[[Any], Any] | None = None,
-    viewer: Viewer | None = None,
+    image: Path, levels: Sequence[Any], shown: Callable[[Any], Any] | None = None
 ) -> dict[str, Any]:
-    """Return data, and whether they are multiscale, for a Labels layer.
+    """Return data, and whether they are multiscale, for a layer in the current viewer.
 
-    Parameters
-    ----------
-    image : path
-        The label image. Only those of run folders are painted.
-    levels : sequence of array
-        Its levels, as they are shown.
-    shown : callable, optional
-        How they are shown; see `PaintableLabels`.
-    viewer : napari.Viewer, optional
-        Where the layer will be; by default the current one, if any.
+    `levels` of the label image are as they are shown; for `shown`, see
+    `PaintableLabels`. Only images in run folders can be painted.
     """
-    finest = levels[0]
+    finest, several = levels[0], len(levels) > 1
     plane = finest.shape[-1] * finest.shape[-2]
     if plane > LARGEST_PLANE or not is_paintable(image):
-        several = len(levels) > 1
         return {"data": list(levels) if several else finest, "multiscale": several}
-    data = PaintableLabels(image, shown)
-    viewer = viewer or napari.current_viewer()
-    if viewer is not None and len(levels) > 1 and data.size > LARGEST_VOLUME:
+    data, viewer = PaintableLabels(image, shown), napari.current_viewer()
+    if viewer is not None and several and data.size > LARGEST_VOLUME:
         _coarse_in_3d(viewer, data, levels)
     return {"data": data, "multiscale": False}
 
 
 def _coarse_in_3d(viewer: Viewer, data: PaintableLabels, levels: Sequence[Any]) -> None:
     """Have 3D show levels instead of all voxels, which may not fit into memory."""
-    coarse: weakref.WeakSet[Labels] = weakref.WeakSet()
+    coarse: list[Labels] = []
 
     def on_ndisplay() -> None:
         for layer in viewer.layers:
             if viewer.dims.ndisplay == 3 and layer.data is data:
                 data.flush()
-                coarse.add(layer)
+                coarse.append(layer)
                 layer.multiscale, layer.data = True, list(levels)
             elif viewer.dims.ndisplay == 2 and layer in coarse:
                 coarse.remove(layer)

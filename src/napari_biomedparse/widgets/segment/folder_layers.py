@@ -50,10 +50,9 @@ class FolderLayers:
             series_at=request.channel_of_series,
         )
         # With its cache, napari would keep showing what it read before.
-        keywords |= {"cache": False}
-        keywords |= paintable_or_pyramid(
-            request.folder / place, levels, self._as_shown, self._viewer
-        )
+        image = request.folder / place
+        keywords |= paintable_or_pyramid(image, levels, self._as_shown)
+        keywords["cache"] = False
         return self._viewer.add_labels(**keywords)
 
     def _as_shown(self, level: Any) -> Any:
