@@ -37,10 +37,10 @@ class SeenSlices:
     def __call__(self, start: int, slabs: Slabs) -> Slabs:
         """Look at slabs [n, ...] from a slice on, and pass them on."""
         for slab in slabs:
-            for start, plane in enumerate(slab, start):
+            for index, plane in enumerate(slab, start):
                 data = np.ascontiguousarray(plane).data
-                self._digests[start] = hashlib.sha256(data).digest()
-            start += 1
+                self._digests[index] = hashlib.sha256(data).digest()
+            start += len(slab)
             yield slab
 
     def needed(self, start: int, stop: int) -> range:
