@@ -15,6 +15,7 @@ from runs_manifests import FIRST, SECOND, a_manifest
 from napari_biomedparse.data.volume import as_volume
 from napari_biomedparse.errors import FormatError, OutputError
 from napari_biomedparse.io.formats.ome_labels import LabelStore, create_labels
+from napari_biomedparse.io.journal import EDITS
 from napari_biomedparse.runs.folder import (
     BLOCKS,
     COMPONENTS,
@@ -293,3 +294,43 @@ def test_parts_that_have_begun_are_read(tmp_path: Path) -> None:
     (tmp_path / PARTS / "t000000").mkdir()
     assert Run(tmp_path).manifest.parts == (begun,)
     assert json.loads((tmp_path / MANIFEST).read_text())["parts"] == []
+
+
+@pytest.mark.parametrize("name", [LABELS, LOCK, MANIFEST, BLOCKS, PARTS, EDITS, JOB])
+def test_no_link_is_followed_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    folder, outside = tmp_path / "run", tmp_path / "outside"
+    with open_folder(folder, a_manifest(), overwrite=False):
+        pass
+    if (folder / name).is_file():
+        (folder / name).unlink()
+    outside.mkdir()
+    (outside / "mine.json").write_text("mine")
+    (folder / name).symlink_to(outside)
+    for overwrite in (False, True):
+        with (
+            pytest.raises(OutputError, match="is a link, which is not followed"),
+            open_folder(folder, a_manifest(), overwrite=overwrite),
+        ):
+            pass
+    assert [path.name for path in outside.iterdir()] == ["mine.json"]
+    assert (outside / "mine.json").read_text() == "mine"
+
+
+def test_no_link_is_followed_out_of_the_labels(tmp_path: Path) -> None:
+    layout = layout_of(a_manifest())
+    create_labels(
+        tmp_path / LABELS,
+        layout,
+        as_volume(np.zeros(layout.shape, np.uint8)),
+        a_manifest().prompts,
+    )
+    outside = tmp_path / "outside"
+    (outside / "0" / "0").mkdir(parents=True)
+    (outside / "0" / "0" / "0").write_text("mine")
+    (tmp_path / LABELS / "s0" / "c").symlink_to(outside)
+    store = LabelStore(tmp_path / LABELS, layout)
+    for value in (1, 0):  # zeros remove a chunk
+        with pytest.raises(FormatError, match="a link that leads out of it"):
+            store.write(0, np.full((2, 6, 5), value, np.uint8))
+    assert (outside / "0" / "0" / "0").read_text() == "mine"
+    assert len([path for path in outside.rglob("*") if path.is_file()]) == 1

@@ -1,0 +1,135 @@
+"""The journal of strokes: torn, damaged, foreign and hostile ones."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_biomedparse.errors import FormatError, OutputError
+from napari_biomedparse.io.journal import Journal
+
+SHAPE, CHUNKS = (4, 20, 30), (2, 16, 16)
+BOX = (slice(0, 1), slice(3, 5), slice(4, 7))
+
+
+def journal(folder: Path) -> Journal:
+    return Journal(folder / "labels.ome.zarr", SHAPE, np.uint8, CHUNKS)
+
+
+def stroke(one: Journal, old: int, new: int) -> None:
+    shape = tuple(part.stop - part.start for part in BOX)
+    one.append(BOX, np.full(shape, old, np.uint8), np.full(shape, new, np.uint8))
+
+
+def values(one: Journal, since: int = 0) -> tuple[int, int]:
+    (edited,) = one.edited((*BOX,), since)
+    assert edited.box == BOX
+    assert edited.mask.all()
+    return int(edited.before.max()), int(edited.after.max())
+
+
+def test_strokes_are_found_again(tmp_path: Path) -> None:
+    one = journal(tmp_path)
+    assert list(one.edited()) == []
+    stroke(one, 1, 2)
+    between = one.end
+    stroke(one, 2, 3)
+    one.mark(one.end)
+    other = journal(tmp_path)
+    assert (other.end, other.applied) == (one.end, one.applied)
+    assert values(other) == (1, 3)
+    assert values(other, between) == (2, 3)
+    assert other.count() == 6
+    stroke(one, 3, 1)
+    other.read()
+    assert other.count() == 0  # undone
+
+
+@pytest.mark.parametrize("cut", [1, 5, 30, 50])
+def test_an_incomplete_stroke_is_cut_off(tmp_path: Path, cut: int) -> None:
+    one = journal(tmp_path)
+    stroke(one, 1, 2)
+    good = one.end
+    stroke(one, 2, 3)
+    whole = one.path.read_bytes()
+    one.path.write_bytes(whole[:-cut])
+    again = journal(tmp_path)
+    assert again.end == good
+    stroke(again, 2, 9)
+    assert values(journal(tmp_path)) == (1, 9)
+    assert one.path.stat().st_size == again.end
+
+
+def test_zeros_after_a_power_loss_are_cut_off(tmp_path: Path) -> None:
+    one = journal(tmp_path)
+    stroke(one, 1, 2)
+    with one.path.open("ab") as file:
+        file.write(bytes(1000))
+    assert journal(tmp_path).end == one.end
+
+
+def test_a_damaged_stroke_costs_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = journal(tmp_path)
+    places = [one.end]
+    for new in (2, 3, 4):
+        stroke(one, new - 1, new)
+        places.append(one.end)
+    data = bytearray(one.path.read_bytes())
+    data[places[1] + 25] ^= 255
+    one.path.write_bytes(data)
+    assert values(journal(tmp_path)) == (1, 4)
+    assert f"damaged at byte {places[1]}" in caplog.text
+
+
+def record(body: bytes) -> bytes:
+    head = struct.pack("<8sQI", b"\x93stroke\n", len(body), zlib.crc32(body))
+    return head + body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"short",
+        struct.pack("<6Q", 0, 0, 0, 1, 1, 2**63) + zlib.compress(b""),
+        struct.pack("<6Q", 0, 0, 0, 1, 17, 1) + zlib.compress(b"12" * 17),
+        struct.pack("<6Q", 9, 0, 0, 10, 1, 1) + zlib.compress(b"12"),
+        struct.pack("<6Q", 1, 1, 1, 0, 0, 0) + zlib.compress(b"12"),
+    ],
+)
+def test_a_strangers_records_are_refused(tmp_path: Path, body: bytes) -> None:
+    (tmp_path / "edits").mkdir()
+    (tmp_path / "edits" / "labels.ome.zarr").write_bytes(record(body))
+    with pytest.raises(FormatError, match="does not fit the labels beside it"):
+        journal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "packed", [b"x", zlib.compress(b"1"), zlib.compress(bytes(99))]
+)
+def test_a_strangers_voxels_are_refused(tmp_path: Path, packed: bytes) -> None:
+    (tmp_path / "edits").mkdir()
+    body = struct.pack("<6Q", 0, 0, 0, 1, 2, 2) + packed
+    (tmp_path / "edits" / "labels.ome.zarr").write_bytes(record(body))
+    one = journal(tmp_path)
+    if len(packed) > 10:  # no more is unpacked than fits
+        assert list(one.edited()) == []
+        return
+    with pytest.raises(FormatError, match="does not fit the labels beside it"):
+        list(one.edited())
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "mine"
+    outside.write_text("mine")
+    (tmp_path / "edits").mkdir()
+    (tmp_path / "edits" / "labels.ome.zarr").symlink_to(outside)
+    with pytest.raises(OutputError, match="is a link"):
+        journal(tmp_path)
+    assert outside.read_text() == "mine"
