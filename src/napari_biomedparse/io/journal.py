@@ -57,7 +57,7 @@ class Journal:
     def __init__(
         self, image: Path, shape: Sequence[int], dtype: Any, chunks: Sequence[int]
     ) -> None:
-        self.path = image.parent / EDITS / image.name
+        self.path = journal_of(image)
         self.shape, self.chunks = tuple(shape), tuple(chunks)
         self.end = self.applied = 0
         self._dtype = np.dtype(dtype)
@@ -185,6 +185,11 @@ class Journal:
             f"{self.path} does not fit the labels beside it; restore the labels that "
             "it belongs to, or move it elsewhere."
         )
+
+
+def journal_of(image: Path) -> Path:
+    """Return the path of a label image's journal."""
+    return image.parent / EDITS / image.name
 
 
 def overlap(box: Box, other: Box) -> Box:

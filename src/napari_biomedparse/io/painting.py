@@ -15,12 +15,15 @@ from filelock import FileLock, Timeout
 
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.io.durable import is_zarr, refuse_links, writing
-from napari_biomedparse.io.formats.ome_labels import (
-    journal_for,
-    open_levels,
-    write_levels,
+from napari_biomedparse.io.formats.ome_labels import open_levels, write_levels
+from napari_biomedparse.io.journal import (
+    LOCK,
+    Box,
+    Chunk,
+    journal_of,
+    overlap,
+    within,
 )
-from napari_biomedparse.io.journal import EDITS, LOCK, Box, Chunk, overlap, within
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +59,7 @@ class PaintableLabels:
         locked: bool = False,
     ) -> None:
         self._image, self._known = image, image.stat().st_ino
-        self._store, self._levels = open_levels(image)
-        self._journal = journal_for(image, self._levels)
+        self._store, self._levels, self._journal = open_levels(image)
         stored = self._journal.shape
         strides = range(1, len(stored) + 1)  # which tell the axes
         probe: Any = np.lib.stride_tricks.as_strided(
@@ -258,7 +260,7 @@ def recover(image: Path, *, locked: bool = False) -> None:
 
     If somebody is writing to its folder, they are left to them.
     """
-    if _journal_path(image).is_file() and is_zarr(image):
+    if journal_of(image).is_file() and is_zarr(image):
         try:
             PaintableLabels(image, locked=locked).flush()
         except OutputError as error:
@@ -267,16 +269,12 @@ def recover(image: Path, *, locked: bool = False) -> None:
 
 def edited_voxels(image: Path) -> int:
     """Count the voxels of a label image that a person changed."""
-    if not _journal_path(image).is_file():
+    if not journal_of(image).is_file():
         return 0
     try:
-        return journal_for(image, open_levels(image)[1]).count()
+        return open_levels(image)[2].count()
     except OutputError as error:
         raise OutputError(
-            f"{_journal_path(image)} holds edits of labels that are not whole; run the "
+            f"{journal_of(image)} holds edits of labels that are not whole; run the "
             "same again to restore these, or move it away."
         ) from error
-
-
-def _journal_path(image: Path) -> Path:
-    return image.parent / EDITS / image.name

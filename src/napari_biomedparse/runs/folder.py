@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -194,7 +194,7 @@ def seal(folder: Path, part: Manifest) -> list[Any]:
     since = part.sealed[1] if part.sealed else store.journal.end
     starts = range(0, store.shape[store.layout.axis], store.layout.thickness)
     blocks = (store.as_written(*store.layout.block(at), since) for at in starts)
-    return [checksum(*blocks), since]
+    return [checksum_of(blocks), since]
 
 
 def _store(image: Path, part: Manifest) -> LabelStore:
@@ -220,6 +220,11 @@ def is_whole(block: Block, stores: list[LabelStore]) -> bool:
 
 def checksum(*parts: npt.NDArray[Any]) -> str:
     """Compute a checksum of labels (and edges)."""
+    return checksum_of(parts)
+
+
+def checksum_of(parts: Iterable[npt.NDArray[Any]]) -> str:
+    """Compute a checksum of parts, of which one at a time is in memory."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(np.ascontiguousarray(part).data)

@@ -84,6 +84,15 @@ def test_labels_are_written_and_shown_and_cancelled_runs_go_on(
     wait_for_layer(desk)  # a finished run is only shown
     desk.wait_for_end()
     assert Run(tmp_path / "run").manifest.finished == run.manifest.finished
+    painted = desk.viewer.layers[1]
+    assert painted.editable
+    painted.paint((47, 20, 10), 7)
+    desk.viewer.layers.remove(painted)
+    painted = wait_for_layer(desk)
+    desk.wait_for_end()
+    assert painted.data[47, 20, 10] == 7
+    painted.data.flush()
+    assert Run(tmp_path / "run").edited == (shown(painted) != expected.labels).sum() > 9
 
 
 def test_objects_become_a_layer_of_their_own(desk_that, source, tiny_model, tmp_path):
@@ -152,6 +161,10 @@ def test_a_time_series_goes_to_a_folder(desk_that, film, tiny_model, tmp_path):
     np.testing.assert_array_equal(shown(layer), expected.labels)
     np.testing.assert_array_equal(run.existence, expected.existence)
     assert "Done" in desk.view.status.text()
+    layer.paint((1, 3, 4, 5), 7)
+    layer.data.flush()
+    assert run.labels[1, 3, 4, 5] == 7
+    np.testing.assert_array_equal(run.labels[0], expected.labels[0])
 
 
 def test_a_consensus_goes_to_a_folder(desk_that, film, tiny_model, tmp_path):

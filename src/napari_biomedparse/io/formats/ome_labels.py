@@ -134,12 +134,11 @@ class LabelStore:
     def __init__(self, path: Path, layout: Layout, time: int = 0) -> None:
         self.layout = layout
         self.time = time
-        self._store, self.levels = open_levels(path)
+        self._store, self.levels, self.journal = open_levels(path)
         times = () if layout.times is None else (layout.times,)
         shape = (*times, *layout.shape)
         if self.levels[0].shape != shape or len(self.levels) != layout.levels:
             raise _damaged(path, "its shape is another one")
-        self.journal = journal_for(path, self.levels)
 
     def write(
         self, start: int, block: npt.NDArray[Any], *, finest: int = 0
@@ -220,8 +219,8 @@ class LabelStore:
         return (*where,) if self.layout.times is None else (self.time, *where)
 
 
-def open_levels(path: Path) -> tuple[SyncedStore, list[Any]]:
-    """Open the levels of a label image for writing, the finest one first."""
+def open_levels(path: Path) -> tuple[SyncedStore, list[Any], Journal]:
+    """Open the levels of a label image for writing, the finest first; its journal."""
     refuse_links(path)
     store = SyncedStore(path)
     try:
@@ -231,7 +230,8 @@ def open_levels(path: Path) -> tuple[SyncedStore, list[Any]]:
             levels.append(guarded(group[f"s{len(levels)}"], str(path)))
     except Exception as error:  # zarr may raise anything for a damaged group
         raise _damaged(path, error) from error
-    return store, levels
+    first = levels[0]
+    return store, levels, Journal(path, first.shape, first.dtype, first.chunks)
 
 
 def write_levels(
@@ -247,11 +247,6 @@ def write_levels(
             put.append(slice(first, first + len(range(size)[take[-1]])))
         if all(part.start < part.stop for part in put):
             level[tuple(put)] = block[tuple(take)]
-
-
-def journal_for(path: Path, levels: Sequence[Any]) -> Journal:
-    """Read the journal of a label image, which may not exist."""
-    return Journal(path, levels[0].shape, levels[0].dtype, levels[0].chunks)
 
 
 def _damaged(path: Path, why: object) -> OutputError:
