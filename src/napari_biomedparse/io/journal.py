@@ -30,6 +30,8 @@ EDITS = "edits"
 """Folder of the journals, in that of a run."""
 LOCK = ".lock"
 """Held by whoever writes to a run folder: a run, or a person's strokes."""
+PATIENCE_SECONDS = 1.0
+"""How long the lock is waited for: strokes are soon written."""
 _MAGIC = b"\x93stroke\n"
 _HEAD = struct.Struct("<8sQI")
 _MARK = struct.Struct("<Q")

@@ -18,6 +18,7 @@ from napari_biomedparse.io.durable import is_zarr, refuse_links, writing
 from napari_biomedparse.io.formats.ome_labels import open_levels, write_levels
 from napari_biomedparse.io.journal import (
     LOCK,
+    PATIENCE_SECONDS,
     Box,
     Chunk,
     journal_of,
@@ -29,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 MOST_WAITING = 2**28
 """Bytes of changed chunks that may wait to be written."""
-_PATIENCE_SECONDS = 1.0
 _PAUSE_SECONDS = 0.25
 
 
@@ -139,7 +139,7 @@ class PaintableLabels:
         if not self._locked:
             refuse_links(Path(self._lock.lock_file))
             try:
-                self._lock.acquire(timeout=_PATIENCE_SECONDS)
+                self._lock.acquire(timeout=PATIENCE_SECONDS)
             except Timeout as error:
                 raise OutputError(
                     f"{self._image.parent} is being written by another process, such "

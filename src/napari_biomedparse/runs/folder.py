@@ -29,7 +29,7 @@ from napari_biomedparse.io.durable import (
 from napari_biomedparse.io.formats.ome_labels import LabelStore, Layout, open_levels
 from napari_biomedparse.io.formats.zarr import open_zarr
 from napari_biomedparse.io.inputs import SUFFIXES
-from napari_biomedparse.io.journal import EDITS, LOCK as LOCK
+from napari_biomedparse.io.journal import EDITS, LOCK as LOCK, PATIENCE_SECONDS
 from napari_biomedparse.io.lazy import plan_thickness
 from napari_biomedparse.io.painting import edited_voxels, recover
 from napari_biomedparse.runs.manifest import (
@@ -89,7 +89,7 @@ def open_folder(
         refuse_links(*(folder / name for name in WRITTEN))
         lock = FileLock(folder / LOCK)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=PATIENCE_SECONDS)
         except Timeout as error:
             raise OutputError(
                 f"{folder} is being written by another process; wait for it, or "
