@@ -26,6 +26,7 @@ from napari_biomedparse.io.formats.zarr_metadata import (
 )
 from napari_biomedparse.io.guards.zarr_guard import FencedStore, check_parts, guarded
 from napari_biomedparse.io.lazy import Index, grow_chunks, lazy_array
+from napari_biomedparse.io.painting import recover
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def open_zarr(path: Path) -> Contents:
     The folder is an OME-Zarr image with its ``labels``, a label image, a collection of
     images as written by bioformats2raw, or a plain array or group of arrays.
     """
+    recover(path)
     return _open_node(path, 0)
 
 
