@@ -5,6 +5,7 @@ Each kind is also the matching built-in, so that scripts can catch either.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -63,6 +64,39 @@ class WorkerError(BiomedParseError, RuntimeError):
 
 class Cancelled(BiomedParseError):
     """The run was cancelled; whatever was finished is kept."""
+
+
+def shortage(error: BaseException, *, memory: bool = True) -> DeviceError | None:
+    """Return what the computer is short of, if that is what an error means.
+
+    `memory` is False where a damaged file may claim more than there is.
+    """
+    number, text = getattr(error, "errno", None), str(error)
+    signs = ("std::bad_alloc", "CPUAllocator", "Cannot allocate memory")
+    if isinstance(error, BiomedParseError):
+        return None
+    if "can't start new thread" in text or isinstance(error, BlockingIOError):
+        what, how = "The system allows no more threads or processes", "ulimit -u"
+    elif number in (errno.EMFILE, errno.ENFILE):
+        what, how = "Too many files are open", "ulimit -n"
+    elif "out of memory" in text and isinstance(error, RuntimeError):
+        return DeviceError(
+            "The memory of the device ran out. Close other programs that use it, or "
+            "choose another device or a smaller batch size."
+        )
+    elif memory and (isinstance(error, MemoryError) or any(s in text for s in signs)):
+        return DeviceError(
+            "Memory ran out. Close other programs, or choose a smaller batch size."
+        )
+    else:
+        return None
+    return DeviceError(f"{what}. Close other programs, or raise the limit ({how}).")
+
+
+def check_shortage(error: BaseException, *, memory: bool = True) -> None:
+    """Raise the `shortage` that an error means, if any."""
+    if short := shortage(error, memory=memory):
+        raise short from error
 
 
 @contextmanager

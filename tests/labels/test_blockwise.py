@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from napari_biomedparse.labels.blockwise import block_shape, split_blockwise
+from napari_biomedparse.labels.blockwise import Inner, block_shape, split_blockwise
 from napari_biomedparse.labels.instances import split_instances
 
 
@@ -36,6 +36,34 @@ def test_equal_up_to_numbers(
     assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
     assert (objects == 0).tolist() == (whole == 0).tolist()
     assert set(np.unique(objects)) <= set(range(count + 1))
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)),
+    block=st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5)),
+    minimum_size=st.sampled_from([0, 5]),
+    after=st.sampled_from([0, 3]),
+)
+@settings(deadline=None, max_examples=100)
+def test_equal_with_their_numbers(
+    seed: int,
+    shape: tuple[int, ...],
+    block: tuple[int, ...],
+    minimum_size: int,
+    after: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    labels = ((rng.random((2, *shape)) < 0.8) * rng.integers(1, 3, shape)).astype("u1")
+    edges = (rng.random((2, *shape)) < 0.3).astype(np.uint8)
+    whole = split_instances(labels, edges, minimum_size)
+    whole[whole > 0] += after
+    parts, found, count = np.zeros(shape, np.uint32), np.zeros_like(whole), after
+    for at in ((0,), (1,)):
+        inner = Inner(labels, at), Inner(edges, at), parts, Inner(found, at)
+        count = split_blockwise(*inner, block, minimum_size, after=count)
+    np.testing.assert_array_equal(found, whole)
+    assert count == max(after, whole.max())
 
 
 def test_numbers_do_not_depend_on_what_was_there() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -188,6 +189,19 @@ def test_the_environment_is_as_before_a_cluster() -> None:
     with connect(workers=1):
         pass
     assert dict(os.environ) == before
+
+
+def test_only_who_started_local_workers_can_use_them() -> None:
+    with connect(workers=1) as client:
+        address = client.scheduler.address
+        assert address.startswith("tls://127.0.0.1:")
+        assert client.submit(sum, [1, 2]).result() == 3
+        plain = address.replace("tls", "tcp")
+        with dask.config.set({"distributed.comm.timeouts.connect": "500ms"}):
+            for stranger in (plain, address):
+                refused = pytest.raises(WorkerError, match="No scheduler")
+                with refused, connect(stranger):
+                    pass
 
 
 def test_what_a_cluster_cannot_do(tmp_path: Path, tiny_model: BiomedParse) -> None:

@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from napari_biomedparse.errors import BiomedParseError, OptionError
+from napari_biomedparse.errors import BiomedParseError, OptionError, shortage
 from napari_biomedparse.io.text import visible
 from napari_biomedparse.report.findings import truncation_warning
 
@@ -110,6 +110,11 @@ def one_line_errors(remains: str = "nothing was written") -> Iterator[None]:
         complain(f"Error: {error}")
         code = USAGE if isinstance(error, OptionError) else 1
         raise typer.Exit(code) from error
+    except (MemoryError, OSError, RuntimeError) as error:
+        if (short := shortage(error)) is None:
+            raise
+        complain(f"Error: {short}")
+        raise typer.Exit(1) from error
     except KeyboardInterrupt as stop:  # its text, if it has one, knows better
         err.print(f"Interrupted; {str(stop) or remains}.", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None

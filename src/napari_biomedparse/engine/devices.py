@@ -81,10 +81,11 @@ def find_precision(name: str, device: torch.device) -> torch.dtype:
     return precision
 
 
-def out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: Exception) -> bool:
     """Return whether memory ran out; MPS and CPU have no error class of their own."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        sign in str(error) for sign in ("MPS backend out of memory", "CPUAllocator")
+    signs = "MPS backend out of memory", "CPUAllocator", "std::bad_alloc"
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        sign in str(error) for sign in signs
     )
 
 

@@ -153,7 +153,7 @@ class Engine:
         while True:
             try:
                 return self._predict(slices, tokens, remember)
-            except RuntimeError as error:
+            except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
                 shortage = str(error)

@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from napari_biomedparse.data.prompts import parse_prompts
-from napari_biomedparse.errors import BiomedParseError, OptionError, needs_extra
+from napari_biomedparse.errors import (
+    BiomedParseError,
+    OptionError,
+    needs_extra,
+    shortage,
+)
 from napari_biomedparse.evaluation.case import Case, Overlay, Scoring
 from napari_biomedparse.evaluation.page import write_page
 from napari_biomedparse.evaluation.pictures import draw_boxes, draw_overlay
@@ -170,7 +175,8 @@ def evaluate(
             failures[pair.name] = str(problem)
         except Exception as problem:  # the other cases must go on
             logger.exception("%s failed", pair.name)
-            failures[pair.name] = f"{type(problem).__name__}: {problem}"
+            reason = f"{type(problem).__name__}: {problem}"
+            failures[pair.name] = str(shortage(problem) or reason)
         with writing(folder):
             write_durably(folder / CASES_CSV, cases_csv(scores))
     result = Evaluation(tuple(scores), failures, summarise(scores), folder)

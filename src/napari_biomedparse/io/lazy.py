@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +15,14 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.errors import FormatError, VolumeError
+from napari_biomedparse.errors import (
+    BiomedParseError,
+    FormatError,
+    VolumeError,
+    check_shortage,
+)
 from napari_biomedparse.io.guards.bounds import MAX_BLOCKS, check_blocks
+from napari_biomedparse.io.scratch import scratch_file, scratching
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptSet
@@ -62,9 +69,10 @@ def lazy_array(
         index = tuple(slice(int(start), int(stop)) for start, stop in where)
         try:
             return np.asarray(read(index))
-        except (FormatError, MemoryError):
+        except (BiomedParseError, MemoryError):
             raise
         except Exception as error:  # codecs may raise anything
+            check_shortage(error)
             first = ", ".join(str(part.start) for part in index)
             advice = (
                 "The disk may be unavailable, or permissions may have changed: restore "
@@ -122,10 +130,10 @@ def in_order(labels: ArrayLike, folder: Path) -> Iterator[npt.NDArray[Any]]:
     if array.numblocks[0] == 1 and array.npartitions > 1:
         import dask.array as da
 
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".biomedparse-") as spool:
-            copy = np.lib.format.open_memmap(
-                Path(spool) / "labels.npy", "w+", dtype=array.dtype, shape=array.shape
-            )
+        with tempfile.TemporaryFile(dir=folder) as file:  # goes with this process
+            if hasattr(os, "posix_fallocate"):  # else a full disk would end it
+                os.posix_fallocate(file.fileno(), 0, max(1, array.nbytes))
+            copy = np.memmap(file, array.dtype, "w+", shape=array.shape)
             blocks = da.core.slices_from_chunks(array.chunks)  # type: ignore[no-untyped-call]
             for index in blocks:
                 copy[index] = array[index].compute()
@@ -175,7 +183,8 @@ def can_spool(data: ArrayLike, size: int) -> bool:
     """
     if not hasattr(data, "dask") or size > SPOOL_BYTES:
         return False
-    return shutil.disk_usage(tempfile.gettempdir()).free > 2 * size
+    with scratching():
+        return shutil.disk_usage(tempfile.gettempdir()).free > 2 * size
 
 
 def spool(
@@ -193,14 +202,15 @@ def spool(
     ]
     plane = tuple(size for i, size in enumerate(data.shape) if i != axis)
     dtype = np.dtype(data.dtype)
-    with tempfile.TemporaryFile(prefix="napari-biomedparse-") as file:
+    with scratch_file() as file:
         columns = list(product(*others))
         for column in columns:
             where: list[slice] = list(column)
             where.insert(axis, slice(start, stop))
             part = np.moveaxis(np.asarray(data[tuple(where)]), axis, 0)
-            file.write(np.ascontiguousarray(part).data)
-        file.flush()
+            with scratching():
+                file.write(np.ascontiguousarray(part).data)
+                file.flush()
         for first in range(start, stop, thickness):
             last = min(first + thickness, stop)
             slab = np.empty((last - first, *plane), dtype)

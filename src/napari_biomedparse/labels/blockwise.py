@@ -36,6 +36,8 @@ def split_blockwise(
     instances: Any,
     block: Sequence[int],
     minimum_size: int = 0,
+    *,
+    after: int | None = None,
 ) -> int:
     """Split labels into instances without holding the whole volume in memory.
 
@@ -45,7 +47,9 @@ def split_blockwise(
         Label ids, and label ids at the boundaries of instances; on disk.
     components, instances : writable array [Z, Y, X]
         uint32; scratch space, and the result. Instances are numbered from 1 by their
-        first voxel, in the order of blocks and of voxels within a block.
+        first voxel, in the order of blocks and of voxels within a block, or, if `after`
+        is given, from the number after it in the order of voxels, as
+        `split_instances` does.
     block : sequence of three int
         Shape of a block, whole chunks of the writable arrays.
     minimum_size : int
@@ -54,7 +58,7 @@ def split_blockwise(
     Returns
     -------
     int
-        Number of instances.
+        Number of the last instance.
 
     Raises
     ------
@@ -62,7 +66,7 @@ def split_blockwise(
         If there are more than 2**32 - 1 components.
     """
     shape = tuple(labels.shape)
-    count = 0
+    count, begun = 0, [np.full(1, -1)]
     for window in windows_of(shape, block):
         found = label_components(_interior(labels, edges, window)).astype(np.int64)
         parts = int(found.max(initial=0))
@@ -71,9 +75,12 @@ def split_blockwise(
                 "The labels consist of more than 4294967295 components, too many to "
                 "number; raise the existence threshold, or do not split instances."
             )
+        if after is not None:
+            begun.append(_first_voxels(found, window, shape))
         components[window] = np.where(found > 0, found + count, 0).astype(np.uint32)
         count += parts
-    numbers = _merge(labels, components, block, count)
+    first = np.arange(count + 1) if after is None else np.concatenate(begun)
+    numbers = _merge(labels, components, block, first)
 
     def grown(window: Window) -> npt.NDArray[np.uint32]:
         wide, inner = _widen(window, shape)
@@ -81,17 +88,33 @@ def split_blockwise(
         return np.where(np.asarray(labels[window]) > 0, own, np.uint32(0))
 
     total = int(numbers.max(initial=0))
-    if minimum_size <= 1:
+    kept = np.arange(total + 1)
+    if minimum_size > 1:
+        sizes = np.zeros(total + 1, np.int64)
         for window in windows_of(shape, block):
-            instances[window] = grown(window)
-        return total
-    sizes = np.zeros(total + 1, np.int64)
+            sizes += np.bincount(grown(window).ravel(), minlength=total + 1)
+        kept = kept_numbers(sizes, minimum_size).astype(np.int64)
+    kept[kept > 0] += after or 0
     for window in windows_of(shape, block):
-        sizes += np.bincount(grown(window).ravel(), minlength=total + 1)
-    kept = kept_numbers(sizes, minimum_size).astype(np.uint32)
-    for window in windows_of(shape, block):
-        instances[window] = kept[grown(window)]
-    return int(kept.max(initial=0))
+        instances[window] = kept.astype(np.uint32)[grown(window)]
+    return int(kept.max(initial=0)) or after or 0
+
+
+class Inner:
+    """A volume in an array that has more axes before its own."""
+
+    def __init__(self, array: Any, at: tuple[int, ...]) -> None:
+        self._array, self._at = array, at
+        self.shape: tuple[int, ...] = tuple(array.shape[len(at) :])
+        self.dtype: np.dtype[Any] = array.dtype
+
+    def __getitem__(self, where: Window) -> npt.NDArray[Any]:
+        """Read a part."""
+        return np.asarray(self._array[(*self._at, *where)])
+
+    def __setitem__(self, where: Window, values: npt.NDArray[Any]) -> None:
+        """Write a part."""
+        self._array[(*self._at, *where)] = values
 
 
 def block_shape(chunks: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
@@ -104,9 +127,15 @@ def block_shape(chunks: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _merge(
-    labels: ArrayLike, components: Any, block: Sequence[int], count: int
+    labels: ArrayLike,
+    components: Any,
+    block: Sequence[int],
+    begun: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.uint32]:
-    """Return the instance of each component, merged at the faces between blocks."""
+    """Return the instance of each component, merged at the faces between blocks.
+
+    Instances are in the order of what `begun` says of their components.
+    """
     pairs = [np.zeros((0, 2), np.int64)]
     shape = tuple(labels.shape)
     for window in windows_of(shape, block):
@@ -124,14 +153,31 @@ def _merge(
             pairs.append(np.unique(face[:, touch].astype(np.int64), axis=1).T)
     first, second = np.concatenate(pairs).T
     graph = coo_array(
-        (np.ones(len(first), bool), (first, second)), shape=(count + 1, count + 1)
+        (np.ones(len(first), bool), (first, second)), shape=(len(begun), len(begun))
     )
-    _, group = connected_components(graph, directed=False)
-    # Number the groups by their first component; the background stays 0.
-    _, begin, group = np.unique(group, return_index=True, return_inverse=True)
-    order = np.empty(len(begin), np.uint32)
-    order[np.argsort(begin)] = np.arange(len(begin), dtype=np.uint32)
-    return order[group]
+    number, group = connected_components(graph, directed=False)
+    # The background, which begins before everything, stays 0.
+    begin = np.full(number, np.iinfo(np.int64).max)
+    np.minimum.at(begin, group, begun)
+    order = np.empty(number, np.uint32)
+    order[np.argsort(begin)] = np.arange(number, dtype=np.uint32)
+    found: npt.NDArray[np.uint32] = order[group]
+    return found
+
+
+def _first_voxels(
+    components: npt.NDArray[np.int64], window: Window, shape: Sequence[int]
+) -> npt.NDArray[np.int64]:
+    """Return the place in the volume of the first voxel of each component.
+
+    They are numbered by it, so that a voxel is one if it exceeds all before.
+    """
+    flat = components.ravel()
+    before = np.maximum.accumulate(np.append(np.zeros(1, flat.dtype), flat[:-1]))
+    at = np.unravel_index(np.flatnonzero(flat > before), components.shape)
+    places = [i + w.start for i, w in zip(at, window, strict=True)]
+    first: npt.NDArray[np.int64] = np.ravel_multi_index(places, shape)
+    return first
 
 
 def _interior(labels: ArrayLike, edges: ArrayLike, window: Window) -> npt.NDArray[Any]:

@@ -13,7 +13,10 @@ from pathlib import Path
 import torch
 from torch.torch_version import TorchVersion
 
-from napari_biomedparse.errors import CheckpointError
+from napari_biomedparse.errors import (
+    CheckpointError,
+    check_shortage,
+)
 
 SAFE_TORCH = "2.10"
 """Earlier weights-only unpicklers had holes (CVE-2025-32434, CVE-2026-24747)."""
@@ -79,6 +82,7 @@ def read_pickled(path: Path, head: bytes) -> object:
     except pickle.UnpicklingError as error:
         raise _unsafe(path, str(error)) from error
     except Exception as error:  # a damaged file can fail in any way
+        check_shortage(error, memory=False)
         reason = str(error).partition("\n")[0]
         raise CheckpointError(
             f"{path} cannot be read as a PyTorch checkpoint: it is damaged, incomplete "

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from napari_biomedparse.engine.engine import SlicePrediction
 from napari_biomedparse.errors import OptionError
+from napari_biomedparse.io.scratch import scratch_folder
 from napari_biomedparse.pipeline.loop import Predicted, label_slices, predict_slices
 from napari_biomedparse.pipeline.plan import spans
 
@@ -45,10 +44,8 @@ class ScoreStore:
     def __init__(self, plan: RunPlan, most_bytes: int = MOST_BYTES) -> None:
         self.plan = plan
         self.most_bytes = most_bytes
-        self._folder = Path(tempfile.mkdtemp(prefix="napari-biomedparse-scores-"))
-        self._close = weakref.finalize(
-            self, shutil.rmtree, self._folder, ignore_errors=True
-        )
+        self._folder, remove = scratch_folder()
+        self._close = weakref.finalize(self, remove)
         self._sizes: dict[int, int] = {}
         self._existence: dict[int, Tensor] = {}
 

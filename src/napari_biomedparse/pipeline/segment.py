@@ -7,8 +7,6 @@ one volume as they finish, `segment_lazy` computes them when they are needed.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -25,6 +23,8 @@ from dask.delayed import delayed
 
 from napari_biomedparse.data.results import Segmentation
 from napari_biomedparse.engine.engine import Engine
+from napari_biomedparse.io.scratch import scratch_folder, scratching
+from napari_biomedparse.labels.blockwise import Inner, block_shape, split_blockwise
 from napari_biomedparse.labels.instances import split_instances
 from napari_biomedparse.networks.network import Network
 from napari_biomedparse.networks.weights import (
@@ -273,21 +273,20 @@ class Collector:
         labels, here = self._labels[-1], (at,) if self._series else ()
         edges = self._new(plan) if plan.instances else None
         for done in slices:
-            labels[(*here, ..., *done.where)] = done.labels
             self._existence[:, at, done.start : done.stop] = done.existence
-            if edges is not None:
-                edges[(..., *done.where)] = done.edges
+            with scratching():
+                labels[(*here, ..., *done.where)] = done.labels
+                if edges is not None:
+                    edges[(..., *done.where)] = done.edges
             yield done
         if edges is None:
             return
         if self._consensus:
             self._edges.append(edges)
             return
-        found = self._split(labels[here or ...], edges[...])
-        if self._series:
-            self._instances[at] = found
-        else:
-            self._instances = found
+        if not self._series:
+            self._instances = self._new(plan, np.int32)
+        self._split(labels, edges, self._instances, here)
 
     def result(self, model: str, precision: str) -> Segmentation:
         """Combine what was kept; `model` and `precision` are for the parameters."""
@@ -296,7 +295,8 @@ class Collector:
         if self._consensus:
             labels = self._vote(self._labels)
             if self._edges:
-                instances = self._split(labels[...], self._vote(self._edges)[...])
+                instances = self._new(self._plan, np.int32)
+                self._split(labels, self._vote(self._edges), instances)
         elif not self._series:
             existence = existence[:, 0]
         labels, instances = _lazy(labels), _lazy(instances)
@@ -315,9 +315,22 @@ class Collector:
             instances=instances,
         )
 
-    def _split(self, labels: Any, edges: Any) -> npt.NDArray[np.int32]:
+    def _split(
+        self, labels: Any, edges: Any, instances: Any, at: tuple[int, ...] = ()
+    ) -> None:
+        """Split labels into instances, at a time point; block by block on disk."""
         size = self._plan.options.minimum_size
-        return split_instances(np.asarray(labels), np.asarray(edges), size)
+        if self._in_memory:
+            instances[at] = split_instances(labels[at], edges, size)
+            return
+        count, shape = 0, edges.shape[-3:]
+        block = block_shape(edges.chunks[-3:], shape)
+        components = temporary_array(shape, edges.chunks[-3:], np.dtype(np.uint32))
+        with scratching():
+            for prompt in np.ndindex(edges.shape[:-3]):  # of separate labels
+                parts = (Inner(labels, at + prompt), Inner(edges, prompt), components)
+                target = Inner(instances, at + prompt)
+                count = split_blockwise(*parts, target, block, size, after=count)
 
     def _new(self, plan: RunPlan, dtype: Any = None, *, over_time: bool = False) -> Any:
         """Make an array of zeros for labels, on disk in chunks that suit its writer."""
@@ -361,11 +374,12 @@ def temporary_array(
     shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype[Any]
 ) -> zarr.Array[Any]:
     """Make a Zarr array of zeros in a temporary folder that lives as long as it."""
-    folder = tempfile.mkdtemp(prefix="napari-biomedparse-")
-    array = zarr.create_array(
-        store=folder, shape=shape, chunks=chunks, dtype=dtype, fill_value=0
-    )
-    weakref.finalize(array, shutil.rmtree, folder, ignore_errors=True)
+    folder, remove = scratch_folder()
+    with scratching():
+        array = zarr.create_array(
+            store=folder, shape=shape, chunks=chunks, dtype=dtype, fill_value=0
+        )
+    weakref.finalize(array, remove)
     return array
 
 

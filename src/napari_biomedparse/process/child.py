@@ -7,11 +7,9 @@ import json
 import logging
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -27,7 +25,13 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import numpy as np
 
 from napari_biomedparse.data.volume import Volume, as_volume
-from napari_biomedparse.errors import BiomedParseError, FormatError, WorkerError
+from napari_biomedparse.errors import (
+    BiomedParseError,
+    FormatError,
+    WorkerError,
+    shortage,
+)
+from napari_biomedparse.io.scratch import scratch_folder
 from napari_biomedparse.process.channel import Channel
 from napari_biomedparse.process.messages import (
     Cancel,
@@ -159,11 +163,10 @@ class Process:
 
     def __init__(self, command: Sequence[str]) -> None:
         # Its temporary files are removed here, as it may be killed at any time.
-        folder = tempfile.mkdtemp(prefix="napari-biomedparse-")
-        self._forget_files = weakref.finalize(
-            self, shutil.rmtree, folder, ignore_errors=True
-        )
-        environment = {**os.environ, "TMPDIR": folder, "TEMP": folder, "TMP": folder}
+        folder, remove = scratch_folder()
+        self._forget_files = weakref.finalize(self, remove)
+        place = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
+        environment = {**os.environ, **place}
         environment.pop("PYTHONPATH", None)
         self._kills = _out_of_memory_kills()
         ours, theirs = Pipe()
@@ -462,7 +465,7 @@ def _start(work: Any, name: str) -> threading.Thread:
 def _reading_error(volume: Volume, error: Exception) -> BiomedParseError:
     if isinstance(error, BiomedParseError):
         return error
-    return FormatError(
+    return shortage(error) or FormatError(
         f"{volume.source or volume.name} cannot be read ({type(error).__name__}: "
         f"{error}). The file may be damaged or have moved; check it."
     )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.errors import BiomedParseError, Cancelled, WorkerError
+from napari_biomedparse.errors import BiomedParseError, Cancelled, WorkerError, shortage
 from napari_biomedparse.process.messages import (
     Cancel,
     Control,
@@ -160,7 +160,8 @@ def _outcome(run: WorkerRun, work: Work) -> Done | Failed:
         if not run.cancelled:
             logger.exception("A run failed")
             return Failed(
-                WorkerError(
+                shortage(error)
+                or WorkerError(
                     f"The network failed: {type(error).__name__}: {error}. This is "
                     "most likely a bug in napari-biomedparse; please report it."
                 )

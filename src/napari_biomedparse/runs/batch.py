@@ -18,6 +18,7 @@ from napari_biomedparse.errors import (
     FormatError,
     OutputError,
     PromptError,
+    shortage,
 )
 from napari_biomedparse.io import open_file
 from napari_biomedparse.io.durable import check_place, write_durably, writing, written
@@ -152,7 +153,7 @@ def segment_files(
             error = str(problem)
         except Exception as problem:  # the other files are still to be done
             logger.exception("%s failed", file)
-            error = f"{type(problem).__name__}: {problem}"
+            error = str(shortage(problem) or f"{type(problem).__name__}: {problem}")
         status, seconds = "failed" if error else status, time.monotonic() - begun
         outcomes.append(FileOutcome(file, status, seconds, run, error))
         with writing(folder):

@@ -38,6 +38,7 @@ from napari_biomedparse.errors import (
     OptionError,
     OutputError,
     WorkerError,
+    needs_extra,
 )
 from napari_biomedparse.networks.weights import load_model, model_identity
 from napari_biomedparse.runs.blocks import (
@@ -142,10 +143,11 @@ def connect(
     elif scheduler is not None:
         try:
             client = Client(scheduler, set_as_default=False)
-        except (OSError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:  # TypeError: no certificate
             raise WorkerError(
                 f"No scheduler responds at {scheduler} ({error}); start one with: dask "
-                "scheduler"
+                "scheduler. One with TLS (tls://) also needs the certificates in "
+                "dask's configuration, distributed.comm.tls."
             ) from error
         with client:
             yield client
@@ -156,13 +158,16 @@ def connect(
 
 def _local_client(workers: int | None) -> Iterator[Client]:
     """Provide a client of a cluster in processes on this machine."""
-    cluster = LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        memory_limit=0,
-        dashboard_address="127.0.0.1:0",  # any port that is free
-        silence_logs=logging.ERROR,
-    )
+    routes = {f"distributed.{who}.http.routes": [] for who in ("scheduler", "worker")}
+    with needs_extra("cluster", "Local workers"), dask.config.set(routes):
+        cluster = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=0,
+            dashboard_address="127.0.0.1:0",  # any port that is free
+            silence_logs=logging.ERROR,
+            security=True,  # or every user of this machine could have it run code
+        )
     client = Client(cluster, set_as_default=False)
 
     def close() -> None:

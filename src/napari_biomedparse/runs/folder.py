@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
-from napari_biomedparse.errors import FormatError, OutputError
+from napari_biomedparse.errors import FormatError, OutputError, check_shortage
 from napari_biomedparse.io.durable import (
     PARTIAL,
     is_zarr,
@@ -178,7 +178,8 @@ def _whole_blocks(folder: Path, part: Manifest) -> list[Block]:
         store = _store(folder / LABELS, part)
         if objects and part.sealed and part.sealed != seal(folder, part):
             return []
-    except Exception:  # a damaged chunk fails as its codec likes
+    except Exception as error:  # a damaged chunk fails as its codec likes
+        check_shortage(error)
         return []
     # Edges, with which earlier versions summed labels up, are gone.
     return [
@@ -211,6 +212,7 @@ def is_whole(block: Block, stores: list[LabelStore]) -> bool:
     try:
         parts = [s.as_written(block.start, block.stop, block.edits) for s in stores]
     except Exception as error:  # a damaged chunk fails as its codec likes
+        check_shortage(error)
         logger.info("%s: block %d: %s", stores, block.start, error)
         return False
     if block.written:

@@ -23,6 +23,7 @@ from napari_biomedparse.errors import (
     DeviceError,
     FormatError,
     OptionError,
+    check_shortage,
 )
 from napari_biomedparse.io.lazy import can_spool, chunk_thickness, spool
 from napari_biomedparse.slicing.geometry import (
@@ -220,6 +221,7 @@ def explained(volume: Volume, start: int, stop: int) -> Iterator[None]:
             f"{volume.source or volume.name}; close other programs and try again."
         ) from error
     except Exception as error:
+        check_shortage(error)
         raise FormatError(
             f"{volume.source or volume.name}: slices {start} to {stop - 1} cannot be "
             f"read ({type(error).__name__}: {error}). The file may be damaged or "

@@ -18,7 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.data.prompts import parse_prompts
-from napari_biomedparse.errors import BiomedParseError, FormatError, PromptError
+from napari_biomedparse.errors import (
+    BiomedParseError,
+    FormatError,
+    PromptError,
+    check_shortage,
+)
 from napari_biomedparse.io import open_file, open_labels, open_volume
 from napari_biomedparse.io.durable import write_durably
 from napari_biomedparse.io.identity import identify
@@ -109,6 +114,7 @@ def load_cases(
         except BiomedParseError as error:
             problems.append(f"{pair.name}: {error}")
         except Exception as error:  # codecs report damage in any way
+            check_shortage(error)
             logger.debug("%s", pair.name, exc_info=True)
             problems.append(f"{pair.image}: {type(error).__name__}: {error}")
     refuse_problems(problems, len(pairs))

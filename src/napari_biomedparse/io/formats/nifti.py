@@ -20,7 +20,11 @@ import numpy.typing as npt
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
 from napari_biomedparse.data.volume import Volume
-from napari_biomedparse.errors import FormatError, OptionError
+from napari_biomedparse.errors import (
+    FormatError,
+    OptionError,
+    check_shortage,
+)
 from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
 from napari_biomedparse.io.durable import whole_or_nothing
 from napari_biomedparse.io.formats.units import PIXEL, to_millimeters, unit_name
@@ -80,6 +84,7 @@ def open_nifti(path: Path) -> Contents:
     except FormatError:
         raise
     except Exception as error:  # a damaged header can fail anywhere in nibabel
+        check_shortage(error, memory=False)
         raise FormatError(
             f"{path} is not a complete NIfTI file ({error}); copy it again from its "
             "source."

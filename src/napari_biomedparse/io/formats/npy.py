@@ -25,6 +25,7 @@ import numpy.typing as npt
 from napari_biomedparse.errors import FormatError
 from napari_biomedparse.io.guards.bounds import most_bytes
 from napari_biomedparse.io.lazy import BLOCK_BYTES, Index, lazy_array
+from napari_biomedparse.io.scratch import scratch_file, scratching
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.volume import ArrayLike
@@ -152,7 +153,8 @@ class NpyMember:
         with self._lock:
             if self._unpacked is None:
                 size = self._info.file_size
-                free = shutil.disk_usage(tempfile.gettempdir()).free
+                with scratching():
+                    free = shutil.disk_usage(tempfile.gettempdir()).free
                 if size > free:
                     raise FormatError(
                         f"{self.path}: the array {self.key!r} unpacks to "
@@ -160,9 +162,12 @@ class NpyMember:
                         f"{free / 2**30:.3g} GiB of free space. Free some, or set "
                         "TMPDIR to a folder that has more."
                     )
-                with tempfile.TemporaryFile(prefix="napari-biomedparse-") as file:
+                with scratch_file() as file:
                     with self._opened() as packed:
-                        shutil.copyfileobj(packed, file, 2**20)
+                        while part := packed.read(2**20):
+                            with scratching():
+                                file.write(part)
+                                file.flush()
                     if file.tell() != size:
                         raise self.fault("is cut short")
                     self._unpacked = np.memmap(file, np.uint8, "r")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import zarr
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY, label_colour
-from napari_biomedparse.errors import FormatError, OutputError
+from napari_biomedparse.errors import FormatError, OutputError, check_shortage
 from napari_biomedparse.io.durable import (
     atomic_write,
     is_zarr,
@@ -229,6 +229,7 @@ def open_levels(path: Path) -> tuple[SyncedStore, list[Any], Journal]:
         while f"s{len(levels)}" in group:
             levels.append(guarded(group[f"s{len(levels)}"], str(path)))
     except Exception as error:  # zarr may raise anything for a damaged group
+        check_shortage(error)
         raise _damaged(path, error) from error
     first = levels[0]
     return store, levels, Journal(path, first.shape, first.dtype, first.chunks)

@@ -24,7 +24,10 @@ import zarr
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet
 from napari_biomedparse.data.volume import ArrayLike, Volume
-from napari_biomedparse.errors import FormatError
+from napari_biomedparse.errors import (
+    FormatError,
+    check_shortage,
+)
 from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
 from napari_biomedparse.io.durable import whole_or_nothing
 from napari_biomedparse.io.formats.tiff_metadata import (
@@ -79,6 +82,7 @@ def open_tiff(path: Path) -> Contents:
     except FormatError:
         raise
     except Exception as error:  # so can a damaged page, later
+        check_shortage(error, memory=False)
         raise _damaged(path, error) from error
     if not contents.images and not contents.labels:
         raise FormatError(f"{path} contains no image; choose a TIFF with at least one.")
@@ -354,6 +358,7 @@ class _TiffSource:
         except FormatError:
             raise
         except Exception as error:  # a damaged directory can fail anywhere in tifffile
+            check_shortage(error, memory=False)
             raise _damaged(path, error) from error
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -14,7 +14,11 @@ import zarr
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
 from napari_biomedparse.data.volume import ArrayLike, Volume
-from napari_biomedparse.errors import FormatError, PromptError
+from napari_biomedparse.errors import (
+    FormatError,
+    PromptError,
+    check_shortage,
+)
 from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
 from napari_biomedparse.io.formats.units import PIXEL
 from napari_biomedparse.io.formats.zarr_metadata import (
@@ -65,6 +69,7 @@ def _open_node(path: Path, depth: int) -> Contents:
     except (FormatError, PromptError):
         raise
     except Exception as error:  # damaged metadata can fail anywhere in zarr
+        check_shortage(error, memory=False)
         raise FormatError(
             f"{path} has metadata that do not follow OME-Zarr ({error}); write it "
             "again, or open one of its arrays separately."
