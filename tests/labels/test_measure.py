@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dask.array as da
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, label
@@ -11,6 +12,7 @@ from napari_biomedparse.data.volume import Volume, as_volume
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.labels import blockwise
 from napari_biomedparse.labels.measure import (
+    components_of,
     measure_objects,
     measure_prompts,
     with_units,
@@ -186,3 +188,17 @@ def test_what_does_not_fit_is_refused() -> None:
     units = ("micrometer", "nanometer", "nanometer")
     with pytest.raises(VolumeError, match="one unit"):
         measure_objects(labels, on_grid(labels, (1.0, 1.0, 1.0), units=units))
+
+
+def test_components_on_disk_are_those_in_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("napari_biomedparse.labels.blockwise.BLOCK_VOXELS", 64)
+    labels = np.random.default_rng(0).integers(0, 3, (5, 12, 13)).astype(">u2")
+    lazy = da.from_array(labels, chunks=(2, 4, 4))
+    expected, names = components_of(labels, {1: "liver"})
+    found, same = components_of(
+        lazy, {1: "liver"}, lambda shape, _, dtype: np.zeros(shape, dtype)
+    )
+    np.testing.assert_array_equal(found, expected)
+    assert same == names

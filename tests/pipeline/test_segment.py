@@ -14,6 +14,7 @@ import pytest
 import zarr
 
 from napari_biomedparse.data.options import region_text
+from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.labels.instances import split_instances
@@ -232,6 +233,43 @@ def test_temporary_labels_go_with_the_result(
     assert len(list(tmp_path.glob("*/*"))) == 1
     del result
     assert not list(tmp_path.glob("*/*"))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"overlaps": "separate"},
+        {"minimum_size": 9},
+        {"axis": "x"},
+        {"consensus": True},
+        {"time": (0, 2)},
+    ],
+    ids=str,
+)
+def test_instances_on_disk_are_those_in_memory(
+    volume: Any, tiny_model: BiomedParse, how: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_biomedparse.labels.blockwise.BLOCK_VOXELS", 2000)
+    grey = volume[:3, :40, :30]
+    if "time" in how:
+        grey = Volume(
+            np.stack([grey, grey[::-1]]),
+            ("t", "z", "y", "x"),
+            (1.0,) * 4,
+            ("second", *("micrometer",) * 3),
+            (0.0,) * 4,
+            "series",
+        )
+    lazy = da.from_array(grey.data if "time" in how else grey, chunks=1)
+    lazy = replace(grey, data=lazy) if "time" in how else lazy
+    prompts = ["liver", "kidney"]
+    expected = segment(grey, prompts, tiny_model, instances=True, **how).instances
+    found = segment(lazy, prompts, tiny_model, instances=True, **how).instances
+    assert isinstance(found, da.Array)
+    assert found.dtype == expected.dtype
+    assert expected.max() > 1
+    np.testing.assert_array_equal(found, expected)
 
 
 PEAK_MEMORY = """

@@ -12,11 +12,11 @@ import pandas as pd
 from skimage.io import imsave
 
 from napari_biomedparse.data.results import Segmentation
+from napari_biomedparse.data.text import csv_text
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.evaluation.metrics import dice
 from napari_biomedparse.io import save_labels
 from napari_biomedparse.io.durable import check_place, write_durably, written
-from napari_biomedparse.io.text import csv_text
 from napari_biomedparse.labels.instances import label_components
 from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.report.drawing import blend

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import typer
 from rich.progress import Progress, TaskID
 
@@ -280,6 +281,8 @@ def save(
     """Write labels, or instances if there are any; one file per label volume."""
     found = result.labels if result.instances is None else result.instances
     prompts = replace(result.prompts, instance=result.instances is not None)
+    if prompts.instance and not isinstance(found, np.ndarray):
+        found = found.astype(np.min_scalar_type(int(found.max().compute())))
     separate = len(found.shape) > len(volume.grid)
     for at, output in enumerate(outputs):
         one = replace(prompts, prompts=prompts.prompts[at : at + 1], order=())

@@ -23,8 +23,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from napari_biomedparse.data.text import visible
 from napari_biomedparse.errors import BiomedParseError, OptionError, shortage
-from napari_biomedparse.io.text import visible
 from napari_biomedparse.report.findings import truncation_warning
 
 if TYPE_CHECKING:

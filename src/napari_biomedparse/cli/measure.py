@@ -18,7 +18,8 @@ from napari_biomedparse.cli._show import say
 from napari_biomedparse.data.volume import Volume, as_one_slice, without_singles
 from napari_biomedparse.io import open_image, open_volume
 from napari_biomedparse.io.durable import check_place
-from napari_biomedparse.io.files import open_labels, read_labels
+from napari_biomedparse.io.files import open_labels
+from napari_biomedparse.io.scratch import temporary_array
 
 
 def measure(
@@ -57,7 +58,7 @@ def measure(
     opened = open_labels(labels)
     found, prompts = opened.volume.data, dict(opened.texts)
     if not (instances or objects):
-        found, prompts = components_of(read_labels(opened), prompts)
+        found, prompts = components_of(found, prompts, temporary_array)
     table = measure_objects(found, volume, prompts=prompts)
     files = save_tables(table, output, overwrite=overwrite)
     names = " and ".join(map(str, files))

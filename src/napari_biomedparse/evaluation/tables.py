@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 
+from napari_biomedparse.data.text import csv_text
 from napari_biomedparse.evaluation.scores import METRICS, CaseScore, ClassLine
-from napari_biomedparse.io.text import csv_text
 
 ALL = "all cases"
 COSTS = ("seconds", "host_mib", "device_mib", "slices")

@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from uuid import uuid4
 
 from filelock import FileLock
 
 from napari_biomedparse.errors import OutputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import zarr
 
 _PREFIX = "napari-biomedparse-"
 
@@ -50,6 +54,21 @@ def scratch_folder() -> tuple[Path, Callable[[], object]]:
         folder = _root(os.getpid(), tempfile.gettempdir()) / uuid4().hex
         folder.mkdir(parents=True)  # a tidy system may have removed the empty root
     return folder, partial(shutil.rmtree, folder, ignore_errors=True)
+
+
+def temporary_array(
+    shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype[Any]
+) -> zarr.Array[Any]:
+    """Make a Zarr array of zeros in a temporary folder that lives as long as it."""
+    import zarr  # slow, and the process of the network needs a folder alone
+
+    folder, remove = scratch_folder()
+    with scratching():
+        array = zarr.create_array(
+            store=folder, shape=shape, chunks=chunks, dtype=dtype, fill_value=0
+        )
+    weakref.finalize(array, remove)
+    return array
 
 
 def remove_abandoned() -> None:

@@ -9,11 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.errors import VolumeError
+from napari_biomedparse.labels.blockwise import split_blockwise
 from napari_biomedparse.labels.instances import label_components
-from napari_biomedparse.labels.sums import owners_of, sum_objects
+from napari_biomedparse.labels.sums import (
+    native,
+    owners_of,
+    sum_objects,
+    window_shape,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import pandas as pd
 
@@ -166,14 +172,24 @@ def with_units(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def components_of(
-    labels: npt.NDArray[np.integer[Any]], texts: Mapping[int, str]
-) -> tuple[npt.NDArray[np.int32], dict[int, str]]:
+    labels: ArrayLike,
+    texts: Mapping[int, str],
+    new: Callable[[tuple[int, ...], tuple[int, ...], np.dtype[Any]], Any] | None = None,
+) -> tuple[Any, dict[int, str]]:
     """Give a number to each connected component of labels, to be measured by itself.
 
     `labels` are integers [Z, Y, X], `texts` the prompt of each. Returns components as
-    by `label_components`, and the prompt of each of them.
+    by `label_components`, and the prompt of each of them. With `new`, which makes an
+    array on disk of a shape, chunks and a type, they are found block by block.
     """
-    components = label_components(labels)
+    shape, count = tuple(labels.shape), np.dtype(np.uint32)
+    if new is None:
+        components: Any = label_components(native(labels))
+    else:
+        block = window_shape(labels)
+        spare, components = (new(shape, block, count) for _ in range(2))
+        edges = np.broadcast_to(np.uint8(0), shape)
+        split_blockwise(labels, edges, spare, components, block, after=0)
     owners = owners_of(components, labels)
     return components, {n: texts.get(label, str(label)) for n, label in owners.items()}
 

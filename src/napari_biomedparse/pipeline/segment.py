@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -23,7 +22,7 @@ from dask.delayed import delayed
 
 from napari_biomedparse.data.results import Segmentation
 from napari_biomedparse.engine.engine import Engine
-from napari_biomedparse.io.scratch import scratch_folder, scratching
+from napari_biomedparse.io.scratch import scratching, temporary_array
 from napari_biomedparse.labels.blockwise import Inner, block_shape, split_blockwise
 from napari_biomedparse.labels.instances import split_instances
 from napari_biomedparse.networks.network import Network
@@ -368,19 +367,6 @@ def collect(
     for _ in sink.keep(Part(0, None, plan), slices):
         pass
     return sink.result(model, precision)
-
-
-def temporary_array(
-    shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype[Any]
-) -> zarr.Array[Any]:
-    """Make a Zarr array of zeros in a temporary folder that lives as long as it."""
-    folder, remove = scratch_folder()
-    with scratching():
-        array = zarr.create_array(
-            store=folder, shape=shape, chunks=chunks, dtype=dtype, fill_value=0
-        )
-    weakref.finalize(array, remove)
-    return array
 
 
 def _lazy(array: Any) -> Any:

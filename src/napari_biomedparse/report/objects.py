@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_biomedparse.data.text import csv_text
 from napari_biomedparse.io.durable import check_place, write_durably, written
-from napari_biomedparse.io.text import csv_text
 from napari_biomedparse.labels.measure import (
     components_of,
     measure_objects,

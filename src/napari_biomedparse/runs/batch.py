@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Unpack
 
 import numpy as np
 
+from napari_biomedparse.data.text import csv_text
 from napari_biomedparse.errors import (
     BiomedParseError,
     Cancelled,
@@ -23,7 +24,6 @@ from napari_biomedparse.errors import (
 from napari_biomedparse.io import open_file
 from napari_biomedparse.io.durable import check_place, write_durably, writing, written
 from napari_biomedparse.io.inputs import find_files, folder_names
-from napari_biomedparse.io.text import csv_text
 from napari_biomedparse.networks.weights import load_model, model_or_default
 from napari_biomedparse.pipeline.plan import merge_options
 from napari_biomedparse.runs.folder import LOCK, Run

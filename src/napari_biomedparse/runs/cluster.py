@@ -158,7 +158,9 @@ def connect(
 
 def _local_client(workers: int | None) -> Iterator[Client]:
     """Provide a client of a cluster in processes on this machine."""
-    routes = {f"distributed.{who}.http.routes": [] for who in ("scheduler", "worker")}
+    routes: dict[str, list[str]] = {
+        f"distributed.{who}.http.routes": [] for who in ("scheduler", "worker")
+    }
     with needs_extra("cluster", "Local workers"), dask.config.set(routes):
         cluster = LocalCluster(
             n_workers=workers,

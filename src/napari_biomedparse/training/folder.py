@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_biomedparse.data.text import csv_text
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.io.durable import write_durably
-from napari_biomedparse.io.text import csv_text
 from napari_biomedparse.networks.catalogue import MODELS
 from napari_biomedparse.networks.checkpoint import read_checkpoint
 from napari_biomedparse.networks.weights import model_identity

@@ -23,6 +23,7 @@ import tifffile
 import zarr
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet
+from napari_biomedparse.data.text import NOT_XML, visible
 from napari_biomedparse.data.volume import ArrayLike, Volume
 from napari_biomedparse.errors import (
     FormatError,
@@ -53,7 +54,6 @@ from napari_biomedparse.io.lazy import (
     label_dtype,
     lazy_array,
 )
-from napari_biomedparse.io.text import NOT_XML, visible
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from napari_biomedparse.io.text import NOT_XML, csv_text, visible
+from napari_biomedparse.data.text import NOT_XML, csv_text, visible
 
 
 @pytest.mark.parametrize(
