@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from napari_biomedparse.data.options import USUAL_BATCH
-from napari_biomedparse.engine import engine as engine_module
+from napari_biomedparse.engine import devices, engine as engine_module
 from napari_biomedparse.engine.engine import (
     FREE_SHARE,
     MOST_SLICES,
@@ -27,6 +30,7 @@ from napari_biomedparse.networks.config import TINY
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.networks.v2.mask_decoder import ImageFeatures
 from napari_biomedparse.networks.weights import load_model, model_identity
+from napari_biomedparse.pipeline.segment import segment
 
 
 @pytest.fixture
@@ -477,3 +481,38 @@ def test_neighbours_belong_to_the_key() -> None:
     for slices in (_slice(1), other, _slice(1)):
         cache.get(slices, _encoder(calls))
     assert calls == [1, 1]
+
+
+def _fork(work: Callable[[], object]) -> str:
+    """Do work in a forked process; return the message of its `DeviceError`."""
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            work()
+            os.write(write, b"done")
+        except DeviceError as error:
+            os.write(write, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        return pipe.read()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_forked_after_a_run_is_told_to_spawn(
+    tiny_model: BiomedParse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(tiny_model)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert "get_context('spawn')" in _fork(lambda: engine.encode_prompts(["a"]))
+    image = np.zeros((1, 8, 8), np.uint8)
+    assert "get_context('spawn')" in _fork(lambda: segment(image, "a", "tiny"))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert _fork(lambda: Engine(tiny_model)) == "done"
+    assert "get_context('spawn')" in _fork(lambda: engine.encode_prompts(["a"]))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(devices, "_USERS", set())
+    assert _fork(lambda: Engine(tiny_model)) == "done"

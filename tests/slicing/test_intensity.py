@@ -41,6 +41,45 @@ def test_ct_windows(modality: str, low: int, high: int) -> None:
     assert intensity.hint == ""
 
 
+@pytest.mark.parametrize("dtype", ["i2", "i4", "i8", "f4", "f8"])
+def test_equal_voxels_get_the_same_hint(dtype: str) -> None:
+    voxels = np.full((4, 20, 20), -1000)
+    voxels[:, 5:15, 5:15] = 40
+    assert "CT window" in choose_intensity(voxels.astype(dtype)).hint
+    assert "CT window" in choose_intensity(voxels.astype("f4") + np.float32(0.3)).hint
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "g", "i1", "i8", "u8"])
+@pytest.mark.filterwarnings("error")
+def test_values_as_far_apart_as_their_type_allows(dtype: str) -> None:
+    limits: Any = np.iinfo(dtype) if dtype[0] in "iu" else np.finfo(dtype)
+    voxels = np.full((3, 8, 8), limits.min, dtype)
+    voxels[:, ::2] = limits.max
+    if dtype == "g":
+        voxels = np.where(voxels > 0, np.finfo("f8").max, np.finfo("f8").min).astype(
+            "g"
+        )
+        voxels[0, 0, 0] = limits.max  # becomes infinite
+    chosen = choose_intensity(voxels)
+    mapped = chosen.apply(voxels)
+    assert mapped[0, 1, 1] == 0
+    assert mapped[0, 2, 1] == 255
+    voxels = np.zeros((3, 8, 8), dtype)
+    voxels[1, 1, 1] = limits.max  # percentiles are equal
+    mapped = choose_intensity(voxels).apply(voxels)
+    assert (mapped[1, 1, 1], mapped[0, 0, 0]) == (255, 0)
+    assert not choose_intensity(np.full((3, 8, 8), 7, dtype)).apply(voxels)[0].any()
+
+
+def test_infinite_and_missing_values_beside_large_ones() -> None:
+    voxels = np.full((3, 8, 8), -1.7e308)
+    voxels[0], voxels[1, 0], voxels[1, 1] = 1.7e308, np.inf, -np.inf
+    voxels[1, 2] = np.nan
+    mapped = choose_intensity(voxels).apply(voxels)
+    assert mapped[0].min() == mapped[1, 0].min() == 255
+    assert mapped[1, 1:].max() == mapped[2].max() == 0
+
+
 def test_a_ct_window_on_unsigned_numbers_gets_a_hint() -> None:
     intensity = choose_intensity(np.zeros((1, 2, 2), np.uint16), "ct")
     assert intensity.low == -160

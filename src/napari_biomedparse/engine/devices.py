@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -9,7 +10,26 @@ import torch
 
 from napari_biomedparse.errors import DeviceError
 
+_USERS: set[int] = set()
+"""Processes that computed: this one, and one that it was forked from."""
 PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+def check_not_forked(made_in: int | None = None) -> None:
+    """Raise `DeviceError` in a process that was forked from one that computed.
+
+    Threads are not copied by a fork, and torch would wait for them for ever; so would
+    an engine for its own, if it was made in another process.
+    """
+    pid = os.getpid()
+    alone = torch.get_num_threads() == 1 and made_in in (None, pid)
+    if _USERS and pid not in _USERS and not alone:
+        raise DeviceError(
+            "This process was forked from one that had segmented before, where PyTorch "
+            "would wait for ever. Start processes by spawning, as with "
+            "multiprocessing.get_context('spawn')."
+        )
+    _USERS.add(pid)
 
 
 def find_device(name: str) -> torch.device:

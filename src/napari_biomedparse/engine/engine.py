@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from napari_biomedparse.data.options import USUAL_BATCH
 from napari_biomedparse.engine.devices import (
     SingleThreads,
+    check_not_forked,
     find_device,
     find_precision,
     free_memory,
@@ -89,6 +91,8 @@ class Engine:
         precision: str = "auto",
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
+        self._process = os.getpid()
+        check_not_forked()
         self.device = find_device(device)
         self.dtype = find_precision(precision, self.device)
         self.model = model
@@ -119,6 +123,7 @@ class Engine:
         float32 Tensor [P, T, C]
             Padded with zero vectors to the longest prompt of this call.
         """
+        check_not_forked(self._process)
         return torch.nn.utils.rnn.pad_sequence(
             [self._encode(text) for text in texts], batch_first=True
         )
@@ -149,6 +154,7 @@ class Engine:
         DeviceError
             If the device has too little memory for one slice and one prompt.
         """
+        check_not_forked(self._process)
         remember = remember and len(slices) == 1
         while True:
             try:

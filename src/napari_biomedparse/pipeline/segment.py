@@ -21,6 +21,7 @@ import zarr
 from dask.delayed import delayed
 
 from napari_biomedparse.data.results import Segmentation
+from napari_biomedparse.engine.devices import check_not_forked
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.io.scratch import scratching, temporary_array
 from napari_biomedparse.labels.blockwise import Inner, block_shape, split_blockwise
@@ -227,6 +228,7 @@ def make_engine(model: Model | None, device: str, options: SegmentOptions) -> En
     """Return an engine around a model, which is loaded if it is a name or a path."""
     if isinstance(model, Engine):
         return model
+    check_not_forked()
     if not isinstance(model, Network):
         model = load_model(model_or_default(model))
     return Engine(model, device, seed=options.seed)

@@ -26,6 +26,7 @@ from napari_biomedparse.data.volume import (
     has_time_points,
     stacked,
 )
+from napari_biomedparse.engine.devices import check_not_forked
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import OptionError, needs_extra
 from napari_biomedparse.io import open_image, open_volume
@@ -250,6 +251,7 @@ def do_request(
         )
     network: Any = request.model
     if isinstance(network, str | os.PathLike):
+        check_not_forked()
         network = load_model(network)
     # A run sees each slice once: remembered features would only take room.
     engine = Engine(network, local, seed=request.options.seed, cache_bytes=0)

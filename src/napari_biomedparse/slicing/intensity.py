@@ -7,6 +7,7 @@ preparation of the training data (CVPR 2025 text-guided segmentation challenge).
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,8 +27,8 @@ SAMPLE_VOXELS = 2**24
 """Up to this size percentiles are exact; of larger volumes a sample of it is read."""
 SAMPLE_SLABS = 8
 """Places along an axis from which a large volume is sampled."""
-HOUNSFIELD_HINT = -500
-"""Integers below this value occur in CT and hardly anywhere else."""
+HOUNSFIELD_HINT = (-10_000, -500)
+"""Values between these occur in CT and hardly anywhere else."""
 UNSIGNED_HINT = (
     "The voxels are unsigned numbers, which Hounsfield units are not; if an offset "
     "such as 1024 was added to them, subtract it first."
@@ -75,11 +76,16 @@ class Intensity:
         return mapped
 
     def _rescaled(self, plane: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-        values = plane.astype(np.float64)
+        with np.errstate(over="ignore"):  # of longer floating-point numbers
+            values = plane.astype(np.float64)
         np.nan_to_num(values, copy=False, nan=self.low)
         np.clip(values, self.low, self.high, out=values)
-        values -= self.low
-        values /= self.high - self.low
+        low, high = self.low, self.high
+        if not math.isfinite(high - low):
+            low, high = low / 2, high / 2
+            values /= 2
+        values -= low
+        values /= high - low
         values *= 255
         return np.rint(values, out=values).astype(np.uint8)
 
@@ -155,19 +161,24 @@ def _spread(data: ArrayLike, dtype: np.dtype[Any]) -> Intensity:
     """Choose the range from percentiles of the data."""
     values = _sample(data)
     sampled = hashlib.sha256(values.data).hexdigest()[:16]
+    with np.errstate(over="ignore"):
+        factor = 1.0 if np.isfinite(np.ptp(values)) else 0.25
+    if factor != 1.0:  # else the distance between two values would overflow
+        values *= factor
     low, high = (
-        float(v) for v in np.percentile(values, PERCENTILES, overwrite_input=True)
+        float(v) / factor
+        for v in np.percentile(values, PERCENTILES, overwrite_input=True)
     )
     hint = ""
-    if dtype.kind == "i" and low < HOUNSFIELD_HINT:
+    if HOUNSFIELD_HINT[0] < low < HOUNSFIELD_HINT[1]:
         hint = (
-            "Integers as low as these are usually CT in Hounsfield units; if so, "
+            "Values as low as these are usually CT in Hounsfield units; if so, "
             "choose a CT window (ct, ct-lung, ct-brain or ct-bone)."
         )
     if low < high:
         label = "percentiles {} to {}".format(*PERCENTILES)
         return Intensity("percentile", low, high, label, hint, sampled)
-    low, high = float(values.min()), float(values.max())
+    low, high = (float(value) / factor for value in (values.min(), values.max()))
     return Intensity("range", low, high, "lowest to highest value", hint, sampled)
 
 
@@ -178,7 +189,8 @@ def _sample(data: ArrayLike) -> npt.NDArray[np.floating[Any]]:
     windows = list(_windows(tuple(int(n) for n in data.shape)))
     parts = []
     for part in read_windows(data, windows):
-        part = part.astype(working).ravel()
+        with np.errstate(over="ignore"):  # to infinity, which is left out
+            part = part.astype(working).ravel()
         parts.append(part if dtype.kind != "f" else part[np.isfinite(part)])
     values = np.concatenate(parts)
     if values.size == 0:
