@@ -18,6 +18,7 @@ from napari_biomedparse.widgets.segment.widget import (
     PREVIEW_KEY,
     PREVIOUS_KEY,
 )
+from napari_biomedparse.widgets.training.review import ACCEPT_KEY
 
 
 @pytest.fixture
@@ -35,7 +36,8 @@ def test_the_menu_has_every_command(app):
     segment = list(menus.get_menu("napari/layers/segment"))
     assert [i.submenu for i in segment if isinstance(i, SubmenuItem)] == [PLUGIN]
     ids = [item.command.id for item in menus.get_menu(PLUGIN)]
-    names = "segment", "run", "cancel", "preview", "next_slice", "previous_slice"
+    names = ("segment", "run", "cancel", "preview", "next_slice", "previous_slice")
+    names += ("accept_slice",)
     assert {f"{PLUGIN}.{name}" for name in names} <= {*ids}
 
 
@@ -81,6 +83,27 @@ def test_menus_commands_and_buttons_share_one_widget(app, notes, tmp_path):
     tune.session.close()
 
 
+def test_accepting_has_a_command_and_a_key_that_is_told_and_free(app, qtbot):
+    viewer, model = app
+    viewer.add_labels(np.ones((3, 4, 4), np.uint8))
+    execute(model, "accept_slice")
+    (review,) = viewer.window.dock_widgets.values()
+    assert review.strip.accepted == (1,)
+    (shortcut,) = review.findChildren(QShortcut)
+    shortcut.activated.emit()
+    assert review.strip.accepted == (1, 2)
+    key = QKeySequence(ACCEPT_KEY)
+    assert shortcut.key() == key and key.toString() not in taken_by_napari(model)
+    native = key.toString(QKeySequence.SequenceFormat.NativeText)
+    assert native in review.accept_button.toolTip()
+
+
+def taken_by_napari(model):
+    bindings = [binding.keybinding for binding in model.keybindings]
+    bindings += [b for several in default_shortcuts.values() for b in several]
+    return {QKeySequence(str(binding)).toString() for binding in bindings}
+
+
 def test_run_opens_the_widget(app, notes):
     viewer, model = app
     execute(model, "run")
@@ -100,9 +123,7 @@ def test_keys_are_told_in_tooltips_and_are_free(app):
         NEXT_KEY: None,
         PREVIOUS_KEY: None,
     }
-    bindings = [binding.keybinding for binding in model.keybindings]
-    bindings += [b for several in default_shortcuts.values() for b in several]
-    taken = {QKeySequence(str(binding)).toString() for binding in bindings}
+    taken = taken_by_napari(model)
     assert "Ctrl+R" in taken
     for running in (True, False):
         widget.view.set_running(running)

@@ -12,7 +12,7 @@ from napari_biomedparse.samples import Phantom, sample_em, sample_light_sheet
 from napari_biomedparse.viewer.layers import LayerTuple, to_layer_tuples
 
 PLUGIN = "napari-biomedparse"
-WIDGET = "Segment with text"
+WIDGET, REVIEW = "Segment with text", "Review labels"
 QT_BINDINGS = ("PyQt6", "PySide6", "PyQt5", "PySide2")
 
 

@@ -6,7 +6,7 @@ from typing import cast
 
 from napari import Viewer  # noqa: TC002  # napari reads the annotations
 
-from napari_biomedparse.viewer.samples import WIDGET
+from napari_biomedparse.viewer.samples import REVIEW, WIDGET
 from napari_biomedparse.widgets.segment.widget import SegmentWidget
 from napari_biomedparse.widgets.shared.docks import open_widget
 from napari_biomedparse.widgets.shared.position import go_to_labels
@@ -35,6 +35,11 @@ def next_slice(viewer: Viewer) -> None:
 def previous_slice(viewer: Viewer) -> None:
     """Go to the previous slice that has labels."""
     go_to_labels(viewer, -1)
+
+
+def accept_slice(viewer: Viewer) -> None:
+    """Accept the slice in view, in the Review widget, which opens if necessary."""
+    open_widget(viewer, REVIEW).accept()
 
 
 def _widget(viewer: Viewer) -> SegmentWidget:

@@ -61,6 +61,28 @@ def test_pieces_become_objects_of_a_layer_in_the_same_place(bench):
     assert any("eatures table" in name for name in docks), list(docks)
 
 
+def test_objects_that_were_measured_are_saved_with_prompts_and_existence(
+    bench, tmp_path
+):
+    viewer, widget, qtbot = bench
+    known = viewer.layers["found"].metadata[METADATA_KEY]
+    scores = np.array([[0.5, 0.9, 0.9, 0.9], [0.25] * 4], np.float32)
+    known |= {"existence": scores, "reviewed": {0: [1]}}
+    layer = measured(*bench)
+    assert widget.labels.value is layer
+    assert layer.metadata[METADATA_KEY]["text_prompts"] == {1: "nuclei", 2: "vessels"}
+    assert "reviewed" not in layer.metadata[METADATA_KEY]
+    assert known["reviewed"] == {0: [1]} and not known.get("instance_label")
+    widget.save(str(tmp_path / "a.npz"))
+    qtbot.waitUntil(widget.save_button.isEnabled, timeout=30_000)
+    saved = open_file(tmp_path / "a.npz").prompts
+    assert saved.texts == ("nuclei", "vessels") and saved.instance
+    widget.report(str(tmp_path / "a.html"))
+    qtbot.waitUntil(widget.report_button.isEnabled, timeout=30_000)
+    page = (tmp_path / "a.html").read_text("utf-8")
+    assert "vessels" in page and "0.900" in page
+
+
 def test_label_values_that_are_objects_keep_their_layer(bench):
     viewer, widget, _ = bench
     widget.pieces.value = False

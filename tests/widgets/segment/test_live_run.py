@@ -456,6 +456,33 @@ def test_objects_live_on_the_finished_part(desk_that, tiny_model):
     desk.wait_for_end()
 
 
+def test_objects_are_corrected_during_and_after_a_run(desk_that, tiny_model):
+    grey = np.random.default_rng(1).integers(0, 255, (4, 64, 48), dtype=np.uint8)
+    desk = desk_that(None)
+    desk.viewer.add_image(grey)
+    desk.form.set_option("instances", True)
+    layer = desk.start()
+    desk.wait_until(lambda: desk.widget.run.task.plan is not None)
+    assert layer.editable
+    layer.data[2, 60:, 40:] = 9999
+    layer.metadata[METADATA_KEY]["reviewed"] = {0: [3]}
+    seen = np.array(layer.data[3])
+    desk.wait_for_end()
+    before = np.array(layer.data)
+    assert (before[2, 60:, 40:] == 9999).all() and layer.features["index"][0] == 0
+    np.testing.assert_array_equal(before[3], seen)
+    for name, value in (("minimum_size", 9), ("instances", False), ("instances", True)):
+        desk.form.set_option(name, value)
+        desk.wait_until(lambda: desk.widget.run is not None)
+        desk.wait_for_end()
+        assert (layer.data[2, 60:, 40:] == 9999).all()
+        np.testing.assert_array_equal(layer.data[3], seen)
+        assert layer.metadata[METADATA_KEY]["reviewed"] == {0: [3]}
+    for _ in range(3):
+        layer.undo()
+    np.testing.assert_array_equal(layer.data, before)
+
+
 def test_two_viewers_run_at_the_same_time(desk_that, voxels):
     desks = [desk_that("slow"), desk_that("slow")]
     stacks = voxels, voxels[::-1]

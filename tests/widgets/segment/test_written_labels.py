@@ -227,3 +227,14 @@ def test_undo_during_a_run_takes_back_strokes_alone(writing):
     desk.layer.undo()
     desk.layer.undo()
     assert np.unique(desk.layer.data).tolist() == [int(writing)]
+
+
+def test_a_stroke_over_a_script_is_undone_to_what_the_script_set():
+    desk = Shown()
+    desk.run(np.ones(SHAPE, np.uint8))
+    desk.layer.data[0, 3, 3] = 6
+    desk.layer.brush_size = 1
+    desk.layer.paint((0, 3, 3), 9)
+    desk.layer.undo()
+    desk.run(np.full(SHAPE, 2, np.uint8))
+    assert desk.layer.data[0, 3, 3] == 6

@@ -28,6 +28,7 @@ from napari_biomedparse.report.objects import save_tables
 from napari_biomedparse.report.run_page import write_report
 from napari_biomedparse.viewer.layers import (
     METADATA_KEY,
+    REVIEWED_KEY,
     volume_of_channels,
     write_labels,
 )
@@ -216,10 +217,12 @@ class MeasureWidget(QWidget):
     ) -> None:
         """Put the table into the layer, or into a new one with the components."""
         if objects is not None:
+            known = dict(labels.metadata.get(METADATA_KEY, {}))
+            known.pop(REVIEWED_KEY, None)  # nobody saw the objects
             labels = self._viewer.add_labels(
                 objects,
                 name=f"{labels.name} objects",
-                metadata={METADATA_KEY: {INSTANCE_KEY: 1}},
+                metadata={METADATA_KEY: {**known, INSTANCE_KEY: 1}},
                 **_place(labels),
             )
         self._table = table

@@ -33,7 +33,7 @@ _SHOWS = (
 )
 _MOVES = (
     " Drag the dashed line to change the existence threshold and update the labels. "
-    "What you painted is kept, except with separate objects, which are renumbered."
+    "What you painted and accepted slices are kept."
 )
 
 

@@ -234,12 +234,14 @@ class PreviewLayers(QObject):
         """Update a layer, or add one if it cannot be updated."""
         if layer is not None and layer.ndim == data.ndim:
             refill(layer, data, keywords, but=_CHOSEN_BY_USER)
+            layer.editable = image  # painted labels would be lost with the next slice
             return layer
         self._drop(layer)
         selection = self._viewer.layers.selection
         chosen = selection.active
         add = self._viewer.add_image if image else self._viewer.add_labels
         added = add(data, **keywords)
+        added.editable = image
         selection.active = chosen
         return added
 
@@ -263,7 +265,8 @@ def refill(
     layer: Layer, data: Any, keywords: dict[str, Any], *, but: Sequence[str] = ()
 ) -> None:
     """Update a layer, which is faster than adding one, but keep some properties."""
-    layer.editable = False  # painting cannot be undone in other data
+    for editable in (True, False):  # strokes cannot be undone in other data
+        layer.editable = editable
     layer.data = data
     for name, value in keywords.items():
         if name not in but and not _is_so(layer, name, value):

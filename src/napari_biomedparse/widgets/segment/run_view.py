@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from napari.utils import progress
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QAction, QKeySequence, QPainter
+from qtpy.QtGui import QAction, QPainter
 from qtpy.QtWidgets import (
     QApplication,
     QCheckBox,
@@ -28,6 +28,7 @@ from qtpy.QtWidgets import (
 from napari_biomedparse.report.findings import duration
 from napari_biomedparse.widgets.segment.doctor import Doctor
 from napari_biomedparse.widgets.segment.existence_plot import ExistencePlot
+from napari_biomedparse.widgets.shared.form import tell_key
 
 if TYPE_CHECKING:
     from qtpy.QtGui import QMovie, QPaintEvent
@@ -283,9 +284,3 @@ def _text() -> QLabel:
     label.setWordWrap(True)
     label.setTextFormat(Qt.TextFormat.AutoText)
     return label
-
-
-def tell_key(control: QWidget, key: str) -> None:
-    """Add a keyboard shortcut to a tooltip."""
-    name = QKeySequence(key).toString(QKeySequence.SequenceFormat.NativeText)
-    control.setToolTip(f"{control.toolTip()} ({name})")

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QTimer
-from qtpy.QtGui import QKeySequence
-from qtpy.QtWidgets import QShortcut, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_biomedparse.errors import BiomedParseError
 from napari_biomedparse.process import Session
@@ -21,13 +20,12 @@ from napari_biomedparse.widgets.segment.run_view import (
     PYTHON,
     RUN_KEY,
     RunView,
-    tell_key,
 )
 from napari_biomedparse.widgets.segment.runs import Runs
 from napari_biomedparse.widgets.segment.seen_picture import SeenPicture
 from napari_biomedparse.widgets.shared.docks import SharedTabs
 from napari_biomedparse.widgets.shared.fold import Scrolled, fold
-from napari_biomedparse.widgets.shared.form import copy_text
+from napari_biomedparse.widgets.shared.form import add_key, copy_text
 from napari_biomedparse.widgets.shared.position import Eye, go_to_labels
 from napari_biomedparse.widgets.shared.settings import settings
 
@@ -42,7 +40,6 @@ if TYPE_CHECKING:
 
 CANCEL_KEY, PREVIEW_KEY = "Ctrl+.", "Ctrl+Shift+Return"
 NEXT_KEY, PREVIOUS_KEY = "Ctrl+Right", "Ctrl+Left"
-"""Shortcuts of Qt: napari 0.9.2 ignores the keybindings of manifests."""
 
 
 class SegmentWidget(QWidget):
@@ -283,7 +280,4 @@ def _add_shortcuts(widget: SegmentWidget, viewer: Viewer) -> None:
         (PREVIOUS_KEY, lambda: go_to_labels(viewer, -1), None),
     ]
     for key, do, control in keys:
-        shortcut = QShortcut(QKeySequence(key), widget)
-        shortcut.activated.connect(lambda do=do: do())
-        if control is not None:
-            tell_key(control, key)
+        add_key(widget, key, do, control)

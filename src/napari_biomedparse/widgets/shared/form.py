@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from magicgui.types import FileDialogMode
 from magicgui.widgets import CheckBox, ComboBox, FileEdit, FloatSpinBox, SpinBox
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QApplication, QFormLayout, QLabel, QWidget
+from qtpy.QtGui import QColor, QKeySequence
+from qtpy.QtWidgets import QApplication, QFormLayout, QLabel, QShortcut, QWidget
 
 from napari_biomedparse.data.fields import field_types
 from napari_biomedparse.widgets.shared.settings import AUTOMATIC
@@ -103,6 +103,24 @@ def device_field(tooltip: str) -> ComboBox:
         choices=DEVICES,
         tooltip=f"{tooltip} auto selects the fastest device.",
     )
+
+
+def add_key(
+    widget: QWidget, key: str, do: Callable[[], object], control: QWidget | None = None
+) -> None:
+    """Add a keyboard shortcut that works while a widget is shown; a control tells it.
+
+    It is one of Qt: napari 0.9.2 ignores the keybindings of manifests.
+    """
+    QShortcut(QKeySequence(key), widget).activated.connect(lambda: do())
+    if control is not None:
+        tell_key(control, key)
+
+
+def tell_key(control: QWidget, key: str) -> None:
+    """Add a keyboard shortcut to a tooltip."""
+    name = QKeySequence(key).toString(QKeySequence.SequenceFormat.NativeText)
+    control.setToolTip(f"{control.toolTip()} ({name})")
 
 
 def copy_text(text: str) -> None:

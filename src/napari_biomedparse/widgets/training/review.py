@@ -20,6 +20,7 @@ from napari_biomedparse.viewer.axes import show_position, shown_position
 from napari_biomedparse.widgets.shared.background import LatestWork
 from napari_biomedparse.widgets.shared.docks import SharedTabs, open_widget
 from napari_biomedparse.widgets.shared.form import (
+    add_key,
     chosen_folder,
     folder_field,
     form_layout,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from napari.layers import Labels
 
 FINETUNE = "Fine-tune a model"
+ACCEPT_KEY = "Ctrl+Shift+A"
 
 
 class ReviewWidget(QWidget):
@@ -53,7 +55,8 @@ class ReviewWidget(QWidget):
         self.accept_button = QPushButton("Accept slice")
         self.accept_button.setToolTip(
             "Mark the labels of the slice in view as correct, and go to the next slice "
-            "that is not accepted. Correct labels first with napari's tools."
+            "that is not accepted. Correct labels first with napari's tools; no run "
+            "changes accepted slices."
         )
         self.accept_all_button = QPushButton("Accept all")
         self.accept_all_button.setToolTip("Mark the labels of all slices as correct.")
@@ -218,6 +221,7 @@ class ReviewWidget(QWidget):
 
     def _connect(self) -> None:
         self.accept_button.clicked.connect(self.accept)
+        add_key(self, ACCEPT_KEY, self.accept, self.accept_button)
         self.accept_all_button.clicked.connect(self.accept_all)
         self.reject_button.clicked.connect(self.reject)
         self.add_button.clicked.connect(self.add)
@@ -240,4 +244,5 @@ def _write(request: Labelled, folder: Path) -> str:
 
 
 def _shape(layer: Labels) -> tuple[int, ...]:
-    return tuple((layer.data[0] if layer.multiscale else layer.data).shape)
+    shape = tuple((layer.data[0] if layer.multiscale else layer.data).shape)
+    return (1, *shape) if len(shape) == 2 else shape
