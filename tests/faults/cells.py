@@ -42,7 +42,25 @@ APART = {
 }
 """Faults that end the process of the run."""
 CLUSTER = {"worker killed": ("predicting",)}
-CONTINUES = ("clock jump", "worker killed")
+FILES = {
+    "temporary files full": ("labels",),
+    "output not writable": ("looking",),
+    "output under a file": ("looking",),
+    "output is the input": ("looking",),
+    "scratch of a killed run": ("looking",),
+    "name not UTF-8": ("labels",),
+    "prompt with markup": ("showing",),
+    "console without letters": ("showing",),
+}
+"""Faults of a run to a file, by the command line."""
+CONTINUES = (
+    "clock jump",
+    "worker killed",
+    "scratch of a killed run",
+    "name not UTF-8",
+    "prompt with markup",
+    "console without letters",
+)
 """Faults that a run does not even notice."""
 UNPACKED = ("permission lost", "reading", "npz")
 """Nor does a run notice this one: the member is in a temporary file by then."""

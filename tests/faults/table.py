@@ -12,10 +12,10 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))
-from faults.cells import APART, CLUSTER, FORMATS, HERE, Cell  # noqa: E402
+from faults.cells import APART, CLUSTER, FILES, FORMATS, HERE, Cell  # noqa: E402
 
 TABLE = TESTS.parent / "docs" / "faults.md"
-ALL = {**HERE, **APART, **CLUSTER}
+ALL = {**HERE, **APART, **CLUSTER, **FILES}
 HEAD = """# What a run survives
 
 Written by `python tests/faults/table.py`, which tries every cell. A run of {slices}
@@ -32,6 +32,10 @@ objects and records are compared bit for bit with the undisturbed run.
 - The full disk is a small file system in memory, and permissions are lost by running as
   a user other than root. Other system errors are raised where the system would raise
   them.
+- From *temporary files full* on, the run is a command that writes a file, `-o out.tif`.
+  It *resumes* where it refuses in one sentence, before the first slice if it is
+  *looking*, and the same command gives the labels of an undisturbed run once the fault
+  is removed (*under a file* and *is the input*: with another output).
 
 """
 

@@ -25,6 +25,7 @@ from rich.text import Text
 
 from napari_biomedparse.data.text import visible
 from napari_biomedparse.errors import BiomedParseError, OptionError, shortage
+from napari_biomedparse.io.scratch import remove_abandoned
 from napari_biomedparse.report.findings import truncation_warning
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ def print_any_letter() -> None:
 
 @contextmanager
 def warnings_shown() -> Iterator[None]:
-    """Print warnings that are logged meanwhile."""
+    """Print warnings that are logged meanwhile; forget what killed runs left."""
+    remove_abandoned()
     handler = _Warnings(logging.WARNING)
     logging.getLogger().addHandler(handler)
     try:

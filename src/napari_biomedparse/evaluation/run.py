@@ -29,6 +29,7 @@ from napari_biomedparse.evaluation.tables import (
     summary_csv,
 )
 from napari_biomedparse.io.durable import (
+    check_folder,
     check_place,
     write_durably,
     writing,
@@ -142,6 +143,7 @@ def evaluate(
         import monai.metrics  # noqa: F401
     pairs = find_pairs(images, labels, predictions)
     folder = Path(out)
+    check_folder(folder)
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
     ours = (folder / CASES).is_dir()

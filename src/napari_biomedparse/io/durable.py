@@ -111,11 +111,7 @@ def check_place(
             )
         if path.is_dir() and not is_zarr(path):
             raise OutputError(f"{path} is a folder of other files and is not replaced.")
-        for place in reversed(path.parents):
-            if place.exists() and not place.is_dir():
-                raise OutputError(
-                    f"{place} is a file, not a folder; choose another place."
-                )
+        check_folder(path.parent)
         if not path.parent.is_dir():
             raise OutputError(
                 f"The folder {path.parent} does not exist; create it first."
@@ -125,6 +121,13 @@ def check_place(
             trial.write_bytes(bytes(4096))
         finally:
             trial.unlink(missing_ok=True)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `OutputError` if a file stands where a folder is to be."""
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise OutputError(f"{place} is a file, not a folder; choose another place.")
 
 
 def refuse_inputs(path: Path, inputs: Iterable[str | Path | None]) -> None:

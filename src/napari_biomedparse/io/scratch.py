@@ -95,7 +95,12 @@ def _root(process: int, place: str) -> Path:
     held = FileLock(f"{root}.lock", thread_local=False)
     with suppress(NotImplementedError):  # without locks nothing is ever removed
         held.acquire(timeout=0)
-    root.mkdir(0o700)
+    try:
+        root.mkdir(0o700)
+    except OSError:
+        _remove(root, Path(held.lock_file))
+        held.release()
+        raise
 
     def leave() -> None:
         if os.getpid() == process:  # not a fork of it

@@ -22,7 +22,13 @@ from napari_biomedparse.errors import (
     shortage,
 )
 from napari_biomedparse.io import open_file
-from napari_biomedparse.io.durable import check_place, write_durably, writing, written
+from napari_biomedparse.io.durable import (
+    check_folder,
+    check_place,
+    write_durably,
+    writing,
+    written,
+)
 from napari_biomedparse.io.inputs import find_files, folder_names
 from napari_biomedparse.networks.weights import load_model, model_or_default
 from napari_biomedparse.pipeline.plan import merge_options
@@ -122,6 +128,7 @@ def segment_files(
     names = folder_names(files)
     if not continue_:
         _refuse_existing([folder / name for name in names])
+    check_folder(folder)
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
     check_place(folder / SUMMARY, overwrite=continue_ or how.overwrite, inputs=files)

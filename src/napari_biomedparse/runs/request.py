@@ -30,7 +30,12 @@ from napari_biomedparse.engine.devices import check_not_forked
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import OptionError, needs_extra
 from napari_biomedparse.io import open_image, open_volume
-from napari_biomedparse.io.durable import refuse_inputs, refuse_links, writing
+from napari_biomedparse.io.durable import (
+    check_folder,
+    refuse_inputs,
+    refuse_links,
+    writing,
+)
 from napari_biomedparse.io.formats.ome_labels import (
     LabelStore,
     OmeVersion,
@@ -227,6 +232,7 @@ def do_request(
     stopped: Callable[[], bool] = never,
 ) -> Run:
     """Do a run, its blocks on a cluster if a client of one is given."""
+    check_folder(request.folder)
     how, chosen = request.how, {}
     if request.path is not None:
         times = list(how.time) if isinstance(how.time, tuple) else how.time

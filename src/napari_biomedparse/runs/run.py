@@ -160,6 +160,11 @@ def reproduce(
         As for `segment_to_folder`.
     """
     old = read_manifest(Path(record))
+    if Path(out).resolve() in (place := Path(record).resolve(), place.parent):
+        raise OptionError(
+            f"{out} is the recorded run itself; choose a new folder, in which to "
+            "repeat it."
+        )
     volume = old.source["path"] if volume is None else volume
     model = old.load if model is None else model
     for what, value in (("volume", volume), ("model", model)):

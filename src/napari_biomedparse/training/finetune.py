@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from napari_biomedparse.engine.devices import find_device
 from napari_biomedparse.errors import CheckpointError, VolumeError
-from napari_biomedparse.io.durable import writing
+from napari_biomedparse.io.durable import check_folder, writing
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.networks.weights import load_model
 from napari_biomedparse.training.augment import Variation
@@ -101,6 +101,7 @@ def finetune(
     """
     options = options or FinetuneOptions()
     folder, place = Path(output), share(find_device(device), devices)
+    check_folder(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(data, str | os.PathLike):
