@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock, Timeout
 
-from napari_biomedparse.errors import FormatError
-from napari_biomedparse.io.durable import open_own, sync_files
+from napari_biomedparse.errors import FormatError, OutputError
+from napari_biomedparse.io.durable import open_own, refuse_links, sync_files
 
 logger = logging.getLogger(__name__)
 
@@ -187,6 +188,20 @@ class Journal:
             f"{self.path} does not fit the labels beside it; restore the labels that "
             "it belongs to, or move it elsewhere."
         )
+
+
+def lock_folder(folder: Path) -> FileLock:
+    """Lock a run folder; raise `OutputError` if somebody else has, for a while."""
+    refuse_links(folder / LOCK)
+    lock = FileLock(folder / LOCK, thread_local=False)
+    try:
+        lock.acquire(timeout=PATIENCE_SECONDS)
+    except Timeout as error:
+        raise OutputError(
+            f"{folder} is being written by another process; wait for it, or choose "
+            "another folder."
+        ) from error
+    return lock
 
 
 def journal_of(image: Path) -> Path:

@@ -7,24 +7,25 @@ import threading
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
 
 from napari_biomedparse.errors import OutputError
-from napari_biomedparse.io.durable import is_zarr, refuse_links, writing
+from napari_biomedparse.io.durable import is_zarr, writing
 from napari_biomedparse.io.formats.ome_labels import open_levels, write_levels
 from napari_biomedparse.io.journal import (
-    LOCK,
-    PATIENCE_SECONDS,
     Box,
     Chunk,
     journal_of,
+    lock_folder,
     overlap,
     within,
 )
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class PaintableLabels:
         self.dtype = np.dtype(self._levels[0].dtype)
         self._changed: dict[Chunk, npt.NDArray[Any]] = {}
         self._guard = threading.RLock()
-        self._lock = FileLock(image.parent / LOCK, thread_local=False)
+        self._lock: FileLock | None = None
         self._locked, self._open = locked, False
         self._writer: threading.Thread | None = None
         self._hurry = threading.Event()
@@ -136,28 +137,17 @@ class PaintableLabels:
         """Lock the folder and have changes written, unless this is under way."""
         if self._open:
             return
+        if self._image.stat().st_ino != self._known:
+            raise OutputError(f"{self._image} was replaced; open it again.")
         if not self._locked:
-            refuse_links(Path(self._lock.lock_file))
-            try:
-                self._lock.acquire(timeout=PATIENCE_SECONDS)
-            except Timeout as error:
-                raise OutputError(
-                    f"{self._image.parent} is being written by another process, such "
-                    "as a run; wait for it before you change its labels."
-                ) from error
-        try:
-            if self._image.stat().st_ino != self._known:
-                raise OutputError(f"{self._image} was replaced; open it again.")
-            self._journal.read()
-        except BaseException:
-            self._lock.release()
-            raise
+            self._lock = lock_folder(self._image.parent)
         self._open = True
         self._hurry.clear()
         self._writer = threading.Thread(
             target=self._write, name="napari-biomedparse strokes"
         )
         self._writer.start()
+        self._journal.read()
 
     def _write(self) -> None:
         """Write changed chunks until there are none left."""
@@ -191,8 +181,9 @@ class PaintableLabels:
 
     def _end(self) -> None:
         with self._guard:
-            self._lock.release()
-            self._open, self._writer = False, None
+            if self._lock is not None:
+                self._lock.release()
+            self._open, self._lock, self._writer = False, None, None
 
     def _put(
         self,

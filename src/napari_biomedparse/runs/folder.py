@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, cast
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
 
 from napari_biomedparse.errors import FormatError, OutputError, check_shortage
 from napari_biomedparse.io.durable import (
@@ -29,7 +28,7 @@ from napari_biomedparse.io.durable import (
 from napari_biomedparse.io.formats.ome_labels import LabelStore, Layout, open_levels
 from napari_biomedparse.io.formats.zarr import open_zarr
 from napari_biomedparse.io.inputs import SUFFIXES
-from napari_biomedparse.io.journal import EDITS, LOCK as LOCK, PATIENCE_SECONDS
+from napari_biomedparse.io.journal import EDITS, LOCK as LOCK, lock_folder
 from napari_biomedparse.io.lazy import plan_thickness
 from napari_biomedparse.io.painting import edited_voxels, recover
 from napari_biomedparse.runs.manifest import (
@@ -87,14 +86,7 @@ def open_folder(
             )
         folder.mkdir(parents=True, exist_ok=True)
         refuse_links(*(folder / name for name in WRITTEN))
-        lock = FileLock(folder / LOCK)
-        try:
-            lock.acquire(timeout=PATIENCE_SECONDS)
-        except Timeout as error:
-            raise OutputError(
-                f"{folder} is being written by another process; wait for it, or "
-                "choose another folder."
-            ) from error
+        lock = lock_folder(folder)
     try:
         with writing(folder):
             for name in (LABELS, OBJECTS):
