@@ -106,3 +106,17 @@ def test_strokes_of_a_crash_are_recovered(image: Path) -> None:
     at = journal.stat().st_size
     recover(image)
     assert journal.stat().st_size == at
+
+
+def test_two_painters_keep_the_strokes_of_both(image: Path) -> None:
+    one, other = PaintableLabels(image), PaintableLabels(image)
+    one[0, 0, 0] = 1
+    one.flush()
+    stored: Any = zarr.open(str(image), mode="r+")
+    stored["s0"][0, 0, 0] = 0  # as if killed before it was written
+    journal = image.parent / "edits" / image.name
+    journal.write_bytes(journal.read_bytes()[:-28])
+    other[0, 0, 1] = 2
+    other.flush()
+    assert stored["s0"][0, 0, :2].tolist() == [1, 2]
+    assert one[0, 0, :2].tolist() == [1, 2]

@@ -113,19 +113,19 @@ class Journal:
         for chunk in sorted(self._packed):
             whole = self.box(chunk)
             both = whole if where is None else overlap(whole, where)
-            if any(part.start >= part.stop for part in both):
+            strokes = [one for one in self._packed[chunk] if one[0] >= since]
+            if not strokes or any(part.start >= part.stop for part in both):
                 continue
             shape = tuple(part.stop - part.start for part in whole)
             mask = np.zeros(shape, np.bool_)
             before, after = np.zeros((2, *shape), self._dtype)
-            for at, box, packed in self._packed[chunk]:
-                if at >= since:
-                    own = within(box, whole)
-                    old, new = self._unpacked(box, packed)
-                    changed = old != new
-                    np.copyto(before[own], old, where=changed & ~mask[own])
-                    np.copyto(after[own], new, where=changed)
-                    mask[own] |= changed
+            for _, box, packed in strokes:
+                own = within(box, whole)
+                old, new = self._unpacked(box, packed)
+                changed = old != new
+                np.copyto(before[own], old, where=changed & ~mask[own])
+                np.copyto(after[own], new, where=changed)
+                mask[own] |= changed
             own = within(both, whole)
             if mask[own].any():
                 yield Edited(both, mask[own], before[own], after[own])

@@ -77,8 +77,7 @@ class PaintableLabels:
         self._locked, self._open = locked, False
         self._writer: threading.Thread | None = None
         self._hurry = threading.Event()
-        for one in self._journal.edited(since=self._journal.applied):
-            self._put(one.box, one.after, one.mask)
+        self._read_journal()
 
     def __getitem__(self, key: Any) -> Any:
         """Return voxels, as numpy does for numbers, slices and arrays of positions."""
@@ -147,7 +146,13 @@ class PaintableLabels:
             target=self._write, name="napari-biomedparse strokes"
         )
         self._writer.start()
+        self._read_journal()
+
+    def _read_journal(self) -> None:
+        """Take over strokes that a crash kept from the labels."""
         self._journal.read()
+        for one in self._journal.edited(since=self._journal.applied):
+            self._put(one.box, one.after, one.mask)
 
     def _write(self) -> None:
         """Write changed chunks until there are none left."""
