@@ -170,7 +170,8 @@ class Edits:
         plane = np.zeros_like(positions)
         for axis, size in zip(index[:-2], self.shape[:-2], strict=True):
             plane = plane * size + axis
-        order = np.argsort(plane, kind="stable")
+        in_order = bool((plane[1:] >= plane[:-1]).all())
+        order = np.arange(len(plane)) if in_order else np.argsort(plane, kind="stable")
         starts = np.flatnonzero(np.diff(plane[order])) + 1
         for at in np.split(order, starts):
             yield tuple(int(axis[at[0]]) for axis in index[:-2]), positions[at], at

@@ -483,6 +483,44 @@ def test_objects_are_corrected_during_and_after_a_run(desk_that, tiny_model):
     np.testing.assert_array_equal(layer.data, before)
 
 
+def test_a_single_image_keeps_what_was_painted_and_accepted(desk_that, voxels):
+    desk = desk_that("works")
+    desk.viewer.add_image(voxels[0])
+    layer = desk.start()
+    desk.wait_for_end()
+    layer.paint((10, 10), 9)
+    mine = np.asarray(layer.data) == 9
+    desk.form.set_option("existence_threshold", 0.9)
+    desk.wait_until(lambda: np.array_equal(layer.data, 9 * mine))
+    desk.wait_for_end()
+    layer.metadata[METADATA_KEY]["reviewed"] = {0: [0]}
+    desk.form.set_option("existence_threshold", 0.1)
+    desk.wait_until(lambda: desk.widget.run is not None)
+    desk.wait_for_end()
+    np.testing.assert_array_equal(layer.data, 9 * mine)
+
+
+def test_labels_that_were_replaced_are_taken_over_or_left(desk_that, voxels):
+    desk = desk_that("slow")
+    desk.viewer.add_image(voxels)
+    desk.form.overwrite.value = True
+    layer = desk.start()
+    desk.wait_for_slices(layer)
+    theirs = np.array(layer.data)
+    theirs[3] = 60
+    kept = theirs.copy()
+    layer.data = theirs  # during the run, which no longer shows
+    desk.wait_for_end()
+    desk.view.run_button.click()
+    desk.wait_for_end()
+    np.testing.assert_array_equal(theirs, kept)
+    assert (layer.data[3] == 60).all() and len(desk.viewer.layers) == 2
+    layer.data = np.zeros((2, 3, 3), np.uint8)  # another shape: a new layer
+    desk.view.run_button.click()
+    desk.wait_for_end()
+    assert len(desk.viewer.layers) == 3 and not layer.data.any()
+
+
 def test_two_viewers_run_at_the_same_time(desk_that, voxels):
     desks = [desk_that("slow"), desk_that("slow")]
     stacks = voxels, voxels[::-1]

@@ -238,3 +238,25 @@ def test_a_stroke_over_a_script_is_undone_to_what_the_script_set():
     desk.layer.undo()
     desk.run(np.full(SHAPE, 2, np.uint8))
     assert desk.layer.data[0, 3, 3] == 6
+
+
+def test_a_series_with_channels_has_edits_at_its_time_points():
+    written = WrittenLabels(np.zeros((3, 2, 8, 9), np.uint8))
+    viewer = ViewerModel()
+    layer = viewer.add_labels(written.labels[:, None])
+    written.follow([layer])
+    viewer.dims.set_point([0, 1, 2], [1, 0, 1])
+    layer.brush_size = 1
+    layer.paint((1, 0, 1, 4, 4), 9)
+    layer.metadata["biomedparse"] = {"reviewed": {2: [0]}}
+    written.begin()
+    written.write(ALL, np.ones((3, 2, 8, 9), np.uint8))
+    written.end()
+    written.commit()
+    expected = np.ones((3, 1, 2, 8, 9), int)
+    expected[:, :, 0], expected[1, 0, 1, 4, 4] = 0, 9
+    np.testing.assert_array_equal(layer.data, expected)
+    layer.undo()
+    assert np.flatnonzero(layer.data).size == 1
+    layer.undo()
+    assert not layer.data.any()

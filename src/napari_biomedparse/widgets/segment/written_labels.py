@@ -223,6 +223,8 @@ class WrittenLabels:
         layer = shown.layer()
         if layer is None:
             return
+        if self._before is None:
+            self.commit()  # of a run whose widget is gone
         travel, forward = partial(getattr(type(layer), name), layer), name == "redo"
         if not self._adopt(self.labels.dtype):
             travel()
@@ -231,19 +233,17 @@ class WrittenLabels:
         item = history[-1] if history else []
         steps = [shown.steps[id(atom)] for atom in item if id(atom) in shown.steps]
         with self._lock:
-            if steps and (self._before is not None or self._steps):
+            if steps and self._before is not None:
                 return  # a run over a run's labels waits for its end
             self._lock_accepted()
             self.edits.notice(self.labels, self._written)
-            kept = []
-            for step in steps:
-                voxels = shown.voxels(step.atom[0], self.labels)
-                ours = self.edits.has(voxels) | self.edits.is_locked(voxels)
-                mine = _of(voxels, ours)
-                kept.append((mine, self.labels[mine]))
+            kept = [
+                shown.inside(step, self.edits.kept(), self.labels) for step in steps
+            ]
+            values = [shown.view[mine] for mine in kept]
             travel()
-            for mine, values in kept:
-                self.labels[mine] = values
+            for mine, before in zip(kept, values, strict=True):
+                shown.view[mine] = before
             for atom in reversed(item):
                 if id(atom) in shown.steps:
                     self._again(shown, shown.steps[id(atom)], forward)
@@ -260,10 +260,14 @@ class WrittenLabels:
 
     def _again(self, shown: _Shown, step: _Step, forward: bool) -> None:
         """Have the machine's labels as before a run, or as after it."""
-        changes = (shown.voxels(step.atom[0], self.labels), *step.atom[1:]), step.hidden
-        for voxels, old, new in changes:
-            free = ~self.edits.is_locked(voxels)
-            self._written[_of(voxels, free)] = (new if forward else old)[free]
+        written = shown.of(self._written, self.labels)
+        mine = shown.inside(step, self.edits.locked(), self.labels)
+        locked = written[mine]
+        written[step.atom[0]] = step.atom[2 if forward else 1]
+        written[mine] = locked
+        voxels, *values = step.hidden
+        free = ~self.edits.is_locked(voxels)
+        self._written[_of(voxels, free)] = values[forward][free]
         dress = step.after if forward else step.before
         if dress is not None:
             self._numbered = dress.wear(shown.layer())
@@ -358,6 +362,15 @@ class _Shown:
         strides = [stride // size * other for stride in self.view.strides]
         offset = _start(self.view, labels) // size * other
         return np.ndarray(self.view.shape, array.dtype, array, offset, strides)
+
+    def inside(
+        self, step: _Step, mask: npt.NDArray[np.bool_] | None, labels: npt.NDArray[Any]
+    ) -> Voxels:
+        """Return the layer's voxels of a step that a mask of the labels holds."""
+        voxels = step.atom[0]
+        if mask is None:
+            return _of(voxels, np.zeros(len(voxels[0]), bool))
+        return _of(voxels, self.of(mask, labels)[voxels])
 
     def voxels(self, voxels: Voxels, labels: npt.NDArray[Any]) -> Voxels:
         """Return where voxels of the layer are in the labels."""
