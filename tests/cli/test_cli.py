@@ -115,7 +115,7 @@ def test_info(run, shared):
     ("arguments", "code", "message"),
     [
         (["-p", "nuclei", "-o", "{tmp}/no/x.npz"], 1, "does not exist"),
-        (["-p", "nuclei", "-o", "{tmp}/stack.tif"], 1, "exists already"),
+        (["-p", "nuclei", "-o", "{tmp}/stack.tif"], 1, "never replaced"),
         (["-p", "nuclei", "-o", "{tmp}/x.jpg"], 2, "choose one of"),
         (["-p", " ", "-o", "{tmp}/x.npz"], 1, "empty"),
         (["-o", "{tmp}/x.npz"], 1, "no prompts"),
@@ -144,7 +144,7 @@ def test_output_is_refused_before_computing(run, stack, tmp_path, monkeypatch):
     )
     result = run("segment", stack, "-p", PROMPT, "-o", stack)
     assert result.exit_code == 1
-    assert "exists already" in result.stderr
+    assert "never replaced" in result.stderr
     result = run("segment", stack, "-p", PROMPT, "-o", tmp_path / "x.jpg")
     assert result.exit_code == 2
 
