@@ -260,3 +260,40 @@ def test_a_series_with_channels_has_edits_at_its_time_points():
     assert np.flatnonzero(layer.data).size == 1
     layer.undo()
     assert not layer.data.any()
+
+
+def _drag(layer):
+    with layer.block_history():
+        layer.paint((1, 5, 5), 3)
+        layer.paint((1, 6, 5), 4)
+
+
+BOX = [(1, 2, 2), (1, 2, 6), (1, 6, 6), (1, 6, 2)]
+TOOLS = {
+    "brush": lambda layer: layer.paint((1, 10, 10), 5),
+    "one whole box": lambda layer: layer.paint_polygon(BOX, 5),
+    "eraser": lambda layer: layer.paint((1, 1, 1), 0),
+    "fill": lambda layer: layer.fill((1, 10, 10), 6),
+    "drag": _drag,
+    "script": lambda layer: layer.data_setitem(
+        (np.array([0, 1]), np.array([2, 3]), np.array([4, 5])), np.array([7, 8])
+    ),
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_change_is_read_from_the_history_for_every_tool(tool):
+    viewer, told = ViewerModel(), []
+    layer = viewer.add_labels(np.ones((2, 20, 20), np.uint8))
+    viewer.dims.set_point(0, 1)
+    layer.brush_size = 4
+    before = layer.data.copy()
+    layer.events.paint.connect(lambda event: told.extend(event.value))
+    TOOLS[tool](layer)
+    found = before.copy()
+    for voxels, old, new in map(written_labels.change_of, told):
+        np.testing.assert_array_equal(found[voxels], old)
+        found[voxels] = new
+    assert (found != before).any()
+    np.testing.assert_array_equal(found, layer.data)
+    assert written_labels.change_of(object()) is None

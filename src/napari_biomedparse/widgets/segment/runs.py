@@ -34,7 +34,7 @@ from napari_biomedparse.widgets.segment.tasks import (
     ArrayTask,
     FolderTask,
 )
-from napari_biomedparse.widgets.segment.written_labels import WrittenLabels
+from napari_biomedparse.widgets.segment.written_labels import Window, WrittenLabels
 from napari_biomedparse.widgets.shared.task import Task
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels
 
     from napari_biomedparse.data.results import Span
-    from napari_biomedparse.labels.edits import Window
     from napari_biomedparse.process import RunHandle, Session
     from napari_biomedparse.widgets.segment.request import Request
     from napari_biomedparse.widgets.segment.run_view import RunView

@@ -29,10 +29,9 @@ if TYPE_CHECKING:
 
     from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.data.results import Span
-    from napari_biomedparse.labels.edits import Window
     from napari_biomedparse.process import RunHandle
     from napari_biomedparse.process.messages import Event
-    from napari_biomedparse.widgets.segment.written_labels import WrittenLabels
+    from napari_biomedparse.widgets.segment.written_labels import Window, WrittenLabels
     from napari_biomedparse.widgets.shared.task import Step
 
 

@@ -6,24 +6,25 @@ import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
-from napari_biomedparse.labels.edits import Edits
 from napari_biomedparse.labels.instances import keep_numbers
 from napari_biomedparse.viewer.layers import METADATA_KEY, REVIEWED_KEY, reviewed
-from napari_biomedparse.viewer.strokes import stroke_voxels
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from napari.layers import Labels
     from napari.utils.events import Event
 
-    from napari_biomedparse.labels.edits import Voxels, Window
+    Voxels = tuple[npt.NDArray[np.integer[Any]], ...]
+    Change = tuple[Voxels, npt.NDArray[Any], Any]
+    """Voxels, their old values, and the new ones."""
 
+Window = tuple[slice, ...]
+"""A part of labels: a slice for each axis."""
 MOST_NUMBERS = 2**24
 """Greater numbers that a person paints never meet those of objects."""
 UNDO_BYTES = 2**30
@@ -41,8 +42,11 @@ class WrittenLabels:
 
     def __init__(self, labels: npt.NDArray[Any]) -> None:
         self.labels = labels
-        self.edits = Edits(labels.shape)
         self._written = labels.copy() if labels.any() else np.zeros_like(labels)
+        # Zeros take no memory until they are touched: edited and accepted slices do.
+        self._mine = np.zeros(labels.shape, bool)
+        self._locked = np.zeros(labels.shape, bool)
+        self._marks: list[dict[int, tuple[int, ...]]] = []
         self._shown: list[_Shown] = []
         self._lock = threading.RLock()
         self._owners: Sequence[int] | npt.NDArray[Any] = ()
@@ -56,8 +60,9 @@ class WrittenLabels:
             shown = _Shown(weakref.ref(layer), layer.data)
             self._shown.append(shown)
             layer.events.paint.connect(self._on_paint)
-            for name in ("undo", "redo"):
-                setattr(layer, name, partial(self._travel, shown, name))
+            # There is no event of them. The layer must not be held.
+            layer.undo = lambda shown=shown: self._travel(shown, "undo")
+            layer.redo = lambda shown=shown: self._travel(shown, "redo")
 
     def open(self, dtype: np.dtype[Any]) -> bool:
         """Get ready for a run over the labels; return whether it is possible.
@@ -75,8 +80,7 @@ class WrittenLabels:
     def begin(self, clear: Window | None = None) -> None:
         """Begin a run over the labels, and clear what the machine wrote in a window."""
         with self._lock:
-            self._lock_accepted()
-            self.edits.notice(self.labels, self._written)
+            self._notice(...)
             self._before, self._before_numbered = self._written.copy(), self._numbered
             self._numbered = False
             if clear is not None:
@@ -85,13 +89,11 @@ class WrittenLabels:
     def write(self, where: Window, new: npt.NDArray[Any]) -> None:
         """Write new labels of a window beneath what a person set; from any thread."""
         with self._lock:
-            self._lock_accepted()
-            shown, written = self.labels[where], self._written[where]
-            self.edits.notice(shown, written, where)
-            locked, kept = self.edits.locked(where), self.edits.kept(where)
-            for target, left in ((written, locked), (shown, kept)):
-                free: Any = True if left is None else ~left
-                np.copyto(target, new, where=free, casting="unsafe")
+            self._notice(where)
+            free = ~self._locked[where]
+            np.copyto(self._written[where], new, where=free, casting="unsafe")
+            free &= ~self._mine[where]
+            np.copyto(self.labels[where], new, where=free, casting="unsafe")
 
     def write_objects(
         self,
@@ -106,10 +108,9 @@ class WrittenLabels:
         are returned, those that a person set included.
         """
         with self._lock:
-            self._lock_accepted()
-            kept = self.edits.kept(where)
-            mine = self.labels[where][kept] if kept is not None else ()
-            taken = [n for n in np.unique(mine).tolist() if 0 < n < MOST_NUMBERS]
+            self._notice(where)
+            kept = self.labels[where][self._mine[where] | self._locked[where]]
+            taken = [n for n in np.unique(kept).tolist() if 0 < n < MOST_NUMBERS]
             before, old = None, {label: label for label in ids}
             if self._before is not None and self._before_numbered:
                 before = self._before[where].reshape(objects.shape)
@@ -130,20 +131,17 @@ class WrittenLabels:
             if before is None:
                 return
             changed = before != self._written
-            edited, _ = self.edits.voxels()
-            beneath = _of(edited, changed[edited])
-            hidden = beneath, before[beneath], self._written[beneath]
-            if (kept := self.edits.kept()) is not None:
-                changed &= ~kept
+            beneath = changed & self._mine
+            changed &= ~(self._mine | self._locked)
             for shown in self._shown:
-                voxels = _small(np.nonzero(shown.of(changed, self.labels)))
-                if len(voxels[0]):
-                    atom = tuple(
-                        shown.of(array, self.labels)[voxels]
-                        for array in (before, self._written)
-                    )
-                    step = _Step((voxels, *atom), hidden, shown.dress)
-                    self._steps.append((shown, step))
+                arrays = [shown.of(array) for array in (before, self._written)]
+                places = (np.nonzero(shown.of(mask)) for mask in (changed, beneath))
+                step, hidden = (
+                    (_small(voxels), *(array[voxels] for array in arrays))
+                    for voxels in places
+                )
+                if len(step[1]):
+                    self._steps.append((shown, _Step(step, hidden, shown.dress)))
 
     def commit(self) -> None:
         """Add what a run changed to the history of each layer."""
@@ -156,6 +154,28 @@ class WrittenLabels:
                 # Its public `data_setitem` depends on the slice in view.
                 layer._save_history(step.atom)
                 shown.limit(UNDO_BYTES)
+
+    def _notice(self, where: Any) -> None:
+        """Take differences from what the machine wrote as set by a person.
+
+        So edits are kept that nobody told of: those of scripts and other plugins.
+        """
+        changed = self.labels[where] != self._written[where]
+        np.copyto(self._mine[where], True, where=changed)
+        layers = [shown.layer() for shown in self._shown]
+        marks = [
+            {} if one is None else {at: tuple(z) for at, z in reviewed(one).items()}
+            for one in layers
+        ]
+        if marks == self._marks:
+            return
+        self._marks, self._locked = marks, np.zeros(self.labels.shape, bool)
+        for shown, known in zip(self._shown, marks, strict=True):
+            locked = shown.of(self._locked)
+            planes = locked if locked.ndim > 2 else locked[None]
+            for axis, slices in known.items():
+                along = np.moveaxis(planes, axis, 0)
+                along[[at for at in slices if at < len(along)]] = True
 
     def _adopt(self, dtype: np.dtype[Any]) -> bool:
         """Show the labels where somebody shows others, and take over theirs."""
@@ -177,29 +197,13 @@ class WrittenLabels:
         """Change the data type of the labels and of the layers that show them."""
         if dtype == self.labels.dtype:
             return
-        old, self.labels = self.labels, self.labels.astype(dtype)
+        self.labels = self.labels.astype(dtype)
         self._written = self._written.astype(dtype)
         for shown in self._shown:
-            theirs = shown.data is not shown.view
-            shown.view = shown.of(self.labels, old)
-            if not theirs:
+            ours = shown.data is shown.view
+            shown.view = shown.of(self.labels)
+            if ours:
                 shown.put()
-
-    def _lock_accepted(self) -> None:
-        """Lock the slices that are accepted now."""
-        regions: list[Window] = []
-        for shown in self._shown:
-            if (layer := shown.layer()) is None:
-                continue
-            for axis, slices in reviewed(layer).items():
-                size = [slice(0, n - 1) for n in shown.view.shape]
-                for at in (at for at in slices if at < shown.view.shape[axis]):
-                    if layer.ndim > 2:  # else it is the whole image
-                        size[axis] = slice(at, at)
-                    ends = [np.array([side.start, side.stop]) for side in size]
-                    box = shown.voxels(tuple(ends), self.labels)
-                    regions.append(tuple(slice(a, b + 1) for a, b in box))
-        self.edits.lock(regions)
 
     def _on_paint(self, event: Event) -> None:
         """Record a stroke; napari may be about to paint it, or have done so."""
@@ -207,27 +211,28 @@ class WrittenLabels:
             if shown.layer() is not event.source:
                 continue
             for atom in event.value:
-                told = None if id(atom) in shown.steps else stroke_voxels([atom])
-                if told is None:
+                stroke = None if id(atom) in shown.steps else change_of(atom)
+                if stroke is None:
                     continue
+                voxels, old, new = stroke
                 with self._lock:
-                    voxels, (_, old, new) = shown.voxels(told[0], self.labels), told
-                    already = self.edits.has(voxels) | (old != self._written[voxels])
+                    mine = shown.of(self._mine)
+                    already = mine[voxels] | (old != shown.of(self._written)[voxels])
                     if already.any():  # by a stroke, or a script that nobody told of
                         shown.already[id(atom)] = atom, already
-                    self.edits.record(voxels, new)
-                    self.labels[voxels] = new
+                    mine[voxels] = True
+                    shown.view[voxels] = new
 
     def _travel(self, shown: _Shown, name: str) -> None:
         """Undo or redo in a layer, and know what is painted from then on."""
-        layer = shown.layer()
+        layer: Any = shown.layer()
         if layer is None:
             return
         if self._before is None:
             self.commit()  # of a run whose widget is gone
-        travel, forward = partial(getattr(type(layer), name), layer), name == "redo"
+        forward, travel = name == "redo", getattr(type(layer), name)
         if not self._adopt(self.labels.dtype):
-            travel()
+            travel(layer)
             return
         history = shown.history(forward)
         item = history[-1] if history else []
@@ -235,46 +240,50 @@ class WrittenLabels:
         with self._lock:
             if steps and self._before is not None:
                 return  # a run over a run's labels waits for its end
-            self._lock_accepted()
-            self.edits.notice(self.labels, self._written)
-            kept = [
-                shown.inside(step, self.edits.kept(), self.labels) for step in steps
-            ]
-            values = [shown.view[mine] for mine in kept]
-            travel()
-            for mine, before in zip(kept, values, strict=True):
-                shown.view[mine] = before
+            self._notice(...)
+            mine, written = shown.of(self._mine), shown.of(self._written)
+            kept = []
+            for step in steps:
+                ours = shown.of(self._mine | self._locked)[step.atom[0]]
+                voxels = _some(step.atom[0], ours)
+                kept.append((voxels, shown.view[voxels]))
+            travel(layer)
+            for voxels, values in kept:
+                shown.view[voxels] = values
+            for step in steps:
+                self._again(shown, step, forward)
             for atom in reversed(item):
-                if id(atom) in shown.steps:
-                    self._again(shown, shown.steps[id(atom)], forward)
-                elif (told := stroke_voxels([atom])) is not None:
-                    voxels = shown.voxels(told[0], self.labels)
+                stroke = None if id(atom) in shown.steps else change_of(atom)
+                if stroke is not None:
+                    voxels, *_ = stroke
                     _, already = shown.already.get(id(atom), (None, False))
                     stays = np.broadcast_to(forward | already, voxels[0].shape)
-                    mine, gone = _of(voxels, stays), _of(voxels, ~stays)
-                    self.edits.forget(gone)
-                    self.edits.record(mine, self.labels[mine])
-                    self.labels[gone] = self._written[gone]
-            self.edits.notice(self.labels, self._written)
+                    mine[voxels] = stays
+                    gone = _some(voxels, ~stays)
+                    shown.view[gone] = written[gone]
+            self._notice(...)
         layer.refresh()
 
     def _again(self, shown: _Shown, step: _Step, forward: bool) -> None:
         """Have the machine's labels as before a run, or as after it."""
-        written = shown.of(self._written, self.labels)
-        mine = shown.inside(step, self.edits.locked(), self.labels)
-        locked = written[mine]
-        written[step.atom[0]] = step.atom[2 if forward else 1]
-        written[mine] = locked
-        voxels, *values = step.hidden
-        free = ~self.edits.is_locked(voxels)
-        self._written[_of(voxels, free)] = values[forward][free]
+        written, locked = shown.of(self._written), shown.of(self._locked)
+        for voxels, *values in (step.atom, step.hidden):
+            free = ~locked[voxels]
+            written[_some(voxels, free)] = values[forward][free]
         dress = step.after if forward else step.before
         if dress is not None:
             self._numbered = dress.wear(shown.layer())
 
 
-_Change = tuple["Voxels", "npt.NDArray[Any]", "npt.NDArray[Any]"]
-"""Voxels of an array, their old values, and the new ones."""
+def change_of(atom: Any) -> Change | None:
+    """Return what an atom of napari's history changes; None for an unknown form."""
+    if hasattr(atom, "slice_key"):
+        old, mask = atom.old_values, atom.mask
+        inside = np.nonzero(np.ones(old.shape, bool) if mask is None else mask)
+        starts = (axis.start for axis in atom.slice_key)
+        voxels = tuple(i + start for i, start in zip(inside, starts, strict=True))
+        return voxels, old.ravel(), atom.new_value
+    return atom if isinstance(atom, tuple) and len(atom) == 3 else None
 
 
 @dataclass
@@ -305,10 +314,10 @@ class _Dress:
 class _Step:
     """What a run changed in a layer."""
 
-    atom: _Change
-    """In the layer, as napari's history has it."""
-    hidden: _Change
-    """In the labels, beneath what a person set."""
+    atom: Change
+    """As napari's history has it."""
+    hidden: Change
+    """Beneath what a person set."""
     before: _Dress | None
     after: _Dress | None = None
 
@@ -356,38 +365,19 @@ class _Shown:
             for atom in done.popleft():
                 sizes.pop(id(atom), None)
 
-    def of(self, array: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Any:
-        """Return the same view of another array as this one is of the labels."""
-        size, other = labels.itemsize, array.itemsize
-        strides = [stride // size * other for stride in self.view.strides]
-        offset = _start(self.view, labels) // size * other
+    def of(self, array: npt.NDArray[Any]) -> Any:
+        """Return the same view of another array as the layer's is of the labels."""
+        labels: Any = self.view
+        while labels.base is not None:
+            labels = labels.base
+        first, other = (a.__array_interface__["data"][0] for a in (self.view, labels))
+        ratio = array.itemsize / labels.itemsize
+        offset = int((first - other) * ratio)
+        strides = [int(stride * ratio) for stride in self.view.strides]
         return np.ndarray(self.view.shape, array.dtype, array, offset, strides)
 
-    def inside(
-        self, step: _Step, mask: npt.NDArray[np.bool_] | None, labels: npt.NDArray[Any]
-    ) -> Voxels:
-        """Return the layer's voxels of a step that a mask of the labels holds."""
-        voxels = step.atom[0]
-        if mask is None:
-            return _of(voxels, np.zeros(len(voxels[0]), bool))
-        return _of(voxels, self.of(mask, labels)[voxels])
 
-    def voxels(self, voxels: Voxels, labels: npt.NDArray[Any]) -> Voxels:
-        """Return where voxels of the layer are in the labels."""
-        offset = _start(self.view, labels)
-        pairs = zip(voxels, self.view.strides, strict=True)
-        places = offset + sum(at.astype(np.int64) * stride for at, stride in pairs)
-        return np.unravel_index(places // labels.itemsize, labels.shape)
-
-
-def _start(view: npt.NDArray[Any], labels: npt.NDArray[Any]) -> int:
-    """Return the number of bytes between the first voxels of labels and of a view."""
-    first, other = (a.__array_interface__["data"][0] for a in (view, labels))
-    return int(first - other)
-
-
-def _of(voxels: Voxels, which: npt.NDArray[np.bool_]) -> Voxels:
-    """Return some of the voxels."""
+def _some(voxels: Voxels, which: npt.NDArray[np.bool_]) -> Voxels:
     return tuple(axis[which] for axis in voxels)
 
 
