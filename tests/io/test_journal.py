@@ -133,3 +133,21 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is a link"):
         journal(tmp_path)
     assert outside.read_text() == "mine"
+
+
+@pytest.mark.parametrize("size", [2**40, 0])
+def test_a_huge_journal_takes_no_memory(tmp_path: Path, size: int) -> None:
+    one = journal(tmp_path)
+    stroke(one, 1, 2)
+    with one.path.open("r+b") as file:
+        file.truncate(one.end + size)
+        file.seek(one.end)
+        file.write(struct.pack("<8sQI", b"\x93stroke\n", 2**39, 0))
+    assert journal(tmp_path).end == one.end
+
+
+def test_a_journal_of_damages_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "edits").mkdir()
+    (tmp_path / "edits" / "labels.ome.zarr").write_bytes(b"\x93stroke\n" * 10**5)
+    with pytest.raises(FormatError, match="does not fit the labels beside it"):
+        journal(tmp_path)

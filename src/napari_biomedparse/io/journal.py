@@ -36,6 +36,7 @@ PATIENCE_SECONDS = 1.0
 _MAGIC = b"\x93stroke\n"
 _HEAD = struct.Struct("<8sQI")
 _MARK = struct.Struct("<Q")
+_MOST_DAMAGES = 100
 Box = tuple[slice, ...]
 Chunk = tuple[int, ...]
 
@@ -65,6 +66,8 @@ class Journal:
         self.end = self.applied = 0
         self._dtype = np.dtype(dtype)
         self._corners = struct.Struct(f"<{2 * len(self.shape)}Q")
+        voxels = 2 * math.prod(self.chunks) * self._dtype.itemsize
+        self._longest = self._corners.size + voxels + voxels // 500 + 1000
         self._packed: dict[Chunk, list[tuple[int, Box, bytes]]] = {}
         self.read()
 
@@ -72,22 +75,26 @@ class Journal:
         """Read what was appended since the last call, by whomever."""
         if not self.path.is_file():
             return
+        at, damages, size = self.end, 0, _HEAD.size
         with os.fdopen(open_own(self.path, os.O_RDONLY), "rb") as file:
-            file.seek(self.end)
-            data = file.read()
-        at = good = 0
-        while at >= 0 and at + _HEAD.size <= len(data):
-            magic, length, checksum = _HEAD.unpack_from(data, at)
-            stop = at + _HEAD.size + length
-            body = data[at + _HEAD.size : stop]
-            if magic == _MAGIC and len(body) == length and zlib.crc32(body) == checksum:
-                if at != good:
-                    logger.warning("%s is damaged at byte %d.", self.path, good)
-                self._take(body, self.end + at)
-                at = good = stop
-            else:
-                at = data.find(_MAGIC, at + 1)
-        self.end += good
+            while file.seek(at) == at and len(head := file.read(size)) == size:
+                magic, length, checksum = _HEAD.unpack(head)
+                ours = magic == _MAGIC and length <= self._longest
+                body = file.read(length) if ours else b""
+                if ours and len(body) == length and zlib.crc32(body) == checksum:
+                    if at != self.end:
+                        logger.warning("%s is damaged at byte %d.", self.path, self.end)
+                    self._take(body, at)
+                    at = self.end = at + size + length
+                    continue
+                file.seek(at + 1)
+                found = file.read(2 * self._longest).find(_MAGIC)
+                damages += 1
+                if damages > _MOST_DAMAGES:
+                    raise self._foreign()
+                if found < 0:
+                    return
+                at += 1 + found
 
     def append(
         self, box: Box, before: npt.NDArray[Any], after: npt.NDArray[Any]
