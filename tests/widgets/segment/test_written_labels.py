@@ -229,6 +229,20 @@ def test_undo_during_a_run_takes_back_strokes_alone(writing):
     assert np.unique(desk.layer.data).tolist() == [int(writing)]
 
 
+def test_forgotten_strokes_are_forgotten(monkeypatch):
+    desk = Shown()
+    monkeypatch.setattr(written_labels, "MOST_STROKES", 8)
+    for value in range(1, 130):
+        desk.layer.paint((0, 4, 4), value)
+    (shown,) = desk.written._shown
+    assert len(shown.already) <= 108
+    for _ in range(100):
+        desk.layer.undo()
+    assert desk.layer.data[0, 4, 4] == 29
+    desk.run(np.full(SHAPE, 200, np.uint8))
+    assert desk.layer.data[0, 4, 4] == 29
+
+
 def test_a_stroke_over_a_script_is_undone_to_what_the_script_set():
     desk = Shown()
     desk.run(np.ones(SHAPE, np.uint8))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from napari.utils.notifications import show_info
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
 from napari_biomedparse.labels.instances import keep_numbers
@@ -27,6 +28,8 @@ Window = tuple[slice, ...]
 """A part of labels: a slice for each axis."""
 MOST_NUMBERS = 2**24
 """Greater numbers that a person paints never meet those of objects."""
+MOST_STROKES = 2**10
+"""Strokes after which those that napari has forgotten are forgotten, too."""
 UNDO_BYTES = 2**30
 """Memory for undoing runs at most, unless the last one alone takes more."""
 
@@ -220,6 +223,8 @@ class WrittenLabels:
                     already = mine[voxels] | (old != shown.of(self._written)[voxels])
                     if already.any():  # by a stroke, or a script that nobody told of
                         shown.already[id(atom)] = atom, already
+                        if len(shown.already) % MOST_STROKES == 0:
+                            shown.limit(UNDO_BYTES)
                     mine[voxels] = True
                     shown.view[voxels] = new
 
@@ -239,7 +244,8 @@ class WrittenLabels:
         steps = [shown.steps[id(atom)] for atom in item if id(atom) in shown.steps]
         with self._lock:
             if steps and self._before is not None:
-                return  # a run over a run's labels waits for its end
+                show_info("Until the run has ended, only strokes can be undone.")
+                return
             self._notice(...)
             mine, written = shown.of(self._mine), shown.of(self._written)
             kept = []
