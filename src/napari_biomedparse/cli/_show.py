@@ -63,8 +63,9 @@ class _Warnings(logging.Handler):
     """Shows what the package and its libraries warn of."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a record."""
-        err.print(self.format(record), soft_wrap=True)
+        """Print a record, unless it is about the inside of a cluster."""
+        if not record.name.startswith("distributed"):
+            err.print(self.format(record), soft_wrap=True)
 
 
 out = _PlainConsole()
