@@ -14,9 +14,10 @@ from napari.layers import Image, Labels, Layer
 
 from napari_biomedparse.data.prompts import PromptSet, label_colour, parse_prompts
 from napari_biomedparse.data.volume import colours_of
-from napari_biomedparse.errors import VolumeError
+from napari_biomedparse.errors import OutputError, VolumeError
 from napari_biomedparse.io import open_file, open_volume
 from napari_biomedparse.viewer.layers import (
+    METADATA_KEY,
     get_reader,
     labels_layer_kwargs,
     prompts_of_values,
@@ -454,3 +455,13 @@ def test_instances_become_the_prompts_that_they_belong_to():
         3: "label 3",
         5: "label 5",
     }
+
+
+def test_the_image_that_was_segmented_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    path.write_text("precious")
+    provenance = {"source": {"path": str(path)}}
+    meta = {"name": "labels", "metadata": {METADATA_KEY: {"provenance": provenance}}}
+    with pytest.raises(OutputError, match="never replaced"):
+        write_labels(str(path), np.ones((2, 3, 4), np.uint8), meta)
+    assert path.read_text() == "precious"

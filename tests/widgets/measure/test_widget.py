@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tifffile
 from napari.utils.notifications import notification_manager
 from qtpy.QtWidgets import QFileDialog
 
@@ -161,3 +162,22 @@ def test_a_page_is_written_of_labels_and_of_objects(bench, tmp_path):
     text = (tmp_path / "page.html").read_text("utf-8")
     assert "2 objects" in text
     assert "<td>1</td><td class='words'>a</td><td>19</td>" in text
+
+
+def test_no_open_image_is_replaced(bench, tmp_path):
+    viewer, widget, qtbot = bench
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, IMAGE, photometric="minisblack")
+    viewer.open(str(path), plugin="napari-biomedparse")
+    before, shown = path.read_bytes(), []
+
+    def keep(note):
+        shown.append(note.message)
+
+    notification_manager.notification_ready.connect(keep)
+    for save in (widget.save, widget.report):
+        save(str(path))
+        qtbot.waitUntil(widget.save_button.isEnabled, timeout=30_000)
+    notification_manager.notification_ready.disconnect(keep)
+    assert [note.count("never replaced") for note in shown] == [1, 1]
+    assert path.read_bytes() == before

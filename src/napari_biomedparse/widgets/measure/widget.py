@@ -144,14 +144,7 @@ class MeasureWidget(QWidget):
             show_error("Choose a Labels layer to save.")
             return
         data, meta, _ = layer.as_layer_data_tuple()
-        images = [one for one in self._viewer.layers if isinstance(one, Image)]
-        inputs = [image.source.path for image in images]
-
-        def write() -> None:
-            refuse_inputs(Path(path), inputs)
-            write_labels(path, data, meta)
-
-        self._save(path, write)
+        self._save(path, lambda: write_labels(path, data, meta))
 
     def save_table(self, path: str) -> None:
         """Save the table as CSV, and its sums by prompt in a file beside it."""
@@ -185,11 +178,17 @@ class MeasureWidget(QWidget):
         self._work.submit(work)
 
     def _save(self, path: str, write: Callable[[], object]) -> None:
-        self._submit(
-            "Writing…",
-            lambda: write() or True,
-            lambda _: self.status.setText(f"Saved as {path}"),
-        )
+        """Write a file, which the dialog has allowed to replace, but no open image."""
+        images = [one for one in self._viewer.layers if isinstance(one, Image)]
+        inputs = [image.source.path for image in images]
+
+        def work() -> bool:
+            refuse_inputs(Path(path), inputs)
+            write()
+            return True
+
+        done = f"Saved as {path}"
+        self._submit("Writing…", work, lambda _: self.status.setText(done))
 
     def _begin(self) -> None:
         labels, image = self._chosen()
