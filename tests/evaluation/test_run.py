@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from evaluation.cases import SHAPE, TEXTS, truth, write_challenge, write_prediction
 
-from napari_biomedparse.errors import FormatError, OptionError
+from napari_biomedparse.errors import FormatError, OptionError, OutputError
 from napari_biomedparse.evaluation import case as case_module
 from napari_biomedparse.evaluation.metrics import evaluate_instances, evaluate_semantic
 from napari_biomedparse.evaluation.run import PAGE, Evaluation, evaluate
@@ -182,3 +182,11 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
         predicted(tmp_path, tolerance=-1.0)
     with pytest.raises(FormatError, match="No file to segment was found"):
         evaluate(tmp_path / "nothing*", tmp_path / "gts", tmp_path / "out")
+
+
+def test_a_page_of_something_else_is_kept(two: Path) -> None:
+    (two / "out").mkdir()
+    (two / "out" / "index.html").write_text("precious")
+    with pytest.raises(OutputError, match="exists already"):
+        predicted(two)
+    assert [path.read_text() for path in (two / "out").iterdir()] == ["precious"]

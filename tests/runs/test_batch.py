@@ -104,3 +104,16 @@ def test_names_of_results() -> None:
     assert folder_names(files) == ["d_x_a_ome_tif", "d_y_a_tif", "b"]
     with pytest.raises(OutputError, match="segment them separately"):
         folder_names([Path("/1/d/x/a.tif"), Path("/2/d/x/a.tif")])
+
+
+def test_a_table_of_something_else_is_kept(
+    scans: Path, tmp_path: Path, tiny_model: BiomedParse
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / SUMMARY).write_text("precious")
+    with pytest.raises(OutputError, match="exists already"):
+        segment_files([scans], out, ["liver"], tiny_model)
+    with pytest.raises(OutputError, match="is a file, not a folder"):
+        segment_files([scans], out / SUMMARY, ["liver"], tiny_model)
+    assert [path.read_text() for path in out.iterdir()] == ["precious"]

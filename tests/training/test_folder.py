@@ -80,3 +80,10 @@ def test_the_log_is_a_table_with_gaps(tmp_path: Path) -> None:
     assert head.startswith("epoch,step,loss,") and head.endswith("val_loss,val_dice")
     assert first.startswith("0,2,0.5,") and first.endswith(",,")
     assert second.startswith("1,4,0.333333,") and second.endswith(",0.25,0.75")
+
+
+def test_weights_of_something_else_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "finetuned.safetensors").write_text("precious")
+    with pytest.raises(OutputError, match=r"holds finetuned\.safetensors of something"):
+        open_training(tmp_path, {"data": "a"})
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]

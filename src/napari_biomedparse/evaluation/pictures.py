@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_biomedparse.evaluation.scores import METRICS, CaseScore
+from napari_biomedparse.io.durable import atomic_write
 from napari_biomedparse.report.drawing import as_png, blend, new_figure
 
 if TYPE_CHECKING:
@@ -76,4 +77,5 @@ def draw_boxes(scores: Sequence[CaseScore], folder: Path) -> dict[str, Path]:
 
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(as_png(figure))
+    with atomic_write(path) as partial:
+        partial.write_bytes(as_png(figure))

@@ -130,6 +130,8 @@ def save_weights(
         mode = part.stat().st_mode
         save_file(_separate(tensors), part, metadata=facts)
         part.chmod(mode)  # safetensors lets nobody but the owner read
+        with part.open("rb+") as file:  # on the disk before it takes the other's name
+            os.fsync(file.fileno())
         part.replace(path)
     except (OSError, SafetensorError) as error:
         raise OutputError(
