@@ -424,3 +424,19 @@ def test_help_names_the_formats_and_commands_there_are(run):
     text = run("report", "--help").output
     assert "segment -o FOLDER" in text
     assert "--run-folder" not in text
+
+
+def test_an_interruption_of_the_imports_is_not_a_traceback() -> None:
+    script = (
+        "import builtins, signal, os\n"
+        "find = builtins.__import__\n"
+        "def slow(name, *more):\n"
+        "    if name == 'typer': os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return find(name, *more)\n"
+        "builtins.__import__ = slow\n"
+        "import napari_biomedparse.cli\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "")

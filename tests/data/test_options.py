@@ -63,3 +63,11 @@ def test_changes_are_typed_as_the_options_are() -> None:
 
 def test_single_fields_are_those_of_the_options() -> None:
     assert get_type_hints(OptionChanges) == get_type_hints(SegmentOptions)
+
+
+def test_a_range_of_slices_and_the_largest_tile() -> None:
+    assert SegmentOptions(slices=range(2, 5)).slices == (2, 5)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="Slices"):
+        SegmentOptions(slices=range(0, 5, 2))  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="between 16 and 16384"):
+        SegmentOptions(tile=1_000_000)

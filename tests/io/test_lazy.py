@@ -213,3 +213,35 @@ def test_labels_must_be_whole_numbers_that_fit() -> None:
         fit(ZERO + 256, np.dtype("u1"))
     assert fit(ZERO + 255, np.dtype("u1")).dtype == np.uint8
     assert fit(ZERO[:0], np.dtype("u1")).size == 0
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "value", "message"),
+    [
+        ("u8", 2**32 - 1, ""),
+        ("u8", 2**33, "contain the value 8589934592, and only 0 to 4294967295"),
+        ("i8", -1, "contain the value -1"),
+        ("f8", 3.0, ""),
+        ("f4", 0.5, "contain fractions"),
+        ("f8", np.nan, "contain the value nan"),
+        ("f8", np.inf, "contain the value inf"),
+        ("f8", 2.0**60, "only 0 to 4294967295"),
+        ("?", True, ""),
+        ("c8", 1, "convert them to integers"),
+    ],
+)
+def test_labels_of_any_type_are_stored_or_refused(
+    dtype: str, value: Any, message: str, lazy: bool
+) -> None:
+    labels: Any = np.zeros((2, 3, 4), dtype)
+    labels[1, 1, 1] = value
+    given = da.from_array(labels) if lazy else labels
+    if message:
+        with pytest.raises(VolumeError, match=message):
+            fit(labels, label_dtype(given, None))
+        return
+    stored = fit(labels, label_dtype(given, None))
+    assert stored.dtype.kind == "u"
+    assert stored.dtype.itemsize <= 4
+    np.testing.assert_array_equal(stored, labels)

@@ -11,12 +11,13 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pytest
+import tifffile
 import zarr
 
 from napari_biomedparse.data.options import region_text
-from napari_biomedparse.data.volume import Volume
+from napari_biomedparse.data.volume import Volume, as_volume
 from napari_biomedparse.engine.engine import Engine
-from napari_biomedparse.errors import OptionError
+from napari_biomedparse.errors import FormatError, OptionError, VolumeError
 from napari_biomedparse.labels.instances import split_instances
 from napari_biomedparse.labels.resolve import probability, resolve, resolve_separately
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
@@ -402,3 +403,18 @@ def test_small_objects_are_dropped_but_not_their_labels(
     _same(result, expected)
     assert result.instances is not None
     assert np.bincount(result.instances.ravel()).min() >= 20
+
+
+def test_a_path_is_opened(tmp_path: Path) -> None:
+    stack = np.random.default_rng(0).integers(0, 255, (3, 32, 32), np.uint8)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, stack, photometric="minisblack")
+    expected = segment(stack, "liver", "tiny").labels
+    for given in (path, str(path)):
+        np.testing.assert_array_equal(segment(given, "liver", "tiny").labels, expected)
+    assert segment_lazy(path, "liver", "tiny").shape == stack.shape
+    assert sum(d.stop - d.start for d in iter_segment(path, "liver", "tiny")) == 3
+    with pytest.raises(FormatError, match="does not exist"):
+        segment(tmp_path / "b.tif", "liver", "tiny")
+    with pytest.raises(VolumeError, match=r"is a path.* open_volume"):
+        as_volume("a.tif")  # type: ignore[arg-type]

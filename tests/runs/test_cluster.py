@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.spawn import get_preparation_data
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -30,7 +32,7 @@ from distributed import Client, LocalCluster
 
 from napari_biomedparse.pipeline.plan import plan_run
 from napari_biomedparse.runs.blocks import split_range, task_size
-from napari_biomedparse.runs.cluster import connect
+from napari_biomedparse.runs.cluster import _script_hidden, connect
 
 PROMPTS = ["liver", "cell"]
 
@@ -189,6 +191,15 @@ def test_the_environment_is_as_before_a_cluster() -> None:
     with connect(workers=1):
         pass
     assert dict(os.environ) == before
+
+
+def test_new_processes_do_not_run_the_users_script() -> None:
+    main = sys.modules["__main__"]
+    before = {name: vars(main).get(name) for name in ("__file__", "__spec__")}
+    with _script_hidden():
+        known = get_preparation_data("worker")
+        assert not {"init_main_from_name", "init_main_from_path"} & set(known)
+    assert {name: vars(main).get(name) for name in before} == before
 
 
 def test_only_who_started_local_workers_can_use_them() -> None:

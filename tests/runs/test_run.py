@@ -283,10 +283,11 @@ def test_reproduce(tiny_model: BiomedParse, tmp_path: Path) -> None:
     _, differences = reproduce(tmp_path / "r", tmp_path / "b", volume=255 - grey)
     assert any("have other labels" in one for one in differences)
     record = json.loads((tmp_path / "r" / "manifest.json").read_text())
-    record["source"]["path"] = None
-    (tmp_path / "mailed.json").write_text(json.dumps(record))
-    with pytest.raises(OptionError, match="give the volume"):
-        reproduce(tmp_path / "mailed.json", tmp_path / "c")
+    for source in ({"path": None}, {}):
+        record["source"] = source
+        (tmp_path / "mailed.json").write_text(json.dumps(record))
+        with pytest.raises(OptionError, match="give the volume"):
+            reproduce(tmp_path / "mailed.json", tmp_path / "c")
 
 
 def test_labels_can_be_seen_while_they_grow(

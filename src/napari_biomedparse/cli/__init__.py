@@ -11,28 +11,31 @@ import weakref
 from multiprocessing import util
 from typing import Annotated, Any
 
-import typer
+try:
+    import typer
 
-from napari_biomedparse.cli import (
-    demo,
-    doctor,
-    evaluate,
-    finetune,
-    info,
-    measure,
-    report,
-    reproduce,
-    segment,
-    vocabulary,
-)
-from napari_biomedparse.cli._show import (
-    INTERRUPTED,
-    one_line_errors,
-    print_any_letter,
-    say,
-    warnings_shown,
-)
-from napari_biomedparse.version import __version__
+    from napari_biomedparse.cli import (
+        demo,
+        doctor,
+        evaluate,
+        finetune,
+        info,
+        measure,
+        report,
+        reproduce,
+        segment,
+        vocabulary,
+    )
+    from napari_biomedparse.cli._show import (
+        INTERRUPTED,
+        one_line_errors,
+        print_any_letter,
+        say,
+        warnings_shown,
+    )
+    from napari_biomedparse.version import __version__
+except KeyboardInterrupt:  # a disk or network may be slow
+    raise SystemExit(130) from None
 
 
 class CommandLine(typer.Typer):

@@ -17,7 +17,7 @@ import numpy as np
 from napari_biomedparse.data.fields import check_fields, documented, option
 from napari_biomedparse.errors import OptionError
 
-SMALLEST_TILE = 16
+SMALLEST_TILE, LARGEST_TILE = 16, 16384
 USUAL_BATCH = 4
 """Slices per batch where no GPU chooses."""
 
@@ -82,7 +82,9 @@ def _check_region(text: str) -> str:
 
 
 def _check_slices(value: Any) -> tuple[int, int]:
-    """Take any pair of whole numbers."""
+    """Take any pair of whole numbers, or a range in steps of one."""
+    if isinstance(value, range) and value.step == 1:
+        value = (value.start, value.stop)
     pair = tuple(value) if isinstance(value, list | tuple) else ()
     whole = [isinstance(n, int | np.integer) and n is not True for n in pair]
     if len(pair) != 2 or not all(whole):
@@ -139,7 +141,7 @@ class SegmentOptions:
         "auto: slices of more than 1024 pixels are cut into tiles at full resolution. "
         "A number sets the tile size in pixels.",
         names=("none", "auto"),
-        limits=(SMALLEST_TILE, None),
+        limits=(SMALLEST_TILE, LARGEST_TILE),
         metavar="none|auto|PIXELS",
     )
     pixel_size: float | None = option(

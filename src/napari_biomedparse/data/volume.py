@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -275,6 +276,10 @@ def volume_of(array: ArrayLike, name: str = "volume") -> Volume:
     VolumeError
         If it is not a regular array.
     """
+    if isinstance(array, str | os.PathLike):
+        raise VolumeError(
+            f"{os.fspath(array)} is a path, not an image; open it with open_volume."
+        )
     if not isinstance(array, ArrayLike):
         try:
             array = np.asarray(array)

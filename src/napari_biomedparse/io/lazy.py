@@ -227,19 +227,20 @@ def spool(
 
 
 def label_dtype(labels: ArrayLike, prompts: PromptSet | None) -> np.dtype[Any]:
-    """Return the smallest unsigned type that holds all label values.
+    """Return the smallest unsigned type, of 32 bits at most, for all label values.
 
     The values of numpy labels are examined. The largest value of lazy labels follows
     from the prompts or, for instances, from their type. Raises `VolumeError` if labels
-    are not integers.
+    are not numbers; `fit` refuses values that are not whole or do not fit.
     """
     dtype = np.dtype(labels.dtype)
-    if dtype.kind not in "bui":
+    if dtype.kind not in "buif":
         raise VolumeError(
             f"Labels have values of type {dtype}; convert them to integers."
         )
     if isinstance(labels, np.ndarray):
-        return np.min_scalar_type(max(0, int(labels.max(initial=0))))
+        most = labels.max(initial=0)  # NaN if there is one
+        return np.min_scalar_type(int(most) if 0 <= most < 2**32 else 2**32 - 1)
     if prompts is not None and not prompts.instance:
         return np.min_scalar_type(prompts.ids[-1])
     return np.dtype(f"u{min(dtype.itemsize, 4)}")
@@ -248,13 +249,15 @@ def label_dtype(labels: ArrayLike, prompts: PromptSet | None) -> np.dtype[Any]:
 def fit(block: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """Return labels as `dtype`; raises `VolumeError` where a value does not fit."""
     if block.size:
-        low, high = int(block.min()), int(block.max())
-        if low < 0 or high > np.iinfo(dtype).max:
-            wrong = low if low < 0 else high
+        low, high = block.min(), block.max()
+        if not (0 <= low and high <= np.iinfo(dtype).max):
             raise VolumeError(
-                f"The labels contain the value {wrong}, which belongs to no prompt and "
-                f"does not fit {dtype}; remove it, or declare them as instances."
+                f"The labels contain the value {low if not low >= 0 else high}, and "
+                f"only 0 to {np.iinfo(dtype).max} can be stored here; remove it, or "
+                "number the labels anew."
             )
+        if block.dtype.kind == "f" and (block % 1).any():
+            raise VolumeError("The labels contain fractions; round them to integers.")
     return block.astype(dtype, copy=False)
 
 

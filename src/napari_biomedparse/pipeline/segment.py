@@ -23,6 +23,7 @@ from dask.delayed import delayed
 from napari_biomedparse.data.results import Segmentation
 from napari_biomedparse.engine.devices import check_not_forked
 from napari_biomedparse.engine.engine import Engine
+from napari_biomedparse.io import open_image, open_volume
 from napari_biomedparse.io.scratch import scratching, temporary_array
 from napari_biomedparse.labels.blockwise import Inner, block_shape, split_blockwise
 from napari_biomedparse.labels.instances import split_instances
@@ -62,7 +63,7 @@ _BLOCK = 128
 
 
 def segment(
-    volume: VolumeLike,
+    volume: VolumeLike | str | os.PathLike[str],
     prompts: PromptsLike,
     model: Model | None = None,
     options: SegmentOptions | None = None,
@@ -79,9 +80,9 @@ def segment(
 
     Parameters
     ----------
-    volume : array or Volume
-        A numpy, dask or zarr array, or the result of `open_volume`: a volume of three
-        axes or a single image of two, in grey or in colour (see `as_volume`), or
+    volume : array, Volume or path
+        A file, a numpy, dask or zarr array, or the result of `open_volume`: a volume of
+        three axes or a single image of two, in grey or in colour (see `as_volume`), or
         volumes over time. The network's three input channels are a grey slice, the
         one before and the one after it, or the red, green and blue of a colour slice.
     prompts : str, sequence of str, mapping or PromptSet
@@ -125,6 +126,8 @@ def segment(
         If a part of the volume cannot be read.
     """
     options = merge_options(options, changes)
+    if isinstance(volume, str | os.PathLike):
+        volume = open_image(volume)
     chosen = choose_input(volume, channel=channel, time=time, consensus=consensus)
     check_request(chosen, options, consensus=consensus, force=force)
     engine = make_engine(model, device, options)
@@ -154,7 +157,7 @@ def segment_chosen(
 
 
 def iter_segment(
-    volume: VolumeLike,
+    volume: VolumeLike | str | os.PathLike[str],
     prompts: PromptsLike,
     model: Model | None = None,
     options: SegmentOptions | None = None,
@@ -179,13 +182,15 @@ def iter_segment(
         A batch at a time.
     """
     options = merge_options(options, changes)
+    if isinstance(volume, str | os.PathLike):
+        volume = open_volume(volume)
     engine = make_engine(model, device, options)
     plan = plan_run(volume, prompts, options, config=engine.model.config)
     yield from run_plan(plan, engine, front=front)
 
 
 def segment_lazy(
-    volume: VolumeLike,
+    volume: VolumeLike | str | os.PathLike[str],
     prompts: PromptsLike,
     model: Model | None = None,
     options: SegmentOptions | None = None,
@@ -204,6 +209,8 @@ def segment_lazy(
         is chosen), one block a batch of slices.
     """
     options = merge_options(options, changes)
+    if isinstance(volume, str | os.PathLike):
+        volume = open_volume(volume)
     engine = make_engine(model, device, options)
     plan = plan_run(volume, prompts, options, config=engine.model.config)
     one_at_a_time, axis = threading.Lock(), plan.geometry.axis - 3

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -64,6 +65,8 @@ if TYPE_CHECKING:
 
 
 PLUGIN = "napari-biomedparse"
+_SCRIPT = ("__file__", "__spec__")
+"""By which new processes find the script that this one runs."""
 LOOK_SECONDS = 0.5
 """How often a run on a cluster, and those that follow it, check for news."""
 
@@ -152,7 +155,7 @@ def connect(
         with client:
             yield client
     else:
-        with _environment_kept():
+        with _environment_kept(), _script_hidden():
             yield from _local_client(workers)
 
 
@@ -184,6 +187,21 @@ def _local_client(workers: int | None) -> Iterator[Client]:
         raise
     finally:
         close()
+
+
+@contextmanager
+def _script_hidden() -> Iterator[None]:
+    """Keep new processes from running the user's script again, which needs no guard.
+
+    Workers use nothing of it: what it defines reaches them by value.
+    """
+    main = sys.modules["__main__"]
+    known = {name: vars(main)[name] for name in _SCRIPT if name in vars(main)}
+    vars(main).update(dict.fromkeys(known))
+    try:
+        yield
+    finally:
+        vars(main).update(known)
 
 
 async def _end_workers(cluster: LocalCluster) -> None:

@@ -165,7 +165,7 @@ def reproduce(
             f"{out} is the recorded run itself; choose a new folder, in which to "
             "repeat it."
         )
-    volume = old.source["path"] if volume is None else volume
+    volume = old.source.get("path") if volume is None else volume
     model = old.load if model is None else model
     for what, value in (("volume", volume), ("model", model)):
         if value is None:
@@ -175,7 +175,7 @@ def reproduce(
     assert volume is not None
     time = old.source.get("time")
     how = FolderOptions(
-        device=device or old.environment["device"].partition(":")[0],
+        device=device or str(old.environment.get("device", "auto")).partition(":")[0],
         channel=old.source.get("channel"),
         time=tuple(time) if isinstance(time, list) else time,
         consensus=old.kind == "consensus",

@@ -17,7 +17,7 @@ from magicgui.widgets import (
 )
 from qtpy.QtWidgets import QWidget
 
-from napari_biomedparse.data.options import SMALLEST_TILE, SegmentOptions
+from napari_biomedparse.data.options import LARGEST_TILE, SMALLEST_TILE, SegmentOptions
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.io.formats.units import unit_symbol
 from napari_biomedparse.widgets.shared.form import (
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 NONE = "none"
 TILE = "tile size"
 PIXEL = "pixel size"
-LARGEST_TILE = 2**16
 _DECIMALS = 5
 _HELP = {item.name: item.metadata["help"] for item in fields(SegmentOptions)}
 
