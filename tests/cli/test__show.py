@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from rich.table import Table
 from typer.testing import CliRunner
 
@@ -90,3 +91,14 @@ def test_a_batch_and_its_pages_survive_any_name(tmp_path: Path) -> None:
         if folder.is_dir():
             page = CliRunner().invoke(app, ["report", str(folder)])
             assert page.exit_code == 0, page.output
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("std::bad_alloc")])
+def test_a_shortage_is_told_in_one_line(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit), _show.one_line_errors():
+        raise error
+    assert capsys.readouterr().err.startswith("Error: Memory ran out. Close other")
+    with pytest.raises(RuntimeError, match="a bug"), _show.one_line_errors():
+        raise RuntimeError("a bug, not a shortage")
