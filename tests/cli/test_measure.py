@@ -12,7 +12,11 @@ from typer.testing import CliRunner
 
 from napari_biomedparse.cli import app
 from napari_biomedparse.data.prompts import parse_prompts
+from napari_biomedparse.data.results import Segmentation
 from napari_biomedparse.io import open_volume, save_labels
+from napari_biomedparse.pipeline.segment import segment
+from napari_biomedparse.runs.folder import Run
+from napari_biomedparse.samples import make_phantom
 
 IMAGE = np.arange(4 * 16 * 16, dtype=np.uint16).reshape(4, 16, 16)
 
@@ -45,14 +49,13 @@ def test_pieces_of_labels_are_measured(tmp_path: Path, name: str) -> None:
     assert rows["voxels"].tolist() == [1, 16, 18]
     assert rows["volume [micrometer^3]"].tolist() == pytest.approx([3.0, 48.0, 54.0])
     assert rows["mean_intensity"].iloc[0] == IMAGE[3, 5, 5]
-    if name != "labels.tif":  # a TIFF does not say what its values stand for
-        assert rows["prompt"].tolist() == ["nuclei", "vessels", "nuclei"]
-        sums = pd.read_csv(tmp_path / "table_prompts.csv").set_index("prompt")
-        assert sums["objects"].to_dict() == {"nuclei": 2, "vessels": 1}
-        assert sums["total_volume [micrometer^3]"].to_dict() == {
-            "nuclei": 57,
-            "vessels": 48,
-        }
+    assert rows["prompt"].tolist() == ["nuclei", "vessels", "nuclei"]
+    sums = pd.read_csv(tmp_path / "table_prompts.csv").set_index("prompt")
+    assert sums["objects"].to_dict() == {"nuclei": 2, "vessels": 1}
+    assert sums["total_volume [micrometer^3]"].to_dict() == {
+        "nuclei": 57,
+        "vessels": 48,
+    }
 
 
 @pytest.mark.parametrize("flag", ["--instances", "--objects"])
@@ -129,3 +132,63 @@ def test_an_input_is_never_replaced_and_others_when_asked(tmp_path: Path) -> Non
     assert CliRunner().invoke(app, [*command, str(table)]).exit_code == 0
     nowhere = CliRunner().invoke(app, [*command, str(table / "out.csv")])
     assert "table.csv is a file, not a folder" in nowhere.stderr
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Segmentation]:
+    """A phantom, and its objects as Python gives them."""
+    phantom = make_phantom("em", 3, shape=(4, 96, 96))
+    path = tmp_path_factory.mktemp("cells") / "cells.tif"
+    size = dict(zip(("PhysicalSizeZ", "PhysicalSizeY"), phantom.spacing, strict=False))
+    metadata = {"axes": "ZYX", **size, "PhysicalSizeX": phantom.spacing[2]}
+    tifffile.imwrite(path, phantom.image, ome=True, metadata=metadata)
+    result = segment(phantom.image, TARGETS, "demo", device="cpu", instances=True)
+    return path, result
+
+
+TARGETS = [
+    "mitochondria in electron microscopy",
+    "cell membranes in electron microscopy",
+]
+
+
+@pytest.mark.parametrize("name", ["o.npz", "o.tif", "o.ome.zarr", "o.nii.gz", "run"])
+def test_objects_are_measured_with_their_own_prompt(
+    tmp_path: Path, cells: tuple[Path, Segmentation], name: str
+) -> None:
+    image, expected = cells
+    owners, labels = expected.owners, expected.labels
+    assert owners is not None
+    assert expected.instances is not None
+    words = [part for text in TARGETS for part in ("-p", text)]
+    command = ["segment", str(image), *words, "-m", "demo", "--device", "cpu"]
+    done = CliRunner().invoke(
+        app, [*command, "--instances", "-o", str(tmp_path / name)]
+    )
+    assert done.exit_code == 0, done.output
+    found = tmp_path / name
+    found = found if found.suffix else found / "instances.ome.zarr"
+    table = tmp_path / "table.csv"
+    command = ["measure", str(found), "-i", str(image), "-o", str(table), "--instances"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    rows = pd.read_csv(table).sort_values("id")
+    assert len(rows) == len(owners.labels) - 1 > 10
+    voxels = np.bincount(expected.instances.ravel())
+    sizes = rows.groupby("label")["voxels"].sum().to_dict()
+    for label in (1, 2):  # but for voxels that objects of the other label grew into
+        mine = owners.labels == label
+        assert sizes[label] == voxels[mine].sum()
+        assert sizes[label] == pytest.approx((labels == label).sum(), rel=0.1)
+    assert {*zip(rows["label"], rows["prompt"], strict=True)} == {
+        *enumerate(TARGETS, 1)
+    }
+    best = expected.existence.max(axis=1)
+    assert rows["score"].between(0.5, best.max() + 1e-4).all()
+    if name != "run":  # whose objects are numbered by blocks
+        np.testing.assert_array_equal(rows["label"], owners.labels[1:])
+        np.testing.assert_allclose(rows["score"], owners.scores[1:], atol=1e-4)
+        return
+    run = Run(found.parent)
+    assert run.owners is not None
+    np.testing.assert_array_equal(rows["label"], run.owners.labels[1:])

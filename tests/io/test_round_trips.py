@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
-from napari_biomedparse.data.prompts import parse_prompts
+from napari_biomedparse.data.prompts import INSTANCE_KEY, parse_prompts
+from napari_biomedparse.data.results import Owners
 from napari_biomedparse.data.volume import (
     Volume,
     as_volume,
@@ -18,7 +20,7 @@ from napari_biomedparse.data.volume import (
 )
 from napari_biomedparse.errors import FormatError
 from napari_biomedparse.io import open_file, open_image, save_labels
-from napari_biomedparse.io.formats.ome_labels import Layout, create_labels
+from napari_biomedparse.io.formats.ome_labels import LabelStore, Layout, create_labels
 
 FILES = (
     "derived_amos_crop_ct.nii.gz",
@@ -87,6 +89,65 @@ def test_labels_in_a_file(shared: Path, tmp_path: Path, name: str, suffix: str) 
     (found,) = open_file(path).labels
     assert_same_place(found.volume, image)
     np.testing.assert_array_equal(np.asarray(found.volume.data[...]), labels)
+
+
+OBJECTS = np.arange(24, dtype=np.int32).reshape(2, 3, 4)
+OWNERS = Owners(
+    np.uint16([0, *[2, 5, 5] * 7, 2, 0]), np.float32([np.nan, *[0.25] * 23])
+)
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".ome.zarr", ".tif", ".npz", ".nii.gz"])
+def test_each_object_keeps_its_prompt_label_and_score(
+    tmp_path: Path, suffix: str
+) -> None:
+    prompts = parse_prompts({2: "nucleus", 5: "cell", 9: "none", INSTANCE_KEY: 1})
+    path, volume = tmp_path / f"objects{suffix}", as_volume(OBJECTS)
+    save_labels(path, OBJECTS, volume=volume, prompts=prompts, owners=OWNERS)
+    contents = open_file(path)
+    (found,) = contents.labels
+    assert contents.prompts == prompts
+    assert found.owners is not None
+    np.testing.assert_array_equal(found.owners.labels, OWNERS.labels)
+    np.testing.assert_allclose(found.owners.scores, OWNERS.scores)
+    texts = {2: "nucleus", 5: "cell"}
+    expected = {n: texts[i] for n, i in enumerate(OWNERS.labels.tolist()) if i}
+    assert dict(found.names) == expected
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".tif", ".npz", ".nii.gz"])
+def test_objects_of_unknown_owners_have_no_false_names(
+    tmp_path: Path, suffix: str
+) -> None:
+    volume = as_volume(OBJECTS)
+    for texts, name in (({1: "a", 2: "b"}, None), ({1: "a"}, "a")):
+        prompts, path = (
+            parse_prompts({**texts, INSTANCE_KEY: 1}),
+            tmp_path / f"o{suffix}",
+        )
+        save_labels(path, OBJECTS, volume=volume, prompts=prompts, overwrite=True)
+        (found,) = open_file(path).labels
+        assert {found.names.get(n) for n in (1, 2, 17)} == {name}
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_other_software_reads_the_objects_of_an_ome_zarr(
+    tmp_path: Path, version: Any
+) -> None:
+    prompts = parse_prompts({2: "nucleus", 5: "cell", INSTANCE_KEY: 1})
+    volume, path = as_volume(OBJECTS), tmp_path / "objects.ome.zarr"
+    layout = Layout(OBJECTS.shape, np.dtype(np.uint32), 0, 1, version)
+    create_labels(path, layout, volume, prompts)
+    LabelStore(path, layout).name_objects(OWNERS)
+    attributes = zarr.open_group(path, mode="r").attrs.asdict()
+    label = attributes.get("ome", attributes)["image-label"]
+    assert len(label["properties"]) == len(label["colors"]) == 22
+    assert label["properties"][1] == {
+        "label-value": 2, "prompt": "cell", "label": 5, "score": 0.25
+    }  # fmt: skip
+    assert len({tuple(entry["rgba"]) for entry in label["colors"]}) == 22
+    (found,) = open_file(path).labels
+    assert found.names[2] == "cell"
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])

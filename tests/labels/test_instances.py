@@ -12,6 +12,7 @@ from skimage.segmentation import expand_labels
 
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.labels.instances import (
+    OwnerTally,
     keep_numbers,
     label_components,
     split_instances,
@@ -134,3 +135,26 @@ def test_without_objects_before_numbers_are_as_they_are():
         np.testing.assert_array_equal(keep_numbers(objects, before), [0, 1, 2, 3])
     np.testing.assert_array_equal(keep_numbers(objects, None, [2]), [0, 1, 3, 4])
     np.testing.assert_array_equal(keep_numbers(np.zeros(3, int), objects[0, :3]), [0])
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_owners_are_the_labels_of_the_inside(axis: int, blocks: int) -> None:
+    rng = np.random.default_rng(axis)
+    labels = np.repeat(rng.integers(0, 3, (8, 1, 1)), 6, 1).repeat(5, 2) * 3
+    labels = np.moveaxis(labels, 0, rng.integers(3)).astype(np.uint8)
+    edges = np.where(rng.random(labels.shape) < 0.3, labels, 0)
+    instances = split_instances(labels, edges)
+    existence = rng.random((2, labels.shape[axis])).astype(np.float32)
+    tally = OwnerTally(int(instances.max()), (3, 6), existence, axis)
+    for at in np.array_split(np.arange(labels.shape[axis]), blocks):
+        parts = (np.take(x, at, axis) for x in (instances, labels, edges))
+        tally.add(*parts, start=int(at[0]))
+    owners = tally.owners
+    assert owners.labels[0] == 0
+    for number in range(1, int(instances.max()) + 1):
+        inside = np.nonzero((instances == number) & (edges == 0))
+        (label,) = np.unique(labels[inside])
+        assert owners.labels[number] == label
+        best = existence[label // 3 - 1, np.unique(inside[axis])].max()
+        assert owners.scores[number] == best

@@ -87,7 +87,9 @@ def test_array_arrives(pair, array):
 
 
 def test_several_arrays(pair):
-    sent = Instances(2, np.arange(4, dtype=np.int32), np.ones(3, "u2"))
+    sent = Instances(
+        2, np.arange(4, dtype=np.int32), np.ones(3, "u2"), np.ones(3, "f4")
+    )
     received = exchange(pair, sent)
     assert received.start == 2
     np.testing.assert_array_equal(received.labels, sent.labels)

@@ -17,7 +17,7 @@ from hypothesis import given, strategies as st
 from runs_manifests import a_manifest
 
 from napari_biomedparse.data.options import SegmentOptions
-from napari_biomedparse.data.results import SegmentedSlices
+from napari_biomedparse.data.results import Owners, SegmentedSlices
 from napari_biomedparse.data.volume import Volume, as_volume
 from napari_biomedparse.errors import Cancelled, FormatError, OutputError
 from napari_biomedparse.io.formats.ome_labels import Layout, create_labels
@@ -45,7 +45,7 @@ from napari_biomedparse.runs.folder import (
     recorded_blocks,
     verified_blocks,
 )
-from napari_biomedparse.runs.manifest import Manifest
+from napari_biomedparse.runs.manifest import Block, Manifest
 
 
 @given(st.integers(0, 9), st.integers(1, 9), st.sets(st.integers(0, 20)))
@@ -325,9 +325,18 @@ def test_objects_of_labels_on_the_disk(
     for start in (0, 2, 4):
         labels.write(start, values[start : start + 2])
         edges.write(start, 0 * values[start : start + 2])
-    stores = [labels, edges]
-    assert write_objects(tmp_path, plan, manifest, stores) == expected
+    existence = np.linspace(0, 1, 10).reshape(2, 5).tolist()
+    block = Block(0, 5, existence, [[0] * 5] * 2, "")
+    written = write_objects(tmp_path, plan, manifest, [labels, edges], {0: block})
+    assert written.objects == expected
+    owners = Owners.parse(written.owners)
+    assert owners is not None
+    assert owners.labels.tolist() == [0, 2, 5, 2][: expected + 1]
+    best = [existence[0][2], existence[1][2], existence[0][4]]  # in their last slices
+    np.testing.assert_allclose(owners.scores[1:], best[:expected], atol=1e-4)
     contents = open_zarr(tmp_path / OBJECTS)
+    assert contents.labels[0].owners is not None
+    assert contents.labels[0].names[2] == plan.prompts.texts[1]
     assert contents.prompts is not None
     assert contents.prompts.instance
     volume = contents.labels[0].volume

@@ -291,6 +291,7 @@ def save(
             found[at] if separate else found,
             volume=volume,
             prompts=one if separate else prompts,
+            owners=result.owners,
             overwrite=overwrite,
         )
         say(f"Labels are in {output}")

@@ -56,10 +56,12 @@ def measure(
         warn_renamed("--objects", "--instances")
     volume = _open(image, None if channel is None else to_number(channel))
     opened = open_labels(labels)
-    found, prompts = opened.volume.data, dict(opened.texts)
+    found, prompts = opened.volume.data, opened.names
     if not (instances or objects):
         found, prompts = components_of(found, prompts, temporary_array)
     table = measure_objects(found, volume, prompts=prompts)
+    if opened.owners is not None and (instances or objects):
+        opened.owners.add_to(table)
     files = save_tables(table, output, overwrite=overwrite)
     names = " and ".join(map(str, files))
     say(f"{len(table)} objects, in {table.attrs['unit']}: {names}")

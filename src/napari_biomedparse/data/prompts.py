@@ -170,9 +170,13 @@ def _from_mapping(source: Mapping[Any, Any]) -> PromptSet:
     )
 
 
-def label_colour(label: int) -> Colour:
-    """Return a colour of a label value that differs from those of its neighbours."""
+def label_colour(label: int, number: int = 0) -> Colour:
+    """Return a colour of a label value that differs from those of its neighbours.
+
+    Objects of a label have its hue, in shades that follow from their `number`.
+    """
     hue = (label * _GOLDEN_RATIO) % 1.0
-    rgb = colorsys.hsv_to_rgb(hue, 0.65 + 0.3 * (label % 2), 0.95)
+    shade = 0.95 - 0.45 * (number * _GOLDEN_RATIO % 1.0)
+    rgb = colorsys.hsv_to_rgb(hue, 0.65 + 0.3 * (label % 2), shade)
     red, green, blue = (round(255 * part) for part in rgb)
     return red, green, blue, 255

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
+    import pandas as pd
 
     from napari_biomedparse.data.prompts import PromptSet
 
@@ -56,6 +58,72 @@ class SegmentedSlices:
 
 
 @dataclass(frozen=True)
+class Owners:
+    """Which prompt each separate object belongs to.
+
+    Parameters
+    ----------
+    labels : uint16 ndarray [N + 1]
+        Label id of the prompt of each object, by the object's number; 0 if unknown.
+    scores : float32 ndarray [N + 1]
+        Highest existence probability of that prompt in a slice of the object; NaN if
+        unknown.
+    """
+
+    labels: npt.NDArray[np.uint16]
+    scores: npt.NDArray[np.float32]
+
+    def names(self, texts: Mapping[int, str]) -> dict[int, str]:
+        """Return the prompt of each object, of prompts by label id."""
+        owners = enumerate(self.labels.tolist())
+        return {number: texts[i] for number, i in owners if number and i in texts}
+
+    def add_to(self, table: pd.DataFrame) -> None:
+        """Add label and score to a table of objects, behind their prompts."""
+        known = np.minimum(table["id"], len(self.labels)) % len(self.labels)
+        at = 1 + table.columns.get_loc("prompt")
+        table.insert(at, "label", self.labels[known])
+        table.insert(at + 1, "score", self.scores[known])
+
+    def describe(self) -> dict[str, list[Any]]:
+        """Return plain JSON types, the background left out."""
+        scores = [None if x != x else round(x, 4) for x in self.scores[1:].tolist()]
+        return {"labels": self.labels[1:].tolist(), "scores": scores}
+
+    @classmethod
+    def parse(cls, described: Any) -> Owners | None:
+        """Read what `describe` returned; None if it is something else."""
+        try:
+            labels = np.array([0, *described["labels"]])
+            scores = np.array([np.nan, *described["scores"]], np.float32)
+            if labels.dtype.kind != "i" or labels.ndim != 1:
+                return None
+            if (
+                labels.shape != scores.shape
+                or not 0 <= labels.min() <= labels.max() < 2**16
+            ):
+                return None
+        except (KeyError, OverflowError, TypeError, ValueError):
+            return None
+        return cls(labels.astype(np.uint16), scores)
+
+    @classmethod
+    def common(cls, parts: Sequence[Owners]) -> Owners | None:
+        """Keep what is true at all time points, each of which numbers objects anew."""
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        count = max(len(part.labels) for part in parts)
+        lowest, highest = np.full(count, 2**16 - 1, np.uint16), np.zeros(count, "u2")
+        for part in parts:
+            here = slice(len(part.labels))
+            lowest[here] = np.minimum(lowest[here], part.labels)
+            highest[here] = np.maximum(highest[here], part.labels)
+        return cls(
+            np.where(lowest == highest, highest, 0), np.full(count, np.nan, "f4")
+        )
+
+
+@dataclass(frozen=True)
 class Segmentation:
     """Result of a request: one volume, a time series, or a consensus.
 
@@ -74,6 +142,9 @@ class Segmentation:
     instances : int32 ndarray like `labels`, optional
         0 is background, every object has a number of its own; those of a series are
         numbered anew at each time point.
+    owners : Owners, optional
+        The prompt of each object; of a series, those that are the same at all time
+        points.
     """
 
     labels: Any
@@ -81,6 +152,7 @@ class Segmentation:
     prompts: PromptSet
     parameters: Mapping[str, Any]
     instances: npt.NDArray[np.int32] | None = None
+    owners: Owners | None = None
 
     @property
     def ids(self) -> tuple[int, ...]:

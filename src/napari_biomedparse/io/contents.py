@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY, parse_prompts
 from napari_biomedparse.errors import FormatError, PromptError
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import Colour, PromptSet
+    from napari_biomedparse.data.results import Owners
     from napari_biomedparse.data.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -21,12 +22,16 @@ logger = logging.getLogger(__name__)
 class LabelVolume:
     """A label image, with names and colours of its values as far as they are known.
 
-    Raises `FormatError` if the values of `volume` are not whole numbers.
+    `texts` are prompts by label id. Values are label ids or, if it is of `instance`s,
+    objects, whose prompts are those of their `owners`. Raises `FormatError` if the
+    values of `volume` are not whole numbers.
     """
 
     volume: Volume
     texts: Mapping[int, str] = field(default_factory=dict)
     colours: Mapping[int, Colour] = field(default_factory=dict)
+    instance: bool = False
+    owners: Owners | None = None
 
     def __post_init__(self) -> None:
         """Refuse fractions."""
@@ -35,6 +40,23 @@ class LabelVolume:
                 f"The labels {self.volume.name} of {self.volume.source} have values of "
                 f"type {self.volume.dtype}; convert them to integers."
             )
+
+    @property
+    def names(self) -> Mapping[int, str]:
+        """Prompt by value of the voxels, as far as it is known."""
+        if not self.instance:
+            return self.texts
+        if self.owners is not None:
+            return self.owners.names(self.texts)
+        return _SameName(self.texts) if len(self.texts) == 1 else {}
+
+
+class _SameName(dict[int, str]):
+    """The only prompt there is, for whatever object."""
+
+    def get(self, _: int, default: Any = None) -> Any:
+        """Return the prompt."""
+        return next(iter(self.values()), default)
 
 
 @dataclass(frozen=True)

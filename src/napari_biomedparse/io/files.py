@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from napari_biomedparse.data.prompts import PromptSet
+    from napari_biomedparse.data.results import Owners
     from napari_biomedparse.data.volume import ArrayLike, Volume
     from napari_biomedparse.io.contents import Contents
     from napari_biomedparse.io.inputs import Kind
@@ -247,6 +248,7 @@ def save_labels(
     *,
     volume: Volume,
     prompts: PromptSet | None,
+    owners: Owners | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write labels with the scale of the volume they belong to.
@@ -268,6 +270,8 @@ def save_labels(
         four is time.
     prompts : PromptSet or None
         Names to store with the label values.
+    owners : Owners, optional
+        The prompt of each object, if the values are objects; see `Segmentation`.
 
     Raises
     ------
@@ -298,7 +302,9 @@ def save_labels(
             volume.name,
             path.name,
         )
-    saver(path, labels, volume=volume, prompts=prompts, overwrite=overwrite)
+    saver(
+        path, labels, volume=volume, prompts=prompts, owners=owners, overwrite=overwrite
+    )
 
 
 def _format_of(kind: Kind) -> tuple[Callable[[Path], Contents], Callable[..., None]]:

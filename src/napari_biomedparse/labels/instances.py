@@ -5,13 +5,14 @@ End of section 6 of the architecture description. Whole volumes in, whole volume
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import cc3d
 import numpy as np
 import numpy.typing as npt
 
+from napari_biomedparse.data.results import Owners
 from napari_biomedparse.errors import VolumeError
 
 Numbers = TypeVar("Numbers", bound=np.integer[Any])
@@ -67,6 +68,59 @@ def split_instances(
     if minimum_size > 1:
         return kept_numbers(np.bincount(grown.ravel()), minimum_size)[grown]
     return grown
+
+
+class OwnerTally:
+    """Finds the prompt of each object, and its score, in any parts of a volume.
+
+    `ids` are label ids, `existence` [P, slices] their probabilities along `axis`.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        ids: Sequence[int],
+        existence: npt.NDArray[np.float32],
+        axis: int,
+    ) -> None:
+        self._labels = np.zeros(count + 1, np.uint16)
+        self._scores = np.full(count + 1, np.nan, np.float32)
+        self._rows = np.full(max(ids) + 1, -1)  # a person may have set other labels
+        self._rows[list(ids)] = range(len(ids))
+        self._existence, self._axis = existence, axis
+
+    def add(
+        self,
+        instances: npt.NDArray[np.integer[Any]],
+        labels: npt.NDArray[np.integer[Any]],
+        edges: npt.NDArray[np.integer[Any]],
+        start: int = 0,
+    ) -> None:
+        """Look at slices from `start` on: [Z, Y, X] or, by prompt, [P, Z, Y, X].
+
+        Objects grow a voxel beyond their own label, so only their inside counts.
+        """
+        if instances.ndim == 4:
+            for parts in zip(instances, labels, edges, strict=True):
+                self.add(*parts, start=start)
+            return
+        planes = (
+            np.moveaxis(part, self._axis, 0) for part in (instances, labels, edges)
+        )
+        for at, (numbers, ids, edge) in enumerate(zip(*planes, strict=True), start):
+            inside = (edge == 0) & (ids > 0) & (ids < len(self._rows))
+            self._labels[numbers[inside]] = ids[inside]
+            here = np.zeros(len(self._labels), bool)
+            here[numbers[inside]] = True
+            rows = self._rows[self._labels[here]]
+            scores = np.where(rows < 0, np.nan, self._existence[rows, at])
+            self._scores[here] = np.fmax(self._scores[here], scores)
+
+    @property
+    def owners(self) -> Owners:
+        """What was found."""
+        self._labels[0], self._scores[0] = 0, np.nan
+        return Owners(self._labels, self._scores)
 
 
 def kept_numbers(

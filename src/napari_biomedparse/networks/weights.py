@@ -71,6 +71,17 @@ def model_or_default(model: _Model | None) -> _Model | str:
     return chosen
 
 
+def is_fine_tuned(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file has weights of `finetune`; reads no weights."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return "best" in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False  # another kind of file
+
+
 def is_small(model: str) -> bool:
     """Return whether a model, given by name or file, is small; reads no weights."""
     path = Path(model)

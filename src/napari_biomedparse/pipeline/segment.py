@@ -20,13 +20,13 @@ import numpy.typing as npt
 import zarr
 from dask.delayed import delayed
 
-from napari_biomedparse.data.results import Segmentation
+from napari_biomedparse.data.results import Owners, Segmentation
 from napari_biomedparse.engine.devices import check_not_forked
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.io import open_image, open_volume
 from napari_biomedparse.io.scratch import scratching, temporary_array
 from napari_biomedparse.labels.blockwise import Inner, block_shape, split_blockwise
-from napari_biomedparse.labels.instances import split_instances
+from napari_biomedparse.labels.instances import OwnerTally, split_instances
 from napari_biomedparse.networks.network import Network
 from napari_biomedparse.networks.weights import (
     load_model,
@@ -261,6 +261,7 @@ class Collector:
         self._labels: list[Any] = []
         self._edges: list[Any] = []
         self._instances: Any = None
+        self._owners: list[Owners] = []
         if self._series:
             self._labels.append(self._new(first, over_time=True))
             if first.instances:
@@ -321,6 +322,7 @@ class Collector:
                 "precision": precision,
             },
             instances=instances,
+            owners=Owners.common(self._owners),
         )
 
     def _split(
@@ -330,6 +332,9 @@ class Collector:
         size = self._plan.options.minimum_size
         if self._in_memory:
             instances[at] = split_instances(labels[at], edges, size)
+            self._find_owners(
+                int(instances[at].max(initial=0)), labels, edges, instances, at
+            )
             return
         count, shape = 0, edges.shape[-3:]
         block = block_shape(edges.chunks[-3:], shape)
@@ -339,6 +344,22 @@ class Collector:
                 parts = (Inner(labels, at + prompt), Inner(edges, prompt), components)
                 target = Inner(instances, at + prompt)
                 count = split_blockwise(*parts, target, block, size, after=count)
+        self._find_owners(count, labels, edges, instances, at)
+
+    def _find_owners(
+        self, count: int, labels: Any, edges: Any, instances: Any, at: tuple[int, ...]
+    ) -> None:
+        """Find the prompts of objects, a few slices at a time if they are on disk."""
+        axis, scores = self._plan.geometry.axis, self._existence[:, at[0] if at else 0]
+        tally = OwnerTally(count, self._plan.prompts.ids, scores, axis)
+        depth = edges.shape[axis - 3]
+        thickness = depth if self._in_memory else edges.chunks[axis - 3]
+        for start in range(0, depth, thickness):
+            where = [slice(None)] * 3
+            where[axis] = slice(start, start + thickness)
+            here = (*at, ..., *where)
+            tally.add(instances[here], labels[here], edges[(..., *where)], start)
+        self._owners.append(tally.owners)
 
     def _new(self, plan: RunPlan, dtype: Any = None, *, over_time: bool = False) -> Any:
         """Make an array of zeros for labels, on disk in chunks that suit its writer."""

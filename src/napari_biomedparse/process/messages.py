@@ -225,6 +225,8 @@ class Instances:
     """Each object has a number of its own."""
     owners: npt.NDArray[Any]
     """Label id of each object number; entry 0 is background."""
+    scores: npt.NDArray[np.float32]
+    """Score of each object number; see `Owners`."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from napari_biomedparse.process.messages import (
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from napari_biomedparse.data.results import Span
+    from napari_biomedparse.data.results import Owners, Span
     from napari_biomedparse.engine.engine import Engine
     from napari_biomedparse.pipeline.plan import RunPlan
     from napari_biomedparse.pipeline.scores import ScoreStore
@@ -168,21 +168,26 @@ class _Collected:
     def __init__(self, plan: RunPlan) -> None:
         self._labels = np.zeros(plan.label_shape, plan.label_dtype)
         self._edges = np.zeros_like(self._labels)
+        size = (len(plan.prompts), plan.geometry.depth)
+        self._existence = np.full(size, np.nan, np.float32)
+        self._ids, self._axis = plan.prompts.ids, plan.geometry.axis
 
     def add(self, part: SegmentedSlices) -> None:
         """Keep finished slices."""
         here: Any = (..., *part.where)
         self._labels[here] = part.labels
         self._edges[here] = part.edges
+        self._existence[:, part.start : part.stop] = part.existence
 
     def send(self, run: WorkerRun, minimum_size: int) -> None:
         """Separate the objects and send them, slab by slab."""
-        from napari_biomedparse.labels.instances import split_instances
+        from napari_biomedparse.labels.instances import OwnerTally, split_instances
 
         instances = split_instances(self._labels, self._edges, minimum_size)
-        # Objects grow a voxel beyond their own label: only their inside is reliable.
-        inside = np.where(self._edges == 0, self._labels, 0)
-        send_instances(run, instances, inside)
+        count = int(instances.max(initial=0))
+        tally = OwnerTally(count, self._ids, self._existence, self._axis)
+        tally.add(instances, self._labels, self._edges)
+        send_instances(run, instances, tally.owners)
 
 
 def _steps(
@@ -244,18 +249,11 @@ def planned(
 
 
 def send_instances(
-    run: WorkerRun, instances: npt.NDArray[np.int32], labels: npt.NDArray[Any]
+    run: WorkerRun, instances: npt.NDArray[np.int32], owners: Owners
 ) -> None:
     """Send instances, and which label each belongs to, slab by slab."""
-    count = int(instances.max()) + 1
-    owners, most = np.zeros(count, labels.dtype), np.zeros(count, np.int64)
-    for label in np.unique(labels[labels > 0]):
-        voxels = np.bincount(instances[labels == label], minlength=count)
-        owners[voxels > most] = label
-        most = np.maximum(most, voxels)
-    owners[0] = 0
     for start, slab in slabs(instances):
-        run.send(Instances(start, slab, owners))
+        run.send(Instances(start, slab, owners.labels, owners.scores))
 
 
 def slabs(array: Any) -> Iterator[tuple[int, npt.NDArray[Any]]]:

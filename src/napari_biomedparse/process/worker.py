@@ -14,8 +14,6 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from napari_biomedparse.data.results import SegmentedSlices
 from napari_biomedparse.errors import Cancelled
 from napari_biomedparse.process.channel import open_channel
@@ -146,8 +144,8 @@ def _run_consensus(
         scores = existence[:, start:stop]
         run.send(Voted(SegmentedSlices(start, stop, 0, labels, scores)))
         yield
-    if found.instances is not None:
-        send_instances(run, found.instances, np.asarray(found.labels))
+    if found.instances is not None and found.owners is not None:
+        send_instances(run, found.instances, found.owners)
 
 
 def _run_to_folder(recipe: Recipe, model: Network, run: WorkerRun) -> None:

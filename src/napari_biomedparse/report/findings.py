@@ -146,6 +146,11 @@ class TimeLeft:
         return (now - first_time) / (done - first_done) * (total - done)
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number of things, such as "1 slice" or "2 slices"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def duration(seconds: float) -> str:
     """Format a duration, for example ``"2 min 05 s"``."""
     whole = round(seconds)

@@ -22,6 +22,7 @@ from napari_biomedparse.io.formats.ome_labels import LabelStore, create_labels
 from napari_biomedparse.io.identity import check_unchanged
 from napari_biomedparse.io.lazy import chunk_thickness
 from napari_biomedparse.labels.blockwise import block_shape, scratch, split_blockwise
+from napari_biomedparse.labels.instances import OwnerTally
 from napari_biomedparse.pipeline.loop import one_behind, run_plan
 from napari_biomedparse.pipeline.plan import spans
 from napari_biomedparse.runs.folder import (
@@ -165,9 +166,16 @@ def write_behind(
 
 
 def write_objects(
-    folder: Path, plan: RunPlan, manifest: Manifest, stores: list[LabelStore]
-) -> int:
-    """Separate objects on disk, from finished labels and edges; return their number."""
+    folder: Path,
+    plan: RunPlan,
+    manifest: Manifest,
+    stores: list[LabelStore],
+    blocks: Mapping[int, Block],
+) -> Manifest:
+    """Separate objects on disk, from finished blocks of labels and edges.
+
+    Returns the manifest with their number and owners.
+    """
     labels, edges = stores
     layout, home = object_layout(labels.layout), home_of(folder, manifest)
     prompts = replace(plan.prompts, instance=True)
@@ -182,10 +190,18 @@ def write_objects(
             labels, edges, components, store, block, plan.options.minimum_size
         )
         finest = 0 if store.journal.end else 1  # what a person changed goes on top
+        scores = manifest.with_blocks(blocks).existence
+        scores = scores[:, 0] if scores.ndim == 3 else scores  # of a consensus
+        tally = OwnerTally(count, prompts.ids, scores, layout.axis)
         for start in range(0, layout.shape[layout.axis], layout.thickness):
-            store.write(start, store.read(*layout.block(start)), finest=finest)
+            span = layout.block(start)
+            instances = store.read(*span)
+            tally.add(instances, labels.read(*span), edges.read(*span), start)
+            store.write(start, instances, finest=finest)
+        if home == folder:
+            store.name_objects(tally.owners)
         store.sync()
-    return count
+    return replace(manifest, objects=count, owners=tally.owners.describe())
 
 
 def grid_volume(volume: Volume) -> Volume:

@@ -17,6 +17,7 @@ import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
+from napari_biomedparse.data.results import Owners
 from napari_biomedparse.errors import FormatError, OutputError, check_shortage
 from napari_biomedparse.io.durable import (
     PARTIAL,
@@ -341,6 +342,11 @@ class Run:
     def instances(self) -> da.Array | None:
         """Objects, uint32 of the labels' shape, lazy; None if not separated."""
         return None if self.instances_path is None else self._array(OBJECTS)
+
+    @property
+    def owners(self) -> Owners | None:
+        """The prompt of each object, if it was recorded; see `Segmentation`."""
+        return Owners.parse(self.manifest.owners)
 
     @property
     def existence(self) -> npt.NDArray[np.float32]:

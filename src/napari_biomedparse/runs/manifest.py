@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet, parse_prompts
+from napari_biomedparse.data.results import Owners
 from napari_biomedparse.errors import FormatError, OutputError
 from napari_biomedparse.io.durable import write_durably
 from napari_biomedparse.io.identity import STATES, identify
@@ -86,6 +87,8 @@ class Manifest:
     """Time points of a series, runs along each axis of a consensus."""
     sealed: list[Any] = field(default_factory=list, compare=False)
     """Checksum of the objects, and the length of their journal then."""
+    owners: dict[str, Any] | None = None
+    """The prompts of separate objects, from `Owners.describe`."""
 
     @property
     def kind(self) -> Kind:
@@ -306,6 +309,8 @@ def check_manifest(manifest: Manifest, *, part: bool = False) -> None:
     sealed = manifest.sealed
     fits = len(sealed) == 2 and isinstance(sealed[0], str) and _is_count(sealed[1])
     _expect(sealed == [] or fits, "sealed is no checksum of objects")
+    owners = manifest.owners
+    _expect(owners is None or Owners.parse(owners) is not None, "owners are damaged")
     output = manifest.output
     shape = output["shape"]
     _expect(isinstance(shape, list) and len(shape) == 3, f"the shape is {shape!r:.80}")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from napari_biomedparse.data.options import OptionChanges
+from napari_biomedparse.data.results import Owners
 from napari_biomedparse.data.volume import (
     Volume,
     choose_channel,
@@ -411,8 +412,7 @@ class FolderSink:
             self.done = before + sum(b.stop - b.start for b in blocks.values())
             yield block
         if plan.instances and not keep_edges:
-            count = write_objects(folder, plan, manifest, stores)
-            manifest = replace(manifest, objects=count)
+            manifest = write_objects(folder, plan, manifest, stores, blocks)
         if self._parts.kind == "volume":
             check_same(plan.volume, manifest, [(plan, blocks.values())])
         with writing(folder):
@@ -435,10 +435,24 @@ class FolderSink:
             blocks = self._vote()
         if first.instances:
             count = sum(one.objects or 0 for one in self._finished)
-            if parts.kind == "consensus":
-                count = write_objects(self._folder, first, found, self._stores)
             found = replace(found, objects=count)
+            if parts.kind == "consensus":
+                found = write_objects(self._folder, first, found, self._stores, blocks)
+            else:
+                found = self._name_objects(found)
         finish(self._folder, found, blocks)
+
+    def _name_objects(self, manifest: Manifest) -> Manifest:
+        """Record what objects with the same number have in common over time."""
+        known = [Owners.parse(one.owners) for one in self._finished]
+        owners = Owners.common([one for one in known if one is not None])
+        if owners is None or None in known:
+            return manifest
+        store = LabelStore(self._folder / OBJECTS, object_layout(layout_of(manifest)))
+        with writing(self._folder):
+            store.name_objects(owners)
+            store.sync()
+        return replace(manifest, owners=owners.describe())
 
     def _vote(self) -> dict[int, Block]:
         """Let three runs vote, block by block; return the blocks, by start."""

@@ -20,6 +20,7 @@ from napari_biomedparse.data.prompts import (
     label_colour,
     parse_prompts,
 )
+from napari_biomedparse.data.results import Owners
 from napari_biomedparse.data.volume import (
     SPATIAL_AXES,
     Volume,
@@ -301,6 +302,35 @@ def labels_layer_kwargs(
     return keywords
 
 
+def object_features(owners: Owners, prompts: PromptSet) -> dict[str, Any]:
+    """Return the features of a Labels layer of objects: prompt, label and score."""
+    names = owners.names(dict(zip(prompts.ids, prompts.texts, strict=True)))
+    known = [0, *names]
+    return {
+        "index": known,
+        "prompt": ["background", *names.values()],
+        "label": owners.labels[known],
+        "score": owners.scores[known],
+    }
+
+
+def _owners_in(meta: Mapping[str, Any]) -> Owners | None:
+    """Return the prompt of each object from the features of a layer of objects."""
+    prompts, table = _stored(meta), meta.get("features")
+    if prompts is None or not prompts.instance or table is None:
+        return None
+    if not {"index", "prompt"} <= set(table):
+        return None
+    ids = dict(zip(prompts.texts, prompts.ids, strict=True))
+    numbers = table["index"].to_numpy(int)
+    labels = np.zeros(max(numbers, default=0) + 1, np.uint16)
+    scores = np.full(len(labels), np.nan, np.float32)
+    labels[numbers] = [ids.get(text, 0) for text in table["prompt"]]
+    if "score" in table:
+        scores[numbers] = table["score"]
+    return Owners(labels, scores)
+
+
 def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Save a Labels layer with two to four axes; the npe2 writer for one layer.
 
@@ -324,7 +354,14 @@ def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
         **_space(meta, range(rank)),
         header=known.get(_HEADER_KEY),
     )
-    save_labels(path, data, volume=volume, prompts=_stored(meta), overwrite=True)
+    save_labels(
+        path,
+        data,
+        volume=volume,
+        prompts=_stored(meta),
+        owners=_owners_in(meta),
+        overwrite=True,
+    )
     return [path]
 
 
@@ -363,6 +400,8 @@ def _labels_layer(labels: LabelVolume, prompts: PromptSet | None) -> LayerTuple:
         data = keywords.pop("data")
     if prompts is None or not prompts.instance:
         keywords |= _named_labels(labels.texts, labels.colours)
+    elif labels.owners is not None:
+        keywords["features"] = object_features(labels.owners, prompts)
     return data, keywords, "labels"
 
 

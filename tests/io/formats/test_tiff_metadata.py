@@ -133,5 +133,5 @@ def test_sizes_that_are_none(size: str, tmp_path: Path) -> None:
 
 def test_label_entries() -> None:
     entries = {"background": "0", "2": "nuclei", "instance_label": "1"}
-    assert split_labels(entries) == ({2: "nuclei"}, True)
-    assert split_labels({}) == ({}, False)
+    assert split_labels(entries) == ({2: "nuclei"}, True, None)
+    assert split_labels({}) == ({}, False, None)

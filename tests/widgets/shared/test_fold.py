@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from qtpy.QtWidgets import QLabel
 
-from napari_biomedparse.widgets.shared.fold import Scrolled, fold
+from napari_biomedparse.widgets.shared.fold import Fold, Scrolled
 
 
 def test_what_is_opened_is_scrolled_to(qtbot):
     above, content = QLabel(), QLabel()
     above.setFixedHeight(300)
     content.setFixedHeight(400)
-    button = fold("More", content)
+    button = Fold("More", content)
     area = Scrolled(above, button, content)
     qtbot.addWidget(area)
     area.resize(200, 200)

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
+from napari_biomedparse.data.results import Owners
 from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.errors import (
     FormatError,
@@ -91,9 +92,10 @@ def open_nifti(path: Path) -> Contents:
         ) from error
     if header.get_intent()[0] != "label":
         return Contents((volume,))
-    texts, instance = _read_texts(header)
+    texts, instance, owners = _read_texts(header)
     prompts = as_prompts(texts, instance=instance, what=str(path))
-    return Contents(labels=(LabelVolume(volume, texts),), prompts=prompts)
+    labels = LabelVolume(volume, texts, {}, instance, owners)
+    return Contents(labels=(labels,), prompts=prompts)
 
 
 def save_nifti(
@@ -102,6 +104,7 @@ def save_nifti(
     *,
     volume: Volume,
     prompts: PromptSet | None,
+    owners: Owners | None = None,
     overwrite: bool,
 ) -> None:
     """Write labels as NIfTI, with the header of the volume's own file if it had one.
@@ -118,7 +121,7 @@ def save_nifti(
     header.set_intent("label")
     header["cal_min"] = header["cal_max"] = 0
     header["vox_offset"] = 0
-    _write_texts(header, prompts)
+    _write_texts(header, prompts, owners)
     order = dtype.newbyteorder(header.endianness)
     packed = path.name.lower().endswith(".gz")
     with (
@@ -356,17 +359,19 @@ def _shifted(header: Any, start: list[int]) -> Any:
     return header
 
 
-def _write_texts(header: Any, prompts: PromptSet | None) -> None:
+def _write_texts(header: Any, prompts: PromptSet | None, owners: Owners | None) -> None:
     if prompts is None:
         return
     nibabel = require_nibabel(OptionError)
     texts = {str(prompt.id): prompt.text for prompt in prompts.prompts}
-    text = json.dumps({"text_prompts": texts, INSTANCE_KEY: int(prompts.instance)})
-    extension = nibabel.nifti1.Nifti1Extension(_COMMENT, text.encode())
+    known = {"text_prompts": texts, INSTANCE_KEY: int(prompts.instance)}
+    known |= {"owners": owners.describe()} if owners is not None else {}
+    text = json.dumps(known).encode()
+    extension = nibabel.nifti1.Nifti1Extension(_COMMENT, text)
     header.extensions.append(extension)
 
 
-def _read_texts(header: Any) -> tuple[dict[int, str], bool]:
+def _read_texts(header: Any) -> tuple[dict[int, str], bool, Owners | None]:
     """Read the prompts that `save_nifti` stored in the header, if any."""
     for extension in header.extensions:
         if extension.get_code() != _COMMENT:
@@ -375,7 +380,8 @@ def _read_texts(header: Any) -> tuple[dict[int, str], bool]:
         try:
             known = json.loads(content.rstrip(b"\0") if content else b"")
             texts = {int(i): str(text) for i, text in known["text_prompts"].items()}
-            return texts, known.get(INSTANCE_KEY) == 1
+            owners = Owners.parse(known.get("owners"))
+            return texts, known.get(INSTANCE_KEY) == 1, owners
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # a comment from another program
-    return {}, False
+    return {}, False, None

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet, parse_prompts
+from napari_biomedparse.data.results import Owners
 from napari_biomedparse.data.volume import SPATIAL_AXES, ArrayLike, Volume
 from napari_biomedparse.errors import FormatError, PromptError
 from napari_biomedparse.io.contents import Contents, LabelVolume
@@ -28,7 +29,9 @@ logger = logging.getLogger(__name__)
 
 IMAGE_KEY = "imgs"
 LABEL_KEYS = ("gts", "segs")
-_SMALL = 2**20
+OWNER_KEYS = ("object_labels", "object_scores")
+"""The prompt of each object, by its number, and its score."""
+_SMALL, _MANY = 2**20, 2**26
 _AXES = {2: ("y", "x"), 3: ("z", "y", "x"), 4: ("z", "y", "x", "c")}
 
 
@@ -54,13 +57,14 @@ def open_npz(path: Path) -> Contents:
         )
     prompts = _read_prompts(members)
     texts = dict(zip(prompts.ids, prompts.texts, strict=True)) if prompts else {}
+    instance, owners = prompts is not None and prompts.instance, _read_owners(members)
     images, labels = [], []
     for key in keys:
         volume = _make_volume(members[key], members, path)
         if key == IMAGE_KEY:
             images.append(volume)
         else:
-            labels.append(LabelVolume(volume, texts))
+            labels.append(LabelVolume(volume, texts, {}, instance, owners))
     return Contents(tuple(images), tuple(labels), prompts)
 
 
@@ -70,6 +74,7 @@ def save_npz(
     *,
     volume: Volume,
     prompts: PromptSet | None,
+    owners: Owners | None = None,
     overwrite: bool,
     key: str = LABEL_KEYS[1],
 ) -> None:
@@ -87,7 +92,12 @@ def save_npz(
             np.lib.format.write_array_header_1_0(file, header)
             for slab in in_order(labels, temporary.parent):
                 file.write(np.ascontiguousarray(fit(slab, dtype)).data)
-        for key, value in _describe(volume, prompts).items():
+        described = _describe(volume, prompts)
+        if owners is not None:
+            described |= dict(
+                zip(OWNER_KEYS, (owners.labels, owners.scores), strict=True)
+            )
+        for key, value in described.items():
             with archive.open(_member(key), "w") as file:
                 np.lib.format.write_array(file, value, allow_pickle=False)
 
@@ -129,7 +139,7 @@ def _list_members(path: Path) -> tuple[dict[str, NpyMember], list[str]]:
         ) from error
     wanted = (
         IMAGE_KEY, *LABEL_KEYS, "spacing", "spacing_unit", "text_prompts",
-        "prompt_ids", "prompt_texts", INSTANCE_KEY,
+        "prompt_ids", "prompt_texts", INSTANCE_KEY, *OWNER_KEYS,
     )  # fmt: skip
     members: dict[str, NpyMember] = {}
     for entry in entries:
@@ -211,6 +221,16 @@ def _read_prompts(members: dict[str, NpyMember]) -> PromptSet | None:
     return None
 
 
+def _read_owners(members: dict[str, NpyMember]) -> Owners | None:
+    if not set(OWNER_KEYS) <= set(members):
+        return None
+    labels, scores = (
+        _read_small(members[key], "uf", _MANY).ravel() for key in OWNER_KEYS
+    )
+    known = {"labels": labels[1:].tolist(), "scores": scores[1:].tolist()}
+    return Owners.parse(known)
+
+
 def _read_text_prompts(member: NpyMember) -> Any:
     """Read a dictionary, a list of texts, or one text, which may be JSON of these."""
     if member.dtype.hasobject:
@@ -225,9 +245,9 @@ def _read_text_prompts(member: NpyMember) -> Any:
     return given
 
 
-def _read_small(member: NpyMember, kinds: str) -> npt.NDArray[Any]:
+def _read_small(member: NpyMember, kinds: str, most: int = _SMALL) -> npt.NDArray[Any]:
     size = math.prod(member.shape) * member.dtype.itemsize
-    if member.dtype.kind not in kinds or size > _SMALL:
+    if member.dtype.kind not in kinds or size > most:
         raise member.fault(
             f"has the unexpected type {member.dtype} and shape {member.shape}"
         )

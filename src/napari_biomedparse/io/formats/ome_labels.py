@@ -23,6 +23,7 @@ from napari_biomedparse.io.durable import (
     whole_or_nothing,
 )
 from napari_biomedparse.io.formats.units import PIXEL
+from napari_biomedparse.io.formats.zarr_metadata import ome_attributes
 from napari_biomedparse.io.guards.zarr_guard import FencedStore, guarded
 from napari_biomedparse.io.journal import Box, Journal, within
 from napari_biomedparse.io.lazy import THICKEST, fit, in_order, label_dtype
@@ -31,9 +32,12 @@ if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
 
     from napari_biomedparse.data.prompts import PromptSet
+    from napari_biomedparse.data.results import Owners
     from napari_biomedparse.data.volume import ArrayLike, Volume
 
 CHUNK_VOXELS = 2**20
+MOST_NAMED = 2**15
+"""Largest number of objects with label properties, for the metadata's size."""
 SMALLEST = 256
 """The pyramid ends once a plane is this small."""
 _AXIS_TYPES = {"c": "channel", "t": "time"}
@@ -153,6 +157,30 @@ class LabelStore:
         write_levels(self.levels, self._box(start, block.shape), whole, finest=finest)
         return block
 
+    def name_objects(self, owners: Owners) -> None:
+        """Record the prompt and the score of each object.
+
+        Other software reads them from the label properties; large numbers of objects
+        have none.
+        """
+        group = zarr.open_group(self._store, mode="r+")
+        attributes: dict[str, Any] = group.attrs.asdict()
+        label = dict(ome_attributes(attributes)["image-label"])
+        label["owners"] = owners.describe()
+        texts = {int(i): text for i, text in label.get("text_prompts", {}).items()}
+        names = owners.names(texts) if len(owners.labels) <= MOST_NAMED else {}
+        ids, scores = owners.labels.tolist(), owners.scores.tolist()
+        label["properties"] = [
+            {"label-value": n, "prompt": text, "label": ids[n], "score": scores[n]}
+            for n, text in names.items()
+        ]
+        label["colors"] = [
+            {"label-value": n, "rgba": list(label_colour(ids[n], n))} for n in names
+        ]
+        inside = attributes.get("ome")
+        new = {"image-label": label}
+        group.update_attributes({"ome": inside | new} if inside else new)
+
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Read a range of slices of the finest level."""
         before = [slice(None)] * self.layout.axis
@@ -262,6 +290,7 @@ def save_zarr(
     *,
     volume: Volume,
     prompts: PromptSet | None,
+    owners: Owners | None = None,
     overwrite: bool,
 ) -> None:
     """Write labels as an OME-Zarr 0.5 label image with a pyramid, slab by slab.
@@ -283,6 +312,8 @@ def save_zarr(
                 for store.time, block in enumerate(fit(slab, dtype), start):
                     store.write(0, block)
             start += len(slab)
+        if owners is not None:
+            store.name_objects(owners)
 
 
 def create_labels(
@@ -345,7 +376,10 @@ def describe_labels(
         ]
         datasets.append({"path": f"s{level}", "coordinateTransformations": transforms})
     label: dict[str, Any] = {"version": version}
-    if prompts is not None:
+    if prompts is not None and prompts.instance:
+        label["text_prompts"] = {str(p.id): p.text for p in prompts.prompts}
+        label[INSTANCE_KEY] = 1
+    elif prompts is not None:
         label["colors"] = [
             {"label-value": i, "rgba": list(label_colour(i))} for i in prompts.ids
         ]
@@ -353,7 +387,7 @@ def describe_labels(
             {"label-value": prompt.id, "prompt": prompt.text}
             for prompt in prompts.prompts
         ]
-        label[INSTANCE_KEY] = int(prompts.instance)
+        label[INSTANCE_KEY] = 0
     multiscale: dict[str, Any] = {
         "name": f"{volume.name} labels",
         "axes": axes,

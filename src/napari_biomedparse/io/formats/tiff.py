@@ -6,6 +6,7 @@ Many files, one per slice, are one volume if given as a folder or a pattern.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import os
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import numpy as np
@@ -54,6 +55,9 @@ from napari_biomedparse.io.lazy import (
     label_dtype,
     lazy_array,
 )
+
+if TYPE_CHECKING:
+    from napari_biomedparse.data.results import Owners
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +107,8 @@ def _read_series(source: _TiffSource) -> Contents:
             if calibration.labels is None:
                 images.append(volume)
             else:
-                texts, instance = split_labels(calibration.labels)
-                labels.append(LabelVolume(volume, texts))
+                texts, instance, owners = split_labels(calibration.labels)
+                labels.append(LabelVolume(volume, texts, {}, instance, owners))
                 prompts = as_prompts(texts, instance=instance, what=str(source.path))
     return Contents(tuple(images), tuple(labels), prompts)
 
@@ -165,6 +169,7 @@ def save_tiff(
     *,
     volume: Volume,
     prompts: PromptSet | None,
+    owners: Owners | None = None,
     overwrite: bool,
 ) -> None:
     """Write labels as an OME-TIFF with sizes, units and prompts, without the origin.
@@ -174,7 +179,9 @@ def save_tiff(
     dtype = label_dtype(labels, prompts)
     shape = tuple(labels.shape)
     big = math.prod(shape) * dtype.itemsize > _CLASSIC_BYTES
-    digest = hashlib.sha256(repr(described := _describe(volume, prompts)).encode())
+    digest = hashlib.sha256(
+        repr(described := _describe(volume, prompts, owners)).encode()
+    )
 
     def planes(folder: Path) -> Iterator[npt.NDArray[Any]]:
         for slab in in_order(labels, folder):
@@ -199,7 +206,9 @@ def save_tiff(
         tifffile.tiffcomment(temporary, text.encode())
 
 
-def _describe(volume: Volume, prompts: PromptSet | None) -> dict[str, Any]:
+def _describe(
+    volume: Volume, prompts: PromptSet | None, owners: Owners | None
+) -> dict[str, Any]:
     described: dict[str, Any] = {
         "axes": "".join(volume.axes).upper(),
         "Name": visible(f"{volume.name} labels", NOT_XML),
@@ -215,6 +224,8 @@ def _describe(volume: Volume, prompts: PromptSet | None) -> dict[str, Any]:
         texts = {str(p.id): visible(p.text, NOT_XML) for p in prompts.prompts}
         entries |= texts
         entries[INSTANCE_KEY] = str(int(prompts.instance))
+    if owners is not None:
+        entries["owners"] = json.dumps(owners.describe(), separators=(",", ":"))
     return described | {"MapAnnotation": entries}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import struct
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
+from napari_biomedparse.data.results import Owners
 from napari_biomedparse.errors import FormatError
 from napari_biomedparse.io.formats.units import PIXEL, unit_name
 from napari_biomedparse.io.guards.bounds import MAX_METADATA
@@ -261,7 +263,13 @@ def _positive(value: Any) -> float | None:
     return number if 0 < number < float("inf") else None
 
 
-def split_labels(labels: Mapping[str, str]) -> tuple[dict[int, str], bool]:
-    """Return prompts by label id, and whether the labels are instances."""
+def split_labels(
+    labels: Mapping[str, str],
+) -> tuple[dict[int, str], bool, Owners | None]:
+    """Return prompts by label id, whether labels are instances, and their owners."""
     texts = {int(key): text for key, text in labels.items() if key.isdecimal()}
-    return texts, labels.get(INSTANCE_KEY) == "1"
+    try:
+        owners = Owners.parse(json.loads(labels.get("owners", "null")))
+    except (RecursionError, ValueError):
+        owners = None
+    return texts, labels.get(INSTANCE_KEY) == "1", owners

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import zarr
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
+from napari_biomedparse.data.results import Owners
 from napari_biomedparse.data.volume import ArrayLike, Volume
 from napari_biomedparse.errors import (
     FormatError,
@@ -167,8 +168,11 @@ def _open_image(
     label = attributes.get("image-label")
     if isinstance(label, Mapping):
         texts, colours = read_label_texts(label), read_label_colours(label)
-        labels = tuple(LabelVolume(volume, texts, colours) for volume in volumes)
         instance = label.get(INSTANCE_KEY) == 1
+        owners = Owners.parse(label.get("owners"))
+        labels = tuple(
+            LabelVolume(volume, texts, colours, instance, owners) for volume in volumes
+        )
         prompts = as_prompts(texts, instance=instance, what=str(path))
         return Contents(labels=labels, prompts=prompts)
     labels, unread = _open_labels(group.get("labels"), path / "labels")

@@ -78,10 +78,13 @@ def read_channel_names(attributes: Mapping[str, Any], count: int) -> tuple[str, 
 
 
 def read_label_texts(label: Mapping[str, Any]) -> dict[int, str]:
-    """Return the names of label values, from ``properties``.
+    """Return prompts by label id, or else names of label values from ``properties``.
 
-    Our own files have the key ``prompt``; in others the first text is used.
+    Our own files have the key ``prompt``, and ``text_prompts`` if values are objects;
+    in others the first text is used.
     """
+    if isinstance(prompts := label.get("text_prompts"), Mapping):
+        return {int(label_id): str(text) for label_id, text in prompts.items()}
     texts: dict[int, str] = {}
     for value, entry in _entries(label, "properties"):
         words = {k: v for k, v in entry.items() if isinstance(v, str) and v.strip()}

@@ -21,7 +21,7 @@ from napari_biomedparse.widgets.prompts.model import (
 )
 from napari_biomedparse.widgets.shared.form import WARNING
 
-_FEWEST, _MOST = 4, 7
+_FEWEST, _MOST = 1, 10
 """Smallest and largest number of rows shown; with more, the table scrolls."""
 
 

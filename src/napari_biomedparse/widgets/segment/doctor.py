@@ -26,6 +26,7 @@ class Doctor(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._rows: list[QWidget] = []
+        self._own = True
         self._work = LatestWork(self)
         self._work.done.connect(self.show_causes)
         self._layout = QVBoxLayout(self)
@@ -45,7 +46,12 @@ class Doctor(QWidget):
         self._rows = [self._row(cause) for cause in causes[:_MOST]]
         for row in self._rows:
             self._layout.addWidget(row)
-        self.setVisible(bool(self._rows))
+        self.set_own(self._own)
+
+    def set_own(self, own: bool) -> None:
+        """Hide causes that are those of another image."""
+        self._own = own
+        self.setVisible(own and bool(self._rows))
 
     def _row(self, cause: Cause) -> QWidget:
         row = QWidget()

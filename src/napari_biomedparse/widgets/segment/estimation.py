@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, Signal
 
 from napari_biomedparse.process.messages import Failed, Status
@@ -45,7 +44,7 @@ class Estimation(QObject):
             self._view.say(step.text)
         elif isinstance(step, Failed):
             self._last = ""
-            show_error(str(step.error))
+            self._view.problem.fail(str(step.error))
 
     def _on_finished(self) -> None:
         self._view.end("" if self.task.cancelled else self._last)

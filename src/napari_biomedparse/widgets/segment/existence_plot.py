@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from napari_biomedparse.widgets.shared.task import SegmentTask
 
 _MARGIN = 6
-"""Pixels between the widget's edge and the plot, so that lines at 0 and 1 show."""
+"""Pixels around the plot and its numbers, so that lines at 0 and 1 show."""
+_LEGEND = 4
+"""Maximum number of prompts named below the plot; the table has all."""
+_HIGHEST = 260
 _GRASP = 5
 """Distance in pixels from which the threshold line can be dragged."""
 _STEP = 0.05
@@ -53,16 +56,26 @@ class ExistencePlot(QWidget):
         self.names: Sequence[str] = ()
         self.colours: Sequence[str] = ()
         self.current: int | None = None
-        self._dragging = False
+        self._dragging, self._own = False, True
         self.setMouseTracking(True)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+        self.setMaximumHeight(_HIGHEST)
         self.setAccessibleName("Existence score of each prompt, slice by slice")
         self.fix_threshold("")
 
     def sizeHint(self) -> QSize:
-        """Return a small size."""
-        return QSize(200, 90)
+        """Return a size at which numbers and legend are legible."""
+        return QSize(200, 90 + self._line * (2 + len(self._legend)))
+
+    def minimumSizeHint(self) -> QSize:
+        """Return a smaller size, for a small window."""
+        return QSize(200, 40 + self._line * (2 + len(self._legend)))
+
+    def set_own(self, own: bool) -> None:
+        """Hide scores that are those of another image; without any, it is hidden."""
+        self._own = own
+        self.setVisible(own and bool(np.isfinite(self.scores).any()))
 
     def show_scores(
         self,
@@ -72,6 +85,8 @@ class ExistencePlot(QWidget):
     ) -> None:
         """Draw scores [P, slices], which are NaN where unknown, in HTML colours."""
         self.scores, self.names, self.colours = scores, names, colours
+        self.set_own(self._own)
+        self.updateGeometry()
         self.update()
 
     def show_threshold(self, threshold: float) -> None:
@@ -100,6 +115,8 @@ class ExistencePlot(QWidget):
         faint.setAlpha(70)
         painter.setPen(QPen(faint, 1))
         painter.drawRect(self._frame())
+        self._paint_numbers(painter, ink)
+        painter.setPen(QPen(faint, 1))
         if self.current is not None and self.current < self.scores.shape[1]:
             x = self._x(self.current)
             painter.drawLine(QPointF(x, self._y(0)), QPointF(x, self._y(1)))
@@ -177,9 +194,51 @@ class ExistencePlot(QWidget):
             else:
                 painter.drawPolyline(QPolygonF(points))
 
+    @property
+    def _line(self) -> int:
+        """Height of a line of text."""
+        return self.fontMetrics().lineSpacing()
+
+    @property
+    def _legend(self) -> list[tuple[str, str]]:
+        """Prompts and colours that are named below the plot."""
+        named = list(zip(self.names, self.colours, strict=True))
+        if len(named) <= _LEGEND:
+            return named
+        more = f"and {len(named) - _LEGEND + 1} more"
+        return [*named[: _LEGEND - 1], (more, "transparent")]
+
+    def _paint_numbers(self, painter: QPainter, ink: QColor) -> None:
+        """Write numbers along the axes, and below them which line is which prompt."""
+        painter.setPen(ink)
+        frame, line = self._frame(), self._line
+        right = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+        for probability in (0.0, 0.5, 1.0):
+            middle = self._y(probability)
+            box = QRectF(0, middle - line / 2, frame.left() - 3, line)
+            painter.drawText(box, right, f"{probability:g}")
+        center, depth = Qt.AlignmentFlag.AlignHCenter, self.scores.shape[1]
+        wide = self.fontMetrics().horizontalAdvance("00000")
+        for at in _ticks(depth, int(frame.width() // (wide + 8))):
+            box = QRectF(self._x(at) - wide / 2, frame.bottom() + 1, wide, line)
+            painter.drawText(box, center, str(at))
+        box = QRectF(frame.left(), frame.bottom() + 1 + line, frame.width(), line)
+        painter.drawText(box, center, "existence in each slice")
+        for row, (name, colour) in enumerate(self._legend, start=2):
+            top = frame.bottom() + 1 + row * line
+            painter.fillRect(
+                QRectF(frame.left(), top + line / 2 - 1, 14, 3), QColor(colour)
+            )
+            shown = self.fontMetrics().elidedText(
+                name, Qt.TextElideMode.ElideMiddle, int(frame.width()) - 20
+            )
+            painter.drawText(QPointF(frame.left() + 20, top + 0.8 * line), shown)
+
     def _frame(self) -> QRectF:
-        edge = _MARGIN
-        return QRectF(self.rect()).adjusted(edge, edge, -edge, -edge)
+        left = self.fontMetrics().horizontalAdvance("0.5") + _MARGIN
+        below = _MARGIN + (2 + len(self._legend)) * self._line
+        top = _MARGIN + self._line // 3  # half of the number 1 is above it
+        return QRectF(self.rect()).adjusted(left, top, -2 * _MARGIN, -below)
 
     def _x(self, at: int) -> float:
         """Return the centre of a slice."""
@@ -200,6 +259,14 @@ class ExistencePlot(QWidget):
             return None
         part = (event.position().x() - frame.left()) / frame.width()
         return int(np.clip(int(part * depth), 0, depth - 1))
+
+
+def _ticks(depth: int, most: int) -> range:
+    """Choose round slices to number, about `most` at most."""
+    for step in (s * 10**power for power in range(9) for s in (1, 2, 5)):
+        if depth <= step * max(1, most):
+            return range(0, depth, step)
+    return range(0)
 
 
 class ScorePlot(QObject):
@@ -229,16 +296,17 @@ class ScorePlot(QObject):
     def begin(self, layer: Labels, plan: Planned) -> None:
         """Show an empty plot."""
         self._layer, self._axis = layer, plan.axis
+        if self._flat:
+            self._plot.show_scores(np.empty((0, 0), np.float32), (), ())
         self._plot.fix_threshold(self._why_fixed)
         self._plot.show_threshold(plan.parameters["existence_threshold"])
-        self._plot.setVisible(not self._flat)
         self._eye.moved.connect(self.update)
         self.update()
 
     def update(self) -> None:
         """Show the current scores and the slice in view."""
         scores, layer = self._task.existence, self._layer
-        if scores is None or layer is None:
+        if scores is None or layer is None or self._flat:
             return
         if scores.ndim == 3:
             scores = scores[:, min(self._eye.time_of(layer), scores.shape[1] - 1)]

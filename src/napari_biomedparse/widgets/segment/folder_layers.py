@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from napari_biomedparse.viewer.axes import shown_series
-from napari_biomedparse.viewer.layers import labels_layer_kwargs
+from napari_biomedparse.viewer.layers import labels_layer_kwargs, object_features
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -49,6 +49,8 @@ class FolderLayers:
             name=f"{request.image.name} {what}",
             series_at=request.channel_of_series,
         )
+        if found.owners is not None:
+            keywords["features"] = object_features(found.owners, request.prompts)
         # With its cache, napari would keep showing what it read before.
         image = request.folder / place
         keywords |= paintable_or_pyramid(image, levels, self._as_shown)

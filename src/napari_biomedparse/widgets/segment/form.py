@@ -79,6 +79,8 @@ class SegmentForm(QWidget):
         self.consensus, self.overwrite = advanced.consensus, advanced.overwrite
         self.folder, self.scheduler = self.large.folder, self.large.scheduler
         self._options = {**main, **advanced.options}
+        self._borrowed: float | None = None
+        self._before = 0.0
         self.image = LayerChoice(
             viewer,
             Image,
@@ -173,6 +175,35 @@ class SegmentForm(QWidget):
         """Set one of `option_values`; raises KeyError or ValueError if not possible."""
         self._options[name].value = value
 
+    def use_threshold_of_result(self, threshold: float | None) -> None:
+        """Use the threshold of a result for now; None returns to the one before it."""
+        option = self._options["existence_threshold"]
+        if threshold is None:
+            option.value, self._borrowed = self._own_threshold, None
+        elif threshold != option.value:
+            self._before = self._own_threshold
+            self._borrowed = option.value = threshold
+
+    @property
+    def _own_threshold(self) -> float:
+        """The threshold that was set here, and not by dragging that of a result."""
+        value = float(self._options["existence_threshold"].value)
+        return self._before if value == self._borrowed else value
+
+    @property
+    def unusual(self) -> str:
+        """The advanced options that are not at their defaults, in words."""
+        fields = [self.device, self.consensus, self.overwrite]
+        fields += self.advanced.options.values()
+        usual = {**self._defaults, **self._defaults["options"]}
+        set_here = [(f.label, f.value) for f in fields if f.value != usual[f.name]]
+        if (self.tiles.tile, self.tiles.pixel_size) != (usual["tile"], None):
+            set_here.append(("Tiles", self.tiles.pixel_size or self.tiles.tile))
+        return ", ".join(
+            name.lower() if value is True else f"{name.lower()}: {value}"
+            for name, value in set_here
+        )
+
     def request(self, *, to_run: bool = True) -> Request:
         """Return the run that the form describes; `to_run` needs the model to be there.
 
@@ -216,7 +247,9 @@ class SegmentForm(QWidget):
 
     def remember(self) -> None:
         """Save the values for the next widget and the next session."""
-        keep_values(state_of(self))
+        state = state_of(self)
+        state["options"]["existence_threshold"] = self._own_threshold
+        keep_values(state)
 
     def reset(self) -> None:
         """Reset all but the prompts to napari's Preferences or the defaults."""

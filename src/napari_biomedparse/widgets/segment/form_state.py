@@ -68,7 +68,7 @@ def restore(
     for name, put in (
         ("consensus", lambda value: setattr(form.consensus, "value", bool(value))),
         ("overwrite", lambda value: setattr(form.overwrite, "value", bool(value))),
-        ("model", form.model.choose_known),
+        ("model", form.model.recall),
         ("device", lambda value: setattr(form.device, "value", value)),
         (
             "prompts",

@@ -8,13 +8,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from napari.utils.notifications import show_error, show_warning
+from napari.utils.notifications import show_warning
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_biomedparse.process.messages import Failed, Planned, Status, Written
-from napari_biomedparse.report.findings import TimeLeft, duration, truncation_warning
-from napari_biomedparse.viewer.layers import METADATA_KEY
+from napari_biomedparse.report.findings import (
+    TimeLeft,
+    count,
+    duration,
+    truncation_warning,
+)
+from napari_biomedparse.viewer.layers import METADATA_KEY, object_features
 from napari_biomedparse.widgets.segment.existence_plot import ScorePlot
 from napari_biomedparse.widgets.segment.folder_layers import FolderLayers
 from napari_biomedparse.widgets.segment.live_labels import LiveLabels
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from napari import Viewer
     from napari.layers import Labels
 
+    from napari_biomedparse.report.findings import Finding
     from napari_biomedparse.widgets.segment.request import Request
     from napari_biomedparse.widgets.segment.run_view import RunView
     from napari_biomedparse.widgets.shared.position import Eye
@@ -42,8 +47,8 @@ class LiveRun(QObject):
     """
 
     finished = Signal()
-    found = Signal(object, object)
-    """The findings, one per prompt, and the number of objects by label id."""
+    found = Signal()
+    """The results are known."""
 
     def __init__(
         self,
@@ -58,6 +63,8 @@ class LiveRun(QObject):
         self.task = task
         self.request = request
         self.layers: tuple[Labels, ...] = ()
+        self.results: tuple[Sequence[Finding], dict[int, int] | None] | None = None
+        """The findings, one per prompt, and the number of objects by label id."""
         self._viewer = viewer
         self._view = view
         self._shown = shown
@@ -187,7 +194,7 @@ class LiveRun(QObject):
             self._on_progress(step.done)
         elif isinstance(step, Failed):
             self._failed = True
-            show_error(str(step.error))
+            self._view.problem.fail(str(step.error))
 
     def _on_planned(self, plan: Planned) -> None:
         self._total = self.task.total
@@ -250,18 +257,20 @@ class LiveRun(QObject):
             parameters = self._parameters()
             model = parameters["model"].split()[0]  # the checksum is in the metadata
             return (
-                f"Done: {self._total} slices in {took} by {model} on "
-                f"{parameters['device']}."
+                f"Done: {count(self._total, 'slice')} of {self.request.image.name} in "
+                f"{took} by {model} on {parameters['device']}."
             )
         how = "Stopped by an error" if self._failed else "Cancelled"
-        return f"{how}: {self._done} of {self._total} slices are finished and kept."
+        done = f"{self._done} of {count(self._total, 'slice')}"
+        return f"{how}: {done} of {self.request.image.name} finished and kept."
 
     def _show_findings(self) -> None:
         plan, task, request = self.task.plan, self.task, self.request
         if plan is None or not self._done:
             return
         findings = task.findings()
-        self.found.emit(findings, task.instance_counts)
+        self.results = findings, task.instance_counts
+        self.found.emit()
         existence = task.existence
         if existence is None or any(finding.voxels for finding in findings):
             return
@@ -279,14 +288,8 @@ class LiveRun(QObject):
         owners = self.task.owners
         if owners is None:
             return
-        texts = {0: "background"}
-        texts |= dict(zip(self.task.prompts.ids, self.task.prompts.texts, strict=True))
-        known = [0, *np.flatnonzero(owners).tolist()]
         for layer in self.layers:
-            layer.features = {
-                "index": known,
-                "prompt": [texts[int(owners[number])] for number in known],
-            }
+            layer.features = object_features(owners, self.task.prompts)
 
     def _parameters(self) -> dict[str, Any]:
         return {} if self.task.plan is None else self.task.plan.parameters

@@ -28,7 +28,7 @@ from qtpy.QtWidgets import (
 from napari_biomedparse.report.findings import duration
 from napari_biomedparse.widgets.segment.doctor import Doctor
 from napari_biomedparse.widgets.segment.existence_plot import ExistencePlot
-from napari_biomedparse.widgets.shared.form import tell_key
+from napari_biomedparse.widgets.shared.form import Problem, tell_key
 
 if TYPE_CHECKING:
     from qtpy.QtGui import QMovie, QPaintEvent
@@ -167,9 +167,11 @@ class RunView(QWidget):
         self.bar = QProgressBar()
         self.bar.setFormat("%v of %m slices")
         self.status = _text()
+        self.problem = Problem()
         self.doctor = Doctor()
         self._activity: progress | None = None
         self._told_next = 0.0
+        self._ending = self._other = ""
         buttons = QHBoxLayout()
         buttons.addWidget(self.run_button, 2)
         buttons.addWidget(self.cancel_button, 1)
@@ -182,14 +184,15 @@ class RunView(QWidget):
         previews.addWidget(self.preview_box)
         previews.addWidget(self.probability_box)
         previews.addStretch(1)
-        layout.addLayout(previews)
-        layout.addLayout(buttons)
+        layout.addWidget(self.plot, 1)
+        layout.addWidget(self.doctor)
+        layout.addStretch()  # the buttons stay at the bottom, whatever is above
         layout.addWidget(self.queue)
         layout.addWidget(self.bar)
+        layout.addWidget(self.problem)
         layout.addWidget(self.status)
-        layout.addWidget(self.plot)
-        layout.addWidget(self.doctor)
-        layout.addStretch(1)
+        layout.addLayout(previews)
+        layout.addLayout(buttons)
         self.run_button.clicked.connect(self.run_requested)
         self.cancel_button.clicked.connect(self.cancel_requested)
         self.resume_button.clicked.connect(self.resume_requested)
@@ -220,6 +223,7 @@ class RunView(QWidget):
         self.bar.setRange(0, 0)
         self.bar.setValue(0)  # while hidden: else the whole window is repainted
         self.doctor.show_causes(())
+        self.problem.tell("")
         self.set_running(True)
         self._told_next = 0.0
 
@@ -234,6 +238,15 @@ class RunView(QWidget):
     def say(self, text: str) -> None:
         """Show a status message."""
         self.status.setText(text)
+
+    def show_results_of(self, other: str) -> None:
+        """Show the results, or only say that they are those of another image."""
+        self._other = other
+        self.plot.set_own(not other)
+        self.doctor.set_own(not other)
+        self.bar.setFormat("%v of %m slices" + (f" of {other}" if other else ""))
+        if not self.cancel_button.isEnabled():  # no run says how far it is
+            self._say_ending()
 
     def set_total(self, total: int) -> None:
         """Set the number of slices."""
@@ -262,7 +275,12 @@ class RunView(QWidget):
             self._activity = None
             _set_spinners(100)
         self.set_running(False, can_resume=can_resume)
-        self.say(text)
+        self._ending = text
+        self._say_ending()
+
+    def _say_ending(self) -> None:
+        other = f"Results of {self._other} are hidden: {self._ending}"
+        self.say(other if self._other else self._ending)
 
 
 def _set_spinners(speed: int) -> None:

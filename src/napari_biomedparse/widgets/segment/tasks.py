@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_biomedparse.data.results import SegmentedSlices
+from napari_biomedparse.data.results import Owners, SegmentedSlices
 from napari_biomedparse.process.messages import (
     FolderResult,
     Instances,
@@ -181,11 +181,11 @@ class ArrayTask(SegmentTask):
         if stop < len(self._objects):
             return
         owners = part.whole.write_objects(
-            part.window, self._objects, event.owners, self.prompts.ids
+            part.window, self._objects, event.owners, self.prompts.ids, event.scores
         )
         self._objects = None
         if part.time is None:  # a series has other objects at each time point
-            self.owners = owners
+            self.owners = Owners(owners, part.whole.scores)
         yield Changed(0, 0, part.shape[-3], self._done, part.time)
 
     def _take(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from napari.utils.notifications import show_error
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
@@ -24,7 +23,7 @@ from napari_biomedparse.widgets.segment.run_view import (
 from napari_biomedparse.widgets.segment.runs import Runs
 from napari_biomedparse.widgets.segment.seen_picture import SeenPicture
 from napari_biomedparse.widgets.shared.docks import SharedTabs
-from napari_biomedparse.widgets.shared.fold import Scrolled, fold
+from napari_biomedparse.widgets.shared.fold import Fold, Scrolled
 from napari_biomedparse.widgets.shared.form import add_key, copy_text
 from napari_biomedparse.widgets.shared.position import Eye, go_to_labels
 from napari_biomedparse.widgets.shared.settings import settings
@@ -63,6 +62,7 @@ class SegmentWidget(QWidget):
         self.session = session or Session(cache_bytes=chosen.cache_bytes)
         self.run: LiveRun | Estimation | None = None
         self._last: LiveRun | None = None
+        self._shown: bool | None = None
         self.form = SegmentForm(napari_viewer)
         self.view = RunView()
         self._eye = Eye(napari_viewer)
@@ -84,14 +84,15 @@ class SegmentWidget(QWidget):
         seen = SeenPicture(napari_viewer, self.form)
         layout = QVBoxLayout(self)
         advanced, large = self.form.advanced, self.form.large
+        self._advanced = Fold("Advanced", advanced)
         layout.addWidget(
             Scrolled(
                 self.form,
-                fold("What the network sees", seen),
+                Fold("What the network sees", seen),
                 seen,
-                fold("Advanced", advanced),
+                self._advanced,
                 advanced,
-                fold("Large volumes", large),
+                Fold("Large volumes", large),
                 large,
             )
         )
@@ -109,6 +110,8 @@ class SegmentWidget(QWidget):
         self._threshold_pause.setInterval(PAUSE)
         self._threshold_pause.timeout.connect(self._apply_thresholds)
         self.form.changed.connect(self._threshold_pause.start)
+        self.form.changed.connect(self._on_form_changed)
+        self._on_form_changed()
         self.view.plot.threshold_changed.connect(self._on_threshold_dragged)
         self.view.doctor.fix_chosen.connect(self._on_fix_chosen)
         self._preview.layers.removed.connect(self._on_preview_removed)
@@ -166,7 +169,7 @@ class SegmentWidget(QWidget):
             request.hold()
             self.form.remember()
         except BiomedParseError as error:
-            show_error(str(error))
+            self.view.problem.fail(str(error))
             return None
         return request
 
@@ -174,19 +177,46 @@ class SegmentWidget(QWidget):
         try:
             run = make()
         except BiomedParseError as error:
-            show_error(str(error))
+            self.view.problem.fail(str(error))
             return
         if isinstance(run, LiveRun):
             if self._last is not None:
                 self._last.release()
             self._last = run
-            self.form.prompts.clear_results()
-            run.found.connect(self.form.prompts.show_results)
+            self._shown = None
+            run.found.connect(self._show_results)
+            self._show_results()
         self.run = run
         self._preview.hold(True)
         run.finished.connect(self._on_finished)
         run.start()
         self._preview.layers.clear()
+
+    def _on_form_changed(self) -> None:
+        self._advanced.set_note(self.form.unusual)
+        last = self._last
+        if last is not None and self._shown != self._is_own(last):
+            self._show_results()
+
+    def _is_own(self, run: LiveRun) -> bool:
+        """Return whether a run is of the image and channel that the form shows."""
+        request, form = run.request, self.form
+        channel = form.stack.position(self._viewer.dims).get("c")
+        return request.image is form.layer and request.at.get("c") == channel
+
+    def _show_results(self, *_: object) -> None:
+        """Show the last run's results if they are of this image, or else hide them."""
+        last = self._last
+        assert last is not None
+        own = self._is_own(last)
+        if own != self._shown:
+            threshold = last.request.options.existence_threshold if own else None
+            self.form.use_threshold_of_result(threshold)
+        self._shown = own
+        self.form.prompts.clear_results()
+        if own and last.results is not None:
+            self.form.prompts.show_results(*last.results)
+        self.view.show_results_of("" if own else last.request.image.name)
 
     def _on_finished(self) -> None:
         self.run = None
@@ -211,13 +241,16 @@ class SegmentWidget(QWidget):
         return self._front(request) or 0, time
 
     def _on_threshold_dragged(self, threshold: float) -> None:
-        self.form.set_option("existence_threshold", threshold)
+        self.form.use_threshold_of_result(threshold)
         self._threshold_pause.start(0)  # it was released: nothing to wait for
 
     def _on_fix_chosen(self, cause: Cause) -> None:
         """Apply a fix, and run again if it changes more than thresholds."""
         for name, value in cause.options.items():
-            self.form.set_option(name, value)
+            if name == "existence_threshold":
+                self.form.use_threshold_of_result(value)
+            else:
+                self.form.set_option(name, value)
         for label, text in cause.prompts.items():
             self.form.prompts.rename(label, text)
         fixed = self._last is not None and self._last.request.why_fixed
@@ -263,7 +296,7 @@ class SegmentWidget(QWidget):
             recipe = self.form.request(to_run=False).recipe()
             text = as_python(recipe) if language == PYTHON else as_command(recipe)
         except BiomedParseError as error:
-            show_error(str(error))
+            self.view.problem.fail(str(error))
             return
         copy_text(text)
         self.view.say(f"Copied as {language}.")

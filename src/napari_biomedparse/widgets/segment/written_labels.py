@@ -53,6 +53,7 @@ class WrittenLabels:
         self._shown: list[_Shown] = []
         self._lock = threading.RLock()
         self._owners: Sequence[int] | npt.NDArray[Any] = ()
+        self.scores: npt.NDArray[np.float32] = np.zeros(0, np.float32)
         self._numbered = self._before_numbered = False
         self._before: npt.NDArray[Any] | None = None
         self._steps: list[tuple[_Shown, _Step]] = []
@@ -104,6 +105,7 @@ class WrittenLabels:
         objects: npt.NDArray[np.int32],
         owners: npt.NDArray[Any],
         ids: Sequence[int],
+        scores: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[Any]:
         """Write objects, which keep their numbers where they overlap those of before.
 
@@ -124,6 +126,9 @@ class WrittenLabels:
                 known[number] = old.get(number, 0)
             known[numbers] = owners[: len(numbers)]
             self._owners, self._numbered = known, True
+            self.scores = np.full(len(known), np.nan, np.float32)
+            if scores is not None:
+                self.scores[numbers] = scores[: len(numbers)]
             self.write(where, numbers[objects])
             return known
 

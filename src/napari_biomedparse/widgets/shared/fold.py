@@ -69,23 +69,32 @@ class Scrolled(QScrollArea):
         return done
 
 
-def fold(title: str, content: QWidget) -> QPushButton:
-    """Return a button that shows and hides the content, which starts hidden."""
-    button = QPushButton(f"▸ {title}")
-    button.setFlat(True)
-    button.setCheckable(True)
-    button.setStyleSheet("text-align: left; padding-left: 4px")
-    button.setToolTip(f"Show or hide: {title}.")
-    content.hide()
+class Fold(QPushButton):
+    """Shows and hides a part, which starts hidden; its note says what was set there."""
 
-    def on_toggled(shown: bool) -> None:
-        content.setVisible(shown)
-        button.setText(f"{'▾' if shown else '▸'} {title}")
-        area = button.parentWidget() if shown else None
+    def __init__(self, title: str, content: QWidget) -> None:
+        super().__init__()
+        self._title, self._note, self._content = title, "", content
+        self.setFlat(True)
+        self.setCheckable(True)
+        self.setStyleSheet("text-align: left; padding-left: 4px")
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        content.hide()
+        self.toggled.connect(self._on_toggled)
+        self.set_note("")
+
+    def set_note(self, note: str) -> None:
+        """Say what was set in the part."""
+        self._note = note
+        text = f"{self._title} ({note})" if note else self._title
+        self.setText(f"{'▾' if self.isChecked() else '▸'} {text}")
+        self.setToolTip(f"Show or hide: {text}.")
+
+    def _on_toggled(self, shown: bool) -> None:
+        self._content.setVisible(shown)
+        self.set_note(self._note)
+        area = self.parentWidget() if shown else None
         while area is not None:
             if isinstance(area, Scrolled):
-                area.reveal(button)
+                area.reveal(self)
             area = area.parentWidget()
-
-    button.toggled.connect(on_toggled)
-    return button

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields
 from functools import partial
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from magicgui.types import FileDialogMode
 from magicgui.widgets import CheckBox, ComboBox, FileEdit, FloatSpinBox, SpinBox
+from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor, QKeySequence
 from qtpy.QtWidgets import QApplication, QFormLayout, QLabel, QShortcut, QWidget
@@ -27,6 +30,41 @@ if TYPE_CHECKING:
 DEVICES = ("auto", "cpu", "cuda", "mps")
 WARNING = QColor("#e0912f")
 """Readable on napari's dark and on its light background."""
+
+
+_LINK = "color: #4f86e8"  # readable on both backgrounds, too
+
+
+def with_links(text: str) -> str:
+    """Return text as HTML whose addresses are links."""
+    link = rf"<a href='\g<0>' style='{_LINK}'>\g<0></a>"
+    shown = re.sub(
+        r"https?://[^\s<>'\"]*[^\s<>'\".,:;)]", link, html.escape(text, False)
+    )
+    return shown.replace("\n", "<br>")
+
+
+class Problem(QLabel):
+    """What went wrong: text to be read and copied for as long as it is true."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setWordWrap(True)
+        self.setTextFormat(Qt.TextFormat.RichText)
+        self.setOpenExternalLinks(True)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextBrowserInteraction)
+        self.setStyleSheet(f"color: {WARNING.name()}")
+        self.hide()
+
+    def tell(self, text: str) -> None:
+        """Show what is wrong; nothing if the text is empty."""
+        self.setText(with_links(text))
+        self.setVisible(bool(text))
+
+    def fail(self, text: str) -> None:
+        """Show what went wrong, in napari's notifications, too."""
+        self.tell(text)
+        show_error(text)
 
 
 def option_fields(

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from qtpy.QtCore import QObject, Signal
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from napari_biomedparse.data.options import SegmentOptions
     from napari_biomedparse.data.prompts import PromptSet
+    from napari_biomedparse.data.results import Owners
     from napari_biomedparse.process import RunHandle
     from napari_biomedparse.process.messages import Event, Planned
     from napari_biomedparse.report.findings import Finding
@@ -115,7 +116,7 @@ class SegmentTask(Task, ABC):
         super().__init__(begin)
         self.prompts = prompts
         self.plan: Planned | None = None
-        self.owners: npt.NDArray[Any] | None = None
+        self.owners: Owners | None = None
         self.front: int | None = None
 
     @property
@@ -137,7 +138,8 @@ class SegmentTask(Task, ABC):
         """Number of objects by label id, once they are separated."""
         if self.owners is None:
             return None
-        numbers = np.bincount(self.owners[1:], minlength=self.prompts.ids[-1] + 1)
+        owners = self.owners.labels[1:]
+        numbers = np.bincount(owners, minlength=self.prompts.ids[-1] + 1)
         return {label: int(numbers[label]) for label in self.prompts.ids}
 
     @property

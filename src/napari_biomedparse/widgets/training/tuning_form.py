@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from napari_biomedparse.errors import OptionError, OutputError
 from napari_biomedparse.networks.weights import is_small
 from napari_biomedparse.training.options import FinetuneOptions
-from napari_biomedparse.widgets.shared.fold import fold
+from napari_biomedparse.widgets.shared.fold import Fold
 from napari_biomedparse.widgets.shared.form import (
     chosen_folder,
     device_field,
@@ -157,7 +157,7 @@ class TuningForm(QWidget):
             self._from_layers,
             self._from_folder,
             rest,
-            fold("Advanced", advanced),
+            Fold("Advanced", advanced),
             advanced,
         ):
             layout.addWidget(part)

@@ -9,7 +9,7 @@ from magicgui.widgets import ComboBox
 from qtpy.QtWidgets import QFileDialog
 
 from napari_biomedparse.networks.catalogue import available_models
-from napari_biomedparse.networks.weights import SUFFIXES, default_model
+from napari_biomedparse.networks.weights import SUFFIXES, default_model, is_fine_tuned
 
 CAPTIONS = {
     "v2": "BiomedParse v2 (published)",
@@ -48,11 +48,24 @@ class ModelChoice(ComboBox):
             raise ValueError(f"There is no model {model!r}.")
         self.choose(model)
 
+    def recall(self, model: str) -> None:
+        """Choose a model as `choose_known` does, but only offer a fine-tuned one.
+
+        It was made for some images, and the next ones may be others.
+        """
+        if model not in available_models() and is_fine_tuned(model):
+            self._offer(model)
+        else:
+            self.choose_known(model)
+
     def choose_file(self, path: str) -> None:
         """Add a weights file to the list and choose it."""
+        self._offer(path)
+        self.value = path
+
+    def _offer(self, path: str) -> None:
         self._files = (*(file for file in self._files if file != path), path)
         self.reset_choices()
-        self.value = path
 
     def _list(self, _: Any) -> list[tuple[str, str]]:
         named = [(CAPTIONS.get(name, name), name) for name in available_models()]

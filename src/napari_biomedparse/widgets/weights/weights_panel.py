@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import threading
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
@@ -21,7 +20,7 @@ from napari_biomedparse.errors import BiomedParseError, CheckpointError
 from napari_biomedparse.networks.catalogue import PUBLISHED, available_models
 from napari_biomedparse.networks.hub import fetch
 from napari_biomedparse.networks.weights import is_downloaded
-from napari_biomedparse.widgets.shared.form import WARNING
+from napari_biomedparse.widgets.shared.form import Problem, with_links
 
 if TYPE_CHECKING:
     from napari_biomedparse.widgets.weights.model_choice import ModelChoice
@@ -81,7 +80,6 @@ class Download(QObject):
 
 
 _STEPS = 1000
-_LINK = "color: #4f86e8"  # readable on napari's dark and on its light ground
 _SIZE = f"{PUBLISHED.size / 1e9:.1f} GB"
 
 
@@ -92,14 +90,13 @@ class WeightsPanel(QWidget):
         super().__init__()
         self._model = model
         self._download: Download | None = None
-        link = f"<a href='{PUBLISHED.page}' style='{_LINK}'>{PUBLISHED.page}</a>"
-        terms = html.escape(PUBLISHED.licence).replace(PUBLISHED.page, link)
+        terms = with_links(PUBLISHED.licence)
         self.terms = QLabel(f"<b>Not downloaded yet.</b> {terms}")
         self.terms.setWordWrap(True)
         self.terms.setOpenExternalLinks(True)
         self.token = QLineEdit()
         self.token.setEchoMode(QLineEdit.EchoMode.Password)
-        self.token.setPlaceholderText("Hugging Face token, if you are not logged in")
+        self.token.setPlaceholderText("Token from huggingface.co/settings/tokens")
         self.token.setToolTip(
             "Read token from huggingface.co/settings/tokens, of an account that has "
             "accepted the terms. It is not stored. If empty, HF_TOKEN or the login of "
@@ -118,12 +115,7 @@ class WeightsPanel(QWidget):
         self.bar.setToolTip("Download progress.")
         self.cancel = QPushButton("Cancel")
         self.cancel.setToolTip("Stop the download. It can be resumed later.")
-        self.problem = QLabel()
-        self.problem.setWordWrap(True)
-        self.problem.setTextInteractionFlags(
-            Qt.TextInteractionFlag.TextSelectableByMouse
-        )
-        self.problem.setStyleSheet(f"color: {WARNING.name()}")
+        self.problem = Problem()
         self._lay_out()
         self.hide()  # until it has its place in a window
         self.download.clicked.connect(self._on_download)
@@ -165,11 +157,10 @@ class WeightsPanel(QWidget):
         self.demo.setVisible(not loading and "demo" in available_models())
         self.bar.setVisible(loading)
         self.cancel.setVisible(loading)
-        self.problem.setVisible(bool(self.problem.text()))
         self.setVisible(self.missing)
 
     def _on_download(self) -> None:
-        self.problem.clear()
+        self.problem.tell("")
         self.bar.setRange(0, 0)
         self._download = Download(self.token.text().strip() or None)
         self._download.progressed.connect(self._on_progressed)
@@ -185,7 +176,7 @@ class WeightsPanel(QWidget):
 
     def _on_finished(self, problem: str) -> None:
         self._download = None
-        self.problem.setText(problem)
+        self.problem.tell(problem)
         self.token.clear()
         self.update_state()
 
