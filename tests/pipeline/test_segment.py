@@ -17,7 +17,7 @@ import zarr
 from napari_biomedparse.data.options import region_text
 from napari_biomedparse.data.volume import Volume, as_volume
 from napari_biomedparse.engine.engine import Engine
-from napari_biomedparse.errors import FormatError, OptionError, VolumeError
+from napari_biomedparse.errors import FormatError, OptionError, PromptError, VolumeError
 from napari_biomedparse.labels.instances import split_instances
 from napari_biomedparse.labels.resolve import probability, resolve, resolve_separately
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
@@ -205,6 +205,33 @@ def test_instances_are_parts_of_the_labels(
 def test_existence_threshold_gates(volume: Any, tiny_model: BiomedParse) -> None:
     result = segment(volume, "liver", tiny_model, existence_threshold=1.0)
     assert not result.labels.any()
+
+
+@pytest.mark.parametrize("tile", ["auto", 32])
+def test_prompts_apart_are_those_of_runs_of_their_own(
+    volume: Any, tiny_model: BiomedParse, tile: Any
+) -> None:
+    texts = ["liver", "a very long description of the left kidney, of all words", "eye"]
+
+    def run(*chosen: str, apart: bool = True) -> Segmentation:
+        options = SegmentOptions(
+            prompts_apart=apart, overlaps="separate", existence_threshold=0, tile=tile
+        )
+        return segment(volume, chosen, tiny_model, options, device="cpu")
+
+    together, padded = run(*texts), run(*texts, apart=False)
+    for at, text in enumerate(texts):
+        alone = run(text, apart=False)
+        mine = np.where(together.labels[at] > 0, 1, 0)
+        np.testing.assert_array_equal(mine, alone.labels[0])
+        np.testing.assert_array_equal(together.existence[at], alone.existence[0])
+    assert not np.array_equal(together.existence, padded.existence)
+    assert together.parameters["prompts_apart"] is True
+
+
+def test_equal_prompts_are_refused(volume: Any, tiny_model: BiomedParse) -> None:
+    with pytest.raises(PromptError, match="'liver' and 'Liver'"):
+        segment(volume, {1: "liver", 4: "Liver"}, tiny_model)
 
 
 def test_parameters_say_what_made_the_labels(expected: Segmentation) -> None:

@@ -175,6 +175,14 @@ class SegmentOptions:
         choices=("score", "order", "separate"),
         metavar="score|order|separate",
     )
+    prompts_apart: bool = option(
+        False,
+        "Each prompt by itself",
+        "Find each prompt as in a run of its own, so that its scores and masks do not "
+        "depend on the other prompts. By default, as in the original, shorter prompts "
+        "are padded to the longest one, which changes their masks a little. Overlaps "
+        "are still resolved; with separate overlaps, no label changes either.",
+    )
     instances: bool | None = option(
         None,
         "Separate objects",
@@ -233,6 +241,7 @@ class OptionChanges(TypedDict, total=False):
     existence_threshold: float
     overlap_threshold: float
     overlaps: str
+    prompts_apart: bool
     instances: bool | None
     edge_threshold: float
     minimum_size: int

@@ -33,6 +33,7 @@ from napari_biomedparse.networks.network import Features, Network, SlicePredicti
 __all__ = ["CACHE_BYTES", "Engine", "SlicePrediction"]
 
 T = TypeVar("T")
+Tokens = Tensor | Sequence[Tensor]
 _LOGGER = logging.getLogger(__name__)
 
 REMEMBERED_PROMPTS = 256
@@ -130,7 +131,11 @@ class Engine:
 
     @torch.inference_mode()
     def predict(
-        self, slices: Tensor, tokens: Tensor, *, remember: bool = True
+        self,
+        slices: Tensor,
+        tokens: Tokens,
+        *,
+        remember: bool = True,
     ) -> SlicePrediction:
         """Run the network.
 
@@ -144,8 +149,9 @@ class Engine:
         ----------
         slices : Tensor [B, 3, S, S]
             Grey levels, 0 to 255, in the network's `channels`.
-        tokens : Tensor [P, T, C]
-            From `encode_prompts`.
+        tokens : Tensor [P, T, C] or sequence of Tensor [1, T, C]
+            From `encode_prompts`, for all prompts, or for each by itself: the results
+            for a prompt then do not depend on the others.
         remember : bool
             Cache the features of a single slice, for further prompts.
 
@@ -183,10 +189,11 @@ class Engine:
         return torch.get_num_threads() if self._small else 1
 
     def _predict(
-        self, slices: Tensor, tokens: Tensor, remember: bool
+        self, slices: Tensor, tokens: Tokens, remember: bool
     ) -> SlicePrediction:
         """Predict in parts, with as many slices and prompts as fit at once."""
-        at_once = self._slices_at_once(len(tokens))
+        together = len(tokens) if isinstance(tokens, Tensor) else 1
+        at_once = self._slices_at_once(together)
         if self._small:
             at_once = min(at_once, -(-len(slices) // torch.get_num_threads()))
         rows = self._each(
@@ -197,7 +204,7 @@ class Engine:
 
     @torch.inference_mode()
     def _predict_part(
-        self, slices: Tensor, tokens: Tensor, remember: bool
+        self, slices: Tensor, tokens: Tokens, remember: bool
     ) -> list[Tensor]:
         """Predict slices together, perhaps in a thread of their own."""
         image = (
@@ -205,9 +212,10 @@ class Engine:
             if remember
             else self._encode_image(slices)
         )
+        if isinstance(tokens, Tensor):
+            tokens = torch.split(tokens, self._most_prompts)
         columns = [
-            self._network.decode(image, prompts, self._field)
-            for prompts in torch.split(tokens, self._most_prompts)
+            self._network.decode(image, prompts, self._field) for prompts in tokens
         ]
         return [torch.cat(x, dim=1) for x in zip(*columns, strict=True)]
 

@@ -97,7 +97,8 @@ def run_plan(
     DeviceError
         If the device's memory does not suffice.
     """
-    plan = plan.batched(engine.suited_batch(len(plan.prompts)))
+    together = 1 if plan.options.prompts_apart else len(plan.prompts)
+    plan = plan.batched(engine.suited_batch(together))
     predictions = predict_plan(
         plan, engine, front=front, done=done, align=align, keep_parts=store is not None
     )
@@ -127,7 +128,10 @@ def predict_plan(
     The plan has a batch size, see `RunPlan.batched`. With `keep_parts` predictions
     include those of single tiles.
     """
-    tokens = engine.encode_prompts(plan.prompts.texts)
+    texts = plan.prompts.texts
+    tokens: Tensor | list[Tensor] = engine.encode_prompts(texts)
+    if plan.options.prompts_apart:
+        tokens = [engine.encode_prompts([text]) for text in texts]
     alone = plan.tiles.is_single and plan.stop - plan.start == 1
     predict = partial(
         engine.predict, tokens=tokens, remember=alone or front is not None

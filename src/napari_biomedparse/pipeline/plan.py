@@ -12,7 +12,7 @@ from napari_biomedparse.data.options import USUAL_BATCH, SegmentOptions
 from napari_biomedparse.data.prompts import PromptSet, parse_prompts
 from napari_biomedparse.data.volume import Volume, as_volume
 from napari_biomedparse.errors import OptionError
-from napari_biomedparse.networks.blocks.tokenizer import tokenize
+from napari_biomedparse.networks.blocks.tokenizer import refuse_equal, tokenize
 from napari_biomedparse.slicing.geometry import SliceGeometry, TileGrid
 from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
 from napari_biomedparse.slicing.read import Seen, region_of, slice_geometry
@@ -124,6 +124,7 @@ def plan_run(
     options = options or SegmentOptions()
     volume = region_of(as_volume(volume), options)
     prompts = parse_prompts(prompts)
+    refuse_equal(prompts.texts)
     geometry = slice_geometry(volume, options, config.image_size)
     start, stop = options.slices or (0, geometry.depth)
     if not 0 <= start < stop <= geometry.depth:

@@ -165,7 +165,8 @@ def _check(plan: RunPlan, store: ScoreStore) -> None:
     same = {
         "the volume": (plan.volume.shape, plan.volume.origin)
         == (old.volume.shape, old.volume.origin),
-        "the prompts": plan.prompts.texts == old.prompts.texts,
+        "the prompts": (plan.prompts.texts, plan.options.prompts_apart)
+        == (old.prompts.texts, old.options.prompts_apart),
         "the grey levels": plan.intensity == old.intensity,
         "how slices are cut": (plan.geometry, plan.tiles) == (old.geometry, old.tiles),
         "the seed": plan.options.seed == old.options.seed,

@@ -8,10 +8,12 @@ import sys
 import numpy as np
 import pytest
 
+from napari_biomedparse.errors import PromptError
 from napari_biomedparse.networks.blocks.tokenizer import (
     CONTEXT_LENGTH,
     END_ID,
     START_ID,
+    refuse_equal,
     token_count,
     tokenize,
 )
@@ -111,3 +113,23 @@ def test_tokens_are_counted_beyond_what_is_read(words: int) -> None:
     text = "cell " * words
     assert token_count(text) == words + 2
     assert tokenize(text).truncated == (token_count(text) > CONTEXT_LENGTH)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["liver", "liver"],
+        ["liver", "kidney", "Liver"],
+        ["liver", " LIVER  "],
+        ["cell nucleus", "cell\n nucleus"],
+        ["caf\N{LATIN SMALL LETTER E WITH ACUTE}", "cafe\N{COMBINING ACUTE ACCENT}"],
+        ["cell " * 80, "cell " * 90],  # which differ beyond the last token read
+    ],
+)
+def test_prompts_that_are_read_as_the_same_are_refused(texts: list[str]) -> None:
+    with pytest.raises(PromptError, match="are the same for the network; keep one"):
+        refuse_equal(texts)
+
+
+def test_prompts_that_differ_are_not_refused() -> None:
+    refuse_equal(["liver", "livers", "the liver", "left liver"])

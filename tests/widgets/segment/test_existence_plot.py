@@ -7,7 +7,7 @@ import pytest
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtGui import QColor
 
-from napari_biomedparse.widgets.segment.existence_plot import ExistencePlot
+from napari_biomedparse.widgets.segment.existence_plot import ExistencePlot, _ticks
 
 SCORES = np.full((2, 10), np.nan, np.float32)
 SCORES[0, 2:6] = (0.1, 0.9, 0.9, 0.2)
@@ -18,7 +18,7 @@ SCORES[1, 8] = 0.7
 def plot(qtbot):
     plot = ExistencePlot()
     qtbot.addWidget(plot)
-    plot.resize(212, 112)  # a frame of 200 by 100 pixels within the margins
+    plot.resize(300, 240)
     plot.show_scores(SCORES, ("nuclei", "vessels"), ("#ff0000", "#0000ff"))
     plot.show()
     return plot
@@ -41,18 +41,54 @@ def spots(plot, colour):
     ]
 
 
+def place(plot, at, probability):
+    """Return the pixel of a probability in a slice."""
+    return QPoint(round(plot._x(at)), round(plot._y(probability)))
+
+
 def test_each_prompt_is_drawn_where_it_is_known(plot):
-    red, blue = spots(plot, "#ff0000"), spots(plot, "#0000ff")
-    assert min(x for x, _ in red) >= 6 + 50 - 2
-    assert max(x for x, _ in red) <= 6 + 110 + 2
-    assert min(y for _, y in red) == pytest.approx(6 + 10, abs=2)
-    assert {round((x - 6) // 20) for x, _ in blue} == {8}
-    assert {y for _, y in blue} <= set(range(33, 40))
+    frame, half = plot._frame(), plot._frame().width() / 20
+    red, blue = (
+        [(x, y) for x, y in spots(plot, colour) if frame.contains(x, y)]
+        for colour in ("#ff0000", "#0000ff")
+    )
+    assert plot._x(2) - 2 <= min(x for x, _ in red)
+    assert max(x for x, _ in red) <= plot._x(5) + 2
+    assert min(y for _, y in red) == pytest.approx(plot._y(0.9), abs=2)
+    assert {abs(x - plot._x(8)) < half for x, _ in blue} == {True}
+    assert {abs(y - plot._y(0.7)) < 5 for _, y in blue} == {True}
+
+
+def test_numbers_and_a_legend_stand_around_it(plot):
+    frame = plot._frame()
+    below = [y for _, y in spots(plot, "#0000ff") if y > frame.bottom()]
+    assert len(below) >= 3 * 10  # the sample of its line
+    assert frame.left() > 15 and plot.height() - frame.bottom() > 4 * 10
+    plot.show_scores(np.ones((9, 3), np.float32), list("abcdefghi"), ["#f00"] * 9)
+    assert [name for name, _ in plot._legend] == ["a", "b", "c", "and 6 more"]
+
+
+@pytest.mark.parametrize(
+    ("depth", "most", "numbered"),
+    [(3, 8, [0, 1, 2]), (24, 6, [0, 5, 10, 15, 20]), (1000, 5, [*range(0, 1000, 200)])],
+)
+def test_round_slices_are_numbered(depth, most, numbered):
+    assert list(_ticks(depth, most)) == numbered
+
+
+def test_without_scores_or_for_another_image_it_is_hidden(plot):
+    assert not plot.isHidden()
+    plot.set_own(False)
+    assert plot.isHidden()
+    plot.set_own(True)
+    assert not plot.isHidden()
+    plot.show_scores(np.full((1, 4), np.nan, np.float32), ("nuclei",), ("#ff0000",))
+    assert plot.isHidden()
 
 
 def test_a_click_goes_to_its_slice(plot, qtbot):
     with qtbot.waitSignal(plot.slice_clicked) as clicked:
-        qtbot.mouseClick(plot, Qt.MouseButton.LeftButton, pos=QPoint(6 + 75, 20))
+        qtbot.mouseClick(plot, Qt.MouseButton.LeftButton, pos=place(plot, 3, 0.9))
     assert clicked.args == [3]
 
 
@@ -61,13 +97,14 @@ def test_a_drag_moves_the_threshold_once_it_is_let_go(plot, qtbot):
     plot.threshold_changed.connect(told.append)
     clicked = []
     plot.slice_clicked.connect(clicked.append)
-    qtbot.mousePress(plot, Qt.MouseButton.LeftButton, pos=QPoint(60, 56))
-    qtbot.mouseMove(plot, QPoint(80, 86))
-    assert plot.threshold == pytest.approx(0.2)
+    here, there = place(plot, 2, 0.5), place(plot, 3, 0.2)
+    qtbot.mousePress(plot, Qt.MouseButton.LeftButton, pos=here)
+    qtbot.mouseMove(plot, there)
+    assert plot.threshold == pytest.approx(0.2, abs=0.01)
     plot.show_threshold(0.9)  # what others say does not matter in the meantime
     assert told == []
-    qtbot.mouseRelease(plot, Qt.MouseButton.LeftButton, pos=QPoint(80, 86))
-    assert told == [pytest.approx(0.2)]
+    qtbot.mouseRelease(plot, Qt.MouseButton.LeftButton, pos=there)
+    assert told == [pytest.approx(0.2, abs=0.01)]
     assert clicked == []
 
 

@@ -35,7 +35,7 @@ def test_labels_fill_and_lie_on_the_image(desk_that, voxels):
         axis_labels=("z", "y", "x"),
     )
     layer = desk.start()
-    assert layer.name == "stack segmentation"
+    assert layer.name == "stack bright things (tiny)"
     assert desk.view.run_button.text() == "Queue"
     assert desk.view.cancel_button.isEnabled()
     desk.wait_for_end()
@@ -83,7 +83,7 @@ def test_layer_may_be_renamed_reordered_and_hidden(desk_that, voxels):
     desk.form.image.value = image
     layer = desk.start()
     layer.name = "mine"
-    other.name = "a segmentation"
+    other.name = "a bright things (tiny)"
     desk.viewer.layers.move(2, 0)
     layer.visible = False
     desk.viewer.layers.selection.active = other

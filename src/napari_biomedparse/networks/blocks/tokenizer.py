@@ -18,7 +18,11 @@ from tokenizers import Regex
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, Sequence, Split
 
+from napari_biomedparse.errors import PromptError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
 CONTEXT_LENGTH = 77
@@ -52,6 +56,19 @@ def tokenize(text: str) -> Tokens:
     ids[0] = START_ID
     ids[1 : len(kept) + 1] = kept
     return Tokens(ids, len(kept) + 2, len(body) > len(kept))
+
+
+def refuse_equal(texts: Iterable[str]) -> None:
+    """Raise a `PromptError` if the network reads two prompts as the same."""
+    seen: dict[bytes, str] = {}
+    for text in texts:
+        ids = tokenize(text).ids.tobytes()
+        if (first := seen.get(ids)) is not None:
+            raise PromptError(
+                f"The prompts {first!r} and {text!r} are the same for the network; "
+                "keep one of them."
+            )
+        seen[ids] = text
 
 
 def token_count(text: str) -> int:

@@ -12,6 +12,7 @@ from napari_biomedparse.data.prompts import (
     PromptSet,
 )
 from napari_biomedparse.errors import PromptError
+from napari_biomedparse.networks.blocks.tokenizer import refuse_equal
 
 if TYPE_CHECKING:
     from napari_biomedparse.report.findings import Finding
@@ -82,6 +83,7 @@ class PromptRows:
             raise PromptError(
                 "All prompts are turned off; tick the box of at least one."
             )
+        refuse_equal(self.texts)
         on = sorted((row for row in self._rows if row.on), key=lambda row: row.id)
         prompts = tuple(Prompt(row.id, row.text) for row in on)
         return PromptSet(prompts, order=self.order)

@@ -26,13 +26,13 @@ class FolderLayers:
         """Add the labels, which are on disk from the start of a run."""
         from napari_biomedparse.runs.folder import LABELS
 
-        return self._add(LABELS, "segmentation", instance=False)
+        return self._add(LABELS, "", instance=False)
 
     def add_objects(self) -> Labels:
         """Add the objects, which are on disk at the end of a run."""
         from napari_biomedparse.runs.folder import OBJECTS
 
-        return self._add(OBJECTS, "objects", instance=True)
+        return self._add(OBJECTS, " objects", instance=True)
 
     def _add(self, place: str, what: str, *, instance: bool) -> Labels:
         from napari_biomedparse.io import open_file
@@ -46,7 +46,7 @@ class FolderLayers:
         keywords = labels_layer_kwargs(
             request.image,
             replace(request.prompts, instance=instance),
-            name=f"{request.image.name} {what}",
+            name=f"{request.title}{what}",
             series_at=request.channel_of_series,
         )
         if found.owners is not None:

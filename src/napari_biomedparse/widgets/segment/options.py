@@ -103,6 +103,7 @@ ADVANCED = (
     "existence_threshold",
     "overlaps",
     "overlap_threshold",
+    "prompts_apart",
     "batch_size",
     "seed",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from napari_biomedparse.data.options import parse_region
@@ -69,6 +70,13 @@ class Request:
     def separate(self) -> bool:
         """Whether each prompt has its own labels."""
         return self.options.overlaps == "separate"
+
+    @property
+    def title(self) -> str:
+        """Name of its layers: the image, the prompt and the model."""
+        first, *others = self.prompts.texts
+        more = f" and {len(others)} more" if others else ""
+        return f"{self.image.name} {first}{more} ({PurePath(self.model).name})"
 
     @property
     def why_fixed(self) -> str:

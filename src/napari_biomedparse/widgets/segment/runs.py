@@ -164,6 +164,8 @@ class Runs:
         def show() -> tuple[Labels, ...]:
             if kept:
                 return layers
+            for layer in self._latest.get(request.image, ()):
+                layer.visible = False  # what lies below would shine through
             shown = tuple(self._add(request, written.labels))
             self._latest[request.image] = shown
             self._written.update(dict.fromkeys(shown, written))
@@ -282,10 +284,11 @@ def _shown(
 def _keywords(request: Request) -> Iterator[dict[str, Any]]:
     """Yield the keywords of each layer."""
     image, prompts = request.image, request.prompts
-    for name in prompts.texts if request.separate else ("segmentation",):
+    each = [f"{image.name} {text}" for text in prompts.texts]
+    for name in each if request.separate else [request.title]:
         yield labels_layer_kwargs(
             image,
             prompts,
-            name=f"{image.name} {name}",
+            name=name,
             series_at=request.channel_of_series,
         )
