@@ -6,8 +6,11 @@ Each kind is also the matching built-in, so that scripts can catch either.
 from __future__ import annotations
 
 import errno
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import requires
 
 _LONGEST = 2000
 """Characters of a message that people are shown; a file's content may be in it."""
@@ -99,6 +102,18 @@ def check_shortage(error: BaseException, *, memory: bool = True) -> None:
         raise short from error
 
 
+def pip_install(*packages: str) -> str:
+    """Return the command that installs packages into the Python that runs this."""
+    words = [sys.executable, "-m", "pip", "install", *packages]
+    return " ".join(f'"{w}"' if re.search(r"[^\w./\\:-]", w) else w for w in words)
+
+
+def install_extra(extra: str) -> str:
+    """Return the command that installs what an extra needs, from wherever it came."""
+    needed = (r.partition("; extra == ") for r in requires("napari-biomedparse") or ())
+    return pip_install(*(name for name, _, of in needed if of.strip("'\"") == extra))
+
+
 @contextmanager
 def needs_extra(extra: str, what: str) -> Iterator[None]:
     """Raise an `OptionError` that names the extra to install if an import fails."""
@@ -106,6 +121,6 @@ def needs_extra(extra: str, what: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise OptionError(
-            f"{what} need more packages ({error}); install them with: pip install "
-            f"'napari-biomedparse[{extra}]'"
+            f"{what} need more packages ({error}); install them with: "
+            f"{install_extra(extra)}"
         ) from error

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from PIL import Image, ImageDraw
 from skimage.io import imsave
 
 from napari_biomedparse.data.results import Segmentation
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 OPACITY = 0.5
 ENLARGED = 3
 """Pixels per voxel of the overlay picture."""
+CAPTION = 24
+"""Height of the captions above it, in pixels."""
 
 
 def run_demo(
@@ -37,7 +40,7 @@ def run_demo(
     device: str = "auto",
     overwrite: bool = False,
 ) -> pd.DataFrame:
-    """Segment a phantom by its own prompts; write labels, a picture and a table.
+    """Segment a phantom by its demo prompts; write labels, a picture and a table.
 
     The folder is made if need be. It gets ``labels.zarr`` (OME-Zarr), ``overlay.png``
     (a slice, the labels on it, and the truth on it) and ``table.csv``. An `OutputError`
@@ -56,13 +59,14 @@ def run_demo(
     )
     for path in (labels, picture, csv):
         check_place(path, overwrite=overwrite)
-    found = segment(phantom.volume, phantom.prompts, model, device=device)
+    prompts = phantom.demo_prompts
+    found = segment(phantom.volume, prompts, model, device=device)
     table = pd.DataFrame(_rows(phantom, found))
     save_labels(
         labels,
         found.labels,
         volume=phantom.volume,
-        prompts=phantom.prompts,
+        prompts=prompts,
         overwrite=overwrite,
     )
     with written(folder):
@@ -87,12 +91,15 @@ def _rows(phantom: Phantom, found: Segmentation) -> Iterator[dict[str, Any]]:
 
 def _picture(phantom: Phantom, labels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Return grey levels, labels and truth of the fullest slice, RGB [Y, X, 3]."""
-    at = int(np.argmax((phantom.labels > 0).sum(axis=(1, 2))))
-    nothing = np.zeros_like(labels[at])
+    shown_at = int(np.argmax((phantom.labels > 0).sum(axis=(1, 2))))
+    nothing = np.zeros_like(labels[shown_at])
     panels = [
-        blend(phantom.image[at], shown, OPACITY)
-        for shown in (nothing, labels[at], phantom.labels[at])
+        blend(phantom.image[shown_at], shown, OPACITY)
+        for shown in (nothing, labels[shown_at], phantom.labels[shown_at])
     ]
-    row = np.concatenate(panels, axis=1)
-    enlarged: npt.NDArray[np.uint8] = row.repeat(ENLARGED, 0).repeat(ENLARGED, 1)
-    return enlarged
+    row = np.concatenate(panels, axis=1).repeat(ENLARGED, 0).repeat(ENLARGED, 1)
+    strip = Image.new("RGB", (row.shape[1], CAPTION))
+    for at, text in enumerate(("image", "found by the model", "truth")):
+        place = at * row.shape[1] / len(panels) + 4, 4
+        ImageDraw.Draw(strip).text(place, f"{text}, slice {shown_at}", font_size=14)
+    return np.concatenate([np.asarray(strip), row])

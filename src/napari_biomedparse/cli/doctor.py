@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from napari_biomedparse.cli._show import say
+from napari_biomedparse.errors import pip_install
 
 PACKAGES = (
     "numpy",
@@ -47,7 +48,7 @@ def facts() -> Iterator[tuple[str, str]]:
         yield package, _version(package)
     versions = {name: _version(name) for name in BINDINGS}
     found = [f"{name} {v}" for name, v in versions.items() if v != MISSING]
-    yield "Qt bindings", ", ".join(found) or "none; run: pip install 'napari[all]'"
+    yield "Qt bindings", ", ".join(found) or f"none; run: {pip_install('napari[all]')}"
     yield from _devices()
     yield from _weights()
     yield "Free disk, here", _free(Path.cwd())

@@ -20,9 +20,9 @@ def info(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="A challenge .npz, TIFF (.tif, .tiff), NIfTI (.nii, .nii.gz), or "
-            "OME-Zarr or Zarr folder (.zarr); or a folder or quoted pattern of TIFF "
-            "files that are the slices of one volume.",
+            help="A challenge .npz; an OME-TIFF, ImageJ TIFF, LSM or plain TIFF (.tif, "
+            ".tiff); NIfTI (.nii, .nii.gz); an OME-Zarr or Zarr folder (.zarr); or a "
+            "folder or quoted pattern of TIFF files that are the slices of one volume.",
         ),
     ],
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -46,8 +47,9 @@ def compare_labels(
     Returns
     -------
     tuple of ClassLine
-        One per label, with Dice, surface Dice, and counts and F1 of its connected
-        components; or one for all objects, with Dice and surface Dice of all together.
+        One per label, with Dice, surface Dice (NaN without monai), and counts and F1
+        of its connected components; or one for all objects, with Dice and surface Dice
+        of all together.
 
     Raises
     ------
@@ -90,10 +92,14 @@ def _line(
     if not masks[1].any():  # the challenge counts nothing then
         missed = int(label_components(truth).max(initial=0))
         score = replace(score, false_negatives=missed)
+    try:
+        nsd = surface_dice(*masks, spacing=spacing, tolerance=tolerance)
+    except ImportError:  # of monai
+        nsd = math.nan
     return ClassLine(
         label,
         text,
         dsc=dice(*masks),
-        nsd=surface_dice(*masks, spacing=spacing, tolerance=tolerance),
+        nsd=nsd,
         **object_scores(score),
     )

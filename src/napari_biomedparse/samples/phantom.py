@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.data.prompts import Prompt, PromptSet
+from napari_biomedparse.data.prompts import Prompt, PromptSet, parse_prompts
 from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.samples import em, light_sheet
@@ -79,6 +79,17 @@ class Phantom:
         """One prompt for each target of the kind, the absent ones included."""
         named = enumerate(self.objects, start=1)
         return PromptSet(tuple(Prompt(label, TITLES[name]) for label, name in named))
+
+    @property
+    def demo_prompts(self) -> PromptSet:
+        """The targets that occur, and one of another kind that is certainly absent."""
+        other = "light-sheet" if self.kind == "em" else "em"
+        named = dict(enumerate(self.objects, start=1))
+        texts = {
+            i: TITLES[name] for i, name in named.items() if name not in self.absent
+        }
+        texts[max(texts) + 1] = TITLES[KINDS[other][-1]]
+        return parse_prompts(texts)
 
     @property
     def volume(self) -> Volume:

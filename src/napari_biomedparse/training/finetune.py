@@ -138,7 +138,9 @@ def finetune(
             finished = {"step": keeper.step, "best": keeper.best}
             if not keeper.stopped:
                 save_training(folder, facts, finished)
-    return Finetuned(folder / BEST, int(finished["step"]), finished["best"], parts.how)
+    return Finetuned(
+        folder / BEST, int(finished["step"]), finished["best"], parts.shown or parts.how
+    )
 
 
 def _train(

@@ -40,6 +40,9 @@ class Split:
     train: tuple[Sample, ...]
     validation: tuple[Sample, ...]
     how: str
+    """For the record; slices are counted in the training set, not in their image."""
+    shown: str = ""
+    """For people, if that is not the same."""
 
 
 def split(volumes: Sequence[TrainingVolume], share: float, seed: int) -> Split:
@@ -71,6 +74,7 @@ def split(volumes: Sequence[TrainingVolume], share: float, seed: int) -> Split:
         tuple(s for s in samples if not first - 1 <= s.place <= last + 1),
         tuple(s for s in samples if first <= s.place <= last),
         f"slices {first} to {last} of {volumes[0].name}",
+        f"{length} of {len(places)} slices of {volumes[0].name}",
     )
 
 

@@ -13,6 +13,8 @@ from napari_biomedparse.viewer.layers import LayerTuple, to_layer_tuples
 
 PLUGIN = "napari-biomedparse"
 WIDGET, REVIEW = "Segment with text", "Review labels"
+SETTLED = 200
+"""Milliseconds after which a dock has taken its room from the canvas."""
 QT_BINDINGS = ("PyQt6", "PySide6", "PyQt5", "PySide2")
 
 
@@ -46,6 +48,7 @@ def open_demo(sample: str) -> None:
         Key of the sample in the plugin's manifest.
     """
     import napari
+    from qtpy.QtCore import QTimer
 
     viewer = napari.Viewer()
     image, truth = viewer.open_sample(PLUGIN, sample)
@@ -54,12 +57,13 @@ def open_demo(sample: str) -> None:
     _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, WIDGET)
     widget.form.reset()  # the last used values may not suit the sample
     widget.form.model.value = "demo"
+    QTimer.singleShot(SETTLED, viewer.reset_view)
     widget.start()
     napari.run()
 
 
 def _layers(phantom: Phantom, name: str) -> list[LayerTuple]:
-    volume, prompts = replace(phantom.volume, name=name), phantom.prompts
+    volume, prompts = replace(phantom.volume, name=name), phantom.demo_prompts
     truth = LabelVolume(
         replace(volume, data=phantom.labels, name=f"{name} truth"),
         dict(zip(prompts.ids, prompts.texts, strict=True)),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import CheckBox, FloatSpinBox
 from napari.layers import Labels
-from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QHeaderView,
@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
-from napari_biomedparse.errors import BiomedParseError, VolumeError, needs_extra
+from napari_biomedparse.errors import BiomedParseError, VolumeError, install_extra
 from napari_biomedparse.evaluation.compare import compare_labels
 from napari_biomedparse.evaluation.tables import shown
 from napari_biomedparse.io.formats.units import unit_name
@@ -32,7 +32,12 @@ from napari_biomedparse.viewer.layers import (
 )
 from napari_biomedparse.widgets.shared.background import LatestWork
 from napari_biomedparse.widgets.shared.docks import SharedTabs
-from napari_biomedparse.widgets.shared.form import LayerChoice, copy_text, form_layout
+from napari_biomedparse.widgets.shared.form import (
+    LayerChoice,
+    Problem,
+    copy_text,
+    form_layout,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,6 +104,10 @@ class CompareWidget(QWidget):
         self.table = QTableWidget()
         self.status = QLabel()
         self.status.setWordWrap(True)
+        self.status.setTextInteractionFlags(
+            Qt.TextInteractionFlag.TextSelectableByMouse
+        )
+        self.problem = Problem()
         self._build()
         self.labels.changed.connect(self._on_labels_changed)
         self._comparison.done.connect(self._on_compared)
@@ -115,7 +124,7 @@ class CompareWidget(QWidget):
         try:
             self._begin()
         except BiomedParseError as error:
-            show_error(str(error))
+            self.problem.fail(str(error))
 
     def copy(self) -> None:
         """Copy the table."""
@@ -140,10 +149,10 @@ class CompareWidget(QWidget):
         }
 
         def work() -> Sequence[ClassLine]:
-            with needs_extra("evaluate", "Surface distances"):
-                return compare_labels(*volumes, **how)
+            return compare_labels(*volumes, **how)
 
         self.button.setEnabled(False)
+        self.problem.tell("")
         self.status.setText("Comparing…")
         self._unit = unit_name(labels.units[-1])
         self._comparison.submit(work)
@@ -160,14 +169,15 @@ class CompareWidget(QWidget):
                 text = shown(float(getattr(line, metric)), digits=digits)
                 self._set(row, column, text, Qt.AlignmentFlag.AlignRight)
         distance = f"{self.tolerance.value:g} {self._unit}"
-        self.status.setText(
-            f"NSD tolerance: {distance}." if lines else "Neither layer has labels."
-        )
+        said = f"NSD tolerance: {distance}." if lines else "Neither layer has labels."
+        if find_spec("monai") is None:
+            said = f"NSD needs more packages: {install_extra('evaluate')}"
+        self.status.setText(said)
 
     def _on_failed(self, message: str) -> None:
         self.button.setEnabled(True)
         self.status.setText("")
-        show_error(message)
+        self.problem.fail(message)
 
     def _on_labels_changed(self, *_: Any) -> None:
         if (layer := self.labels.value) is not None:
@@ -212,7 +222,8 @@ class CompareWidget(QWidget):
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         side.hide()
         layout = QVBoxLayout(self)
-        for part in (form, self.button, self.table, self.copy_button, self.status):
+        below = (self.table, self.copy_button, self.status, self.problem)
+        for part in (form, self.button, *below):
             layout.addWidget(part)
         self.button.clicked.connect(self.compare)
         self.copy_button.clicked.connect(self.copy)

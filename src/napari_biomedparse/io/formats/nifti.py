@@ -25,6 +25,7 @@ from napari_biomedparse.errors import (
     FormatError,
     OptionError,
     check_shortage,
+    install_extra,
 )
 from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
 from napari_biomedparse.io.durable import whole_or_nothing
@@ -46,10 +47,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NEEDS_EXTRA = (
-    "NIfTI files need nibabel, which is not installed; "
-    "run: pip install 'napari-biomedparse[nifti]'"
-)
 _AXES = ("c", "t", "z", "y", "x")
 _PACKED_BLOCK = 64 * 2**20
 """Compressed files are read from the start for each block, so blocks are large."""
@@ -66,7 +63,10 @@ def require_nibabel(error: type[FormatError] | type[OptionError]) -> Any:
     try:
         import nibabel
     except ImportError as missing:
-        raise error(NEEDS_EXTRA) from missing
+        raise error(
+            "NIfTI files need nibabel, which is not installed; run: "
+            f"{install_extra('nifti')}"
+        ) from missing
     return nibabel
 
 

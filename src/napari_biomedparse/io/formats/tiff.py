@@ -29,6 +29,7 @@ from napari_biomedparse.data.volume import ArrayLike, Volume
 from napari_biomedparse.errors import (
     FormatError,
     check_shortage,
+    pip_install,
 )
 from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
 from napari_biomedparse.io.durable import whole_or_nothing
@@ -237,7 +238,7 @@ def _check_codec(path: Path, series: tifffile.TiffPageSeries) -> None:
         name = getattr(compression, "name", compression)
         raise FormatError(
             f"{path} is compressed with {name}, which needs another library; "
-            "run: pip install imagecodecs"
+            f"run: {pip_install('imagecodecs')}"
         ) from error
 
 

@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from magicgui.widgets import CheckBox
 from napari.layers import Image, Labels
-from napari.utils.notifications import show_error
-from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
-    QFileDialog,
     QHBoxLayout,
     QLabel,
-    QMainWindow,
     QPushButton,
     QVBoxLayout,
     QWidget,
@@ -34,8 +30,14 @@ from napari_biomedparse.viewer.layers import (
 )
 from napari_biomedparse.widgets.measure.layer_report import result_of_layers
 from napari_biomedparse.widgets.shared.background import LatestWork
-from napari_biomedparse.widgets.shared.docks import SharedTabs
-from napari_biomedparse.widgets.shared.form import LayerChoice, form_layout
+from napari_biomedparse.widgets.shared.docks import SharedTabs, join_others
+from napari_biomedparse.widgets.shared.form import (
+    SAVE_FILTERS,
+    LayerChoice,
+    Problem,
+    ask_where,
+    form_layout,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,10 +48,6 @@ if TYPE_CHECKING:
 
 TABLE = ("napari", "Features table widget")
 """napari's own table of a layer's features."""
-SAVE_FILTERS = (
-    "OME-Zarr (*.zarr);;TIFF (*.tif *.tiff);;Challenge file (*.npz);;"
-    "NIfTI (*.nii.gz *.nii)"
-)
 
 
 class MeasureWidget(QWidget):
@@ -104,6 +102,7 @@ class MeasureWidget(QWidget):
         )
         self.status = QLabel()
         self.status.setWordWrap(True)
+        self.problem = Problem()
         form = QWidget()
         form_layout(form, [self.labels, self.image, self.pieces])
         layout = QVBoxLayout(self)
@@ -115,6 +114,7 @@ class MeasureWidget(QWidget):
         below.addWidget(self.report_button)
         layout.addLayout(below)
         layout.addWidget(self.status)
+        layout.addWidget(self.problem)
         layout.addStretch()
         self.button.clicked.connect(self.measure)
         self.table_button.clicked.connect(self._on_table_clicked)
@@ -135,13 +135,13 @@ class MeasureWidget(QWidget):
         try:
             self._begin()
         except BiomedParseError as error:
-            show_error(str(error))
+            self.problem.fail(str(error))
 
     def save(self, path: str) -> None:
         """Save the labels in the format of the file's extension."""
         layer = self.labels.value
         if layer is None:
-            show_error("Choose a Labels layer to save.")
+            self.problem.fail("Choose a Labels layer to save.")
             return
         data, meta, _ = layer.as_layer_data_tuple()
         self._save(path, lambda: write_labels(path, data, meta))
@@ -158,7 +158,7 @@ class MeasureWidget(QWidget):
             labels, image = self._chosen()
             result = result_of_layers(image, labels, self._viewer.dims)
         except BiomedParseError as error:
-            show_error(str(error))
+            self.problem.fail(str(error))
             return
         # The dialog has asked whether to replace a file.
         self._save(path, lambda: write_report(Path(path), result, overwrite=True))
@@ -229,9 +229,7 @@ class MeasureWidget(QWidget):
         labels.features = table.rename(columns={"id": "index"})
         self._viewer.layers.selection.active = labels
         dock, _ = self._viewer.window.add_plugin_dock_widget(*TABLE)
-        if isinstance(window := dock.parent(), QMainWindow):
-            half = window.height() // 2
-            window.resizeDocks([dock], [half], Qt.Orientation.Vertical)
+        join_others(dock)  # its place below would shrink them
         self.status.setText(
             f"{len(table)} objects, measured in {table.attrs['unit']}; see the "
             "features table."
@@ -243,7 +241,7 @@ class MeasureWidget(QWidget):
 
     def _on_failed(self, message: str) -> None:
         self._set_busy(False)
-        show_error(message)
+        self.problem.fail(message)
 
     def _on_table_clicked(self) -> None:
         if path := self._ask("Save table", "CSV (*.csv)"):
@@ -258,15 +256,17 @@ class MeasureWidget(QWidget):
             self.report(path)
 
     def _ask(self, title: str, filters: str) -> str:
-        """Ask for a file name; a missing extension is added."""
-        path, chosen = QFileDialog.getSaveFileName(self, title, filter=filters)
-        ending = chosen.partition("(*")[2].partition(")")[0].split(" ")[0]
-        return path if not path or Path(path).suffix else path + ending
+        """Ask for a file name like that of the labels."""
+        labels = self.labels.value
+        name = "labels" if labels is None else labels.name
+        return ask_where(self, title, name, filters)
 
     def _set_busy(self, busy: bool, text: str = "") -> None:
         for button in (self.button, self.save_button, self.report_button):
             button.setEnabled(not busy)
         self.table_button.setEnabled(not busy and self._table is not None)
+        if busy:
+            self.problem.tell("")
         self.status.setText(text)
 
     def _on_labels_changed(self, *_: Any) -> None:

@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QLabel, QWidget
 from napari_biomedparse.data.options import MODALITIES, SegmentOptions
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.networks.catalogue import targets_of
+from napari_biomedparse.networks.weights import may_have_gpu, pace_on_cpu
 from napari_biomedparse.viewer.layers import is_derived, prompts_of_layer
 from napari_biomedparse.widgets.prompts.table import FilePrompts, PromptTable
 from napari_biomedparse.widgets.segment.form_state import (
@@ -94,7 +95,8 @@ class SegmentForm(QWidget):
         self.prompts.instance = lambda: bool(self.instances.value)
         self.model = ModelChoice()
         self.weights = WeightsPanel(self.model)
-        self.badge = QLabel(DEMO_BADGE)
+        self.badge = QLabel()
+        self.badge.setWordWrap(True)
         self.badge.setStyleSheet(f"color: {WARNING.name()}")
         self.badge.setToolTip("\n".join(targets_of("demo")))
         self.scope = SliceScope()
@@ -122,7 +124,7 @@ class SegmentForm(QWidget):
         self.weights.update_state()
         tab_after(main["modality"].native, self.prompts)
         tab_after(self.model.native, self.weights)
-        for field in (main["modality"], self.model):
+        for field in (main["modality"], self.model, self.device):
             field.changed.connect(self._on_kind_changed)
         self._on_kind_changed()
         self.prompts.instance_loaded.connect(self._on_instance_loaded)
@@ -295,7 +297,12 @@ class SegmentForm(QWidget):
         """Suggest what the model knows, of the chosen modality."""
         known = targets_of(str(self.model.value))
         self.prompts.suggest(str(self._options["modality"].value), known)
-        self.badge.setVisible(bool(known))
+        lines = [DEMO_BADGE] if known else []
+        if self.device.value in ("auto", "cpu") and not may_have_gpu():
+            pace = pace_on_cpu(str(self.model.value))
+            lines.append(f"No GPU: about {pace:.2g} s for each slice")
+        self.badge.setText("\n".join(lines))
+        self.badge.setVisible(bool(lines))
 
     def _on_changed(self, *_: Any) -> None:
         self.changed.emit()

@@ -127,6 +127,7 @@ class RunView(QWidget):
     resume_requested = Signal()
     copy_requested = Signal(str)
     estimate_requested = Signal()
+    save_requested = Signal()
     preview_switched = Signal()
 
     def __init__(self) -> None:
@@ -144,6 +145,9 @@ class RunView(QWidget):
         self.estimate_button.setToolTip(
             "Try a few slices to estimate the time, memory and disk space of the run."
         )
+        self.save_button = QPushButton("Save…")
+        self.save_button.setToolTip("Save the labels of the last run.")
+        self.save_button.setEnabled(False)
         menu = QMenu(self.copy_button)
         for language in (COMMAND, PYTHON):
             action = QAction(f"Copy as {language}", menu)
@@ -178,6 +182,7 @@ class RunView(QWidget):
         buttons.addWidget(self.resume_button, 1)
         buttons.addWidget(self.estimate_button, 1)
         buttons.addWidget(self.copy_button, 1)
+        buttons.addWidget(self.save_button, 1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         previews = QHBoxLayout()
@@ -197,6 +202,7 @@ class RunView(QWidget):
         self.cancel_button.clicked.connect(self.cancel_requested)
         self.resume_button.clicked.connect(self.resume_requested)
         self.estimate_button.clicked.connect(self.estimate_requested)
+        self.save_button.clicked.connect(self.save_requested)
         self.preview_box.toggled.connect(self.probability_box.setEnabled)
         for box in (self.preview_box, self.probability_box):
             box.toggled.connect(self.preview_switched)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari.layers import Image
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_biomedparse.errors import BiomedParseError
+from napari_biomedparse.io.durable import refuse_inputs
+from napari_biomedparse.io.inputs import case_name
 from napari_biomedparse.process import Session
 from napari_biomedparse.runs.recipe import as_command, as_python
+from napari_biomedparse.viewer.layers import write_labels
 from napari_biomedparse.widgets.segment.form import SegmentForm
 from napari_biomedparse.widgets.segment.live_run import LiveRun
 from napari_biomedparse.widgets.segment.preview import PAUSE, LivePreview
@@ -22,9 +27,15 @@ from napari_biomedparse.widgets.segment.run_view import (
 )
 from napari_biomedparse.widgets.segment.runs import Runs
 from napari_biomedparse.widgets.segment.seen_picture import SeenPicture
+from napari_biomedparse.widgets.shared.background import LatestWork
 from napari_biomedparse.widgets.shared.docks import SharedTabs
 from napari_biomedparse.widgets.shared.fold import Fold, Scrolled
-from napari_biomedparse.widgets.shared.form import add_key, copy_text
+from napari_biomedparse.widgets.shared.form import (
+    SAVE_FILTERS,
+    add_key,
+    ask_where,
+    copy_text,
+)
 from napari_biomedparse.widgets.shared.position import Eye, go_to_labels
 from napari_biomedparse.widgets.shared.settings import settings
 
@@ -118,6 +129,10 @@ class SegmentWidget(QWidget):
         self.view.plot.slice_clicked.connect(self.form.show_slice)
         self.view.estimate_requested.connect(self.estimate)
         self.view.copy_requested.connect(self._on_copy_requested)
+        self._saving = LatestWork(self)
+        self._saving.done.connect(self.view.say)
+        self._saving.failed.connect(self.view.problem.fail)
+        self.view.save_requested.connect(self.save)
         eye, session = self._eye, self.session
         for clean in (
             self._preview.close,
@@ -161,6 +176,36 @@ class SegmentWidget(QWidget):
         request = self._current_request()
         if request is not None and self.run is None:
             self._begin(lambda: self._runs.estimation(request))
+
+    def save(self) -> None:
+        """Ask where to save the labels of the last run, one file for each layer."""
+        shown = () if self._last is None else self._last.layers
+        layers = [layer for layer in shown if layer in self._viewer.layers]
+        name = layers[0].name if layers else ""
+        path = ask_where(self, "Save labels", name, SAVE_FILTERS) if layers else ""
+        if not path:
+            return
+        stem = case_name(Path(path))
+        paths = [path]
+        if len(layers) > 1:
+            ending = Path(path).name.removeprefix(stem)
+            paths = [
+                str(Path(path).with_name(f"{stem}_{at}{ending}"))
+                for at in range(1, len(layers) + 1)
+            ]
+        images = [one for one in self._viewer.layers if isinstance(one, Image)]
+        inputs = [image.source.path for image in images]
+        data = [layer.as_layer_data_tuple() for layer in layers]
+
+        def write() -> str:
+            for one, (voxels, meta, _) in zip(paths, data, strict=True):
+                refuse_inputs(Path(one), inputs)
+                write_labels(one, voxels, meta)
+            return f"Saved as {', '.join(paths)}"
+
+        self.view.problem.tell("")
+        self.view.say("Writing…")
+        self._saving.submit(write)
 
     def _current_request(self) -> Request | None:
         """Return the form's request, or show why it is not possible."""
@@ -220,6 +265,7 @@ class SegmentWidget(QWidget):
 
     def _on_finished(self) -> None:
         self.run = None
+        self.view.save_button.setEnabled(self._last is not None)
         while self.run is None and len(self.view.queue):
             request = self.view.queue.take()
             self._begin(partial(self._runs.run, request, self._front(request)))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from npe2 import PluginManager
-from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
 from napari_biomedparse.viewer.samples import PLUGIN
@@ -19,12 +20,14 @@ class SharedTabs(QObject):
     """Makes a dock a tab of the plugin's other docks when it is first shown.
 
     napari stacks docks vertically, which makes its window taller than small screens.
-    Whatever the user does with the docks afterwards is left alone. The wheel is guarded
+    Whatever the user does with the docks afterwards is left alone, but one that the
+    menu hides while it is behind another tab comes to the front. The wheel is guarded
     in each of them.
     """
 
     def __init__(self, widget: QWidget) -> None:
         super().__init__(widget)
+        self._front = True
         widget.installEventFilter(self)
         WheelGuard(widget)
 
@@ -33,11 +36,31 @@ class SharedTabs(QObject):
         if event is not None and event.type() == QEvent.Type.Show:
             assert isinstance(widget, QWidget)
             widget.removeEventFilter(self)
-            _join_others(widget.parentWidget())
+            dock = widget.parentWidget()
+            join_others(dock)
+            if isinstance(dock, QDockWidget):
+                dock.visibilityChanged.connect(self._on_front_changed)
         return False
 
+    def _on_front_changed(self, front: bool) -> None:
+        """Handle that the dock came to the front, went behind a tab or was hidden."""
+        widget = self.parent()
+        dock = widget.parentWidget() if isinstance(widget, QWidget) else None
+        if dock is not None and dock.isHidden() and not self._front:
+            QTimer.singleShot(0, lambda: _bring_back(dock))
+        self._front = front
 
-def _join_others(dock: QWidget | None) -> None:
+
+def _bring_back(dock: QWidget) -> None:
+    """Show a dock in front, unless its window is being closed."""
+    with suppress(RuntimeError):  # Qt has deleted it
+        window = dock.parentWidget()
+        if window is not None and window.isVisible():
+            dock.show()
+            dock.raise_()
+
+
+def join_others(dock: QWidget | None) -> None:
     """Make a dock a tab of a visible dock of the plugin in the same area."""
     window = None if dock is None else dock.parentWidget()
     if not isinstance(dock, QDockWidget) or not isinstance(window, QMainWindow):

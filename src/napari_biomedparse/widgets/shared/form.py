@@ -15,7 +15,14 @@ from magicgui.widgets import CheckBox, ComboBox, FileEdit, FloatSpinBox, SpinBox
 from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor, QKeySequence
-from qtpy.QtWidgets import QApplication, QFormLayout, QLabel, QShortcut, QWidget
+from qtpy.QtWidgets import (
+    QApplication,
+    QFileDialog,
+    QFormLayout,
+    QLabel,
+    QShortcut,
+    QWidget,
+)
 
 from napari_biomedparse.data.fields import field_types
 from napari_biomedparse.widgets.shared.settings import AUTOMATIC
@@ -159,6 +166,21 @@ def tell_key(control: QWidget, key: str) -> None:
     """Add a keyboard shortcut to a tooltip."""
     name = QKeySequence(key).toString(QKeySequence.SequenceFormat.NativeText)
     control.setToolTip(f"{control.toolTip()} ({name})")
+
+
+SAVE_FILTERS = (
+    "OME-Zarr (*.zarr);;TIFF (*.tif *.tiff);;Challenge file (*.npz);;"
+    "NIfTI (*.nii.gz *.nii)"
+)
+
+
+def ask_where(parent: QWidget, title: str, name: str, filters: str) -> str:
+    """Ask for a file name and propose one; a missing extension is added."""
+    proposed = re.sub(r"[^\w.-]+", "_", name)
+    path, chosen = QFileDialog.getSaveFileName(parent, title, proposed, filters)
+    ending = chosen.partition("(*")[2].partition(")")[0].split(" ")[0]
+    known = re.findall(r"\*(\.[\w.]+)", filters)
+    return path if not path or path.lower().endswith(tuple(known)) else path + ending
 
 
 def copy_text(text: str) -> None:
