@@ -29,16 +29,16 @@ def test_labels_picture_and_table_agree(phantom, tmp_path):
     with pytest.raises(OutputError, match=r"labels\.zarr exists already"):
         run_demo(phantom, tmp_path / "new", model="tiny", device="cpu")
     run_demo(phantom, tmp_path / "new", model="tiny", device="cpu", overwrite=True)
-    found = segment(phantom.volume, phantom.prompts, "tiny", device="cpu")
+    found = segment(phantom.volume, phantom.demo_prompts, "tiny", device="cpu")
     (labels,) = open_file(tmp_path / "new" / "labels.zarr").labels
     np.testing.assert_array_equal(np.asarray(labels.volume.data), found.labels)
     assert labels.volume.spacing == pytest.approx(phantom.spacing)
-    assert table["label"].tolist() == list(phantom.prompts.ids)
+    assert table["label"].tolist() == list(phantom.demo_prompts.ids)
     for row in table.itertuples():
         assert row.voxels == (found.labels == row.label).sum()
     with (tmp_path / "new" / "table.csv").open() as file:
         written = list(csv.DictReader(file))
-    assert [row["prompt"] for row in written] == list(phantom.prompts.texts)
+    assert [row["prompt"] for row in written] == list(phantom.demo_prompts.texts)
     assert imread(tmp_path / "new" / "overlay.png").shape == (192, 432, 3)
 
 
