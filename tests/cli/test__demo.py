@@ -39,7 +39,7 @@ def test_labels_picture_and_table_agree(phantom, tmp_path):
     with (tmp_path / "new" / "table.csv").open() as file:
         written = list(csv.DictReader(file))
     assert [row["prompt"] for row in written] == list(phantom.demo_prompts.texts)
-    assert imread(tmp_path / "new" / "overlay.png").shape == (192, 432, 3)
+    assert imread(tmp_path / "new" / "overlay.png").shape == (24 + 192, 432, 3)
 
 
 def test_unwritable_folder_is_refused(phantom, tmp_path):

@@ -212,7 +212,7 @@ def test_the_plot_fills_and_a_click_goes_to_the_slice(desk_that, voxels):
     assert plot.current == desk.viewer.dims.current_step[0]
     desk.viewer.dims.set_point(0, 4)
     assert plot.current == 4
-    place = QPoint(plot.width() // 4, 12)
+    place = QPoint(round(plot._x(1)), round(plot._y(0.9)))
     desk.qtbot.mouseClick(plot, Qt.MouseButton.LeftButton, pos=place)
     assert desk.viewer.dims.current_step[0] == 1
 
@@ -238,10 +238,8 @@ def test_single_images_have_no_plot(desk_that, voxels):
 def drag_threshold(desk, threshold):
     """Drag the line of the plot from where it is."""
     plot = desk.view.plot
-    height = plot.height() - 12
-    place, to = (
-        QPoint(20, round(6 + (1 - at) * height)) for at in (plot.threshold, threshold)
-    )
+    left = round(plot._x(0))
+    place, to = (QPoint(left, round(plot._y(at))) for at in (plot.threshold, threshold))
     desk.qtbot.mousePress(plot, Qt.MouseButton.LeftButton, pos=place)
     desk.qtbot.mouseMove(plot, to)
     desk.qtbot.mouseRelease(plot, Qt.MouseButton.LeftButton, pos=to)

@@ -9,7 +9,8 @@ import signal
 import numpy as np
 import pytest
 import tifffile
-from qtpy.QtWidgets import QApplication, QLabel, QPushButton
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QApplication, QFileDialog, QLabel, QPushButton
 from typer.testing import CliRunner
 
 from napari_biomedparse.cli import app
@@ -19,6 +20,7 @@ from napari_biomedparse.viewer.axes import shown_position
 from napari_biomedparse.viewer.layers import METADATA_KEY
 from napari_biomedparse.widgets.segment.run_view import COMMAND, PYTHON
 from napari_biomedparse.widgets.segment.which_slices import ALL_TIMES
+from napari_biomedparse.widgets.shared.settings import last_values
 
 
 def test_labels_fill_and_lie_on_the_image(desk_that, voxels):
@@ -391,3 +393,109 @@ def test_estimate_tells_and_adds_nothing(desk_that, voxels):
     assert "GB of memory" in text
     assert len(desk.viewer.layers) == 1
     assert desk.view.run_button.isEnabled()
+
+
+def two_images(desk, voxels):
+    first = desk.viewer.add_image(voxels, name="first")
+    second = desk.viewer.add_image(voxels[::-1], name="second")
+    desk.form.image.value = first
+    desk.start()
+    desk.wait_for_end()
+    return first, second
+
+
+def test_results_of_another_image_are_hidden_until_it_is_back(desk_that, voxels):
+    desk = desk_that()
+    first, second = two_images(desk, voxels)
+    rows, view = desk.form.prompts.rows, desk.view
+    assert rows[0].result is not None
+    assert "Done: 6 slices of first" in view.status.text()
+    desk.form.image.value = second
+    assert rows[0].result is None
+    assert view.plot.isHidden() and view.doctor.isHidden()
+    assert view.status.text().startswith("Results of first are hidden")
+    desk.form.image.value = first
+    assert rows[0].result is not None
+    assert not view.plot.isHidden()
+    assert view.status.text().startswith("Done: 6 slices of first")
+
+
+def test_a_dragged_threshold_stays_with_its_result(desk_that, voxels):
+    desk = desk_that()
+    first, second = two_images(desk, voxels)
+    option = desk.form.options_by_name["existence_threshold"]
+    option.value = 0.4  # set on purpose
+    desk.wait_until(lambda: not desk.widget._threshold_pause.isActive())
+    desk.wait_for_end()
+    desk.view.plot.threshold_changed.emit(0.2)
+    desk.wait_until(lambda: not desk.widget._threshold_pause.isActive())
+    desk.wait_for_end()
+    assert option.value == 0.2
+    desk.form.remember()
+    assert last_values()["options"]["existence_threshold"] == 0.4
+    desk.form.image.value = second
+    assert option.value == 0.4
+    desk.form.image.value = first
+    assert option.value == 0.2
+
+
+def test_a_failure_stays_in_the_panel(desk_that, voxels, notes):
+    desk = desk_that()
+    desk.viewer.add_image(voxels, name="stack")
+    desk.form.prompts.value = "liver\nLiver"
+    desk.view.run_button.click()
+    problem = desk.view.problem
+    assert not problem.isHidden()
+    assert "keep one of them" in problem.text() and "keep one" in notes[0]
+    flags = problem.textInteractionFlags()
+    assert flags & Qt.TextInteractionFlag.TextSelectableByMouse
+    desk.form.prompts.value = "liver"
+    desk.start()
+    assert problem.isHidden()
+    desk.wait_for_end()
+
+
+def test_what_is_not_at_its_default_is_said_while_folded(desk_that):
+    desk = desk_that()
+    fold = desk.widget._advanced
+    desk.form.device.value = "auto"
+    assert fold.text() == "▸ Advanced"
+    desk.form.set_option("seed", 5)
+    desk.form.set_option("prompts_apart", True)
+    assert fold.text() == "▸ Advanced (each prompt by itself, seed: 5)"
+    desk.form.reset()
+    assert fold.text() == "▸ Advanced"
+
+
+def test_a_run_hides_the_one_before_and_is_named_by_its_prompt(desk_that, voxels):
+    desk = desk_that()
+    desk.viewer.add_image(voxels, name="stack")
+    before = desk.start()
+    desk.wait_for_end()
+    desk.form.prompts.value = "other things\nmore"
+    after = desk.start()
+    desk.wait_for_end()
+    assert before.name == "stack bright things (tiny)"
+    assert after.name == "stack other things and 1 more (tiny)"
+    assert after.visible and not before.visible
+
+
+def test_labels_are_saved_from_the_form(desk_that, voxels, tmp_path, monkeypatch):
+    desk = desk_that()
+    desk.viewer.add_image(voxels, name="stack")
+    assert not desk.view.save_button.isEnabled()
+    layer = desk.start()
+    desk.wait_for_end()
+    asked = []
+
+    def answer(_, title, name, filters):
+        asked.append(name)
+        return str(tmp_path / "found"), "TIFF (*.tif *.tiff)"
+
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", answer)
+    desk.view.save_button.click()
+    desk.wait_until(lambda: "Saved as" in desk.view.status.text())
+    assert asked == ["stack_bright_things_tiny_"]
+    (saved,) = open_file(tmp_path / "found.tif").labels
+    np.testing.assert_array_equal(np.asarray(saved.volume.data), layer.data)
+    assert saved.names == {1: "bright things"}
