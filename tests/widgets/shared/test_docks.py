@@ -57,3 +57,21 @@ def test_docks_that_users_move_stay_where_they_are(viewer, qtbot):
     docks[1].show()
     qtbot.wait(100)
     assert window.tabifiedDockWidgets(docks[0]) == []
+
+
+def test_a_widget_behind_another_comes_to_the_front_when_chosen(viewer, qtbot):
+    _, docks, widgets = open_all(viewer, qtbot, "Segment with text", "Review labels")
+    behind, front = widgets
+
+    def choose():
+        """Do what napari's menu does."""
+        docks[0].setVisible(not docks[0].isVisible())
+        qtbot.wait(100)
+
+    assert behind.visibleRegion().isEmpty()
+    choose()
+    assert not behind.visibleRegion().isEmpty() and front.visibleRegion().isEmpty()
+    choose()  # in front, it is hidden as ever
+    assert docks[0].isHidden() and not front.visibleRegion().isEmpty()
+    choose()
+    assert not behind.visibleRegion().isEmpty()

@@ -285,7 +285,7 @@ class RunView(QWidget):
         self._say_ending()
 
     def _say_ending(self) -> None:
-        other = f"Results of {self._other} are hidden: {self._ending}"
+        other = f"Results of {self._other} are hidden; choose it under Image."
         self.say(other if self._other else self._ending)
 
 
