@@ -238,6 +238,9 @@ def test_single_images_have_no_plot(desk_that, voxels):
 def drag_threshold(desk, threshold):
     """Drag the line of the plot from where it is."""
     plot = desk.view.plot
+    if plot.isHidden():  # of a single image, whose threshold is in the form
+        desk.form.set_option("existence_threshold", threshold)
+        return
     left = round(plot._frame().center().x())
     place, to = (QPoint(left, round(plot._y(at))) for at in (plot.threshold, threshold))
     desk.qtbot.mousePress(plot, Qt.MouseButton.LeftButton, pos=place)

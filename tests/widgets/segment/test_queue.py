@@ -30,7 +30,7 @@ def test_runs_wait_for_each_other_and_can_be_removed(desk_that, voxels):
     np.testing.assert_array_equal(layer.data, voxels > 100)
     desk.wait_for_end()
     np.testing.assert_array_equal(desk.viewer.layers[-1].data, voxels[::-1] > 100)
-    assert desk.viewer.layers[-1].name == "second bright things (tiny)"
+    assert desk.viewer.layers[-1].name == "second other things (tiny)"
 
 
 def test_a_long_prompt_loses_its_middle_and_the_tooltip_has_all(qtbot):
