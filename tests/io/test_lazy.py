@@ -206,12 +206,14 @@ def test_the_type_of_lazy_labels_follows_from_the_prompts() -> None:
 
 def test_labels_must_be_whole_numbers_that_fit() -> None:
     with pytest.raises(VolumeError, match="convert them to integers"):
-        label_dtype(np.zeros((1, 1, 1)), None)
+        label_dtype(np.zeros((1, 1, 1), complex), None)
     with pytest.raises(VolumeError, match="value -1"):
         fit(ZERO - 1, np.dtype("u1"))
     with pytest.raises(VolumeError, match="value 256"):
         fit(ZERO + 256, np.dtype("u1"))
     assert fit(ZERO + 255, np.dtype("u1")).dtype == np.uint8
+    with pytest.raises(VolumeError, match="round them"):
+        fit(ZERO + 0.5, np.dtype("u1"))
     assert fit(ZERO[:0], np.dtype("u1")).size == 0
 
 
