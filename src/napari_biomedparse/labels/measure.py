@@ -11,12 +11,7 @@ import numpy.typing as npt
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.labels.blockwise import split_blockwise
 from napari_biomedparse.labels.instances import label_components
-from napari_biomedparse.labels.sums import (
-    native,
-    owners_of,
-    sum_objects,
-    window_shape,
-)
+from napari_biomedparse.labels.sums import native, owners_of, sum_objects, window_shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -13,10 +13,7 @@ from pathlib import Path
 import torch
 from torch.torch_version import TorchVersion
 
-from napari_biomedparse.errors import (
-    CheckpointError,
-    check_shortage,
-)
+from napari_biomedparse.errors import CheckpointError, check_shortage
 
 SAFE_TORCH = "2.10"
 """Earlier weights-only unpicklers had holes (CVE-2025-32434, CVE-2026-24747)."""

@@ -18,12 +18,7 @@ from cachetools import LRUCache
 
 from napari_biomedparse.data.results import SegmentedSlices
 from napari_biomedparse.pipeline.plan import spans
-from napari_biomedparse.process.messages import (
-    Instances,
-    Planned,
-    Previewed,
-    Status,
-)
+from napari_biomedparse.process.messages import Instances, Planned, Previewed, Status
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -34,11 +34,7 @@ from napari_biomedparse.networks.weights import load_model, model_or_default
 from napari_biomedparse.pipeline.plan import merge_options
 from napari_biomedparse.runs.folder import LOCK, Run
 from napari_biomedparse.runs.manifest import MANIFEST
-from napari_biomedparse.runs.request import (
-    FolderChanges,
-    FolderOptions,
-    split_changes,
-)
+from napari_biomedparse.runs.request import FolderChanges, FolderOptions, split_changes
 from napari_biomedparse.runs.run import segment_to_folder
 
 if TYPE_CHECKING:

@@ -26,11 +26,7 @@ import zarr
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet
 from napari_biomedparse.data.text import NOT_XML, visible
 from napari_biomedparse.data.volume import ArrayLike, Volume
-from napari_biomedparse.errors import (
-    FormatError,
-    check_shortage,
-    pip_install,
-)
+from napari_biomedparse.errors import FormatError, check_shortage, pip_install
 from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
 from napari_biomedparse.io.durable import whole_or_nothing
 from napari_biomedparse.io.formats.tiff_metadata import (

@@ -15,11 +15,7 @@ import zarr
 from napari_biomedparse.data.prompts import INSTANCE_KEY
 from napari_biomedparse.data.results import Owners
 from napari_biomedparse.data.volume import ArrayLike, Volume
-from napari_biomedparse.errors import (
-    FormatError,
-    PromptError,
-    check_shortage,
-)
+from napari_biomedparse.errors import FormatError, PromptError, check_shortage
 from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
 from napari_biomedparse.io.formats.units import PIXEL
 from napari_biomedparse.io.formats.zarr_metadata import (

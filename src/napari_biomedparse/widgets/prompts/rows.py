@@ -7,10 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from napari_biomedparse.data.prompts import (
-    Prompt,
-    PromptSet,
-)
+from napari_biomedparse.data.prompts import Prompt, PromptSet
 from napari_biomedparse.errors import PromptError
 from napari_biomedparse.networks.blocks.tokenizer import refuse_equal
 

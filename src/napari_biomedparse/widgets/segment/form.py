@@ -39,11 +39,7 @@ from napari_biomedparse.widgets.shared.form import (
     show_row,
     tab_after,
 )
-from napari_biomedparse.widgets.shared.settings import (
-    keep_values,
-    settings,
-    watch,
-)
+from napari_biomedparse.widgets.shared.settings import keep_values, settings, watch
 from napari_biomedparse.widgets.weights.model_choice import ModelChoice
 from napari_biomedparse.widgets.weights.weights_panel import WeightsPanel
 

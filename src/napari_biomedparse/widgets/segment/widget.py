@@ -20,11 +20,7 @@ from napari_biomedparse.widgets.segment.form import SegmentForm
 from napari_biomedparse.widgets.segment.live_run import LiveRun
 from napari_biomedparse.widgets.segment.preview import PAUSE, LivePreview
 from napari_biomedparse.widgets.segment.request import THRESHOLDS
-from napari_biomedparse.widgets.segment.run_view import (
-    PYTHON,
-    RUN_KEY,
-    RunView,
-)
+from napari_biomedparse.widgets.segment.run_view import PYTHON, RUN_KEY, RunView
 from napari_biomedparse.widgets.segment.runs import Runs
 from napari_biomedparse.widgets.segment.seen_picture import SeenPicture
 from napari_biomedparse.widgets.shared.background import LatestWork
