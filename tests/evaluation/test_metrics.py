@@ -20,6 +20,7 @@ from napari_biomedparse.evaluation.metrics import (
     evaluate_instances,
     evaluate_semantic,
     match_objects,
+    match_rows,
     surface_dice,
 )
 from napari_biomedparse.labels.instances import label_components
@@ -222,3 +223,22 @@ def test_scores_stay_as_they_are(score: object) -> None:
     name = dataclasses.fields(score)[0].name  # type: ignore[arg-type]
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(score, name, 0)
+
+
+def test_average_precision_and_partners_of_objects() -> None:
+    truth, labels = np.zeros((2, 1, 4, 40), np.uint8)
+    truth[..., 0:10], truth[..., 20:25], truth[..., 30:34] = 7, 7, 9
+    labels[..., 0:8], labels[..., 20:25], labels[..., 27:29] = 3, 4, 5
+    score = evaluate_instances(truth, labels)
+    assert score.overlaps == (0.8, 1.0)
+    assert score.average_precision(0.5) == 2 / 4
+    assert score.average_precision(0.8) == 2 / 4
+    assert score.average_precision(0.85) == 1 / 5
+    assert InstanceScore(0, 0, 0, 0.0).average_precision() == 0
+    rows = [tuple(row.values()) for row in match_rows(truth, labels)]
+    assert rows == [
+        (7, 40, 3, 32, 0.8),
+        (7, 20, 4, 20, 1.0),
+        (9, 16, "", "", 0.0),
+        ("", "", 5, 8, 0.0),
+    ]

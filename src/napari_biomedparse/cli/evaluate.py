@@ -73,12 +73,13 @@ def evaluate(
     prompt: Prompts = None,
     model: Model = None,
     tolerance: Annotated[
-        float,
+        float | None,
         typer.Option(
             help="Distance up to which surfaces agree (NSD), in the unit of the "
-            "spacing."
+            "spacing. By default twice the smallest side of a voxel; the challenge "
+            "used 2."
         ),
-    ] = 2.0,
+    ] = None,
     options: SegmentOptions,
     device: Device = "auto",
     scheduler: Scheduler = None,
@@ -113,7 +114,7 @@ def evaluate(
 
 
 def _show(result: Evaluation) -> None:
-    from napari_biomedparse.evaluation.run import PAGE
+    from napari_biomedparse.evaluation.run import PAGE, tolerance_text
     from napari_biomedparse.evaluation.scores import METRICS
     from napari_biomedparse.evaluation.tables import by_class
 
@@ -129,6 +130,7 @@ def _show(result: Evaluation) -> None:
     out.print(table)
     page = result.folder / PAGE
     say(f"{len(result.scores)} scored, {len(result.failures)} failed: {page}")
+    say(f"Tolerance of NSD: {tolerance_text(result.scores)}")
     for name, reason in result.failures.items():
         complain(f"{name}: {reason}")
     if result.failures:

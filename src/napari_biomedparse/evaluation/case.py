@@ -8,7 +8,7 @@ import logging
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import PromptSet, parse_prompts
 from napari_biomedparse.errors import OptionError, PromptError, VolumeError
 from napari_biomedparse.evaluation.memory import PeakMemory
+from napari_biomedparse.evaluation.metrics import match_rows
 from napari_biomedparse.evaluation.scores import (
     NAN,
     CaseScore,
@@ -51,11 +52,12 @@ class Scoring:
     """How cases are scored.
 
     The slices of `options` are the ones scored, and its `instances` decides whether
-    objects are; `tolerance` is in the unit of the images' spacing. `prompts` replace
+    objects are; `tolerance` is in the unit of the images' spacing, and None for twice
+    the smallest side of a voxel of each. `prompts` replace
     those of each file; `model` is the network's identity, or empty for predictions.
     """
 
-    tolerance: float = 2.0
+    tolerance: float | None = None
     prompts: PromptSet | None = None
     options: SegmentOptions = field(default_factory=SegmentOptions)
     model: str = ""
@@ -113,6 +115,10 @@ class Case:
             )
         self.pair, self.scoring = pair, scoring
         self.volume = open_volume(pair.image)
+        sides = self.volume.spacing[1 if self.volume.flat else 0 : 3]
+        given_tolerance = scoring.tolerance
+        self.tolerance = 2 * min(sides) if given_tolerance is None else given_tolerance
+        self.matches: list[dict[str, Any]] = []
         self.truth = self._open(pair.truth)
         self.prompts = self._find_prompts()
         given = pair.prediction
@@ -128,7 +134,7 @@ class Case:
             "prediction": self.prediction and identify(self.prediction.volume),
             "prompts": prompts and [prompts.ids, prompts.texts, prompts.instance],
             "options": asdict(self.scoring.options),
-            "tolerance": self.scoring.tolerance,
+            "tolerance": self.tolerance,
             "model": self.scoring.model,
         }
         text = json.dumps(parts, sort_keys=True, default=str)
@@ -173,7 +179,11 @@ class Case:
             found.host_mib,
             found.device_mib,
             truth.shape[found.axis],
+            self.tolerance,
+            self.volume.units[1],
         )
+        if instances is not None:
+            self.matches = match_rows(truth, instances)
         shown = labels if instances is None else instances
         return score, self._overlay(truth, shown, found.axis)
 
@@ -204,7 +214,7 @@ class Case:
             labels,
             texts,
             spacing=self.volume.spacing[:3],
-            tolerance=self.scoring.tolerance,
+            tolerance=self.tolerance,
             existence=existence,
             axis=axis,
         )

@@ -46,6 +46,17 @@ class InstanceScore:
     false_positives: int
     false_negatives: int
     dsc_matched: float
+    overlaps: tuple[float, ...] = ()
+    """Intersection over union of each matched pair."""
+
+    def average_precision(self, threshold: float = MATCH_IOU) -> float:
+        """Share of right objects among all, predicted or true, at a threshold.
+
+        As in the Data Science Bowl 2018, TP / (TP + FP + FN); 0 without objects.
+        """
+        hits = sum(overlap >= threshold for overlap in self.overlaps)
+        misses = self.false_positives + self.false_negatives
+        return _ratio(hits, misses + 2 * (self.true_positives - hits))
 
     @property
     def precision(self) -> float:
@@ -131,7 +142,38 @@ def evaluate_instances(truth: Labels, labels: Labels) -> InstanceScore:
         int(found.max()) - matched,
         int(objects.max()) - matched,
         float(np.mean(2 * overlaps / (1 + overlaps))) if matched else 0.0,
+        tuple(overlaps.tolist()),
     )
+
+
+def match_rows(truth: Labels, labels: Labels) -> list[dict[str, Any]]:
+    """Return a row for each object of `evaluate_instances`: its label and partner.
+
+    An object without a partner has no label on the other side, and an `iou` of 0.
+    """
+    objects: Labels = label_components(truth)
+    two = len(np.unique(labels)) == 2
+    found = label_components(labels) if two else _renumbered(labels)
+    first, second, overlap = _pairs(objects, found)
+    pairs = list(zip(first.tolist(), second.tolist(), overlap.tolist(), strict=True))
+    alone = set(range(1, int(objects.max(initial=0)) + 1)) - set(first.tolist())
+    extra = set(range(1, int(found.max(initial=0)) + 1)) - set(second.tolist())
+    pairs += [(i, 0, 0.0) for i in sorted(alone)] + [(0, i, 0.0) for i in sorted(extra)]
+    columns = []
+    for numbers, values in ((objects, truth), (found, labels)):
+        own, at, sizes = np.unique(numbers, return_index=True, return_counts=True)
+        known = zip(values.ravel()[at].tolist(), sizes.tolist(), strict=True)
+        columns.append({**dict(zip(own.tolist(), known, strict=True)), 0: ("", "")})
+    return [
+        {
+            "truth": columns[0][i][0],
+            "truth_voxels": columns[0][i][1],
+            "prediction": columns[1][j][0],
+            "prediction_voxels": columns[1][j][1],
+            "iou": iou,
+        }
+        for i, j, iou in pairs
+    ]
 
 
 def match_objects(truth: Labels, labels: Labels) -> npt.NDArray[np.float64]:
@@ -144,6 +186,13 @@ def match_objects(truth: Labels, labels: Labels) -> npt.NDArray[np.float64]:
     Takes consecutive object numbers, 0 for background; returns the intersection over
     union of each pair, at least 0.5.
     """
+    return _pairs(truth, labels)[2]
+
+
+def _pairs(
+    truth: Labels, labels: Labels
+) -> tuple[Labels, Labels, npt.NDArray[np.float64]]:
+    """Return the partners of `match_objects` and their overlaps."""
     first, second, shared = _shared_voxels(truth, labels)
     sizes, other_sizes = (np.bincount(side.ravel()) for side in (truth, labels))
     overlap = shared / (sizes[first] + other_sizes[second] - shared)
@@ -151,8 +200,8 @@ def match_objects(truth: Labels, labels: Labels) -> npt.NDArray[np.float64]:
     first, second, overlap = first[good], second[good], overlap[good]
     graph = csr_array((overlap, (first, second)), shape=(len(sizes), len(other_sizes)))
     partner = maximum_bipartite_matching(graph, perm_type="column")
-    matched: npt.NDArray[np.float64] = overlap[partner[first] == second]
-    return matched
+    matched = partner[first] == second
+    return first[matched], second[matched], overlap[matched]
 
 
 def dice(truth: Mask, mask: Mask) -> float:

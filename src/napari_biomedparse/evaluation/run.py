@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from napari_biomedparse.data.prompts import parse_prompts
+from napari_biomedparse.data.text import csv_text
 from napari_biomedparse.errors import (
     BiomedParseError,
     OptionError,
@@ -91,7 +92,7 @@ def evaluate(
     model: str | os.PathLike[str] | Network | None = None,
     options: SegmentOptions | None = None,
     folder_options: FolderOptions | None = None,
-    tolerance: float = 2.0,
+    tolerance: float | None = None,
     on_case: Callable[[str, int, int], None] | None = None,
     on_progress: Progress | None = None,
     **changes: Unpack[FolderChanges],
@@ -121,8 +122,9 @@ def evaluate(
         with the labels.
     model, options, folder_options, **changes
         As for `segment_to_folder`. The `slices` of `options` are the ones scored.
-    tolerance : float
-        Distance up to which surfaces agree, in the unit of the spacing.
+    tolerance : float, optional
+        Distance up to which surfaces agree, in the unit of the spacing; the challenge
+        used 2 mm. By default, twice the smallest side of a voxel of each image.
     on_case : callable, optional
         Called before each case with its name, its number from 0, and their count.
     on_progress : callable, optional
@@ -137,7 +139,7 @@ def evaluate(
     CheckpointError, DeviceError, OutputError
         If the model cannot be loaded, or not on that device, or `out` not written.
     """
-    if not 0 <= tolerance < float("inf"):
+    if tolerance is not None and not 0 <= tolerance < float("inf"):
         raise OptionError(f"The tolerance must be at least 0, not {tolerance!r}.")
     with needs_extra("evaluate", "Surface distances and pictures"):
         import monai.metrics  # noqa: F401
@@ -206,6 +208,9 @@ def _score(
     score, overlay = case.score(run, network, how, on_progress)
     with writing(folder):
         overlay.save(path.with_suffix(".npz"))
+        if case.matches:
+            rows = csv_text(list(case.matches[0]), case.matches, digits=6)
+            write_durably(path.with_name(f"{pair.name}-objects.csv"), rows)
         kept = {"key": case.key, **score.to_json()}
         write_durably(path, json.dumps(kept, indent=1))
     return score
@@ -218,7 +223,7 @@ def _report(result: Evaluation, scoring: Scoring, given: bool) -> None:
     facts = {
         "model": scoring.model or "predictions from files",
         "cases": f"{len(scores)} scored, {len(result.failures)} failed",
-        "tolerance of NSD": f"{scoring.tolerance:g}, in the unit of the spacing",
+        "tolerance of NSD": tolerance_text(scores),
         "existence": "from the labels" if given else "from the network",
         "napari-biomedparse": __version__,
     }
@@ -235,6 +240,12 @@ def _report(result: Evaluation, scoring: Scoring, given: bool) -> None:
     write_page(
         folder / PAGE, scores, result.summary, result.failures, facts, boxes, overlays
     )
+
+
+def tolerance_text(scores: Sequence[CaseScore]) -> str:
+    """Say which tolerances were used."""
+    used = {(score.tolerance, score.unit) for score in scores}
+    return ", ".join(f"{size:g} {unit}" for size, unit in sorted(used)[:4]) or "none"
 
 
 def _draw_worst(scores: Sequence[CaseScore], folder: Path) -> dict[str, Path]:

@@ -25,6 +25,7 @@ METRICS = {
     "dsc": "DSC",
     "nsd": "NSD",
     "f1": "F1",
+    "ap": "AP 0.5:0.95",
     "dsc_matched": "DSC of matches",
     "existence_accuracy": "existence accuracy",
 }
@@ -44,6 +45,10 @@ class ClassLine:
     nsd: float = NAN
     f1: float = NAN
     """Scores and counts of objects, which match if they overlap by at least half."""
+    ap: float = NAN
+    """Average precision: the mean over overlaps of 0.5 to 0.95, at 0.5 and at 0.75."""
+    ap_50: float = NAN
+    ap_75: float = NAN
     precision: float = NAN
     recall: float = NAN
     dsc_matched: float = NAN
@@ -56,11 +61,16 @@ class ClassLine:
 
 def object_scores(score: InstanceScore) -> dict[str, float]:
     """Return the fields of a `ClassLine` that are about objects."""
+    known = {k: v for k, v in asdict(score).items() if k != "overlaps"}
+    precisions = [score.average_precision(step / 20) for step in range(10, 20)]
     return {
         "f1": score.f1,
+        "ap": mean(precisions),
+        "ap_50": precisions[0],
+        "ap_75": precisions[5],
         "precision": score.precision,
         "recall": score.recall,
-        **asdict(score),
+        **known,
     }
 
 
@@ -70,7 +80,8 @@ class CaseScore:
 
     `seconds` includes reading; it is NaN if the prediction came from a file, or part
     of it was computed earlier. `host_mib` and `device_mib` are peak memory of the
-    process and on the graphics card, in MiB; `slices` is the number scored.
+    process and on the graphics card, in MiB; `slices` is the number scored. The
+    `tolerance` of NSD is in `unit`.
     """
 
     name: str
@@ -79,6 +90,8 @@ class CaseScore:
     host_mib: float = NAN
     device_mib: float = NAN
     slices: int = 0
+    tolerance: float = NAN
+    unit: str = ""
 
     def mean(self, metric: str) -> float:
         """Return the mean of a metric over the classes that have it, or NaN."""

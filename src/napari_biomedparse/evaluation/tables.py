@@ -11,7 +11,7 @@ from napari_biomedparse.data.text import csv_text
 from napari_biomedparse.evaluation.scores import METRICS, CaseScore, ClassLine
 
 ALL = "all cases"
-COSTS = ("seconds", "host_mib", "device_mib", "slices")
+COSTS = ("seconds", "host_mib", "device_mib", "slices", "tolerance", "unit")
 
 
 @dataclass(frozen=True)
