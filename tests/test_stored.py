@@ -279,5 +279,6 @@ def test_stored_settings_are_taken_over(
     viewer = make_napari_viewer()
     widget = SegmentWidget(viewer)
     viewer.window.add_dock_widget(widget)
+    kept["options"]["prompts_apart"] = False  # which those settings did not know
     assert state_of(widget.form) == kept
     widget.session.close()
