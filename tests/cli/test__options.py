@@ -77,7 +77,7 @@ def test_the_command_gets_the_options() -> None:
     ("given", "options", "renamed", "without"),
     [
         (segment, SegmentOptions, {}, set()),
-        (evaluate, SegmentOptions, {}, {"region"}),
+        (evaluate, SegmentOptions, {}, {"region", "axes", "voxel_size"}),
         (finetune, FinetuneOptions, {"prompts": "prompts_a_batch"}, set()),
     ],
 )

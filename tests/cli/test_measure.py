@@ -192,3 +192,25 @@ def test_objects_are_measured_with_their_own_prompt(
     run = Run(found.parent)
     assert run.owners is not None
     np.testing.assert_array_equal(rows["label"], run.owners.labels[1:])
+
+
+def test_slices_get_a_voxel_size_and_axes(tmp_path: Path) -> None:
+    (tmp_path / "slices").mkdir()
+    for i, plane in enumerate(IMAGE):
+        path = tmp_path / "slices" / f"s{i}.tif"
+        tifffile.imwrite(path, plane, resolution=(1e5, 1e5), resolutionunit=3)
+    tifffile.imwrite(
+        tmp_path / "stack.tif", IMAGE, imagej=True, metadata={"axes": "CYX"}
+    )
+    ones = np.ones(IMAGE.shape, np.uint8)
+    tifffile.imwrite(tmp_path / "labels.tif", ones, photometric="minisblack")
+    for image, more in (("slices", []), ("stack.tif", ["--axes", "ZYX"])):
+        table = tmp_path / f"{image}.csv"
+        words = ["measure", str(tmp_path / "labels.tif"), "-i", str(tmp_path / image)]
+        words += ["-o", str(table), *more]
+        done = CliRunner().invoke(app, [*words, "--voxel-size", "0.5,0.1,0.2um"])
+        assert done.exit_code == 0, done.output
+        (size,) = pd.read_csv(table)["volume [micrometer^3]"]
+        assert size == pytest.approx(IMAGE.size * 0.01)
+    done = CliRunner().invoke(app, [*words, "--voxel-size", "1,2", "--overwrite"])
+    assert done.exit_code != 0

@@ -10,6 +10,7 @@ from napari_biomedparse.data.options import (
     OptionChanges,
     SegmentOptions,
     parse_region,
+    parse_voxel_size,
     refuse_separate,
     region_text,
 )
@@ -71,3 +72,32 @@ def test_a_range_of_slices_and_the_largest_tile() -> None:
         SegmentOptions(slices=range(0, 5, 2))  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="between 16 and 16384"):
         SegmentOptions(tile=1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes", "unit"),
+    [
+        ("0.5,0.1,0.1um", (0.5, 0.1, 0.1), "um"),
+        (" 0.5, .1 ,1e-1 \N{MICRO SIGN}m ", (0.5, 0.1, 0.1), "\N{MICRO SIGN}m"),
+        ("30nm", (30.0,) * 3, "nm"),
+        ("2", (2.0,) * 3, "um"),
+    ],
+)
+def test_voxel_sizes(text: str, sizes: tuple[float, ...], unit: str) -> None:
+    assert parse_voxel_size(text) == (sizes, unit)
+    again = SegmentOptions(voxel_size=text).voxel_size
+    assert again is not None
+    assert parse_voxel_size(again) == (sizes, unit)
+
+
+@pytest.mark.parametrize("text", ["", "um", "1,2um", "0,1,1um", "-1um", "1,2,3,4um"])
+def test_voxel_sizes_that_are_none(text: str) -> None:
+    with pytest.raises(OptionError, match="and their unit"):
+        SegmentOptions(voxel_size=text)
+
+
+def test_axes() -> None:
+    assert SegmentOptions(axes=" zyxs").axes == "ZYXC"
+    for text in ("", "ZY", "ZZYX", "QYX", "Z,Y,X"):
+        with pytest.raises(OptionError, match="a letter for each axis"):
+            SegmentOptions(axes=text)

@@ -300,3 +300,22 @@ def test_labels_with_channels_are_refused(tmp_path: Path) -> None:
     tifffile.imwrite(path, np.ones((2, 3, 8, 9), "u1"), metadata={"axes": "CZYX"})
     with pytest.raises(VolumeError, match=r"4 axes \(c, z, y, x\)"):
         open_labels(path)
+
+
+def test_axes_and_voxel_size_are_given(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    metadata = {"spacing": 0.5, "unit": "um"}
+    values = np.zeros((5, 8, 9), np.uint8)
+    tifffile.imwrite(path, values, imagej=True, resolution=(4, 4), metadata=metadata)
+    with pytest.raises(VolumeError, match="If they are slices, name the axes"):
+        open_volume(path)
+    volume = open_volume(path, axes="zyx")
+    assert (volume.axes, volume.spacing) == (("z", "y", "x"), (0.5, 0.25, 0.25))
+    volume = open_volume(path, axes="ZYX", voxel_size="30, 4,4 nm")
+    assert (volume.spacing, volume.units) == ((30, 4, 4), ("nanometer",) * 3)
+    for axes, error in (("TZYX", VolumeError), ("ZZX", OptionError)):
+        with pytest.raises(error, match="axes"):
+            open_volume(path, axes=axes)
+    np.savez(tmp_path / "a.npz", imgs=values)
+    with pytest.raises(VolumeError, match="cannot be named TYX"):
+        open_volume(tmp_path / "a.npz", axes="TYX")

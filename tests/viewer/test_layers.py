@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
+from napari.utils.notifications import notification_manager
 
 from napari_biomedparse.data.prompts import PromptSet, label_colour, parse_prompts
 from napari_biomedparse.data.volume import colours_of
@@ -21,6 +22,7 @@ from napari_biomedparse.viewer.layers import (
     get_reader,
     labels_layer_kwargs,
     prompts_of_values,
+    read_layers,
     volume_from_layer,
     voxel_size,
     voxels_of_labels,
@@ -465,3 +467,12 @@ def test_the_image_that_was_segmented_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="never replaced"):
         write_labels(str(path), np.ones((2, 3, 4), np.uint8), meta)
     assert path.read_text() == "precious"
+
+
+def test_what_is_told_about_a_file_is_shown(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((80, 8, 9), np.uint8), imagej=True)
+    with notification_manager:
+        (layer,) = read_layers(path)
+    assert layer[1]["axis_labels"] == ("z", "y", "x")
+    assert "taken as slices" in notification_manager.records[-1].message

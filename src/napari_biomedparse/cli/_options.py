@@ -14,6 +14,7 @@ import typer
 
 from napari_biomedparse.cli._show import err
 from napari_biomedparse.data.fields import field_types
+from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.errors import OptionError
 
 FINE = "Fine control"
@@ -89,6 +90,12 @@ Workers = Annotated[
         rich_help_panel=LARGE,
     ),
 ]
+
+
+def like(name: str) -> Any:
+    """Declare an option as the field of that name of `SegmentOptions` is."""
+    meta = SegmentOptions.__dataclass_fields__[name].metadata
+    return typer.Option(metavar=meta["metavar"], help=meta["help"])
 
 
 def takes_options(

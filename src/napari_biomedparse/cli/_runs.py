@@ -52,6 +52,9 @@ def model_named(model: str | None) -> Iterator[str]:
     say(text)
 
 
+GREY_LEVELS = "Grey levels: "
+
+
 def run_to_file(
     path: Path,
     prompts: PromptSet,
@@ -73,7 +76,9 @@ def run_to_file(
     from napari_biomedparse.report.why_empty import why_empty
     from napari_biomedparse.runs.request import open_input
 
-    chosen = open_input(path, how.channel, how.time, consensus=how.consensus)
+    chosen = open_input(
+        path, how.channel, how.time, options.axes, consensus=how.consensus
+    )
     check_request(chosen, options, consensus=how.consensus, force=how.force)
     with progress_bar() as progress:
         bar = progress.add_task("Loading the model", total=None)
@@ -97,6 +102,7 @@ def run_to_file(
                 advance=done.stop - done.start,
             )
         result = sink.result(model_identity(network), engine.precision)
+    say(GREY_LEVELS + first.intensity.describe())
     shown = region_of(chosen.volume if isinstance(chosen, Series) else chosen, options)
     if isinstance(chosen, Series):
         shown = replace(chosen, volume=shown).holding(result.labels)
@@ -143,6 +149,7 @@ def run_to_folder(
             how,
             on_progress=bar_for(progress, "Slices"),
         )
+    say(GREY_LEVELS + run.parameters["intensity"])
     if run.kind == "series":
         first = run.parameters["times"][0]
         show_times(run.prompts, run.existence, options.existence_threshold, first)
@@ -155,7 +162,7 @@ def run_to_folder(
             all_findings(run.prompts, run.existence, run.voxels),
             run.parameters["truncated_prompts"],
             lambda: why_empty(
-                open_volume(volume, channel=how.channel, time=time),
+                open_volume(volume, channel=how.channel, time=time, axes=options.axes),
                 prompts,
                 options,
                 run.existence,

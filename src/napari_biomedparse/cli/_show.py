@@ -60,12 +60,18 @@ class _Description(TextColumn):
 
 
 class _Warnings(logging.Handler):
-    """Shows what the package and its libraries warn of."""
+    """Shows what the package and its libraries warn of, each text once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._shown: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record, unless it is about the inside of a cluster."""
-        if not record.name.startswith("distributed"):
-            err.print(self.format(record), soft_wrap=True)
+        text = self.format(record)
+        if text not in self._shown and not record.name.startswith("distributed"):
+            self._shown.add(text)
+            err.print(text, soft_wrap=True)
 
 
 out = _PlainConsole()
@@ -93,7 +99,7 @@ def print_any_letter() -> None:
 def warnings_shown() -> Iterator[None]:
     """Print warnings that are logged meanwhile; forget what killed runs left."""
     remove_abandoned()
-    handler = _Warnings(logging.WARNING)
+    handler = _Warnings()
     logging.getLogger().addHandler(handler)
     try:
         yield

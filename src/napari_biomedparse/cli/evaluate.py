@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @takes_options(
     SegmentOptions,
     common=("modality", "axis", "slices", "instances", "batch_size"),
-    without=("region",),
+    without=("region", "axes", "voxel_size"),
     texts={
         "slices": "Segment and score only these slices, counted from 0.",
         "instances": "Score objects (F1) instead of classes (DSC, NSD). By default the "

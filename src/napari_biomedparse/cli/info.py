@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from napari_biomedparse.cli._options import like
 from napari_biomedparse.cli._show import out, say
 from napari_biomedparse.io import open_file
 
@@ -25,9 +26,10 @@ def info(
             "folder or quoted pattern of TIFF files that are the slices of one volume.",
         ),
     ],
+    axes: Annotated[str | None, like("axes")] = None,
 ) -> None:
     """Show what is in a file: images, existing labels and prompts."""
-    contents = open_file(file)
+    contents = open_file(file, axes)
     table = Table("", "name", "axes", "type", "voxel size")
     for image in contents.images:
         table.add_row("image", *described(image))

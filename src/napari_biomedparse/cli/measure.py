@@ -10,6 +10,7 @@ import typer
 from napari_biomedparse.cli._options import (
     Channel,
     Overwrite,
+    like,
     to_number,
     to_path,
     warn_renamed,
@@ -19,6 +20,7 @@ from napari_biomedparse.data.volume import Volume, as_one_slice, without_singles
 from napari_biomedparse.io import open_image, open_volume
 from napari_biomedparse.io.durable import check_place
 from napari_biomedparse.io.files import open_labels
+from napari_biomedparse.io.formats.units import with_voxel_size
 from napari_biomedparse.io.scratch import temporary_array
 
 
@@ -44,6 +46,8 @@ def measure(
     ] = False,
     objects: Annotated[bool, typer.Option("--objects", hidden=True)] = False,
     channel: Channel = None,
+    axes: Annotated[str | None, like("axes")] = None,
+    voxel_size: Annotated[str | None, like("voxel_size")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Measure the size, position, intensity and shape of each object (CSV table)."""
@@ -54,7 +58,9 @@ def measure(
         check_place(place, overwrite=overwrite, inputs=[labels, image])
     if objects:
         warn_renamed("--objects", "--instances")
-    volume = _open(image, None if channel is None else to_number(channel))
+    volume = _open(image, None if channel is None else to_number(channel), axes)
+    if voxel_size is not None:
+        volume = with_voxel_size(volume, voxel_size)
     opened = open_labels(labels)
     found, prompts = opened.volume.data, opened.names
     if not (instances or objects):
@@ -67,9 +73,9 @@ def measure(
     say(f"{len(table)} objects, in {table.attrs['unit']}: {names}")
 
 
-def _open(image: Path, channel: int | str | None) -> Volume:
+def _open(image: Path, channel: int | str | None, axes: str | None) -> Volume:
     """Open an image with all its channels, unless one is chosen."""
-    volume = without_singles(open_image(image))
+    volume = without_singles(open_image(image, axes))
     if channel is not None or "c" not in volume.axes or "t" in volume.axes:
-        return open_volume(image, channel=channel)
+        return open_volume(image, channel=channel, axes=axes)
     return as_one_slice(volume) if len(volume.axes) == 3 else volume

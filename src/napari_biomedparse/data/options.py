@@ -77,6 +77,53 @@ def region_text(box: Mapping[str, tuple[int, int]]) -> str:
     return ",".join(f"{axis}={start}:{stop}" for axis, (start, stop) in box.items())
 
 
+def parse_voxel_size(text: str) -> tuple[tuple[float, ...], str]:
+    """Read a size such as ``0.5,0.1,0.1um``: of z, y, x or of all, and the unit.
+
+    Raises
+    ------
+    OptionError
+        If the text is not of that form, or a number is not above 0.
+    """
+    number = r"\s*(\d*\.?\d+(?:[eE][-+]?\d+)?)\s*"
+    match = re.fullmatch(
+        f"{number}(?:,{number},{number})?([^\\d\\s,.]*)\\s*", str(text)
+    )
+    sizes = [float(size) for size in match.groups()[:3] if size] if match else []
+    if match is None or not all(0 < size < np.inf for size in sizes):
+        raise OptionError(
+            f"Voxel size (voxel_size) is {text!r}; write the sizes along z, y and x "
+            "and their unit, such as 0.5,0.1,0.1um, or one size for all."
+        )
+    return tuple(sizes if len(sizes) > 1 else sizes * 3), match[4] or "um"
+
+
+def _check_voxel_size(text: str) -> str:
+    parse_voxel_size(text)
+    return "".join(text.split())
+
+
+def parse_axes(text: str) -> tuple[str, ...]:
+    """Read names of axes such as ``ZYX``, one letter each.
+
+    Raises
+    ------
+    OptionError
+        If they are not of t, c, z, y, x, or y or x is missing.
+    """
+    axes = tuple(str(text).strip().lower().replace("s", "c"))
+    if len(set(axes)) < len(axes) or not {"y", "x"} <= set(axes) <= set("tczyx"):
+        raise OptionError(
+            f"Axes (axes) is {text!r}; write a letter for each axis of the file, in "
+            "its order: T (time), C (channels or colors), Z, Y, X."
+        )
+    return axes
+
+
+def _check_axes(text: str) -> str:
+    return "".join(parse_axes(text)).upper()
+
+
 def _check_region(text: str) -> str:
     return region_text(parse_region(text))
 
@@ -133,6 +180,22 @@ class SegmentOptions:
         "slices are counted within it.",
         check=_check_region,
         metavar="y=FIRST:END,...",
+    )
+    axes: str | None = option(
+        None,
+        "Axes",
+        "Names of the axes in a TIFF file, in their order, in place of its own: ZYX "
+        "for a stack whose slices are declared as channels or time points.",
+        check=_check_axes,
+        metavar="LETTERS",
+    )
+    voxel_size: str | None = option(
+        None,
+        "Voxel size",
+        "Voxel size along z, y and x with its unit, in place of the file's: "
+        "0.5,0.1,0.1um, or one size for all. Without a unit, micrometers.",
+        check=_check_voxel_size,
+        metavar="Z,Y,X[UNIT]",
     )
     tile: str | int = option(
         "auto",
@@ -236,6 +299,8 @@ class OptionChanges(TypedDict, total=False):
     axis: int | str | None
     slices: tuple[int, int] | None
     region: str | None
+    axes: str | None
+    voxel_size: str | None
     tile: str | int
     pixel_size: float | None
     existence_threshold: float

@@ -328,11 +328,13 @@ def choose_channel(volume: Volume, channel: int | str | None) -> Volume:
     if str(channel) in names:  # a wavelength, for example
         return volume.select(c=names.index(str(channel)))
     found = "no channel was chosen" if channel is None else f"{channel!r} is not one"
+    flat = "z" not in volume.axes and not volume.channel_names
     choices = ", ".join(f"{i} ({name})" for i, name in enumerate(names))
     raise VolumeError(
         f"{volume.name} has {count} channels and {found}; choose one of "
         f"{choices if volume.channel_names else ', '.join(names)}"
         f"{f', or {RGB} for all as colors' if count in (3, 4) else ''}."
+        + (" If they are slices, name the axes, such as ZYX (axes)." * flat)
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_biomedparse.data.options import parse_axes
 from napari_biomedparse.data.volume import (
     SPATIAL_AXES,
     as_one_slice,
@@ -65,12 +66,12 @@ def can_open(path: str | os.PathLike[str]) -> bool:
         return True
     if not stack_files(Path(path)):
         return False
-    from napari_biomedparse.io.formats.tiff import is_stack
+    from napari_biomedparse.io.formats.tiff_stack import is_stack
 
     return is_stack(Path(path))
 
 
-def open_file(path: str | os.PathLike[str]) -> Contents:
+def open_file(path: str | os.PathLike[str], axes: str | None = None) -> Contents:
     """Open the images, labels and prompts of a file without reading voxels.
 
     Each block opens the file when it is read, and closes it again.
@@ -80,23 +81,47 @@ def open_file(path: str | os.PathLike[str]) -> Contents:
     path : path-like
         Challenge ``.npz``, TIFF of any kind, NIfTI, or a Zarr folder; or a folder or
         pattern (``slices/*.tif``) of TIFF files that are the slices of one volume.
+    axes : str, optional
+        Names of the axes of a TIFF's images, in their order, in place of its own:
+        letters of T (time), C (channels or colors), Z, Y, X.
 
     Raises
     ------
     FormatError
         If the file does not exist, is damaged, or its format is not supported. Damage
         to voxels is found when they are read.
+    OptionError, VolumeError
+        If `axes` are not such letters, or the file's axes cannot be named so.
     """
-    path = Path(path)
-    kind = recognise(path)
-    if kind is None:
-        if stack_files(path):
-            from napari_biomedparse.io.formats.tiff import open_stack
+    named = None if axes is None else parse_axes(axes)
+    contents = _open(Path(path), named)
+    for image in contents.images[:1]:
+        if named not in (None, image.axes):
+            raise VolumeError(
+                f"{path} has the axes {', '.join(image.axes)} with the sizes "
+                f"{', '.join(map(str, image.shape))}, which cannot be named {axes}."
+            )
+    return contents
 
-            return open_stack(path)
+
+def _open(
+    path: Path, axes: tuple[str, ...] | None = None, *, stored: bool = False
+) -> Contents:
+    """Open a file; `axes` and `stored` are for TIFF, see `open_tiff`."""
+    kind = recognise(path)
+    if kind is None and stack_files(path):
+        from napari_biomedparse.io.formats.tiff_stack import open_stack
+
+        return open_stack(path, axes, stored=stored)
+    if kind is None:
         raise FormatError(_refusal(path))
     try:
-        contents = _format_of(kind)[0](path)
+        if kind == "tiff":
+            from napari_biomedparse.io.formats.tiff import open_tiff
+
+            contents = open_tiff(path, axes, stored=stored)
+        else:
+            contents = _format_of(kind)[0](path)
     except OSError as error:
         raise FormatError(
             f"{path} cannot be read ({error.strerror or error}); it may be damaged, or "
@@ -115,6 +140,8 @@ def open_volume(
     *,
     channel: int | str | None = None,
     time: int | None = None,
+    axes: str | None = None,
+    voxel_size: str | None = None,
 ) -> Volume:
     """Open the first image of a file as a volume that can be segmented.
 
@@ -125,6 +152,11 @@ def open_volume(
         if there are several that are not called red, green and blue.
     time : int, optional
         Time point (from 0); required if there are volumes of several time points.
+    axes : str, optional
+        As for `open_file`.
+    voxel_size : str, optional
+        Size along z, y and x, or one for all, with its unit, in place of the file's:
+        "0.5,0.1,0.1um".
 
     Returns
     -------
@@ -138,8 +170,14 @@ def open_volume(
         As for `open_file`, or if the file contains only labels.
     VolumeError
         If a choice is missing or impossible, or there are not two or three axes.
+    OptionError
+        If `axes` or `voxel_size` are not of that form.
     """
-    volume = choose_channel(open_image(path), channel)
+    volume = choose_channel(open_image(path, axes), channel)
+    if voxel_size is not None:
+        from napari_biomedparse.io.formats.units import with_voxel_size
+
+        volume = with_voxel_size(volume, voxel_size)
     if "t" in volume.axes and (len(volume.axes) > 3 or time is not None):
         volume = volume.select(t=_choose_time(volume, time))
     elif time not in (None, 0):
@@ -152,15 +190,17 @@ def open_volume(
         return volume  # an error about its values is raised when it is used
 
 
-def open_image(path: str | os.PathLike[str]) -> Volume:
+def open_image(path: str | os.PathLike[str], axes: str | None = None) -> Volume:
     """Open the first image of a file with all its channels and time points, lazily.
+
+    `axes` is that of `open_file`.
 
     Raises
     ------
     FormatError
         As for `open_file`, or if the file contains only labels.
     """
-    contents = open_file(path)
+    contents = open_file(path, axes)
     if not contents.images:
         raise FormatError(
             f"{path} contains only labels; choose the file of the image they belong to."
@@ -188,7 +228,7 @@ def open_labels(path: str | os.PathLike[str]) -> LabelVolume:
     VolumeError
         If the values are not integers, or the number of axes is wrong.
     """
-    contents = open_file(path)
+    contents = _open(Path(path), stored=True)
     if contents.unread and not contents.labels:
         raise FormatError(f"{contents.unread} Choose other labels.")
     for image in () if contents.labels else contents.images:

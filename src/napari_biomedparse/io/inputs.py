@@ -99,7 +99,7 @@ def stack_files(path: Path) -> tuple[Path, ...]:
     """Return the TIFF files of a folder or a pattern, in natural order of their names.
 
     A pattern has ``*``, ``?`` or ``[``, and there is no file of that name. Empty for
-    any other path.
+    any other path. Hidden files, such as the ``._`` ones of a Mac, are left out.
     """
     if path.is_dir():
         found = list(path.iterdir())
@@ -107,7 +107,8 @@ def stack_files(path: Path) -> tuple[Path, ...]:
         found = [Path(name) for name in glob.glob(str(path), recursive=True)]
     else:
         return ()
-    files = [p for p in found if p.suffix.lower() in FORMATS["tiff"] and p.is_file()]
+    tiffs = (p for p in found if p.suffix.lower() in FORMATS["tiff"])
+    files = [p for p in tiffs if not p.name.startswith(".") and p.is_file()]
     return tuple(sorted(files, key=lambda p: _by_number(str(p))))
 
 
@@ -222,7 +223,8 @@ def _is_pattern(path: Path) -> bool:
 
 
 def _may_be_image(path: Path) -> bool:
-    return recognise(path) is not None or path.name.lower().endswith(SUFFIXES)
+    known = recognise(path) is not None or path.name.lower().endswith(SUFFIXES)
+    return known and not path.name.startswith(".")
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:

@@ -26,6 +26,7 @@ from napari_biomedparse.data.volume import (
 )
 from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.pipeline.plan import RunPlan, plan_run
+from napari_biomedparse.slicing.read import region_of
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
@@ -214,7 +215,7 @@ def check_request(
     if isinstance(chosen, Series):
         refuse_separate(options, "a series' result")
     elif consensus:
-        check_consensus(chosen, options, force=force)
+        check_consensus(region_of(chosen, options), options, force=force)
 
 
 def plan_parts(

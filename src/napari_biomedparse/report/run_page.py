@@ -124,6 +124,7 @@ def _read(run: Run, volume: Any, time: int) -> RunResult:
         given,
         manifest.source.get("channel"),
         manifest.source.get("time"),
+        manifest.options.axes,
         consensus=run.kind == "consensus",
     )
     labels, instances, existence = run.labels, run.instances, run.existence

@@ -86,7 +86,7 @@ def estimate_run(
     estimate is for all time points of a series, or the three runs of a consensus.
     """
     options = merge_options(options, changes)
-    chosen = open_input(volume, channel, time, consensus=consensus)
+    chosen = open_input(volume, channel, time, options.axes, consensus=consensus)
     check_request(chosen, options, consensus=consensus, force=force)
     engine = make_engine(model, device, options)
     parts = plan_parts(

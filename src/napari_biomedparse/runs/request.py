@@ -240,7 +240,13 @@ def do_request(
         chosen = {"channel": how.channel, "time": times}
         if how.overwrite:
             refuse_inputs(request.folder, [request.path])
-    opened = open_input(request.volume, how.channel, how.time, consensus=how.consensus)
+    opened = open_input(
+        request.volume,
+        how.channel,
+        how.time,
+        request.options.axes,
+        consensus=how.consensus,
+    )
     check_request(opened, request.options, consensus=how.consensus, force=how.force)
     local, kind = how.device, None
     do: DoBlocks | None = None
@@ -501,16 +507,17 @@ def open_input(
     volume: str | os.PathLike[str] | VolumeLike,
     channel: int | str | None,
     time: Times,
+    axes: str | None = None,
     *,
     consensus: bool,
 ) -> Volume | Series:
     """Open a file, if it is one, and choose of it as `choose_input` does."""
     if not isinstance(volume, str | os.PathLike):
         return choose_input(volume, channel=channel, time=time, consensus=consensus)
-    image = choose_channel(open_image(volume), channel)
+    image = choose_channel(open_image(volume, axes), channel)
     if isinstance(time, int) or consensus or not has_time_points(image):
         one = time if isinstance(time, int) else None
-        return open_volume(volume, channel=channel, time=one)
+        return open_volume(volume, channel=channel, time=one, axes=axes)
     return open_series(image, time=time)
 
 

@@ -25,6 +25,7 @@ from napari_biomedparse.errors import (
     OptionError,
     check_shortage,
 )
+from napari_biomedparse.io.formats.units import with_voxel_size
 from napari_biomedparse.io.lazy import can_spool, chunk_thickness, spool
 from napari_biomedparse.slicing.geometry import (
     SliceGeometry,
@@ -64,8 +65,10 @@ class SliceBatch(NamedTuple):
 
 
 def region_of(volume: Volume, options: SegmentOptions) -> Volume:
-    """Crop a volume to the region of the options, if any; see `Volume.crop`."""
+    """Return the region of a volume that the options name, with their voxel size."""
     region = options.region
+    if options.voxel_size is not None:
+        volume = with_voxel_size(volume, options.voxel_size)
     return volume if region is None else volume.crop(**parse_region(region))
 
 

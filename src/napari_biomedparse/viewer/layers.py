@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.utils.colormaps import DirectLabelColormap
+from napari.utils.notifications import show_warning
 from napari.utils.transforms import Affine
 
 from napari_biomedparse.data.prompts import (
@@ -29,7 +31,7 @@ from napari_biomedparse.data.volume import (
     stacked,
 )
 from napari_biomedparse.errors import VolumeError
-from napari_biomedparse.io.formats.units import unit_name
+from napari_biomedparse.io.formats.units import unit_name, with_voxel_size
 from napari_biomedparse.viewer.axes import (
     AXES,
     series_axes,
@@ -73,13 +75,25 @@ def get_reader(
 def read_layers(path: str | os.PathLike[str] | Sequence[str]) -> list[LayerTuple]:
     """Open files as layers; voxels are read when they are shown.
 
-    Raises FormatError if a file is damaged.
+    What is logged about them is shown. Raises FormatError if a file is damaged.
     """
     from napari_biomedparse.io import open_file
 
-    return [
-        layer for one in _as_list(path) for layer in to_layer_tuples(open_file(one))
-    ]
+    told, logger = _Told(logging.WARNING), logging.getLogger("napari_biomedparse")
+    logger.addHandler(told)
+    try:
+        opened = [open_file(one) for one in _as_list(path)]
+    finally:
+        logger.removeHandler(told)
+    return [layer for contents in opened for layer in to_layer_tuples(contents)]
+
+
+class _Told(logging.Handler):
+    """Shows in napari what is logged."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record."""
+        show_warning(record.getMessage())
 
 
 def to_layer_tuples(contents: Contents) -> list[LayerTuple]:
@@ -187,6 +201,26 @@ def voxel_size(layer: Image | Labels) -> tuple[float, float, float]:
     sizes = _space(_keywords_of(layer), kept)["spacing"]
     z, y, x = [1.0] * (3 - len(sizes)) + list(sizes)
     return z, y, x
+
+
+def set_voxel_size(layers: Iterable[Layer], image: Image, text: str) -> None:
+    """Give an image, and the layers with its scale and units, another voxel size.
+
+    `text` is as for `parse_voxel_size`. Raises OptionError if it is not of that form.
+    """
+    before = volume_from_layer(image)
+    after = with_voxel_size(before, text)
+    old, named = np.array(image.scale), tuple(image.units)
+    factors, units = np.ones(image.ndim), list(named)
+    for i, (_, at) in volume_axes(image).items():
+        factors[at] = after.spacing[i] / before.spacing[i]
+        units[at] = after.units[i]
+    for layer in layers:
+        alike = layer.ndim == image.ndim and tuple(layer.units) == named
+        if alike and np.array_equal(layer.scale, old):
+            layer.translate = layer.translate * factors
+            layer.scale = old * factors
+            layer.units = units
 
 
 def voxels_of_labels(layer: Labels) -> npt.NDArray[Any]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_biomedparse.data.volume import as_volume, choose_channel
+from napari_biomedparse.data.volume import SPATIAL_AXES, as_volume, choose_channel
 from napari_biomedparse.errors import BiomedParseError, VolumeError
+from napari_biomedparse.io.formats.units import with_voxel_size
 from napari_biomedparse.viewer.layers import METADATA_KEY
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class FileChoice:
     path: Path
     channel: int | None
     time: int | None
+    voxel_size: str | None = None
+    """That of the layer, if it is another than the file's."""
 
 
 def find_file(
@@ -51,11 +54,11 @@ def find_file(
     VolumeError
         If the layer was not opened from a file, or no longer matches it.
     """
-    from napari_biomedparse.io import recognise
+    from napari_biomedparse.io import can_open
 
     known = layer.metadata.get(METADATA_KEY) or {}
     path = known.get("source") or layer.source.path
-    if not path or recognise(path) is None:
+    if not path or not can_open(path):
         raise VolumeError(
             f"{layer.name} exists in memory only. Save it as OME-Zarr or TIFF and open "
             "that file."
@@ -64,6 +67,17 @@ def find_file(
     channel = known.get("channel", at.get("c"))
     time = None if series else at.get("t")
     choices = [FileChoice(found, channel, time), FileChoice(found, None, time)]
+    space = {
+        axis: (step, unit)
+        for axis, step, unit in zip(
+            volume.axes, volume.spacing, volume.units, strict=True
+        )
+        if axis in SPATIAL_AXES
+    }
+    if len(units := {unit for _, unit in space.values()}) == 1 and "x" in space:
+        steps = (space.get(axis, (1.0, ""))[0] for axis in SPATIAL_AXES)
+        size = f"{','.join(map(repr, map(float, steps)))}{units.pop()}"
+        choices += [replace(choice, voxel_size=size) for choice in choices]
     for choice in choices:
         if _is_alike(choice, volume, series=series):
             return choice
@@ -78,6 +92,8 @@ def _is_alike(choice: FileChoice, volume: Volume, *, series: bool) -> bool:
 
     try:
         opened = choose_channel(open_image(choice.path), choice.channel)
+        if choice.voxel_size is not None:
+            opened = with_voxel_size(opened, choice.voxel_size)
         if choice.time is not None:
             opened = opened.select(t=choice.time)
         if not series:

@@ -3,11 +3,19 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pint
 import pytest
 
+from napari_biomedparse.data.volume import Volume
+from napari_biomedparse.errors import OptionError
 from napari_biomedparse.io.formats import units
-from napari_biomedparse.io.formats.units import to_millimeters, unit_name, unit_symbol
+from napari_biomedparse.io.formats.units import (
+    to_millimeters,
+    unit_name,
+    unit_symbol,
+    with_voxel_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -84,3 +92,16 @@ def test_lengths_in_millimeters() -> None:
     assert to_millimeters(3.0, "millimeter") == 3.0
     assert to_millimeters(3.0, "pixel") is None
     assert to_millimeters(3.0, "second") is None
+
+
+def test_another_voxel_size() -> None:
+    units, origin = ("second", *("millimeter",) * 3), (7.0, 2.0, 4.0, 6.0)
+    data = np.zeros((2, 3, 4, 5))
+    volume = Volume(data, ("t", "z", "y", "x"), (9.0, 1.0, 2.0, 3.0), units, origin)
+    found = with_voxel_size(volume, "0.5")
+    assert found.spacing == (9.0, 0.5, 0.5, 0.5)
+    assert found.units == ("second", *("micrometer",) * 3)
+    assert found.origin == (7.0, 1.0, 1.0, 1.0)  # in voxels as before
+    for text in ("1,1,1bananas", "1,1,1s"):
+        with pytest.raises(OptionError, match="give one of length"):
+            with_voxel_size(volume, text)

@@ -181,3 +181,21 @@ def test_no_open_image_is_replaced(bench, tmp_path):
     notification_manager.notification_ready.disconnect(keep)
     assert [note.count("never replaced") for note in shown] == [1, 1]
     assert path.read_bytes() == before
+
+
+def test_a_voxel_size_is_entered(bench):
+    viewer, widget, _ = bench
+    stack, found = viewer.layers["stack"], viewer.layers["found"]
+    stack.units = found.units = ("pixel", "um", "um")  # as a folder of slices opens
+    stack.translate = found.translate = (6.0, 0.0, 2.0)
+    widget.voxel_size.value = "0.5,0.1,0.1um"
+    widget.voxel_size.native.editingFinished.emit()
+    for layer in (stack, found):
+        np.testing.assert_allclose(layer.scale, (0.5, 0.1, 0.1))
+        np.testing.assert_allclose(layer.translate, (1.0, 0.0, 0.2))
+        assert {str(unit) for unit in layer.units} == {"micrometer"}
+    layer = measured(*bench)
+    assert layer.features["volume"].min() == pytest.approx(0.005)
+    widget.voxel_size.value = "many"
+    widget.voxel_size.native.editingFinished.emit()
+    assert "Voxel size" in widget.problem.text()

@@ -373,6 +373,9 @@ def test_a_changed_layer_cannot_be_copied(desk_that, tmp_path, voxels, notes):
     desk = desk_that("works")
     (layer,) = desk.viewer.open(tmp_path / "a.ome.tif", plugin="napari-biomedparse")
     assert str(tmp_path / "a.ome.tif") in copied(desk, COMMAND)
+    layer.scale, layer.units = (0.5, 0.1, 0.1), ("um",) * 3
+    assert "--voxel-size 0.5,0.1,0.1micrometer" in copied(desk, COMMAND)
+    assert "voxel_size='0.5,0.1,0.1micrometer'" in copied(desk, PYTHON)
     layer.data = voxels[::-1]
     assert copied(desk, COMMAND) == ""
     assert "no longer matches" in notes[-1]

@@ -1,7 +1,4 @@
-"""Read TIFF files (OME-TIFF, ImageJ, BigTIFF, plain), and write OME-TIFF labels.
-
-Many files, one per slice, are one volume if given as a folder or a pattern.
-"""
+"""Read TIFF files (OME-TIFF, ImageJ, BigTIFF, plain), and write OME-TIFF labels."""
 
 from __future__ import annotations
 
@@ -13,10 +10,10 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
+from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
@@ -26,24 +23,33 @@ import zarr
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet
 from napari_biomedparse.data.text import NOT_XML, visible
 from napari_biomedparse.data.volume import ArrayLike, Volume
-from napari_biomedparse.errors import FormatError, check_shortage, pip_install
+from napari_biomedparse.errors import (
+    FormatError,
+    VolumeError,
+    check_shortage,
+    pip_install,
+)
 from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
 from napari_biomedparse.io.durable import whole_or_nothing
+from napari_biomedparse.io.formats.tiff_checks import check_claims, check_whole
 from napari_biomedparse.io.formats.tiff_metadata import (
     LABEL_NAMESPACE,
-    check_claims,
+    Calibration,
+    Change,
+    as_brightness,
     name_axes,
     read_calibration,
     split_labels,
 )
 from napari_biomedparse.io.formats.units import PIXEL, unit_symbol
 from napari_biomedparse.io.guards.bounds import (
+    MAX_METADATA,
     BoundedFile,
     check_packed,
     most_bytes,
     unpacked_limit,
 )
-from napari_biomedparse.io.inputs import stack_files
+from napari_biomedparse.io.inputs import recognise
 from napari_biomedparse.io.lazy import (
     Index,
     fit,
@@ -69,95 +75,38 @@ _PACKING = {
     34712: "image", 34933: "image",
 }  # fmt: skip
 """Codes of compressions that may grow without bounds, and their names in `bounds`."""
+_MOST_CHANNELS = 7
+"""Largest number of channels that ImageJ shows; more, without names, are slices."""
+_BESIDE = {"Thumbnail", "Label", "Macro", "Map"}
+"""Names of images that slide scanners add."""
 
 
-def open_tiff(path: Path) -> Contents:
+def open_tiff(
+    path: Path, axes: Sequence[str] | None = None, *, stored: bool = False
+) -> Contents:
     """Open every image of a TIFF file without reading pixels.
 
     The unnamed axis of a plain stack is taken as z; colour samples become channels. A
-    file written by `save_tiff` contains labels and prompts.
+    file written by `save_tiff` contains labels and prompts. `axes` are names in place
+    of the file's own; `stored` leaves values in which 0 is white as they are.
     """
-    source = _TiffSource(path)
-    try:
-        contents = _read_series(source)
-    except FormatError:
-        raise
-    except Exception as error:  # so can a damaged page, later
-        check_shortage(error, memory=False)
-        raise _damaged(path, error) from error
-    if not contents.images and not contents.labels:
-        raise FormatError(f"{path} contains no image; choose a TIFF with at least one.")
-    return contents
+    return TiffSource(path).contents(axes, stored=stored)
 
 
-def _read_series(source: _TiffSource) -> Contents:
-    images: list[Volume] = []
-    labels: list[LabelVolume] = []
-    prompts: PromptSet | None = None
-    with source.opened() as file:
-        for index, series in enumerate(file.series):
-            if len(series.axes) < 2 or series.dtype is None:
-                continue
-            _check_codec(source.path, series)
-            calibration = read_calibration(file, index)
-            volume = _make_volume(source, index, calibration.name)
-            if calibration.labels is None:
-                images.append(volume)
-            else:
-                texts, instance, owners = split_labels(calibration.labels)
-                labels.append(LabelVolume(volume, texts, {}, instance, owners))
-                prompts = as_prompts(texts, instance=instance, what=str(source.path))
-    return Contents(tuple(images), tuple(labels), prompts)
-
-
-def is_stack(path: Path) -> bool:
-    """Return whether the files of a folder or pattern are slices of one volume."""
-    files = stack_files(path)
-    try:
-        return bool(files) and _is_slice(open_tiff(files[0]).images)
-    except FormatError:
-        return False
-
-
-def open_stack(path: Path) -> Contents:
-    """Open TIFF files as the slices of one volume: axes z, y, x, and c for colours.
-
-    Shape and type are those of the first file; another one that differs raises
-    `FormatError` when it is read. The distance between slices is unknown.
-    """
-    files = stack_files(path)
-    images = open_tiff(files[0]).images
-    if not _is_slice(images):
-        found = ", ".join(images[0].axes) if images else "labels only"
-        raise FormatError(
-            f"{files[0]} is not one slice ({found}), so the files of {path} are not "
-            "slices of one volume; open them one by one."
-        )
-    (first,) = images
-    plane, dtype = first.shape, first.dtype
-
-    def read(where: Index) -> npt.NDArray[Any]:
-        slices = [
-            _read_slice(file, plane, dtype)[where[1:]] for file in files[where[0]]
-        ]
-        return np.stack(slices)
-
-    shape = (len(files), *plane)
-    return Contents(
-        images=(
-            replace(
-                first,
-                data=lazy_array(read, shape, dtype, (1, *plane), str(path)),
-                axes=("z", *first.axes),
-                spacing=(1.0, *first.spacing),
-                units=(PIXEL, *first.units),
-                origin=(0.0, *first.origin),
-                name=path.name if path.is_dir() else path.parent.name or first.name,
-                source=path,
-                levels=(),
-            ),
-        )
-    )
+def _images_of(file: tifffile.TiffFile) -> list[int]:
+    """Return the numbers of the series that are images, without small copies."""
+    found = [
+        index
+        for index, series in enumerate(file.series)
+        if len(series.axes) > 1 and series.dtype is not None
+    ]
+    large = [
+        index
+        for index in found
+        if not file.series[index].keyframe.subfiletype & 5  # reduced, or a mask
+        and (file.series[index].name not in _BESIDE or file.is_ome)
+    ]
+    return large or found
 
 
 def save_tiff(
@@ -283,22 +232,6 @@ def _check_plane(page: Any, size: int, mode: int, path: Path) -> None:
     )
 
 
-def _is_slice(images: Sequence[Volume]) -> bool:
-    return len(images) == 1 and images[0].axes[:2] == ("y", "x")
-
-
-def _read_slice(
-    file: Path, plane: tuple[int, ...], dtype: np.dtype[Any]
-) -> npt.NDArray[Any]:
-    found = np.asarray(tifffile.imread(file))
-    if found.shape != plane or found.dtype != dtype:
-        raise FormatError(
-            f"{file} has the shape {found.shape} and type {found.dtype}, and the first "
-            f"slice {plane} and {dtype}; all slices of a volume must be alike."
-        )
-    return found
-
-
 class _Opener:
     """Opens a file with bounded reads for tifffile, which may reopen it."""
 
@@ -311,67 +244,145 @@ class _Opener:
         return BoundedFile(Path(self.path))
 
 
-def _make_volume(source: _TiffSource, index: int, name: str) -> Volume:
+def _make_volume(
+    source: TiffSource,
+    index: int,
+    calibration: Calibration,
+    given: Sequence[str] | None,
+    stored: bool,
+) -> Volume:
     with source.opened() as file:
         series = file.series[index]
-        calibration = read_calibration(file, index)
         rank = len(series.shape)
         if np.dtype(series.dtype).kind not in "buif":
             raise FormatError(
                 f"{source.path} has values of type {series.dtype}, and real numbers "
                 "are needed; convert them first."
             )
-        try:
-            axes = name_axes(series.axes, str(source.path))
-        except ValueError as error:
-            raise FormatError(
-                f"{source.path} has {error}, which are ambiguous; save it with axes "
-                "out of T, C, Z, Y and X."
-            ) from error
+        if given is None or len(given) != rank:  # which is refused for the first image
+            given = _find_axes(series, source.path, named=calibration.channel_names)
+        axes = tuple(given)
         data, *levels = (
-            source.lazy(index, level, axes)
+            source.lazy(index, level, axes, stored=stored)
             for level, smaller in enumerate(series.levels)
             if len(smaller.shape) == rank
         )
     count = data.shape[axes.index("c")] if "c" in axes else 0
     names = calibration.channel_names
     stem = source.path.name.removesuffix(source.path.suffix).removesuffix(".ome")
-    several = len(file.series) > 1
+    several = len(_images_of(file)) > 1
     return Volume(
         data,
         axes,
         tuple(calibration.spacing.get(axis, 1.0) for axis in axes),
         tuple(calibration.units.get(axis, PIXEL) for axis in axes),
         (0.0,) * rank,
-        f"{stem} {name or index}" if several else stem,
+        f"{stem} {calibration.name or index}" if several else stem,
         source.path,
         names if len(names) == count else (),
         tuple(levels),
     )
 
 
-class _TiffSource:
+def _find_axes(
+    series: tifffile.TiffPageSeries, path: Path, *, named: Sequence[str]
+) -> tuple[str, ...]:
+    """Name the axes of an image whose channels are `named`, or not."""
+    codes = series.axes
+    count = dict(zip(codes, series.shape, strict=True)).get("C", 0)
+    # Channels are named in OME-XML only; in ImageJ these may be names of slices.
+    declared = {"imagej": False, "ome": bool(named)}.get(series.kind, True)
+    if count > _MOST_CHANNELS and "Z" not in codes and not declared:
+        codes = codes.replace("C", "Z")
+        logger.warning(
+            "%s declares %d channels and no slices; they are taken as slices. If they "
+            "are channels, give the axes, %s (--axes).",
+            path,
+            count,
+            series.axes,
+        )
+    try:
+        return name_axes(codes, str(path))
+    except ValueError as error:
+        raise FormatError(
+            f"{path} has {error}, which are ambiguous; name them (--axes), or save it "
+            "with axes out of T, C, Z, Y and X."
+        ) from error
+
+
+@contextmanager
+def _opening(path: Path, **how: Any) -> Iterator[tuple[tifffile.TiffFile, int]]:
+    """Open a file whose claims are harmless, and count its pages."""
+    try:
+        with tifffile.TiffFile(_Opener(path), **how) as file:  # type: ignore[arg-type]
+            yield file, check_claims(file, path)
+    except FormatError:
+        raise
+    except Exception as error:  # a damaged directory can fail anywhere in tifffile
+        check_shortage(error, memory=False)
+        raise _damaged(path, error) from error
+
+
+def describe_plane(path: Path) -> tuple[Any, ...]:
+    """Return shape and type of a file's first page, and the number of pages."""
+    with _opening(path) as (file, pages):
+        return file.pages.first.shape, file.pages.first.dtype, pages
+
+
+def _read_otherwise(file: tifffile.TiffFile, path: Path) -> dict[str, Any]:
+    """Return how to read a file of which tifffile would read a part only."""
+    if file.is_ome and "BinaryOnly" in (text := file.ome_metadata or ""):
+        for element in ElementTree.fromstring(text).iterfind("{*}BinaryOnly"):
+            return {"omexml": _companion(path, element.get("MetadataFile", ""))}
+    pages = [(s.name, s.axes) for s in file.series if s.kind == "shaped"]
+    alike = {(series.shape, series.dtype) for series in file.series}
+    if len(pages) > len(alike) and set(pages) in ({("", "YX")}, {("", "YXS")}):
+        return {"is_shaped": False}  # each page was appended by itself
+    return {}
+
+
+def _companion(path: Path, name: str) -> str:
+    """Return the OME-XML of the file that describes an image of several files."""
+    other, text = path.parent / name, ""
+    if name and recognise(other) == "tiff":
+        with _opening(other) as (file, _):
+            text = file.ome_metadata or ""
+    elif name and other.is_file():
+        with other.open("rb") as stream:
+            text = stream.read(MAX_METADATA + 1).decode("utf-8", "replace")
+    if "BinaryOnly" in text or not text.strip().endswith("OME>"):
+        raise FormatError(
+            f"{path} is part of an image that {name or 'another file'} describes, "
+            "which is missing or incomplete; put all files of the image into one "
+            "folder, or copy them again from their source."
+        )
+    return text
+
+
+class TiffSource:
     """A TIFF file whose directory is known, and which is open only while read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.RLock()
-        try:
-            with tifffile.TiffFile(_Opener(path)) as file:  # type: ignore[arg-type]
-                check_claims(file, path)
-                for series in file.series:  # found while the file is open
-                    for level in series.levels:
-                        _bound(level.keyframe)
-                self._file = file
-        except FormatError:
-            raise
-        except Exception as error:  # a damaged directory can fail anywhere in tifffile
-            check_shortage(error, memory=False)
-            raise _damaged(path, error) from error
+        with _opening(path) as (self._file, pages):
+            how = _read_otherwise(self._file, path)
+            if not how:
+                self._prepare(pages)
+        if how:
+            with _opening(path, **how) as (self._file, pages):
+                self._prepare(pages)
+
+    def _prepare(self, pages: int) -> None:
+        """List the images while the file is open."""
+        self.files = check_whole(self._file, self.path, pages)
+        for series in self._file.series:
+            for level in series.levels:
+                _bound(level.keyframe)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the path alone."""
-        return _TiffSource, (self.path,)
+        return TiffSource, (self.path,)
 
     @contextmanager
     def opened(self) -> Iterator[tifffile.TiffFile]:
@@ -389,7 +400,54 @@ class _TiffSource:
                 if outermost:
                     self._file.close()
 
-    def lazy(self, index: int, level: int, axes: tuple[str, ...]) -> ArrayLike:
+    def contents(
+        self, axes: Sequence[str] | None = None, *, stored: bool = False
+    ) -> Contents:
+        """Return what `open_tiff` does."""
+        try:
+            contents = self._read_series(axes, stored)
+        except (FormatError, VolumeError):
+            raise
+        except Exception as error:  # so can a damaged page, later
+            check_shortage(error, memory=False)
+            raise _damaged(self.path, error) from error
+        if not contents.images and not contents.labels:
+            raise FormatError(
+                f"{self.path} contains no image; choose a TIFF with at least one."
+            )
+        return contents
+
+    def _read_series(self, axes: Sequence[str] | None, stored: bool) -> Contents:
+        images: list[Volume] = []
+        labels: list[LabelVolume] = []
+        prompts: PromptSet | None = None
+        with self.opened() as file:
+            for index in _images_of(file):
+                _check_codec(self.path, file.series[index])
+                calibration = read_calibration(file, index)
+                volume = _make_volume(self, index, calibration, axes, stored)
+                if calibration.labels is None:
+                    images.append(volume)
+                else:
+                    texts, instance, owners = split_labels(calibration.labels)
+                    labels.append(LabelVolume(volume, texts, {}, instance, owners))
+                    prompts = as_prompts(texts, instance=instance, what=str(self.path))
+        return Contents(tuple(images), tuple(labels), prompts)
+
+    def read(self, *, stored: bool) -> npt.NDArray[Any]:
+        """Read the first image into memory; `stored` is that of `open_tiff`."""
+        with self.opened() as file:
+            series = file.series[_images_of(file)[0]]
+            values = np.asarray(series.asarray())
+        change = None if stored else self._change(series.keyframe)
+        return values if change is None else change(values)
+
+    def _change(self, page: Any) -> Change | None:
+        return as_brightness(page, str(self.path), imagej=self._file.is_imagej)
+
+    def lazy(
+        self, index: int, level: int, axes: tuple[str, ...], *, stored: bool
+    ) -> ArrayLike:
         """Return one image at one resolution as dask blocks."""
         mode = self._chunk_mode(index, level)
         with self._store(index, level, mode) as array:
@@ -398,10 +456,12 @@ class _TiffSource:
             size = math.prod(array.chunks) * dtype.itemsize
             _check_plane(page, size, mode, self.path)
             chunks = grow_chunks(array.chunks, shape, dtype.itemsize, axes)
+        change = None if stored else self._change(page)
 
         def read(where: Index) -> npt.NDArray[Any]:
             with self._store(index, level, mode) as array:
-                return np.asarray(array[where])
+                values = np.asarray(array[where])
+            return values if change is None else change(values)
 
         return lazy_array(read, shape, dtype, chunks, str(self.path))
 

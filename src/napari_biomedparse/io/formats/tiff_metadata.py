@@ -4,34 +4,49 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+import numpy as np
+
 from napari_biomedparse.data.prompts import INSTANCE_KEY
 from napari_biomedparse.data.results import Owners
-from napari_biomedparse.errors import FormatError
 from napari_biomedparse.io.formats.units import PIXEL, unit_name
-from napari_biomedparse.io.guards.bounds import MAX_METADATA
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import tifffile
 
 logger = logging.getLogger(__name__)
 
 LABEL_NAMESPACE = "napari-biomedparse/labels"
 """Namespace of the map of label id to prompt in our own label images."""
+_SAMPLES = {
+    5: ("cyan", "magenta", "yellow", "black"), 8: ("L", "a", "b"), 9: ("L", "a", "b"),
+}  # fmt: skip
+"""Names of samples by the code of their meaning; others are colors."""
 _RGB = ("red", "green", "blue", "alpha")
-_MICROMETERS = {2: 25400.0, 3: 10000.0}
-"""Length of the unit of a resolution tag: 2 is inch, 3 is centimetre."""
-_MAX_PLANES = 2**22
-_COUNTS = ("NumPlanes", "PlaneCount", "IFD", "FirstT", "FirstC", "FirstZ")
-_COARSEST = 20.0
+_MICROMETERS = {2: 25400.0, 3: 10000.0, 4: 1000.0, 5: 1.0}
+"""Length of the unit of a resolution tag: inch, centimetre, millimetre, micrometre."""
+_PRINTED = {"inch": 25400.0, "centimeter": 10000.0}
+"""Units that ImageJ takes from the resolution of a print or screen."""
+_FINEST, _COARSEST = 1e-5, 20.0
 """Larger pixels (micrometre) belong to print or screen, not to a microscope."""
+_INSTRUMENTS = {
+    "lsm": ("m", "VoxelSizeX", "VoxelSizeY", "VoxelSizeZ", "TimeIntervall"),
+    "stk": ("CalibrationUnits", "XCalibration", "YCalibration", "ZDistance"),
+    "sis": ("m", "pixelsizex", "pixelsizey"),
+    "fei": ("m", "PixelWidth", "PixelHeight"),
+    "micromanager": ("um", "PixelSize_um", "PixelSize_um", "z-step_um"),
+    "metaseries": (
+        "spatial-calibration-units", "spatial-calibration-x", "spatial-calibration-y",
+    ),
+}  # fmt: skip
+"""Where tifffile has sizes by makers of microscopes: unit (or its key), x, y, z, t."""
+_WHITE_IS_ZERO, _PALETTE = 0, 3
+Change = Callable[["npt.NDArray[Any]"], "npt.NDArray[Any]"]
 
 
 @dataclass(frozen=True)
@@ -46,98 +61,6 @@ class Calibration:
     channel_names: tuple[str, ...] = ()
     name: str = ""
     labels: Mapping[str, str] | None = None
-
-
-def check_claims(file: tifffile.TiffFile, path: Path) -> None:
-    """Refuse harmful claims of a file just opened, before tifffile follows them.
-
-    These are pages that form a ring, and OME-XML that names files in other folders or
-    more planes than there can be.
-    """
-    _check_chain(file, path)
-    text = file.ome_metadata if file.is_ome else None
-    if not text:
-        return
-    if len(text) > MAX_METADATA:
-        raise FormatError(
-            f"{path} has {len(text)} characters of OME-XML, and at most "
-            f"{MAX_METADATA} are accepted; save it again without them."
-        )
-    try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError:
-        return  # tifffile ignores it, too
-    voxels = max(1, file.pages.first.size)
-    for element in root.iter():
-        if (planes := _claimed_planes(element, voxels)) > _MAX_PLANES:
-            raise FormatError(
-                f"{path} claims {planes:.3g} planes, and at most {_MAX_PLANES} are "
-                "accepted; it is damaged: copy it again from its source."
-            )
-        if (name := element.get("FileName")) is not None:
-            _check_companion(path, name)
-
-
-def _check_chain(file: tifffile.TiffFile, path: Path) -> None:
-    """Refuse pages of which the last refers back to an earlier one.
-
-    tifffile itself detects rings of less than a hundred pages, and not all of those.
-    """
-    form, handle = file.tiff, file.filehandle
-    at, seen = int(file.pages.first.offset), set[int]()
-    while at:
-        if at in seen:
-            raise FormatError(
-                f"{path} refers from page {len(seen)} back to an earlier one; it is "
-                "damaged: copy it again from its source."
-            )
-        seen.add(at)
-        handle.seek(at)
-        try:
-            (tags,) = struct.unpack(form.tagnoformat, handle.read(form.tagnosize))
-            handle.seek(at + form.tagnosize + tags * form.tagsize)
-            (at,) = struct.unpack(form.offsetformat, handle.read(form.offsetsize))
-        except (struct.error, OSError, OverflowError):
-            return  # truncated, which tifffile reports or ignores
-
-
-def _claimed_planes(element: ElementTree.Element, voxels: int) -> float:
-    """Return the number of planes that an element of OME-XML makes tifffile list.
-
-    That is the number of pages of `voxels` each that the claimed sizes would fill.
-    """
-    tag = element.tag  # tifffile compares its end
-    if tag.endswith("Pixels"):
-        order = element.get("DimensionOrder", "")
-        sizes = [max(1.0, _number(element, f"Size{axis}")) for axis in order]
-        channels = [child for child in element if child.tag.endswith("Channel")]
-        samples = max([_number(child, "SamplesPerPixel") for child in channels] + [1.0])
-        return max(math.prod(sizes[2:]), math.prod(sizes) * samples / voxels)
-    if tag.endswith("TiffData"):
-        return max(_number(element, key) for key in _COUNTS)
-    if tag[:-1].endswith("Along") and "Start" in element.attrib:
-        length = _number(element, "Start") + _number(element, "End")
-        step = _number(element, "Step", 1.0)
-        return length / step if step else math.inf
-    return 0.0
-
-
-def _number(element: ElementTree.Element, key: str, otherwise: float = 0.0) -> float:
-    """Return the magnitude of an attribute; 0 if tifffile refuses it."""
-    try:
-        return abs(float(element.get(key, otherwise)))
-    except ValueError:
-        return 0.0
-
-
-def _check_companion(path: Path, name: str) -> None:
-    other = path.parent / name
-    beside = other.name == name and not other.is_symlink()
-    if not beside or (other.exists() and not other.is_file()):
-        raise FormatError(
-            f"{path} continues in {name!r}, which is not a plain file in the same "
-            "folder; put the files of an image into one folder."
-        )
 
 
 def name_axes(codes: str, what: str) -> tuple[str, ...]:
@@ -166,28 +89,75 @@ def name_axes(codes: str, what: str) -> tuple[str, ...]:
 def read_calibration(file: tifffile.TiffFile, index: int) -> Calibration:
     """Collect what is known about image number `index` of the file."""
     series = file.series[index]
-    found = Calibration()
-    if series.kind == "ome" and file.ome_metadata:
-        found = _from_ome(file.ome_metadata, index, len(file.series))
-    elif file.is_imagej and file.imagej_metadata:
-        found = _from_imagej(file.imagej_metadata, _resolution(series.keyframe))
+    try:
+        found = _find_calibration(file, series)
+    except Exception as error:  # written by many, and nothing an image depends on
+        path = file.filehandle.path
+        logger.warning("%s: its metadata cannot be read (%s).", path, error)
+        found = Calibration()
     if not found.spacing:
         spacing, units = _from_tags(series.keyframe)
         found = replace(found, spacing=spacing, units=units)
     samples = dict(zip(series.axes, series.shape, strict=True)).get("S", 0)
     if len(found.channel_names) != samples and 3 <= samples <= len(_RGB):
-        found = replace(found, channel_names=_RGB[:samples])
+        names = _SAMPLES.get(int(series.keyframe.photometric), _RGB)
+        found = replace(found, channel_names=names[:samples])
     return found
 
 
-def _from_ome(text: str, index: int, count: int) -> Calibration:
-    try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError:
-        return Calibration()
-    images = root.findall("{*}Image")
-    pixels = images[index].find("{*}Pixels") if len(images) >= count else None
-    if pixels is None:
+def _find_calibration(
+    file: tifffile.TiffFile, series: tifffile.TiffPageSeries
+) -> Calibration:
+    if series.kind == "ome" and file.ome_metadata:
+        return _from_ome(file, series)
+    spacing: dict[str, float] = {}
+    units: dict[str, str] = {}
+    for axis, step, symbol in _from_instrument(file, series):
+        size, unit = _positive(step), unit_name(symbol)
+        if size is not None and unit != PIXEL:
+            meters = unit == "meter"
+            spacing[axis] = float(f"{size * 1e6:.12g}") if meters else size
+            units[axis] = "micrometer" if meters else unit
+    if not spacing and (known := file.imagej_metadata):
+        return _from_imagej(known, _resolution(series.keyframe))
+    return Calibration(spacing, units)
+
+
+def _from_instrument(
+    file: tifffile.TiffFile, series: tifffile.TiffPageSeries
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield axis, step and unit, as makers of microscopes store them."""
+    for maker, (unit, *keys) in _INSTRUMENTS.items():
+        known = getattr(file, f"{maker}_metadata") or {}
+        for part in [part for part in known.values() if isinstance(part, dict)]:
+            known = known | part
+        for axis, key in zip("xyzt", keys, strict=False):
+            steps = np.unique(np.abs(known.get(key, 0)))
+            step = steps[0] if len(steps) == 1 else None
+            yield axis, step, "s" if axis == "t" else known.get(unit, unit)
+    for name, _, _, step, unit in (file.fluoview_metadata or {}).get("Dimensions", ()):
+        yield ("t" if name == "Time" else name.lower()), step, unit
+    if known := file.sem_metadata:
+        found = known.get("ap_image_pixel_size") or known.get("ap_pixel_size")
+        yield from ((axis, *found[1:3]) for axis in "xy" if found)
+    if series.kind == "svs" and "MPP = " in (text := series.keyframe.description):
+        yield from (
+            (axis, text.split("MPP = ")[1].split("|")[0], "um") for axis in "xy"
+        )
+    for image in ElementTree.fromstring(file.scn_metadata or "<_/>").iter():
+        pixels, view = image.find("{*}pixels"), image.find("{*}view")
+        if pixels is not None and view is not None and image.get("name") == series.name:
+            for axis, key in (("x", "sizeX"), ("y", "sizeY")):
+                yield axis, float(view.attrib[key]) / float(pixels.attrib[key]), "nm"
+
+
+def _from_ome(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Calibration:
+    root = ElementTree.fromstring(file.ome_metadata or "")
+    rest = iter(root.findall("{*}Image"))
+    for one in file.series[: file.series.index(series) + 1]:  # some have no planes
+        image = next((image for image in rest if _fits(image, one)), None)
+    pixels = None if image is None else image.find("{*}Pixels")
+    if image is None or pixels is None:
         return Calibration()
     spacing, units = {}, {}
     sizes = {"x": "PhysicalSizeX", "y": "PhysicalSizeY", "z": "PhysicalSizeZ"}
@@ -202,8 +172,19 @@ def _from_ome(text: str, index: int, count: int) -> Calibration:
         spacing,
         units,
         tuple(names) if all(names) else (),
-        images[index].get("Name", ""),
+        image.get("Name", ""),
         _find_labels(root),
+    )
+
+
+def _fits(image: ElementTree.Element, series: tifffile.TiffPageSeries) -> bool:
+    """Return whether an element of OME-XML describes a series."""
+    pixels, page = image.find("{*}Pixels"), series.keyframe
+    sizes = {"SizeX": page.imagewidth, "SizeY": page.imagelength}
+    return (
+        pixels is not None
+        and all(pixels.get(key) == str(size) for key, size in sizes.items())
+        and image.get("Name", series.name) == series.name
     )
 
 
@@ -217,17 +198,21 @@ def _find_labels(root: ElementTree.Element) -> dict[str, str] | None:
 def _from_imagej(
     metadata: Mapping[str, Any], resolution: Mapping[str, float]
 ) -> Calibration:
-    unit = unit_name(metadata.get("unit"))
+    sizes = {**resolution, "z": str(metadata.get("spacing", "")).removeprefix("-")}
     spacing: dict[str, float] = {}
-    if unit != PIXEL:
-        spacing |= resolution
-        depth = _positive(str(metadata.get("spacing", "")).removeprefix("-"))
-        if depth is not None:
-            spacing["z"] = depth
-    units = dict.fromkeys(spacing, unit)
+    units: dict[str, str] = {}
+    for axis, step in sizes.items():
+        unit = unit_name(metadata.get(f"{axis}unit", metadata.get("unit")))
+        size = _positive(step)
+        if size is not None and unit != PIXEL:
+            spacing[axis], units[axis] = size, unit
+    printed = _PRINTED.get(units.get("x", ""))
+    if printed is not None and not _is_fine(spacing["x"] * printed):
+        spacing, units = {}, {}
     interval = _positive(metadata.get("finterval"))
     if interval is not None:
-        spacing["t"], units["t"] = interval, "second"
+        unit = unit_name(metadata.get("tunit", "s"))
+        spacing["t"], units["t"] = interval, "second" if unit == PIXEL else unit
     channels = int(metadata.get("channels", 1))
     names = tuple(str(name) for name in (metadata.get("Labels") or ())[:channels])
     distinct = channels > 1 and len(set(names)) == channels and all(names)
@@ -237,11 +222,16 @@ def _from_imagej(
 def _from_tags(page: Any) -> tuple[dict[str, float], dict[str, str]]:
     """Use resolution tags if they can only mean a microscope's pixels."""
     tag = page.tags.get("ResolutionUnit")
-    length = _MICROMETERS.get(int(tag.value)) if tag is not None else None
+    length = None if tag is None else _MICROMETERS.get(tag.value)
     sizes = {a: (length or 0.0) * value for a, value in _resolution(page).items()}
-    if length is None or len(sizes) < 2 or max(sizes.values()) > _COARSEST:
+    if length is None or len(sizes) < 2 or not _is_fine(*sizes.values()):
         return {}, {}
     return sizes, dict.fromkeys(sizes, "micrometer")
+
+
+def _is_fine(*sizes: float) -> bool:
+    """Return whether sizes in micrometre can be those of a microscope's pixels."""
+    return _FINEST < min(sizes) and max(sizes) < _COARSEST
 
 
 def _resolution(page: Any) -> dict[str, float]:
@@ -273,3 +263,31 @@ def split_labels(
     except (RecursionError, ValueError):
         owners = None
     return texts, labels.get(INSTANCE_KEY) == "1", owners
+
+
+def as_brightness(page: Any, what: str, *, imagej: bool) -> Change | None:
+    """Return how the values of pages like this one become brightness, if they are not.
+
+    Where they are numbers of colors, it is told with the file's name `what`; ImageJ
+    stores brightness with any colors.
+    """
+    dtype = page.dtype
+    if page.photometric == _WHITE_IS_ZERO and dtype.kind in "uif":
+        if dtype.kind == "f":
+            return np.negative
+        top = -1 if dtype.kind == "i" else 2**page.bitspersample - 1
+        return lambda values: dtype.type(top) - values
+    colours = page.colormap if page.photometric == _PALETTE and not imagej else None
+    if colours is None:
+        return None
+    if (colours == colours[0]).all() and dtype == np.uint8:
+        greys = colours[0] // (257 if colours.max() > 255 else 1)
+        greys = np.pad(greys.astype(np.uint8), (0, 256 - len(greys)))
+        return None if (greys == np.arange(256)).all() else lambda values: greys[values]
+    if (np.diff(np.array((3, 6, 1)) @ colours.astype(int)) < 0).any():
+        logger.warning(
+            "%s holds numbers of colors, which are taken as brightness. If they are "
+            "not, convert it to RGB or to gray first.",
+            what,
+        )
+    return None

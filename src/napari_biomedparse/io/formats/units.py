@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import html
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from napari_biomedparse.data.options import parse_voxel_size
+from napari_biomedparse.errors import OptionError
+
+if TYPE_CHECKING:
+    from napari_biomedparse.data.volume import Volume
 
 PIXEL = "pixel"
 """Unit of an axis whose size is not given by the file."""
@@ -11,6 +20,9 @@ _BASES = frozenset(
 )
 """Units of length and time in OME-XML; the first two also with a prefix."""
 _MICRO = "\N{MICRO SIGN}"
+_TWICE = f"\N{LATIN CAPITAL LETTER A WITH CIRCUMFLEX}{_MICRO}"
+"""The micro sign in UTF-8, read as Latin-1."""
+_ESCAPED = re.compile(r"\\u([0-9A-Fa-f]{4})")
 
 
 def unit_name(text: object) -> str:
@@ -19,7 +31,8 @@ def unit_name(text: object) -> str:
     For example "micrometer" for ``"um"``, ``"micron"``, ``"micrometre"`` or the micro
     sign in any of its spellings, ImageJ's escaped one included.
     """
-    name = str(text or "").strip().replace(r"\u00B5", _MICRO).replace(r"\u00b5", _MICRO)
+    name = _ESCAPED.sub(lambda code: chr(int(code[1], 16)), str(text or "").strip())
+    name = html.unescape(name).replace(_TWICE, _MICRO)
     if not name.isalpha() or len(name) > 32 or name == PIXEL:
         return PIXEL
     for spelling in (name, name.lower())[: 1 + (len(name) > 2)]:
@@ -34,6 +47,38 @@ def unit_name(text: object) -> str:
 def unit_symbol(name: str) -> str:
     """Return the OME-XML symbol of a unit with a pint name."""
     return PIXEL if unit_name(name) == PIXEL else f"{_registry().Unit(name):~}"
+
+
+def with_voxel_size(volume: Volume, text: str) -> Volume:
+    """Return a volume with another size of its voxels, at the same place in voxels.
+
+    `text` is as for `parse_voxel_size`; `OptionError` if its unit is not one of length.
+    """
+    sizes, symbol = parse_voxel_size(text)
+    given, unit = dict(zip("zyx", sizes, strict=True)), unit_name(symbol)
+    if to_millimeters(1.0, unit) is None:
+        raise OptionError(
+            f"Voxel size (voxel_size) has the unit {symbol!r}; give one of length, "
+            "such as 0.5,0.1,0.1um."
+        )
+    known = zip(volume.axes, volume.spacing, volume.units, volume.origin, strict=True)
+    spacing, units, origin = zip(
+        *(
+            (given[axis], unit, place / step * given[axis])
+            if axis in given
+            else (step, old, place)
+            for axis, step, old, place in known
+        ),
+        strict=True,
+    )
+    matrix = volume.matrix and tuple(
+        tuple(
+            value / before * now
+            for value, before, now in zip(row, volume.spacing, spacing, strict=True)
+        )
+        for row in volume.matrix
+    )
+    return replace(volume, spacing=spacing, units=units, origin=origin, matrix=matrix)
 
 
 def to_millimeters(size: float, unit: str) -> float | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from magicgui.widgets import CheckBox
+from magicgui.widgets import CheckBox, LineEdit
 from napari.layers import Image, Labels
 from qtpy.QtWidgets import (
     QHBoxLayout,
@@ -25,6 +25,7 @@ from napari_biomedparse.report.run_page import write_report
 from napari_biomedparse.viewer.layers import (
     METADATA_KEY,
     REVIEWED_KEY,
+    set_voxel_size,
     volume_of_channels,
     write_labels,
 )
@@ -72,6 +73,11 @@ class MeasureWidget(QWidget):
             tooltip="The image of the labels, for voxel size and intensities: of all "
             "channels of its file that are open.",
         )
+        self.voxel_size = LineEdit(
+            label="Voxel size",
+            tooltip="Another voxel size for the image and its labels, along z, y and "
+            "x with its unit: 0.5,0.1,0.1um. Empty: as it is.",
+        )
         self.pieces = CheckBox(
             label="Each connected component is an object",
             value=True,
@@ -104,7 +110,7 @@ class MeasureWidget(QWidget):
         self.status.setWordWrap(True)
         self.problem = Problem()
         form = QWidget()
-        form_layout(form, [self.labels, self.image, self.pieces])
+        form_layout(form, [self.labels, self.image, self.voxel_size, self.pieces])
         layout = QVBoxLayout(self)
         layout.addWidget(form)
         layout.addWidget(self.button)
@@ -117,6 +123,7 @@ class MeasureWidget(QWidget):
         layout.addWidget(self.problem)
         layout.addStretch()
         self.button.clicked.connect(self.measure)
+        self.voxel_size.native.editingFinished.connect(self._on_size_entered)
         self.table_button.clicked.connect(self._on_table_clicked)
         self.save_button.clicked.connect(self._on_save_clicked)
         self.report_button.clicked.connect(self._on_report_clicked)
@@ -268,6 +275,18 @@ class MeasureWidget(QWidget):
         if busy:
             self.problem.tell("")
         self.status.setText(text)
+
+    def _on_size_entered(self) -> None:
+        text, image = str(self.voxel_size.value), self.image.value
+        if not text or image is None:
+            return
+        try:
+            set_voxel_size(self._viewer.layers, image, text)
+            self._viewer.reset_view()
+            self.status.setText(f"{image.name} has the voxel size {text}.")
+        except BiomedParseError as error:
+            self.problem.fail(str(error))
+        self.voxel_size.value = ""
 
     def _on_labels_changed(self, *_: Any) -> None:
         if self.labels.value is not None:

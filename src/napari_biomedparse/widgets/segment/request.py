@@ -139,7 +139,7 @@ class Request:
         return Recipe(
             source=file.path,
             prompts=self.prompts,
-            options=self.options,
+            options=replace(self.options, voxel_size=file.voxel_size),
             model=self.model,
             device=self.device,
             channel=file.channel,
