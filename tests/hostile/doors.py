@@ -154,7 +154,7 @@ def _is_sentence(text: str) -> bool:
     return (
         len(text) < 3000
         and len(text.split()) > 4
-        and bool(re.search(r"(\.|run: [\w '\[\]-]+)$", text))
+        and bool(re.search(r"(\.|run: [\w '\"\[\]/\\:.-]+)$", text))
     )
 
 

@@ -273,7 +273,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
             save_labels(tmp_path / name, LABELS, volume=VOLUME, prompts=PROMPTS)
     with pytest.raises(VolumeError, match="they must be equal"):
         save_labels(tmp_path / "a.tif", LABELS[1:], volume=VOLUME, prompts=PROMPTS)
-    with pytest.raises(VolumeError, match="convert them to integers"):
+    with pytest.raises(VolumeError, match="round them to integers"):
         save_labels(tmp_path / "a.tif", LABELS / 2, volume=VOLUME, prompts=PROMPTS)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is a file, not a folder"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter, label
 from skimage.measure import marching_cubes, mesh_surface_area, regionprops_table
@@ -185,9 +188,10 @@ def test_what_does_not_fit_is_refused() -> None:
     labels = np.ones((2, 4, 4), np.uint8)
     with pytest.raises(VolumeError, match="same three axes"):
         measure_objects(labels, on_grid(labels[:, :3], (1.0, 1.0, 1.0)))
-    units = ("micrometer", "nanometer", "nanometer")
-    with pytest.raises(VolumeError, match="one unit"):
-        measure_objects(labels, on_grid(labels, (1.0, 1.0, 1.0), units=units))
+    for other in ("pixel", "second"):
+        units = ("micrometer", other, other)
+        with pytest.raises(VolumeError, match="measured together"):
+            measure_objects(labels, on_grid(labels, (1.0, 1.0, 1.0), units=units))
 
 
 def test_components_on_disk_are_those_in_memory(
@@ -202,3 +206,24 @@ def test_components_on_disk_are_those_in_memory(
     )
     np.testing.assert_array_equal(found, expected)
     assert same == names
+
+
+def test_lengths_in_several_units_become_one() -> None:
+    labels = np.zeros((4, 5, 6), np.uint8)
+    labels[1:3, 1:4, 2:4] = 1
+    mixed = replace(
+        on_grid(labels, (500.0, 0.1, 0.1)),
+        units=("nanometer", "micrometer", "micrometer"),
+        origin=(1000.0, 2.0, 3.0),
+        matrix=((0.0, 500.0, 0.0), (0.1, 0.0, 0.0), (0.0, 0.0, 0.1)),
+    )
+    plain = replace(
+        mixed,
+        spacing=(0.5, 0.1, 0.1),
+        units=("micrometer",) * 3,
+        origin=(1.0, 2.0, 3.0),
+        matrix=((0.0, 0.5, 0.0), (0.1, 0.0, 0.0), (0.0, 0.0, 0.1)),
+    )
+    found, expected = measure_objects(labels, mixed), measure_objects(labels, plain)
+    pd.testing.assert_frame_equal(found, expected)
+    assert found.attrs == {"unit": "micrometer"}

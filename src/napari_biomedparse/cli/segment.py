@@ -35,7 +35,7 @@ from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.io import check_output
-from napari_biomedparse.io.inputs import find_files, stands_for_several
+from napari_biomedparse.io.inputs import SUFFIXES, find_files, stands_for_several
 
 
 @takes_options(SegmentOptions, common=("modality", "slices", "region", "instances"))
@@ -153,6 +153,11 @@ def segment(
         )
     several = not stack and (bool(others) or stands_for_several(volume))
     to_folder = several or not output.suffix
+    if several and output.name.lower().endswith(SUFFIXES) and not output.is_dir():
+        raise OptionError(
+            f"{output.name} is the name of a file, and several files need a folder for "
+            "their labels. For the slices of one volume, add --stack."
+        )
     if dry_run:
         files = volumes if stack else find_files(volumes)
         with model_named(model) as chosen:

@@ -51,7 +51,7 @@ _FOREIGN = {
     b"NRRD": "NRRD",
     b"MATLAB": "a MATLAB file",
     b"\x1f\x8b": "a packed file (gzip) other than NIfTI",
-    b"<": "a web page or XML (perhaps of a failed download)",
+    b"<": "a web page or XML (of a failed download, or beside OME-TIFF)",
     b"{": "JSON",
     b"Rar!": "a RAR archive",
     b"7z\xbc\xaf": "a 7z archive",

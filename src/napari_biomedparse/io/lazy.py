@@ -239,7 +239,7 @@ def label_dtype(labels: ArrayLike, prompts: PromptSet | None) -> np.dtype[Any]:
             f"Labels have values of type {dtype}; convert them to integers."
         )
     if isinstance(labels, np.ndarray):
-        most = labels.max(initial=0)  # NaN if there is one
+        most = labels.max(initial=0).item()  # NaN if there is one
         return np.min_scalar_type(int(most) if 0 <= most < 2**32 else 2**32 - 1)
     if prompts is not None and not prompts.instance:
         return np.min_scalar_type(prompts.ids[-1])

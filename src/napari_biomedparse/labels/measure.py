@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,7 +71,8 @@ def measure_objects(
     Raises
     ------
     VolumeError
-        If the shapes differ, there are not three axes, or the axes' units differ.
+        If the shapes differ, there are not three axes, or the axes' units are of
+        different kinds.
     """
     import pandas as pd
 
@@ -81,12 +83,7 @@ def measure_objects(
             f"Labels have the shape {tuple(objects.shape)} and the image {volume.name} "
             f"has {shape}; they must have the same three axes to be measured."
         )
-    units = [volume.units[i] for i in space]
-    if len(set(units)) > 1:
-        raise VolumeError(
-            f"The axes of {volume.name} have the units {', '.join(units)}; give them "
-            "one unit before measuring."
-        )
+    volume = _in_one_unit(volume, space)
     steps = volume.steps[np.ix_(space, space)]
     channels = _channels(volume)
     images = {f"v{i}": data for i, data in enumerate(channels.values())}
@@ -126,8 +123,36 @@ def measure_objects(
     for at, name in enumerate(AXIS_LENGTHS[::2] if volume.flat else AXIS_LENGTHS):
         columns[f"axis_{name}_length"] = lengths[:, at]
     table = pd.DataFrame(columns)
-    table.attrs["unit"] = units[0]
+    table.attrs["unit"] = volume.units[space[0]]
     return table
+
+
+def _in_one_unit(volume: Volume, space: list[int]) -> Volume:
+    """Return a volume whose lengths along all axes have the unit of the last one."""
+    units = [volume.units[i] for i in space]
+    if len(set(units)) == 1:
+        return volume
+    import pint
+
+    registry: Any = pint.get_application_registry()  # type: ignore[no-untyped-call]
+    factors = [1.0] * len(volume.axes)
+    try:
+        for i in space:
+            factors[i] = float(registry.Quantity(1.0, volume.units[i]).m_as(units[-1]))
+    except pint.PintError as error:
+        raise VolumeError(
+            f"The axes of {volume.name} have the units {', '.join(units)}, which "
+            "cannot be measured together; give the size of its voxels (--voxel-size)."
+        ) from error
+    change = np.array(factors)
+    return replace(
+        volume,
+        spacing=tuple((change * volume.spacing).tolist()),
+        units=tuple(units[-1] if i in space else u for i, u in enumerate(volume.units)),
+        origin=tuple((change * volume.origin).tolist()),
+        matrix=volume.matrix
+        and tuple(map(tuple, (change[:, None] * volume.matrix).tolist())),
+    )
 
 
 def measure_prompts(table: pd.DataFrame) -> pd.DataFrame:

@@ -349,3 +349,16 @@ def test_labels_of_a_box_lie_in_place_in_a_turned_file(tmp_path: Path) -> None:
     assert found.shape == (3, 4, 4)
     whole = np.linalg.inv(nibabel.load(path).affine) @ found.affine @ [0, 0, 0, 1]
     np.testing.assert_allclose(whole, [1, 1, 2, 1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("a.nii", "b.nii.gz"), ("a.nii.gz", "b.nii")]
+)
+def test_names_that_do_not_say_how_it_is_packed(
+    name: str, other: str, tmp_path: Path
+) -> None:
+    path = _write(tmp_path / name, np.zeros((4, 5, 6), np.int16)).rename(
+        tmp_path / other
+    )
+    with pytest.raises(FormatError, match=rf"let it end in {name[1:]}\."):
+        open_volume(path)

@@ -11,7 +11,7 @@ from hostile_pickles import hostile_pickles
 from napari_biomedparse.data.prompts import PromptSet, parse_prompts
 from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.errors import FormatError
-from napari_biomedparse.io import recognise
+from napari_biomedparse.io import open_labels, recognise
 from napari_biomedparse.io.formats.npz import open_npz, save_npz
 
 IMAGE = np.arange(2 * 5 * 6, dtype=np.uint8).reshape(2, 5, 6)
@@ -221,3 +221,15 @@ def test_a_volume_without_units_stays_without(tmp_path: Path) -> None:
     save_npz(path, IMAGE % 4, volume=volume, prompts=None, overwrite=False)
     labels = open_npz(path).labels[0].volume
     assert (labels.units, labels.spacing) == (("pixel",) * 3, (3.0, 0.5, 0.25))
+
+
+@pytest.mark.parametrize("labels", [IMAGE / 3, IMAGE.astype(object), np.zeros(3)])
+def test_unusable_labels_do_not_refuse_the_image(
+    labels: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path / "a.npz", imgs=IMAGE, gts=labels)
+    contents = open_npz(path)
+    assert (len(contents.images), contents.labels) == (1, ())
+    assert contents.unread in caplog.text
+    with pytest.raises(FormatError, match=r"Choose other labels"):
+        open_labels(path)

@@ -153,6 +153,11 @@ def test_pages_that_were_appended_one_by_one(keywords: Any, tmp_path: Path) -> N
     np.testing.assert_array_equal(np.asarray(volume.data), STACK)
     tifffile.imwrite(path, STACK[0, :4], append=True, **keywords)
     assert [image.shape for image in open_tiff(path).images] == [(5, 8, 9), (4, 9)]
+    for plane in STACK:
+        tifffile.imwrite(tmp_path / "b.tif", plane[None], append=True, **keywords)
+    np.testing.assert_array_equal(
+        np.asarray(open_tiff(tmp_path / "b.tif").images[0].data), STACK
+    )
 
 
 def test_named_or_thick_images_stay_apart(tmp_path: Path) -> None:

@@ -60,6 +60,17 @@ def test_a_copy_cut_anywhere(write: Callable[[Path], None], tmp_path: Path) -> N
             np.testing.assert_array_equal(np.asarray(found.data), expected)
 
 
+def test_a_copy_whose_rest_is_zeros(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for plane in GREY:
+            writer.write(plane, contiguous=False, metadata=None)
+    half = path.stat().st_size // 2
+    path.write_bytes(path.read_bytes()[:half] + bytes(half))
+    with pytest.raises(FormatError, match="ends before the end of page 3"):
+        open_volume(path)
+
+
 def hyperstack(path: Path, planes: float) -> Path:
     """Write an ImageJ file with one page that stands for twenty planes."""
     text = "ImageJ=1.53t\nimages=20\nslices=20\n"

@@ -202,3 +202,15 @@ def test_axes_and_white_of_slices(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(volume.data), 65535 - GREY)
     stored = open_labels(folder).volume.data
     np.testing.assert_array_equal(np.asarray(stored), GREY)
+
+
+def test_slices_whose_pixels_differ_in_size_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    size = {"resolutionunit": "CENTIMETER", "metadata": None}
+    folder = write(tmp_path / "s", GREY, resolution=(1e5, 1e5), **size)
+    open_volume(folder)
+    assert not caplog.records
+    tifffile.imwrite(folder / "cell_4.tif", GREY[4], resolution=(5e4, 5e4), **size)
+    assert open_volume(folder).spacing == pytest.approx((1.0, 0.1, 0.1))
+    assert "cell_4.tif has pixels of another size" in caplog.text

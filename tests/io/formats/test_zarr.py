@@ -436,3 +436,47 @@ def test_overwriting_replaces_the_whole_store(tmp_path: Path) -> None:
     assert open_zarr(path).labels[0].volume.levels == ()
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
     shutil.rmtree(path)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_chunks_that_are_not_there_are_told(
+    version: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    array = zarr.create_array(
+        tmp_path / "a.zarr", data=VALUES + 1, chunks=(1, 4, 9), zarr_format=version
+    )
+    open_volume(tmp_path / "a.zarr")
+    assert not caplog.records
+    key = array.metadata.encode_chunk_key((1, 1, 0))
+    (tmp_path / "a.zarr" / key).unlink()
+    open_volume(tmp_path / "a.zarr")
+    assert f"1 of 6 chunks of the array are not there, such as {key}" in caplog.text
+    (tmp_path / "a.zarr" / key).touch()
+    with pytest.raises(FormatError, match="which is empty"):
+        np.asarray(open_volume(tmp_path / "a.zarr").data)
+
+
+def test_a_shard_that_is_not_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    axes = [{"name": a, "type": "space", "unit": "micrometer"} for a in "zyx"]
+    array = group.create_array("0", data=VALUES + 1, chunks=(1, 4, 3), shards=(1, 8, 9))
+    images = [{"axes": axes, "datasets": [{"path": "0"}]}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": images}
+    (tmp_path / "a.zarr" / "0" / array.metadata.encode_chunk_key((1, 0, 0))).unlink()
+    volume = open_volume(tmp_path / "a.zarr")
+    assert "1 of 3 chunks of 0 are not there" in caplog.text
+    assert volume.units == ("pixel",) * 3  # a unit without sizes
+
+
+@pytest.mark.parametrize(
+    "labels", ["labels", "nuclei_labels", "seg_gt", "cell-masks", "gts"]
+)
+def test_images_come_before_labels_of_any_name(labels: str, tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    for name in ("cells", labels, "raw"):
+        group.create_array(name, data=VALUES)
+    contents = open_zarr(tmp_path / "a.zarr")
+    assert [image.name for image in contents.images] == ["raw", "cells"]
+    assert [found.volume.name for found in contents.labels] == [labels]

@@ -53,7 +53,9 @@ def test_units_and_defaults() -> None:
     }
     found = read_multiscale(entry)
     assert found.paths == ("a", "b")
-    assert found.units == ("micrometer", "pixel")
+    assert found.units == ("pixel", "pixel")  # without sizes to go with them
+    ones = {"coordinateTransformations": [{"type": "scale", "scale": [1, 1]}]}
+    assert read_multiscale(entry | ones).units == ("micrometer", "pixel")
     assert (found.scale, found.translation) == ((1.0, 1.0), (0.0, 0.0))
 
 

@@ -78,6 +78,13 @@ def open_nifti(path: Path) -> Contents:
     """
     nibabel = require_nibabel(FormatError)
     _check_offset(path)
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    if packed != path.name.lower().endswith(".gz"):
+        raise FormatError(
+            f"{path} is {'' if packed else 'not '}packed by gzip, and its name says "
+            f"otherwise; let it end in {'.nii.gz' if packed else '.nii'}."
+        )
     try:
         image = nibabel.load(path, mmap=False)  # else it would stay open
         header = image.header

@@ -58,14 +58,20 @@ def open_npz(path: Path) -> Contents:
     prompts = _read_prompts(members)
     texts = dict(zip(prompts.ids, prompts.texts, strict=True)) if prompts else {}
     instance, owners = prompts is not None and prompts.instance, _read_owners(members)
-    images, labels = [], []
+    images, labels, unread = [], [], ""
     for key in keys:
-        volume = _make_volume(members[key], members, path)
-        if key == IMAGE_KEY:
-            images.append(volume)
-        else:
-            labels.append(LabelVolume(volume, texts, {}, instance, owners))
-    return Contents(tuple(images), tuple(labels), prompts)
+        try:
+            volume = _make_volume(members[key], members, path)
+            if key == IMAGE_KEY:
+                images.append(volume)
+            else:
+                labels.append(LabelVolume(volume, texts, {}, instance, owners))
+        except FormatError as error:
+            if not images:
+                raise
+            unread = str(error)
+            logger.warning("%s", unread)
+    return Contents(tuple(images), tuple(labels), prompts, unread)
 
 
 def save_npz(

@@ -37,6 +37,7 @@ from napari_biomedparse.io.formats.tiff_metadata import (
     Calibration,
     Change,
     as_brightness,
+    from_tags,
     name_axes,
     read_calibration,
     split_labels,
@@ -323,10 +324,14 @@ def _opening(path: Path, **how: Any) -> Iterator[tuple[tifffile.TiffFile, int]]:
         raise _damaged(path, error) from error
 
 
-def describe_plane(path: Path) -> tuple[Any, ...]:
-    """Return shape and type of a file's first page, and the number of pages."""
+def describe_plane(path: Path) -> tuple[tuple[Any, ...], dict[str, float]]:
+    """Return shape, type and size of a pixel of a file's first page, and its pages.
+
+    That is first what all slices of a volume must share, and then the sizes.
+    """
     with _opening(path) as (file, pages):
-        return file.pages.first.shape, file.pages.first.dtype, pages
+        page = file.pages.first
+        return (page.shape, page.dtype, pages), from_tags(page)[0]
 
 
 def _read_otherwise(file: tifffile.TiffFile, path: Path) -> dict[str, Any]:
@@ -334,7 +339,11 @@ def _read_otherwise(file: tifffile.TiffFile, path: Path) -> dict[str, Any]:
     if file.is_ome and "BinaryOnly" in (text := file.ome_metadata or ""):
         for element in ElementTree.fromstring(text).iterfind("{*}BinaryOnly"):
             return {"omexml": _companion(path, element.get("MetadataFile", ""))}
-    pages = [(s.name, s.axes) for s in file.series if s.kind == "shaped"]
+    pages = [
+        (s.name, s.axes.removeprefix("Q") if s.shape[0] == 1 else s.axes)
+        for s in file.series
+        if s.kind == "shaped"
+    ]
     alike = {(series.shape, series.dtype) for series in file.series}
     if len(pages) > len(alike) and set(pages) in ({("", "YX")}, {("", "YXS")}):
         return {"is_shaped": False}  # each page was appended by itself

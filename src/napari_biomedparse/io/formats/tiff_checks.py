@@ -144,6 +144,8 @@ def _check_chain(file: tifffile.TiffFile, path: Path) -> int:
         handle.seek(at)
         try:
             (count,) = struct.unpack(form.tagnoformat, handle.read(form.tagnosize))
+            if not count:  # zeros, where the rest of a copy should be
+                raise _cut(path, pages)
             size = count * form.tagsize
             tags = handle.read(size + form.offsetsize)
             (at,) = struct.unpack(form.offsetformat, tags[size:])

@@ -96,7 +96,7 @@ def read_calibration(file: tifffile.TiffFile, index: int) -> Calibration:
         logger.warning("%s: its metadata cannot be read (%s).", path, error)
         found = Calibration()
     if not found.spacing:
-        spacing, units = _from_tags(series.keyframe)
+        spacing, units = from_tags(series.keyframe)
         found = replace(found, spacing=spacing, units=units)
     samples = dict(zip(series.axes, series.shape, strict=True)).get("S", 0)
     if len(found.channel_names) != samples and 3 <= samples <= len(_RGB):
@@ -219,7 +219,7 @@ def _from_imagej(
     return Calibration(spacing, units, names if distinct else ())
 
 
-def _from_tags(page: Any) -> tuple[dict[str, float], dict[str, str]]:
+def from_tags(page: Any) -> tuple[dict[str, float], dict[str, str]]:
     """Use resolution tags if they can only mean a microscope's pixels."""
     tag = page.tags.get("ResolutionUnit")
     length = None if tag is None else _MICROMETERS.get(tag.value)

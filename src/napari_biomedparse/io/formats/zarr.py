@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,8 @@ from napari_biomedparse.io.painting import recover
 logger = logging.getLogger(__name__)
 
 _AXES = ("t", "c", "z", "y", "x")
+_MOST_CHUNKS = 2**13
+"""Largest number of chunks that are looked for when an array is opened."""
 _DEEPEST = 8
 """Largest depth of groups that are searched for images."""
 _MAX_IMAGES = 64
@@ -39,10 +42,13 @@ _MAX_IMAGES = 64
 _VERSIONS = ("", "0.1", "0.2", "0.3", "0.4", "0.5")
 """Versions of OME-Zarr that are read whole."""
 _LABEL_NAMES = re.compile(
-    r"(gts?|label|mask|seg|segmentation|annotation|instance|truth|ground_?truth)s?",
+    r"(.*[_-])?(gt|label|mask|seg|segmentation|annotation|instance|truth|groundtruth)s?"
+    r"([_-].*)?",
     re.I,
 )
 """Names of members of a plain group that are labels if its other members are not."""
+_IMAGE_NAMES = re.compile("(raw|image|img|data|volume)s?", re.I)
+"""Names of members that come first."""
 _SMALL_NAMES = re.compile("(thumb|thumbnail|preview|overview|macro)s?", re.I)
 """Names of members that are pictures of the others."""
 
@@ -99,7 +105,7 @@ def _open_group(group: zarr.Group, path: Path, depth: int) -> Contents:
         members = {n: m for n, m in members.items() if not _SMALL_NAMES.fullmatch(n)}
     opened = {
         name: _open_node(_own_part(path, name), depth + 1)
-        for name in sorted(members, key=_numeric_first)
+        for name in sorted(members, key=_in_order)
     }
     named = {name for name in opened if _LABEL_NAMES.fullmatch(name)}
     if all(not opened[name].images for name in set(opened) - named):
@@ -208,6 +214,8 @@ def _read_image(
     if any(array.ndim != rank for array in arrays):
         raise ValueError(f"its arrays do not have the axes {', '.join(found.axes)}")
     data, *levels = (_lazy(array, path, found.axes) for array in arrays)
+    if "image-label" not in attributes:
+        _tell_missing(arrays[0], path)
     count = data.shape[found.axes.index("c")] if "c" in found.axes else 0
     return Volume(
         data,
@@ -244,8 +252,11 @@ def _plain_volume(array: zarr.Array[Any], path: Path) -> Volume:
     axes = tuple(str(name).lower() for name in named)
     if len(axes) != rank or len(set(axes)) < rank or not set(axes) <= set(_AXES):
         axes = _AXES[1:][-rank:] if rank < len(_AXES) else _AXES
+    data = _lazy(array, path, axes)
+    if not _LABEL_NAMES.fullmatch(path.name):
+        _tell_missing(array, path)
     return Volume(
-        _lazy(array, path, axes),
+        data,
         axes,
         (1.0,) * rank,
         (PIXEL,) * rank,
@@ -272,6 +283,32 @@ def _lazy(array: zarr.Array[Any], path: Path, axes: tuple[str, ...]) -> ArrayLik
     return lazy_array(read, array.shape, array.dtype, chunks, str(path))
 
 
+def _tell_missing(array: zarr.Array[Any], path: Path) -> None:
+    """Tell of chunks that are not there: empty ones, or those that a copy lacks.
+
+    Of very many, some are looked for.
+    """
+    sizes = zip(array.shape, array.shards or array.chunks, strict=True)
+    grid = tuple(-(-length // size) for length, size in sizes)
+    folder = Path(array.store.root, array.path)  # type: ignore[attr-defined]
+    numbers = range(0, (count := math.prod(grid)), -(-count // _MOST_CHUNKS) or 1)
+    places = (map(int, np.unravel_index(number, grid)) for number in numbers)
+    keys = [array.metadata.encode_chunk_key(tuple(place)) for place in places]
+    missing = [key for key in keys if not (folder / key).exists()]
+    if missing:
+        logger.warning(
+            "%s: %d of %d chunks of %s are not there, such as %s, and are read as %s. "
+            "Programs leave out empty ones; if there should be none, copy the folder "
+            "again from its source.",
+            path,
+            len(missing),
+            len(keys),
+            array.path or "the array",
+            missing[0],
+            array.fill_value,
+        )
+
+
 def _stem(path: Path) -> str:
     return path.name.removesuffix(".zarr").removesuffix(".ome")
 
@@ -282,5 +319,7 @@ def _may_hold_images(node: Any) -> bool:
     return bool(node.basename != "OME")
 
 
-def _numeric_first(name: str) -> tuple[bool, int, str]:
-    return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
+def _in_order(name: str) -> tuple[bool, bool, int, str]:
+    """Return a key that sorts numbers first, and images before what else there is."""
+    number = int(name) if name.isdecimal() else 0
+    return not name.isdecimal(), not _IMAGE_NAMES.fullmatch(name), number, name

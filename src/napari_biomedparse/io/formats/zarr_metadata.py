@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from napari_biomedparse.io.formats.units import unit_name
+from napari_biomedparse.io.formats.units import PIXEL, unit_name
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import Colour
@@ -57,6 +57,8 @@ def read_multiscale(entry: Mapping[str, Any]) -> Multiscale:
         named = {system["name"]: system["axes"] for system in reversed(systems)}
         given, last = named.get(wanted[-1] if wanted else "", systems[0]["axes"]), []
     axes, units = _read_axes(given)
+    if not first and not last and systems is None:
+        units = (PIXEL,) * len(axes)  # no sizes to go with them
     scale, translation = _combine((*first, *last), len(axes))
     return Multiscale(
         paths, axes, units, scale, translation, str(entry.get("name") or "")

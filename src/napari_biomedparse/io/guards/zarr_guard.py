@@ -97,6 +97,11 @@ class FencedStore(LocalStore):
                 f"{self.root} contains {key}, which is not a file; copy the folder "
                 "again from its source."
             )
+        if found.st_size == 0:
+            raise FormatError(
+                f"{self.root} contains {key}, which is empty; copy the folder again "
+                "from its source."
+            )
         if path.name in _METADATA and found.st_size > MAX_METADATA:
             raise FormatError(
                 f"{path} is longer than {MAX_METADATA} bytes, too long for metadata; "
