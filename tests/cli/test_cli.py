@@ -322,6 +322,8 @@ def test_slices_of_one_volume(run, tmp_path):
     refused = run("segment", *two, *common, "-o", out)
     assert refused.exit_code == 2
     assert "a quoted pattern" in refused.output
+    refused = run("segment", tmp_path / "in", *common[:-1], "-o", tmp_path / "b.tif")
+    assert (refused.exit_code, "add --stack" in refused.output) == (2, True)
 
 
 def test_a_dry_run(run, stack, tmp_path):

@@ -135,23 +135,21 @@ def _in_one_unit(volume: Volume, space: list[int]) -> Volume:
     import pint
 
     registry: Any = pint.get_application_registry()  # type: ignore[no-untyped-call]
-    factors = [1.0] * len(volume.axes)
+    change = np.ones(len(volume.axes))
     try:
         for i in space:
-            factors[i] = float(registry.Quantity(1.0, volume.units[i]).m_as(units[-1]))
+            change[i] = registry.Quantity(1.0, volume.units[i]).m_as(units[-1])
     except pint.PintError as error:
         raise VolumeError(
             f"The axes of {volume.name} have the units {', '.join(units)}, which "
             "cannot be measured together; give the size of its voxels (--voxel-size)."
         ) from error
-    change = np.array(factors)
     return replace(
         volume,
         spacing=tuple((change * volume.spacing).tolist()),
-        units=tuple(units[-1] if i in space else u for i, u in enumerate(volume.units)),
+        units=(units[-1],) * len(change),
         origin=tuple((change * volume.origin).tolist()),
-        matrix=volume.matrix
-        and tuple(map(tuple, (change[:, None] * volume.matrix).tolist())),
+        matrix=volume.matrix and (change * volume.steps.T).T.tolist(),
     )
 
 

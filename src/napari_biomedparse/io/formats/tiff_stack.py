@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MOST_LISTED = 10
-_JITTER = 1e-3
 
 
 def is_stack(path: Path) -> bool:
@@ -145,19 +144,14 @@ def _check_alike(states: tuple[tuple[Path, int], ...]) -> None:
     `states` are files and the times of their last change.
     """
     first, sizes = describe_plane(states[0][0])
-    apart = ""
     for file, _ in states:
         found, others = describe_plane(file)
         if found != first:
             raise _unlike(file, found, first)
-        if any(abs(others.get(a, 0) / sizes[a] - 1) > _JITTER for a in sizes):
-            apart = apart or str(file)
-    if apart:
-        logger.warning(
-            "%s has pixels of another size than %s; the latter is used.",
-            apart,
-            states[0][0],
-        )
+        if any(abs(others.get(a, 0) / sizes[a] - 1) > 1e-3 for a in sizes):
+            what = "%s has pixels of another size than %s, which is used."
+            logger.warning(what, file, states[0][0])
+            sizes = {}
 
 
 def _unlike(file: Path, found: Sequence[Any], first: Sequence[Any]) -> FormatError:

@@ -294,18 +294,12 @@ def _tell_missing(array: zarr.Array[Any], path: Path) -> None:
     numbers = range(0, (count := math.prod(grid)), -(-count // _MOST_CHUNKS) or 1)
     places = (map(int, np.unravel_index(number, grid)) for number in numbers)
     keys = [array.metadata.encode_chunk_key(tuple(place)) for place in places]
-    missing = [key for key in keys if not (folder / key).exists()]
-    if missing:
+    if missing := [key for key in keys if not (folder / key).exists()]:
         logger.warning(
-            "%s: %d of %d chunks of %s are not there, such as %s, and are read as %s. "
-            "Programs leave out empty ones; if there should be none, copy the folder "
-            "again from its source.",
-            path,
-            len(missing),
-            len(keys),
-            array.path or "the array",
-            missing[0],
-            array.fill_value,
+            f"{path}: {len(missing)} of {len(keys)} chunks of "
+            f"{array.path or 'the array'} are not there, such as {missing[0]}, and are "
+            f"read as {array.fill_value}. Programs leave out empty ones; if there "
+            "should be none, copy the folder again from its source."
         )
 
 
