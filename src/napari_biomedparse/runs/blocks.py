@@ -198,9 +198,10 @@ def write_objects(
             instances = store.read(*span)
             tally.add(instances, labels.read(*span), edges.read(*span), start)
             store.write(start, instances, finest=finest)
+        store.sync()
         if home == folder:
             store.name_objects(tally.owners)
-        store.sync()
+            store.sync()
     return replace(manifest, objects=count, owners=tally.owners.describe())
 
 

@@ -19,8 +19,12 @@ def table(desk_that, voxels, qtbot):
     qtbot.waitActive(window)
     table = desk.form.prompts
     table.value = "liver\nspleen\nkidney"
-    where = table.view.visualRect(table.model.index(1, 0)).center()
-    QTest.mouseClick(table.view.viewport(), Qt.MouseButton.LeftButton, pos=where)
+    second, port = table.model.index(1, 0), table.view.viewport()
+    qtbot.waitUntil(
+        lambda: port.visibleRegion().contains(table.view.visualRect(second).center())
+    )
+    where = table.view.visualRect(second).center()
+    QTest.mouseClick(port, Qt.MouseButton.LeftButton, pos=where)
     qtbot.waitUntil(table.view.hasFocus)
     return table, desk
 
