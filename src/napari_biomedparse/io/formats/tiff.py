@@ -183,8 +183,8 @@ def _check_codec(path: Path, series: tifffile.TiffPageSeries) -> None:
     except KeyError as error:
         name = getattr(compression, "name", compression)
         raise FormatError(
-            f"{path} is compressed with {name}, which needs another library. Install "
-            f"it with: {pip_install('imagecodecs')}"
+            f"{path} is compressed with {name}, which needs another library; "
+            f"run: {pip_install('imagecodecs')}"
         ) from error
 
 
