@@ -20,7 +20,7 @@ from typing import Any
 
 import napari
 from napari._app_model import get_app_model
-from qtpy.QtWidgets import QApplication, QFileDialog, QPushButton, QWidget
+from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_biomedparse.widgets.shared.docks import open_widget
 
@@ -138,24 +138,8 @@ class Tutorial:
         widget.button.click()
         self.wait(widget.button.isEnabled)
         self.take("6_measured")
-        table = next(
-            dock
-            for name, dock in self.viewer.window.dock_widgets.items()
-            if "eatures table" in name
-        )
-        self.save_table(table, self.files / "objects.csv")
-
-    def save_table(self, table: QWidget, path: Path) -> None:
-        """Press napari's button below the table and answer its question."""
-        ask, QFileDialog.getSaveFileName = (  # type: ignore[method-assign]
-            QFileDialog.getSaveFileName,
-            lambda *_, **__: (str(path), ""),
-        )
-        try:
-            buttons = table.findChildren(QPushButton)
-            next(b for b in buttons if "csv" in b.text().lower()).click()
-        finally:
-            QFileDialog.getSaveFileName = ask  # type: ignore[method-assign]
+        widget.save_table(str(self.files / "objects.csv"))
+        self.wait(widget.save_button.isEnabled)
 
     def look(self) -> None:
         """Go to a slice that is worth a picture."""

@@ -44,7 +44,8 @@ def measured(viewer, widget, qtbot):
 
 
 def test_pieces_become_objects_of_a_layer_in_the_same_place(bench):
-    viewer, widget, _ = bench
+    viewer, widget, qtbot = bench
+    viewer.window._qt_window.show()
     assert widget.pieces.value
     layer = measured(*bench)
     assert layer.name == "found objects"
@@ -59,7 +60,9 @@ def test_pieces_become_objects_of_a_layer_in_the_same_place(bench):
     docks = viewer.window.dock_widgets
     assert widget.labels.value is layer
     assert not widget.pieces.value
-    assert any("eatures table" in name for name in docks), list(docks)
+    (table,) = (docks[name] for name in docks if "eatures table" in name)
+    qtbot.waitUntil(lambda: not table.visibleRegion().isEmpty())  # in front
+    assert not viewer.layers["found"].visible  # the objects lie on it
 
 
 def test_objects_that_were_measured_are_saved_with_prompts_and_existence(

@@ -433,8 +433,8 @@ def test_a_layer_for_each_prompt_that_may_overlap(desk_that, tiny_model, instanc
     wanted = expected.instances if instances else expected.labels
     assert wanted.any()
     for text, labels in zip(prompts, wanted, strict=True):
-        np.testing.assert_array_equal(desk.viewer.layers[f"stack {text}"].data, labels)
-        known = desk.viewer.layers[f"stack {text}"].metadata[METADATA_KEY]
+        np.testing.assert_array_equal(desk.viewer.layers[f"{text}, stack"].data, labels)
+        known = desk.viewer.layers[f"{text}, stack"].metadata[METADATA_KEY]
         assert known["complete"]
 
 
@@ -517,9 +517,14 @@ def test_labels_that_were_replaced_are_taken_over_or_left(desk_that, voxels):
     np.testing.assert_array_equal(theirs, kept)
     assert (layer.data[3] == 60).all() and len(desk.viewer.layers) == 2
     layer.data = np.zeros((2, 3, 3), np.uint8)  # another shape: a new layer
+    desk.form.set_option("existence_threshold", 0.9)
+    desk.wait_until(lambda: "Press Run for a new layer" in desk.view.problem.text())
+    assert not layer.data.any()
+    desk.form.set_option("existence_threshold", 0.5)
     desk.view.run_button.click()
     desk.wait_for_end()
     assert len(desk.viewer.layers) == 3 and not layer.data.any()
+    assert desk.view.problem.isHidden()
 
 
 def test_two_viewers_run_at_the_same_time(desk_that, voxels):

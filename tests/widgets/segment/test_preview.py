@@ -104,7 +104,7 @@ def test_a_run_takes_precedence_and_the_preview_comes_back(desk_that, voxels):
     assert "stack preview" not in desk.viewer.layers
     desk.wait_for_end()
     np.testing.assert_array_equal(
-        desk.viewer.layers["stack bright things (tiny)"].data, voxels > 100
+        desk.viewer.layers["bright things, stack (tiny)"].data, voxels > 100
     )
     desk.viewer.dims.set_point(0, 1)
     shows(desk, previewed(desk), voxels[1] > 100)
@@ -128,7 +128,7 @@ def test_a_run_goes_on_with_the_layer_of_the_preview(desk_that, voxels, objects)
     assert list(desk.viewer.layers) == [image, below, layer]
     assert desk.viewer.layers.selection.active is layer
     desk.wait_for_end()
-    assert layer.name == "stack bright things (tiny)"
+    assert layer.name == "bright things, stack (tiny)"
     assert layer.data.shape == voxels.shape
     np.testing.assert_array_equal(layer.data > 0, voxels > 100)
     np.testing.assert_allclose(

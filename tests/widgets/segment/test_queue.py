@@ -30,7 +30,7 @@ def test_runs_wait_for_each_other_and_can_be_removed(desk_that, voxels):
     np.testing.assert_array_equal(layer.data, voxels > 100)
     desk.wait_for_end()
     np.testing.assert_array_equal(desk.viewer.layers[-1].data, voxels[::-1] > 100)
-    assert desk.viewer.layers[-1].name == "second other things (tiny)"
+    assert desk.viewer.layers[-1].name == "other things, second (tiny)"
 
 
 def test_a_long_prompt_loses_its_middle_and_the_tooltip_has_all(qtbot):
@@ -58,9 +58,9 @@ def test_cancel_lets_the_next_one_begin(desk_that, voxels):
     desk.viewer.add_image(voxels, name="short")
     desk.view.run_button.click()
     desk.view.cancel_button.click()
-    desk.wait_until(lambda: "short bright things (tiny)" in desk.viewer.layers)
+    desk.wait_until(lambda: "bright things, short (tiny)" in desk.viewer.layers)
     desk.wait_for_end()
-    done = desk.viewer.layers["short bright things (tiny)"].data
+    done = desk.viewer.layers["bright things, short (tiny)"].data
     np.testing.assert_array_equal(done, voxels > 100)
 
 
@@ -71,9 +71,9 @@ def test_a_run_that_waits_outlives_its_image(desk_that, voxels):
     image = desk.viewer.add_image(voxels[::-1], name="gone")
     desk.view.run_button.click()
     desk.viewer.layers.remove(image)
-    desk.wait_until(lambda: "gone bright things (tiny)" in desk.viewer.layers)
+    desk.wait_until(lambda: "bright things, gone (tiny)" in desk.viewer.layers)
     desk.wait_for_end()
-    done = desk.viewer.layers["gone bright things (tiny)"].data
+    done = desk.viewer.layers["bright things, gone (tiny)"].data
     np.testing.assert_array_equal(done, voxels[::-1] > 100)
 
 

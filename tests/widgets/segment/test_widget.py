@@ -37,7 +37,7 @@ def test_labels_fill_and_lie_on_the_image(desk_that, voxels):
         axis_labels=("z", "y", "x"),
     )
     layer = desk.start()
-    assert layer.name == "stack bright things (tiny)"
+    assert layer.name == "bright things, stack (tiny)"
     assert desk.view.run_button.text() == "Queue"
     assert desk.view.cancel_button.isEnabled()
     desk.wait_for_end()
@@ -85,7 +85,7 @@ def test_layer_may_be_renamed_reordered_and_hidden(desk_that, voxels):
     desk.form.image.value = image
     layer = desk.start()
     layer.name = "mine"
-    other.name = "a bright things (tiny)"
+    other.name = "bright things, a (tiny)"
     desk.viewer.layers.move(2, 0)
     layer.visible = False
     desk.viewer.layers.selection.active = other
@@ -478,8 +478,8 @@ def test_a_run_hides_the_one_before_and_is_named_by_its_prompt(desk_that, voxels
     desk.form.prompts.value = "other things\nmore"
     after = desk.start()
     desk.wait_for_end()
-    assert before.name == "stack bright things (tiny)"
-    assert after.name == "stack other things and 1 more (tiny)"
+    assert before.name == "bright things, stack (tiny)"
+    assert after.name == "other things and 1 more, stack (tiny)"
     assert after.visible and not before.visible
 
 

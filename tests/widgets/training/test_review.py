@@ -88,6 +88,39 @@ def test_the_set_is_handed_to_the_finetune_widget(bench, tmp_path):
     tune.session.close()
 
 
+def test_slices_accepted_before_objects_were_separated_are_not_learnt(bench, notes):
+    viewer, widget, qtbot = bench
+    layer = viewer.layers["found"]
+    known = layer.metadata[METADATA_KEY]
+    for at in (3, 4):
+        viewer.dims.set_current_step(0, at)
+        widget.accept()
+    known["instance_label"] = 1  # Separate objects is turned on
+    widget.add()
+    assert widget.form.objects.value
+    assert "Values of slices 3, 4 are prompts, not objects" in notes[-1]
+    assert not widget.problem.isHidden() and "3, 4" in widget.problem.text()
+    viewer.dims.set_current_step(0, 3)
+    widget.reject()
+    widget.accept()
+    widget.add()
+    assert "Values of slices 4 are prompts" in notes[-1]
+    viewer.dims.set_current_step(0, 4)
+    widget.reject()
+    widget.accept()
+    added(widget, qtbot)
+    assert widget.status.text().startswith("Added 2 slices")
+    assert widget.problem.isHidden()
+
+
+def test_values_that_a_person_made_objects_are_learnt_as_such(bench):
+    _, widget, qtbot = bench
+    widget.accept()
+    widget.form.names.value, widget.form.objects.value = "bright squares", True
+    added(widget, qtbot)
+    assert widget.status.text().startswith("Added 1 slice")
+
+
 def test_what_is_missing_is_told(bench, notes):
     viewer, widget, qtbot = bench
     added(widget, qtbot)

@@ -55,6 +55,9 @@ class FolderLayers:
         image = request.folder / place
         keywords |= paintable_or_pyramid(image, levels, self._as_shown)
         keywords["cache"] = False
+        for layer in self._viewer.layers:  # of an earlier run over this folder
+            if layer.name.startswith(keywords["name"]):
+                layer.visible = False
         return self._viewer.add_labels(**keywords)
 
     def _as_shown(self, level: Any) -> Any:

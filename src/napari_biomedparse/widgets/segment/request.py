@@ -73,10 +73,10 @@ class Request:
 
     @property
     def title(self) -> str:
-        """Name of its layers: the image, the prompt and the model."""
+        """Name of its layers, which lists elide: prompt, image and model."""
         first, *others = self.prompts.texts
         more = f" and {len(others)} more" if others else ""
-        return f"{self.image.name} {first}{more} ({PurePath(self.model).name})"
+        return f"{first}{more}, {self.image.name} ({PurePath(self.model).name})"
 
     @property
     def why_fixed(self) -> str:

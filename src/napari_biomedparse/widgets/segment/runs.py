@@ -284,7 +284,7 @@ def _shown(
 def _keywords(request: Request) -> Iterator[dict[str, Any]]:
     """Yield the keywords of each layer."""
     image, prompts = request.image, request.prompts
-    each = [f"{image.name} {text}" for text in prompts.texts]
+    each = [f"{text}, {image.name}" for text in prompts.texts]
     for name in each if request.separate else [request.title]:
         yield labels_layer_kwargs(
             image,

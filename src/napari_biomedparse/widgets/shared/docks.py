@@ -29,15 +29,19 @@ class SharedTabs(QObject):
         super().__init__(widget)
         self._front = True
         widget.installEventFilter(self)
+        widget.setMinimumHeight(1)  # below others for a moment, it may need no room
         WheelGuard(widget)
 
     def eventFilter(self, widget: QObject | None, event: QEvent | None) -> bool:
-        """Handle the first time the widget is shown."""
+        """Handle that the widget is shown; the first time it becomes a tab."""
         if event is not None and event.type() == QEvent.Type.Show:
             assert isinstance(widget, QWidget)
-            widget.removeEventFilter(self)
             dock = widget.parentWidget()
+            if dock is not None and not widget.minimumHeight():
+                QTimer.singleShot(0, lambda: bring_to_front(dock))
+                return False
             join_others(dock)
+            widget.setMinimumHeight(0)
             if isinstance(dock, QDockWidget):
                 dock.visibilityChanged.connect(self._on_front_changed)
         return False
@@ -47,11 +51,11 @@ class SharedTabs(QObject):
         widget = self.parent()
         dock = widget.parentWidget() if isinstance(widget, QWidget) else None
         if dock is not None and dock.isHidden() and not self._front:
-            QTimer.singleShot(0, lambda: _bring_back(dock))
+            QTimer.singleShot(0, lambda: bring_to_front(dock))
         self._front = front
 
 
-def _bring_back(dock: QWidget) -> None:
+def bring_to_front(dock: QWidget) -> None:
     """Show a dock in front, unless its window is being closed."""
     with suppress(RuntimeError):  # Qt has deleted it
         window = dock.parentWidget()

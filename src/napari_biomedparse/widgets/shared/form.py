@@ -17,6 +17,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor, QKeySequence
 from qtpy.QtWidgets import (
     QApplication,
+    QComboBox,
     QFileDialog,
     QFormLayout,
     QLabel,
@@ -39,6 +40,7 @@ WARNING = QColor("#e0912f")
 """Readable on napari's dark and on its light background."""
 
 
+_SHORT = QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
 _LINK = "color: #4f86e8"  # readable on both backgrounds, too
 
 
@@ -232,6 +234,8 @@ class LayerChoice(ComboBox):
     ) -> None:
         self._viewer, self._kind, self._offers = viewer, kind, offers
         super().__init__(choices=self._list, label=label, tooltip=tooltip)
+        self.native.setMinimumContentsLength(12)  # long names would widen the window
+        self.native.setSizeAdjustPolicy(_SHORT)
         if follows:
             viewer.layers.selection.events.active.connect(self._follow)
             self._follow()

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.utils.notifications import show_error
 from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
@@ -24,6 +23,7 @@ from napari_biomedparse.training.progress import Finetuned, Progress
 from napari_biomedparse.viewer.samples import WIDGET
 from napari_biomedparse.widgets.shared.docks import SharedTabs, open_widget
 from napari_biomedparse.widgets.shared.fold import Scrolled
+from napari_biomedparse.widgets.shared.form import Problem
 from napari_biomedparse.widgets.shared.task import TaskThread
 from napari_biomedparse.widgets.training.labelled import Tuning
 from napari_biomedparse.widgets.training.loss_curves import LossCurves
@@ -71,6 +71,7 @@ class FinetuneWidget(QWidget):
         self.bar = QProgressBar()
         self.bar.setFormat("%v of %m batches")
         self.curves = LossCurves()
+        self.problem = Problem()
         self.status = QLabel()
         self.status.setWordWrap(True)
         self._build()
@@ -90,7 +91,7 @@ class FinetuneWidget(QWidget):
         try:
             request = self.form.request()
         except BiomedParseError as error:
-            show_error(str(error))
+            self.problem.fail(str(error))
             return
         self._begin(request)
 
@@ -124,6 +125,7 @@ class FinetuneWidget(QWidget):
             request.data,
         )
         self._failed, self.result = False, None
+        self.problem.tell("")
         self._time_left, self._began = TimeLeft(), time.monotonic()
         self.curves.clear()
         self.bar.setRange(0, 0)
@@ -142,7 +144,7 @@ class FinetuneWidget(QWidget):
             self.result = step
         elif isinstance(step, Failed):
             self._failed = True
-            show_error(str(step.error))
+            self.problem.fail(str(step.error))
 
     def _on_trained(self, now: Progress) -> None:
         self.bar.setRange(0, now.steps)
@@ -196,6 +198,7 @@ class FinetuneWidget(QWidget):
         layout.addWidget(Scrolled(self.form))
         layout.addLayout(buttons)
         layout.addWidget(self.bar)
+        layout.addWidget(self.problem)
         layout.addWidget(self.curves)
         layout.addWidget(self.status)
         layout.addStretch(1)

@@ -27,6 +27,7 @@ from napari_biomedparse.widgets.shared.task import polled
 from napari_biomedparse.widgets.training.review_strip import (
     review_axis,
     reviewed_slices,
+    unlike,
 )
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class LabelledForm(QWidget):
         super().__init__()
         self._viewer = viewer
         self._prefilled = ""
+        self._filled_for: tuple[Labels, bool] | None = None
         self.image = LayerChoice(
             viewer,
             Image,
@@ -134,9 +136,17 @@ class LabelledForm(QWidget):
         image, labels = self.image.value, self.labels.value
         if image is None or labels is None:
             raise VolumeError("Open an image and its labels, and choose both.")
+        self._on_labels_changed()  # a run may have separated objects meanwhile
         prompts = self.prompt_set()
         volume = volume_from_layer(image, self._viewer.dims)
         values = voxels_of_labels(labels)
+        if others := unlike(labels, prompts.instance):
+            one, many = ("prompts", "objects")[:: 1 if prompts.instance else -1]
+            raise VolumeError(
+                f"Values of slices {', '.join(map(str, others[:9]))} are {one}, not "
+                f"{many}: these were accepted before Separate objects was switched. "
+                "Switch it back, or undo their acceptance, run again and accept anew."
+            )
         axis, reviewed = 0, None
         if only_reviewed:
             axis = review_axis(labels) or 0
@@ -152,7 +162,9 @@ class LabelledForm(QWidget):
         if known is not None:
             self._prefilled = "\n".join(f"{p.id}: {p.text}" for p in known.prompts)
             self.names.value = self._prefilled
-            self.objects.value = known.instance
+            if self._filled_for != (layer, known.instance):  # else the user's
+                self._filled_for = layer, known.instance
+                self.objects.value = known.instance
 
 
 class Tuning:

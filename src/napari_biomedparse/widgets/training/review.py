@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import CheckBox
-from napari.utils.notifications import show_error
 from qtpy.QtWidgets import (
     QGridLayout,
     QLabel,
@@ -20,6 +19,7 @@ from napari_biomedparse.viewer.axes import show_position, shown_position
 from napari_biomedparse.widgets.shared.background import LatestWork
 from napari_biomedparse.widgets.shared.docks import SharedTabs, open_widget
 from napari_biomedparse.widgets.shared.form import (
+    Problem,
     add_key,
     chosen_folder,
     folder_field,
@@ -80,6 +80,7 @@ class ReviewWidget(QWidget):
         )
         self.learn_button = QPushButton("Fine-tune…")
         self.learn_button.setToolTip(f"Open {FINETUNE} with this training set.")
+        self.problem = Problem()
         self.status = QLabel()
         self.status.setWordWrap(True)
         self._build()
@@ -119,9 +120,10 @@ class ReviewWidget(QWidget):
             folder = self._training_set()
             request = self.form.read(only_reviewed=not self.everything.value)
         except BiomedParseError as error:
-            show_error(str(error))
+            self.problem.fail(str(error))
             return
         self.add_button.setEnabled(False)
+        self.problem.tell("")
         self.status.setText("Writing…")
         self._writing.submit(lambda: _write(request, folder))
 
@@ -130,7 +132,7 @@ class ReviewWidget(QWidget):
         try:
             folder = self._training_set()
         except BiomedParseError as error:
-            show_error(str(error))
+            self.problem.fail(str(error))
             return
         widget = open_widget(self._viewer, FINETUNE)
         widget.form.learn_from_folder(folder)
@@ -160,7 +162,7 @@ class ReviewWidget(QWidget):
 
     def _on_failed(self, text: str) -> None:
         self._on_added("")
-        show_error(text)
+        self.problem.fail(text)
 
     def _training_set(self) -> Path:
         folder = chosen_folder(self.folder)
@@ -216,6 +218,7 @@ class ReviewWidget(QWidget):
         layout.addLayout(buttons)
         layout.addWidget(target)
         layout.addLayout(below)
+        layout.addWidget(self.problem)
         layout.addWidget(self.status)
         layout.addStretch(1)
 
