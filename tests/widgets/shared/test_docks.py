@@ -35,6 +35,8 @@ def test_widgets_share_a_place_as_tabs(viewer, qtbot):
     )
     assert set(window.tabifiedDockWidgets(docks[0])) == set(docks[1:])
     assert widgets[-1].isVisible()  # the one that was opened last
+    layout = widgets[0].layout()
+    assert layout.itemAt(layout.count() - 1).widget() is widgets[0].view  # no stretch
     assert window.height() <= 720
 
 

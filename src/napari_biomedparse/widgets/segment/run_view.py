@@ -207,6 +207,8 @@ class RunView(QWidget):
         for box in (self.preview_box, self.probability_box):
             box.toggled.connect(self.preview_switched)
         self.plot.hide()
+        # Else napari adds a stretch below, that grows with the docks it has opened.
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self.set_running(False)
 
     def set_running(self, running: bool, *, can_resume: bool = False) -> None:
