@@ -518,7 +518,7 @@ def test_labels_that_were_replaced_are_taken_over_or_left(desk_that, voxels):
     assert (layer.data[3] == 60).all() and len(desk.viewer.layers) == 2
     layer.data = np.zeros((2, 3, 3), np.uint8)  # another shape: a new layer
     desk.form.set_option("existence_threshold", 0.9)
-    desk.wait_until(lambda: "Press Run for a new layer" in desk.view.problem.text())
+    desk.wait_until(lambda: "were replaced. Press Run" in desk.view.problem.text())
     assert not layer.data.any()
     desk.form.set_option("existence_threshold", 0.5)
     desk.view.run_button.click()

@@ -98,13 +98,14 @@ def test_slices_accepted_before_objects_were_separated_are_not_learnt(bench, not
     known["instance_label"] = 1  # Separate objects is turned on
     widget.add()
     assert widget.form.objects.value
-    assert "Values of slices 3, 4 are prompts, not objects" in notes[-1]
+    widget.form.names.value = "bright squares"
+    assert "Slices 3, 4 were accepted before Separate objects" in notes[-1]
     assert not widget.problem.isHidden() and "3, 4" in widget.problem.text()
     viewer.dims.set_current_step(0, 3)
     widget.reject()
     widget.accept()
     widget.add()
-    assert "Values of slices 4 are prompts" in notes[-1]
+    assert "Slices 4 were accepted before" in notes[-1]
     viewer.dims.set_current_step(0, 4)
     widget.reject()
     widget.accept()

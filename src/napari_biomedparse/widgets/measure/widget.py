@@ -32,11 +32,7 @@ from napari_biomedparse.viewer.layers import (
 )
 from napari_biomedparse.widgets.measure.layer_report import result_of_layers
 from napari_biomedparse.widgets.shared.background import LatestWork
-from napari_biomedparse.widgets.shared.docks import (
-    SharedTabs,
-    bring_to_front,
-    join_others,
-)
+from napari_biomedparse.widgets.shared.docks import SharedTabs, join_others, to_front
 from napari_biomedparse.widgets.shared.form import (
     SAVE_FILTERS,
     LayerChoice,
@@ -230,21 +226,20 @@ class MeasureWidget(QWidget):
         if objects is not None:
             known = dict(labels.metadata.get(METADATA_KEY, {}))
             known.pop(REVIEWED_KEY, None)  # nobody saw the objects
-            before = labels
+            labels.visible = False  # it would shine through
             labels = self._viewer.add_labels(
                 objects,
                 name=f"{labels.name} objects",
                 metadata={METADATA_KEY: {**known, INSTANCE_KEY: 1}},
                 **_place(labels),
             )
-            before.visible = False  # it would shine through
         self._table = table
         self.table_button.setEnabled(True)
         labels.features = table.rename(columns={"id": "index"})
         self._viewer.layers.selection.active = labels
         dock, _ = self._viewer.window.add_plugin_dock_widget(*TABLE)
         join_others(dock)  # its place below would shrink them
-        QTimer.singleShot(0, lambda: bring_to_front(dock))  # once it has its place
+        QTimer.singleShot(0, lambda: to_front(dock))  # once it has its place
         self.status.setText(
             f"{len(table)} objects, measured in {table.attrs['unit']}; see the "
             "features table."

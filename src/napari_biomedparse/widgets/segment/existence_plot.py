@@ -122,8 +122,7 @@ class ExistencePlot(QWidget):
             painter.drawLine(QPointF(x, self._y(0)), QPointF(x, self._y(1)))
         rows = zip(self.scores, self.colours, strict=True)
         for at, (row, colour) in enumerate(rows):
-            painter.resetTransform()  # equal scores do not hide each other
-            painter.translate(0, 2 * (at % 3 - 1))
+            painter.translate(0, (at > 0) * (2, 2, -4)[at % 3])  # equal scores show
             self._paint_row(painter, row, QColor(colour))
         painter.resetTransform()
         style = Qt.PenStyle.DotLine if self._fixed else Qt.PenStyle.DashLine

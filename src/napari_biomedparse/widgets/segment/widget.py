@@ -47,11 +47,6 @@ if TYPE_CHECKING:
 CANCEL_KEY, PREVIEW_KEY = "Ctrl+.", "Ctrl+Shift+Return"
 NEXT_KEY, PREVIOUS_KEY = "Ctrl+Right", "Ctrl+Left"
 
-NOT_AGAIN = (
-    "Other thresholds cannot be applied to these labels: they were replaced by others "
-    "of another shape, or no slice was finished. Press Run for a new layer."
-)
-
 
 class SegmentWidget(QWidget):
     """Segment a volume by text.
@@ -329,7 +324,7 @@ class SegmentWidget(QWidget):
         elif (again := self._runs.again(last, request)) is not None:
             self._begin(lambda: again)
         elif last.is_shown:
-            self.view.problem.tell(NOT_AGAIN)
+            self.view.problem.tell("These labels were replaced. Press Run again.")
 
     def _on_preview_switched(self) -> None:
         self._preview.switch(

@@ -38,7 +38,7 @@ class SharedTabs(QObject):
             assert isinstance(widget, QWidget)
             dock = widget.parentWidget()
             if dock is not None and not widget.minimumHeight():
-                QTimer.singleShot(0, lambda: bring_to_front(dock))
+                QTimer.singleShot(0, lambda: to_front(dock))
                 return False
             join_others(dock)
             widget.setMinimumHeight(0)
@@ -51,11 +51,11 @@ class SharedTabs(QObject):
         widget = self.parent()
         dock = widget.parentWidget() if isinstance(widget, QWidget) else None
         if dock is not None and dock.isHidden() and not self._front:
-            QTimer.singleShot(0, lambda: bring_to_front(dock))
+            QTimer.singleShot(0, lambda: to_front(dock))
         self._front = front
 
 
-def bring_to_front(dock: QWidget) -> None:
+def to_front(dock: QWidget) -> None:
     """Show a dock in front, unless its window is being closed."""
     with suppress(RuntimeError):  # Qt has deleted it
         window = dock.parentWidget()

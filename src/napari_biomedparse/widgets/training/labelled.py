@@ -141,11 +141,10 @@ class LabelledForm(QWidget):
         volume = volume_from_layer(image, self._viewer.dims)
         values = voxels_of_labels(labels)
         if others := unlike(labels, prompts.instance):
-            one, many = ("prompts", "objects")[:: 1 if prompts.instance else -1]
             raise VolumeError(
-                f"Values of slices {', '.join(map(str, others[:9]))} are {one}, not "
-                f"{many}: these were accepted before Separate objects was switched. "
-                "Switch it back, or undo their acceptance, run again and accept anew."
+                f"Slices {', '.join(map(str, others[:9]))} were accepted before Separate "
+                "objects was switched, so their values are of another kind. Switch it "
+                "back, or undo their acceptance, run again and accept anew."
             )
         axis, reviewed = 0, None
         if only_reviewed:

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from napari.layers import Labels
 
 ACCEPTED = QColor("#4caf7d")
-_KINDS_KEY = "biomedparse accepted as"
-"""Key of the layer's ``metadata``: its INSTANCE_KEY when a slice was accepted."""
+_KINDS_KEY = "biomedparse accepted as"  # objects or prompts, by axis and slice
 
 
 class ReviewStrip(QWidget):
@@ -89,27 +88,20 @@ def set_reviewed(
     """Mark slices along an axis of the layer as accepted or not."""
     known = layer.metadata.setdefault(METADATA_KEY, {})
     before, slices = set(reviewed_slices(layer, axis)), set(slices)
-    kinds = dict.fromkeys(
-        ((axis, at) for at in slices - before), known.get(INSTANCE_KEY)
-    )
+    kinds = {(axis, at): known.get(INSTANCE_KEY) for at in slices - before}
     layer.metadata[_KINDS_KEY] = {**layer.metadata.get(_KINDS_KEY, {}), **kinds}
     now = before | slices if accepted else before - slices
     known.setdefault(REVIEWED_KEY, {})[axis] = sorted(now)
 
 
 def unlike(layer: Labels, objects: bool) -> list[int]:
-    """Return accepted slices whose values are not objects, or prompts, as expected.
-
-    They were accepted before *Separate objects* was turned on or off for the layer.
-    """
-    known = layer.metadata.get(_KINDS_KEY, {})
-    kinds = {
-        (axis, at): known[axis, at]
-        for axis, slices in reviewed(layer).items()
-        for at in slices
-        if known.get((axis, at)) is not None
-    }
-    now = layer.metadata.get(METADATA_KEY, {}).get(INSTANCE_KEY)
-    if len(set(kinds.values())) < 2 and now != objects:
+    """Return slices that were accepted before *Separate objects* was switched."""
+    known, now = (
+        layer.metadata.get(_KINDS_KEY, {}),
+        layer.metadata.get(METADATA_KEY, {}),
+    )
+    marks = {(axis, at) for axis, slices in reviewed(layer).items() for at in slices}
+    kinds = {key: known[key] for key in marks & known.keys()}
+    if len(set(kinds.values())) < 2 and now.get(INSTANCE_KEY) != objects:
         return []  # the user says what all of them are
     return sorted(at for (_, at), kind in kinds.items() if kind != objects)
