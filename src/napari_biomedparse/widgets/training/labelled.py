@@ -142,9 +142,8 @@ class LabelledForm(QWidget):
         values = voxels_of_labels(labels)
         if others := unlike(labels, prompts.instance):
             raise VolumeError(
-                f"Slices {', '.join(map(str, others[:9]))} were accepted before Separate "
-                "objects was switched, so their values are of another kind. Switch it "
-                "back, or undo their acceptance, run again and accept anew."
+                f"Slices {', '.join(map(str, others[:9]))} were accepted before "
+                "Separate objects was switched. Switch back, or undo and accept anew."
             )
         axis, reviewed = 0, None
         if only_reviewed:
