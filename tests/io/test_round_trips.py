@@ -103,7 +103,8 @@ def test_each_object_keeps_its_prompt_label_and_score(
 ) -> None:
     prompts = parse_prompts({2: "nucleus", 5: "cell", 9: "none", INSTANCE_KEY: 1})
     path, volume = tmp_path / f"objects{suffix}", as_volume(OBJECTS)
-    save_labels(path, OBJECTS, volume=volume, prompts=prompts, owners=OWNERS)
+    given = replace(prompts, instance=False)  # they are objects if they have owners
+    save_labels(path, OBJECTS, volume=volume, prompts=given, owners=OWNERS)
     contents = open_file(path)
     (found,) = contents.labels
     assert contents.prompts == prompts

@@ -127,6 +127,7 @@ def test_a_folder_of_other_things_is_left_alone(
 def test_things_beside_a_run_are_not_overwritten(tmp_path: Path) -> None:
     with open_folder(tmp_path, a_manifest(), overwrite=False):
         (tmp_path / "notes.txt").write_text("mine")
+        (tmp_path / LABELS).mkdir()
     other = replace(a_manifest(), model="tiny 0")
     with (
         pytest.raises(OutputError, match=r"holds other files \(notes\.txt\)"),
@@ -134,6 +135,8 @@ def test_things_beside_a_run_are_not_overwritten(tmp_path: Path) -> None:
     ):
         pass
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert read_manifest(tmp_path) == a_manifest()  # nor is the run removed
+    assert (tmp_path / LABELS).is_dir()
 
 
 def test_remains_of_removed_labels_do_not_stand_in_the_way(tmp_path: Path) -> None:

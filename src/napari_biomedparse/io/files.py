@@ -326,6 +326,8 @@ def save_labels(
     path = Path(path)
     saver = _find_saver(path)
     refuse_inputs(path, [volume.source])
+    if prompts is not None and owners is not None:  # values are objects
+        prompts = replace(prompts, instance=True)
     if "c" in volume.axes:
         volume = volume.select(c=0)
     if volume.flat and tuple(labels.shape) == volume.shape[1:]:

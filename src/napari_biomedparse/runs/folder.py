@@ -393,11 +393,9 @@ def _prepare(
     overwrite: bool,
     verify: Callable[[Manifest], None] | None,
 ) -> Manifest:
-    ours = (LOCK, JOB)
-    others = [
-        p.name for p in folder.iterdir() if p.name not in ours and not _is_leftover(p)
-    ]
-    if (folder / MANIFEST).is_file():
+    ours, finished = {LOCK, JOB}, (folder / MANIFEST).is_file()
+    if finished:
+        ours |= {MANIFEST, LABELS, OBJECTS, EDITS, BLOCKS, EDGES, COMPONENTS, PARTS}
         if not overwrite:
             found = read_manifest(folder)
             same = found if verify is None else found.with_states(manifest)
@@ -415,16 +413,18 @@ def _prepare(
                 f"{folder} has {count} voxels that were edited by hand, and is not "
                 f"overwritten; choose another folder, or move its folder {EDITS} away."
             )
+    if others := [
+        p.name for p in folder.iterdir() if p.name not in ours and not _is_leftover(p)
+    ]:
+        raise OutputError(
+            f"{folder} holds other files ({', '.join(sorted(others)[:3])}); choose a "
+            "new folder for the run, or move them away."
+        )
+    if finished:
         (folder / MANIFEST).unlink()
         for name in (LABELS, OBJECTS, EDITS):
             shutil.rmtree(folder / name, ignore_errors=True)
         tidy(folder)
-        others = [name for name in others if (folder / name).exists()]
-    if others:
-        raise OutputError(
-            f"{folder} holds other files ({', '.join(sorted(others)[:3])}); choose a "
-            "new folder for the run."
-        )
     _drop_partial(folder)
     manifest.save(folder)
     return manifest

@@ -33,8 +33,8 @@ from napari_biomedparse.io.painting import recover
 logger = logging.getLogger(__name__)
 
 _AXES = ("t", "c", "z", "y", "x")
-_MOST_CHUNKS = 2**13
-"""Largest number of chunks that are looked for when an array is opened."""
+_MOST_CHUNKS = 2**11
+"""How many chunks are looked for when an array is opened; some, if it has more."""
 _DEEPEST = 8
 """Largest depth of groups that are searched for images."""
 _MAX_IMAGES = 64
@@ -284,10 +284,7 @@ def _lazy(array: zarr.Array[Any], path: Path, axes: tuple[str, ...]) -> ArrayLik
 
 
 def _tell_missing(array: zarr.Array[Any], path: Path) -> None:
-    """Tell of chunks that are not there: empty ones, or those that a copy lacks.
-
-    Of very many, some are looked for.
-    """
+    """Tell of chunks that are not there: empty ones, or those that a copy lacks."""
     sizes = zip(array.shape, array.shards or array.chunks, strict=True)
     grid = tuple(-(-length // size) for length, size in sizes)
     folder = Path(array.store.root, array.path)  # type: ignore[attr-defined]
