@@ -496,7 +496,8 @@ def test_a_single_image_keeps_what_was_painted_and_accepted(desk_that, voxels):
     desk.wait_for_end()
     layer.metadata[METADATA_KEY]["reviewed"] = {0: [0]}
     desk.form.set_option("existence_threshold", 0.1)
-    desk.wait_until(lambda: desk.widget.run is not None)
+    last = desk.widget  # its run may end before anybody looks
+    desk.wait_until(lambda: last._last.request.options.existence_threshold == 0.1)
     desk.wait_for_end()
     np.testing.assert_array_equal(layer.data, 9 * mine)
 

@@ -39,7 +39,6 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 WARNING = QColor("#e0912f")
 """Readable on napari's dark and on its light background."""
 
-
 _SHORT = QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
 _LINK = "color: #4f86e8"  # readable on both backgrounds, too
 

@@ -136,7 +136,8 @@ class LabelledForm(QWidget):
         image, labels = self.image.value, self.labels.value
         if image is None or labels is None:
             raise VolumeError("Open an image and its labels, and choose both.")
-        self._on_labels_changed()  # a run may have separated objects meanwhile
+        if self.names.value.strip():  # a run may have separated objects meanwhile
+            self._on_labels_changed()
         prompts = self.prompt_set()
         volume = volume_from_layer(image, self._viewer.dims)
         values = voxels_of_labels(labels)
