@@ -406,3 +406,14 @@ def test_python_warns_once() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stderr.count("UserWarning: BiomedParse v2 is not on") == 1
+
+
+def test_the_pace_depends_on_the_model_and_the_cores(monkeypatch, tmp_path):
+    monkeypatch.setattr(weights.os, "cpu_count", lambda: 4)
+    large = tmp_path / "large.ckpt"
+    with large.open("wb") as file:
+        file.truncate(2**30)
+    assert weights.pace_on_cpu("demo") == pytest.approx(0.1 / 4)
+    assert weights.pace_on_cpu("v2") == weights.pace_on_cpu(str(large)) == 11 / 4
+    monkeypatch.setattr(weights.os, "cpu_count", lambda: 128)  # more help no further
+    assert weights.pace_on_cpu("v2") == 11 / 16
