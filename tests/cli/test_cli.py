@@ -432,6 +432,7 @@ def test_an_interruption_of_the_imports_is_not_a_traceback() -> None:
     script = (
         "import builtins, signal, os\n"
         "find = builtins.__import__\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # not ignored
         "def slow(name, *more):\n"
         "    if name == 'typer': os.kill(os.getpid(), signal.SIGINT)\n"
         "    return find(name, *more)\n"

@@ -242,7 +242,7 @@ def test_parameters_say_what_made_the_labels(expected: Segmentation) -> None:
 
 
 def test_unknown_options_are_named(volume: Any, tiny_model: BiomedParse) -> None:
-    with pytest.raises(OptionError, match=r"no option tiles; choose from axis"):
+    with pytest.raises(OptionError, match=r"no option tiles; choose from axes, axis"):
         segment(volume, "liver", tiny_model, tiles=4)
     options = SegmentOptions(batch_size=2)
     assert (

@@ -498,7 +498,7 @@ def test_labels_are_saved_from_the_form(desk_that, voxels, tmp_path, monkeypatch
     monkeypatch.setattr(QFileDialog, "getSaveFileName", answer)
     desk.view.save_button.click()
     desk.wait_until(lambda: "Saved as" in desk.view.status.text())
-    assert asked == ["stack_bright_things_tiny_"]
+    assert asked == ["bright_things_stack_tiny"]
     (saved,) = open_file(tmp_path / "found.tif").labels
     np.testing.assert_array_equal(np.asarray(saved.volume.data), layer.data)
     assert saved.names == {1: "bright things"}

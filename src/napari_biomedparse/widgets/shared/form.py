@@ -177,7 +177,7 @@ SAVE_FILTERS = (
 
 def ask_where(parent: QWidget, title: str, name: str, filters: str) -> str:
     """Ask for a file name and propose one; a missing extension is added."""
-    proposed = re.sub(r"[^\w.-]+", "_", name)
+    proposed = re.sub(r"[^\w.-]+", "_", name).strip("_")
     path, chosen = QFileDialog.getSaveFileName(parent, title, proposed, filters)
     ending = chosen.partition("(*")[2].partition(")")[0].split(" ")[0]
     known = re.findall(r"\*(\.[\w.]+)", filters)
