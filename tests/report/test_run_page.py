@@ -19,7 +19,8 @@ from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.errors import FormatError, OptionError
 from napari_biomedparse.report.drawing import existence_plot, html_color
 from napari_biomedparse.report.result import RunResult
-from napari_biomedparse.report.run_page import PAGE, report_run, write_report
+from napari_biomedparse.report.run_page import report_run, write_report
+from napari_biomedparse.runs.folder import REPORT
 from napari_biomedparse.runs.run import segment_to_folder
 
 PROMPTS = parse_prompts(["bright <things>", "dark things"])
@@ -170,7 +171,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_of_a_runs_folder(file: Path, tmp_path: Path) -> None:
     segment_to_folder(file, PROMPTS, tmp_path / "run", "tiny", device="cpu")
     path = report_run(tmp_path / "run")
-    assert path == tmp_path / "run" / PAGE
+    assert path == tmp_path / "run" / REPORT
     text = read(path)
     assert "Segmentation of stack" in text and str(file) in text
     assert "tiny" in text and "existence threshold" in text

@@ -104,6 +104,7 @@ def test_the_same_run_goes_on_and_another_is_refused(tmp_path: Path) -> None:
     (tmp_path / LABELS / "s0").mkdir(parents=True)
     (tmp_path / OBJECTS).mkdir()
     (tmp_path / EDGES).mkdir()
+    (tmp_path / "report.html").write_text("of the run before")
     with open_folder(tmp_path, other, overwrite=True) as found:
         assert found == other == read_manifest(tmp_path)
         assert {p.name for p in tmp_path.iterdir()} == {LOCK, MANIFEST}

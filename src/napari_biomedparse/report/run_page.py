@@ -25,10 +25,9 @@ from napari_biomedparse.report.findings import count_voxels, findings
 from napari_biomedparse.report.html import render
 from napari_biomedparse.report.objects import Row, object_tables
 from napari_biomedparse.report.result import RunResult
-from napari_biomedparse.runs.folder import Run
+from napari_biomedparse.runs.folder import REPORT, Run
 from napari_biomedparse.runs.request import open_input
 
-PAGE = "report.html"
 _TEMPLATE = Path(__file__).with_name("run.html")
 
 
@@ -71,10 +70,10 @@ def report_run(
         If the page cannot be written.
     """
     run = Run(Path(folder))
-    page = run.folder / PAGE
+    page = run.folder / REPORT
     path = page if output is None else Path(output)
     overwrite = overwrite or path.absolute() == page.absolute()
-    parts = [part for part in run.folder.iterdir() if part.name != PAGE]
+    parts = [part for part in run.folder.iterdir() if part.name != REPORT]
     check_place(path, overwrite=overwrite, inputs=parts)
     write_report(path, _read(run, volume, time), overwrite=overwrite)
     return path

@@ -54,6 +54,7 @@ EDGES = "edges.zarr"
 COMPONENTS = "components.zarr"
 BLOCKS = "blocks"
 PARTS = "parts"
+REPORT = "report.html"
 JOB = "job.json"
 """Names the cluster that does the run, while it does."""
 WRITTEN = (
@@ -396,6 +397,7 @@ def _prepare(
     ours, finished = {LOCK, JOB}, (folder / MANIFEST).is_file()
     if finished:
         ours |= {MANIFEST, LABELS, OBJECTS, EDITS, BLOCKS, EDGES, COMPONENTS, PARTS}
+        ours.add(REPORT)
         if not overwrite:
             found = read_manifest(folder)
             same = found if verify is None else found.with_states(manifest)
@@ -422,6 +424,7 @@ def _prepare(
         )
     if finished:
         (folder / MANIFEST).unlink()
+        (folder / REPORT).unlink(missing_ok=True)
         for name in (LABELS, OBJECTS, EDITS):
             shutil.rmtree(folder / name, ignore_errors=True)
         tidy(folder)

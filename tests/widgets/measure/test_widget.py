@@ -90,8 +90,11 @@ def test_objects_that_were_measured_are_saved_with_prompts_and_existence(
 def test_label_values_that_are_objects_keep_their_layer(bench):
     viewer, widget, _ = bench
     widget.pieces.value = False
+    table = {"index": [0, 1, 2], "prompt": ["background", "nuclei", "vessels"]}
+    viewer.layers["found"].features = {**table, "score": [np.nan, 0.75, 0.5]}
     layer = measured(*bench)
     assert layer is viewer.layers["found"]
+    assert layer.features["score"].tolist() == [0.75, 0.5]
     assert layer.features["voxels"].tolist() == [19, 16]
     assert layer.features["prompt"].tolist() == ["nuclei", "vessels"]
     assert len(viewer.layers) == 2

@@ -235,7 +235,10 @@ class MeasureWidget(QWidget):
             )
         self._table = table
         self.table_button.setEnabled(True)
-        labels.features = table.rename(columns={"id": "index"})
+        made = table.rename(columns={"id": "index"})
+        if objects is None and {"index", "score"} <= set(labels.features):
+            made["score"] = made["index"].map(labels.features.set_index("index").score)
+        labels.features = made
         self._viewer.layers.selection.active = labels
         dock, _ = self._viewer.window.add_plugin_dock_widget(*TABLE)
         join_others(dock)  # its place below would shrink them
