@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -22,7 +23,7 @@ def journal(folder: Path) -> Journal:
 
 def stroke(one: Journal, old: int, new: int) -> None:
     shape = tuple(part.stop - part.start for part in BOX)
-    one.append(BOX, np.full(shape, old, np.uint8), np.full(shape, new, np.uint8))
+    one.append((BOX, np.full(shape, old, np.uint8), np.full(shape, new, np.uint8)))
 
 
 def values(one: Journal, since: int = 0) -> tuple[int, int]:
@@ -151,3 +152,18 @@ def test_a_journal_of_damages_is_refused(tmp_path: Path) -> None:
     (tmp_path / "edits" / "labels.ome.zarr").write_bytes(b"\x93stroke\n" * 10**5)
     with pytest.raises(FormatError, match="does not fit the labels beside it"):
         journal(tmp_path)
+
+
+def test_a_stroke_over_several_chunks_is_written_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, sizes = journal(tmp_path), []
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda f, b: sizes.append(len(b)) or write(f, b))
+    boxes = [(slice(0, 1), slice(3, 5), slice(x, x + 2)) for x in (14, 16)]
+    plane = np.ones((1, 2, 2), np.uint8)
+    one.append(*((box, 0 * plane, plane) for box in boxes))
+    assert sizes == [one.end]
+    again = journal(tmp_path)
+    again.read()
+    assert again.end == one.end and again.count() == one.count() == 8

@@ -14,7 +14,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,13 +96,17 @@ class Journal:
                     return
                 at += 1 + found
 
-    def append(
-        self, box: Box, before: npt.NDArray[Any], after: npt.NDArray[Any]
-    ) -> None:
-        """Append a change of a box within one chunk."""
-        corners = [part.start for part in box] + [part.stop for part in box]
-        packed = zlib.compress(before.tobytes() + after.tobytes(), 1)
-        self._append(self._corners.pack(*corners) + packed)
+    def append(self, *changes: tuple[Box, npt.NDArray[Any], npt.NDArray[Any]]) -> None:
+        """Append a stroke: boxes, each within one chunk, with old and new values.
+
+        They are written at once, so that a kill leaves all of them or none.
+        """
+        bodies = []
+        for box, before, after in changes:
+            corners = [part.start for part in box] + [part.stop for part in box]
+            packed = zlib.compress(before.tobytes() + after.tobytes(), 1)
+            bodies.append(self._corners.pack(*corners) + packed)
+        self._append(*bodies)
 
     def mark(self, applied: int) -> None:
         """Append that the labels hold all strokes up to a place."""
@@ -152,8 +156,9 @@ class Journal:
         pairs = zip(where, self.chunks, strict=True)
         return product(*(range(w.start // c, -(-w.stop // c)) for w, c in pairs))
 
-    def _append(self, body: bytes) -> None:
-        record = _HEAD.pack(_MAGIC, len(body), zlib.crc32(body)) + body
+    def _append(self, *bodies: bytes) -> None:
+        heads = (_HEAD.pack(_MAGIC, len(body), zlib.crc32(body)) for body in bodies)
+        record = b"".join(chain.from_iterable(zip(heads, bodies, strict=True)))
         self.path.parent.mkdir(exist_ok=True)
         file = open_own(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
@@ -163,8 +168,9 @@ class Journal:
                 written += os.write(file, record[written:])
         finally:
             os.close(file)
-        self._take(body, self.end)
-        self.end += len(record)
+        for body in bodies:
+            self._take(body, self.end)
+            self.end += _HEAD.size + len(body)
 
     def _take(self, body: bytes, at: int) -> None:
         """Remember a record, whose checksum is right but which may be a stranger's."""

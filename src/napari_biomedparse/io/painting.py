@@ -95,12 +95,16 @@ class PaintableLabels:
             before = self._read(box)
             after = before.copy()
             after.reshape(shape)[rest] = values
+            changes = []
             for chunk in self._journal.chunks_in(box):
                 both = overlap(self._journal.box(chunk), box)
                 old, new = before[within(both, box)], after[within(both, box)]
                 if not np.array_equal(old, new):
-                    self._begin()
-                    self._journal.append(both, old, new)
+                    changes.append((both, old, new))
+            if changes:
+                self._begin()
+                self._journal.append(*changes)
+                for both, _, new in changes:
                     self._put(both, new)
 
     def __array__(
