@@ -75,6 +75,21 @@ def test_labels_are_saved_whatever_a_prompt_or_a_name_holds(tmp_path: Path) -> N
         assert len(open_file(out).labels) == 1
 
 
+def test_labels_are_saved_before_anything_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "a.npz", imgs=np.zeros((2, 40, 50), np.uint8))
+
+    def closed(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(_show.out, "print", closed)
+    out = tmp_path / "out.tif"
+    command = ["segment", str(tmp_path / "a.npz"), "-p", "liver", "-o", str(out)]
+    assert CliRunner().invoke(app, [*command, "-m", "tiny"]).exit_code != 0
+    assert len(open_file(out).labels) == 1
+
+
 def test_a_batch_and_its_pages_survive_any_name(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     grey = np.random.default_rng(0).integers(0, 255, (2, 40, 50)).astype(np.uint8)

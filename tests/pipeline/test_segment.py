@@ -441,6 +441,14 @@ def test_a_path_is_opened(tmp_path: Path) -> None:
         np.testing.assert_array_equal(segment(given, "liver", "tiny").labels, expected)
     assert segment_lazy(path, "liver", "tiny").shape == stack.shape
     assert sum(d.stop - d.start for d in iter_segment(path, "liver", "tiny")) == 3
+    many = np.zeros((5, 32, 32), np.uint8)
+    tifffile.imwrite(path, many, imagej=True, metadata={"axes": "CYX"})
+    named = {"axes": "ZYX"}
+    assert segment(path, "liver", "tiny", **named).labels.shape == many.shape
+    assert segment_lazy(path, "liver", "tiny", **named).shape == many.shape
+    assert (
+        sum(d.stop - d.start for d in iter_segment(path, "liver", "tiny", **named)) == 5
+    )
     with pytest.raises(FormatError, match="does not exist"):
         segment(tmp_path / "b.tif", "liver", "tiny")
     with pytest.raises(VolumeError, match=r"is a path.* open_volume"):

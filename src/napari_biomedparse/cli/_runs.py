@@ -102,11 +102,11 @@ def run_to_file(
                 advance=done.stop - done.start,
             )
         result = sink.result(model_identity(network), engine.precision)
-    say(GREY_LEVELS + first.intensity.describe())
     shown = region_of(chosen.volume if isinstance(chosen, Series) else chosen, options)
     if isinstance(chosen, Series):
         shown = replace(chosen, volume=shown).holding(result.labels)
     save(outputs, result, shown, how.overwrite)
+    say(GREY_LEVELS + first.intensity.describe())
     if isinstance(chosen, Series):
         threshold = options.existence_threshold
         show_times(prompts, result.existence, threshold, chosen.start)

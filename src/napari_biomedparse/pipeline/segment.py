@@ -127,7 +127,7 @@ def segment(
     """
     options = merge_options(options, changes)
     if isinstance(volume, str | os.PathLike):
-        volume = open_image(volume)
+        volume = open_image(volume, options.axes)
     chosen = choose_input(volume, channel=channel, time=time, consensus=consensus)
     check_request(chosen, options, consensus=consensus, force=force)
     engine = make_engine(model, device, options)
@@ -183,7 +183,7 @@ def iter_segment(
     """
     options = merge_options(options, changes)
     if isinstance(volume, str | os.PathLike):
-        volume = open_volume(volume)
+        volume = open_volume(volume, axes=options.axes)
     engine = make_engine(model, device, options)
     plan = plan_run(volume, prompts, options, config=engine.model.config)
     yield from run_plan(plan, engine, front=front)
@@ -210,7 +210,7 @@ def segment_lazy(
     """
     options = merge_options(options, changes)
     if isinstance(volume, str | os.PathLike):
-        volume = open_volume(volume)
+        volume = open_volume(volume, axes=options.axes)
     engine = make_engine(model, device, options)
     plan = plan_run(volume, prompts, options, config=engine.model.config)
     one_at_a_time, axis = threading.Lock(), plan.geometry.axis - 3

@@ -49,8 +49,9 @@ def save_tables(table: pd.DataFrame, path: Path, *, overwrite: bool) -> list[Pat
     tables = {path: table}
     if "prompt" in table and table["prompt"].any():
         tables[sums_path(path)] = measure_prompts(table)
-    for place, one in tables.items():
+    for place in tables:
         check_place(place, overwrite=overwrite)
+    for place, one in tables.items():
         with written(place):
             rows = one.itertuples(index=False)
             write_durably(place, csv_text(list(with_units(one)), rows))

@@ -137,6 +137,23 @@ def test_labels_are_saved_in_the_format_of_the_ending(bench, tmp_path):
     assert open_file(tmp_path / "a.npz").prompts.texts == ("nuclei", "vessels")
 
 
+def test_the_table_of_prompts_replaces_nothing_unasked(bench, tmp_path):
+    _, widget, qtbot = bench
+    measured(*bench)
+    mine, path = tmp_path / "t_prompts.csv", tmp_path / "t.csv"
+    mine.write_text("mine")
+    widget.save_table(str(path))
+    qtbot.waitUntil(widget.table_button.isEnabled, timeout=30_000)
+    assert "t_prompts.csv exists already" in widget.problem.text()
+    assert mine.read_text() == "mine" and not path.exists()
+    mine.unlink()
+    for _ in range(2):  # the dialog has asked about the second
+        widget.save_table(str(path))
+        qtbot.waitUntil(widget.table_button.isEnabled, timeout=30_000)
+        assert widget.status.text() == f"Saved as {path}"
+    assert "nuclei" in mine.read_text()
+
+
 def test_the_ending_of_the_format_is_added(bench, monkeypatch):
     _, widget, _ = bench
     answers = [("/x/a", "TIFF (*.tif *.tiff)"), ("/x/a.nii", "any"), ("", "")]

@@ -502,3 +502,28 @@ def test_labels_are_saved_from_the_form(desk_that, voxels, tmp_path, monkeypatch
     (saved,) = open_file(tmp_path / "found.tif").labels
     np.testing.assert_array_equal(np.asarray(saved.volume.data), layer.data)
     assert saved.names == {1: "bright things"}
+
+
+def test_layers_saved_beside_each_other_replace_nothing_unasked(
+    desk_that, voxels, tmp_path, monkeypatch
+):
+    desk = desk_that(None)
+    desk.viewer.add_image(voxels, name="stack")
+    desk.form.prompts.value = "liver\nspleen"
+    desk.form.set_option("overlaps", "separate")
+    desk.view.run_button.click()
+    desk.wait_for_end()
+    assert len(desk.widget._last.layers) == 2
+    folder = tmp_path / "out"
+    folder.mkdir()
+    answer = str(folder / "found.tif"), "TIFF (*.tif *.tiff)"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: answer)
+    mine = folder / "found_2.tif"
+    mine.write_text("mine")
+    desk.view.save_button.click()
+    desk.wait_until(lambda: "found_2.tif exists already" in desk.view.problem.text())
+    assert mine.read_text() == "mine" and len(list(folder.iterdir())) == 1
+    mine.unlink()
+    desk.view.save_button.click()
+    desk.wait_until(lambda: "Saved as" in desk.view.status.text())
+    assert sorted(p.name for p in folder.iterdir()) == ["found_1.tif", "found_2.tif"]

@@ -158,7 +158,9 @@ class MeasureWidget(QWidget):
         """Save the table as CSV, and its sums by prompt in a file beside it."""
         table = self._table
         if table is not None:
-            self._save(path, lambda: save_tables(table, Path(path), overwrite=True))
+            # The dialog has asked about this file, but not about the one beside it.
+            there = Path(path).exists()
+            self._save(path, lambda: save_tables(table, Path(path), overwrite=there))
 
     def report(self, path: str) -> None:
         """Save the report page."""

@@ -47,15 +47,15 @@ class CompletingLine(QLineEdit):
     def focusInEvent(self, event: QFocusEvent | None) -> None:
         """Show the list of suggestions in napari's theme."""
         super().focusInEvent(event)
-        self._dress()
+        self._apply_theme()
 
     def changeEvent(self, event: QEvent | None) -> None:
         """Follow napari's theme."""
         super().changeEvent(event)
         if event is not None and event.type() == QEvent.Type.StyleChange:
-            self._dress()
+            self._apply_theme()
 
-    def _dress(self) -> None:
+    def _apply_theme(self) -> None:
         """Give the list, a window of its own, the style of napari's window."""
         completer, window = self.completer(), self.window()
         while window is not None and (above := window.parentWidget()) is not None:

@@ -114,7 +114,7 @@ class Runs:
             return None
         instance = int(request.prompts.instance)
         if layers[0].metadata.get(METADATA_KEY, {}).get(INSTANCE_KEY) != instance:
-            _dress(layers, request)
+            _set_appearance(layers, request)
         parts = self._parts(request, written, before=task, again=True)
         again = AgainTask(parts, request.prompts, task, written.begin)
         again.front = task.front
@@ -157,7 +157,7 @@ class Runs:
         )
         if kept:
             written = self._written[layers[0]]
-            _dress(layers, request)
+            _set_appearance(layers, request)
         else:
             written = WrittenLabels(np.zeros(shape, dtype))
 
@@ -242,7 +242,7 @@ class Runs:
         return run
 
 
-def _dress(layers: Sequence[Labels], request: Request) -> None:
+def _set_appearance(layers: Sequence[Labels], request: Request) -> None:
     """Give layers the colours and names of a request, and keep what is accepted."""
     for layer, keywords in zip(layers, _keywords(request), strict=True):
         layer.colormap = keywords.get("colormap", label_colormap())

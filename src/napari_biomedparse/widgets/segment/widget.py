@@ -11,7 +11,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_biomedparse.errors import BiomedParseError
-from napari_biomedparse.io.durable import refuse_inputs
+from napari_biomedparse.io.durable import check_place
 from napari_biomedparse.io.inputs import case_name
 from napari_biomedparse.process import Session
 from napari_biomedparse.runs.recipe import as_command, as_python
@@ -194,8 +194,9 @@ class SegmentWidget(QWidget):
         data = [layer.as_layer_data_tuple() for layer in layers]
 
         def write() -> str:
+            for one in paths:  # the dialog has asked about `path` alone
+                check_place(Path(one), overwrite=one == path, inputs=inputs)
             for one, (voxels, meta, _) in zip(paths, data, strict=True):
-                refuse_inputs(Path(one), inputs)
                 write_labels(one, voxels, meta)
             return f"Saved as {', '.join(paths)}"
 

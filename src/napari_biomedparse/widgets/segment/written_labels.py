@@ -78,7 +78,7 @@ class WrittenLabels:
             return False
         for shown in self._shown:
             if (layer := shown.layer()) is not None:
-                shown.dress = _Dress.of(layer)
+                shown.appearance = _Appearance.of(layer)
         return True
 
     def begin(self, clear: Window | None = None) -> None:
@@ -149,7 +149,7 @@ class WrittenLabels:
                     for voxels in places
                 )
                 if len(step[1]):
-                    self._steps.append((shown, _Step(step, hidden, shown.dress)))
+                    self._steps.append((shown, _Step(step, hidden, shown.appearance)))
 
     def commit(self) -> None:
         """Add what a run changed to the history of each layer."""
@@ -157,7 +157,7 @@ class WrittenLabels:
         for shown, step in steps:
             layer = shown.layer()
             if layer is not None and layer.data is shown.view:
-                step.after = _Dress.of(layer)
+                step.after = _Appearance.of(layer)
                 shown.steps[id(step.atom)] = step
                 # Its public `data_setitem` depends on the slice in view.
                 layer._save_history(step.atom)
@@ -281,9 +281,9 @@ class WrittenLabels:
         for voxels, *values in (step.atom, step.hidden):
             free = ~locked[voxels]
             written[_some(voxels, free)] = values[forward][free]
-        dress = step.after if forward else step.before
-        if dress is not None:
-            self._numbered = dress.wear(shown.layer())
+        appearance = step.after if forward else step.before
+        if appearance is not None:
+            self._numbered = appearance.apply_to(shown.layer())
 
 
 def change_of(atom: Any) -> Change | None:
@@ -298,7 +298,7 @@ def change_of(atom: Any) -> Change | None:
 
 
 @dataclass
-class _Dress:
+class _Appearance:
     """What a layer shows of its labels, and says about them."""
 
     colormap: Any
@@ -306,13 +306,13 @@ class _Dress:
     known: dict[str, Any]
 
     @classmethod
-    def of(cls, layer: Any) -> _Dress:
+    def of(cls, layer: Any) -> _Appearance:
         known = dict(layer.metadata.get(METADATA_KEY, {}))
         known.pop(REVIEWED_KEY, None)
         return cls(layer.colormap, layer.features.copy(), known)
 
-    def wear(self, layer: Any) -> bool:
-        """Dress a layer; return whether it has objects."""
+    def apply_to(self, layer: Any) -> bool:
+        """Give a layer this appearance; return whether it has objects."""
         if layer.colormap is not self.colormap:
             layer.colormap = self.colormap
         layer.features = self.features
@@ -329,8 +329,8 @@ class _Step:
     """As napari's history has it."""
     hidden: Change
     """Beneath what a person set."""
-    before: _Dress | None
-    after: _Dress | None = None
+    before: _Appearance | None
+    after: _Appearance | None = None
 
     @property
     def size(self) -> int:
@@ -348,7 +348,7 @@ class _Shown:
     steps: dict[int, _Step] = field(default_factory=dict)
     already: dict[int, tuple[Any, npt.NDArray[np.bool_]]] = field(default_factory=dict)
     """Strokes over what a person had set before."""
-    dress: _Dress | None = None
+    appearance: _Appearance | None = None
 
     @property
     def data(self) -> Any:
