@@ -51,10 +51,13 @@ def play(layer: Labels, number: int, first: int) -> None:
 def paint(
     folder: Path, states: tuple[np.ndarray, ...], begin: int, stop: int, told: int
 ) -> None:
-    """Tell which of some states is found, and go on from it; tell after each stroke."""
+    """Tell which of some states is found, and go on from it; tell after each stroke.
+
+    A stroke that changes nothing, of a label over itself, leaves two equal states.
+    """
     data = PaintableLabels(folder / LABELS)
     found = data[...]
-    (at,) = (i for i, state in enumerate(states) if np.array_equal(found, state))
+    at = [np.array_equal(found, state) for state in states].index(True)
     os.write(told, ACK.pack(begin + at))
     layer = layer_of(data)
     for number in range(begin + at, stop):

@@ -72,12 +72,16 @@ class InViewer(Corrections):
     def cancel_and_resume(self):
         def cancelled():
             self.desk.view.run_button.click()
-            self.desk.wait_until(lambda: self.desk.widget.run.task.plan is not None)
+            self.desk.wait_until(self.is_planned_or_over)
             self.desk.view.cancel_button.click()
             self.desk.wait_for_end()
 
         self.recompute(cancelled)
         self.recompute(self.resume)
+
+    def is_planned_or_over(self):
+        run = self.desk.widget.run
+        return run is None or run.task.plan is not None
 
     def resume(self):
         self.desk.widget.resume()
