@@ -163,7 +163,7 @@ class Batches:
         pictures = torch.stack([picture for picture, _, _ in drawn])
         truths = torch.stack([truth for _, truth, _ in drawn])
         kinds = [kind for _, _, kind in drawn]
-        return _assemble(pictures, truths, kinds, questions)
+        return _assemble(pictures, truths, kinds, questions, step)
 
     def _draw(self, rng: np.random.Generator, turn: int) -> tuple[Tensor, Tensor, str]:
         """Draw a slice in which the target whose turn it is occurs, as often as not."""
@@ -293,7 +293,11 @@ def _distort(
 
 
 def _assemble(
-    pictures: Tensor, truths: Tensor, kinds: list[str], questions: list[Question]
+    pictures: Tensor,
+    truths: Tensor,
+    kinds: list[str],
+    questions: list[Question],
+    number: int,
 ) -> Batch:
     """Compare every slice with every question."""
     wanted = torch.tensor(
@@ -315,7 +319,7 @@ def _assemble(
     counts = ((sizes == 0) | (sizes >= SEEN)).float()
     ids, real = padded([q.ids for q in questions])
     targets = Targets(coverage(masks, coarse), borders, exists, counts)
-    return Batch(pictures, ids, real, targets)
+    return Batch(pictures, ids, real, targets, number)
 
 
 def instance_contacts(objects: Tensor) -> Tensor:

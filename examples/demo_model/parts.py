@@ -84,7 +84,9 @@ class Part:
         Every slice gets as many absent targets as present ones: no need to weigh.
         """
         options = FinetuneOptions(
+            epochs=1,
             learning_rate=self.learning_rate,
+            clip=CLIP,
             existence_weight=1.0,
             seed=seed + self.seed,
         )
@@ -176,9 +178,7 @@ def train_part(
             part.module(model, seed),
             ChunkedData(_Steps(batches, part.steps), save_every=SAVE_EVERY),
             keeper,
-            folder,
             device,
-            clip=CLIP,
             callbacks=[averaging],
         )
         weights = averaging.model.state_dict()
@@ -204,6 +204,6 @@ class _Steps:
     def __len__(self) -> int:
         return self._steps
 
-    def batch(self, epoch: int, number: int) -> Batch:
+    def __getitem__(self, number: int) -> Batch:
         """Make a batch."""
         return self._batches[number]

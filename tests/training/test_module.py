@@ -7,7 +7,6 @@ import torch
 
 from napari_biomedparse.networks.config import TINY
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
-from napari_biomedparse.training.chunks import Numbered
 from napari_biomedparse.training.module import TrainingModule, drawn_field
 from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.slices import Batch, Sample, SliceBatches
@@ -25,7 +24,7 @@ def squares() -> Batch:
     batches = SliceBatches(
         [volume], samples, size=64, slices=2, prompts=2, seed=0, variation=None
     )
-    return batches.batch(0, 0)
+    return batches[0]
 
 
 def model() -> BiomedParse:
@@ -46,7 +45,7 @@ def test_the_loss_falls_and_only_matrices_and_kernels_decay() -> None:
     assert any(p is table.token_embedding.weight for p in spared["params"])
     batch, losses = squares(), []
     for step in range(8):
-        loss = module.training_step(Numbered(step, batch), step)
+        loss = module.training_step(batch._replace(number=step), step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

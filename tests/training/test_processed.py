@@ -89,7 +89,7 @@ def test_batches_ask_for_what_is_absent_too(tmp_path: Path) -> None:
     batches = SliceBatches(
         volumes, samples, size=32, slices=1, prompts=3, seed=0, variation=None
     )
-    exists = [batches.batch(0, i).targets.exists[0].tolist() for i in range(3)]
+    exists = [batches[i].targets.exists[0].tolist() for i in range(3)]
     assert exists == [[1, 1, 0], [1, 0, 0], [1]]
 
 

@@ -125,8 +125,8 @@ def test_a_batch_follows_from_seed_epoch_and_number(
     variation: Variation | None,
 ) -> None:
     first, again = (batches([volume(0), volume(1)], variation) for _ in range(2))
-    _ = again.batch(0, 0)
-    one, other = first.batch(2, 1), again.batch(2, 1)
+    _ = again[0]
+    one, other = (made[2 * len(made) + 1] for made in (first, again))
     torch.testing.assert_close(tuple(one[:3]), tuple(other[:3]), rtol=0, atol=0)
     torch.testing.assert_close(one.targets, other.targets, rtol=0, atol=0)
 
@@ -144,14 +144,14 @@ def test_an_epoch_sees_every_slice_once_in_another_order_each_time() -> None:
 
 def test_prompts_that_occur_come_first_and_one_place_is_for_what_does_not() -> None:
     made = batches([volume()], Variation(chance=0.0), slices=9, prompts=2)
-    exists = torch.cat([made.batch(epoch, 0).targets.exists for epoch in range(6)])
+    exists = torch.cat([made[epoch].targets.exists for epoch in range(6)])
     per_batch = exists.reshape(6, 9, 2).any(dim=1)
     assert per_batch.sum(dim=1).tolist() == [1] * 6
 
 
 def test_wordings_vary_in_training_only() -> None:
     def ids(made: SliceBatches) -> set[tuple[int, ...]]:
-        found = (made.batch(epoch, 0).ids for epoch in range(8))
+        found = (made[epoch * len(made)].ids for epoch in range(8))
         return {tuple(row) for batch in found for row in batch.tolist()}
 
     assert len(ids(batches([volume()], None, 9, 1))) == 1

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 if TYPE_CHECKING:
     from napari_biomedparse.training.slices import Batch
 
 
-class Numbered(NamedTuple):
-    """A batch, and its number since the start."""
-
-    number: int
-    batch: Batch
-
-
-class EpochBatches(Protocol):
-    """Batches in an order that depends only on the epoch."""
+class Batches(Protocol):
+    """Batches that depend only on their number since the start."""
 
     def __len__(self) -> int:
         """Count the batches in an epoch."""
-        ...
 
-    def batch(self, epoch: int, number: int) -> Batch:
+    def __getitem__(self, number: int, /) -> Batch:
         """Make a batch."""
-        ...
 
 
 class ChunkedData(LightningDataModule):
@@ -41,8 +32,8 @@ class ChunkedData(LightningDataModule):
 
     def __init__(
         self,
-        train: EpochBatches,
-        validation: EpochBatches | None = None,
+        train: Batches,
+        validation: Batches | None = None,
         *,
         save_every: int,
         workers: int = 0,
@@ -57,38 +48,25 @@ class ChunkedData(LightningDataModule):
         """Count the batches per epoch and device."""
         return sum(-(-len(self._chunk(i)) // devices) for i in range(self.chunks))
 
-    def train_dataloader(self) -> DataLoader[Numbered]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         """Return the batches of the current chunk."""
         assert self.trainer is not None
-        epoch, chunk = divmod(self.trainer.current_epoch, self.chunks)
-        return self._loader(self._train, epoch, self._chunk(chunk))
+        return self._loader(self._train, self._chunk(self.trainer.current_epoch))
 
-    def val_dataloader(self) -> DataLoader[Numbered] | list[Any]:
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Return all held-out batches, the same every time."""
         if not self._validation:
             return []
-        return self._loader(self._validation, 0, range(len(self._validation)))
+        return self._loader(self._validation, range(len(self._validation)))
 
     def _chunk(self, number: int) -> range:
-        """Return the numbers of the batches in a chunk of an epoch."""
-        length = -(-len(self._train) // self.chunks)
-        return range(number * length, min((number + 1) * length, len(self._train)))
+        """Return the numbers of the batches in a chunk."""
+        epoch, chunk = divmod(number, self.chunks)
+        size = len(self._train)
+        length = -(-size // self.chunks)
+        stop = min((chunk + 1) * length, size)
+        return range(epoch * size + chunk * length, epoch * size + stop)
 
-    def _loader(
-        self, batches: EpochBatches, epoch: int, numbers: range
-    ) -> DataLoader[Numbered]:
-        chunk = _Chunk(batches, epoch, numbers)
+    def _loader(self, batches: Batches, numbers: range) -> DataLoader[Batch]:
+        chunk = Subset(cast("Dataset[Batch]", batches), numbers)
         return DataLoader(chunk, batch_size=None, num_workers=self._workers)
-
-
-class _Chunk(Dataset[Numbered]):
-    def __init__(self, batches: EpochBatches, epoch: int, numbers: range) -> None:
-        self._batches, self._epoch, self._numbers = batches, epoch, numbers
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __getitem__(self, index: int) -> Numbered:
-        number = self._numbers[index]
-        batch = self._batches.batch(self._epoch, number)
-        return Numbered(self._epoch * len(self._batches) + number, batch)

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning.pytorch.callbacks import EarlyStopping
-
 from napari_biomedparse.engine.devices import find_device
 from napari_biomedparse.errors import CheckpointError, VolumeError
 from napari_biomedparse.io.durable import check_folder, writing
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
 
     from napari_biomedparse.training.progress import Progress
 
-GAIN = 1e-4
-"""Smaller improvements of the held-out loss are ignored."""
 _LOADED_BY_WORKERS = 4
 
 
@@ -134,7 +130,7 @@ def finetune(
         finished = open_training(folder, facts)
         keeper = Keeper(folder, facts, on_progress, stop)
         if finished is None:
-            _train(model, volumes, parts, options, folder, place, devices, keeper)
+            _train(model, volumes, parts, options, place, devices, keeper)
             finished = {"step": keeper.step, "best": keeper.best}
             if not keeper.stopped:
                 save_training(folder, facts, finished)
@@ -148,7 +144,6 @@ def _train(
     volumes: Sequence[TrainingVolume],
     parts: Split,
     options: FinetuneOptions,
-    folder: Path,
     place: torch.device,
     devices: int,
     keeper: Keeper,
@@ -173,25 +168,6 @@ def _train(
         save_every=options.save_every,
         workers=_LOADED_BY_WORKERS if place.type == "cuda" else 0,
     )
-    keeper.steps = options.epochs * data.steps(devices)
-    early = EarlyStopping(
-        "val_loss",
-        min_delta=GAIN,
-        patience=options.patience,
-        check_on_train_epoch_end=False,  # not every chunk ends with validation
-    )
-    fit(
-        TrainingModule(model, options),
-        data,
-        keeper,
-        folder,
-        place,
-        clip=options.clip,
-        epochs=options.epochs,
-        max_steps=options.max_steps,
-        accumulate=options.accumulate,
-        half=place.type == "cuda",
-        devices=devices,
-        callbacks=[early] if data.holds_out else [],
-    )
+    module, half = TrainingModule(model, options), place.type == "cuda"
+    fit(module, data, keeper, place, half=half, devices=devices)
     keeper.keep_last(model)

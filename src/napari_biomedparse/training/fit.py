@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import distributed
 
@@ -29,28 +30,25 @@ if TYPE_CHECKING:
     from napari_biomedparse.training.keeper import Keeper
     from napari_biomedparse.training.module import TrainingModule
 
+GAIN = 1e-4
+"""Smaller improvements of the held-out loss are ignored."""
+
 
 def fit(
     module: TrainingModule,
     data: ChunkedData,
     keeper: Keeper,
-    folder: Path,
     device: torch.device,
     *,
-    clip: float,
-    epochs: int = 1,
-    max_steps: int | None = None,
-    accumulate: int = 1,
     half: bool = False,
     devices: int = 1,
     callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Train in place, or resume from the last checkpoint in the folder.
+    """Train in place, or resume from the last checkpoint in the keeper's folder.
 
-    `clip` is the largest norm of the gradient; `half` uses bf16 where it suffices. Each
-    of the `devices` takes one batch per step; processes that Lightning started for
-    further ones exit when training ends. `callbacks` are called before the keeper,
-    which writes the checkpoints and the log.
+    `half` uses bf16 where it suffices. Each of the `devices` takes one batch per step;
+    processes that Lightning started for further ones exit when training ends.
+    `callbacks` are called before the keeper, which writes the checkpoints and the log.
 
     Raises
     ------
@@ -59,8 +57,14 @@ def fit(
     OptionError
         If the loss became NaN or infinite.
     """
-    last = folder / LAST
-    keeper.chunks = data.chunks
+    options, last = module.options, keeper.folder / LAST
+    keeper.chunks, keeper.steps = data.chunks, options.epochs * data.steps(devices)
+    early = EarlyStopping(
+        "val_loss",
+        min_delta=GAIN,
+        patience=options.patience,
+        check_on_train_epoch_end=False,  # not every chunk ends with validation
+    )
     with warnings.catch_warnings(), _quiet(), _together(devices):
         # Few workers, short epochs, reloaded data and views are intended.
         warnings.filterwarnings("ignore", module=r"lightning\.")
@@ -73,20 +77,20 @@ def fit(
             # Without any target in a batch, masks and edges have no gradient.
             strategy="auto" if devices == 1 else "ddp_find_unused_parameters_true",
             precision="bf16-mixed" if half else "32-true",
-            max_epochs=epochs * data.chunks,
-            max_steps=max_steps or -1,
-            accumulate_grad_batches=accumulate,
-            gradient_clip_val=clip,
+            max_epochs=options.epochs * data.chunks,
+            max_steps=options.max_steps or -1,
+            accumulate_grad_batches=options.accumulate,
+            gradient_clip_val=options.clip,
             check_val_every_n_epoch=data.chunks,
             num_sanity_val_steps=0,
             limit_val_batches=1.0 if data.holds_out else 0,
             reload_dataloaders_every_n_epochs=1,
-            callbacks=[*callbacks, keeper],
-            logger=_tensorboard(folder) or False,  # None is a logger of its own
+            callbacks=[*callbacks, *([early] if data.holds_out else []), keeper],
+            logger=_tensorboard(keeper.folder) or False,  # None is a logger of its own
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            default_root_dir=folder,
+            default_root_dir=keeper.folder,
         )
         try:
             begun = last if last.exists() else None

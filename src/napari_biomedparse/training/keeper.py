@@ -45,7 +45,7 @@ class Keeper(Callback):
         self.step, self.steps, self.chunks = 0, 0, 1
         self.stopped = False
         self.best: dict[str, float] = {}
-        self._folder, self._facts = folder, dict(facts or {})
+        self.folder, self._facts = folder, dict(facts or {})
         self._on_progress, self._stop = on_progress, stop
         self._loss = float("nan")
         self._rows: list[dict[str, Any]] = []
@@ -96,17 +96,17 @@ class Keeper(Callback):
         row = {"epoch": trainer.current_epoch // self.chunks, "step": self.step}
         self._rows.append(row | values)
         if trainer.is_global_zero:
-            write_log(self._folder, self._rows)
+            write_log(self.folder, self._rows)
         shown = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
         logger.info("Step %d: %s", self.step, shown)
         if trainer.logger is not None:
             trainer.logger.log_metrics(values, self.step)
         if not self.stopped:  # else in the middle: only whole chunks can be resumed
             if trainer.is_global_zero:
-                with atomic_write(self._folder / LAST) as partial:
+                with atomic_write(self.folder / LAST) as partial:
                     trainer.save_checkpoint(partial)
             else:
-                trainer.save_checkpoint(self._folder / LAST)
+                trainer.save_checkpoint(self.folder / LAST)
         if measured:
             self._report()
 
@@ -127,4 +127,4 @@ class Keeper(Callback):
     def _keep(self, model: BiomedParse) -> None:
         self.best = {"step": float(self.step), **self._held_out}
         facts = {**self._facts, "best": json.dumps(self.best)}
-        save_weights(self._folder / BEST, merged_state_dict(model), facts, model.config)
+        save_weights(self.folder / BEST, merged_state_dict(model), facts, model.config)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from napari_biomedparse.networks.blocks.boltzmann import RandomField
     from napari_biomedparse.networks.network import SlicePrediction
     from napari_biomedparse.networks.v2.biomedparse import BiomedParse
-    from napari_biomedparse.training.chunks import Numbered
     from napari_biomedparse.training.options import FinetuneOptions
     from napari_biomedparse.training.slices import Batch
 
@@ -57,16 +56,16 @@ class TrainingModule(LightningModule):
         """Return what is minimised."""
         return losses.total()
 
-    def training_step(self, numbered: Numbered, index: int) -> Tensor:
+    def training_step(self, batch: Batch, index: int) -> Tensor:
         """Return the loss of a batch."""
-        losses, _ = self._losses_and_masks(numbered)
+        losses, _ = self._losses_and_masks(batch)
         self.recent.append(Losses(*(term.detach() for term in losses)))
         return self.total(losses)
 
-    def validation_step(self, numbered: Numbered, index: int) -> None:
+    def validation_step(self, batch: Batch, index: int) -> None:
         """Remember the loss, and the Dice of every mask that there should be."""
-        losses, masks = self._losses_and_masks(numbered)
-        targets = numbered.batch.targets
+        losses, masks = self._losses_and_masks(batch)
+        targets = batch.targets
         found, truth = masks > 0, targets.masks > 0
         shared = 2.0 * (found & truth).sum(dim=(-2, -1))
         dice = shared / (found.sum((-2, -1)) + truth.sum((-2, -1)))
@@ -86,10 +85,10 @@ class TrainingModule(LightningModule):
         self.log("val_loss", loss)
         self.log("val_dice", dice)
 
-    def _losses_and_masks(self, numbered: Numbered) -> tuple[Losses, Tensor]:
+    def _losses_and_masks(self, batch: Batch) -> tuple[Losses, Tensor]:
         """Return the losses, and mask logits at the resolution of the targets."""
-        number, batch = numbered
-        generator = torch.Generator().manual_seed(self.options.seed * 100_003 + number)
+        seed = self.options.seed * 100_003 + batch.number
+        generator = torch.Generator().manual_seed(seed)
         decoded = predict(self.model, batch, generator, self.device)
         with torch.autocast(self.device.type, enabled=False):
             masks, edges = (

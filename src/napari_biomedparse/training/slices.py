@@ -85,10 +85,11 @@ class Batch(NamedTuple):
     ids: Tensor  # int64 [P, L], token ids, padded with the end token
     real: Tensor  # bool [P, L], False on the padding
     targets: Targets  # at the resolution of the slices, or a lower one
+    number: int  # since the start
 
 
 class SliceBatches:
-    """Batches by epoch and number.
+    """Batches by their number since the start.
 
     Each has `slices` slices of `size` pixels a side, and at most `prompts` prompts.
     Without `variation`, slices and their order are unchanged, and the wordings are
@@ -131,11 +132,12 @@ class SliceBatches:
             return [batches[i] for i in rng.permutation(len(batches))]
         return batches
 
-    def batch(self, epoch: int, number: int) -> Batch:
+    def __getitem__(self, number: int) -> Batch:
         """Make a batch."""
+        epoch, place = divmod(number, len(self))
         epoch = 0 if self._variation is None else epoch
-        rng = np.random.default_rng([self._seed, 3, epoch, number])
-        samples = self.order(epoch)[number]
+        rng = np.random.default_rng([self._seed, 3, epoch, place])
+        samples = self.order(epoch)[place]
         pictures, planes = [], []
         for sample in samples:
             picture, labels = cut(self._volumes[sample.volume], sample, self._size)
@@ -151,7 +153,7 @@ class SliceBatches:
         tokens = [tokenize(text) for _, text in chosen]
         ids, real = padded([one.ids[: one.length] for one in tokens])
         truth = make_targets(np.stack(planes), volume, [label for label, _ in chosen])
-        return Batch(torch.stack(pictures), ids, real, truth)
+        return Batch(torch.stack(pictures), ids, real, truth, number)
 
     def _choose_prompts(
         self,

@@ -12,7 +12,6 @@ from learning import ScheduledModule, rate_at
 
 from napari_biomedparse.networks.config import TINY
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
-from napari_biomedparse.training.chunks import Numbered
 from napari_biomedparse.training.losses import Losses, Targets, segmentation_losses
 from napari_biomedparse.training.options import FinetuneOptions
 
@@ -84,7 +83,7 @@ def test_missed_edges_cost_more() -> None:
 def test_the_loss_is_weighted() -> None:
     weights = (0.5, 2.0, 0.0, 1.0, 3.0)
     weighted = module(coefficients=weights)
-    loss = weighted.training_step(Numbered(0, squares()), 0)
+    loss = weighted.training_step(squares(), 0)
     expected = np.dot(weights, [float(term) for term in weighted.recent[0]])
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
     terms = Losses(*torch.arange(1.0, 6.0))
