@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,25 +18,21 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.data.prompts import parse_prompts
-from napari_biomedparse.errors import (
-    BiomedParseError,
-    FormatError,
-    PromptError,
-    check_shortage,
-)
+from napari_biomedparse.errors import FormatError, PromptError
 from napari_biomedparse.io import open_file, open_labels, open_volume
 from napari_biomedparse.io.durable import write_durably
 from napari_biomedparse.io.identity import identify
 from napari_biomedparse.io.inputs import Pair, find_pairs
+from napari_biomedparse.io.lazy import in_order
 from napari_biomedparse.slicing.geometry import choose_axis
 from napari_biomedparse.slicing.intensity import choose_intensity
+from napari_biomedparse.training.processed import is_processed, load_processed
 from napari_biomedparse.training.volumes import (
-    KeptArray,
+    OnDemand,
     TrainingVolume,
     check_classes,
     check_fit,
-    refuse_problems,
-    require_targets,
+    load_each,
 )
 from napari_biomedparse.training.wordings import (
     FILE_NAME,
@@ -49,8 +45,6 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.volume import Volume
     from napari_biomedparse.io import LabelVolume
 
-logger = logging.getLogger(__name__)
-
 LAYOUTS = (("imgs", "gts"), ("images", "labels"))
 """Names of the folders of images and of labels."""
 SIMILAR_SIZES, SIMILAR_SPACING = 0.5, 1.1
@@ -58,7 +52,6 @@ SIMILAR_SIZES, SIMILAR_SPACING = 0.5, 1.1
 spacings by no larger a ratio."""
 REVIEWED_KEY, REVIEWED_AXIS_KEY = "reviewed", "reviewed_axis"
 """In an ``.npz``: the slices with reviewed labels, and the axis they are along."""
-_SLAB = 2**24
 
 
 def slicing_axes(
@@ -87,9 +80,10 @@ def load_cases(
 
     `data` holds the folders ``imgs`` and ``gts`` or ``images`` and ``labels``, whose
     files have the same names except for the extension; or files that hold both, such as
-    OME-Zarr images with labels. `prompts` is a file for `read_wordings`, by default
-    ``class_prompts.json`` in `data`; without it the prompts in each file are used. For
-    `modality` see `choose_intensity`, for `on_case` see `finetune`.
+    OME-Zarr images with labels; or PNGs, see `load_processed`. `prompts` is a file for
+    `read_wordings`, by default ``class_prompts.json`` in `data`; without it the prompts
+    in each file are used. For `modality` see `choose_intensity`, for `on_case` see
+    `finetune`.
 
     Raises
     ------
@@ -100,26 +94,17 @@ def load_cases(
     PromptError
         If the file with the wordings cannot be used.
     """
+    if is_processed(data):
+        return load_processed(data, on_case)
     pairs = _find(data)
     path = data / FILE_NAME if prompts is None else prompts
     known = read_wordings(path) if prompts or path.exists() else {}
     cache.mkdir(parents=True, exist_ok=True)
-    volumes: list[TrainingVolume] = []
-    problems: list[str] = []
-    for number, pair in enumerate(pairs):
-        if on_case:
-            on_case(pair.name, number, len(pairs))
-        try:
-            volumes.append(_load(pair, known, cache, modality))
-        except BiomedParseError as error:
-            problems.append(f"{pair.name}: {error}")
-        except Exception as error:  # codecs report damage in any way
-            check_shortage(error)
-            logger.debug("%s", pair.name, exc_info=True)
-            problems.append(f"{pair.image}: {type(error).__name__}: {error}")
-    refuse_problems(problems, len(pairs))
-    require_targets(volumes)
-    return tuple(volumes)
+    cases = [
+        (pair.name, pair.image, partial(_load, pair, known, cache, modality))
+        for pair in pairs
+    ]
+    return load_each(cases, on_case)
 
 
 def _find(data: Path) -> tuple[Pair, ...]:
@@ -133,7 +118,7 @@ def _find(data: Path) -> tuple[Pair, ...]:
 
 def _load(
     pair: Pair, known: Mapping[str, Wordings], cache: Path, modality: str
-) -> TrainingVolume:
+) -> list[TrainingVolume]:
     if pair.missing:
         raise FormatError(f"{pair.image} has no file with labels")
     image, truth = open_volume(pair.image), open_labels(pair.truth)
@@ -142,32 +127,24 @@ def _load(
         dataset, wordings = wordings_for(pair.name, known)
     else:
         dataset, wordings = pair.name, _stored_wordings(pair, truth)
-    paths = _cached(pair, image, truth, cache, modality)
-    values = json.loads(paths["facts"].read_text("utf-8"))["values"]
+    grey, labels, values = _cached(pair, image, truth, cache, modality)
     check_classes(values, wordings)
-    spacing = None if "pixel" in image.units else image.spacing
-    axes = (0,) if image.is_colour else slicing_axes(image.shape, spacing)
-    reviewed = None
-    if (known_right := _read_reviewed(pair.image)) is not None:
-        axes, reviewed = known_right
-    return TrainingVolume(
-        pair.name,
-        dataset,
-        KeptArray(paths["image"]),
-        KeptArray(paths["labels"]),
-        wordings,
-        axes,
-        reviewed,
-    )
+    axes, reviewed = _read_reviewed(pair.image)
+    if axes is None:
+        spacing = None if "pixel" in image.units else image.spacing
+        axes = (0,) if image.is_colour else slicing_axes(image.shape, spacing)
+    return [TrainingVolume(pair.name, dataset, grey, labels, wordings, axes, reviewed)]
 
 
-def _read_reviewed(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+def _read_reviewed(
+    path: Path,
+) -> tuple[tuple[int, ...], tuple[int, ...]] | tuple[None, None]:
     """Return the axis and the reviewed slices, if a file lists them."""
     if path.suffix.lower() != ".npz":
-        return None
+        return None, None
     with np.load(path, allow_pickle=False) as kept:
         if REVIEWED_KEY not in kept.files:
-            return None
+            return None, None
         places, axis = kept[REVIEWED_KEY], int(kept[REVIEWED_AXIS_KEY])
     if places.dtype.kind not in "ui" or axis not in (0, 1, 2):
         raise FormatError(
@@ -191,38 +168,40 @@ def _stored_wordings(pair: Pair, truth: LabelVolume) -> Wordings:
 
 def _cached(
     pair: Pair, image: Volume, truth: LabelVolume, cache: Path, modality: str
-) -> dict[str, Path]:
-    """Cache a case, unless it is cached; the file with the facts is written last."""
+) -> tuple[OnDemand, OnDemand, list[int]]:
+    """Return image, labels and their values, cached; the values are written last."""
     key = [identify(image), identify(truth.volume), modality]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
-    stem = f"{pair.name}-{digest}"
-    paths = {kind: cache / f"{stem}.{kind}.npy" for kind in ("image", "labels")}
-    paths["facts"] = cache / f"{stem}.json"
-    if not paths["facts"].exists():
+    grey, labels, facts = (
+        cache / f"{pair.name}-{digest}.{ending}"
+        for ending in ("image.npy", "labels.npy", "json")
+    )
+    if not facts.exists():
         intensity = choose_intensity(image.data, modality, colour=image.is_colour)
-        _copy(image.data, paths["image"], np.dtype(np.uint8), intensity.apply)
-        values = _copy(truth.volume.data, paths["labels"], truth.volume.dtype, None)
-        write_durably(paths["facts"], json.dumps({"values": sorted(values)}))
-    return paths
+        slabs = map(intensity.apply, in_order(image.data, cache))
+        _write(grey, slabs, image.shape, np.dtype(np.uint8))
+        found = truth.volume
+        _write(labels, in_order(found.data, cache), found.shape, found.dtype)
+        written = in_order(np.load(labels, mmap_mode="r"), cache)
+        values = set[int]().union(*(np.unique(slab).tolist() for slab in written))
+        write_durably(facts, json.dumps({"values": sorted(values)}))
+    kept = (
+        OnDemand(partial(np.load, p, mmap_mode="r"), p.name) for p in (grey, labels)
+    )
+    return *kept, json.loads(facts.read_text("utf-8"))["values"]
 
 
-def _copy(
-    data: Any,
+def _write(
     path: Path,
+    slabs: Iterable[npt.NDArray[Any]],
+    shape: tuple[int, ...],
     dtype: np.dtype[Any],
-    change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None,
-) -> set[int]:
-    """Copy an array slab by slab; return the label values."""
+) -> None:
+    """Write an array slab by slab."""
     dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
-    target = np.lib.format.open_memmap(path, "w+", dtype, data.shape)
-    thickness = max(1, _SLAB // max(1, data[:1].size))
-    values: set[int] = set()
-    for start in range(0, data.shape[0], thickness):
-        slab = np.asarray(data[start : start + thickness])
-        if change is None:
-            values |= set(np.unique(slab).tolist())
-        else:
-            slab = change(slab)
+    target = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    start = 0
+    for slab in slabs:
         target[start : start + len(slab)] = slab
+        start += len(slab)
     target.flush()
-    return values

@@ -26,7 +26,6 @@ from napari_biomedparse.training.folder import (
 from napari_biomedparse.training.keeper import Keeper
 from napari_biomedparse.training.module import TrainingModule, prepare
 from napari_biomedparse.training.options import FinetuneOptions
-from napari_biomedparse.training.processed import is_processed, load_processed
 from napari_biomedparse.training.progress import Finetuned
 from napari_biomedparse.training.slices import SliceBatches, Split, split
 from napari_biomedparse.training.volumes import TrainingVolume, require_targets
@@ -61,7 +60,7 @@ def finetune(
     Parameters
     ----------
     data : path or sequence of TrainingVolume
-        A folder; see `load_cases`, and `load_processed` for the original's PNGs.
+        A folder; see `load_cases`.
     output : path
         Folder for ``finetuned.safetensors``, ``last.ckpt`` and ``log.csv``, and for
         ``tensorboard`` if that is installed.
@@ -101,16 +100,13 @@ def finetune(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(data, str | os.PathLike):
-            if is_processed(Path(data)):
-                volumes = load_processed(Path(data), on_case)
-            else:
-                volumes = load_cases(
-                    Path(data),
-                    folder / CACHE,
-                    prompts=None if prompts is None else Path(prompts),
-                    modality=options.modality,
-                    on_case=on_case,
-                )
+            volumes = load_cases(
+                Path(data),
+                folder / CACHE,
+                prompts=None if prompts is None else Path(prompts),
+                modality=options.modality,
+                on_case=on_case,
+            )
         else:
             volumes = tuple(data)
             require_targets(volumes)

@@ -19,7 +19,7 @@ from napari_biomedparse.networks.catalogue import MODELS
 from napari_biomedparse.networks.checkpoint import read_checkpoint
 from napari_biomedparse.networks.weights import model_identity
 from napari_biomedparse.training.losses import Losses
-from napari_biomedparse.training.volumes import KeptArray
+from napari_biomedparse.training.volumes import OnDemand
 from napari_biomedparse.version import __version__
 
 if TYPE_CHECKING:
@@ -115,9 +115,9 @@ def _checksum(volumes: Sequence[TrainingVolume]) -> str:
     for volume in volumes:
         digest.update(repr((volume.name, volume.axes, volume.reviewed)).encode())
         for array in (volume.image, volume.labels):
-            if isinstance(array, KeptArray):
+            if isinstance(array, OnDemand):
                 digest.update(array.identity.encode())
-            elif isinstance(array, np.ndarray):
+            else:
                 digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:12]
 

@@ -10,7 +10,8 @@ those of its modality and site. Targets without a mask are absent.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,70 +19,11 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.errors import (
-    BiomedParseError,
-    FormatError,
-    PromptError,
-    VolumeError,
-)
-from napari_biomedparse.training.volumes import (
-    OnDemand,
-    TrainingVolume,
-    refuse_problems,
-    require_targets,
-)
+from napari_biomedparse.errors import FormatError, PromptError, VolumeError
+from napari_biomedparse.training.volumes import OnDemand, TrainingVolume, load_each
 from napari_biomedparse.training.wordings import Wordings
 
 ANNOTATIONS, IMAGES, MASKS = "train.json", "train", "train_mask"
-
-
-class _PngImage(OnDemand):
-    """A picture as a volume of one slice with three channels, read on demand."""
-
-    dtype = np.dtype(np.uint8)
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.shape = self.read().shape
-
-    def read(self) -> npt.NDArray[Any]:
-        pixels = _read_png(self._path)
-        if pixels.dtype != np.uint8:
-            raise FormatError(
-                f"{self._path} has values of type {pixels.dtype}; 8-bit is required."
-            )
-        if pixels.ndim == 2:
-            pixels = np.stack([pixels] * 3, axis=-1)
-        if pixels.shape[-1] == 2:  # grey and opacity
-            pixels = pixels[..., [0, 0, 0]]
-        return pixels[None, ..., :3]
-
-
-class _PngLabels(OnDemand):
-    """Masks of one picture as labels; where two overlap, the smaller one wins."""
-
-    dtype = np.dtype(np.int64)
-
-    def __init__(self, masks: list[tuple[int, Path]], shape: tuple[int, ...]) -> None:
-        self._masks, self.shape = masks, shape
-        self.read()
-
-    def read(self) -> npt.NDArray[Any]:
-        labels = np.zeros(self.shape, self.dtype)
-        found = []
-        for label, path in self._masks:
-            mask = np.asarray(_read_png(path) > 0)
-            if mask.ndim == 3:
-                mask = np.asarray(mask.any(axis=-1))
-            if mask.shape != self.shape[1:]:
-                raise VolumeError(
-                    f"{path} has the shape {mask.shape}, but its image has "
-                    f"{self.shape[1:]}; they must be equal."
-                )
-            found.append((int(mask.sum()), label, mask))
-        for _, label, mask in sorted(found, key=lambda one: -one[0]):
-            labels[0][mask] = label
-        return labels
 
 
 def is_processed(data: Path) -> bool:
@@ -100,28 +42,21 @@ def load_processed(
     """
     by_image = _annotations(data / ANNOTATIONS)
     groups = _wordings(by_image)
-    volumes: list[TrainingVolume] = []
-    problems: list[str] = []
-    for number, (name, listed) in enumerate(by_image.items()):
-        if on_case:
-            on_case(name, number, len(by_image))
-        try:
-            for group in sorted({_group(one) for one in listed}):
-                numbers, wordings = groups[group]
-                image = _PngImage(data / IMAGES / name)
-                masks = [
-                    (numbers[_target(one)], data / MASKS / one["mask_file"])
-                    for one in listed
-                    if _group(one) == group
-                ]
-                labels = _PngLabels(masks, image.shape[:3])
-                made = TrainingVolume(name, group, image, labels, wordings, (0,))
-                volumes.append(made)
-        except (BiomedParseError, OSError) as error:
-            problems.append(f"{name}: {error}")
-    refuse_problems(problems, len(by_image))
-    require_targets(volumes)
-    return tuple(volumes)
+
+    def load(name: str) -> Iterator[TrainingVolume]:
+        image = OnDemand(partial(_read_image, data / IMAGES / name))
+        for group in sorted({_group(one) for one in by_image[name]}):
+            numbers, wordings = groups[group]
+            masks = [
+                (numbers[_target(one)], data / MASKS / one["mask_file"])
+                for one in by_image[name]
+                if _group(one) == group
+            ]
+            labels = OnDemand(partial(_read_labels, masks, image.shape[:3]))
+            yield TrainingVolume(name, group, image, labels, wordings, (0,))
+
+    cases = [(name, data / IMAGES / name, partial(load, name)) for name in by_image]
+    return load_each(cases, on_case)
 
 
 def _annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -183,6 +118,39 @@ def _target(annotation: Mapping[str, Any]) -> str:
 
 def _sentences(annotation: Mapping[str, Any]) -> list[str]:
     return [one.get("raw") or one["sent"] for one in annotation["sentences"]]
+
+
+def _read_image(path: Path) -> npt.NDArray[np.uint8]:
+    """Read a picture as a volume of one slice with three channels, [1, Y, X, 3]."""
+    pixels = _read_png(path)
+    if pixels.dtype != np.uint8:
+        raise FormatError(
+            f"{path} has values of type {pixels.dtype}; 8-bit is required."
+        )
+    if pixels.ndim == 2:
+        pixels = np.stack([pixels] * 3, axis=-1)
+    if pixels.shape[-1] == 2:  # grey and opacity
+        pixels = pixels[..., [0, 0, 0]]
+    return pixels[None, ..., :3]
+
+
+def _read_labels(
+    masks: Sequence[tuple[int, Path]], shape: tuple[int, ...]
+) -> npt.NDArray[np.int64]:
+    """Read masks of one picture as labels; where two overlap, the smaller one wins."""
+    labels = np.zeros(shape, np.int64)
+    found = []
+    for label, path in masks:
+        mask = np.atleast_3d(_read_png(path) > 0).any(axis=-1)
+        if mask.shape != shape[1:]:
+            raise VolumeError(
+                f"{path} has the shape {mask.shape}, but its image has {shape[1:]}; "
+                "they must be equal."
+            )
+        found.append((mask.sum(), label, mask))
+    for _, label, mask in sorted(found, key=lambda one: -one[0]):
+        labels[0][mask] = label
+    return labels
 
 
 def _read_png(path: Path) -> npt.NDArray[Any]:

@@ -2,74 +2,53 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.errors import PromptError, VolumeError
+from napari_biomedparse.errors import (
+    BiomedParseError,
+    PromptError,
+    VolumeError,
+    check_shortage,
+)
 
 if TYPE_CHECKING:
     from napari_biomedparse.training.wordings import Wordings
 
-
-class Planes(Protocol):
-    """Arrays of a volume, as training reads them; numpy arrays qualify."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Size along each axis."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of one voxel."""
-
-    def take(self, index: int, axis: int, /) -> npt.NDArray[Any]:
-        """Return one plane."""
-
-    def __array__(self) -> npt.NDArray[Any]:
-        """Return everything."""
+logger = logging.getLogger(__name__)
 
 
-class OnDemand(ABC):
-    """An array that is read each time it is used, as there may be thousands."""
+class OnDemand:
+    """An array that is read each time it is used, as there may be thousands.
 
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    `read` returns everything, perhaps mapped into memory; `identity` names the content.
+    """
 
-    @abstractmethod
-    def read(self) -> npt.NDArray[Any]:
-        """Return everything, perhaps mapped into memory."""
+    def __init__(
+        self, read: Callable[[], npt.NDArray[Any]], identity: str = ""
+    ) -> None:
+        self._read, self.identity = read, identity
+        array = read()
+        self.shape, self.dtype = array.shape, array.dtype
 
     def take(self, index: int, axis: int, /) -> npt.NDArray[Any]:
         """Return one plane, in memory."""
-        return np.array(self.read().take(index, axis))
+        return np.array(self._read().take(index, axis))
 
     def __array__(
         self, dtype: Any = None, copy: bool | None = None
     ) -> npt.NDArray[Any]:
         """Return everything."""
-        array = self.read()
-        return array if dtype is None else array.astype(dtype)
+        return np.asarray(self._read(), dtype)
 
 
-class KeptArray(OnDemand):
-    """An ``.npy`` file whose name identifies its content."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.identity = path.name
-        array = self.read()
-        self.shape, self.dtype = array.shape, array.dtype
-
-    def read(self) -> npt.NDArray[Any]:
-        """Map everything into memory."""
-        array: npt.NDArray[Any] = np.load(self._path, mmap_mode="r")
-        return array
+Planes = npt.NDArray[Any] | OnDemand
 
 
 @dataclass(frozen=True)
@@ -122,14 +101,32 @@ class TrainingVolume:
         return len(self.image.shape) == 4
 
 
-def refuse_problems(problems: Sequence[str], count: int) -> None:
-    """Raise a `VolumeError` that lists the problems of `count` cases, if any."""
+def load_each(
+    cases: Sequence[tuple[str, Path, Callable[[], Iterable[TrainingVolume]]]],
+    on_case: Callable[[str, int, int], None] | None,
+) -> tuple[TrainingVolume, ...]:
+    """Load cases, each given by name, image and loader; report all problems at once."""
+    volumes: list[TrainingVolume] = []
+    problems: list[str] = []
+    for number, (name, path, load) in enumerate(cases):
+        if on_case:
+            on_case(name, number, len(cases))
+        try:
+            volumes += load()
+        except BiomedParseError as error:
+            problems.append(f"{name}: {error}")
+        except Exception as error:  # codecs report damage in any way
+            check_shortage(error)
+            logger.debug("%s", name, exc_info=True)
+            problems.append(f"{path}: {type(error).__name__}: {error}")
     if problems:
         listed = "\n".join(f"- {problem}" for problem in problems)
         raise VolumeError(
-            f"{len(problems)} of {count} cases cannot be used:\n{listed}\n"
+            f"{len(problems)} of {len(cases)} cases cannot be used:\n{listed}\n"
             "Fix or remove them. Nothing was trained."
         )
+    require_targets(volumes)
+    return tuple(volumes)
 
 
 def require_targets(volumes: Iterable[TrainingVolume]) -> None:
