@@ -20,11 +20,10 @@ from napari_biomedparse.engine.engine import (
     PROMPTS_AT_ONCE,
     SLICE_BYTES,
     Engine,
-    FeatureCache,
     fitting_slices,
 )
 from napari_biomedparse.errors import DeviceError
-from napari_biomedparse.labels.resolve import resolve, resolve_at_once
+from napari_biomedparse.labels.resolve import resolve
 from napari_biomedparse.networks.blocks import layers
 from napari_biomedparse.networks.config import TINY
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
@@ -413,7 +412,9 @@ def test_a_device_that_is_not_here_gets_nothing_that_it_cannot_do(
     known = {torch.float32, torch.int32, torch.int64, torch.bool}
     assert there <= {*known, getattr(torch, precision)}  # Apple's GPUs have no float64
     assert {(x.device.type, x.dtype) for x in found} == {("meta", torch.float32)}
-    labels, _ = resolve_at_once(found.mask_logits, found.existence, [1, 2], (64, 64))
+    labels, _ = resolve(
+        found.mask_logits, found.existence, [1, 2], (64, 64), wait=False
+    )
     assert (labels.device.type, labels.dtype) == ("meta", torch.int32)
 
 
@@ -428,59 +429,78 @@ def test_nothing_on_a_gpu_waits_for_a_value(
     engine.predict(slices, tokens)  # position encodings and random field are made once
     with _Asking() as asking, torch.inference_mode():
         found = engine.predict(slices, tokens)
-        resolve_at_once(found.mask_logits, found.existence, [1, 2, 3], (64, 64))
+        both = found.mask_logits, found.existence
+        resolve(*both, [1, 2, 3], (64, 64), wait=False)
         assert asking.found == []
-        resolve(found.mask_logits, found.existence, [1, 2, 3], (64, 64))
+        resolve(*both, [1, 2, 3], (64, 64))
         assert asking.found  # the CPU's way does, and the test would see it
 
 
 # ---- the bound on remembered features, and which of them go
 
-SIZE = 4 * 100
 
+def _remembering(
+    model: BiomedParse, most: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Engine, list[int], Callable[[int], object]]:
+    """Return an engine, the slices that it encodes, and a function to predict one."""
+    engine = Engine(model, cache_bytes=most)
+    tokens, encode, calls = engine.encode_prompts(["liver"]), model.encode_image, []
 
-def _slice(number: int) -> torch.Tensor:
-    return torch.full((1, 3, 4, 4), number, dtype=torch.int32)
-
-
-def _encoder(calls: list[int]):  # type: ignore[no-untyped-def]
-    def encode(slices: torch.Tensor) -> ImageFeatures:
+    def counting(slices: torch.Tensor) -> object:
         calls.append(int(slices[0, 0, 0, 0]))
-        return ImageFeatures(torch.zeros(1, 1, 10, 10), (), (), ())
+        return encode(slices)
 
-    return encode
+    monkeypatch.setattr(engine._network, "encode_image", counting)
+    size = model.image_size
+
+    def predict(number: int) -> object:
+        slices = torch.full((1, 3, size, size), number, dtype=torch.int32)
+        return engine.predict(slices, tokens)
+
+    return engine, calls, predict
 
 
-def test_least_recently_used_go_first_within_the_bound() -> None:
-    calls: list[int] = []
-    cache = FeatureCache(2 * SIZE)
+def _size_of_one(model: BiomedParse) -> int:
+    engine = Engine(model)
+    slices = torch.zeros((1, 3, model.image_size, model.image_size), dtype=torch.int32)
+    engine.predict(slices, engine.encode_prompts(["liver"]))
+    return int(engine.cache.currsize)
+
+
+def test_least_recently_used_go_first_within_the_bound(
+    tiny_model: BiomedParse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 2 * _size_of_one(tiny_model)
+    engine, calls, predict = _remembering(tiny_model, most, monkeypatch)
     for number in (0, 1, 0, 2, 0, 1):
-        cache.get(_slice(number), _encoder(calls))
-        assert cache.bytes_used <= 2 * SIZE
+        predict(number)
+        assert engine.cache.currsize <= most
     assert calls == [0, 1, 2, 1]
-    assert len(cache) == 2
-    cache.clear()
-    assert (len(cache), cache.bytes_used) == (0, 0)
+    assert len(engine.cache) == 2
 
 
-def test_what_is_larger_than_the_bound_is_not_kept() -> None:
-    calls: list[int] = []
-    for most in (0, SIZE - 1):
-        cache = FeatureCache(most)
-        for _ in range(2):
-            cache.get(_slice(5), _encoder(calls))
-        assert len(cache) == 0
-    assert calls == [5] * 4
+def test_what_is_larger_than_the_bound_is_not_kept(
+    tiny_model: BiomedParse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for most in (0, _size_of_one(tiny_model) - 1):
+        engine, calls, predict = _remembering(tiny_model, most, monkeypatch)
+        predict(5)
+        predict(5)
+        assert len(engine.cache) == 0
+        assert calls == [5] * 2
+        monkeypatch.undo()
 
 
-def test_neighbours_belong_to_the_key() -> None:
-    calls: list[int] = []
-    cache = FeatureCache(10 * SIZE)
-    other = _slice(1)
+def test_neighbours_belong_to_the_key(
+    tiny_model: BiomedParse, slices: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(tiny_model)
+    sizes, tokens = _seen(engine, monkeypatch), engine.encode_prompts(["liver"])
+    other = slices[:1].clone()
     other[0, 2] = 7
-    for slices in (_slice(1), other, _slice(1)):
-        cache.get(slices, _encoder(calls))
-    assert calls == [1, 1]
+    for one in (slices[:1], other, slices[:1].clone()):
+        engine.predict(one, tokens)
+    assert len(sizes) == 2
 
 
 def _fork(work: Callable[[], object]) -> str:

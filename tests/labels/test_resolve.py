@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from napari_biomedparse.labels import resolve as postprocess
 from napari_biomedparse.labels.resolve import (
     merge,
     resolve,
-    resolve_at_once,
     suppress,
     upsample,
 )
 
 SATURATED = 40.0
+resolve_at_once = partial(resolve, wait=False)
 
 
 def test_golden(shared: Path) -> None:

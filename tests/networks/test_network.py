@@ -72,7 +72,7 @@ def test_a_network_of_another_kind_runs() -> None:
     assert torch.equal(found.mask_logits[:, 1], expected - 5)
     assert set(network.fields) == {(*network.field_shape, 16)}
     engine.predict(slices[:1], tokens)
-    assert engine.cache.bytes_used == 16 * 4
+    assert engine.cache.currsize == 16 * 4
 
 
 def test_the_network_says_which_weights_bear_half_precision() -> None:

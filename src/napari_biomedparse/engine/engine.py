@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 import torch
-from cachetools import LRUCache
+from cachetools import LRUCache, cached
 from torch import Tensor, nn
 
 from napari_biomedparse.data.options import USUAL_BATCH
@@ -73,8 +73,9 @@ class Engine:
         statistics, mask logits, attention masks' probabilities and the decoder's
         queries are always float32.
     cache_bytes : int
-        Memory for the features of slices predicted one at a time, such as the slice
-        in view; features of longer batches are not kept.
+        Memory on the device for the features of slices predicted one at a time, such
+        as the slice in view; features of longer batches are not kept. A slice of the
+        published network takes 110 MB in float32; 0 keeps nothing.
 
     Raises
     ------
@@ -98,7 +99,11 @@ class Engine:
         self.dtype = find_precision(precision, self.device)
         self.model = model
         self._network = _place(model, self.device, self.dtype)
-        self.cache = FeatureCache(cache_bytes)
+        self._lock = threading.Lock()  # slices may be predicted in several threads
+        self.cache: LRUCache[bytes, Features] = LRUCache(
+            cache_bytes, getsizeof=lambda features: features.nbytes
+        )
+        self._remembered = cached(self.cache, _content, self._lock)(self._encode_image)
         self._field = field or SeededField(seed, *model.field_shape, self.device)
         self._encode = lru_cache(maxsize=REMEMBERED_PROMPTS)(self._encode_prompt)
         on_cpu = self.device.type == "cpu"
@@ -161,7 +166,7 @@ class Engine:
             If the device has too little memory for one slice and one prompt.
         """
         check_not_forked(self._process)
-        remember = remember and len(slices) == 1
+        remember = remember and len(slices) == 1 and self.cache.maxsize > 0
         while True:
             try:
                 return self._predict(slices, tokens, remember)
@@ -207,11 +212,8 @@ class Engine:
         self, slices: Tensor, tokens: Tokens, remember: bool
     ) -> list[Tensor]:
         """Predict slices together, perhaps in a thread of their own."""
-        image = (
-            self.cache.get(slices, self._encode_image)
-            if remember
-            else self._encode_image(slices)
-        )
+        encode = self._remembered if remember else self._encode_image
+        image = encode(slices)
         if isinstance(tokens, Tensor):
             tokens = torch.split(tokens, self._most_prompts)
         columns = [
@@ -249,7 +251,8 @@ class Engine:
     def _make_room(self, slices: int, prompts: int, shortage: str) -> None:
         """Empty the cache; if it was empty, halve what is computed at once."""
         if len(self.cache):
-            self.cache.clear()
+            with self._lock:
+                self.cache.clear()
         elif (at_once := min(slices, self._slices_at_once(prompts))) > 1:
             self._most_slices = at_once // 2
         elif (at_once := min(prompts, self._most_prompts)) > 1:
@@ -280,52 +283,10 @@ class Engine:
         return self._network.encode_prompts(ids[None])[0]
 
 
-class FeatureCache:
-    """Features of recent slices, so that another prompt costs only the decoder.
-
-    They are found by the slices' content; the least recently used go first. They take
-    at most `most_bytes` on their device, where a slice of the published network takes
-    110 MB in float32; 0 keeps nothing.
-    """
-
-    def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = most_bytes
-        self._kept: LRUCache[bytes, Features] = LRUCache(
-            most_bytes, getsizeof=lambda features: features.nbytes
-        )
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        """Count the slices that are kept."""
-        return len(self._kept)
-
-    @property
-    def bytes_used(self) -> int:
-        """Memory that the features take."""
-        return int(self._kept.currsize)
-
-    def get(self, slices: Tensor, encode: Callable[[Tensor], Features]) -> Features:
-        """Return the features of slices [B, 3, S, S]; `encode` computes missing ones.
-
-        May be called from any thread.
-        """
-        if not self.most_bytes:
-            return encode(slices)
-        values = slices.contiguous().cpu().numpy()
-        key = hashlib.blake2b(values.data, digest_size=16).digest()
-        with self._lock:
-            if (kept := self._kept.get(key)) is not None:
-                return kept
-        features = encode(slices)
-        if features.nbytes <= self.most_bytes:
-            with self._lock:
-                self._kept[key] = features
-        return features
-
-    def clear(self) -> None:
-        """Forget everything and free its memory."""
-        with self._lock:
-            self._kept.clear()
+def _content(slices: Tensor) -> bytes:
+    """Return a checksum of the values of slices [B, 3, S, S]."""
+    values = slices.contiguous().cpu().numpy()
+    return hashlib.blake2b(values.data, digest_size=16).digest()
 
 
 def fitting_slices(free: int, pixels: int, prompts: int, itemsize: int = 2) -> int:

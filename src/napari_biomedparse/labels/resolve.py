@@ -9,7 +9,8 @@ the original.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import compress
 from typing import NamedTuple
 
 import torch
@@ -37,6 +38,7 @@ def resolve(
     existence_threshold: float = 0.5,
     overlap_threshold: float = 0.5,
     mask_threshold: float = BACKGROUND_PROBABILITY,
+    wait: bool | None = None,
 ) -> Resolved:
     """Turn the masks of competing prompts into one label slice each.
 
@@ -57,73 +59,35 @@ def resolve(
         Probability and intersection over union, 0 to 1.
     mask_threshold : float
         Probability that a prompt has to exceed to claim a voxel.
+    wait : bool, optional
+        Whether to look which prompts are likely and to compute only these, slice by
+        slice. By default not on CUDA, where computing all takes less time than waiting.
 
     Returns
     -------
     Resolved
         On the device of `mask_logits`.
     """
-    if mask_logits.device.type == "cuda":
-        return resolve_at_once(
-            mask_logits,
-            existence,
-            ids,
-            size,
-            existence_threshold=existence_threshold,
-            overlap_threshold=overlap_threshold,
-            mask_threshold=mask_threshold,
-        )
+    wait = mask_logits.device.type != "cuda" if wait is None else wait
+    at_once = 1 if wait else max(1, AT_ONCE // (len(ids) * size[0] * size[1]))
     scores = probability(existence)
-    single = len(ids) == 1
-    candidates = likely(existence, existence_threshold)
-    labels, kept = [], []
-    for logits, score, chosen in zip(mask_logits, scores, candidates, strict=True):
-        keep = chosen.clone()
-        probabilities = upsample(logits[chosen][None], size).sigmoid()
-        if not single:
-            keep[chosen] = suppress(
-                probabilities > mask_threshold,
-                score[chosen][None],
-                existence_threshold,
-                overlap_threshold,
-            )[0]
-            probabilities = probabilities[:, keep[chosen]]
-        remaining = [i for i, used in zip(ids, keep.tolist(), strict=True) if used]
-        labels.append(merge(probabilities, remaining, mask_threshold)[0])
-        kept.append(keep)
-    return Resolved(torch.stack(labels), torch.stack(kept))
-
-
-def resolve_at_once(
-    mask_logits: torch.Tensor,
-    existence: torch.Tensor,
-    ids: Sequence[int],
-    size: tuple[int, int],
-    *,
-    existence_threshold: float = 0.5,
-    overlap_threshold: float = 0.5,
-    mask_threshold: float = BACKGROUND_PROBABILITY,
-) -> Resolved:
-    """Do the same as `resolve` without waiting for the device in between.
-
-    It also computes results that turn out not to be needed, which on a GPU takes less
-    time than waiting. Parameters and result as for `resolve`.
-    """
-    scores = probability(existence)
-    candidates = likely(existence, existence_threshold)
-    at_once = max(1, AT_ONCE // (len(ids) * size[0] * size[1]))
-    labels, kept = [], []
+    keep = likely(existence, existence_threshold)
+    labels = []
     for start in range(0, len(mask_logits), at_once):
         part = slice(start, start + at_once)
-        probabilities = upsample(mask_logits[part], size).sigmoid()
-        keep = candidates[part]
+        chosen = keep[start].clone() if wait else slice(None)
+        names = list(compress(ids, keep[start].tolist())) if wait else ids
+        probabilities = upsample(mask_logits[part][:, chosen], size).sigmoid()
         if len(ids) > 1:
-            masks = probabilities > mask_threshold
-            keep = _suppress_at_once(masks, scores[part], keep, overlap_threshold)
-        gated = probabilities * keep[:, :, None, None]
-        labels.append(merge(gated, ids, mask_threshold))
-        kept.append(keep)
-    return Resolved(torch.cat(labels), torch.cat(kept))
+            keep[part, chosen] = suppress(
+                probabilities > mask_threshold,
+                scores[part][:, chosen],
+                existence_threshold,
+                overlap_threshold,
+            )
+        gated = probabilities * keep[part][:, chosen, None, None]
+        labels.append(merge(gated, names, mask_threshold))
+    return Resolved(torch.cat(labels), keep)
 
 
 def likely(existence: torch.Tensor, threshold: float) -> torch.Tensor:
@@ -142,9 +106,13 @@ def probability(existence: torch.Tensor) -> torch.Tensor:
     The float32 sigmoid rounds an element differently depending on its position in the
     tensor; a float64 sigmoid, rounded once, does not.
     """
-    here = "cpu" if existence.device.type == "mps" else None  # MPS has no float64
-    exact = existence.to(here, torch.float64).sigmoid()
-    return exact.to(torch.float32).to(existence.device)
+    return _exact(existence).sigmoid().to(torch.float32).to(existence.device)
+
+
+def _exact(values: torch.Tensor) -> torch.Tensor:
+    """Return values in float64, which MPS does not have: on the CPU instead."""
+    here = "cpu" if values.device.type == "mps" else None
+    return values.to(here, torch.float64)
 
 
 def upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -171,53 +139,19 @@ def suppress(
     The visit ends at a score below `score_threshold`. Empty masks are skipped; any
     other is kept, and suppresses those that overlap it by more than `iou_threshold`.
     `masks` are boolean [B, P, H, W], `scores` [B, P] existence probabilities; the
-    result is boolean [B, P].
+    result is boolean [B, P]. Nothing waits for the device.
     """
-    slices = zip(masks, scores, strict=True)
-    keep = [_suppress_slice(m, s, score_threshold, iou_threshold) for m, s in slices]
-    return torch.stack(keep)
-
-
-def _suppress_slice(
-    masks: torch.Tensor,
-    scores: torch.Tensor,
-    score_threshold: float,
-    iou_threshold: float,
-) -> torch.Tensor:
-    keep = torch.zeros_like(scores, dtype=torch.bool)
-    order = scores.argsort(descending=True, stable=True)
-    order = order[scores[order] >= score_threshold]
-    flat = masks[order].flatten(1).to(torch.float32)
-    # Sums of 0 and 1 are exact in float32 up to 2**24 voxels a slice.
-    shared = (flat @ flat.T).to("cpu", torch.float64)
-    area = shared.diagonal()
-    union = area[:, None] + area[None] - shared
-    duplicate = shared / union.clamp(min=1) > iou_threshold
-    remaining = (area > 0).tolist()
-    for rank, prompt in enumerate(order.tolist()):
-        if remaining[rank]:
-            keep[prompt] = True
-            for other in duplicate[rank].nonzero().flatten().tolist():
-                remaining[other] = False
-    return keep
-
-
-def _suppress_at_once(
-    masks: torch.Tensor,
-    scores: torch.Tensor,
-    candidates: torch.Tensor,
-    iou_threshold: float,
-) -> torch.Tensor:
-    """Do the same as `suppress` for candidates [B, P], without leaving the device."""
     order = scores.argsort(dim=1, descending=True, stable=True)
     flat = masks.flatten(2).to(torch.float32)
-    shared = (flat @ flat.mT).to(torch.float64)  # [B, P, P]
+    # Sums of 0 and 1 are exact in float32 up to 2**24 voxels a slice.
+    shared = _exact(flat @ flat.mT)  # [B, P, P]
     area = shared.diagonal(dim1=1, dim2=2)
     union = area[:, :, None] + area[:, None] - shared
-    duplicate = shared / union.clamp(min=1) > iou_threshold
-    remaining = candidates & (area > 0)
-    keep = torch.zeros_like(candidates)
-    for visited in torch.split(order, 1, dim=1):  # [B, 1]
+    duplicate = (shared / union.clamp(min=1) > iou_threshold).to(scores.device)
+    remaining = (scores >= score_threshold) & (area > 0).to(scores.device)
+    keep = torch.zeros_like(remaining)
+    for rank in range(scores.shape[1]):
+        visited = order[:, rank, None]  # [B, 1]
         taken = remaining.gather(1, visited)
         keep.scatter_(1, visited, taken)
         others = duplicate.gather(1, visited[:, :, None].expand_as(duplicate[:, :1]))
@@ -259,11 +193,9 @@ def resolve_in_order(
     Parameters are as for `resolve`; `ranked` are all label ids, that with the highest
     priority first. The result is int32 [B, H, W]: 0 or a prompt's id.
     """
+    claims = _claims(mask_logits, existence, size, existence_threshold, mask_threshold)
     labels = []
-    for logits, chosen in zip(
-        mask_logits, likely(existence, existence_threshold), strict=True
-    ):
-        masks = _claimed_masks(logits, chosen, size, mask_threshold)
+    for masks in claims:
         plane = torch.zeros(size, dtype=torch.int32, device=masks.device)
         for label in reversed(ranked):
             plane.masked_fill_(masks[ids.index(label)], label)
@@ -285,20 +217,20 @@ def resolve_separately(
     Parameters are as for `resolve`. The result is int32 [B, P, H, W]: 0 or the prompt's
     id.
     """
+    claims = _claims(mask_logits, existence, size, existence_threshold, mask_threshold)
     values = torch.tensor(ids, dtype=torch.int32, device=mask_logits.device)
-    return torch.stack(
-        [
-            _claimed_masks(logits, chosen, size, mask_threshold) * values[:, None, None]
-            for logits, chosen in zip(
-                mask_logits, likely(existence, existence_threshold), strict=True
-            )
-        ]
-    )
+    return torch.stack([masks * values[:, None, None] for masks in claims])
 
 
-def _claimed_masks(
-    logits: torch.Tensor, chosen: torch.Tensor, size: tuple[int, int], threshold: float
-) -> torch.Tensor:
-    """Return masks [P, H, W] of a slice, empty if the target does not exist."""
-    probabilities = upsample(logits[None], size)[0].sigmoid()
-    return (probabilities > threshold) & chosen[:, None, None]
+def _claims(
+    mask_logits: torch.Tensor,
+    existence: torch.Tensor,
+    size: tuple[int, int],
+    existence_threshold: float,
+    mask_threshold: float,
+) -> Iterator[torch.Tensor]:
+    """Yield masks [P, H, W] of each slice, empty if the target does not exist."""
+    there = likely(existence, existence_threshold)
+    for logits, chosen in zip(mask_logits, there, strict=True):
+        probabilities = upsample(logits[None], size)[0].sigmoid()
+        yield (probabilities > mask_threshold) & chosen[:, None, None]

@@ -371,7 +371,7 @@ def _resolve(
 ) -> Tensor:
     """Return labels [B, H, W] or, if separate, [B, P, H, W]."""
     options, ids, size = plan.options, plan.prompts.ids, plan.geometry.working_shape
-    common = {
+    common: dict[str, Any] = {
         "existence_threshold": options.existence_threshold,
         "mask_threshold": threshold,
     }

@@ -9,45 +9,40 @@ from scipy.spatial import cKDTree
 
 from napari_biomedparse.samples.fields import (
     Floats,
-    Grid,
-    Ids,
+    Scene,
     blurred,
     ellipsoid,
+    grey_levels,
     random_rotation,
     scattered,
     smooth_noise,
 )
 
-TARGETS = ("membrane", "mitochondria", "nucleus", "vesicles", "synaptic cleft")
 
+class EMScene(Scene):
+    """Cells under an electron microscope; `image` is what remains of the beam.
 
-class EMScene:
-    """Tissue under construction: the instances of each target, and the absorption.
-
-    Of `TARGETS` only those in `wanted` occur.
+    0 is the densest stain and 1 is empty resin.
     """
 
-    def __init__(
-        self, rng: np.random.Generator, grid: Grid, wanted: frozenset[str]
-    ) -> None:
-        self.rng, self.grid, self.wanted = rng, grid, wanted
-        self.objects: dict[str, Ids] = {
-            name: np.zeros(grid.shape, np.int32) for name in TARGETS
-        }
+    targets = ("membrane", "mitochondria", "nucleus", "vesicles", "synaptic cleft")
+    pixel = 0.012
+
+    def draw(self) -> None:
+        """Draw the cells and all that is wanted in them."""
         self.synapses: list[Floats] = []
         self._grow_cells()
         self.free = self.wall > self.thickness
         self._paint_cytoplasm()
-        if "nucleus" in wanted:
-            self._add_nuclei()
-        if "synaptic cleft" in wanted:
-            self._add_clefts()
-        if "mitochondria" in wanted:
-            self._add_mitochondria()
-        if "vesicles" in wanted:
-            self._add_vesicles()
-        if "membrane" in wanted:
-            self._add_membranes()
+        self.add(
+            {
+                "nucleus": self._add_nuclei,
+                "synaptic cleft": self._add_clefts,
+                "mitochondria": self._add_mitochondria,
+                "vesicles": self._add_vesicles,
+                "membrane": self._add_membranes,
+            }
+        )
 
     def _grow_cells(self) -> None:
         """Divide space among cells: `cell` ids and `wall`, the distance to a border."""
@@ -143,8 +138,7 @@ class EMScene:
             centre = (spot * grid.scale).astype(np.float32)
             reach = rng.uniform(10.0, 16.0)
             window = grid.window(centre, reach)
-            dz, dy, dx = grid.offsets(centre, window)
-            close = dz**2 + dy**2 + dx**2 < reach**2
+            close = grid.squares(centre, window) < reach**2
             half = max(self.thickness + 1.0, rng.uniform(3.0, 4.2))
             band = close & (self.wall[window] < half)
             side = self.cell[window] == self.cell[tuple(spot)]
@@ -167,8 +161,6 @@ class EMScene:
             radii = np.array([rng.uniform(8.0, 19.0), *rng.uniform(5.0, 9.5, 2)])
             rotation = random_rotation(rng, tilt=0.8)
             window = grid.window(centre, radii[0] + 1.0)
-            if any(s.stop <= s.start for s in window):
-                continue
             distance, along = ellipsoid(grid, centre, radii, rotation, window)
             room = self.free[window] & (self.wall[window] > self.thickness + 1.0)
             whole = distance < 1.0
@@ -199,10 +191,7 @@ class EMScene:
             tries = middle + rng.normal(0.0, spread, (60, 3)) * [1.2, 1.0, 1.0]
             for centre in tries.astype(np.float32):
                 window = grid.window(centre, radius + 1.0)
-                if any(s.stop <= s.start for s in window):
-                    continue
-                dz, dy, dx = grid.offsets(centre, window)
-                distance = np.sqrt(dz**2 + dy**2 + dx**2)
+                distance = np.sqrt(grid.squares(centre, window))
                 ball = distance < radius
                 room = self.free[window] & (self.wall[window] > self.thickness + 0.6)
                 if ball.sum() < 12 or room[ball].mean() < 0.97:
@@ -220,40 +209,32 @@ class EMScene:
         self.image[band] = self.line
         self.objects["membrane"][band] = 1
 
+    def render(self) -> npt.NDArray[np.uint8]:
+        """Add focus, noise, charging and uneven exposure."""
+        rng, grid = self.rng, self.grid
+        image = blurred(self.image, (0.0, *(rng.uniform(0.5, 1.3),) * 2))
+        contrast = np.float32(rng.uniform(0.7, 1.1))
+        image = (image - 0.5) * contrast + np.float32(rng.uniform(0.42, 0.58))
+        image += np.float32(rng.uniform(0.01, 0.05)) * smooth_noise(rng, grid, 60.0)
+        exposure = rng.normal(0.0, rng.uniform(0.0, 0.03), (grid.shape[0], 1, 1))
+        image += exposure.astype(np.float32)
+        self._charge(image)
+        grain = rng.standard_normal(grid.shape, dtype=np.float32)
+        image += np.float32(rng.uniform(0.02, 0.09)) * grain
+        soft = rng.standard_normal(grid.shape, dtype=np.float32)
+        soft = blurred(soft, (0.0, 1.0, 1.0))
+        image += np.float32(rng.uniform(0.0, 0.12)) * soft
+        return grey_levels(1.0 - image if rng.random() < 0.06 else image)
 
-def render(
-    rng: np.random.Generator, grid: Grid, scene: Floats
-) -> npt.NDArray[np.uint8]:
-    """Turn absorption into grey levels: focus, noise, charging, uneven exposure.
-
-    In `scene`, float32 [Z,Y,X], 0 is the densest stain and 1 is empty resin.
-    """
-    image = blurred(scene, (0.0, *(rng.uniform(0.5, 1.3),) * 2))
-    contrast = rng.uniform(0.7, 1.1)
-    image = (image - 0.5) * np.float32(contrast) + np.float32(rng.uniform(0.42, 0.58))
-    image += np.float32(rng.uniform(0.01, 0.05)) * smooth_noise(rng, grid, 60.0)
-    exposure = rng.normal(0.0, rng.uniform(0.0, 0.03), (grid.shape[0], 1, 1))
-    image += exposure.astype(np.float32)
-    _charge(rng, image)
-    grain = rng.standard_normal(grid.shape, dtype=np.float32)
-    image += np.float32(rng.uniform(0.02, 0.09)) * grain
-    soft = blurred(rng.standard_normal(grid.shape, dtype=np.float32), (0.0, 1.0, 1.0))
-    image += np.float32(rng.uniform(0.0, 0.12)) * soft
-    if rng.random() < 0.06:
-        image = 1.0 - image
-    grey: npt.NDArray[np.uint8] = np.clip(image * 255.0, 0.0, 255.0).astype(np.uint8)
-    return grey
-
-
-def _charge(rng: np.random.Generator, image: Floats) -> None:
-    """Add charging: bright horizontal streaks behind a charged spot, in place."""
-    strength = rng.choice([0.0, rng.uniform(0.03, 0.15)])
-    if strength == 0.0:
-        return
-    depth, height, width = image.shape
-    for z in range(depth):
-        for _ in range(rng.poisson(1.0)):
-            row, column = rng.integers(height), rng.integers(width)
-            rows = slice(row, row + int(rng.integers(2, 9)))
-            tail = np.exp(-np.arange(width - column) / (0.3 * width))
-            image[z, rows, column:] += (strength * tail).astype(np.float32)
+    def _charge(self, image: Floats) -> None:
+        """Add bright horizontal streaks behind charged spots, in place."""
+        rng, (_, height, width) = self.rng, image.shape
+        strength = rng.choice([0.0, rng.uniform(0.03, 0.15)])
+        if strength == 0.0:
+            return
+        for plane in image:
+            for _ in range(rng.poisson(1.0)):
+                row, column = rng.integers(height), rng.integers(width)
+                rows = slice(row, row + int(rng.integers(2, 9)))
+                tail = np.exp(-np.arange(width - column) / (0.3 * width))
+                plane[rows, column:] += (strength * tail).astype(np.float32)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +12,7 @@ from scipy import ndimage
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int32]
+Window = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Grid:
         scaled = z * np.float32(self.anisotropy)
         return scaled.astype(np.float32), y.astype(np.float32), x.astype(np.float32)
 
-    def window(self, centre: Floats, reach: float) -> tuple[slice, slice, slice]:
+    def window(self, centre: Floats, reach: float) -> Window:
         """Cut out the voxels within `reach` pixels of `centre` along each axis."""
         low = np.floor((centre - reach) / self.scale).astype(int)
         high = np.ceil((centre + reach) / self.scale).astype(int) + 1
@@ -50,9 +53,7 @@ class Grid:
         )
         return z, y, x
 
-    def offsets(
-        self, centre: Floats, window: tuple[slice, slice, slice]
-    ) -> tuple[Floats, Floats, Floats]:
+    def offsets(self, centre: Floats, window: Window) -> tuple[Floats, Floats, Floats]:
         """Return dz, dy, dx from `centre` for the voxels of `window`, broadcastable."""
         z, y, x = self.axes()
         return (
@@ -60,6 +61,43 @@ class Grid:
             y[:, window[1]] - np.float32(centre[1]),
             x[:, :, window[2]] - np.float32(centre[2]),
         )
+
+    def squares(self, centre: Floats, window: Window) -> Floats:
+        """Return the squared distance from `centre` of the voxels of `window`."""
+        dz, dy, dx = self.offsets(centre, window)
+        return dz**2 + dy**2 + dx**2
+
+
+class Scene:
+    """Tissue under construction: the instances of each target, and the image.
+
+    Of the `targets` of its kind only those in `wanted` occur; `free` voxels are those
+    that none has taken, `pixel` is the edge of a pixel in micrometers.
+    """
+
+    targets: ClassVar[tuple[str, ...]]
+    pixel: ClassVar[float]
+    image: Floats
+    free: npt.NDArray[np.bool_]
+
+    def __init__(
+        self, rng: np.random.Generator, grid: Grid, wanted: frozenset[str]
+    ) -> None:
+        self.rng, self.grid, self.wanted = rng, grid, wanted
+        self.objects: dict[str, Ids] = {
+            name: np.zeros(grid.shape, np.int32) for name in self.targets
+        }
+
+    def add(self, steps: dict[str, Callable[[], None]]) -> None:
+        """Add the wanted targets, in the order of the steps that do so."""
+        for step in (steps[name] for name in steps if name in self.wanted):
+            step()
+
+
+def grey_levels(image: Floats) -> npt.NDArray[np.uint8]:
+    """Turn values of 0 to 1 into grey levels."""
+    grey: npt.NDArray[np.uint8] = np.clip(image * 255.0, 0.0, 255.0).astype(np.uint8)
+    return grey
 
 
 def smooth_noise(rng: np.random.Generator, grid: Grid, size: float) -> Floats:
@@ -109,7 +147,7 @@ def ellipsoid(
     centre: Floats,
     radii: npt.NDArray[np.float64],
     rotation: npt.NDArray[np.float64],
-    window: tuple[slice, slice, slice],
+    window: Window,
 ) -> tuple[Floats, Floats]:
     """Measure an ellipsoid inside `window`, with half axes `radii` along `rotation`.
 

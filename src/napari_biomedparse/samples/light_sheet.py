@@ -8,40 +8,30 @@ from scipy import ndimage
 
 from napari_biomedparse.samples.fields import (
     Floats,
-    Grid,
-    Ids,
+    Scene,
     blurred,
     ellipsoid,
+    grey_levels,
     random_rotation,
     smooth_noise,
 )
 
-TARGETS = ("nuclei", "vessels", "plaques")
 
+class LightSheetScene(Scene):
+    """Tissue under a light-sheet microscope; `image` is fluorescence, 0 to about 1."""
 
-class LightSheetScene:
-    """Tissue under construction: the instances of each target, and the fluorescence.
+    targets = ("nuclei", "vessels", "plaques")
+    pixel = 0.8
 
-    Of `TARGETS` only those in `wanted` occur.
-    """
-
-    def __init__(
-        self, rng: np.random.Generator, grid: Grid, wanted: frozenset[str]
-    ) -> None:
-        self.rng, self.grid = rng, grid
-        self.objects: dict[str, Ids] = {
-            name: np.zeros(grid.shape, np.int32) for name in TARGETS
-        }
+    def draw(self) -> None:
+        """Draw the tissue and all that is wanted in it."""
+        rng, grid = self.rng, self.grid
         level = rng.uniform(0.04, 0.2)
         ripple = 0.25 * smooth_noise(rng, grid, 40.0) + 0.1 * smooth_noise(rng, grid, 5)
         self.image = (level * np.clip(1.0 + ripple, 0.2, 2.0)).astype(np.float32)
         self.free = np.ones(grid.shape, bool)
-        if "vessels" in wanted:
-            self._add_vessels()
-        if "plaques" in wanted:
-            self._add_plaques()
-        if "nuclei" in wanted:
-            self._add_nuclei()
+        vessels, plaques = self._add_vessels, self._add_plaques
+        self.add({"vessels": vessels, "plaques": plaques, "nuclei": self._add_nuclei})
 
     def _add_vessels(self) -> None:
         rng, grid = self.rng, self.grid
@@ -96,8 +86,7 @@ class LightSheetScene:
             centre = (rng.uniform(0.05, 0.95, 3) * grid.extent).astype(np.float32)
             radius = rng.uniform(10.0, 19.0)
             window = grid.window(centre, 1.7 * radius)
-            dz, dy, dx = grid.offsets(centre, window)
-            distance = np.sqrt(dz**2 + dy**2 + dx**2) / radius
+            distance = np.sqrt(grid.squares(centre, window)) / radius
             ragged = distance + 0.16 * bumps[window]
             inside = (ragged < 1.0) & self.free[window]
             body = 0.45 + 0.55 * np.exp(-((distance / 0.45) ** 2))
@@ -159,43 +148,34 @@ class LightSheetScene:
                 return np.asarray(centre, np.float32)
         return None
 
+    def render(self) -> npt.NDArray[np.uint8]:
+        """Add the PSF, shadows and shot noise."""
+        rng, grid = self.rng, self.grid
+        width = rng.uniform(0.6, 2.0)
+        along = rng.uniform(1.0, 2.6) / grid.anisotropy
+        image = blurred(self.image, (along, width, width)) * self._shadows()
+        photons = rng.uniform(40.0, 400.0)
+        counts = rng.poisson(np.clip(image, 0.0, None) * photons)
+        image = counts.astype(np.float32) / np.float32(photons)
+        amount = np.float32(rng.uniform(0.0, 0.03))
+        image += amount * rng.standard_normal(grid.shape, dtype=np.float32)
+        low = rng.uniform(0.0, 0.08)
+        high = np.percentile(image[:, ::4, ::4], rng.uniform(98.5, 99.9)) + 0.05
+        curve = np.clip(image / high, 0.0, 1.0) ** rng.uniform(0.7, 1.2)
+        return grey_levels(low + (1.0 - low) * curve)
 
-def render(
-    rng: np.random.Generator, grid: Grid, scene: Floats
-) -> npt.NDArray[np.uint8]:
-    """Turn fluorescence into grey levels: PSF, shadows, shot noise.
-
-    `scene` is float32 [Z,Y,X], from 0 to about 1.
-    """
-    width = rng.uniform(0.6, 2.0)
-    along = rng.uniform(1.0, 2.6) / grid.anisotropy
-    image = blurred(scene, (along, width, width))
-    image *= _shadows(rng, grid)
-    photons = rng.uniform(40.0, 400.0)
-    counts = rng.poisson(np.clip(image, 0.0, None) * photons)
-    image = counts.astype(np.float32) / np.float32(photons)
-    image += np.float32(rng.uniform(0.0, 0.03)) * rng.standard_normal(
-        grid.shape, dtype=np.float32
-    )
-    low = rng.uniform(0.0, 0.08)
-    high = np.percentile(image[:, ::4, ::4], rng.uniform(98.5, 99.9)) + 0.05
-    image = low + (1.0 - low) * np.clip(image / high, 0.0, 1.0) ** rng.uniform(0.7, 1.2)
-    grey: npt.NDArray[np.uint8] = np.clip(image * 255.0, 0.0, 255.0).astype(np.uint8)
-    return grey
-
-
-def _shadows(rng: np.random.Generator, grid: Grid) -> Floats:
-    """Draw the light that is left along x, from one side: fall-off and stripes."""
-    depth, height, width = grid.shape
-    x = np.linspace(0.0, 1.0, width, dtype=np.float32)
-    if rng.random() < 0.5:
-        x = x[::-1]
-    light = np.exp(-rng.uniform(0.0, 0.6) * x)[None, None, :]
-    stripes = ndimage.gaussian_filter(
-        rng.standard_normal((depth, height)), (1.0, rng.uniform(1.0, 3.0))
-    )
-    stripes /= stripes.std() + 1e-6
-    depthness = rng.choice([0.0, rng.uniform(0.03, 0.12)])
-    shade = 1.0 - depthness * np.clip(stripes, 0.0, 2.5)
-    result: Floats = (light * shade[:, :, None]).astype(np.float32)
-    return result
+    def _shadows(self) -> Floats:
+        """Draw the light that is left along x, from one side: fall-off and stripes."""
+        rng, (depth, height, width) = self.rng, self.grid.shape
+        x = np.linspace(0.0, 1.0, width, dtype=np.float32)
+        if rng.random() < 0.5:
+            x = x[::-1]
+        light = np.exp(-rng.uniform(0.0, 0.6) * x)[None, None, :]
+        stripes = ndimage.gaussian_filter(
+            rng.standard_normal((depth, height)), (1.0, rng.uniform(1.0, 3.0))
+        )
+        stripes /= stripes.std() + 1e-6
+        depthness = rng.choice([0.0, rng.uniform(0.03, 0.12)])
+        shade = 1.0 - depthness * np.clip(stripes, 0.0, 2.5)
+        result: Floats = (light * shade[:, :, None]).astype(np.float32)
+        return result

@@ -9,15 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.data.prompts import Prompt, PromptSet, parse_prompts
-from napari_biomedparse.data.volume import Volume
+from napari_biomedparse.data.volume import SPATIAL_AXES, Volume
 from napari_biomedparse.errors import OptionError
-from napari_biomedparse.samples import em, light_sheet
+from napari_biomedparse.samples.em import EMScene
 from napari_biomedparse.samples.fields import Grid
+from napari_biomedparse.samples.light_sheet import LightSheetScene
 
-KINDS: dict[str, tuple[str, ...]] = {
-    "em": em.TARGETS,
-    "light-sheet": light_sheet.TARGETS,
+_SCENES: dict[str, type[EMScene] | type[LightSheetScene]] = {
+    "em": EMScene,
+    "light-sheet": LightSheetScene,
 }
+KINDS = {kind: scene.targets for kind, scene in _SCENES.items()}
 """Targets of each kind of phantom; label ids count from 1 in this order."""
 
 TITLES = {
@@ -84,24 +86,17 @@ class Phantom:
     def demo_prompts(self) -> PromptSet:
         """The targets that occur, and one of another kind that is certainly absent."""
         other = "light-sheet" if self.kind == "em" else "em"
-        named = dict(enumerate(self.objects, start=1))
-        texts = {
-            i: TITLES[name] for i, name in named.items() if name not in self.absent
-        }
+        named = enumerate(self.objects, start=1)
+        texts = {i: TITLES[name] for i, name in named if name not in self.absent}
         texts[max(texts) + 1] = TITLES[KINDS[other][-1]]
         return parse_prompts(texts)
 
     @property
     def volume(self) -> Volume:
         """The image with its axes and voxel size."""
-        return Volume(
-            data=self.image,
-            axes=("z", "y", "x"),
-            spacing=self.spacing,
-            units=("micrometer",) * 3,
-            origin=(0.0, 0.0, 0.0),
-            name=f"{self.kind} phantom {self.seed}",
-        )
+        name, units = f"{self.kind} phantom {self.seed}", ("micrometer",) * 3
+        origin = (0.0, 0.0, 0.0)
+        return Volume(self.image, SPATIAL_AXES, self.spacing, units, origin, name)
 
 
 def make_phantom(
@@ -150,15 +145,10 @@ def make_phantom(
         drawn = {min(chance, key=lambda name: chance[name])}
     wanted = frozenset(drawn if targets is None else targets)
     grid = Grid(shape, anisotropy=float(rng.uniform(1.5, 4.0)))
-    scene: em.EMScene | light_sheet.LightSheetScene
-    if kind == "em":
-        scene, render, pixel = em.EMScene(rng, grid, wanted), em.render, 0.012
-    else:
-        scene = light_sheet.LightSheetScene(rng, grid, wanted)
-        render, pixel = light_sheet.render, 0.8
-    image = render(rng, grid, scene.image)
-    spacing = (round(pixel * grid.anisotropy, 6), pixel, pixel)
-    return Phantom(kind, seed, image, scene.objects, spacing)
+    scene = _SCENES[kind](rng, grid, wanted)
+    scene.draw()
+    spacing = (round(scene.pixel * grid.anisotropy, 6), scene.pixel, scene.pixel)
+    return Phantom(kind, seed, scene.render(), scene.objects, spacing)
 
 
 def sample_em() -> Phantom:

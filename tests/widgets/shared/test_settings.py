@@ -116,9 +116,9 @@ def test_the_engine_keeps_what_it_may():
     volume, prompts = as_volume(np.ones((1, 8, 8))), parse_prompts(["liver"])
     wanted = VolumeRequest(volume, prompts, SegmentOptions(), "tiny", "cpu", 5)
     engine = worker._ready_engine(wanted, run)
-    assert engine.cache.most_bytes == 5
+    assert engine.cache.maxsize == 5
     assert worker._ready_engine(wanted, run) is engine
     other = worker._ready_engine(replace(wanted, cache_bytes=6), run)
-    assert other.cache.most_bytes == 6 and other.model is engine.model
+    assert other.cache.maxsize == 6 and other.model is engine.model
     other = worker._ready_engine(replace(wanted, cache_bytes=None), run)
-    assert other.cache.most_bytes == CACHE_BYTES
+    assert other.cache.maxsize == CACHE_BYTES
