@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 
@@ -167,7 +166,7 @@ def test_matching_agrees_with_the_assignment_problem(seed: int) -> None:
     costs = -(overlap >= 0.5).astype(float) - overlap / (2 * min(overlap.shape))
     chosen = overlap[linear_sum_assignment(costs)]
     expected = np.sort(chosen[chosen >= 0.5])
-    np.testing.assert_allclose(np.sort(match_objects(truth, labels)), expected)
+    np.testing.assert_allclose(np.sort(match_objects(truth, labels)[2]), expected)
 
 
 def test_many_objects_fit_into_memory() -> None:
@@ -203,7 +202,7 @@ def test_objects_that_are_all_missed_have_no_quality() -> None:
 def test_background_is_no_object() -> None:
     truth = np.array([[[1, 1, 1, 1, 1, 1, 0, 0]]], np.uint8)
     labels = np.array([[[0, 0, 0, 0, 0, 0, 1, 2]]], np.uint8)
-    assert len(match_objects(truth, labels)) == 0  # though it covers what was missed
+    assert len(match_objects(truth, labels)[2]) == 0  # though it covers what was missed
     assert evaluate_instances(truth, labels).true_positives == 0
     assert evaluate_instances(labels, truth).true_positives == 0
 
@@ -216,12 +215,11 @@ def test_f1_is_the_harmonic_mean() -> None:
 
 
 @pytest.mark.parametrize(
-    "score",
-    [ClassScore(0.5, 0.5), InstanceScore(1, 0, 0, 1.0)],
+    ("score", "name"),
+    [(ClassScore(0.5, 0.5), "dsc"), (InstanceScore(1, 0, 0, 1.0), "true_positives")],
 )
-def test_scores_stay_as_they_are(score: object) -> None:
-    name = dataclasses.fields(score)[0].name  # type: ignore[arg-type]
-    with pytest.raises(dataclasses.FrozenInstanceError):
+def test_scores_stay_as_they_are(score: object, name: str) -> None:
+    with pytest.raises(AttributeError):
         setattr(score, name, 0)
 
 

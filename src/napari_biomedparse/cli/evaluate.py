@@ -116,9 +116,9 @@ def evaluate(
 def _show(result: Evaluation) -> None:
     from napari_biomedparse.evaluation.run import PAGE, tolerance_text
     from napari_biomedparse.evaluation.scores import METRICS
-    from napari_biomedparse.evaluation.tables import by_class
+    from napari_biomedparse.evaluation.tables import table_of
 
-    metrics, classes = by_class(result.summary)
+    metrics, classes = table_of(result.summary)
     table = Table("label", "class", *(METRICS[m] for m in metrics), "cases")
     for label, prompt, row in classes:
         table.add_row(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,6 @@ from napari_biomedparse.errors import OptionError, PromptError, VolumeError
 from napari_biomedparse.evaluation.memory import PeakMemory
 from napari_biomedparse.evaluation.metrics import match_rows
 from napari_biomedparse.evaluation.scores import (
-    NAN,
     CaseScore,
     ClassLine,
     score_instances,
@@ -86,8 +86,7 @@ class Overlay:
     def read(cls, path: Path) -> Overlay:
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as kept:
-            arrays = {key: kept[key] for key in ("image", "truth", "labels")}
-            return cls(**arrays, index=int(kept["index"]), aspect=float(kept["aspect"]))
+            return cls(**{key: kept[key][()] for key in kept})
 
 
 @dataclass(frozen=True)
@@ -96,9 +95,7 @@ class _Prediction:
     instances: Labels | None
     existence: npt.NDArray[np.bool_] | None
     axis: int
-    seconds: float = NAN
-    host_mib: float = NAN
-    device_mib: float = NAN
+    costs: Mapping[str, float] = field(default_factory=dict)
 
 
 class Case:
@@ -159,48 +156,42 @@ class Case:
 
         A network runs in `folder`, as `segment_to_folder` does.
         """
-        if self.prediction is None:
-            if network is None or self.prompts is None:
-                raise OptionError("Give predictions, or a model and prompts.")
+        if self.prediction is not None:
+            found = self._given(read_labels(self.prediction))
+        elif network is not None and self.prompts is not None:
             found = self._segment(folder, network, self.prompts, how, on_progress)
         else:
-            found = self._given()
-        truth = read_labels(self.truth)
-        scored = slice(*self.scoring.options.slices or (None,))
-        where = (slice(None),) * found.axis + (scored,)
-        truth, labels = truth[where], found.labels[where]
-        instances = None if found.instances is None else found.instances[where]
+            raise OptionError("Give predictions, or a model and prompts.")
+        axis, scored = found.axis, slice(*self.scoring.options.slices or (None,))
+        where = (slice(None),) * axis + (scored,)
+        truth, labels = read_labels(self.truth)[where], found.labels[where]
         existence = None if found.existence is None else found.existence[:, scored]
-        lines = self._lines(truth, labels, instances, existence, found.axis)
+        if found.instances is None:
+            lines = self._score_classes(truth, labels, existence, axis)
+        else:
+            labels = found.instances[where]
+            self.matches = match_rows(truth, labels)
+            lines = score_instances(
+                truth, labels, self.prompts, existence=existence, axis=axis
+            )
         score = CaseScore(
             self.pair.name,
             lines,
-            found.seconds,
-            found.host_mib,
-            found.device_mib,
-            truth.shape[found.axis],
-            self.tolerance,
-            self.volume.units[1],
+            **found.costs,
+            slices=truth.shape[axis],
+            tolerance=self.tolerance,
+            unit=self.volume.units[1],
         )
-        if instances is not None:
-            self.matches = match_rows(truth, instances)
-        shown = labels if instances is None else instances
-        return score, self._overlay(truth, shown, found.axis)
+        return score, self._overlay(truth, labels, axis)
 
-    def _lines(
+    def _score_classes(
         self,
         truth: Labels,
         labels: Labels,
-        instances: Labels | None,
         existence: npt.NDArray[np.bool_] | None,
         axis: int,
     ) -> tuple[ClassLine, ...]:
-        if instances is not None:
-            return score_instances(
-                truth, instances, self.prompts, existence=existence, axis=axis
-            )
-        prompts = self.prompts
-        texts = dict(zip(prompts.ids, prompts.texts, strict=True)) if prompts else {}
+        texts = {p.id: p.text for p in self.prompts.prompts} if self.prompts else {}
         if texts and (others := set(np.unique(truth).tolist()) - {0, *texts}):
             logger.warning(
                 "%s has %d labels without a prompt (%s); they are not scored. If each "
@@ -241,27 +232,20 @@ class Case:
             )
             labels = np.asarray(run.labels)
             instances = None if run.instances is None else np.asarray(run.instances)
-        return _Prediction(
-            labels,
-            instances,
-            run.existence >= self.scoring.options.existence_threshold,
-            run.manifest.output["axis"],
-            NAN if begun_before else time.monotonic() - start,
-            peak.host_mib,
-            peak.device_mib,
-        )
+        costs = {"host_mib": peak.host_mib, "device_mib": peak.device_mib}
+        if not begun_before:
+            costs["seconds"] = time.monotonic() - start
+        there = run.existence >= self.scoring.options.existence_threshold
+        axis = run.manifest.output["axis"]
+        return _Prediction(labels, instances, there, axis, costs)
 
-    def _given(self) -> _Prediction:
-        assert self.prediction is not None
-        labels = read_labels(self.prediction)
+    def _given(self, labels: Labels) -> _Prediction:
         axis = self.scoring.options.axis
         if isinstance(axis, str):
             axis = self.volume.axes.index(axis)
+        axis = choose_axis(self.volume.grid) if axis is None else axis
         return _Prediction(
-            labels,
-            labels if self.scores_instances else None,
-            None,
-            choose_axis(self.volume.grid) if axis is None else axis,
+            labels, labels if self.scores_instances else None, None, axis
         )
 
     def _find_prompts(self) -> PromptSet | None:

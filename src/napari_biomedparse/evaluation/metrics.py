@@ -7,10 +7,11 @@ which is imported when first used.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import fastremap
 import numpy as np
@@ -27,12 +28,11 @@ Mask = npt.NDArray[np.bool_]
 MATCH_IOU = 0.5
 
 
-@dataclass(frozen=True)
-class ClassScore:
+class ClassScore(NamedTuple):
     """Dice and normalized surface Dice of one class, 0 to 1; NaN without voxels."""
 
-    dsc: float
-    nsd: float
+    dsc: float = math.nan
+    nsd: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,11 @@ def evaluate_semantic(
         If the shapes differ.
     """
     _require_same_shape(truth, labels)
-    classes = [int(value) for value in np.unique(truth)[1:]]
-    if ids is not None:
-        counted = set(ids)
-        classes = [value for value in classes if value in counted]
+    counted = None if ids is None else set(ids)
     scores = {}
-    for value in classes:
+    for value in np.unique(truth)[1:].tolist():
+        if counted is not None and value not in counted:
+            continue
         masks = truth == value, labels == value
         nsd = surface_dice(*masks, spacing=spacing, tolerance=tolerance)
         scores[value] = ClassScore(dice(*masks), nsd)
@@ -130,12 +129,10 @@ def evaluate_instances(truth: Labels, labels: Labels) -> InstanceScore:
     differ.
     """
     _require_same_shape(truth, labels)
-    values = np.unique(labels)
-    if not values.any():
+    if not labels.any():
         return InstanceScore(0, 0, 0, 0.0)
-    objects: Labels = label_components(truth)
-    found = label_components(labels) if len(values) == 2 else _renumbered(labels)
-    overlaps = match_objects(objects, found)
+    objects, found = _objects(truth, labels)
+    *_, overlaps = match_objects(objects, found)
     matched = len(overlaps)
     return InstanceScore(
         matched,
@@ -146,54 +143,64 @@ def evaluate_instances(truth: Labels, labels: Labels) -> InstanceScore:
     )
 
 
+def _objects(truth: Labels, labels: Labels) -> tuple[Labels, Labels]:
+    """Return the object number of each voxel, in the truth and in the labels."""
+    objects: Labels = label_components(truth)
+    if len(np.unique(labels)) == 2:
+        return objects, label_components(labels)
+    native = labels.astype(labels.dtype.newbyteorder("="), copy=False)
+    consecutive, _ = fastremap.renumber(native)
+    return objects, consecutive.astype(np.int64)
+
+
 def match_rows(truth: Labels, labels: Labels) -> list[dict[str, Any]]:
     """Return a row for each object of `evaluate_instances`: its label and partner.
 
     An object without a partner has no label on the other side, and an `iou` of 0.
     """
-    objects: Labels = label_components(truth)
-    two = len(np.unique(labels)) == 2
-    found = label_components(labels) if two else _renumbered(labels)
-    first, second, overlap = _pairs(objects, found)
-    pairs = list(zip(first.tolist(), second.tolist(), overlap.tolist(), strict=True))
-    alone = set(range(1, int(objects.max(initial=0)) + 1)) - set(first.tolist())
-    extra = set(range(1, int(found.max(initial=0)) + 1)) - set(second.tolist())
-    pairs += [(i, 0, 0.0) for i in sorted(alone)] + [(0, i, 0.0) for i in sorted(extra)]
-    columns = []
-    for numbers, values in ((objects, truth), (found, labels)):
-        own, at, sizes = np.unique(numbers, return_index=True, return_counts=True)
-        known = zip(values.ravel()[at].tolist(), sizes.tolist(), strict=True)
-        columns.append({**dict(zip(own.tolist(), known, strict=True)), 0: ("", "")})
+    objects, found = _objects(truth, labels)
+    matches = (side.tolist() for side in match_objects(objects, found))
+    pairs = list(zip(*matches, strict=True))
+    of_truth, of_labels = _labels_of(objects, truth), _labels_of(found, labels)
+    matched, taken = {i for i, _, _ in pairs}, {j for _, j, _ in pairs}
+    pairs += [(i, 0, 0.0) for i in of_truth if i and i not in matched]
+    pairs += [(0, j, 0.0) for j in of_labels if j and j not in taken]
     return [
         {
-            "truth": columns[0][i][0],
-            "truth_voxels": columns[0][i][1],
-            "prediction": columns[1][j][0],
-            "prediction_voxels": columns[1][j][1],
+            "truth": of_truth[i][0],
+            "truth_voxels": of_truth[i][1],
+            "prediction": of_labels[j][0],
+            "prediction_voxels": of_labels[j][1],
             "iou": iou,
         }
         for i, j, iou in pairs
     ]
 
 
-def match_objects(truth: Labels, labels: Labels) -> npt.NDArray[np.float64]:
+def _labels_of(objects: Labels, labels: Labels) -> dict[int, tuple[Any, Any]]:
+    """Return label and voxels of each object by its number; of 0, empty ones."""
+    numbers, at, sizes = np.unique(objects, return_index=True, return_counts=True)
+    known = zip(labels.ravel()[at].tolist(), sizes.tolist(), strict=True)
+    return {**dict(zip(numbers.tolist(), known, strict=True)), 0: ("", "")}
+
+
+def match_objects(
+    truth: Labels, labels: Labels
+) -> tuple[Labels, Labels, npt.NDArray[np.float64]]:
     """Pair objects one to one.
 
     Above an intersection over union of 0.5 an object has one possible partner only,
     and pairs with exactly 0.5 are equally good. So the largest number of pairs is
     also the one with the largest sum.
 
-    Takes consecutive object numbers, 0 for background; returns the intersection over
-    union of each pair, at least 0.5.
+    Takes consecutive object numbers, 0 for background; returns those of each pair and
+    its intersection over union, at least 0.5.
     """
-    return _pairs(truth, labels)[2]
-
-
-def _pairs(
-    truth: Labels, labels: Labels
-) -> tuple[Labels, Labels, npt.NDArray[np.float64]]:
-    """Return the partners of `match_objects` and their overlaps."""
-    first, second, shared = _shared_voxels(truth, labels)
+    both = (truth > 0) & (labels > 0)
+    base = int(labels.max()) + 1
+    codes = truth[both].astype(np.int64) * base + labels[both]
+    codes, shared = np.unique(codes, return_counts=True)
+    first, second = np.divmod(codes, base)
     sizes, other_sizes = (np.bincount(side.ravel()) for side in (truth, labels))
     overlap = shared / (sizes[first] + other_sizes[second] - shared)
     good = overlap >= MATCH_IOU
@@ -250,21 +257,6 @@ def _require_same_shape(truth: Labels, labels: Labels) -> None:
             f"The truth has the shape {truth.shape} and the segmentation "
             f"{labels.shape}; they must be on the same grid."
         )
-
-
-def _shared_voxels(truth: Labels, labels: Labels) -> tuple[Labels, Labels, Labels]:
-    """Return the pairs of objects that meet and the number of voxels they share."""
-    both = (truth > 0) & (labels > 0)
-    base = int(labels.max()) + 1
-    codes = truth[both].astype(np.int64) * base + labels[both]
-    pairs, shared = np.unique(codes, return_counts=True)
-    return pairs // base, pairs % base, shared
-
-
-def _renumbered(labels: Labels) -> Labels:
-    native = labels.astype(labels.dtype.newbyteorder("="), copy=False)
-    consecutive, _ = fastremap.renumber(native)
-    return consecutive.astype(np.int64)
 
 
 def _ratio(hits: int, misses: int) -> float:

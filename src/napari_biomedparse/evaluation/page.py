@@ -1,16 +1,82 @@
-"""The page on an evaluation: one HTML file with everything in it, pictures included."""
+"""The page on an evaluation: one HTML file with everything in it, pictures included.
+
+Its pictures are box plots of scores and overlays of the worst cases, as PNG.
+"""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from napari_biomedparse.evaluation.scores import METRICS, CaseScore
-from napari_biomedparse.evaluation.tables import SummaryLine, by_class, shown
-from napari_biomedparse.io.durable import write_durably
+from napari_biomedparse.evaluation.scores import METRICS, CaseScore, by_class, known
+from napari_biomedparse.evaluation.tables import SummaryLine, shown, table_of
+from napari_biomedparse.io.durable import atomic_write, write_durably
+from napari_biomedparse.report.drawing import as_png, blend, new_figure
 from napari_biomedparse.report.html import render
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from napari_biomedparse.evaluation.case import Overlay
+
 _TEMPLATE = Path(__file__).with_name("evaluation.html")
+_DOTS_UP_TO = 200
+_OPACITY = 0.5
+
+
+def box_plot(scores: Sequence[CaseScore], metric: str, path: Path) -> bool:
+    """Draw the scores of every class over the cases; False if there are none."""
+    names, values = [], []
+    for (label, prompt), lines in reversed(by_class(scores).items()):
+        if group := known(getattr(line, metric) for line in lines):
+            names.append(textwrap.shorten(f"{label}  {prompt}", 60, placeholder="…"))
+            values.append(group)
+    if not values:
+        return False
+    figure = new_figure(9.0, 1.0 + 0.34 * len(values))
+    axes = figure.add_subplot()
+    axes.boxplot(values, orientation="horizontal", tick_labels=names, showfliers=False)
+    if sum(map(len, values)) <= _DOTS_UP_TO:
+        for row, group in enumerate(values, start=1):
+            axes.plot(group, [row] * len(group), "o", color="#1f77b4", alpha=0.6, ms=4)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_xlabel(METRICS[metric])
+    axes.grid(axis="x", alpha=0.3)
+    _save(figure, path)
+    return True
+
+
+def draw_overlay(overlay: Overlay, title: str, path: Path) -> None:
+    """Draw image, truth and prediction of a slice side by side."""
+    rows, columns = overlay.truth.shape
+    height = min(max(3.6 * rows * overlay.aspect / columns, 2.0), 9.0)
+    figure = new_figure(11.0, height + 0.7)
+    figure.suptitle(f"{title}, slice {overlay.index}", fontsize=10)
+    panels = {
+        "image": overlay.image,
+        "truth": blend(overlay.image, overlay.truth, _OPACITY),
+        "prediction": blend(overlay.image, overlay.labels, _OPACITY),
+    }
+    for place, (name, picture) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, 3, place)
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, aspect=overlay.aspect)
+        axes.set_title(name, fontsize=9)
+        axes.set_axis_off()
+    _save(figure, path)
+
+
+def draw_boxes(scores: Sequence[CaseScore], folder: Path) -> dict[str, Path]:
+    """Draw a box plot of each metric that has scores; return the files by metric."""
+    paths = {metric: folder / f"{metric}.png" for metric in METRICS}
+    return {m: path for m, path in paths.items() if box_plot(scores, m, path)}
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as partial:
+        partial.write_bytes(as_png(figure))
 
 
 def write_page(
@@ -27,7 +93,7 @@ def write_page(
     `failures` are reasons by case, `facts` what the scores depend on, `boxes` pictures
     by metric, and `overlays` pictures by caption, worst first.
     """
-    metrics, classes = by_class(summary)
+    metrics, classes = table_of(summary)
     page = render(
         _TEMPLATE,
         title="Evaluation",

@@ -19,8 +19,7 @@ from napari_biomedparse.errors import (
     shortage,
 )
 from napari_biomedparse.evaluation.case import Case, Overlay, Scoring
-from napari_biomedparse.evaluation.page import write_page
-from napari_biomedparse.evaluation.pictures import draw_boxes, draw_overlay
+from napari_biomedparse.evaluation.page import draw_boxes, draw_overlay, write_page
 from napari_biomedparse.evaluation.scores import CaseScore, plain
 from napari_biomedparse.evaluation.tables import (
     SummaryLine,

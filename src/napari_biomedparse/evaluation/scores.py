@@ -14,6 +14,7 @@ from napari_biomedparse.evaluation.metrics import (
     ClassScore,
     InstanceScore,
     Labels,
+    Mask,
     evaluate_instances,
     evaluate_semantic,
 )
@@ -61,7 +62,7 @@ class ClassLine:
 
 def object_scores(score: InstanceScore) -> dict[str, float]:
     """Return the fields of a `ClassLine` that are about objects."""
-    known = {k: v for k, v in asdict(score).items() if k != "overlaps"}
+    counts = {k: v for k, v in vars(score).items() if k != "overlaps"}
     precisions = [score.average_precision(step / 20) for step in range(10, 20)]
     return {
         "f1": score.f1,
@@ -70,7 +71,7 @@ def object_scores(score: InstanceScore) -> dict[str, float]:
         "ap_75": precisions[5],
         "precision": score.precision,
         "recall": score.recall,
-        **known,
+        **counts,
     }
 
 
@@ -113,10 +114,16 @@ class CaseScore:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> CaseScore:
         """Read what `to_json` returned."""
-        lines = tuple(
-            ClassLine(**_known(line, ClassLine)) for line in stored["classes"]
-        )
-        return cls(**{**_known(stored, cls), "classes": lines})
+        lines = (ClassLine(**_fields_of(line, ClassLine)) for line in stored["classes"])
+        return cls(**{**_fields_of(stored, cls), "classes": tuple(lines)})
+
+
+def by_class(scores: Iterable[CaseScore]) -> dict[tuple[int, str], list[ClassLine]]:
+    """Return the lines of each class, by its label and prompt, in this order."""
+    found: dict[tuple[int, str], list[ClassLine]] = {}
+    for line in (line for score in scores for line in score.classes):
+        found.setdefault((line.label, line.prompt), []).append(line)
+    return dict(sorted(found.items()))
 
 
 def score_semantic(
@@ -140,12 +147,11 @@ def score_semantic(
     ids = tuple(texts) or tuple(scores)
     there = slices_with(truth, ids, axis)
     predicted = slices_with(labels, ids, axis) if existence is None else existence
-    missing = ClassScore(NAN, NAN)
     return tuple(
         ClassLine(
             label,
             texts.get(label, ""),
-            **vars(scores.get(label, missing)),
+            *scores.get(label, ClassScore()),
             existence_accuracy=float((there[row] == predicted[row]).mean()),
         )
         for row, label in enumerate(ids)
@@ -162,31 +168,36 @@ def score_instances(
 ) -> tuple[ClassLine, ...]:
     """Score objects, whatever their class; see `score_semantic`."""
     score = evaluate_instances(truth, instances)
-    there = _any_along(truth > 0, axis)
+    (there,) = slices_with(truth > 0, [1], axis)
     if existence is None:
-        predicted = _any_along(instances > 0, axis)
-    else:
-        predicted = np.asarray(existence.any(axis=0))
-    single = prompts is not None and len(prompts) == 1
+        existence = slices_with(instances > 0, [1], axis)
     return (
         ClassLine(
-            prompts.ids[0] if prompts and single else 0,
+            prompts.ids[0] if prompts and len(prompts) == 1 else 0,
             "; ".join(prompts.texts) if prompts else "",
             **object_scores(score),
-            existence_accuracy=float((there == predicted).mean()),
+            existence_accuracy=float((there == existence.any(axis=0)).mean()),
         ),
     )
 
 
-def slices_with(labels: Labels, ids: Iterable[int], axis: int) -> npt.NDArray[np.bool_]:
+def slices_with(
+    labels: Labels | Mask, ids: Iterable[int], axis: int
+) -> npt.NDArray[np.bool_]:
     """Return which slices contain which labels, bool [P, slices]."""
-    return np.array([_any_along(labels == label, axis) for label in ids], bool)
+    others = tuple(i for i in range(labels.ndim) if i != axis)
+    return np.array([(labels == label).any(axis=others) for label in ids], bool)
 
 
 def mean(values: Iterable[float]) -> float:
     """Return the mean of what is not NaN, or NaN."""
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else NAN
+    numbers = known(values)
+    return sum(numbers) / len(numbers) if numbers else NAN
+
+
+def known(values: Iterable[float]) -> list[float]:
+    """Return what is not NaN."""
+    return [value for value in values if not math.isnan(value)]
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,11 +208,6 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _known(stored: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
+def _fields_of(stored: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
     names = {item.name for item in fields(kind)}
     return {k: NAN if v is None else v for k, v in stored.items() if k in names}
-
-
-def _any_along(mask: npt.NDArray[np.bool_], axis: int) -> npt.NDArray[np.bool_]:
-    others = tuple(i for i in range(mask.ndim) if i != axis)
-    return np.asarray(mask.any(axis=others))

@@ -8,7 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 
 from napari_biomedparse.data.text import csv_text
-from napari_biomedparse.evaluation.scores import METRICS, CaseScore, ClassLine
+from napari_biomedparse.evaluation.scores import (
+    METRICS,
+    CaseScore,
+    ClassLine,
+    by_class,
+    known,
+)
 
 ALL = "all cases"
 COSTS = ("seconds", "host_mib", "device_mib", "slices", "tolerance", "unit")
@@ -37,23 +43,30 @@ def summarise(scores: Sequence[CaseScore]) -> tuple[SummaryLine, ...]:
 
     Everything is the mean over cases of the mean over their classes.
     """
+    means = [ClassLine(0, ALL, **{m: s.mean(m) for m in METRICS}) for s in scores]
+    groups: dict[tuple[int | None, str], list[ClassLine]] = {(None, ALL): means}
     lines = []
-    for metric in METRICS:
-        lines += _summary(None, ALL, metric, [s.mean(metric) for s in scores])
-    classes = {(line.label, line.prompt) for s in scores for line in s.classes}
-    for label, prompt in sorted(classes):
+    for (label, prompt), rows in (groups | by_class(scores)).items():
         for metric in METRICS:
-            values = [
-                getattr(line, metric)
-                for score in scores
-                for line in score.classes
-                if (line.label, line.prompt) == (label, prompt)
-            ]
-            lines += _summary(label, prompt, metric, values)
+            values = known(getattr(row, metric) for row in rows)
+            if values:
+                lines.append(
+                    SummaryLine(
+                        label,
+                        prompt,
+                        metric,
+                        len(values),
+                        statistics.fmean(values),
+                        statistics.pstdev(values),
+                        statistics.median(values),
+                        min(values),
+                        max(values),
+                    )
+                )
     return tuple(lines)
 
 
-def by_class(
+def table_of(
     summary: Iterable[SummaryLine],
 ) -> tuple[list[str], list[tuple[int | None, str, list[SummaryLine | None]]]]:
     """Return the metrics that have scores; and label, prompt and lines of each class.
@@ -88,24 +101,3 @@ def summary_csv(lines: Iterable[SummaryLine]) -> str:
 def shown(value: float, digits: int = 4) -> str:
     """Format a number; NaN is a dash."""
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _summary(
-    label: int | None, prompt: str, metric: str, values: Iterable[float]
-) -> list[SummaryLine]:
-    known = [value for value in values if not math.isnan(value)]
-    if not known:
-        return []
-    return [
-        SummaryLine(
-            label,
-            prompt,
-            metric,
-            len(known),
-            statistics.fmean(known),
-            statistics.pstdev(known),
-            statistics.median(known),
-            min(known),
-            max(known),
-        )
-    ]
