@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import fields
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import typer
 
-from napari_biomedparse.cli._options import FINE, slice_range, takes_options, to_number
+from napari_biomedparse.cli._options import (
+    FINE,
+    described,
+    slice_range,
+    takes_options,
+    to_number,
+)
 from napari_biomedparse.cli.evaluate import evaluate
 from napari_biomedparse.cli.finetune import finetune
 from napari_biomedparse.cli.segment import segment
@@ -30,10 +36,10 @@ def command(name: str, *, options: SegmentOptions, last: bool = False) -> None:
     raise LookupError(name, options, last)
 
 
-def made(given: Any, name: str) -> typer.models.OptionInfo:
+def made(given: Any, name: str) -> Any:
     """What typer makes a parameter's option of."""
     (info,) = inspect.signature(given).parameters[name].annotation.__metadata__
-    assert isinstance(info, typer.models.OptionInfo)
+    assert isinstance(info, typer.models.ParameterInfo)
     return info
 
 
@@ -103,3 +109,54 @@ def test_what_is_not_a_range_of_slices(text: str) -> None:
     assert slice_range(" 1 : 4") == (1, 4)
     with pytest.raises(OptionError, match="10:20"):
         slice_range(text)
+
+
+def test_texts_and_metavars_are_those_of_the_docstring() -> None:
+    def command(
+        files: list[str],
+        *,
+        output: str,
+        dry_run: bool = False,
+        window: bool = True,
+        count: Annotated[int, typer.Option(min=1)] = 1,
+        hidden: Annotated[bool, typer.Option("--old", hidden=True)] = False,
+    ) -> None:
+        """Do things.
+
+        Twice.
+
+        Parameters
+        ----------
+        files : IN...
+            What to do
+            them with.
+        output : OUT
+            Where.
+        dry_run
+            Do nothing.
+        window
+            Show.
+        count
+            How often.
+        """
+
+    described(command)
+    assert command.__doc__ == "Do things.\n\nTwice."
+    files = made(command, "files")
+    assert isinstance(files, typer.models.ArgumentInfo)
+    assert (files.metavar, files.help) == ("IN...", "What to do them with.")
+    found = [made(command, name) for name in ("output", "dry_run", "window", "count")]
+    assert [one.help for one in found] == [
+        "Where.",
+        "Do nothing.",
+        "Show.",
+        "How often.",
+    ]
+    assert [one.param_decls for one in found] == [
+        ("--output", "-o"),
+        ("--dry-run",),
+        (),
+        ("--count",),
+    ]
+    assert found[-1].min == 1
+    assert made(command, "hidden").hidden

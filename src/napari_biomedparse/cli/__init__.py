@@ -26,6 +26,7 @@ try:
         segment,
         vocabulary,
     )
+    from napari_biomedparse.cli._options import described
     from napari_biomedparse.cli._show import (
         INTERRUPTED,
         one_line_errors,
@@ -105,4 +106,4 @@ for _verb in (
     finetune.finetune,
     demo.demo,
 ):
-    app.command()(warnings_shown()(one_line_errors()(_verb)))
+    app.command()(warnings_shown()(one_line_errors()(described(_verb))))

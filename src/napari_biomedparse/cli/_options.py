@@ -1,16 +1,17 @@
-"""Options of commands: those derived from a dataclass, and those that several share."""
+"""Options of commands: of a dataclass, of a docstring, and those that several share."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from copy import copy
 from dataclasses import Field, fields
 from functools import reduce, wraps
 from operator import or_
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
+from docstring_parser import DocstringParam, DocstringStyle, parse
 
 from napari_biomedparse.cli._show import err
 from napari_biomedparse.data.fields import field_types
@@ -19,24 +20,15 @@ from napari_biomedparse.errors import OptionError
 
 FINE = "Fine control"
 LARGE = "Large volumes and many of them"
+SHORT = {"image": ("-i",), "model": ("-m",), "output": ("-o",), "prompt": ("-p",)}
+"""What can stand in place of the names of options."""
 Parser = Callable[[str], Any]
-
-
-def to_path(metavar: str, text: str) -> Any:
-    """Declare the option ``-o``."""
-    return typer.Option("--output", "-o", metavar=metavar, help=text)
-
-
-def weights(text: str) -> Any:
-    """Declare the option ``-m``."""
-    return typer.Option("--model", "-m", metavar="NAME|FILE", help=text)
 
 
 Prompts = Annotated[
     list[str] | None,
     typer.Option(
-        "--prompt",
-        "-p",
+        *("--prompt", *SHORT["prompt"]),
         metavar="TEXT",
         help="What to find, for example 'mitochondria in electron microscopy'. Repeat "
         "the option for several targets: the first gets label 1, the second label 2, "
@@ -45,10 +37,12 @@ Prompts = Annotated[
 ]
 Model = Annotated[
     str | None,
-    weights(
-        "v2 (the published network, downloaded on first use), demo (small, built "
+    typer.Option(
+        *("--model", *SHORT["model"]),
+        metavar="NAME|FILE",
+        help="v2 (the published network, downloaded on first use), demo (small, built "
         "in), tiny (random, for trying things out), or a weights file. By default v2 "
-        "if it has been downloaded, else demo."
+        "if it has been downloaded, else demo.",
     ),
 ]
 Channel = Annotated[
@@ -57,10 +51,6 @@ Channel = Annotated[
         metavar="C",
         help="Channel, by number (from 0) or name; rgb for all three as colors.",
     ),
-]
-Moved = Annotated[
-    Path | None,
-    typer.Option("--volume", help="Path of the volume, if it has been moved."),
 ]
 Overwrite = Annotated[
     bool,
@@ -92,6 +82,40 @@ Workers = Annotated[
 ]
 
 
+def described(command: Callable[..., None]) -> Callable[..., None]:
+    """Take the texts and metavars of a command's arguments from its docstring.
+
+    What is keyword-only becomes an option, anything else an argument. Parameters that
+    the docstring does not list stay as they are.
+    """
+    doc = parse(inspect.getdoc(command) or "", DocstringStyle.NUMPYDOC)
+    entries = {entry.arg_name: entry for entry in doc.params}
+    signature = inspect.signature(command, eval_str=True)
+    parameters = [
+        _described(one, entries[one.name]) if one.name in entries else one
+        for one in signature.parameters.values()
+    ]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__doc__ = doc.description
+    return command
+
+
+def _described(
+    parameter: inspect.Parameter, entry: DocstringParam
+) -> inspect.Parameter:
+    is_option = parameter.kind is parameter.KEYWORD_ONLY
+    kind, info = parameter.annotation, typer.Option() if is_option else typer.Argument()
+    if get_origin(kind) is Annotated:
+        kind, given = get_args(kind)
+        info = copy(given)
+    info.metavar, text = entry.type_name, entry.description or ""
+    info.help = " ".join(text.split())
+    if is_option and parameter.default is not True:  # else it gets a --no- form, too
+        name = parameter.name.strip("_").replace("_", "-")
+        info.param_decls = (f"--{name}", *SHORT.get(name, ()))
+    return parameter.replace(annotation=Annotated[kind, info])
+
+
 def like(name: str) -> Any:
     """Declare an option as the field of that name of `SegmentOptions` is."""
     meta = SegmentOptions.__dataclass_fields__[name].metadata
@@ -118,7 +142,7 @@ def takes_options(
         parameters = []
         for parameter in inspect.signature(command, eval_str=True).parameters.values():
             if parameter.name != "options":
-                parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
+                parameters.append(parameter)
                 continue
             for item in chosen:
                 panel = None if item.name in common else FINE

@@ -4,38 +4,33 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.table import Table
 
-from napari_biomedparse.cli._options import Overwrite, to_path
+from napari_biomedparse.cli._options import Overwrite
 from napari_biomedparse.cli._show import err, out, say
 from napari_biomedparse.errors import OptionError
 
 
 def demo(
-    sample: Annotated[
-        str, typer.Option(help="Which sample: em or light-sheet.")
-    ] = "em",
-    output: Annotated[
-        Path,
-        to_path(
-            "FOLDER",
-            "Folder for labels, a picture and a table if no window can be opened.",
-        ),
-    ] = Path("napari-biomedparse-demo"),
-    window: Annotated[
-        bool,
-        typer.Option(
-            "--window/--no-window", help="Open napari, if there is a display."
-        ),
-    ] = True,
+    *,
+    sample: str = "em",
+    output: Path = Path("napari-biomedparse-demo"),
+    window: bool = True,
     overwrite: Overwrite = False,
 ) -> None:
     """Segment a synthetic sample with the small built-in model.
 
     Nothing is downloaded. Without a display the results are written to files.
+
+    Parameters
+    ----------
+    sample
+        Which sample: em or light-sheet.
+    output : FOLDER
+        Folder for labels, a picture and a table if no window can be opened.
+    window
+        Open napari, if there is a display.
     """
     # scipy, which samples are made with, takes a while to import
     from napari_biomedparse.samples import sample_em, sample_light_sheet

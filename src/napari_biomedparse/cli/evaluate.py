@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
@@ -16,7 +16,6 @@ from napari_biomedparse.cli._options import (
     Scheduler,
     Workers,
     takes_options,
-    to_path,
 )
 from napari_biomedparse.cli._runs import model_named
 from napari_biomedparse.cli._show import bar_for, complain, out, progress_bar, say
@@ -39,53 +38,36 @@ if TYPE_CHECKING:
 )
 def evaluate(
     *,
-    images: Annotated[
-        Path,
-        typer.Option(
-            metavar="DIR|FILE|PATTERN",
-            help="Images: challenge .npz (imgs, text_prompts, spacing), TIFF, NIfTI or "
-            "OME-Zarr.",
-        ),
-    ],
-    labels: Annotated[
-        Path,
-        typer.Option(
-            metavar="DIR|FILE|PATTERN",
-            help="The truth: challenge .npz (gts) or label images with the names of "
-            "the images, except for the extension.",
-        ),
-    ],
-    output: Annotated[
-        Path,
-        to_path(
-            "FOLDER",
-            "Folder for tables, pictures and the page. After an interruption the "
-            "same command resumes there.",
-        ),
-    ],
-    predictions: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR|FILE|PATTERN",
-            help="Score these labels instead of those of a model.",
-        ),
-    ] = None,
+    images: Path,
+    labels: Path,
+    output: Path,
+    predictions: Path | None = None,
     prompt: Prompts = None,
     model: Model = None,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            help="Distance up to which surfaces agree (NSD), in the unit of the "
-            "spacing. By default twice the smallest side of a voxel; the challenge "
-            "used 2."
-        ),
-    ] = None,
+    tolerance: float | None = None,
     options: SegmentOptions,
     device: Device = "auto",
     scheduler: Scheduler = None,
     workers: Workers = None,
 ) -> None:
-    """Score a model, or given predictions, on images whose truth is known."""
+    """Score a model, or given predictions, on images whose truth is known.
+
+    Parameters
+    ----------
+    images : DIR|FILE|PATTERN
+        Images: challenge .npz (imgs, text_prompts, spacing), TIFF, NIfTI or OME-Zarr.
+    labels : DIR|FILE|PATTERN
+        The truth: challenge .npz (gts) or label images with the names of the images,
+        except for the extension.
+    output : FOLDER
+        Folder for tables, pictures and the page. After an interruption the same
+        command resumes there.
+    predictions : DIR|FILE|PATTERN
+        Score these labels instead of those of a model.
+    tolerance
+        Distance up to which surfaces agree (NSD), in the unit of the spacing. By
+        default twice the smallest side of a voxel; the challenge used 2.
+    """
     from napari_biomedparse.evaluation.run import evaluate as run
 
     scored: AbstractContextManager[str | None]

@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_biomedparse.cli._options import (
-    Device,
-    takes_options,
-    to_path,
-    warn_renamed,
-    weights,
-)
+from napari_biomedparse.cli._options import Device, takes_options, warn_renamed
 from napari_biomedparse.cli._show import out, progress_bar, say
 from napari_biomedparse.training import load_finetune
 from napari_biomedparse.training.options import FinetuneOptions
@@ -36,49 +30,36 @@ if TYPE_CHECKING:
     flags={"prompts": "prompts_a_batch"},
 )  # fmt: skip
 def finetune(
-    data: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DATA",
-            help="Folder with imgs and gts (challenge .npz), with images and labels "
-            "(TIFF, NIfTI, OME-Zarr) of the same names, or with OME-Zarr images that "
-            "contain labels; and class_prompts.json: "
-            '{"data set": {"1": ["wording", ...], "instance_label": 0}}.',
-        ),
-    ],
-    output: Annotated[
-        Path,
-        to_path(
-            "DIR",
-            "Folder for finetuned.safetensors, the log and checkpoints. After an "
-            "interruption the same command resumes there.",
-        ),
-    ],
-    model: Annotated[
-        str, weights("Network to start from: v2, demo, or a weights file.")
-    ] = "v2",
+    data: Path,
+    *,
+    output: Path,
+    model: str = "v2",
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", "-c", hidden=True)
     ] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="class_prompts.json, if it is not in the data folder."
-        ),
-    ] = None,
-    *,
+    prompts: Path | None = None,
     options: FinetuneOptions,
     device: Device = "auto",
-    devices: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Number of GPUs to train on; each takes one batch per step.",
-        ),
-    ] = 1,
+    devices: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
-    """Train a network on your own images and labels."""
+    """Train a network on your own images and labels.
+
+    Parameters
+    ----------
+    data : DATA
+        Folder with imgs and gts (challenge .npz), with images and labels (TIFF, NIfTI,
+        OME-Zarr) of the same names, or with OME-Zarr images that contain labels; and
+        class_prompts.json: {"data set": {"1": ["wording", ...], "instance_label": 0}}.
+    output : DIR
+        Folder for finetuned.safetensors, the log and checkpoints. After an
+        interruption the same command resumes there.
+    model : NAME|FILE
+        Network to start from: v2, demo, or a weights file.
+    prompts : FILE
+        class_prompts.json, if it is not in the data folder.
+    devices : N
+        Number of GPUs to train on; each takes one batch per step.
+    """
     if checkpoint is not None:
         warn_renamed("--checkpoint", "--model")
         model = checkpoint

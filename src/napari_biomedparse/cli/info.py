@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.table import Table
 
 from napari_biomedparse.cli._options import like
@@ -16,19 +15,16 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.volume import Volume
 
 
-def info(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE",
-            help="A challenge .npz; an OME-TIFF, ImageJ TIFF, LSM or plain TIFF (.tif, "
-            ".tiff); NIfTI (.nii, .nii.gz); an OME-Zarr or Zarr folder (.zarr); or a "
-            "folder or quoted pattern of TIFF files that are the slices of one volume.",
-        ),
-    ],
-    axes: Annotated[str | None, like("axes")] = None,
-) -> None:
-    """Show what is in a file: images, existing labels and prompts."""
+def info(file: Path, *, axes: Annotated[str | None, like("axes")] = None) -> None:
+    """Show what is in a file: images, existing labels and prompts.
+
+    Parameters
+    ----------
+    file : FILE
+        A challenge .npz; an OME-TIFF, ImageJ TIFF, LSM or plain TIFF (.tif, .tiff);
+        NIfTI (.nii, .nii.gz); an OME-Zarr or Zarr folder (.zarr); or a folder or quoted
+        pattern of TIFF files that are the slices of one volume.
+    """
     contents = open_file(file, axes)
     table = Table("", "name", "axes", "type", "voxel size")
     for image in contents.images:

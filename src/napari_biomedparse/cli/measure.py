@@ -12,7 +12,6 @@ from napari_biomedparse.cli._options import (
     Overwrite,
     like,
     to_number,
-    to_path,
     warn_renamed,
 )
 from napari_biomedparse.cli._show import say
@@ -25,32 +24,31 @@ from napari_biomedparse.io.scratch import temporary_array
 
 
 def measure(
-    labels: Annotated[
-        Path,
-        typer.Argument(metavar="LABELS", help="The labels, as written by segment."),
-    ],
-    image: Annotated[
-        Path,
-        typer.Option("--image", "-i", help="The volume that was segmented."),
-    ],
-    output: Annotated[
-        Path, to_path("OUT.csv", "The table to write; OUT_prompts.csv gets the sums.")
-    ],
-    instances: Annotated[
-        bool,
-        typer.Option(
-            "--instances",
-            help="Each label value is one object, as after segment --instances. By "
-            "default each connected component of a label is one.",
-        ),
-    ] = False,
+    labels: Path,
+    *,
+    image: Path,
+    output: Path,
+    instances: bool = False,
     objects: Annotated[bool, typer.Option("--objects", hidden=True)] = False,
     channel: Channel = None,
     axes: Annotated[str | None, like("axes")] = None,
     voxel_size: Annotated[str | None, like("voxel_size")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Measure the size, position, intensity and shape of each object (CSV table)."""
+    """Measure the size, position, intensity and shape of each object (CSV table).
+
+    Parameters
+    ----------
+    labels : LABELS
+        The labels, as written by segment.
+    image
+        The volume that was segmented.
+    output : OUT.csv
+        The table to write; OUT_prompts.csv gets the sums.
+    instances
+        Each label value is one object, as after segment --instances. By default each
+        connected component of a label is one.
+    """
     from napari_biomedparse.labels.measure import components_of, measure_objects
     from napari_biomedparse.report.objects import save_tables, sums_path
 

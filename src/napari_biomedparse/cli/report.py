@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from napari_biomedparse.cli._options import Moved, Overwrite, to_path
+from napari_biomedparse.cli._options import Overwrite
 from napari_biomedparse.cli._show import say
 
 
 def report(
-    run: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN",
-            help="Folder of a run, as written by segment -o FOLDER or by the widget.",
-        ),
-    ],
-    output: Annotated[
-        Path | None,
-        to_path("PAGE.html", "The page; by default report.html in the folder."),
-    ] = None,
-    volume: Moved = None,
-    time: Annotated[
-        int, typer.Option(metavar="T", help="Time point of a series to show, from 0.")
-    ] = 0,
+    run: Path,
+    *,
+    output: Path | None = None,
+    volume: Path | None = None,
+    time: int = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a page on a run: what was found, existence per slice, pictures, objects."""
+    """Write a page on a run: what was found, existence per slice, pictures, objects.
+
+    Parameters
+    ----------
+    run : RUN
+        Folder of a run, as written by segment -o FOLDER or by the widget.
+    output : PAGE.html
+        The page; by default report.html in the folder.
+    volume
+        Path of the volume, if it has been moved.
+    time : T
+        Time point of a series to show, from 0.
+    """
     from napari_biomedparse.report.run_page import report_run
 
     path = report_run(run, output, volume=volume, time=time, overwrite=overwrite)

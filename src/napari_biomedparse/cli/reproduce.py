@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from napari_biomedparse.cli._options import Moved, to_path, weights
 from napari_biomedparse.cli._show import bar_for, complain, progress_bar, say
 
 
 def reproduce(
-    record: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN.json", help="The manifest.json of a run, or the run's folder."
-        ),
-    ],
-    output: Annotated[Path, to_path("FOLDER", "Folder for the new run.")],
-    volume: Moved = None,
-    model: Annotated[
-        str | None, weights("Where the weights are now, if they have been moved.")
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Where to compute; by default the recorded kind of device."),
-    ] = None,
+    record: Path,
+    *,
+    output: Path,
+    volume: Path | None = None,
+    model: str | None = None,
+    device: str | None = None,
 ) -> None:
-    """Repeat a recorded run and check that the labels are identical."""
+    """Repeat a recorded run and check that the labels are identical.
+
+    Parameters
+    ----------
+    record : RUN.json
+        The manifest.json of a run, or the run's folder.
+    output : FOLDER
+        Folder for the new run.
+    volume
+        Path of the volume, if it has been moved.
+    model : NAME|FILE
+        Where the weights are now, if they have been moved.
+    device
+        Where to compute; by default the recorded kind of device.
+    """
     from napari_biomedparse.runs.run import reproduce as run_again
 
     with progress_bar() as progress:

@@ -19,7 +19,6 @@ from napari_biomedparse.cli._options import (
     Workers,
     takes_options,
     to_number,
-    to_path,
 )
 from napari_biomedparse.cli._runs import (
     model_named,
@@ -40,95 +39,60 @@ from napari_biomedparse.io.inputs import SUFFIXES, find_files, stands_for_severa
 
 @takes_options(SegmentOptions, common=("modality", "slices", "region", "instances"))
 def segment(
-    volumes: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="IN...",
-            help="The volume: a challenge .npz, a TIFF, NIfTI, or an OME-Zarr folder. "
-            "Also several, folders of them, and quoted patterns: 'scans/*.tif'.",
-        ),
-    ],
-    output: Annotated[
-        Path,
-        to_path(
-            "OUT",
-            "Where to write the labels. The extension sets the format: .npz, "
-            ".tif, .nii or .zarr; with --overlaps separate, there is one file per "
-            "prompt, whose name ends in the prompt's label. A name without extension "
-            "is a folder, to which labels of any size are written as they are "
-            "computed; after an interruption the same command resumes there. For "
-            "several volumes, a folder of such folders.",
-        ),
-    ],
+    volumes: list[Path],
+    *,
+    output: Path,
     prompt: Prompts = None,
     model: Model = None,
     channel: Channel = None,
-    time: Annotated[
-        int | None,
-        typer.Option(
-            help="Time point, from 0. By default all time points of a series are "
-            "segmented, one after the other.",
-            metavar="T",
-        ),
-    ] = None,
-    *,
+    time: int | None = None,
     options: SegmentOptions,
-    consensus: Annotated[
-        bool,
-        typer.Option(
-            "--consensus",
-            help="Segment along z, y and x, and give each voxel the label that two of "
-            "the three runs agree on, else that of z. For isotropic volumes.",
-            rich_help_panel=FINE,
-        ),
-    ] = False,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force",
-            help="Allow a consensus of a volume that is not isotropic.",
-            rich_help_panel=FINE,
-        ),
-    ] = False,
+    consensus: Annotated[bool, typer.Option(rich_help_panel=FINE)] = False,
+    force: Annotated[bool, typer.Option(rich_help_panel=FINE)] = False,
     device: Device = "auto",
     overwrite: Overwrite = False,
-    stack: Annotated[
-        bool,
-        typer.Option(
-            "--stack",
-            help="IN is a folder of TIFF files, or a quoted pattern, that are the "
-            "slices of one volume.",
-        ),
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Write nothing: segment a few slices and estimate the time, memory "
-            "and disk space of the whole run.",
-        ),
-    ] = False,
-    continue_: Annotated[
-        bool,
-        typer.Option(
-            "--continue",
-            help="Several volumes: skip the finished ones and resume the rest.",
-            rich_help_panel=LARGE,
-        ),
-    ] = False,
+    stack: bool = False,
+    dry_run: bool = False,
+    continue_: Annotated[bool, typer.Option(rich_help_panel=LARGE)] = False,
     scheduler: Scheduler = None,
     workers: Workers = None,
     ome_zarr: Annotated[
-        Literal["0.4", "0.5"],
-        typer.Option(
-            help="OME-Zarr version of the label images in a folder.",
-            rich_help_panel=LARGE,
-        ),
+        Literal["0.4", "0.5"], typer.Option(rich_help_panel=LARGE)
     ] = "0.5",
 ) -> None:
     """Segment a volume and save the labels.
 
     Each voxel of the result holds the number of the prompt that it belongs to, or 0.
+
+    Parameters
+    ----------
+    volumes : IN...
+        The volume: a challenge .npz, a TIFF, NIfTI, or an OME-Zarr folder. Also
+        several, folders of them, and quoted patterns: 'scans/*.tif'.
+    output : OUT
+        Where to write the labels. The extension sets the format: .npz, .tif, .nii or
+        .zarr; with --overlaps separate, there is one file per prompt, whose name ends
+        in the prompt's label. A name without extension is a folder, to which labels of
+        any size are written as they are computed; after an interruption the same
+        command resumes there. For several volumes, a folder of such folders.
+    time : T
+        Time point, from 0. By default all time points of a series are segmented, one
+        after the other.
+    consensus
+        Segment along z, y and x, and give each voxel the label that two of the three
+        runs agree on, else that of z. For isotropic volumes.
+    force
+        Allow a consensus of a volume that is not isotropic.
+    stack
+        IN is a folder of TIFF files, or a quoted pattern, that are the slices of one
+        volume.
+    dry_run
+        Write nothing: segment a few slices and estimate the time, memory and disk
+        space of the whole run.
+    continue_
+        Several volumes: skip the finished ones and resume the rest.
+    ome_zarr
+        OME-Zarr version of the label images in a folder.
     """
     # torch takes seconds to import, and --help should not.
     from napari_biomedparse.runs.request import FolderOptions
