@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import typer
@@ -26,14 +26,15 @@ from napari_biomedparse.data.prompts import PromptSet
 from napari_biomedparse.errors import PromptError
 from napari_biomedparse.io import open_file, open_volume, save_labels
 from napari_biomedparse.io.inputs import case_name
-from napari_biomedparse.report.findings import Tally, findings as all_findings
+from napari_biomedparse.report.findings import Finding, Tally, findings
 from napari_biomedparse.slicing.read import region_of
 
 if TYPE_CHECKING:
-    from napari_biomedparse.data.results import Segmentation
+    from napari_biomedparse.data.results import Kind, Segmentation
     from napari_biomedparse.data.volume import Volume
     from napari_biomedparse.engine.engine import Engine
     from napari_biomedparse.runs.estimate import Estimate
+    from napari_biomedparse.runs.folder import Run
     from napari_biomedparse.runs.request import FolderOptions
 
 
@@ -52,17 +53,17 @@ def model_named(model: str | None) -> Iterator[str]:
     say(text)
 
 
-GREY_LEVELS = "Grey levels: "
+@dataclass(frozen=True)
+class Wanted:
+    """What to find and how; without prompts, those that each file holds."""
+
+    prompts: PromptSet | None
+    model: str
+    options: SegmentOptions
+    how: FolderOptions
 
 
-def run_to_file(
-    path: Path,
-    prompts: PromptSet,
-    outputs: Sequence[Path],
-    model: str,
-    options: SegmentOptions,
-    how: FolderOptions,
-) -> None:
+def run_to_file(path: Path, outputs: Sequence[Path], wanted: Wanted) -> None:
     """Segment a volume, all time points of it, or along each axis; save the labels."""
     # torch takes seconds to import, and --help should not.
     from napari_biomedparse.networks.weights import model_identity
@@ -73,20 +74,24 @@ def run_to_file(
         run_parts,
     )
     from napari_biomedparse.pipeline.segment import Collector
-    from napari_biomedparse.report.why_empty import why_empty
     from napari_biomedparse.runs.request import open_input
 
+    options, how = wanted.options, wanted.how
     chosen = open_input(
         path, how.channel, how.time, options.axes, consensus=how.consensus
     )
     check_request(chosen, options, consensus=how.consensus, force=how.force)
     with progress_bar() as progress:
         bar = progress.add_task("Loading the model", total=None)
-        engine = _engine(progress, bar, model, options, how.device)
+        engine = _engine(progress, bar, wanted)
         network = engine.model
         progress.update(bar, description="Reading grey levels", total=None)
         parts = plan_parts(
-            chosen, prompts, options, config=network.config, consensus=how.consensus
+            chosen,
+            wanted.prompts or prompts_in(path),
+            options,
+            config=network.config,
+            consensus=how.consensus,
         )
         first, sink = parts.first, Collector(parts, engine)
         tally = Tally(first.prompts, first.geometry.depth)
@@ -106,80 +111,69 @@ def run_to_file(
     if isinstance(chosen, Series):
         shown = replace(chosen, volume=shown).holding(result.labels)
     save(outputs, result, shown, how.overwrite)
-    say(GREY_LEVELS + first.intensity.describe())
-    if isinstance(chosen, Series):
-        threshold = options.existence_threshold
-        show_times(prompts, result.existence, threshold, chosen.start)
-    elif how.consensus:
-        show_axes(prompts, chosen.axes, result.existence)
-    else:
-        show_findings(
-            tally.findings(),
-            first.truncated,
-            lambda: why_empty(
-                chosen,
-                prompts,
-                options,
-                result.existence,
-                intensity=first.intensity,
-                model=model,
-            ),
-        )
+    _show(parts.kind, result, parts.keys, tally.findings(), wanted, path)
 
 
-def run_to_folder(
-    volume: Path,
-    prompts: PromptSet,
-    folder: Path,
-    model: str,
-    options: SegmentOptions,
-    how: FolderOptions,
-) -> None:
+def run_to_folder(volume: Path, folder: Path, wanted: Wanted) -> None:
     """Do a run that writes to a folder as it goes, or resume it."""
-    from napari_biomedparse.report.why_empty import why_empty
     from napari_biomedparse.runs.run import segment_to_folder
 
     with progress_bar() as progress:
         run = segment_to_folder(
             volume,
-            prompts,
+            wanted.prompts or prompts_in(volume),
             folder,
-            model,
-            options,
-            how,
+            wanted.model,
+            wanted.options,
+            wanted.how,
             on_progress=bar_for(progress, "Slices"),
         )
-    say(GREY_LEVELS + run.parameters["intensity"])
-    if run.kind == "series":
-        first = run.parameters["times"][0]
-        show_times(run.prompts, run.existence, options.existence_threshold, first)
-    elif run.kind == "consensus":
-        show_axes(run.prompts, run.manifest.output["along"], run.existence)
-    else:
-        assert not isinstance(how.time, tuple)  # a range is a series
-        time = how.time
-        show_findings(
-            all_findings(run.prompts, run.existence, run.voxels),
-            run.parameters["truncated_prompts"],
-            lambda: why_empty(
-                open_volume(volume, channel=how.channel, time=time, axes=options.axes),
-                prompts,
-                options,
-                run.existence,
-                model=model,
-            ),
-        )
+    single = run.kind == "volume"
+    found = findings(run.prompts, run.existence, run.voxels) if single else ()
+    _show(run.kind, run, run.manifest.output.get("along", ()), found, wanted, volume)
     path = run.labels_path if run.instances_path is None else run.instances_path
     say(f"Labels are in {path}")
+
+
+def _show(
+    kind: Kind,
+    result: Segmentation | Run,
+    axes: Sequence[Any],
+    found: Sequence[Finding],
+    wanted: Wanted,
+    path: Path,
+) -> None:
+    """Show what was found; `axes` are those of a consensus, `found` of one volume."""
+    from napari_biomedparse.report.why_empty import why_empty
+
+    options, channel, time = wanted.options, wanted.how.channel, wanted.how.time
+    prompts, existence = result.prompts, result.existence
+    parameters = result.parameters
+    say(f"Grey levels: {parameters['intensity']}")
+    if kind == "series":
+        threshold = options.existence_threshold
+        show_times(prompts, existence, threshold, parameters["times"][0])
+    elif kind == "consensus":
+        show_axes(prompts, axes, existence)
+    else:
+        assert not isinstance(time, tuple)  # a range is a series
+        show_findings(
+            found,
+            parameters["truncated_prompts"],
+            lambda: why_empty(
+                open_volume(path, channel=channel, time=time, axes=options.axes),
+                prompts,
+                options,
+                existence,
+                model=wanted.model,
+            ),
+        )
 
 
 def run_files(
     inputs: Sequence[Path],
     folder: Path,
-    prompts: PromptSet | None,
-    model: str,
-    options: SegmentOptions,
-    how: FolderOptions,
+    wanted: Wanted,
     *,
     continue_: bool,
 ) -> None:
@@ -195,10 +189,10 @@ def run_files(
         outcomes = segment_files(
             inputs,
             folder,
-            prompts,
-            model,
-            options,
-            how,
+            wanted.prompts,
+            wanted.model,
+            wanted.options,
+            wanted.how,
             continue_=continue_,
             on_file=show,
             on_progress=bar_for(progress, "Slices"),
@@ -215,22 +209,15 @@ def run_files(
         raise typer.Exit(1)
 
 
-def show_estimates(
-    files: Sequence[Path],
-    prompts: PromptSet | None,
-    model: str,
-    options: SegmentOptions,
-    how: FolderOptions,
-    *,
-    to_folder: bool,
-) -> None:
+def show_estimates(files: Sequence[Path], wanted: Wanted, *, to_folder: bool) -> None:
     """Show what runs will take, without doing them."""
     from napari_biomedparse.runs.estimate import combine, estimate_run
 
     found: list[Estimate] = []
+    how = wanted.how
     with progress_bar() as progress:
         bar = progress.add_task("Loading the model", total=None)
-        engine = _engine(progress, bar, model, options, how.device)
+        engine = _engine(progress, bar, wanted)
         for file in files:
             progress.update(
                 bar,
@@ -238,13 +225,12 @@ def show_estimates(
                 completed=len(found),
                 total=len(files),
             )
-            chosen = prompts or prompts_in(file)
             found.append(
                 estimate_run(
                     file,
-                    chosen,
+                    wanted.prompts or prompts_in(file),
                     engine,
-                    options,
+                    wanted.options,
                     channel=how.channel,
                     time=how.time,
                     consensus=how.consensus,
@@ -304,19 +290,13 @@ def save(
         say(f"Labels are in {output}")
 
 
-def _engine(
-    progress: Progress,
-    bar: TaskID,
-    model: str,
-    options: SegmentOptions,
-    device: str,
-) -> Engine:
+def _engine(progress: Progress, bar: TaskID, wanted: Wanted) -> Engine:
     """Load the model, and show a download on the bar."""
     from napari_biomedparse.engine.engine import Engine
     from napari_biomedparse.networks.weights import load_model
 
     network = load_model(
-        model,
+        wanted.model,
         on_progress=lambda done, total: progress.update(
             bar,
             description="Downloading (MB)",
@@ -324,4 +304,4 @@ def _engine(
             total=total // 10**6,
         ),
     )
-    return Engine(network, device, seed=options.seed)
+    return Engine(network, wanted.how.device, seed=wanted.options.seed)

@@ -21,6 +21,7 @@ from napari_biomedparse.cli._options import (
     to_number,
 )
 from napari_biomedparse.cli._runs import (
+    Wanted,
     model_named,
     output_paths,
     prompts_in,
@@ -122,29 +123,25 @@ def segment(
             f"{output.name} is the name of a file, and several files need a folder for "
             "their labels. For the slices of one volume, add --stack."
         )
-    if dry_run:
-        files = volumes if stack else find_files(volumes)
-        with model_named(model) as chosen:
-            show_estimates(files, prompts, chosen, options, how, to_folder=to_folder)
-        return
-    kept = "finished blocks are kept: run the same command again to resume"
-    kept = kept if to_folder else "nothing was written"
+    kept = "nothing was written"
+    if to_folder and not dry_run:
+        kept = "finished blocks are kept: run the same command again to resume"
     with one_line_errors(kept), model_named(model) as chosen:
-        if several:
-            run_files(
-                volumes, output, prompts, chosen, options, how, continue_=continue_
-            )
-            return
-        prompts = prompts or prompts_in(volume)
-        if to_folder:
-            run_to_folder(volume, prompts, output, chosen, options, how)
-            return
-        if continue_ or scheduler is not None or workers is not None:
+        wanted = Wanted(prompts, chosen, options, how)
+        if dry_run:
+            files = volumes if stack else find_files(volumes)
+            show_estimates(files, wanted, to_folder=to_folder)
+        elif several:
+            run_files(volumes, output, wanted, continue_=continue_)
+        elif to_folder:
+            run_to_folder(volume, output, wanted)
+        elif continue_ or scheduler is not None or workers is not None:
             raise OptionError(
                 f"{output.name} is a file, which is written at the end; to resume a "
                 "run or to compute elsewhere, give a folder: a name without extension."
             )
-        outputs = output_paths(output, prompts, options)
-        for path in outputs:
-            check_output(path, overwrite=overwrite, inputs=[volume])
-        run_to_file(volume, prompts, outputs, chosen, options, how)
+        else:
+            outputs = output_paths(output, prompts or prompts_in(volume), options)
+            for path in outputs:
+                check_output(path, overwrite=overwrite, inputs=[volume])
+            run_to_file(volume, outputs, wanted)
