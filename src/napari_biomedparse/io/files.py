@@ -20,10 +20,15 @@ from napari_biomedparse.data.volume import (
     choose_channel,
     without_singles,
 )
-from napari_biomedparse.errors import FormatError, OptionError, VolumeError
+from napari_biomedparse.errors import FormatError, OptionError, VolumeError, reading
 from napari_biomedparse.io.contents import LabelVolume
-from napari_biomedparse.io.durable import check_place, refuse_inputs
+from napari_biomedparse.io.durable import (
+    check_place,
+    refuse_inputs,
+    whole_or_nothing,
+)
 from napari_biomedparse.io.inputs import FORMATS, SUFFIXES, recognise, stack_files
+from napari_biomedparse.io.lazy import NewLabels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -34,12 +39,20 @@ if TYPE_CHECKING:
     from napari_biomedparse.io.contents import Contents
     from napari_biomedparse.io.inputs import Kind
 
+    Saver = Callable[[Path, NewLabels], None]
+
 logger = logging.getLogger(__name__)
 
 _KNOWN = (
     "challenge .npz, TIFF (.tif, .tiff), NIfTI (.nii, .nii.gz) and OME-Zarr or Zarr "
     "folders (.zarr)"
 )
+_NAMES: dict[Kind, str] = {
+    "npz": ".npz file",
+    "tiff": "TIFF file",
+    "nifti": "NIfTI file",
+    "zarr": "Zarr folder",
+}
 _FOREIGN = {
     b"\x89PNG": "a PNG picture",
     b"\xff\xd8\xff": "a JPEG picture",
@@ -112,22 +125,13 @@ def _open(
     if kind is None and stack_files(path):
         from napari_biomedparse.io.formats.tiff_stack import open_stack
 
-        return open_stack(path, axes, stored=stored)
+        with reading(path, "is not a complete stack of TIFF files"):
+            return open_stack(path, axes, stored=stored)
     if kind is None:
         raise FormatError(_refusal(path))
-    try:
-        if kind == "tiff":
-            from napari_biomedparse.io.formats.tiff import open_tiff
-
-            contents = open_tiff(path, axes, stored=stored)
-        else:
-            contents = _format_of(kind)[0](path)
-    except OSError as error:
-        raise FormatError(
-            f"{path} cannot be read ({error.strerror or error}); it may be damaged, or "
-            "its disk unavailable. Reconnect the disk, or copy the file again from its "
-            "source."
-        ) from error
+    more = {"axes": axes, "stored": stored} if kind == "tiff" else {}
+    with reading(path, f"is not a complete {_NAMES[kind]}"):
+        contents = _format_of(kind)[0](path, **more)
     if not contents.images and not contents.labels:
         raise FormatError(
             f"{path} contains neither an image nor labels; choose another file."
@@ -344,12 +348,11 @@ def save_labels(
             volume.name,
             path.name,
         )
-    saver(
-        path, labels, volume=volume, prompts=prompts, owners=owners, overwrite=overwrite
-    )
+    with whole_or_nothing(path, overwrite=overwrite) as temporary:
+        saver(temporary, NewLabels(path.name, labels, volume, prompts, owners))
 
 
-def _format_of(kind: Kind) -> tuple[Callable[[Path], Contents], Callable[..., None]]:
+def _format_of(kind: Kind) -> tuple[Callable[..., Contents], Saver]:
     """Return the functions that open and save files of a kind."""
     if kind == "npz":
         from napari_biomedparse.io.formats.npz import open_npz, save_npz
@@ -369,7 +372,7 @@ def _format_of(kind: Kind) -> tuple[Callable[[Path], Contents], Callable[..., No
     return open_zarr, save_zarr
 
 
-def _find_saver(path: Path) -> Callable[..., None]:
+def _find_saver(path: Path) -> Saver:
     for kind, suffixes in FORMATS.items():
         if path.name.lower().endswith(suffixes):
             if kind == "nifti":

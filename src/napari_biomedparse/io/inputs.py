@@ -88,11 +88,11 @@ def _is_nifti(path: Path) -> bool:
 
 
 def read_head(path: Path) -> bytes:
-    """Return the first 352 bytes of a file, unpacked: the header of NIfTI-1."""
+    """Return the first 540 bytes of a file, unpacked: the header of NIfTI-2."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     with gzip.open(path) if packed else path.open("rb") as unpacked:
-        return unpacked.read(352)
+        return unpacked.read(540)
 
 
 def stack_files(path: Path) -> tuple[Path, ...]:

@@ -7,6 +7,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,18 +17,14 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.errors import (
-    BiomedParseError,
-    FormatError,
-    VolumeError,
-    check_shortage,
-)
+from napari_biomedparse.errors import VolumeError, reading
 from napari_biomedparse.io.guards.bounds import MAX_BLOCKS, check_blocks
 from napari_biomedparse.io.scratch import scratch_file, scratching
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptSet
-    from napari_biomedparse.data.volume import ArrayLike
+    from napari_biomedparse.data.results import Owners
+    from napari_biomedparse.data.volume import ArrayLike, Volume
 
 LABEL_BLOCK_BYTES = 2**26
 """Largest size in memory of a block of labels to be written."""
@@ -67,23 +65,9 @@ def lazy_array(
             return np.empty(tuple(shape), np.dtype(dtype))
         where = block_info[None]["array-location"]
         index = tuple(slice(int(start), int(stop)) for start, stop in where)
-        try:
+        first = ", ".join(str(part.start) for part in index)
+        with reading(what, f"cannot be read at ({first})", memory=True):
             return np.asarray(read(index))
-        except (BiomedParseError, MemoryError):
-            raise
-        except Exception as error:  # codecs may raise anything
-            check_shortage(error)
-            first = ", ".join(str(part.start) for part in index)
-            advice = (
-                "The disk may be unavailable, or permissions may have changed: restore "
-                "access, and run the same again."
-                if isinstance(error, OSError) and error.errno
-                else "The file is probably damaged or incomplete; copy it again from "
-                "its source."
-            )
-            raise FormatError(
-                f"{what} cannot be read at ({first}): {error}. {advice}"
-            ) from error
 
     result: ArrayLike = da.map_blocks(  # type: ignore[no-untyped-call]
         block,
@@ -224,6 +208,31 @@ def spool(
                 slab[(slice(None), *column)] = part
                 begin += (stop - start) * size
             yield slab
+
+
+@dataclass(frozen=True)
+class NewLabels:
+    """Labels to save to a file of this `name`, with their volume and prompts."""
+
+    name: str
+    data: ArrayLike
+    volume: Volume
+    prompts: PromptSet | None
+    owners: Owners | None = None
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        """Type that they are stored as."""
+        return label_dtype(self.data, self.prompts)
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """Prompts by label id, as JSON has them."""
+        return {str(p.id): p.text for p in self.prompts.prompts} if self.prompts else {}
+
+    def slabs(self, folder: Path) -> Iterator[npt.NDArray[Any]]:
+        """Yield them as `in_order` does; raises `VolumeError` as `fit` does."""
+        return (fit(slab, self.dtype) for slab in in_order(self.data, folder))
 
 
 def label_dtype(labels: ArrayLike, prompts: PromptSet | None) -> np.dtype[Any]:

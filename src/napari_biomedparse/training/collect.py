@@ -16,8 +16,8 @@ import numpy.typing as npt
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet
 from napari_biomedparse.errors import PromptError, VolumeError
 from napari_biomedparse.io.durable import whole_or_nothing, write_durably, writing
-from napari_biomedparse.io.formats.npz import IMAGE_KEY, LABEL_KEYS, save_npz
-from napari_biomedparse.io.lazy import in_order
+from napari_biomedparse.io.formats.npz import IMAGE_KEY, LABEL_KEYS, add_array, save_npz
+from napari_biomedparse.io.lazy import NewLabels, in_order
 from napari_biomedparse.training.cases import REVIEWED_AXIS_KEY, REVIEWED_KEY
 from napari_biomedparse.training.volumes import check_classes, check_fit
 from napari_biomedparse.training.wordings import (
@@ -124,21 +124,13 @@ def _write(
 ) -> None:
     space = {name: getattr(volume, name)[:3] for name in _PER_AXIS}
     grid = replace(volume, data=labels, channel_names=(), matrix=None, **space)
-    save_npz(
-        path, labels, volume=grid, prompts=prompts, overwrite=True, key=LABEL_KEYS[0]
-    )
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
-        with archive.open(f"{IMAGE_KEY}.npy", "w", force_zip64=True) as file:
-            dtype = volume.dtype.newbyteorder("=")
-            np.lib.format.write_array_header_1_0(
-                file,
-                {"descr": dtype.str, "fortran_order": False, "shape": volume.shape},
-            )
-            for slab in in_order(volume.data, path.parent):
-                file.write(np.ascontiguousarray(slab, dtype).data)
+    save_npz(path, NewLabels(path.name, labels, grid, prompts), key=LABEL_KEYS[0])
+    with zipfile.ZipFile(path, "a") as archive:
+        dtype = volume.dtype.newbyteorder("=")
+        slabs = in_order(volume.data, path.parent)
+        add_array(archive, IMAGE_KEY, volume.shape, dtype, slabs)
         for key, values in more.items():
-            with archive.open(f"{key}.npy", "w") as file:
-                np.lib.format.write_array(file, values, allow_pickle=False)
+            add_array(archive, key, values.shape, values.dtype, [values])
 
 
 def _add_wordings(path: Path, name: str, wordings: Wordings) -> None:

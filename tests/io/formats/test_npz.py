@@ -11,8 +11,8 @@ from hostile_pickles import hostile_pickles
 from napari_biomedparse.data.prompts import PromptSet, parse_prompts
 from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.errors import FormatError
-from napari_biomedparse.io import open_labels, recognise
-from napari_biomedparse.io.formats.npz import open_npz, save_npz
+from napari_biomedparse.io import open_file, open_labels, recognise, save_labels
+from napari_biomedparse.io.formats.npz import open_npz
 
 IMAGE = np.arange(2 * 5 * 6, dtype=np.uint8).reshape(2, 5, 6)
 PROMPTS = {"1": "liver in CT", "3": "spleen in CT", "instance_label": 0}
@@ -176,7 +176,7 @@ def test_a_file_cut_short(keep: float, tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * keep)])
     with pytest.raises(FormatError, match=r"a\.npz is not a complete \.npz file"):
-        open_npz(path)
+        open_file(path)
 
 
 def test_names_that_leave_the_folder_are_not_followed(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def _volume(units: tuple[str, ...] = ("micrometer",) * 3) -> Volume:
 def test_labels_are_written_without_objects(instance: bool, tmp_path: Path) -> None:
     prompts = PromptSet(parse_prompts(PROMPTS).prompts, instance)
     path = tmp_path / "a.npz"
-    save_npz(path, IMAGE % 4, volume=_volume(), prompts=prompts, overwrite=False)
+    save_labels(path, IMAGE % 4, volume=_volume(), prompts=prompts, overwrite=False)
     with np.load(path, allow_pickle=False) as file:
         assert file["segs"].dtype == np.uint8
         np.testing.assert_array_equal(file["segs"], IMAGE % 4)
@@ -218,7 +218,7 @@ def test_labels_are_written_without_objects(instance: bool, tmp_path: Path) -> N
 def test_a_volume_without_units_stays_without(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     volume = _volume(("pixel",) * 3)
-    save_npz(path, IMAGE % 4, volume=volume, prompts=None, overwrite=False)
+    save_labels(path, IMAGE % 4, volume=volume, prompts=None, overwrite=False)
     labels = open_npz(path).labels[0].volume
     assert (labels.units, labels.spacing) == (("pixel",) * 3, (3.0, 0.5, 0.25))
 

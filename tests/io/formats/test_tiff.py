@@ -17,9 +17,9 @@ import tifffile
 from napari_biomedparse.data.prompts import PromptSet, parse_prompts
 from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.errors import FormatError
-from napari_biomedparse.io import recognise
+from napari_biomedparse.io import recognise, save_labels
 from napari_biomedparse.io.formats import tiff
-from napari_biomedparse.io.formats.tiff import open_tiff, save_tiff
+from napari_biomedparse.io.formats.tiff import open_tiff
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -431,7 +431,7 @@ def test_labels_read_back(
 ) -> None:
     path = tmp_path / "a.tif"
     prompts = PromptSet(PROMPTS.prompts, instance)
-    save_tiff(path, LABELS, volume=_volume(units), prompts=prompts, overwrite=False)
+    save_labels(path, LABELS, volume=_volume(units), prompts=prompts, overwrite=False)
     contents = open_tiff(path)
     (labels,) = contents.labels
     assert contents.images == ()
@@ -453,7 +453,7 @@ def test_equal_labels_are_equal_files_whose_xml_is_well_formed(tmp_path: Path) -
     prompts = parse_prompts({1: "liver \x00 <b> \ufffe"})
     paths = [tmp_path / os.fsdecode(file) for file in (b"a.tif", b"\xe9.tif", b"c.tif")]
     for path, found in zip(paths, (labels, labels, 1 - labels), strict=True):
-        save_tiff(path, found, volume=volume, prompts=prompts, overwrite=False)
+        save_labels(path, found, volume=volume, prompts=prompts, overwrite=False)
     assert paths[0].read_bytes() == paths[1].read_bytes()
     with tifffile.TiffFile(paths[0]) as file:
         root = ElementTree.fromstring(file.ome_metadata)
@@ -468,7 +468,7 @@ def test_labels_over_time(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     units = ("second", *MICRO[:2])
     volume = Volume(STACK, ("t", "y", "x"), (2.0, 0.25, 0.25), units, (0.0,) * 3)
-    save_tiff(path, LABELS, volume=volume, prompts=None, overwrite=False)
+    save_labels(path, LABELS, volume=volume, prompts=None, overwrite=False)
     (labels,) = open_tiff(path).labels
     assert labels.volume.axes == ("t", "y", "x")
     assert (labels.volume.spacing, labels.volume.units) == ((2.0, 0.25, 0.25), units)
@@ -481,7 +481,7 @@ def test_big_labels_become_bigtiff(
     for limit, big in ((LABELS.size, False), (LABELS.size - 1, True)):
         monkeypatch.setattr(tiff, "_CLASSIC_BYTES", limit)
         path = tmp_path / "a.tif"
-        save_tiff(path, LABELS, volume=_volume(MICRO), prompts=None, overwrite=True)
+        save_labels(path, LABELS, volume=_volume(MICRO), prompts=None, overwrite=True)
         with tifffile.TiffFile(path) as file:
             assert file.is_bigtiff is big
             assert file.pages[0].compression == tifffile.COMPRESSION.ADOBE_DEFLATE

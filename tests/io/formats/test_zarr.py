@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -12,9 +13,8 @@ import zarr
 from napari_biomedparse.data.prompts import PromptSet, label_colour, parse_prompts
 from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.errors import FormatError
-from napari_biomedparse.io import open_labels, open_volume
+from napari_biomedparse.io import open_labels, open_volume, save_labels
 from napari_biomedparse.io.durable import is_zarr
-from napari_biomedparse.io.formats.ome_labels import save_zarr
 from napari_biomedparse.io.formats.zarr import open_zarr
 
 if TYPE_CHECKING:
@@ -398,7 +398,7 @@ def _volume() -> Volume:
 def test_labels_read_back(chunks: Any, tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
     labels: Any = LABELS if chunks is None else da.from_array(LABELS, chunks=chunks)
-    save_zarr(path, labels, volume=_volume(), prompts=PROMPTS, overwrite=False)
+    save_labels(path, labels, volume=_volume(), prompts=PROMPTS, overwrite=False)
     contents = open_zarr(path)
     (found,) = contents.labels
     assert contents.images == ()
@@ -418,7 +418,7 @@ def test_labels_read_back(chunks: Any, tmp_path: Path) -> None:
 def test_the_metadata_follow_the_specification(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
     prompts = PromptSet(PROMPTS.prompts, instance=True)
-    save_zarr(path, LABELS, volume=_volume(), prompts=prompts, overwrite=False)
+    save_labels(path, LABELS, volume=_volume(), prompts=prompts, overwrite=False)
     ome = json.loads((path / "zarr.json").read_text())["attributes"]["ome"]
     assert ome["version"] == "0.5"
     assert ome["image-label"]["version"] == "0.5"
@@ -431,8 +431,9 @@ def test_the_metadata_follow_the_specification(tmp_path: Path) -> None:
 
 def test_overwriting_replaces_the_whole_store(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
-    save_zarr(path, LABELS, volume=_volume(), prompts=None, overwrite=False)
-    save_zarr(path, LABELS[:, :9, :9], volume=_volume(), prompts=None, overwrite=True)
+    save_labels(path, LABELS, volume=_volume(), prompts=None, overwrite=False)
+    volume = replace(_volume(), data=LABELS[:, :9, :9])
+    save_labels(path, volume.data, volume=volume, prompts=None, overwrite=True)
     assert open_zarr(path).labels[0].volume.levels == ()
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
     shutil.rmtree(path)

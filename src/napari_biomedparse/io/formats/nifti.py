@@ -13,7 +13,7 @@ import logging
 import math
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,26 +24,14 @@ from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.errors import (
     FormatError,
     OptionError,
-    check_shortage,
+    damaged,
     install_extra,
 )
 from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
-from napari_biomedparse.io.durable import whole_or_nothing
 from napari_biomedparse.io.formats.units import PIXEL, to_millimeters, unit_name
 from napari_biomedparse.io.guards.bounds import MAX_METADATA, most_bytes
 from napari_biomedparse.io.inputs import read_head
-from napari_biomedparse.io.lazy import (
-    Index,
-    fit,
-    grow_chunks,
-    in_order,
-    label_dtype,
-    lazy_array,
-)
-
-if TYPE_CHECKING:
-    from napari_biomedparse.data.prompts import PromptSet
-    from napari_biomedparse.data.volume import ArrayLike
+from napari_biomedparse.io.lazy import Index, NewLabels, grow_chunks, lazy_array
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +65,11 @@ def open_nifti(path: Path) -> Contents:
     "label", otherwise an image.
     """
     nibabel = require_nibabel(FormatError)
-    _check_offset(path)
+    head = read_head(path)
+    header = _header_of(head[: 348 if b"\x5c" in head[:4] else 540])  # which is 0x15c
+    offset = float(header["vox_offset"])  # nibabel would read all that is before it
+    if not 0 <= offset <= MAX_METADATA:
+        raise damaged(path, f"claims that its voxels begin at byte {offset:.3g}")
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     if packed != path.name.lower().endswith(".gz"):
@@ -85,80 +77,54 @@ def open_nifti(path: Path) -> Contents:
             f"{path} is {'' if packed else 'not '}packed by gzip, and its name says "
             f"otherwise; let it end in {'.nii.gz' if packed else '.nii'}."
         )
-    try:
-        image = nibabel.load(path, mmap=False)  # else it would stay open
-        header = image.header
-        volume = _make_volume(image, path)
-    except FormatError:
-        raise
-    except Exception as error:  # a damaged header can fail anywhere in nibabel
-        check_shortage(error, memory=False)
-        raise FormatError(
-            f"{path} is not a complete NIfTI file ({error}); copy it again from its "
-            "source."
-        ) from error
-    if header.get_intent()[0] != "label":
+    image = nibabel.load(path, mmap=False)  # else it would stay open
+    volume = _make_volume(image, path, packed)
+    if image.header.get_intent()[0] != "label":
         return Contents((volume,))
-    texts, instance, owners = _read_texts(header)
+    texts, instance, owners = _read_texts(image.header)
     prompts = as_prompts(texts, instance=instance, what=str(path))
     labels = LabelVolume(volume, texts, {}, instance, owners)
     return Contents(labels=(labels,), prompts=prompts)
 
 
-def save_nifti(
-    path: Path,
-    labels: ArrayLike,
-    *,
-    volume: Volume,
-    prompts: PromptSet | None,
-    owners: Owners | None = None,
-    overwrite: bool,
-) -> None:
+def save_nifti(path: Path, labels: NewLabels) -> None:
     """Write labels as NIfTI, with the header of the volume's own file if it had one.
 
     Otherwise, or if the volume was moved since, its voxel sizes, origin and matrix make
     up the affine, in millimetres if NIfTI has no code for the unit.
     """
-    require_nibabel(OptionError)
-    dtype = label_dtype(labels, prompts)
-    header = _label_header(labels.shape, volume)
-    header.set_data_shape(labels.shape[::-1])
-    header.set_data_dtype(dtype)
+    shape = labels.data.shape
+    header = _label_header(shape, labels.volume)
+    header.set_data_shape(shape[::-1])
+    header.set_data_dtype(labels.dtype)
     header.set_slope_inter(1, 0)
     header.set_intent("label")
     header["cal_min"] = header["cal_max"] = 0
     header["vox_offset"] = 0
-    _write_texts(header, prompts, owners)
-    order = dtype.newbyteorder(header.endianness)
-    packed = path.name.lower().endswith(".gz")
+    _write_texts(header, labels)
+    order = labels.dtype.newbyteorder(header.endianness)
+    packed = labels.name.lower().endswith(".gz")
     with (
-        whole_or_nothing(path, overwrite=overwrite) as temporary,
-        temporary.open("wb") as raw,
+        path.open("wb") as raw,
         # The name in gzip's header is that of the file, not the temporary one.
-        gzip.GzipFile(path.name, "wb", fileobj=raw, mtime=0) if packed else raw as file,
+        gzip.GzipFile(labels.name, "wb", fileobj=raw, mtime=0)
+        if packed
+        else raw as file,
     ):
         header.write_to(file)
         file.write(b"\0" * (int(header["vox_offset"]) - file.tell()))
-        for slab in in_order(labels, temporary.parent):
-            file.write(np.ascontiguousarray(fit(slab, dtype), order).data)
+        for slab in labels.slabs(path.parent):
+            file.write(np.ascontiguousarray(slab, order).data)
 
 
-def _check_offset(path: Path) -> None:
-    """Refuse an offset of the voxels so large that nibabel would read too much."""
-    head = read_head(path)
-    order: Literal["little", "big"] = "little" if head[0] in (92, 28) else "big"
-    if head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c"):
-        (offset,) = np.frombuffer(head[108:112], "<f4" if order == "little" else ">f4")
-    else:
-        offset = np.float64(int.from_bytes(head[168:176], order, signed=True))
-    if not 0 <= offset <= MAX_METADATA:
-        raise FormatError(
-            f"{path} claims that its voxels begin at byte {offset:.3g}, and at most "
-            f"{MAX_METADATA} is accepted; copy it again from its source."
-        )
+def _header_of(block: bytes) -> Any:
+    """Return the header that a file begins with."""
+    nibabel = require_nibabel(FormatError)
+    kind = nibabel.Nifti1Header if len(block) == 348 else nibabel.Nifti2Header
+    return kind(block, check=False)
 
 
-def _make_volume(image: Any, path: Path) -> Volume:
+def _make_volume(image: Any, path: Path, packed: bool) -> Volume:
     header, proxy = image.header, image.dataobj
     shape = tuple(int(n) for n in image.shape[::-1])
     rank = len(shape)
@@ -169,20 +135,17 @@ def _make_volume(image: Any, path: Path) -> Volume:
             "real numbers are needed. Convert it first."
         )
     if min(shape) < 1:
-        raise FormatError(
-            f"{path} claims the shape {shape[::-1]}, and at least one voxel along each "
-            "axis is needed; copy it again from its source."
-        )
+        raise damaged(path, f"claims the shape {shape[::-1]}, without any voxel")
     if (proxy.slope, proxy.inter) != (1.0, 0.0):
         dtype = np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
     axes = _AXES[-rank:]
-    method = "gzip" if path.suffix.lower() == ".gz" else "none"
     stored = np.dtype(image.get_data_dtype()).itemsize
 
     def read(where: Index) -> npt.NDArray[Any]:
         size = path.stat().st_size
         wanted = stored * math.prod(part.stop - part.start for part in where)
-        if wanted > most_bytes(size, method):  # nibabel would allocate it first
+        # Nibabel would allocate it first.
+        if wanted > most_bytes(size, "gzip" if packed else "none"):
             raise ValueError(f"its {size} bytes cannot hold the {wanted} of this part")
         return np.asarray(proxy[where[::-1]].T, dtype)
 
@@ -192,31 +155,24 @@ def _make_volume(image: Any, path: Path) -> Volume:
             f"{path} gives the voxel sizes {zooms[::-1]}, and positive numbers are "
             "needed; correct its header."
         )
-    _check_length(path, header, stored * math.prod(shape))
+    _check_length(path, header, stored * math.prod(shape), packed)
     _tell_disagreement(path, header)
-    stem = path.name[: -len(".nii.gz" if path.suffix.lower() == ".gz" else ".nii")]
+    planes = (*(1 for _ in shape[:-2]), *shape[-2:])
+    chunks = grow_chunks(planes, shape, dtype.itemsize, axes)
+    if packed and rank > 2:
+        plane_bytes = math.prod(shape[-2:]) * dtype.itemsize
+        thickness = max(1, min(shape[-3], _PACKED_BLOCK // max(1, plane_bytes)))
+        chunks = (*planes[:-3], thickness, *shape[-2:])
     return Volume(
-        lazy_array(read, shape, dtype, _chunks(path, shape, dtype, axes), str(path)),
+        lazy_array(read, shape, dtype, chunks, str(path)),
         axes,
         tuple(zooms),
         tuple(units.get(axis, PIXEL) for axis in axes),
         _origin(image.affine, axes),
-        stem,
+        path.name[: -len(".nii.gz" if packed else ".nii")],
         path,
         header=header.binaryblock,
     )
-
-
-def _chunks(
-    path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], axes: tuple[str, ...]
-) -> tuple[int, ...]:
-    """Return blocks of whole planes; large ones if each is unpacked from the start."""
-    planes = (*(1 for _ in shape[:-2]), *shape[-2:])
-    if path.suffix.lower() != ".gz" or len(shape) < 3:
-        return grow_chunks(planes, shape, dtype.itemsize, axes)
-    plane_bytes = math.prod(shape[-2:]) * dtype.itemsize
-    thickness = max(1, min(shape[-3], _PACKED_BLOCK // max(1, plane_bytes)))
-    return (*planes[:-3], thickness, *shape[-2:])
 
 
 def _zooms(header: Any) -> list[float]:
@@ -236,7 +192,7 @@ def _units(header: Any) -> dict[str, str]:
     return dict.fromkeys("zyx", length) | {"t": unit_name(times)}
 
 
-def _check_length(path: Path, header: Any, voxels: int) -> None:
+def _check_length(path: Path, header: Any, voxels: int, packed: bool) -> None:
     """Refuse a file that ends before its voxels do.
 
     A packed one is unpacked for that only if its last four bytes, the length of what
@@ -244,7 +200,6 @@ def _check_length(path: Path, header: Any, voxels: int) -> None:
     """
     needed = int(header["vox_offset"]) + voxels
     with path.open("rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
         length = raw.seek(-4, 2) + 4
         if packed and int.from_bytes(raw.read(4), "little") == needed % 2**32:
             return
@@ -257,10 +212,8 @@ def _check_length(path: Path, header: Any, voxels: int) -> None:
         except (OSError, EOFError, zlib.error):
             length = min(length, needed - 1)
     if length < needed:
-        raise FormatError(
-            f"{path} is incomplete: its header describes {needed} bytes, but only "
-            f"{length} are there. Copy it again from its source."
-        )
+        found = f"describes {needed} bytes, but only {length} are there"
+        raise damaged(path, f"is incomplete: its header {found}")
 
 
 def _tell_disagreement(path: Path, header: Any) -> None:
@@ -301,14 +254,18 @@ def _label_header(shape: tuple[int, ...], volume: Volume) -> Any:
     """Return the header of the volume's own file, or one made from its spacing."""
     nibabel = require_nibabel(OptionError)
     if volume.header is not None:
-        kind = nibabel.Nifti1Header if len(volume.header) == 348 else None
-        header = (kind or nibabel.Nifti2Header)(volume.header, check=False)
+        header = _header_of(volume.header)
+        header["magic"] = b"n+1" if len(volume.header) == 348 else b"n+2"
         own, moved = (*header.get_data_shape(), 1)[:3], _has_moved(header, volume)
         if own == (*shape[::-1], 1)[:3] and not moved:
-            header["magic"] = b"n+1" if kind else b"n+2"
             return header
         if volume.cut_at is not None and len(shape) == 3 and not moved:
-            return _shifted(header, [volume.cut_at.get(axis, 0) for axis in "xyz"])
+            affine = header.get_best_affine()
+            start = [volume.cut_at.get(axis, 0) for axis in "xyz"]
+            affine[:3, 3] += affine[:3, :3] @ start
+            for form in ("sform", "qform"):
+                getattr(header, f"set_{form}")(affine, code=int(header[f"{form}_code"]))
+            return header
         logger.warning(
             "%s was %s, so its labels do not get its NIfTI orientation.",
             volume.name,
@@ -355,27 +312,14 @@ def _has_moved(header: Any, volume: Volume) -> bool:
     )
 
 
-def _shifted(header: Any, start: list[int]) -> Any:
-    """Return a header whose first voxel is voxel `start` of the same grid."""
-    affine = header.get_best_affine()
-    affine[:3, 3] += affine[:3, :3] @ start
-    sform, qform = int(header["sform_code"]), int(header["qform_code"])
-    header.set_sform(affine, code=sform)
-    header.set_qform(affine, code=qform)
-    header["magic"] = b"n+1" if len(header.binaryblock) == 348 else b"n+2"
-    return header
-
-
-def _write_texts(header: Any, prompts: PromptSet | None, owners: Owners | None) -> None:
-    if prompts is None:
+def _write_texts(header: Any, labels: NewLabels) -> None:
+    if labels.prompts is None:
         return
     nibabel = require_nibabel(OptionError)
-    texts = {str(prompt.id): prompt.text for prompt in prompts.prompts}
-    known = {"text_prompts": texts, INSTANCE_KEY: int(prompts.instance)}
-    known |= {"owners": owners.describe()} if owners is not None else {}
+    known = {"text_prompts": labels.texts, INSTANCE_KEY: int(labels.prompts.instance)}
+    known |= {} if labels.owners is None else {"owners": labels.owners.describe()}
     text = json.dumps(known).encode()
-    extension = nibabel.nifti1.Nifti1Extension(_COMMENT, text)
-    header.extensions.append(extension)
+    header.extensions.append(nibabel.nifti1.Nifti1Extension(_COMMENT, text))
 
 
 def _read_texts(header: Any) -> tuple[dict[int, str], bool, Owners | None]:

@@ -7,23 +7,24 @@ import logging
 import math
 import sys
 import zipfile
-import zlib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet, parse_prompts
 from napari_biomedparse.data.results import Owners
-from napari_biomedparse.data.volume import SPATIAL_AXES, ArrayLike, Volume
+from napari_biomedparse.data.volume import SPATIAL_AXES, Volume
 from napari_biomedparse.errors import FormatError, PromptError
 from napari_biomedparse.io.contents import Contents, LabelVolume
-from napari_biomedparse.io.durable import whole_or_nothing
 from napari_biomedparse.io.formats.npy import NpyMember
 from napari_biomedparse.io.formats.units import PIXEL, to_millimeters, unit_name
 from napari_biomedparse.io.guards.pickles import MAX_BYTES, read_pickle
-from napari_biomedparse.io.lazy import fit, in_order, label_dtype
+
+if TYPE_CHECKING:
+    from napari_biomedparse.io.lazy import NewLabels
 
 logger = logging.getLogger(__name__)
 
@@ -74,48 +75,37 @@ def open_npz(path: Path) -> Contents:
     return Contents(tuple(images), tuple(labels), prompts, unread)
 
 
-def save_npz(
-    path: Path,
-    labels: ArrayLike,
-    *,
-    volume: Volume,
-    prompts: PromptSet | None,
-    owners: Owners | None = None,
-    overwrite: bool,
-    key: str = LABEL_KEYS[1],
-) -> None:
+def save_npz(path: Path, labels: NewLabels, *, key: str = LABEL_KEYS[1]) -> None:
     """Write labels under `key`, with spacing and prompts, but without the origin.
 
     Nothing is pickled.
     """
-    dtype = label_dtype(labels, prompts)
-    with (
-        whole_or_nothing(path, overwrite=overwrite) as temporary,
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
-    ):
-        with archive.open(_member(key), "w", force_zip64=True) as file:
-            header = {"descr": dtype.str, "fortran_order": False, "shape": labels.shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for slab in in_order(labels, temporary.parent):
-                file.write(np.ascontiguousarray(fit(slab, dtype)).data)
-        described = _describe(volume, prompts)
-        if owners is not None:
-            described |= dict(
-                zip(OWNER_KEYS, (owners.labels, owners.scores), strict=True)
-            )
-        for key, value in described.items():
-            with archive.open(_member(key), "w") as file:
-                np.lib.format.write_array(file, value, allow_pickle=False)
+    shape = tuple(labels.data.shape)
+    with zipfile.ZipFile(path, "w") as archive:
+        add_array(archive, key, shape, labels.dtype, labels.slabs(path.parent))
+        for name, value in _describe(labels).items():
+            add_array(archive, name, value.shape, value.dtype, [value])
 
 
-def _member(key: str) -> zipfile.ZipInfo:
-    """Name an array, without the time, so that equal labels are equal files."""
-    made = zipfile.ZipInfo(f"{key}.npy")
-    made.compress_type = zipfile.ZIP_DEFLATED
-    return made
+def add_array(
+    archive: zipfile.ZipFile,
+    key: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    slabs: Iterable[npt.NDArray[Any]],
+) -> None:
+    """Add an array to an archive, without the time: equal labels are equal files."""
+    member = zipfile.ZipInfo(f"{key}.npy")
+    member.compress_type = zipfile.ZIP_DEFLATED
+    with archive.open(member, "w", force_zip64=True) as file:
+        header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for slab in slabs:
+            file.write(np.ascontiguousarray(slab, dtype).data)
 
 
-def _describe(volume: Volume, prompts: PromptSet | None) -> dict[str, npt.NDArray[Any]]:
+def _describe(labels: NewLabels) -> dict[str, npt.NDArray[Any]]:
+    volume, prompts, owners = labels.volume, labels.prompts, labels.owners
     pairs = list(zip(volume.spacing, volume.units, strict=True))[-3:]
     pairs = [pairs[0]] * (3 - len(pairs)) + pairs  # three, also for a single image
     lengths = [to_millimeters(size, unit) for size, unit in pairs]
@@ -130,19 +120,15 @@ def _describe(volume: Volume, prompts: PromptSet | None) -> dict[str, npt.NDArra
         described["prompt_ids"] = np.array(prompts.ids, np.int64)
         described["prompt_texts"] = np.array(prompts.texts, np.str_)
         described[INSTANCE_KEY] = np.array(int(prompts.instance), np.int64)
+    if owners is not None:
+        described |= zip(OWNER_KEYS, (owners.labels, owners.scores), strict=True)
     return described
 
 
 def _list_members(path: Path) -> tuple[dict[str, NpyMember], list[str]]:
     """Return the arrays that are used, and the names of all files of the archive."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError) as error:
-        raise FormatError(
-            f"{path} is not a complete .npz file ({error}); it is probably truncated: "
-            "copy it again from its source."
-        ) from error
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
     wanted = (
         IMAGE_KEY, *LABEL_KEYS, "spacing", "spacing_unit", "text_prompts",
         "prompt_ids", "prompt_texts", INSTANCE_KEY, *OWNER_KEYS,

@@ -20,20 +20,19 @@ from napari_biomedparse.io.durable import (
     is_zarr,
     refuse_links,
     sync_files,
-    whole_or_nothing,
 )
 from napari_biomedparse.io.formats.units import PIXEL
 from napari_biomedparse.io.formats.zarr_metadata import ome_attributes
 from napari_biomedparse.io.guards.zarr_guard import FencedStore, guarded
 from napari_biomedparse.io.journal import Box, Journal, within
-from napari_biomedparse.io.lazy import THICKEST, fit, in_order, label_dtype
+from napari_biomedparse.io.lazy import THICKEST, NewLabels
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
 
     from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.data.results import Owners
-    from napari_biomedparse.data.volume import ArrayLike, Volume
+    from napari_biomedparse.data.volume import Volume
 
 CHUNK_VOXELS = 2**20
 MOST_NAMED = 2**15
@@ -284,36 +283,26 @@ def _damaged(path: Path, why: object) -> OutputError:
     )
 
 
-def save_zarr(
-    path: Path,
-    labels: ArrayLike,
-    *,
-    volume: Volume,
-    prompts: PromptSet | None,
-    owners: Owners | None = None,
-    overwrite: bool,
-) -> None:
+def save_zarr(path: Path, labels: NewLabels) -> None:
     """Write labels as an OME-Zarr 0.5 label image with a pyramid, slab by slab.
 
     Coarser levels keep every second row and column, so that no new values arise.
     """
-    dtype = label_dtype(labels, prompts)
-    shape = tuple(labels.shape)
+    shape = tuple(labels.data.shape)
     times = shape[0] if len(shape) == 4 else None
-    layout = Layout(shape[-3:], dtype, 0, THICKEST, times=times)
-    with whole_or_nothing(path, overwrite=overwrite) as temporary:
-        _create(temporary, layout, volume, prompts)
-        store = LabelStore(temporary, layout)
-        start = 0
-        for slab in in_order(labels, temporary.parent):
-            if times is None:
-                store.write(start, fit(slab, dtype))
-            else:
-                for store.time, block in enumerate(fit(slab, dtype), start):
-                    store.write(0, block)
-            start += len(slab)
-        if owners is not None:
-            store.name_objects(owners)
+    layout = Layout(shape[-3:], labels.dtype, 0, THICKEST, times=times)
+    _create(path, layout, labels.volume, labels.prompts)
+    store = LabelStore(path, layout)
+    start = 0
+    for slab in labels.slabs(path.parent):
+        if times is None:
+            store.write(start, slab)
+        else:
+            for store.time, block in enumerate(slab, start):
+                store.write(0, block)
+        start += len(slab)
+    if labels.owners is not None:
+        store.name_objects(labels.owners)
 
 
 def create_labels(

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 from xml.etree import ElementTree
 
@@ -23,14 +23,8 @@ import zarr
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet
 from napari_biomedparse.data.text import NOT_XML, visible
 from napari_biomedparse.data.volume import ArrayLike, Volume
-from napari_biomedparse.errors import (
-    FormatError,
-    VolumeError,
-    check_shortage,
-    pip_install,
-)
+from napari_biomedparse.errors import FormatError, pip_install, reading
 from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
-from napari_biomedparse.io.durable import whole_or_nothing
 from napari_biomedparse.io.formats.tiff_checks import check_claims, check_whole
 from napari_biomedparse.io.formats.tiff_metadata import (
     LABEL_NAMESPACE,
@@ -51,17 +45,7 @@ from napari_biomedparse.io.guards.bounds import (
     unpacked_limit,
 )
 from napari_biomedparse.io.inputs import recognise
-from napari_biomedparse.io.lazy import (
-    Index,
-    fit,
-    grow_chunks,
-    in_order,
-    label_dtype,
-    lazy_array,
-)
-
-if TYPE_CHECKING:
-    from napari_biomedparse.data.results import Owners
+from napari_biomedparse.io.lazy import Index, NewLabels, grow_chunks, lazy_array
 
 logger = logging.getLogger(__name__)
 
@@ -110,52 +94,39 @@ def _images_of(file: tifffile.TiffFile) -> list[int]:
     return large or found
 
 
-def save_tiff(
-    path: Path,
-    labels: ArrayLike,
-    *,
-    volume: Volume,
-    prompts: PromptSet | None,
-    owners: Owners | None = None,
-    overwrite: bool,
-) -> None:
+def save_tiff(path: Path, labels: NewLabels) -> None:
     """Write labels as an OME-TIFF with sizes, units and prompts, without the origin.
 
     Its UUID follows from its content, so that equal labels are equal files.
     """
-    dtype = label_dtype(labels, prompts)
-    shape = tuple(labels.shape)
-    big = math.prod(shape) * dtype.itemsize > _CLASSIC_BYTES
-    digest = hashlib.sha256(
-        repr(described := _describe(volume, prompts, owners)).encode()
-    )
+    shape = tuple(labels.data.shape)
+    described = _describe(labels)
+    digest = hashlib.sha256(repr(described).encode())
 
-    def planes(folder: Path) -> Iterator[npt.NDArray[Any]]:
-        for slab in in_order(labels, folder):
-            for plane in slab.reshape(-1, *shape[-2:]):
-                fitting = np.ascontiguousarray(fit(plane, dtype))
-                digest.update(fitting.data)
-                yield fitting
+    def planes() -> Iterator[npt.NDArray[Any]]:
+        for slab in labels.slabs(path.parent):
+            for plane in np.ascontiguousarray(slab).reshape(-1, *shape[-2:]):
+                digest.update(plane.data)
+                yield plane
 
-    with whole_or_nothing(path, overwrite=overwrite) as temporary:
-        with tifffile.TiffWriter(temporary, bigtiff=big, ome=True) as writer:
-            writer.write(
-                planes(temporary.parent),
-                shape=shape,
-                dtype=dtype,
-                photometric="minisblack",
-                compression="zlib",
-                metadata=described | {"UUID": str(UUID(int=0))},
-            )
-        with tifffile.TiffFile(temporary) as written:
-            text = written.pages.first.description
-        text = text.replace(str(UUID(int=0)), str(UUID(digest.hexdigest()[:32])))
-        tifffile.tiffcomment(temporary, text.encode())
+    big = math.prod(shape) * labels.dtype.itemsize > _CLASSIC_BYTES
+    with tifffile.TiffWriter(path, bigtiff=big, ome=True) as writer:
+        writer.write(
+            planes(),
+            shape=shape,
+            dtype=labels.dtype,
+            photometric="minisblack",
+            compression="zlib",
+            metadata=described | {"UUID": str(UUID(int=0))},
+        )
+    with tifffile.TiffFile(path) as written:
+        text = written.pages.first.description
+    text = text.replace(str(UUID(int=0)), str(UUID(digest.hexdigest()[:32])))
+    tifffile.tiffcomment(path, text.encode())
 
 
-def _describe(
-    volume: Volume, prompts: PromptSet | None, owners: Owners | None
-) -> dict[str, Any]:
+def _describe(labels: NewLabels) -> dict[str, Any]:
+    volume, prompts, owners = labels.volume, labels.prompts, labels.owners
     described: dict[str, Any] = {
         "axes": "".join(volume.axes).upper(),
         "Name": visible(f"{volume.name} labels", NOT_XML),
@@ -168,8 +139,7 @@ def _describe(
             described |= {key: size, f"{key}Unit": unit_symbol(unit)}
     entries = {"Namespace": LABEL_NAMESPACE, "background": "0"}
     if prompts is not None:
-        texts = {str(p.id): visible(p.text, NOT_XML) for p in prompts.prompts}
-        entries |= texts
+        entries |= {key: visible(t, NOT_XML) for key, t in labels.texts.items()}
         entries[INSTANCE_KEY] = str(int(prompts.instance))
     if owners is not None:
         entries["owners"] = json.dumps(owners.describe(), separators=(",", ":"))
@@ -186,12 +156,6 @@ def _check_codec(path: Path, series: tifffile.TiffPageSeries) -> None:
             f"{path} is compressed with {name}, which needs another library; "
             f"run: {pip_install('imagecodecs')}"
         ) from error
-
-
-def _damaged(path: Path, error: Exception) -> FormatError:
-    return FormatError(
-        f"{path} is not a complete TIFF file ({error}); copy it again from its source."
-    )
 
 
 def _bound(page: Any) -> None:
@@ -314,14 +278,11 @@ def _find_axes(
 @contextmanager
 def _opening(path: Path, **how: Any) -> Iterator[tuple[tifffile.TiffFile, int]]:
     """Open a file whose claims are harmless, and count its pages."""
-    try:
-        with tifffile.TiffFile(_Opener(path), **how) as file:  # type: ignore[arg-type]
-            yield file, check_claims(file, path)
-    except FormatError:
-        raise
-    except Exception as error:  # a damaged directory can fail anywhere in tifffile
-        check_shortage(error, memory=False)
-        raise _damaged(path, error) from error
+    with (
+        reading(path, "is not a complete TIFF file"),
+        tifffile.TiffFile(_Opener(path), **how) as file,  # type: ignore[arg-type]
+    ):
+        yield file, check_claims(file, path)
 
 
 def describe_plane(path: Path) -> tuple[tuple[Any, ...], dict[str, float]]:
@@ -413,13 +374,8 @@ class TiffSource:
         self, axes: Sequence[str] | None = None, *, stored: bool = False
     ) -> Contents:
         """Return what `open_tiff` does."""
-        try:
+        with reading(self.path, "is not a complete TIFF file"):
             contents = self._read_series(axes, stored)
-        except (FormatError, VolumeError):
-            raise
-        except Exception as error:  # so can a damaged page, later
-            check_shortage(error, memory=False)
-            raise _damaged(self.path, error) from error
         if not contents.images and not contents.labels:
             raise FormatError(
                 f"{self.path} contains no image; choose a TIFF with at least one."

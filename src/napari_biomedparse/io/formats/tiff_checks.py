@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from napari_biomedparse.errors import FormatError
+from napari_biomedparse.errors import FormatError, damaged
 from napari_biomedparse.io.guards.bounds import MAX_METADATA
 
 if TYPE_CHECKING:
@@ -43,10 +43,8 @@ def check_claims(file: tifffile.TiffFile, path: Path) -> int:
     voxels = max(1, file.pages.first.size)
     for element in _ome_elements(file, path):
         if (planes := _claimed_planes(element, voxels)) > _MAX_PLANES:
-            raise FormatError(
-                f"{path} claims {planes:.3g} planes, and at most {_MAX_PLANES} are "
-                "accepted; it is damaged: copy it again from its source."
-            )
+            accepted = f"and at most {_MAX_PLANES} are accepted"
+            raise damaged(path, f"claims {planes:.3g} planes, {accepted}")
         for key in ("FileName", "MetadataFile"):
             if (name := element.get(key)) is not None:
                 _check_companion(path, name)
@@ -136,10 +134,7 @@ def _check_chain(file: tifffile.TiffFile, path: Path) -> int:
     while at or levels:
         at, pages = (at, pages + 1) if at else (levels.pop(), pages)
         if at in seen:
-            raise FormatError(
-                f"{path} refers from page {pages - 1} back to an earlier one; it is "
-                "damaged: copy it again from its source."
-            )
+            raise damaged(path, f"refers from page {pages - 1} back to an earlier one")
         seen.add(at)
         handle.seek(at)
         try:
@@ -155,10 +150,7 @@ def _check_chain(file: tifffile.TiffFile, path: Path) -> int:
         if tag.size == form.tagsize:  # NDPI has its own
             used += _check_data(file, tag.iter_unpack(tags[:size]), path, pages, levels)
         if used > handle.size:
-            raise FormatError(
-                f"{path} describes its pages in more bytes than it has; it is damaged: "
-                "copy it again from its source."
-            )
+            raise damaged(path, "describes its pages in more bytes than it has")
     return pages
 
 
@@ -203,10 +195,7 @@ def _check_data(
 
 
 def _cut(path: Path, page: int) -> FormatError:
-    return FormatError(
-        f"{path} ends before the end of page {page - 1}. It is an incomplete copy, or "
-        "damaged: copy it again from its source."
-    )
+    return damaged(path, f"ends before the end of page {page - 1}")
 
 
 def _missing(path: Path, what: str, gone: Sequence[str] = ()) -> FormatError:

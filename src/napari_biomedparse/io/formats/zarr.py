@@ -16,7 +16,7 @@ import zarr
 from napari_biomedparse.data.prompts import INSTANCE_KEY
 from napari_biomedparse.data.results import Owners
 from napari_biomedparse.data.volume import ArrayLike, Volume
-from napari_biomedparse.errors import FormatError, PromptError, check_shortage
+from napari_biomedparse.errors import FormatError, PromptError, check_shortage, damaged
 from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
 from napari_biomedparse.io.formats.units import PIXEL
 from napari_biomedparse.io.formats.zarr_metadata import (
@@ -83,12 +83,11 @@ def _open_group(group: zarr.Group, path: Path, depth: int) -> Contents:
     attributes = ome_attributes(group.attrs.asdict())
     if "plate" in attributes or "well" in attributes:
         field = _first_field(group, attributes)
+        if not field:
+            raise damaged(path, "is a plate, but none of the fields it lists is there")
         raise FormatError(
             f"{path} is a plate with many fields; open one of them, for example "
             f"{path / field}."
-            if field
-            else f"{path} is a plate, but none of the fields that it lists is there; "
-            "copy the whole folder again from its source."
         )
     if "multiscales" in attributes:
         return _open_image(group, attributes, path)
@@ -233,10 +232,7 @@ def _read_image(
 def _get_array(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:
     array = group.get(name)
     if not isinstance(array, zarr.Array):
-        raise FormatError(
-            f"{path} lists the array {name!r}, which is missing; copy the whole "
-            "folder again from its source."
-        )
+        raise damaged(path, f"lists the array {name!r}, which is missing")
     return array
 
 

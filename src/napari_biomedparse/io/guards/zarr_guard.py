@@ -23,7 +23,7 @@ from zarr.codecs import ShardingCodec
 from zarr.core.array import AsyncArray
 from zarr.storage import LocalStore
 
-from napari_biomedparse.errors import FormatError
+from napari_biomedparse.errors import FormatError, damaged
 from napari_biomedparse.io.guards.bounds import (
     MAX_METADATA,
     MAX_PARTS,
@@ -93,20 +93,11 @@ class FencedStore(LocalStore):
         if stat.S_ISDIR(found.st_mode):
             return 0
         if not stat.S_ISREG(found.st_mode):
-            raise FormatError(
-                f"{self.root} contains {key}, which is not a file; copy the folder "
-                "again from its source."
-            )
+            raise damaged(self.root, f"contains {key}, which is not a file")
         if found.st_size == 0:
-            raise FormatError(
-                f"{self.root} contains {key}, which is empty; copy the folder again "
-                "from its source."
-            )
+            raise damaged(self.root, f"contains {key}, which is empty")
         if path.name in _METADATA and found.st_size > MAX_METADATA:
-            raise FormatError(
-                f"{path} is longer than {MAX_METADATA} bytes, too long for metadata; "
-                "copy the folder again from its source."
-            )
+            raise damaged(path, f"is longer than {MAX_METADATA} bytes")
         return found.st_size
 
 
