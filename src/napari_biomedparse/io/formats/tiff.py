@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -25,12 +26,13 @@ from napari_biomedparse.data.text import NOT_XML, visible
 from napari_biomedparse.data.volume import ArrayLike, Volume
 from napari_biomedparse.errors import FormatError, pip_install, reading
 from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
-from napari_biomedparse.io.formats.tiff_checks import check_claims, check_whole
 from napari_biomedparse.io.formats.tiff_metadata import (
     LABEL_NAMESPACE,
     Calibration,
     Change,
     as_brightness,
+    check_claims,
+    check_whole,
     from_tags,
     name_axes,
     read_calibration,
@@ -75,23 +77,7 @@ def open_tiff(
     file written by `save_tiff` contains labels and prompts. `axes` are names in place
     of the file's own; `stored` leaves values in which 0 is white as they are.
     """
-    return TiffSource(path).contents(axes, stored=stored)
-
-
-def _images_of(file: tifffile.TiffFile) -> list[int]:
-    """Return the numbers of the series that are images, without small copies."""
-    found = [
-        index
-        for index, series in enumerate(file.series)
-        if len(series.axes) > 1 and series.dtype is not None
-    ]
-    large = [
-        index
-        for index in found
-        if not file.series[index].keyframe.subfiletype & 5  # reduced, or a mask
-        and (file.series[index].name not in _BESIDE or file.is_ome)
-    ]
-    return large or found
+    return TiffSource(path, axes, stored=stored).contents()
 
 
 def save_tiff(path: Path, labels: NewLabels) -> None:
@@ -209,46 +195,6 @@ class _Opener:
         return BoundedFile(Path(self.path))
 
 
-def _make_volume(
-    source: TiffSource,
-    index: int,
-    calibration: Calibration,
-    given: Sequence[str] | None,
-    stored: bool,
-) -> Volume:
-    with source.opened() as file:
-        series = file.series[index]
-        rank = len(series.shape)
-        if np.dtype(series.dtype).kind not in "buif":
-            raise FormatError(
-                f"{source.path} has values of type {series.dtype}, and real numbers "
-                "are needed; convert them first."
-            )
-        if given is None or len(given) != rank:  # which is refused for the first image
-            given = _find_axes(series, source.path, named=calibration.channel_names)
-        axes = tuple(given)
-        data, *levels = (
-            source.lazy(index, level, axes, stored=stored)
-            for level, smaller in enumerate(series.levels)
-            if len(smaller.shape) == rank
-        )
-    count = data.shape[axes.index("c")] if "c" in axes else 0
-    names = calibration.channel_names
-    stem = source.path.name.removesuffix(source.path.suffix).removesuffix(".ome")
-    several = len(_images_of(file)) > 1
-    return Volume(
-        data,
-        axes,
-        tuple(calibration.spacing.get(axis, 1.0) for axis in axes),
-        tuple(calibration.units.get(axis, PIXEL) for axis in axes),
-        (0.0,) * rank,
-        f"{stem} {calibration.name or index}" if several else stem,
-        source.path,
-        names if len(names) == count else (),
-        tuple(levels),
-    )
-
-
 def _find_axes(
     series: tifffile.TiffPageSeries, path: Path, *, named: Sequence[str]
 ) -> tuple[str, ...]:
@@ -330,10 +276,15 @@ def _companion(path: Path, name: str) -> str:
 
 
 class TiffSource:
-    """A TIFF file whose directory is known, and which is open only while read."""
+    """A TIFF file whose directory is known, and which is open only while read.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    `axes` and `stored` are those of `open_tiff`.
+    """
+
+    def __init__(
+        self, path: Path, axes: Sequence[str] | None = None, *, stored: bool = False
+    ) -> None:
+        self.path, self._axes, self._stored = path, axes, stored
         self._lock = threading.RLock()
         with _opening(path) as (self._file, pages):
             how = _read_otherwise(self._file, path)
@@ -344,15 +295,24 @@ class TiffSource:
                 self._prepare(pages)
 
     def _prepare(self, pages: int) -> None:
-        """List the images while the file is open."""
+        """List the images, without small copies, while the file is open."""
+        every = self._file.series
         self.files = check_whole(self._file, self.path, pages)
-        for series in self._file.series:
+        for series in every:
             for level in series.levels:
                 _bound(level.keyframe)
+        found = [s for s in every if len(s.axes) > 1 and s.dtype is not None]
+        large = [
+            series
+            for series in found
+            if not series.keyframe.subfiletype & 5  # reduced, or a mask
+            and (series.name not in _BESIDE or self._file.is_ome)
+        ]
+        self._images = [every.index(series) for series in large or found]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the path alone."""
-        return TiffSource, (self.path,)
+        """Pickle what it was made of."""
+        return partial(TiffSource, stored=self._stored), (self.path, self._axes)
 
     @contextmanager
     def opened(self) -> Iterator[tifffile.TiffFile]:
@@ -370,27 +330,20 @@ class TiffSource:
                 if outermost:
                     self._file.close()
 
-    def contents(
-        self, axes: Sequence[str] | None = None, *, stored: bool = False
-    ) -> Contents:
+    def contents(self) -> Contents:
         """Return what `open_tiff` does."""
-        with reading(self.path, "is not a complete TIFF file"):
-            contents = self._read_series(axes, stored)
-        if not contents.images and not contents.labels:
-            raise FormatError(
-                f"{self.path} contains no image; choose a TIFF with at least one."
-            )
-        return contents
-
-    def _read_series(self, axes: Sequence[str] | None, stored: bool) -> Contents:
         images: list[Volume] = []
         labels: list[LabelVolume] = []
         prompts: PromptSet | None = None
-        with self.opened() as file:
-            for index in _images_of(file):
+        if not self._images:
+            raise FormatError(
+                f"{self.path} contains no image; choose a TIFF with at least one."
+            )
+        with reading(self.path, "is not a complete TIFF file"), self.opened() as file:
+            for index in self._images:
                 _check_codec(self.path, file.series[index])
                 calibration = read_calibration(file, index)
-                volume = _make_volume(self, index, calibration, axes, stored)
+                volume = self._make_volume(file, index, calibration)
                 if calibration.labels is None:
                     images.append(volume)
                 else:
@@ -399,41 +352,67 @@ class TiffSource:
                     prompts = as_prompts(texts, instance=instance, what=str(self.path))
         return Contents(tuple(images), tuple(labels), prompts)
 
-    def read(self, *, stored: bool) -> npt.NDArray[Any]:
-        """Read the first image into memory; `stored` is that of `open_tiff`."""
-        with self.opened() as file:
-            series = file.series[_images_of(file)[0]]
-            values = np.asarray(series.asarray())
-        change = None if stored else self._change(series.keyframe)
-        return values if change is None else change(values)
+    def _make_volume(
+        self, file: tifffile.TiffFile, index: int, calibration: Calibration
+    ) -> Volume:
+        series, names = file.series[index], calibration.channel_names
+        rank = len(series.shape)
+        if np.dtype(series.dtype).kind not in "buif":
+            raise FormatError(
+                f"{self.path} has values of type {series.dtype}, and real numbers "
+                "are needed; convert them first."
+            )
+        if self._axes is None or len(self._axes) != rank:  # refused for the first image
+            axes = _find_axes(series, self.path, named=names)
+        else:
+            axes = tuple(self._axes)
+        data, *levels = (
+            self._lazy(index, level, axes)
+            for level, smaller in enumerate(series.levels)
+            if len(smaller.shape) == rank
+        )
+        count = data.shape[axes.index("c")] if "c" in axes else 0
+        stem = self.path.name.removesuffix(self.path.suffix).removesuffix(".ome")
+        return Volume(
+            data,
+            axes,
+            tuple(calibration.spacing.get(axis, 1.0) for axis in axes),
+            tuple(calibration.units.get(axis, PIXEL) for axis in axes),
+            (0.0,) * rank,
+            f"{stem} {calibration.name or index}" if len(self._images) > 1 else stem,
+            self.path,
+            names if len(names) == count else (),
+            tuple(levels),
+        )
 
-    def _change(self, page: Any) -> Change | None:
+    def read(self) -> npt.NDArray[Any]:
+        """Read the first image into memory."""
+        with self.opened() as file:
+            series = file.series[self._images[0]]
+            return self._change(series.keyframe)(np.asarray(series.asarray()))
+
+    def _change(self, page: Any) -> Change:
+        if self._stored:
+            return np.asarray
         return as_brightness(page, str(self.path), imagej=self._file.is_imagej)
 
-    def lazy(
-        self, index: int, level: int, axes: tuple[str, ...], *, stored: bool
-    ) -> ArrayLike:
+    def _lazy(self, index: int, level: int, axes: tuple[str, ...]) -> ArrayLike:
         """Return one image at one resolution as dask blocks."""
-        mode = self._chunk_mode(index, level)
+        page = self._file.series[index].levels[level].keyframe
+        # Tifffile's codes for reading by tile, or by whole plane.
+        mode = 0 if page.is_tiled and page.nbytes > _PLANE_BYTES else 2
         with self._store(index, level, mode) as array:
             shape, dtype = array.shape, np.dtype(array.dtype)
-            page = self._file.series[index].levels[level].keyframe
             size = math.prod(array.chunks) * dtype.itemsize
             _check_plane(page, size, mode, self.path)
             chunks = grow_chunks(array.chunks, shape, dtype.itemsize, axes)
-        change = None if stored else self._change(page)
+        change = self._change(page)
 
         def read(where: Index) -> npt.NDArray[Any]:
             with self._store(index, level, mode) as array:
-                values = np.asarray(array[where])
-            return values if change is None else change(values)
+                return change(np.asarray(array[where]))
 
         return lazy_array(read, shape, dtype, chunks, str(self.path))
-
-    def _chunk_mode(self, index: int, level: int) -> int:
-        """Return tifffile's code for reading by tile (0) or by whole plane (2)."""
-        page = self._file.series[index].levels[level].keyframe
-        return 0 if page.is_tiled and page.nbytes > _PLANE_BYTES else 2
 
     @contextmanager
     def _store(self, index: int, level: int, mode: int) -> Iterator[zarr.Array[Any]]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from napari_biomedparse.errors import FormatError
 from napari_biomedparse.io.contents import Contents
-from napari_biomedparse.io.formats.tiff import TiffSource, describe_plane
+from napari_biomedparse.io.formats.tiff import TiffSource, describe_plane, open_tiff
 from napari_biomedparse.io.formats.units import PIXEL
 from napari_biomedparse.io.inputs import stack_files
 from napari_biomedparse.io.lazy import Index, lazy_array
@@ -50,10 +50,10 @@ def open_stack(
     shape or type of a file differ, or names belong to several series.
     """
     files = stack_files(path)
-    source = TiffSource(files[0])
+    source = TiffSource(files[0], stored=stored)
     if _is_one_image(source, files):
-        return source.contents(axes, stored=stored)
-    contents = source.contents(stored=stored)
+        return open_tiff(files[0], axes, stored=stored)
+    contents = source.contents()
     if not _is_slice(contents):
         found = ", ".join(contents.images[0].axes) if contents.images else "labels only"
         raise FormatError(
@@ -68,7 +68,7 @@ def open_stack(
     def read(where: Index) -> npt.NDArray[Any]:
         slices = []
         for file in files[where[0]]:
-            found = TiffSource(file).read(stored=stored)
+            found = TiffSource(file, stored=stored).read()
             if found.shape != plane or found.dtype != dtype:  # by now
                 raise _unlike(file, (found.shape, found.dtype), (plane, dtype))
             slices.append(found[where[1:]])
