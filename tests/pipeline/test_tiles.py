@@ -26,7 +26,7 @@ from napari_biomedparse.slicing.geometry import (
     CELL,
     OVERLAP,
     TileGrid,
-    plan_large_slices,
+    plan_slices,
 )
 
 SIZE = 64
@@ -171,7 +171,7 @@ def test_tiles_that_make_no_sense(tile: Any) -> None:
 def test_large_slices_come_back_to_their_grid(
     rows: int, columns: int, factor: float
 ) -> None:
-    geometry = plan_large_slices((2, rows, columns), SIZE, (factor, factor), axis=0)
+    geometry = plan_slices((2, rows, columns), SIZE, 0, (factor, factor))
     planes = np.full((2, rows, columns), 200, np.uint8)
     prepared = geometry.prepare(planes)
     assert all(n >= SIZE and n % CELL == 0 for n in prepared.shape[1:])

@@ -17,7 +17,6 @@ from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.slicing.geometry import (
     choose_axis,
     neighbour_index,
-    plan_large_slices,
     plan_slices,
     stack_context,
 )
@@ -68,7 +67,7 @@ def test_axis_can_be_forced() -> None:
 def test_large_slices_are_padded_to_whole_cells(
     scale: tuple[float, float], working: tuple[int, int], pad: object
 ) -> None:
-    geometry = plan_large_slices((3, 37, 101), 64, scale, axis=0)
+    geometry = plan_slices((3, 37, 101), 64, 0, scale)
     assert (geometry.working_shape, geometry.pad) == (working, pad)
 
 

@@ -29,11 +29,11 @@ from napari_biomedparse.io import open_file, open_labels, open_volume
 from napari_biomedparse.io.durable import atomic_write
 from napari_biomedparse.io.files import read_labels
 from napari_biomedparse.io.identity import identify
-from napari_biomedparse.report.drawing import grey_slice
 from napari_biomedparse.runs.manifest import MANIFEST
 from napari_biomedparse.runs.run import segment_to_folder
 from napari_biomedparse.slicing.geometry import choose_axis
 from napari_biomedparse.slicing.intensity import choose_intensity
+from napari_biomedparse.slicing.seen import grey_slice
 
 if TYPE_CHECKING:
     from napari_biomedparse.evaluation.metrics import Labels
@@ -276,9 +276,7 @@ class Case:
         at = int(wrong.sum(axis=others).argmax())
         options, volume = self.scoring.options, self.volume
         first = options.slices[0] if options.slices else 0
-        intensity = choose_intensity(
-            volume.data, options.modality, colour=volume.is_colour
-        )
+        intensity = choose_intensity(volume.data, options.modality)
         grey = grey_slice(volume, axis, first + at, intensity)
         step = -(-max(grey.shape[:2]) // _LARGEST_PICTURE)
         small = (slice(None, None, step),) * 2

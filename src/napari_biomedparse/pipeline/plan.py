@@ -140,8 +140,7 @@ def plan_run(
         options=options,
         geometry=geometry,
         tiles=TileGrid(geometry.working_shape, config.image_size),
-        intensity=intensity
-        or choose_intensity(volume.data, options.modality, colour=volume.is_colour),
+        intensity=intensity or choose_intensity(volume.data, options.modality),
         start=int(start),
         stop=int(stop),
         instances=prompts.instance if wanted is None else wanted,

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.data.prompts import label_colour
-from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
-from napari_biomedparse.slicing.read import read_slices
+from napari_biomedparse.slicing.intensity import choose_intensity
+from napari_biomedparse.slicing.seen import grey_slice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from napari_biomedparse.data.volume import ArrayLike, Volume
+    from napari_biomedparse.data.volume import ArrayLike
     from napari_biomedparse.report.result import RunResult
 
 PICTURES = 6
@@ -64,9 +64,7 @@ def overlay_pictures(
     others = np.setdiff1d(np.arange(voxels.shape[1]), best)
     spread = np.linspace(0, len(others) - 1, PICTURES - len(best)).round().astype(int)
     chosen = {*best, *others[spread].tolist()} if len(others) else set(best)
-    intensity = choose_intensity(
-        result.volume.data, "auto", colour=result.volume.is_colour
-    )
+    intensity = choose_intensity(result.volume.data, "auto")
     down, across = (result.volume.spacing[i] for i in range(3) if i != result.axis)
     texts = dict(zip(result.prompts.ids, result.prompts.texts, strict=True))
     for at in sorted(chosen):
@@ -78,15 +76,6 @@ def overlay_pictures(
         width = _SIDE if rows <= _SIDE else max(1, round(_SIDE * _SIDE / rows))
         png = _overlay(grey, labels, width, max(1, round(rows * width / _SIDE)))
         yield f"slice {at}: {shown}", png, width
-
-
-def grey_slice(
-    volume: Volume, axis: int, at: int, intensity: Intensity
-) -> npt.NDArray[np.uint8]:
-    """Return a slice as the network sees its values: [Y, X] or, in color, [Y, X, 3]."""
-    values = intensity.apply(read_slices(volume, axis, at, at + 1))[0]
-    grey: npt.NDArray[np.uint8] = np.clip(values, 0, 255).astype(np.uint8)
-    return grey
 
 
 def plane(labels: ArrayLike, axis: int, at: int) -> npt.NDArray[np.integer[Any]]:

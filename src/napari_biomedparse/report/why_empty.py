@@ -87,9 +87,7 @@ def why_empty(
         return (Cause("No slice was finished.", "Resume the run."),)
     geometry = slice_geometry(volume, options, PUBLISHED_SIZE)
     if intensity is None:
-        intensity = choose_intensity(
-            volume.data, options.modality, colour=volume.is_colour
-        )
+        intensity = choose_intensity(volume.data, options.modality)
     return (
         *_targets(model),
         *_grey_levels(volume, geometry, options, intensity),

@@ -82,20 +82,9 @@ class SliceGeometry:
         whose uint8 arithmetic is the reference, so that every device gets the same
         input.
 
-        Parameters
-        ----------
-        planes : array or tensor [B, Y, X]
-            uint8, float16, float32 or float64, of any byte order.
-
-        Returns
-        -------
-        Tensor [B, H, W]
-            int32, on the device of `planes`.
-
-        Raises
-        ------
-        VolumeError
-            For another dtype or shape.
+        `planes` [B, Y, X] are uint8, float16, float32 or float64, of any byte order; a
+        `VolumeError` is raised for another dtype or shape. The result [B, H, W] is
+        int32, on their device.
         """
         if tuple(planes.shape[1:]) != self.plane_shape:
             raise VolumeError(
@@ -118,18 +107,9 @@ class SliceGeometry:
     ) -> npt.NDArray[Any]:
         """Bring labels from the network's scale back to the slices' own grid.
 
-        Parameters
-        ----------
-        labels : array or tensor [B, H, W]
-            Integers; or, as an array, any values.
-        dtype : dtype, optional
-            Of the result, for labels that fit it; they are then copied from another
-            device in it, too. By default that of `labels`.
-
-        Returns
-        -------
-        ndarray [B, Y, X]
-            The nearest label of each voxel.
+        `labels` [B, H, W] are integers or, as an array, any values. The result
+        [B, Y, X] has the nearest label of each voxel, in a `dtype` that they fit, by
+        default their own; they are copied from another device in it, too.
         """
         if isinstance(labels, np.ndarray):
             down, across = self._sources()
@@ -189,39 +169,35 @@ class TileGrid:
 
 
 def plan_slices(
-    shape: tuple[int, ...], size: int = 512, axis: int | None = None
+    shape: tuple[int, ...],
+    size: int = 512,
+    axis: int | None = None,
+    scale: tuple[float, float] | None = None,
 ) -> SliceGeometry:
-    """Plan whole slices: each is padded to a square and resized to the network's size.
+    """Plan how slices get to the network's size or, with a `scale`, are cut into tiles.
 
     The slicing axis is that of `choose_axis` by default; another than 0 to 2 is an
-    `OptionError`.
+    `OptionError`. A whole slice is padded to a square and resized to the edge length
+    `size`. With a `scale`, in network pixels per voxel along rows and columns, it is
+    padded to the edge length of a tile at least, and to a multiple of `CELL` pixels.
     """
-    volume_shape, axis, (rows, columns) = _planes(shape, axis)
-    edge = max(rows, columns)
-    pad = (_halves(edge - rows), _halves(edge - columns))
-    return SliceGeometry(volume_shape, axis, pad, (size, size))
-
-
-def plan_large_slices(
-    shape: tuple[int, ...],
-    size: int,
-    scale: tuple[float, float],
-    axis: int | None = None,
-) -> SliceGeometry:
-    """Plan slices that are scaled and seen by the network tile by tile.
-
-    `scale` is in network pixels per voxel, along rows and columns. A slice is padded
-    to the edge length `size` of a tile at least, and to a multiple of `CELL` pixels.
-    """
-    volume_shape, axis, planes = _planes(shape, axis)
-    working, pads = [], []
-    for voxels, factor in zip(planes, scale, strict=True):
-        pixels = max(size, CELL * math.ceil(voxels * factor / CELL))
-        working.append(pixels)
-        pads.append(_halves(max(0, round(pixels / factor) - voxels)))
-    return SliceGeometry(
-        volume_shape, axis, (pads[0], pads[1]), (working[0], working[1])
+    axis = choose_axis(shape) if axis is None else axis
+    if axis not in (0, 1, 2):
+        raise OptionError(f"The slicing axis must be 0, 1 or 2, not {axis!r}.")
+    z, y, x = map(int, shape)
+    planes = [n for i, n in enumerate((z, y, x)) if i != axis]
+    if scale is None:
+        vertical, horizontal = (_halves(max(planes) - n) for n in planes)
+        return SliceGeometry((z, y, x), axis, (vertical, horizontal), (size, size))
+    down, across = (
+        max(size, CELL * math.ceil(n * factor / CELL))
+        for n, factor in zip(planes, scale, strict=True)
     )
+    vertical, horizontal = (
+        _halves(max(0, round(pixels / factor) - n))
+        for n, factor, pixels in zip(planes, scale, (down, across), strict=True)
+    )
+    return SliceGeometry((z, y, x), axis, (vertical, horizontal), (down, across))
 
 
 def _starts(length: int, size: int) -> list[int]:
@@ -232,23 +208,9 @@ def _starts(length: int, size: int) -> list[int]:
     return [CELL * round(i * spare / steps / CELL) for i in range(count)]
 
 
-def _planes(
-    shape: tuple[int, ...], axis: int | None
-) -> tuple[tuple[int, int, int], int, tuple[int, int]]:
-    """Return the volume's shape, the slicing axis, and rows and columns of a slice."""
-    if axis is None:
-        axis = choose_axis(shape)
-    if axis not in (0, 1, 2):
-        raise OptionError(f"The slicing axis must be 0, 1 or 2, not {axis!r}.")
-    rows, columns = (int(n) for i, n in enumerate(shape) if i != axis)
-    return (int(shape[0]), int(shape[1]), int(shape[2])), axis, (rows, columns)
-
-
 def neighbour_index(index: int, depth: int) -> int:
     """Return the slice at `index`, from -1 to `depth` with mirrored ends."""
-    if depth == 1:
-        return 0
-    return depth - 1 - abs(depth - 1 - abs(index))
+    return depth - 1 - abs(depth - 1 - abs(index)) if depth > 1 else 0
 
 
 def stack_context(planes: torch.Tensor) -> torch.Tensor:

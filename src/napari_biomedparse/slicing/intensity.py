@@ -55,13 +55,10 @@ class Intensity:
     def apply(self, planes: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Map the values of slices [B, Y, X] of any integer or real dtype.
 
-        Returns
-        -------
-        ndarray [B, Y, X]
-            uint8, the nearest grey level (halves to the even one); with the method
-            ``none`` the values and dtype as they came. NaN becomes 0, minus
-            infinity 0 and plus infinity 255. If `low` equals `high`, larger values
-            become 255 and all others 0.
+        The result [B, Y, X] is uint8, the nearest grey level (halves to the even one);
+        with the method ``none`` the values and dtype as they came. NaN becomes 0, minus
+        infinity 0 and plus infinity 255. If `low` equals `high`, larger values become
+        255 and all others 0.
         """
         if self.method == "none":
             if planes.dtype.kind != "f" or np.isfinite(planes).all():
@@ -97,9 +94,7 @@ class Intensity:
         return f"{text}. {self.hint}" if self.hint else text
 
 
-def choose_intensity(
-    data: ArrayLike, modality: str = "auto", *, colour: bool = False
-) -> Intensity:
+def choose_intensity(data: ArrayLike, modality: str = "auto") -> Intensity:
     """Decide how a volume's values are scaled to 0 to 255.
 
     8-bit unsigned values are used as they are. CT is windowed; other images are clipped
@@ -107,25 +102,14 @@ def choose_intensity(
     their lowest and highest value). Percentiles are exact up to 2**24 voxels; of larger
     volumes that many are read in evenly spaced slabs. Which ones depends on the shape
     alone, so that arrays with the same content give the same result whatever their
-    chunks.
+    chunks. Floating-point colours range from 0 to 1, or to 255 if a value above 1
+    occurs.
 
-    Parameters
-    ----------
-    data : array [Z, Y, X]
-        numpy, dask or zarr array of integers or real numbers.
-    modality : str
-        A key of `MODALITIES`. CT windows take the values to be Hounsfield units.
-    colour : bool
-        Whether `data` are colours, [Z, Y, X, 3]. Floating-point ones range from 0 to
-        1, or to 255 if a value above 1 occurs; the modality is ignored.
-
-    Raises
-    ------
-    OptionError
-        For an unknown modality, and for "none" with a dtype the network's input
-        cannot have.
-    VolumeError
-        If no value is finite.
+    `data` is a numpy, dask or zarr array of integers or real numbers, [Z, Y, X], or
+    [Z, Y, X, 3] of colours, for which the modality is ignored. `modality` is a key of
+    `MODALITIES`; CT windows take the values to be Hounsfield units. An `OptionError` is
+    raised if it is unknown, or "none" with a dtype the network's input cannot have; a
+    `VolumeError` if no value is finite.
     """
     if modality not in MODALITIES:
         raise OptionError(
@@ -142,7 +126,7 @@ def choose_intensity(
                 "example 'auto', or convert the volume to float32."
             )
         return Intensity("none")
-    if colour:
+    if len(data.shape) == 4:
         return _colour_range(data)
     chosen = MODALITIES[modality]
     if chosen.window is not None:

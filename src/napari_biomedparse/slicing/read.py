@@ -30,7 +30,6 @@ from napari_biomedparse.io.lazy import can_spool, chunk_thickness, spool
 from napari_biomedparse.slicing.geometry import (
     SliceGeometry,
     neighbour_index,
-    plan_large_slices,
     plan_slices,
     stack_context,
 )
@@ -88,7 +87,7 @@ def slice_geometry(volume: Volume, options: SegmentOptions, size: int) -> SliceG
     else:
         tile = size if options.tile == "auto" else int(options.tile)
         scale = (size / tile, size / tile)
-    return plan_large_slices(volume.grid, size, scale, whole.axis)
+    return plan_slices(volume.grid, size, whole.axis, scale)
 
 
 def _slicing_axis(volume: Volume, axis: int | str | None) -> int | None:
@@ -244,32 +243,14 @@ def slice_batches(
     pin: bool = False,
     seen: Seen | None = None,
 ) -> Iterator[SliceBatch]:
-    """Read slices and prepare them for the network, each once.
+    """Read slices `start` to `stop` and prepare them for the network, each once.
 
-    Channels of grey slices are the slice and its two neighbours, of colour slices their
-    own red, green and blue.
-
-    Parameters
-    ----------
-    volume : Volume
-        Three axes, and a fourth for colours; read chunk by chunk.
-    geometry, intensity
-        How slices become squares of grey levels.
-    start, stop : int
-        Range of slices. The neighbours of its ends are read too, where they exist.
-    batch_size : int
-        Slices per batch; the last one may be smaller.
-    align : int, optional
-        Batches also end at multiples of this.
-    pin : bool
-        Put batches into pinned memory, from which a GPU copies without waiting.
-    seen : callable, optional
-        Is shown all that is read.
-
-    Raises
-    ------
-    FormatError
-        If a part of the volume cannot be read.
+    The volume of three axes, and a fourth for colours, is read chunk by chunk. Channels
+    of grey slices are the slice and its two neighbours, which are read too where they
+    exist, of colour slices their own red, green and blue. The last batch may be
+    smaller; with `align` batches also end at its multiples. With `pin` they are put
+    into pinned memory, from which a GPU copies without waiting. `seen` is shown all
+    that is read. A `FormatError` is raised if a part of the volume cannot be read.
     """
     import torch
 

@@ -14,7 +14,7 @@ from napari_biomedparse.slicing.read import read_slices, region_of, slice_geomet
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
-    from napari_biomedparse.data.volume import VolumeLike
+    from napari_biomedparse.data.volume import Volume, VolumeLike
     from napari_biomedparse.slicing.intensity import Intensity
 
 PUBLISHED_SIZE = 512
@@ -31,31 +31,11 @@ def seen_slice(
 ) -> npt.NDArray[np.uint8]:
     """Return a slice with the grey levels and the padding that the network gets.
 
-    The resize is left out.
-
-    Parameters
-    ----------
-    volume : array or Volume
-        As for `segment`.
-    options : SegmentOptions
-    index : int
-        Which slice, along the slicing axis of the region.
-    intensity : Intensity, optional
-        An earlier result of `choose_intensity`, which may take seconds for a large
-        volume.
-    size : int
-        Edge length of the network's input, which affects the padding of slices that
-        are cut into tiles.
-
-    Returns
-    -------
-    uint8 ndarray [Y, X] or, in colour, [Y, X, 3]
-        0 to 255. Values that the network gets unchanged are clipped to that.
-
-    Raises
-    ------
-    VolumeError, OptionError, FormatError
-        If there is no such slice, or as for `segment`.
+    The result is that of `grey_slice`, padded but not resized. `volume` and errors are
+    as for `segment`; `index` is along the slicing axis of the region, an `OptionError`
+    if there is no such slice. `intensity` is an earlier result of `choose_intensity`,
+    which may take seconds for a large volume. The edge length `size` of the network's
+    input affects the padding of slices that are cut into tiles.
     """
     volume = region_of(as_volume(volume), options)
     geometry = slice_geometry(volume, options, size)
@@ -65,9 +45,17 @@ def seen_slice(
             f"{volume.axes[geometry.axis]}; choose 0 to {geometry.depth - 1}."
         )
     if intensity is None:
-        intensity = choose_intensity(
-            volume.data, options.modality, colour=volume.is_colour
-        )
-    planes = intensity.apply(read_slices(volume, geometry.axis, index, index + 1))
-    grey = np.clip(planes[0], 0, 255).astype(np.uint8)
+        intensity = choose_intensity(volume.data, options.modality)
+    grey = grey_slice(volume, geometry.axis, index, intensity)
     return np.pad(grey, (*geometry.pad, (0, 0))[: grey.ndim])
+
+
+def grey_slice(
+    volume: Volume, axis: int, at: int, intensity: Intensity
+) -> npt.NDArray[np.uint8]:
+    """Return the grey levels of a slice, uint8 [Y, X] or, in colour, [Y, X, 3].
+
+    Values that the network gets unchanged are clipped to 0 to 255.
+    """
+    values = intensity.apply(read_slices(volume, axis, at, at + 1))[0]
+    return np.asarray(np.clip(values, 0, 255).astype(np.uint8))

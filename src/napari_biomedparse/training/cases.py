@@ -177,7 +177,7 @@ def _cached(
         for ending in ("image.npy", "labels.npy", "json")
     )
     if not facts.exists():
-        intensity = choose_intensity(image.data, modality, colour=image.is_colour)
+        intensity = choose_intensity(image.data, modality)
         slabs = map(intensity.apply, in_order(image.data, cache))
         _write(grey, slabs, image.shape, np.dtype(np.uint8))
         found = truth.volume

@@ -118,6 +118,6 @@ def _look(
 ) -> tuple[npt.NDArray[np.uint8], Intensity]:
     """Apply grey levels to a slice; choose them first if they are not known."""
     intensity = known or choose_intensity(
-        region_of(volume, options).data, options.modality, colour=volume.is_colour
+        region_of(volume, options).data, options.modality
     )
     return seen_slice(volume, options, index, intensity=intensity), intensity
