@@ -111,13 +111,12 @@ def test_without_an_eye_it_runs_in_order(grey: Any, tiny_model: Any, at: Any) ->
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
-def test_what_is_done_is_left_out(grey: Any, tiny_model: Any) -> None:
+def test_only_some_slices(grey: Any, tiny_model: Any) -> None:
     plan = plan_run(grey, PROMPTS, config=tiny_model.config)
     engine = Engine(tiny_model)
-    done = [(0, 6), (7, 9), (12, 23)]
-    parts = run_plan(plan, engine, front=Front(), done=done)
+    parts = run_plan(plan, engine, front=Front(), only={6, 9, 10, 11})
     assert [(p.start, p.stop) for p in parts] == [(6, 7), (9, 12)]
-    assert not list(run_plan(plan, engine, front=Front(), done=[(0, 23)]))
+    assert not list(run_plan(plan, engine, front=Front(), only=()))
 
 
 def test_thick_chunks_are_read_about_once(grey: Any, tiny_model: Any) -> None:
@@ -189,17 +188,15 @@ def test_slices_of_a_small_network_are_computed_side_by_side(
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_in_order_whole_batches_without_what_is_done(
-    grey: Any, tiny_model: Any
-) -> None:
+def test_only_some_slices_in_whole_batches(grey: Any, tiny_model: Any) -> None:
     options = SegmentOptions(batch_size=4)
     plan = plan_run(grey, PROMPTS, options, config=tiny_model.config)
-    engine, done = Engine(tiny_model), [(0, 2), (10, 23)]
+    engine, only = Engine(tiny_model), range(2, 10)
     whole = {part.start: part for part in run_plan(plan, engine)}
-    parts = list(run_plan(plan, engine, done=done, align=4))
+    parts = list(run_plan(plan, engine, only=only, align=4))
     assert [(p.start, p.stop) for p in parts] == [(2, 4), (4, 8), (8, 10)]
     np.testing.assert_array_equal(parts[1].labels, whole[4].labels)
-    assert [(p.start, p.stop) for p in run_plan(plan, engine, done=done)] == [
+    assert [(p.start, p.stop) for p in run_plan(plan, engine, only=only)] == [
         (2, 6),
         (6, 10),
     ]

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from napari_biomedparse.data.options import SegmentOptions
-from napari_biomedparse.data.volume import Volume, as_volume
+from napari_biomedparse.data.volume import Volume, as_volume, choose_channel, volume_of
 from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
-from napari_biomedparse.pipeline.parts import (
-    check_consensus,
+from napari_biomedparse.pipeline.plan import (
+    choose_input,
     open_series,
     plan_parts,
     vote,
@@ -65,14 +65,14 @@ def _spaced(*spacing: float, unit: str = "micrometer") -> Volume:
 
 
 def test_what_is_isotropic_enough() -> None:
-    check_consensus(as_volume(VALUES), AS_IS)
-    check_consensus(_spaced(1.4, 1.0, 1.0), AS_IS)
+    choose_input(as_volume(VALUES), AS_IS, consensus=True)
+    choose_input(_spaced(1.4, 1.0, 1.0), AS_IS, consensus=True)
     with pytest.raises(VolumeError, match=r"not isotropic .*z 5 micrometer, y 1"):
-        check_consensus(_spaced(5, 1, 1), AS_IS)
-    check_consensus(_spaced(5, 1, 1), AS_IS, force=True)
+        choose_input(_spaced(5, 1, 1), AS_IS, consensus=True)
+    choose_input(_spaced(5, 1, 1), AS_IS, consensus=True, force=True)
     mixed = replace(_spaced(1, 1, 1), units=("nanometer", "micrometer", "micrometer"))
     with pytest.raises(VolumeError, match="not isotropic"):
-        check_consensus(mixed, AS_IS)
+        choose_input(mixed, AS_IS, consensus=True)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_what_is_isotropic_enough() -> None:
 )
 def test_volumes_without_three_axes_of_space(volume: Any, message: str) -> None:
     with pytest.raises(VolumeError, match=message):
-        check_consensus(as_volume(volume), AS_IS, force=True)
+        choose_input(as_volume(volume), AS_IS, consensus=True, force=True)
 
 
 def test_axis_and_range_make_no_sense(tiny_model: BiomedParse) -> None:
@@ -200,7 +200,7 @@ def test_one_time_point_is_read_at_a_time(tiny_model: BiomedParse) -> None:
     lazy = da.map_blocks(
         block, chunks=chunks, dtype=np.uint8, meta=np.empty((0,) * 5, np.uint8)
     )
-    series = open_series(lazy, channel=1)
+    series = choose_input(lazy, AS_IS, channel=1)
     assert read == []
     segment(lazy, "liver", tiny_model, channel=1, time=(0, 2))
     assert read == [0, 1]
@@ -219,7 +219,8 @@ def test_one_time_point_is_read_at_a_time(tiny_model: BiomedParse) -> None:
 )
 def test_choices_that_make_no_sense(source: Any, choice: Any, message: str) -> None:
     with pytest.raises(VolumeError, match=message):
-        open_series(source, **choice)
+        channel = choice.get("channel")
+        open_series(choose_channel(volume_of(source), channel), choice.get("time"))
 
 
 def test_options_are_those_of_segment(tiny_model: BiomedParse) -> None:
@@ -242,7 +243,7 @@ def test_separate_labels_are_refused(tiny_model: BiomedParse) -> None:
 
 
 def test_a_part_is_planned_when_its_turn_comes(tiny_model: BiomedParse) -> None:
-    series = open_series(FILM, channel=0)
+    series = choose_input(FILM, AS_IS, channel=0)
     parts = plan_parts(series, FAR, AS_IS, config=tiny_model.config)
     assert (parts.kind, parts.keys, parts.total) == ("series", (0, 1, 2), 12)
     assert [part.plan.volume.data[0, 0, 0] for part in parts] == list(

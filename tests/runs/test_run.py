@@ -23,7 +23,7 @@ from napari_biomedparse.errors import Cancelled, OptionError, OutputError
 from napari_biomedparse.io import open_file
 from napari_biomedparse.io.formats import ome_labels
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
-from napari_biomedparse.pipeline.parts import plan_parts
+from napari_biomedparse.pipeline.plan import plan_parts
 from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.runs.blocks import (
     open_stores,

@@ -27,7 +27,6 @@ from napari_biomedparse.errors import PromptError
 from napari_biomedparse.io import open_file, open_volume, save_labels
 from napari_biomedparse.io.inputs import case_name
 from napari_biomedparse.report.findings import Finding, Tally, findings
-from napari_biomedparse.slicing.read import region_of
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.results import Kind, Segmentation
@@ -67,20 +66,23 @@ def run_to_file(path: Path, outputs: Sequence[Path], wanted: Wanted) -> None:
     """Segment a volume, all time points of it, or along each axis; save the labels."""
     # torch takes seconds to import, and --help should not.
     from napari_biomedparse.networks.weights import model_identity
-    from napari_biomedparse.pipeline.parts import (
+    from napari_biomedparse.pipeline.plan import (
         Series,
-        check_request,
+        choose_input,
         plan_parts,
         run_parts,
     )
     from napari_biomedparse.pipeline.segment import Collector
-    from napari_biomedparse.runs.request import open_input
 
     options, how = wanted.options, wanted.how
-    chosen = open_input(
-        path, how.channel, how.time, options.axes, consensus=how.consensus
+    chosen = choose_input(
+        path,
+        options,
+        channel=how.channel,
+        time=how.time,
+        consensus=how.consensus,
+        force=how.force,
     )
-    check_request(chosen, options, consensus=how.consensus, force=how.force)
     with progress_bar() as progress:
         bar = progress.add_task("Loading the model", total=None)
         engine = _engine(progress, bar, wanted)
@@ -98,7 +100,7 @@ def run_to_file(path: Path, outputs: Sequence[Path], wanted: Wanted) -> None:
         progress.update(bar, completed=0, total=parts.total)
         title = {"series": "Time point {} on", "consensus": "Slices along {} on"}
         words = title.get(parts.kind, "Slices on")
-        for part, done in run_parts(parts, sink):
+        for part, done in run_parts(parts, sink.run):
             if parts.kind == "volume":
                 tally.add(done)
             progress.update(
@@ -107,9 +109,9 @@ def run_to_file(path: Path, outputs: Sequence[Path], wanted: Wanted) -> None:
                 advance=done.stop - done.start,
             )
         result = sink.result(model_identity(network), engine.precision)
-    shown = region_of(chosen.volume if isinstance(chosen, Series) else chosen, options)
+    shown = first.volume
     if isinstance(chosen, Series):
-        shown = replace(chosen, volume=shown).holding(result.labels)
+        shown = chosen.over_time(shown, result.labels)
     save(outputs, result, shown, how.overwrite)
     _show(parts.kind, result, parts.keys, tally.findings(), wanted, path)
 

@@ -6,15 +6,9 @@ import warnings
 from typing import TYPE_CHECKING, Unpack
 
 from napari_biomedparse.data.results import Segmentation
-from napari_biomedparse.pipeline.parts import Times, check_request, open_series
-from napari_biomedparse.pipeline.plan import merge_options
-from napari_biomedparse.pipeline.segment import (
-    Model,
-    Watch,
-    make_engine,
-    segment,
-    segment_chosen,
-)
+from napari_biomedparse.data.volume import Volume, choose_channel, volume_of
+from napari_biomedparse.pipeline.plan import Times, open_series
+from napari_biomedparse.pipeline.segment import Model, Watch, segment
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import OptionChanges, SegmentOptions
@@ -45,11 +39,12 @@ def segment_series(
 ) -> Segmentation:
     """Segment a volume over time, as `segment` does now; deprecated."""
     _warn("segment_series is now segment, which recognises an axis t")
-    options = merge_options(options, changes)
-    series = open_series(volume, channel=channel, time=time)
-    check_request(series, options)
-    engine = make_engine(model, device, options)
-    return segment_chosen(series, prompts, engine, options)
+    image = volume if isinstance(volume, Volume) else volume_of(volume)
+    series = open_series(choose_channel(image, channel), time)
+    times = series.start, series.stop
+    return segment(
+        series.volume, prompts, model, options, time=times, device=device, **changes
+    )
 
 
 def segment_consensus(

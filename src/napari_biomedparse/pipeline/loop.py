@@ -7,12 +7,19 @@ its first half, `predict_plan`, and stored scores its second, `label_slices`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
-from queue import Full, Queue
-from threading import Event, Thread
+from queue import SimpleQueue
+from threading import Event, Semaphore, Thread
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -44,7 +51,7 @@ Front = Callable[[], int | None]
 """Called before each batch: which slice is wanted next."""
 READ_AHEAD = 2
 """Batches that are ready for the network at most."""
-_POLL_SECONDS = 0.1
+_END = object()
 _PATIENCE_SECONDS = 1.0
 
 
@@ -70,7 +77,7 @@ def run_plan(
     engine: Engine,
     *,
     front: Front | None = None,
-    done: Sequence[Span] = (),
+    only: Collection[int] | None = None,
     store: Store | None = None,
     align: int | None = None,
 ) -> Iterator[SegmentedSlices]:
@@ -82,8 +89,8 @@ def run_plan(
         The slices nearest to the one it returns come first, or the first ones left
         where it returns None; a CPU then takes slices one by one. Without it, they
         come in ascending order, in batches of the plan's size.
-    done : sequence of pair of int
-        Ranges of slices to skip.
+    only : collection of int, optional
+        The slices to segment; by default all of the plan.
     store : Store, optional
         Keeps the predictions, for other thresholds.
     align : int, optional
@@ -100,7 +107,7 @@ def run_plan(
     together = 1 if plan.options.prompts_apart else len(plan.prompts)
     plan = plan.batched(engine.suited_batch(together))
     predictions = predict_plan(
-        plan, engine, front=front, done=done, align=align, keep_parts=store is not None
+        plan, engine, front=front, only=only, align=align, keep_parts=store is not None
     )
 
     def keep(predicted: Predicted) -> Predicted:
@@ -119,7 +126,7 @@ def predict_plan(
     engine: Engine,
     *,
     front: Front | None = None,
-    done: Sequence[Span] = (),
+    only: Collection[int] | None = None,
     align: int | None = None,
     keep_parts: bool = False,
 ) -> Generator[Predicted]:
@@ -138,15 +145,29 @@ def predict_plan(
     )
 
     def compute(read: Callable[[], SliceBatch]) -> Predicted:
-        return _predict_batch(plan, predict, read(), keep_parts=keep_parts)
+        batch = read()
+        parts: list[SlicePrediction] = []
+
+        def predict_kept(squares: Tensor) -> SlicePrediction:
+            parts.append(predict(squares))
+            return parts[-1]
+
+        one = predict_kept if keep_parts else predict
+        whole = predict_slices(plan, one, batch.slices)
+        return Predicted(batch.start, whole, tuple(parts))
 
     pin = engine.device.type == "cuda"
     if front is None:
-        for batch in read_ahead(plan_batches(plan, done, align, pin=pin)):
+        for batch in read_ahead(plan_batches(plan, only, align, pin=pin)):
             yield compute(lambda batch=batch: batch)  # type: ignore[misc]
         return
     size = _slices_at_once(plan, engine)
-    left = list(_spans(plan.start, plan.stop, size, done))
+    wanted = range(plan.start, plan.stop) if only is None else only
+    left = [
+        span
+        for first in range(plan.start, plan.stop, size)
+        for span in spans(set(range(first, first + size)).intersection(wanted))
+    ]
     volume = plan.volume
     if len(left) > 1:
         volume = keep_slabs(volume, plan.geometry.axis, size)
@@ -262,55 +283,44 @@ def read_ahead(items: Iterable[T], depth: int = READ_AHEAD) -> Iterator[T]:
     the generator stops the thread and waits for it, but not for a disk that does not
     respond.
     """
-    ready: Queue[tuple[str, Any]] = Queue(maxsize=depth)
-    stopped = Event()
-
-    def hand_over(kind: str, value: Any) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put((kind, value), timeout=_POLL_SECONDS)
-                return True
-            except Full:
-                continue
-        return False
+    ready: SimpleQueue[Future[Any]] = SimpleQueue()
+    room, stopped = Semaphore(depth), Event()
 
     def work() -> None:
-        try:
-            for item in items:
-                if not hand_over("item", item):
-                    return
-            hand_over("end", None)
-        except BaseException as error:  # crosses the thread, raised by the reader
-            hand_over("error", error)
+        left = iter(items)
+        while room.acquire() and not stopped.is_set():
+            made: Future[Any] = Future()
+            try:
+                made.set_result(next(left, _END))
+            except BaseException as error:  # crosses the thread, raised by the reader
+                made.set_exception(error)
+            ready.put(made)
 
     thread = Thread(target=work, name="napari-biomedparse reader", daemon=True)
     thread.start()
     try:
-        while True:
-            kind, value = ready.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                raise value
-            yield value
+        while (item := ready.get().result()) is not _END:
+            room.release()
+            yield item
     finally:
         stopped.set()
+        room.release()
         thread.join(_PATIENCE_SECONDS)
 
 
 def plan_batches(
     plan: RunPlan,
-    done: Sequence[Span] = (),
+    only: Collection[int] | None = None,
     align: int | None = None,
     *,
     pin: bool = False,
 ) -> Iterator[SliceBatch]:
     """Yield batches in ascending order; each slice is read and prepared once."""
-    finished = {index for span in done for index in range(*span)}
     cut, size = (plan.volume, plan.geometry, plan.intensity), plan.slices_at_once
-    for span in spans(set(range(plan.start, plan.stop)) - finished):
-        batches = slice_batches(*cut, *span, size, align=align, pin=pin, seen=plan.seen)
-        yield from batches
+    for span in spans(range(plan.start, plan.stop) if only is None else only):
+        yield from slice_batches(
+            *cut, *span, size, align=align, pin=pin, seen=plan.seen
+        )
 
 
 def _pool(name: str, count: int) -> ThreadPoolExecutor:
@@ -337,33 +347,11 @@ def _slices_at_once(plan: RunPlan, engine: Engine) -> int:
     return 1 if engine.device.type == "cpu" else plan.slices_at_once
 
 
-def _spans(start: int, stop: int, size: int, done: Sequence[Span]) -> Iterator[Span]:
-    """Yield the batches of a run in order, without slices that are done."""
-    finished = {index for span in done for index in range(*span)}
-    for first in range(start, stop, size):
-        batch = range(first, min(first + size, stop))
-        yield from spans(index for index in batch if index not in finished)
-
-
 def _nearest(left: Sequence[Span], at: int | None) -> Span:
     """Choose the span that holds a slice or is next to it, of two the first."""
     if at is None:
         return min(left)
     return min(left, key=lambda span: (max(span[0] - at, at - span[1] + 1, 0), span))
-
-
-def _predict_batch(
-    plan: RunPlan, predict: Predict, batch: SliceBatch, *, keep_parts: bool = False
-) -> Predicted:
-    """Predict a batch of slices, whole or tile by tile."""
-    parts: list[SlicePrediction] = []
-
-    def predict_kept(squares: Tensor) -> SlicePrediction:
-        parts.append(predict(squares))
-        return parts[-1]
-
-    whole = predict_slices(plan, predict_kept if keep_parts else predict, batch.slices)
-    return Predicted(batch.start, whole, tuple(parts))
 
 
 def _resolve(

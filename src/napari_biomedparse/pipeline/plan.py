@@ -1,17 +1,37 @@
-"""The plan of a run: what is decided before the first slice."""
+"""The plan of a request: all that is decided before the first slice.
+
+A volume is one plan, a time series one per time point, a consensus one along each
+axis. `run_parts` runs them in turn, and a sink keeps what is finished:
+`pipeline.segment.Collector` in memory, `runs.request.FolderSink` in a run folder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from napari_biomedparse.data.options import USUAL_BATCH, SegmentOptions
+from napari_biomedparse.data.options import (
+    USUAL_BATCH,
+    SegmentOptions,
+    refuse_separate,
+)
 from napari_biomedparse.data.prompts import PromptSet, parse_prompts
-from napari_biomedparse.data.volume import Volume, as_volume
-from napari_biomedparse.errors import OptionError
+from napari_biomedparse.data.volume import (
+    Volume,
+    as_volume,
+    choose_channel,
+    has_time_points,
+    stacked,
+    volume_of,
+)
+from napari_biomedparse.errors import OptionError, VolumeError
+from napari_biomedparse.io import open_image, open_volume
 from napari_biomedparse.networks.blocks.tokenizer import refuse_equal, tokenize
 from napari_biomedparse.slicing.geometry import SliceGeometry, TileGrid
 from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
@@ -20,9 +40,16 @@ from napari_biomedparse.version import __version__
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptsLike
-    from napari_biomedparse.data.results import Span
+    from napari_biomedparse.data.results import Kind, Span
     from napari_biomedparse.data.volume import VolumeLike
     from napari_biomedparse.networks.config import BiomedParseConfig
+
+T = TypeVar("T")
+
+ISOTROPY = 1.5
+"""Largest ratio of voxel edges at which slices along all axes look alike."""
+Times = int | tuple[int, int] | None
+"""One time point, a first and the one after the last, or all."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +173,227 @@ def plan_run(
         instances=prompts.instance if wanted is None else wanted,
         truncated=tuple(text for text in prompts.texts if tokenize(text).truncated),
     )
+
+
+@dataclass(frozen=True)
+class Series:
+    """One channel of a volume over time, from time point `start` to `stop`."""
+
+    volume: Volume
+    """With the axis t and without channels, unless these are colours at the end."""
+    start: int
+    stop: int
+
+    def at(self, time: int) -> Volume:
+        """Return one time point as a volume fit to be segmented, still lazy."""
+        return as_volume(self.volume.select(t=time))
+
+    def over_time(self, one: Volume, labels: Any) -> Volume:
+        """Return labels [T, ...] as a volume; `one` has the grid of a time point."""
+        at, kept = self.volume.axes.index("t"), slice(4 - labels.ndim, 3)
+        step = self.volume.spacing[at]
+        rows = one.matrix and tuple(row[kept] for row in one.matrix[kept])
+        return replace(
+            one,
+            data=labels,
+            axes=("t", *one.axes[kept]),
+            spacing=(step, *one.spacing[kept]),
+            units=(self.volume.units[at], *one.units[kept]),
+            origin=(self.volume.origin[at] + self.start * step, *one.origin[kept]),
+            channel_names=(),
+            levels=(),
+            flat=False,
+            matrix=stacked(rows, step),
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """One plan of a request."""
+
+    number: int
+    """Counted from 0."""
+    key: int | str | None
+    """The time point of a series, the name of the slicing axis of a consensus."""
+    plan: RunPlan
+
+
+@dataclass(frozen=True)
+class PartsPlan:
+    """The plans of a request, and the rule that combines their results.
+
+    Iterating yields one `Part` after the other; a time point is not looked at before
+    its turn.
+    """
+
+    kind: Kind
+    """The rule: a single result, results along time, or the vote of three."""
+    keys: tuple[int | str | None, ...]
+    first: RunPlan
+    make: Callable[[int], RunPlan]
+    """Makes the plan of a part by its number."""
+    series: Series | None = None
+
+    def __iter__(self) -> Iterator[Part]:
+        """Plan the parts in turn."""
+        for number, key in enumerate(self.keys):
+            yield Part(number, key, self.make(number) if number else self.first)
+
+    @property
+    def total(self) -> int:
+        """Number of slices of all parts."""
+        if self.kind == "consensus":
+            return sum(self.first.geometry.shape)
+        return len(self.keys) * (self.first.stop - self.first.start)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what the combined labels depend on, as plain JSON types."""
+        found = self.first.parameters()
+        if self.series is not None:
+            found["times"] = [self.series.start, self.series.stop]
+        if self.kind == "consensus":
+            found |= {"axis": None, "slicing_axis": "consensus"}
+        return found
+
+
+def run_parts(
+    parts: PartsPlan, run: Callable[[Part], Generator[T]]
+) -> Generator[tuple[Part, T]]:
+    """Run all parts in turn; yield what `run` yields of each, with its part."""
+    for part in parts:
+        with closing(run(part)) as results:
+            for result in results:
+                yield part, result
+
+
+def choose_input(
+    volume: VolumeLike | str | os.PathLike[str],
+    options: SegmentOptions,
+    *,
+    channel: int | str | None = None,
+    time: Times = None,
+    consensus: bool = False,
+    force: bool = False,
+) -> Volume | Series:
+    """Choose a channel (see `choose_channel`) and time points of a volume or file.
+
+    The result is a series if there are several time points or a range of them is
+    chosen, unless a consensus is wanted, which needs a single volume. `force` accepts
+    voxels that are far from cubes for a consensus.
+
+    Raises
+    ------
+    VolumeError
+        If a choice is missing or impossible; if no consensus can be formed of it.
+    OptionError
+        For separate labels where results are combined; for a consensus along a chosen
+        axis or over a range of slices.
+    FormatError
+        As for `open_volume`.
+    """
+    one = time if isinstance(time, int) else None
+    if isinstance(volume, str | os.PathLike):
+        image = open_image(volume, options.axes)
+    else:
+        image = volume if isinstance(volume, Volume) else volume_of(volume)
+    image = choose_channel(image, channel)
+    if one is None and not consensus and (time is not None or has_time_points(image)):
+        refuse_separate(options, "a series' result")
+        return open_series(image, time)
+    if isinstance(volume, str | os.PathLike):
+        image = open_volume(volume, channel=channel, time=one, axes=options.axes)
+    elif one is not None:
+        image = open_series(image, one).at(one)
+    image = as_volume(image)
+    if consensus:
+        _check_consensus(region_of(image, options), options, force=force)
+    return image
+
+
+def _check_consensus(volume: Volume, options: SegmentOptions, *, force: bool) -> None:
+    """Refuse an axis, a range, separate labels, and slices that do not look alike."""
+    if options.axis is not None or options.slices is not None:
+        raise OptionError(
+            "A consensus runs along all axes and over all slices; leave out the "
+            "slicing axis (axis) and the range (slices)."
+        )
+    refuse_separate(options, "a consensus")
+    if volume.is_colour or volume.flat or "t" in volume.axes:
+        kind = "colour slices" if volume.is_colour else "a single image"
+        kind = "time as an axis" if "t" in volume.axes else kind
+        raise VolumeError(
+            f"{volume.name} has {kind}; a consensus needs a grey volume with three "
+            "axes of space."
+        )
+    edges = list(zip(volume.axes, volume.spacing, volume.units, strict=True))
+    ratio = max(volume.spacing) / min(volume.spacing)
+    if not force and (ratio > ISOTROPY or len(set(volume.units)) > 1):
+        sizes = ", ".join(f"{axis} {size:g} {unit}" for axis, size, unit in edges)
+        raise VolumeError(
+            f"{volume.name} is not isotropic (voxel edges: {sizes}), so its slices "
+            "along different axes do not look alike; segment it along one axis, or "
+            "force the consensus."
+        )
+
+
+def open_series(volume: Volume, time: Times = None) -> Series:
+    """Choose time points of a volume with an axis t; else raise a `VolumeError`."""
+    if "t" not in volume.axes:
+        raise VolumeError(
+            f"{volume.name} has the axes {', '.join(volume.axes)} and none of time "
+            "(t); segment it as one volume, or name its axes with a Volume."
+        )
+    count = volume.shape[volume.axes.index("t")]
+    start, stop = (time, time + 1) if isinstance(time, int) else time or (0, count)
+    if not 0 <= start < stop <= count:
+        raise VolumeError(
+            f"{volume.name} has the time points 0 to {count - 1}, and {time!r} does "
+            "not lie within them; choose one, or a first and the one after the last."
+        )
+    return Series(volume, start, stop)
+
+
+def plan_parts(
+    chosen: Volume | Series,
+    prompts: PromptsLike,
+    options: SegmentOptions,
+    *,
+    config: BiomedParseConfig,
+    consensus: bool = False,
+) -> PartsPlan:
+    """Plan what `choose_input` chose, for a network of this `config`.
+
+    Errors are those of `plan_run`; those of later time points are raised while
+    iterating.
+    """
+    if isinstance(chosen, Series):
+
+        def at(number: int) -> RunPlan:
+            volume = chosen.at(chosen.start + number)
+            return plan_run(volume, prompts, options, config=config)
+
+        times = tuple(range(chosen.start, chosen.stop))
+        return PartsPlan("series", times, at(0), at, chosen)
+    if not consensus:
+        first = plan_run(chosen, prompts, options, config=config)
+        return PartsPlan("volume", (None,), first, lambda _: first)
+    axes = chosen.axes
+    first = plan_run(chosen, prompts, replace(options, axis=axes[0]), config=config)
+
+    def along(axis: str) -> RunPlan:
+        one = replace(options, axis=axis)
+        grey = first.intensity
+        return plan_run(chosen, prompts, one, config=config, intensity=grey)
+
+    plans = [first, *map(along, axes[1:])]
+    return PartsPlan("consensus", axes, first, plans.__getitem__)
+
+
+def vote(
+    first: npt.NDArray[Any], second: npt.NDArray[Any], third: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """Return the labels that two of three arrays agree on, else those of `first`."""
+    return np.where(second == third, second, first)
 
 
 def merge_options(

@@ -23,7 +23,7 @@ from dask.delayed import delayed
 from napari_biomedparse.data.results import Owners, Segmentation
 from napari_biomedparse.engine.devices import check_not_forked
 from napari_biomedparse.engine.engine import Engine
-from napari_biomedparse.io import open_image, open_volume
+from napari_biomedparse.io import open_volume
 from napari_biomedparse.io.scratch import scratching, temporary_array
 from napari_biomedparse.labels.blockwise import Inner, block_shape, split_blockwise
 from napari_biomedparse.labels.instances import OwnerTally, split_instances
@@ -34,24 +34,24 @@ from napari_biomedparse.networks.weights import (
     model_or_default,
 )
 from napari_biomedparse.pipeline.loop import Front, run_plan
-from napari_biomedparse.pipeline.parts import (
+from napari_biomedparse.pipeline.plan import (
     Part,
     PartsPlan,
-    Series,
+    RunPlan,
     Times,
-    check_request,
     choose_input,
+    merge_options,
     plan_parts,
+    plan_run,
     run_parts,
     vote,
 )
-from napari_biomedparse.pipeline.plan import RunPlan, merge_options, plan_run
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import OptionChanges, SegmentOptions
     from napari_biomedparse.data.prompts import PromptsLike
     from napari_biomedparse.data.results import SegmentedSlices
-    from napari_biomedparse.data.volume import Volume, VolumeLike
+    from napari_biomedparse.data.volume import VolumeLike
 
 Model = str | os.PathLike[str] | Network | Engine
 Watch = Callable[[int | str | None, "SegmentedSlices"], None]
@@ -126,30 +126,14 @@ def segment(
         If a part of the volume cannot be read.
     """
     options = merge_options(options, changes)
-    if isinstance(volume, str | os.PathLike):
-        volume = open_image(volume, options.axes)
-    chosen = choose_input(volume, channel=channel, time=time, consensus=consensus)
-    check_request(chosen, options, consensus=consensus, force=force)
-    engine = make_engine(model, device, options)
-    return segment_chosen(
-        chosen, prompts, engine, options, consensus=consensus, watch=watch
+    chosen = choose_input(
+        volume, options, channel=channel, time=time, consensus=consensus, force=force
     )
-
-
-def segment_chosen(
-    chosen: Volume | Series,
-    prompts: PromptsLike,
-    engine: Engine,
-    options: SegmentOptions,
-    *,
-    consensus: bool = False,
-    watch: Watch | None = None,
-) -> Segmentation:
-    """Segment what `choose_input` chose and `check_request` accepts."""
+    engine = make_engine(model, device, options)
     config = engine.model.config
     parts = plan_parts(chosen, prompts, options, config=config, consensus=consensus)
     sink = Collector(parts, engine)
-    with closing(run_parts(parts, sink)) as finished:
+    with closing(run_parts(parts, sink.run)) as finished:
         for part, done in finished:
             if watch is not None:
                 watch(part.key, done)
@@ -181,11 +165,7 @@ def iter_segment(
     SegmentedSlices
         A batch at a time.
     """
-    options = merge_options(options, changes)
-    if isinstance(volume, str | os.PathLike):
-        volume = open_volume(volume, axes=options.axes)
-    engine = make_engine(model, device, options)
-    plan = plan_run(volume, prompts, options, config=engine.model.config)
+    plan, engine = _single_plan(volume, prompts, model, options, device, changes)
     yield from run_plan(plan, engine, front=front)
 
 
@@ -208,11 +188,7 @@ def segment_lazy(
         Labels of the volume's shape without colours (of the range of slices, if one
         is chosen), one block a batch of slices.
     """
-    options = merge_options(options, changes)
-    if isinstance(volume, str | os.PathLike):
-        volume = open_volume(volume, axes=options.axes)
-    engine = make_engine(model, device, options)
-    plan = plan_run(volume, prompts, options, config=engine.model.config)
+    plan, engine = _single_plan(volume, prompts, model, options, device, changes)
     one_at_a_time, axis = threading.Lock(), plan.geometry.axis - 3
 
     def compute(start: int, stop: int) -> npt.NDArray[Any]:
@@ -229,6 +205,22 @@ def segment_lazy(
         blocks.append(da.from_delayed(block, shape, dtype=plan.label_dtype))  # type: ignore[no-untyped-call]
     whole: da.Array = da.concatenate(blocks, axis=axis)  # type: ignore[no-untyped-call]
     return whole[FLAT] if plan.volume.flat else whole
+
+
+def _single_plan(
+    volume: VolumeLike | str | os.PathLike[str],
+    prompts: PromptsLike,
+    model: Model | None,
+    options: SegmentOptions | None,
+    device: str,
+    changes: OptionChanges,
+) -> tuple[RunPlan, Engine]:
+    """Plan the run of a single volume, and load the network."""
+    options = merge_options(options, changes)
+    if isinstance(volume, str | os.PathLike):
+        volume = open_volume(volume, axes=options.axes)
+    engine = make_engine(model, device, options)
+    return plan_run(volume, prompts, options, config=engine.model.config), engine
 
 
 def make_engine(model: Model | None, device: str, options: SegmentOptions) -> Engine:

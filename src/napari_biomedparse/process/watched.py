@@ -200,8 +200,9 @@ def _steps(
     front = run.front or 0
     order = sorted(replay, key=lambda index: (abs(index - front), index))
     yield from resolve_again(plan, store, order)
-    others = spans(set(range(plan.start, plan.stop)) - network)
-    yield from run_plan(plan, engine, front=lambda: run.front, done=others, store=store)
+    yield from run_plan(
+        plan, engine, front=lambda: run.front, only=network, store=store
+    )
 
 
 def _indices(done: Iterable[Span]) -> set[int]:

@@ -120,12 +120,12 @@ def _run_consensus(
 ) -> Iterator[None]:
     """Run along each axis, send what comes of it, and then what the runs agree on."""
     from napari_biomedparse.networks.weights import model_identity
-    from napari_biomedparse.pipeline.parts import check_request, plan_parts, run_parts
+    from napari_biomedparse.pipeline.plan import choose_input, plan_parts, run_parts
     from napari_biomedparse.pipeline.segment import Collector
     from napari_biomedparse.runs.manifest import describe_run
 
-    volume, prompts, options = request.volume, request.prompts, request.options
-    check_request(volume, options, consensus=True)
+    prompts, options = request.prompts, request.options
+    volume = choose_input(request.volume, options, consensus=True)
     config = engine.model.config
     parts = plan_parts(volume, prompts, options, config=config, consensus=True)
     manifest = describe_run(parts.first, engine, {}, request.model, "0.5")
@@ -133,7 +133,7 @@ def _run_consensus(
     run.send(planned(replace(manifest, parameters=parameters), parts.total))
     yield
     sink = Collector(parts, engine)
-    for _, done in run_parts(parts, sink):
+    for _, done in run_parts(parts, sink.run):
         if run.cancelled:
             raise Cancelled("The run was cancelled.")
         run.send(replace(done, edges=None))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from napari_biomedparse.errors import OptionError, needs_extra
 from napari_biomedparse.io.durable import check_place, write_durably, written
-from napari_biomedparse.pipeline.parts import Series
+from napari_biomedparse.pipeline.plan import Series, choose_input
 from napari_biomedparse.report.drawing import (
     as_png,
     existence_plot,
@@ -26,7 +26,6 @@ from napari_biomedparse.report.html import render
 from napari_biomedparse.report.objects import Row, object_tables
 from napari_biomedparse.report.result import RunResult
 from napari_biomedparse.runs.folder import REPORT, Run
-from napari_biomedparse.runs.request import open_input
 
 _TEMPLATE = Path(__file__).with_name("run.html")
 
@@ -119,12 +118,13 @@ def _read(run: Run, volume: Any, time: int) -> RunResult:
             f"The run in {run.folder} was made from an array in memory; give the "
             "volume as well."
         )
-    opened = open_input(
+    opened = choose_input(
         given,
-        manifest.source.get("channel"),
-        manifest.source.get("time"),
-        manifest.options.axes,
+        manifest.options,
+        channel=manifest.source.get("channel"),
+        time=manifest.source.get("time"),
         consensus=run.kind == "consensus",
+        force=True,
     )
     labels, instances, existence = run.labels, run.instances, run.existence
     if isinstance(opened, Series):

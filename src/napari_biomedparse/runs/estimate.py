@@ -15,10 +15,12 @@ import torch
 
 from napari_biomedparse.io.lazy import chunk_thickness, plan_thickness
 from napari_biomedparse.pipeline.loop import READ_AHEAD, plan_batches, run_plan
-from napari_biomedparse.pipeline.parts import check_request, plan_parts
-from napari_biomedparse.pipeline.plan import merge_options
+from napari_biomedparse.pipeline.plan import (
+    choose_input,
+    merge_options,
+    plan_parts,
+)
 from napari_biomedparse.pipeline.segment import make_engine
-from napari_biomedparse.runs.request import open_input
 from napari_biomedparse.slicing.read import SLAB_BYTES
 
 if TYPE_CHECKING:
@@ -26,8 +28,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptsLike
     from napari_biomedparse.data.volume import VolumeLike
     from napari_biomedparse.engine.engine import Engine
-    from napari_biomedparse.pipeline.parts import Times
-    from napari_biomedparse.pipeline.plan import RunPlan
+    from napari_biomedparse.pipeline.plan import RunPlan, Times
     from napari_biomedparse.pipeline.segment import Model
 
 _GB = 1e9
@@ -86,8 +87,9 @@ def estimate_run(
     estimate is for all time points of a series, or the three runs of a consensus.
     """
     options = merge_options(options, changes)
-    chosen = open_input(volume, channel, time, options.axes, consensus=consensus)
-    check_request(chosen, options, consensus=consensus, force=force)
+    chosen = choose_input(
+        volume, options, channel=channel, time=time, consensus=consensus, force=force
+    )
     engine = make_engine(model, device, options)
     parts = plan_parts(
         chosen, prompts, options, config=engine.model.config, consensus=consensus

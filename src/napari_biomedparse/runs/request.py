@@ -21,16 +21,10 @@ import numpy as np
 
 from napari_biomedparse.data.options import OptionChanges
 from napari_biomedparse.data.results import Owners
-from napari_biomedparse.data.volume import (
-    Volume,
-    choose_channel,
-    has_time_points,
-    stacked,
-)
+from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.engine.devices import check_not_forked
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import OptionError, needs_extra
-from napari_biomedparse.io import open_image, open_volume
 from napari_biomedparse.io.durable import (
     check_folder,
     refuse_inputs,
@@ -44,14 +38,11 @@ from napari_biomedparse.io.formats.ome_labels import (
 )
 from napari_biomedparse.io.identity import chunk_states, identify
 from napari_biomedparse.networks.weights import load_model
-from napari_biomedparse.pipeline.parts import (
+from napari_biomedparse.pipeline.plan import (
     Part,
     PartsPlan,
-    Series,
     Times,
-    check_request,
     choose_input,
-    open_series,
     plan_parts,
     run_parts,
     vote,
@@ -240,14 +231,14 @@ def do_request(
         chosen = {"channel": how.channel, "time": times}
         if how.overwrite:
             refuse_inputs(request.folder, [request.path])
-    opened = open_input(
+    opened = choose_input(
         request.volume,
-        how.channel,
-        how.time,
-        request.options.axes,
+        request.options,
+        channel=how.channel,
+        time=how.time,
         consensus=how.consensus,
+        force=how.force,
     )
-    check_request(opened, request.options, consensus=how.consensus, force=how.force)
     local, kind = how.device, None
     do: DoBlocks | None = None
     model = how.load or request.model
@@ -331,17 +322,16 @@ def parts_to_folder(
 
     def verify(found: Manifest) -> None:
         record = Run(folder).manifest
-        for number, one in enumerate(record.parts or (record,)):
+        for part, one in zip(parts, record.parts or (record,), strict=False):
             if one.blocks:
-                plan = parts.make(number) if number else parts.first
-                refuse_changed(folder, plan, found, whole, one.blocks)
+                refuse_changed(folder, part.plan, found, whole, one.blocks)
 
     with open_folder(folder, whole, overwrite=overwrite, verify=verify) as found:
         if found.finished is not None:
             found = mended(folder, found)
         if found.finished is None:
             sink = FolderSink(parts, folder, found, execution, first)
-            with closing(run_parts(parts, sink)) as blocks:
+            with closing(run_parts(parts, sink.run)) as blocks:
                 for _ in blocks:
                     if on_progress is not None:
                         on_progress(sink.done, parts.total)
@@ -370,7 +360,7 @@ class FolderSink:
         self._runs: list[list[LabelStore]] = []
         self.done = 0
         if parts.series is not None:
-            _create_series(parts.series, parts.first, manifest, folder)
+            self._create_series()
         if parts.kind == "consensus":  # can be looked at before the vote
             self._stores = open_stores(parts.first, manifest, folder)
 
@@ -432,7 +422,7 @@ class FolderSink:
         if parts.kind == "volume":
             return
         source = first.volume if parts.series is None else parts.series.volume
-        plans = ((parts.make(i) if i else first) for i in range(len(parts.keys)))
+        plans = (part.plan for part in parts)
         blocks_of = (one.blocks for one in self._finished)
         check_same(source, self._manifest, zip(plans, blocks_of, strict=True))
         found = replace(self._manifest, parts=tuple(self._finished))
@@ -447,6 +437,20 @@ class FolderSink:
             else:
                 found = self._name_objects(found)
         finish(self._folder, found, blocks)
+
+    def _create_series(self) -> None:
+        """Make the empty label images, with an axis of time, that the parts fill."""
+        parts, plan, layout = self._parts, self._parts.first, layout_of(self._manifest)
+        assert parts.series is not None
+        one = grid_volume(plan.volume)
+        nothing = np.broadcast_to(np.uint8(0), (len(parts.keys), *one.shape))
+        grid = parts.series.over_time(one, nothing)
+        with writing(self._folder):
+            prompts = replace(plan.prompts, instance=False)
+            create_labels(self._folder / LABELS, layout, grid, prompts)
+            if plan.instances:
+                layout, prompts = object_layout(layout), replace(prompts, instance=True)
+                create_labels(self._folder / OBJECTS, layout, grid, prompts)
 
     def _name_objects(self, manifest: Manifest) -> Manifest:
         """Record what objects with the same number have in common over time."""
@@ -476,49 +480,6 @@ class FolderSink:
                 block = FilledBlock(start, stop, start, found, scores)
                 blocks[start] = write_block(plan, self._folder, stores, block)
         return blocks
-
-
-def _create_series(
-    series: Series, plan: RunPlan, manifest: Manifest, folder: Path
-) -> None:
-    """Make the empty label images, with an axis of time, that the parts fill."""
-    one, layout = grid_volume(plan.volume), layout_of(manifest)
-    assert layout.times is not None
-    at = series.volume.axes.index("t")
-    step = series.volume.spacing[at]
-    grid = replace(
-        one,
-        data=np.broadcast_to(np.uint8(0), (layout.times, *one.shape)),
-        axes=("t", *one.axes),
-        spacing=(step, *one.spacing),
-        units=(series.volume.units[at], *one.units),
-        origin=(series.volume.origin[at] + series.start * step, *one.origin),
-        matrix=stacked(one.matrix, step),
-    )
-    with writing(folder):
-        prompts = replace(plan.prompts, instance=False)
-        create_labels(folder / LABELS, layout, grid, prompts)
-        if plan.instances:
-            prompts = replace(prompts, instance=True)
-            create_labels(folder / OBJECTS, object_layout(layout), grid, prompts)
-
-
-def open_input(
-    volume: str | os.PathLike[str] | VolumeLike,
-    channel: int | str | None,
-    time: Times,
-    axes: str | None = None,
-    *,
-    consensus: bool,
-) -> Volume | Series:
-    """Open a file, if it is one, and choose of it as `choose_input` does."""
-    if not isinstance(volume, str | os.PathLike):
-        return choose_input(volume, channel=channel, time=time, consensus=consensus)
-    image = choose_channel(open_image(volume, axes), channel)
-    if isinstance(time, int) or consensus or not has_time_points(image):
-        one = time if isinstance(time, int) else None
-        return open_volume(volume, channel=channel, time=one, axes=axes)
-    return open_series(image, time=time)
 
 
 def cluster_packages() -> AbstractContextManager[None]:
