@@ -9,18 +9,10 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import CheckBox, FloatSpinBox
 from napari.layers import Labels
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import (
-    QHeaderView,
-    QLabel,
-    QPushButton,
-    QTableWidget,
-    QTableWidgetItem,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QHeaderView, QTableWidget, QTableWidgetItem, QWidget
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
-from napari_biomedparse.errors import BiomedParseError, VolumeError, install_extra
+from napari_biomedparse.errors import VolumeError, install_extra
 from napari_biomedparse.evaluation.compare import compare_labels
 from napari_biomedparse.evaluation.tables import shown
 from napari_biomedparse.io.formats.units import unit_name
@@ -30,14 +22,9 @@ from napari_biomedparse.viewer.layers import (
     voxel_size,
     voxels_of_labels,
 )
-from napari_biomedparse.widgets.shared.background import LatestWork
-from napari_biomedparse.widgets.shared.docks import SharedTabs
-from napari_biomedparse.widgets.shared.form import (
-    LayerChoice,
-    Problem,
-    copy_text,
-    form_layout,
-)
+from napari_biomedparse.widgets.shared.docks import Dock
+from napari_biomedparse.widgets.shared.form import LayerChoice, copy_text, form_layout
+from napari_biomedparse.widgets.shared.parts import button, column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,13 +48,11 @@ COLUMNS = {
 COUNTS = ("true_positives", "false_positives", "false_negatives")
 
 
-class CompareWidget(QWidget):
+class CompareWidget(Dock):
     """Compare a Labels layer with another one that is the ground truth."""
 
     def __init__(self, napari_viewer: Viewer) -> None:
-        super().__init__()
-        SharedTabs(self)
-        self._comparison = LatestWork(self)
+        super().__init__(napari_viewer)
         self._prefilled = 2.0
         self.labels = LayerChoice(
             napari_viewer,
@@ -96,22 +81,22 @@ class CompareWidget(QWidget):
             tooltip="On: compare objects, regardless of their values. Off: compare "
             "label by label.",
         )
-        self.button = QPushButton("Compare")
-        self.button.setToolTip("Score the labels against the truth.")
-        self.copy_button = QPushButton("Copy table")
-        self.copy_button.setToolTip("Copy the table for pasting into a spreadsheet.")
-        self.copy_button.setEnabled(False)
-        self.table = QTableWidget()
-        self.status = QLabel()
-        self.status.setWordWrap(True)
-        self.status.setTextInteractionFlags(
-            Qt.TextInteractionFlag.TextSelectableByMouse
+        self.button = button(
+            "Compare", "Score the labels against the truth.", self.compare
         )
-        self.problem = Problem()
-        self._build()
+        self._starters = [self.button]
+        self.copy_button = button(
+            "Copy table",
+            "Copy the table for pasting into a spreadsheet.",
+            self.copy,
+            enabled=False,
+        )
+        self.table = _table()
+        form = QWidget()
+        form_layout(form, [self.labels, self.truth, self.tolerance, self.objects])
+        parts = form, self.button, self.table, self.copy_button
+        column(self, *parts, self.status, self.problem, margins=True)
         self.labels.changed.connect(self._on_labels_changed)
-        self._comparison.done.connect(self._on_compared)
-        self._comparison.failed.connect(self._on_failed)
         self._on_labels_changed()
 
     def reset_choices(self, *_: Any) -> None:
@@ -121,10 +106,8 @@ class CompareWidget(QWidget):
 
     def compare(self) -> None:
         """Compare the two layers."""
-        try:
+        with self.problem.shown():
             self._begin()
-        except BiomedParseError as error:
-            self.problem.fail(str(error))
 
     def copy(self) -> None:
         """Copy the table."""
@@ -151,33 +134,24 @@ class CompareWidget(QWidget):
         def work() -> Sequence[ClassLine]:
             return compare_labels(*volumes, **how)
 
-        self.button.setEnabled(False)
-        self.problem.tell("")
-        self.status.setText("Comparing…")
         self._unit = unit_name(labels.units[-1])
-        self._comparison.submit(work)
+        self._submit("Comparing…", work, self._on_compared)
 
     def _on_compared(self, lines: Sequence[ClassLine]) -> None:
-        self.button.setEnabled(True)
         self.copy_button.setEnabled(bool(lines))
         self.table.setRowCount(len(lines))
         for row, line in enumerate(lines):
             name = line.prompt if line.label == 0 else f"{line.label}  {line.prompt}"
             self._set(row, 0, name.strip(), Qt.AlignmentFlag.AlignLeft)
-            for column, metric in enumerate(COLUMNS, start=1):
+            for at, metric in enumerate(COLUMNS, start=1):
                 digits = 0 if metric in COUNTS else 3
                 text = shown(float(getattr(line, metric)), digits=digits)
-                self._set(row, column, text, Qt.AlignmentFlag.AlignRight)
+                self._set(row, at, text, Qt.AlignmentFlag.AlignRight)
         distance = f"{self.tolerance.value:g} {self._unit}"
         said = f"NSD tolerance: {distance}." if lines else "Neither layer has labels."
         if find_spec("monai") is None:
             said = f"NSD needs more packages: {install_extra('evaluate')}"
         self.status.setText(said)
-
-    def _on_failed(self, message: str) -> None:
-        self.button.setEnabled(True)
-        self.status.setText("")
-        self.problem.fail(message)
 
     def _on_labels_changed(self, *_: Any) -> None:
         if (layer := self.labels.value) is not None:
@@ -197,7 +171,6 @@ class CompareWidget(QWidget):
     def _set(self, row: int, column: int, text: str, side: Qt.AlignmentFlag) -> None:
         item = QTableWidgetItem(text)
         item.setTextAlignment(side | Qt.AlignmentFlag.AlignVCenter)
-        item.setFlags(item.flags() & ~Qt.ItemFlag.ItemIsEditable)
         self.table.setItem(row, column, item)
 
     def _cell(self, row: int, column: int) -> str:
@@ -207,23 +180,20 @@ class CompareWidget(QWidget):
             item = self.table.item(row, column)
         return "" if item is None else item.text()
 
-    def _build(self) -> None:
-        form = QWidget()
-        form_layout(form, [self.labels, self.truth, self.tolerance, self.objects])
-        self.table.setColumnCount(1 + len(COLUMNS))
-        self.table.setHorizontalHeaderItem(0, QTableWidgetItem("Label"))
-        for column, (title, tip) in enumerate(COLUMNS.values(), start=1):
-            item = QTableWidgetItem(title)
-            item.setToolTip(tip)
-            self.table.setHorizontalHeaderItem(column, item)
-        header, side = self.table.horizontalHeader(), self.table.verticalHeader()
-        assert header is not None and side is not None
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-        side.hide()
-        layout = QVBoxLayout(self)
-        below = (self.table, self.copy_button, self.status, self.problem)
-        for part in (form, self.button, *below):
-            layout.addWidget(part)
-        self.button.clicked.connect(self.compare)
-        self.copy_button.clicked.connect(self.copy)
+
+def _table() -> QTableWidget:
+    """Return a table with the headings of the scores."""
+    table = QTableWidget()
+    table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
+    table.setColumnCount(1 + len(COLUMNS))
+    headings = [("Label", ""), *COLUMNS.values()]
+    for at, (title, tip) in enumerate(headings):
+        item = QTableWidgetItem(title)
+        item.setToolTip(tip)
+        table.setHorizontalHeaderItem(at, item)
+    header, side = table.horizontalHeader(), table.verticalHeader()
+    assert header is not None and side is not None
+    header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+    header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+    side.hide()
+    return table

@@ -158,8 +158,11 @@ def test_the_ending_of_the_format_is_added(bench, monkeypatch):
     _, widget, _ = bench
     answers = [("/x/a", "TIFF (*.tif *.tiff)"), ("/x/a.nii", "any"), ("", "")]
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, **__: answers.pop(0))
-    asked = [widget._ask("Save", "") for _ in range(3)]
-    assert asked == ["/x/a.tif", "/x/a.nii", ""]
+    saved = []
+    monkeypatch.setattr(widget, "save", saved.append)
+    for _ in range(3):
+        widget.save_button.click()
+    assert saved == ["/x/a.tif", "/x/a.nii"]
 
 
 def test_a_page_is_written_of_labels_and_of_objects(bench, tmp_path):

@@ -126,7 +126,7 @@ def test_only_a_run_that_lasts_appears_in_the_activity_dock(
     desk.view.run_button.click()
     run = desk.widget.run
     run.cancel()
-    run.finished.connect(run._on_late)  # it comes when all is over
+    run.finished.connect(run._late.timeout)  # it comes when all is over
     desk.wait_for_end()
     desk.qtbot.wait(50)
     assert len(progress._all_instances) == 0

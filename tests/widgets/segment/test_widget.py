@@ -336,7 +336,8 @@ def test_real_network_gives_what_python_gives(desk_that, instances):
 
 def copied(desk, language):
     QApplication.clipboard().clear()
-    desk.view.copy_requested.emit(language)
+    actions = desk.view.copy_menu.actions()
+    next(action for action in actions if action.data() == language).trigger()
     return QApplication.clipboard().text()
 
 

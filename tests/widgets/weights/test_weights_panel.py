@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 from qtpy.QtWidgets import QWidget
 
-from napari_biomedparse.errors import CheckpointError
+from napari_biomedparse.errors import Cancelled, CheckpointError
 from napari_biomedparse.networks.catalogue import PUBLISHED
 from napari_biomedparse.widgets.weights import (
     model_choice as _model_choice,
@@ -36,7 +37,8 @@ class Hub:
             if self.problem:
                 raise CheckpointError(self.problem)
             self.downloaded = True
-        except _weights_panel._Stopped:
+            return Path(file.name)
+        except Cancelled:
             raise CheckpointError("broke off") from None
         finally:
             self.ended.set()
@@ -129,10 +131,10 @@ def test_cancel_ends_it_without_a_word(panel, hub, qtbot):
 def test_closing_the_widget_ends_it(panel, hub, qtbot):
     panel.model.value = "v2"
     panel.download.click()
-    download = panel._download
+    qtbot.waitUntil(lambda: bool(hub.calls))
     panel.abandon()
     hub.may_go_on.set()
-    assert download.wait(20)
+    assert hub.ended.wait(20)
     assert not hub.downloaded
 
 

@@ -9,16 +9,10 @@ import numpy as np
 from magicgui.widgets import CheckBox, LineEdit
 from napari.layers import Image, Labels
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import (
-    QHBoxLayout,
-    QLabel,
-    QPushButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QWidget
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
-from napari_biomedparse.errors import BiomedParseError, VolumeError
+from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.io.durable import refuse_inputs
 from napari_biomedparse.labels.measure import components_of, measure_objects
 from napari_biomedparse.report.objects import save_tables
@@ -31,15 +25,15 @@ from napari_biomedparse.viewer.layers import (
     write_labels,
 )
 from napari_biomedparse.widgets.measure.layer_report import result_of_layers
-from napari_biomedparse.widgets.shared.background import LatestWork
-from napari_biomedparse.widgets.shared.docks import SharedTabs, join_others, to_front
+from napari_biomedparse.widgets.shared.docks import Dock, join_others, to_front
 from napari_biomedparse.widgets.shared.form import (
     SAVE_FILTERS,
     LayerChoice,
-    Problem,
     ask_where,
+    files_of_images,
     form_layout,
 )
+from napari_biomedparse.widgets.shared.parts import button, column, row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,15 +46,11 @@ TABLE = ("napari", "Features table widget")
 """napari's own table of a layer's features."""
 
 
-class MeasureWidget(QWidget):
+class MeasureWidget(Dock):
     """Measure the objects of a Labels layer, save it, or write a report page."""
 
     def __init__(self, napari_viewer: Viewer) -> None:
-        super().__init__()
-        SharedTabs(self)
-        self._viewer = napari_viewer
-        self._work = LatestWork(self)
-        self._conclude: Callable[[Any], None] = lambda _: None
+        super().__init__(napari_viewer)
         self.labels = LayerChoice(
             napari_viewer,
             Labels,
@@ -85,52 +75,40 @@ class MeasureWidget(QWidget):
             tooltip="Off: each label value is an object, as after a run that separated "
             "objects.",
         )
-        self.button = QPushButton("Measure")
-        self.button.setToolTip(
-            "Fill napari's features table with one row per object. Click a row to "
-            "select the object, or a column to sort."
-        )
-        self.table_button = QPushButton("Save table…")
-        self.table_button.setToolTip(
-            "Save the objects as CSV with units in the column names, and their sums by "
-            "prompt in a second file."
-        )
-        self.table_button.setEnabled(False)
         self._table: pd.DataFrame | None = None
-        self.save_button = QPushButton("Save labels…")
-        self.save_button.setToolTip(
+        self.button = button(
+            "Measure",
+            "Fill napari's features table with one row per object. Click a row to "
+            "select the object, or a column to sort.",
+            self.measure,
+        )
+        self.table_button = button(
+            "Save table…",
+            "Save the objects as CSV with units in the column names, and their sums by "
+            "prompt in a second file.",
+            lambda: self._ask("Save table", "CSV (*.csv)", self.save_table),
+            enabled=False,
+        )
+        self.save_button = button(
+            "Save labels…",
             "Save the labels with their prompts and scale as OME-Zarr, TIFF, .npz or "
-            "NIfTI."
+            "NIfTI.",
+            lambda: self._ask("Save labels", SAVE_FILTERS, self.save),
         )
-        self.report_button = QPushButton("Report…")
-        self.report_button.setToolTip(
+        self.report_button = button(
+            "Report…",
             "Save an HTML page with pictures, existence plot, objects, and how the "
-            "labels were made."
+            "labels were made.",
+            lambda: self._ask("Save report", "HTML (*.html)", self.report),
         )
-        self.status = QLabel()
-        self.status.setWordWrap(True)
-        self.problem = Problem()
+        self._starters = [self.button, self.save_button, self.report_button]
         form = QWidget()
         form_layout(form, [self.labels, self.image, self.voxel_size, self.pieces])
-        layout = QVBoxLayout(self)
-        layout.addWidget(form)
-        layout.addWidget(self.button)
-        below = QHBoxLayout()
-        below.addWidget(self.table_button)
-        below.addWidget(self.save_button)
-        below.addWidget(self.report_button)
-        layout.addLayout(below)
-        layout.addWidget(self.status)
-        layout.addWidget(self.problem)
-        layout.addStretch()
-        self.button.clicked.connect(self.measure)
+        below = row(self.table_button, self.save_button, self.report_button)
+        parts = form, self.button, below, self.status, self.problem
+        column(self, *parts, 0, margins=True)
         self.voxel_size.native.editingFinished.connect(self._on_size_entered)
-        self.table_button.clicked.connect(self._on_table_clicked)
-        self.save_button.clicked.connect(self._on_save_clicked)
-        self.report_button.clicked.connect(self._on_report_clicked)
         self.labels.changed.connect(self._on_labels_changed)
-        self._work.done.connect(self._on_done)
-        self._work.failed.connect(self._on_failed)
         self._on_labels_changed()
 
     def reset_choices(self, *_: Any) -> None:
@@ -140,10 +118,8 @@ class MeasureWidget(QWidget):
 
     def measure(self) -> None:
         """Measure the objects."""
-        try:
+        with self.problem.shown():
             self._begin()
-        except BiomedParseError as error:
-            self.problem.fail(str(error))
 
     def save(self, path: str) -> None:
         """Save the labels in the format of the file's extension."""
@@ -164,14 +140,11 @@ class MeasureWidget(QWidget):
 
     def report(self, path: str) -> None:
         """Save the report page."""
-        try:
+        with self.problem.shown():
             labels, image = self._chosen()
             result = result_of_layers(image, labels, self._viewer.dims)
-        except BiomedParseError as error:
-            self.problem.fail(str(error))
-            return
-        # The dialog has asked whether to replace a file.
-        self._save(path, lambda: write_report(Path(path), result, overwrite=True))
+            # The dialog has asked whether to replace a file.
+            self._save(path, lambda: write_report(Path(path), result, overwrite=True))
 
     def _chosen(self) -> tuple[Labels, Image]:
         labels, image = self.labels.value, self.image.value
@@ -179,26 +152,16 @@ class MeasureWidget(QWidget):
             raise VolumeError("Open an image and its labels, and choose both.")
         return labels, image
 
-    def _submit(
-        self, text: str, work: Callable[[], Any], conclude: Callable[[Any], None]
-    ) -> None:
-        """Do something in a background thread, and conclude with its result."""
-        self._set_busy(True, text)
-        self._conclude = conclude
-        self._work.submit(work)
-
     def _save(self, path: str, write: Callable[[], object]) -> None:
         """Write a file, which the dialog has allowed to replace, but no open image."""
-        images = [one for one in self._viewer.layers if isinstance(one, Image)]
-        inputs = [image.source.path for image in images]
+        inputs = files_of_images(self._viewer)
 
-        def work() -> bool:
+        def work() -> str:
             refuse_inputs(Path(path), inputs)
             write()
-            return True
+            return f"Saved as {path}"
 
-        done = f"Saved as {path}"
-        self._submit("Writing…", work, lambda _: self.status.setText(done))
+        self._submit("Writing…", work)
 
     def _begin(self) -> None:
         labels, image = self._chosen()
@@ -236,6 +199,7 @@ class MeasureWidget(QWidget):
                 **_place(labels),
             )
         self._table = table
+        self._starters.append(self.table_button)
         self.table_button.setEnabled(True)
         made = table.rename(columns={"id": "index"})
         if objects is None and {"index", "score"} <= set(labels.features):
@@ -250,50 +214,21 @@ class MeasureWidget(QWidget):
             "features table."
         )
 
-    def _on_done(self, result: Any) -> None:
-        self._set_busy(False)
-        self._conclude(result)
-
-    def _on_failed(self, message: str) -> None:
-        self._set_busy(False)
-        self.problem.fail(message)
-
-    def _on_table_clicked(self) -> None:
-        if path := self._ask("Save table", "CSV (*.csv)"):
-            self.save_table(path)
-
-    def _on_save_clicked(self) -> None:
-        if path := self._ask("Save labels", SAVE_FILTERS):
-            self.save(path)
-
-    def _on_report_clicked(self) -> None:
-        if path := self._ask("Save report", "HTML (*.html)"):
-            self.report(path)
-
-    def _ask(self, title: str, filters: str) -> str:
-        """Ask for a file name like that of the labels."""
+    def _ask(self, title: str, filters: str, save: Callable[[str], None]) -> None:
+        """Ask for a file name like that of the labels, and save under it."""
         labels = self.labels.value
         name = "labels" if labels is None else labels.name
-        return ask_where(self, title, name, filters)
-
-    def _set_busy(self, busy: bool, text: str = "") -> None:
-        for button in (self.button, self.save_button, self.report_button):
-            button.setEnabled(not busy)
-        self.table_button.setEnabled(not busy and self._table is not None)
-        if busy:
-            self.problem.tell("")
-        self.status.setText(text)
+        if path := ask_where(self, title, name, filters):
+            save(path)
 
     def _on_size_entered(self) -> None:
         text, image = str(self.voxel_size.value), self.image.value
         if not text or image is None:
             return
-        try:
+        with self.problem.shown():
             set_voxel_size(self._viewer.layers, image, text)
             self._viewer.reset_view()
             self.status.setText(f"{image.name} has the voxel size {text}.")
-        except BiomedParseError as error:
-            self.problem.fail(str(error))
         self.voxel_size.value = ""
 
     def _on_labels_changed(self, *_: Any) -> None:

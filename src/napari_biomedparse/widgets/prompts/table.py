@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QModelIndex, Qt, Signal
 from qtpy.QtGui import QAction, QKeySequence
-from qtpy.QtWidgets import (
-    QFileDialog,
-    QHBoxLayout,
-    QMenu,
-    QPushButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QFileDialog, QMenu, QPushButton, QWidget
 
 from napari_biomedparse.data.prompts import PromptSet, parse_prompts
 from napari_biomedparse.errors import BiomedParseError
@@ -25,6 +18,7 @@ from napari_biomedparse.widgets.prompts.rows import PromptRows, Snapshot, split_
 from napari_biomedparse.widgets.prompts.suggestions import PromptLine, clipboard_text
 from napari_biomedparse.widgets.prompts.view import PromptView, TokenCount
 from napari_biomedparse.widgets.shared.form import copy_text
+from napari_biomedparse.widgets.shared.parts import button, column, row
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptSet
@@ -55,19 +49,9 @@ class PromptTable(QWidget):
         self.instance: Callable[[], bool] = lambda: False
         self._of_file: PromptSet | None = None
         self._actions = self._make_actions()
-        bar = QHBoxLayout()
-        for name in ("Up", "Down", "Duplicate", "Delete"):
-            bar.addWidget(self._button(name))
-        bar.addWidget(self._menu_button())
-        below = QHBoxLayout()
-        below.addWidget(self.line, 1)
-        below.addWidget(self.tokens)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(3)
-        layout.addWidget(self.view)
-        layout.addLayout(below)
-        layout.addLayout(bar)
+        buttons = (self._button(name) for name in ("Up", "Down", "Duplicate", "Delete"))
+        bar = row(*buttons, self._menu_button())
+        column(self, self.view, row((self.line, 1), self.tokens), bar).setSpacing(3)
         self.model.edited.connect(self._on_edited)
         self.model.refused.connect(show_error)
         self.line.entered.connect(self.add)
@@ -111,8 +95,8 @@ class PromptTable(QWidget):
 
     def rename(self, label: int, text: str) -> None:
         """Change the text of a prompt; raises PromptError if it is not valid."""
-        for at, row in enumerate(self.rows):
-            if row.id == label:
+        for at, known in enumerate(self.rows):
+            if known.id == label:
                 self.rows.set_text(at, text)
         self.model.refresh(edited=True)
 
@@ -181,7 +165,7 @@ class PromptTable(QWidget):
 
     def save(self, path: str) -> None:
         """Write the prompts to a file."""
-        texts = {row.id: row.text for row in self.rows}
+        texts = {known.id: known.text for known in self.rows}
         self._try(lambda: save_prompts(path, texts, instance=self.instance()))
 
     def load(self, path: str) -> None:
@@ -290,20 +274,20 @@ class PromptTable(QWidget):
         return made
 
     def _button(self, name: str) -> QPushButton:
-        action, button = self._actions[name], QPushButton(name)
-        button.setToolTip(action.toolTip())
-        button.clicked.connect(action.trigger)
-        action.changed.connect(lambda: button.setEnabled(action.isEnabled()))
-        return button
+        action = self._actions[name]
+        made = button(name, action.toolTip(), action.trigger)
+        action.changed.connect(lambda: made.setEnabled(action.isEnabled()))
+        return made
 
     def _menu_button(self) -> QPushButton:
-        button = QPushButton("List")
-        button.setToolTip("Paste, copy, load or save prompts, or turn them all off.")
-        menu = QMenu(button)
+        made = button(
+            "List", "Paste, copy, load or save prompts, or turn them all off."
+        )
+        menu = QMenu(made)
         menu.setToolTipsVisible(True)
         menu.addActions(list(self._actions.values())[4:])
-        button.setMenu(menu)
-        return button
+        made.setMenu(menu)
+        return made
 
 
 class FilePrompts:

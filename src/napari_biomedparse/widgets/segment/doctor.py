@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QWidget
 
 from napari_biomedparse.widgets.shared.background import LatestWork
+from napari_biomedparse.widgets.shared.parts import button, column, plain_text, row
 
 if TYPE_CHECKING:
     from napari_biomedparse.report.why_empty import Cause
@@ -29,8 +30,7 @@ class Doctor(QWidget):
         self._own = True
         self._work = LatestWork(self)
         self._work.done.connect(self.show_causes)
-        self._layout = QVBoxLayout(self)
-        self._layout.setContentsMargins(0, 0, 0, 0)
+        self._layout = column(self)
         self.hide()
 
     def examine(self, why: Callable[[], Sequence[Cause]]) -> None:
@@ -40,12 +40,12 @@ class Doctor(QWidget):
     def show_causes(self, causes: Sequence[Cause]) -> None:
         """Show the causes; without any, hide the list."""
         self._work.discard()
-        for row in self._rows:
-            self._layout.removeWidget(row)
-            row.deleteLater()
+        for line in self._rows:
+            self._layout.removeWidget(line)
+            line.deleteLater()
         self._rows = [self._row(cause) for cause in causes[:_MOST]]
-        for row in self._rows:
-            self._layout.addWidget(row)
+        for line in self._rows:
+            self._layout.addWidget(line)
         self.set_own(self._own)
 
     def set_own(self, own: bool) -> None:
@@ -54,17 +54,11 @@ class Doctor(QWidget):
         self.setVisible(own and bool(self._rows))
 
     def _row(self, cause: Cause) -> QWidget:
-        row = QWidget()
-        text = QLabel(f"{cause.sentence} {cause.fix}")
-        text.setWordWrap(True)
-        text.setTextFormat(Qt.TextFormat.PlainText)
-        layout = QHBoxLayout(row)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(text, 1)
+        line, text = QWidget(), plain_text(f"{cause.sentence} {cause.fix}")
+        parts = row((text, 1))
         if cause.options or cause.prompts:
-            button = QPushButton("Fix")
-            button.setToolTip(cause.fix)
-            button.setAccessibleName(f"Fix: {cause.fix}")
-            button.clicked.connect(lambda: self.fix_chosen.emit(cause))
-            layout.addWidget(button)
-        return row
+            fix = button("Fix", cause.fix, lambda: self.fix_chosen.emit(cause))
+            fix.setAccessibleName(f"Fix: {cause.fix}")
+            parts.addWidget(fix)
+        column(line, parts)
+        return line

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
 from napari_biomedparse.viewer.axes import shown_position
+from napari_biomedparse.widgets.shared.parts import pause
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -34,9 +35,7 @@ class LiveLabels(QObject):
         self._viewer = viewer
         self._flat = flat
         self._stale = False
-        self._pause = QTimer(self)
-        self._pause.setSingleShot(True)
-        self._pause.timeout.connect(self.repaint)
+        self._pause = pause(self, 0, self.repaint)
         viewer.layers.events.removed.connect(self._on_layer_removed)
 
     def changed(

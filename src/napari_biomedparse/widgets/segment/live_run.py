@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_warning
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
 from napari_biomedparse.process.messages import Failed, Planned, Status, Written
 from napari_biomedparse.report.findings import (
@@ -22,6 +22,7 @@ from napari_biomedparse.viewer.layers import METADATA_KEY, object_features
 from napari_biomedparse.widgets.segment.existence_plot import ScorePlot
 from napari_biomedparse.widgets.segment.folder_layers import FolderLayers
 from napari_biomedparse.widgets.segment.live_labels import LiveLabels
+from napari_biomedparse.widgets.shared.parts import pause
 from napari_biomedparse.widgets.shared.task import Changed, SegmentTask, TaskThread
 
 if TYPE_CHECKING:
@@ -71,14 +72,8 @@ class LiveRun(QObject):
         self._folder = shown if isinstance(shown, FolderLayers) else None
         self._news: deque[Callable[[], None]] = deque()
         self._ready = False
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(0)
-        self._soon.timeout.connect(self._catch_up)
-        self._late = QTimer(self)
-        self._late.setSingleShot(True)
-        self._late.setInterval(LATE)
-        self._late.timeout.connect(self._on_late)
+        self._soon = pause(self, 0, self._catch_up)
+        self._late = pause(self, LATE, lambda: self._tell(self._show_activity))
         self.destroyed.connect(lambda *_, news=self._news: news.clear())
         self._live: list[LiveLabels] = []
         self._eye = eye
@@ -148,20 +143,18 @@ class LiveRun(QObject):
             self.task.cancel()
 
     def _on_step(self, step: Step) -> None:
-        self._news.append(partial(self._take, step))
-        self._catch_up()
+        self._tell(partial(self._take, step))
 
-    def _on_late(self) -> None:
-        self._news.append(self._show_activity)
+    def _on_finished(self) -> None:
+        self._tell(self._end)
+
+    def _tell(self, news: Callable[[], None]) -> None:
+        self._news.append(news)
         self._catch_up()
 
     def _show_activity(self) -> None:
         if not self._over:
             self._view.show_activity(self.request.image.name)
-
-    def _on_finished(self) -> None:
-        self._news.append(self._end)
-        self._catch_up()
 
     def _catch_up(self) -> None:
         """Show what is new, unless the layers are still being made.

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
 from napari_biomedparse.errors import BiomedParseError
 from napari_biomedparse.process.messages import (
@@ -21,6 +21,7 @@ from napari_biomedparse.viewer.layers import (
     labels_layer_kwargs,
     moved_translate,
 )
+from napari_biomedparse.widgets.shared.parts import pause
 from napari_biomedparse.widgets.shared.task import Task, TaskThread
 
 if TYPE_CHECKING:
@@ -64,10 +65,7 @@ class LivePreview(QObject):
         self._thread: TaskThread | None = None
         self._requested: Request | None = None
         self._began = 0.0
-        self._pause = QTimer(self)
-        self._pause.setSingleShot(True)
-        self._pause.setInterval(PAUSE)
-        self._pause.timeout.connect(self._ask)
+        self._pause = pause(self, PAUSE, self._ask)
 
     def switch(self, on: bool, *, probabilities: bool) -> None:
         """Turn the preview on or off, with or without probabilities."""

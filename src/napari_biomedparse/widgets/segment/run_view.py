@@ -9,29 +9,27 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from napari.utils import progress
-from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QAction, QPainter
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QApplication,
     QCheckBox,
-    QHBoxLayout,
     QLabel,
     QMenu,
     QProgressBar,
-    QPushButton,
     QSizePolicy,
     QToolButton,
-    QVBoxLayout,
     QWidget,
 )
+from superqt import QElidingLabel
 
 from napari_biomedparse.report.findings import duration
 from napari_biomedparse.widgets.segment.doctor import Doctor
 from napari_biomedparse.widgets.segment.existence_plot import ExistencePlot
 from napari_biomedparse.widgets.shared.form import Problem, tell_key
+from napari_biomedparse.widgets.shared.parts import button, column, plain_text, row
 
 if TYPE_CHECKING:
-    from qtpy.QtGui import QMovie, QPaintEvent
+    from qtpy.QtGui import QMovie
 
     from napari_biomedparse.widgets.segment.request import Request
 
@@ -48,34 +46,13 @@ PAUSE_FACTOR = 4
 each step of its progress, which takes longer than a slice of a small network."""
 
 
-class Elided(QLabel):
-    """One line of text, elided in the middle; the tooltip has the whole text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.setTextFormat(Qt.TextFormat.PlainText)
-        self.setToolTip(f"<p>{escape(text)}</p>")  # as HTML, which is wrapped
-        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-
-    def shown(self) -> str:
-        """Return the text that fits."""
-        middle, width = Qt.TextElideMode.ElideMiddle, self.contentsRect().width()
-        return self.fontMetrics().elidedText(self.text(), middle, width)
-
-    def paintEvent(self, _: QPaintEvent | None) -> None:
-        """Draw."""
-        painter = QPainter(self)
-        painter.drawText(self.contentsRect(), self.alignment(), self.shown())
-
-
 class RunQueue(QWidget):
     """The requests that wait, in order; hidden while there are none."""
 
     def __init__(self) -> None:
         super().__init__()
         self._waiting: deque[tuple[Request, QWidget]] = deque()
-        self._layout = QVBoxLayout(self)
-        self._layout.setContentsMargins(0, 0, 0, 0)
+        self._layout = column(self)
         self._layout.setSpacing(0)
         self.setAccessibleName("Queued runs")
         self.hide()
@@ -86,76 +63,64 @@ class RunQueue(QWidget):
 
     def add(self, request: Request) -> None:
         """Append a request."""
-        row = self._row(request)
-        self._waiting.append((request, row))
-        self._layout.addWidget(row)
+        entry = self._entry(request)
+        self._waiting.append((request, entry))
+        self._layout.addWidget(entry)
         self.show()
 
     def take(self) -> Request:
         """Remove and return the request that has waited longest."""
-        request, row = self._waiting[0]
-        self._remove(row)
+        request, entry = self._waiting[0]
+        self._remove(entry)
         return request
 
-    def _row(self, request: Request) -> QWidget:
-        row = QWidget()
+    def _entry(self, request: Request) -> QWidget:
+        entry = QWidget()
         title = f"{request.image.name}: {', '.join(request.prompts.texts)}"
-        text = Elided(f"Queued: {title}")
+        text = QElidingLabel(f"Queued: {title}")
+        text.setTextFormat(Qt.TextFormat.PlainText)
+        text.setElideMode(Qt.TextElideMode.ElideMiddle)
+        text.setToolTip(f"<p>{escape(text.text())}</p>")  # as HTML, which is wrapped
         remove = QToolButton()
         remove.setText("✕")
         remove.setToolTip("Remove this run from the queue.")
         remove.setAccessibleName(f"Remove queued run {title}")
-        remove.clicked.connect(lambda: self._remove(row))
-        layout = QHBoxLayout(row)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(text, 1)
-        layout.addWidget(remove)
-        return row
+        remove.clicked.connect(lambda: self._remove(entry))
+        column(entry, row((text, 1), remove))
+        return entry
 
-    def _remove(self, row: QWidget) -> None:
-        self._waiting = deque(entry for entry in self._waiting if entry[1] is not row)
-        self._layout.removeWidget(row)
-        row.deleteLater()
+    def _remove(self, entry: QWidget) -> None:
+        self._waiting = deque(one for one in self._waiting if one[1] is not entry)
+        self._layout.removeWidget(entry)
+        entry.deleteLater()
         self.setVisible(bool(self._waiting))
 
 
 class RunView(QWidget):
-    """Requests and cancels runs, and shows their progress and results."""
-
-    run_requested = Signal()
-    cancel_requested = Signal()
-    resume_requested = Signal()
-    copy_requested = Signal(str)
-    estimate_requested = Signal()
-    save_requested = Signal()
-    preview_switched = Signal()
+    """The buttons of a run, its progress and its results."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.run_button = QPushButton("Run")
-        self.cancel_button = QPushButton("Cancel")
-        self.cancel_button.setToolTip("Stop the run. Finished slices are kept.")
-        self.resume_button = QPushButton("Resume")
-        self.resume_button.setToolTip("Continue the run that was stopped.")
-        self.copy_button = QPushButton("Copy")
-        self.copy_button.setToolTip(
-            "Copy this run as a command or as Python code that gives the same labels."
+        self.run_button = button("Run", "")
+        self.cancel_button = button("Cancel", "Stop the run. Finished slices are kept.")
+        self.resume_button = button("Resume", "Continue the run that was stopped.")
+        self.copy_button = button(
+            "Copy",
+            "Copy this run as a command or as Python code that gives the same labels.",
         )
-        self.estimate_button = QPushButton("Estimate")
-        self.estimate_button.setToolTip(
-            "Try a few slices to estimate the time, memory and disk space of the run."
+        self.estimate_button = button(
+            "Estimate",
+            "Try a few slices to estimate the time, memory and disk space of the run.",
         )
-        self.save_button = QPushButton("Save…")
-        self.save_button.setToolTip("Save the labels of the last run.")
-        self.save_button.setEnabled(False)
-        menu = QMenu(self.copy_button)
+        self.save_button = button(
+            "Save…", "Save the labels of the last run.", enabled=False
+        )
+        self.copy_menu = QMenu(self.copy_button)
         for language in (COMMAND, PYTHON):
-            action = QAction(f"Copy as {language}", menu)
-            action.triggered.connect(
-                lambda *_, language=language: self.copy_requested.emit(language)
-            )
-            menu.addAction(action)
-        self.copy_button.setMenu(menu)
+            action = self.copy_menu.addAction(f"Copy as {language}")
+            assert action is not None
+            action.setData(language)
+        self.copy_button.setMenu(self.copy_menu)
         self.preview_box = QCheckBox("Preview")
         self.preview_box.setToolTip(
             "Segment the slice in view, and update it when you move to another slice "
@@ -166,47 +131,37 @@ class RunView(QWidget):
             "Also show the probability that each pixel belongs to any of the prompts."
         )
         self.probability_box.setEnabled(False)
+        self.preview_box.toggled.connect(self.probability_box.setEnabled)
         self.queue = RunQueue()
         self.plot = ExistencePlot()
+        self.plot.hide()
         self.bar = QProgressBar()
         self.bar.setFormat("%v of %m slices")
-        self.status = _text()
+        self.status = plain_text()
         self.problem = Problem()
         self.doctor = Doctor()
         self._activity: progress | None = None
         self._told_next = 0.0
         self._ending = self._other = ""
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.run_button, 2)
-        buttons.addWidget(self.cancel_button, 1)
-        buttons.addWidget(self.resume_button, 1)
-        buttons.addWidget(self.estimate_button, 1)
-        buttons.addWidget(self.copy_button, 1)
-        buttons.addWidget(self.save_button, 1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        previews = QHBoxLayout()
-        previews.addWidget(self.preview_box)
-        previews.addWidget(self.probability_box)
-        previews.addStretch(1)
-        layout.addWidget(self.plot, 1)
-        layout.addWidget(self.doctor)
-        layout.addStretch()  # the buttons stay at the bottom, whatever is above
-        layout.addWidget(self.queue)
-        layout.addWidget(self.bar)
-        layout.addWidget(self.problem)
-        layout.addWidget(self.status)
-        layout.addLayout(previews)
-        layout.addLayout(buttons)
-        self.run_button.clicked.connect(self.run_requested)
-        self.cancel_button.clicked.connect(self.cancel_requested)
-        self.resume_button.clicked.connect(self.resume_requested)
-        self.estimate_button.clicked.connect(self.estimate_requested)
-        self.save_button.clicked.connect(self.save_requested)
-        self.preview_box.toggled.connect(self.probability_box.setEnabled)
-        for box in (self.preview_box, self.probability_box):
-            box.toggled.connect(self.preview_switched)
-        self.plot.hide()
+        column(
+            self,
+            (self.plot, 1),
+            self.doctor,
+            0,  # the buttons stay at the bottom, whatever is above
+            self.queue,
+            self.bar,
+            self.problem,
+            self.status,
+            row(self.preview_box, self.probability_box, 1),
+            row(
+                (self.run_button, 2),
+                (self.cancel_button, 1),
+                (self.resume_button, 1),
+                (self.estimate_button, 1),
+                (self.copy_button, 1),
+                (self.save_button, 1),
+            ),
+        )
         # Else napari adds a stretch below, that grows with the docks it has opened.
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self.set_running(False)
@@ -302,11 +257,3 @@ def _spinners() -> Iterator[QMovie]:
         for label in window.findChildren(QLabel):
             if (movie := label.movie()) is not None:
                 yield movie
-
-
-def _text() -> QLabel:
-    label = QLabel()
-    label.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
-    label.setWordWrap(True)
-    label.setTextFormat(Qt.TextFormat.AutoText)
-    return label

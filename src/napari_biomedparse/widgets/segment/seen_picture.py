@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QImage, QPixmap
-from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QWidget
 
 from napari_biomedparse.errors import BiomedParseError
 from napari_biomedparse.slicing.intensity import choose_intensity
@@ -14,6 +14,7 @@ from napari_biomedparse.slicing.read import region_of
 from napari_biomedparse.slicing.seen import seen_slice
 from napari_biomedparse.viewer.layers import volume_from_layer
 from napari_biomedparse.widgets.shared.background import LatestWork
+from napari_biomedparse.widgets.shared.parts import column, pause, plain_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,16 +48,9 @@ class SeenPicture(QWidget):
             "white here look uniform to it. If your target is not visible, choose "
             "another modality."
         )
-        self.text = QLabel()
-        self.text.setWordWrap(True)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.picture)
-        layout.addWidget(self.text)
-        self._pause = QTimer(self)
-        self._pause.setSingleShot(True)
-        self._pause.setInterval(_PAUSE)
-        self._pause.timeout.connect(self._ask)
+        self.text = plain_text()
+        column(self, self.picture, self.text)
+        self._pause = pause(self, _PAUSE, self._ask)
         self._work = LatestWork(self)
         self._work.done.connect(self._show)
         self._work.failed.connect(self._explain)

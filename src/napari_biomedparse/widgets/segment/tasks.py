@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.data.results import Span
     from napari_biomedparse.process import RunHandle
-    from napari_biomedparse.process.messages import Event
     from napari_biomedparse.widgets.segment.written_labels import Window, WrittenLabels
     from napari_biomedparse.widgets.shared.task import Step
 
@@ -143,16 +142,19 @@ class ArrayTask(SegmentTask):
 
     def _follow(self, at: int, part: ArrayPart) -> Iterator[Step]:
         """Do one part, or what is left of it."""
-        for event in self._part_events(at, part):
+        done = tuple(self._tallies[at].done) if at < len(self._tallies) else ()
+
+        def begin() -> RunHandle:
+            run = part.begin(done, self.front)
+            self._numbers[at] = run.number
+            return run
+
+        self._counted.clear()
+        for event in self._events(begin):
             if isinstance(event, Status):
                 yield event
             elif isinstance(event, Planned):
-                if not event.kept:
-                    depth = part.shape[event.axis - 3]
-                    self._tallies[at:] = [Tally(self.prompts, depth)]
-                kept = sum(stop - start for start, stop in event.kept)
-                self._done = self._finished * event.total + kept
-                self._counted.clear()
+                self._begin_part(event, at, part)
                 if self.plan is None:
                     self.plan = event
                     yield event
@@ -161,16 +163,13 @@ class ArrayTask(SegmentTask):
             elif isinstance(event, SegmentedSlices | Voted):
                 yield self._take(event, at, part)
 
-    def _part_events(self, at: int, part: ArrayPart) -> Iterator[Event]:
-        """Begin one part, or what is left of it, and yield its run's events."""
-        done = tuple(self._tallies[at].done) if at < len(self._tallies) else ()
-
-        def begin() -> RunHandle:
-            run = part.begin(done, self.front)
-            self._numbers[at] = run.number
-            return run
-
-        return self._events(begin)
+    def _begin_part(self, plan: Planned, at: int, part: ArrayPart) -> None:
+        """Count what is done already."""
+        if not plan.kept:
+            depth = part.shape[plan.axis - 3]
+            self._tallies[at:] = [Tally(self.prompts, depth)]
+        kept = sum(stop - start for start, stop in plan.kept)
+        self._done = self._finished * plan.total + kept
 
     def _take_objects(self, event: Instances, part: ArrayPart) -> Iterator[Changed]:
         """Write objects once all of them are here."""
@@ -224,17 +223,11 @@ class AgainTask(ArrayTask):
 
     def _follow_parts(self) -> Iterator[Step]:
         for at, part in enumerate(self._parts[: len(self._tallies)]):
-            self._counted.clear()
-            for event in () if self.cancelled else self._part_events(at, part):
-                if isinstance(event, Planned) and self.plan is None:
-                    self.plan = event
-                    yield event
-                elif isinstance(event, Status):
-                    yield event
-                elif isinstance(event, Instances):
-                    yield from self._take_objects(event, part)
-                elif isinstance(event, SegmentedSlices):
-                    yield self._take(event, at, part)
+            if not self.cancelled:
+                yield from self._follow(at, part)
+
+    def _begin_part(self, plan: Planned, at: int, part: ArrayPart) -> None:
+        """Keep what is done: it comes again."""
 
 
 class FolderTask(SegmentTask):

@@ -6,9 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Image
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtWidgets import QWidget
 
 from napari_biomedparse.errors import BiomedParseError
 from napari_biomedparse.io.durable import check_place
@@ -31,7 +29,9 @@ from napari_biomedparse.widgets.shared.form import (
     add_key,
     ask_where,
     copy_text,
+    files_of_images,
 )
+from napari_biomedparse.widgets.shared.parts import column, pause
 from napari_biomedparse.widgets.shared.position import Eye, go_to_labels
 from napari_biomedparse.widgets.shared.settings import settings
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from napari import Viewer
+    from qtpy.QtGui import QAction
 
     from napari_biomedparse.report.why_empty import Cause
     from napari_biomedparse.widgets.segment.estimation import Estimation
@@ -49,14 +50,9 @@ NEXT_KEY, PREVIOUS_KEY = "Ctrl+Right", "Ctrl+Left"
 
 
 class SegmentWidget(QWidget):
-    """Segment a volume by text.
+    """Segment an Image layer by text; the results are Labels layers.
 
-    Parameters
-    ----------
-    napari_viewer : napari.Viewer
-        Its Image layers are listed; Labels layers are added to it.
-    session : Session, optional
-        Model process to use; its own by default. Closed with the widget.
+    The model process `session`, its own by default, is closed with the widget.
     """
 
     def __init__(
@@ -89,46 +85,42 @@ class SegmentWidget(QWidget):
             self._preview.layers.give_away,
         )
         seen = SeenPicture(napari_viewer, self.form)
-        layout = QVBoxLayout(self)
         advanced, large = self.form.advanced, self.form.large
         self._advanced = Fold("Advanced", advanced)
-        layout.addWidget(
-            Scrolled(
-                self.form,
-                Fold("What the network sees", seen),
-                seen,
-                self._advanced,
-                advanced,
-                Fold("Large volumes", large),
-                large,
-            )
+        scrolled = Scrolled(
+            self.form,
+            Fold("What the network sees", seen),
+            seen,
+            self._advanced,
+            advanced,
+            Fold("Large volumes", large),
+            large,
         )
-        layout.addWidget(self.view, 1)
+        column(self, scrolled, (self.view, 1), margins=True)
         _add_shortcuts(self, napari_viewer)
-        self.view.run_requested.connect(self.start)
-        self.view.cancel_requested.connect(self.cancel)
-        self.view.resume_requested.connect(self.resume)
-        self.view.preview_switched.connect(self._on_preview_switched)
         for follower in (self._preview, seen):
             self._eye.moved.connect(follower.changed)
             self.form.changed.connect(follower.changed)
-        self._threshold_pause = QTimer(self)
-        self._threshold_pause.setSingleShot(True)
-        self._threshold_pause.setInterval(PAUSE)
-        self._threshold_pause.timeout.connect(self._apply_thresholds)
+        self._threshold_pause = pause(self, PAUSE, self._apply_thresholds)
         self.form.changed.connect(self._threshold_pause.start)
         self.form.changed.connect(self._on_form_changed)
         self._on_form_changed()
-        self.view.plot.threshold_changed.connect(self._on_threshold_dragged)
-        self.view.doctor.fix_chosen.connect(self._on_fix_chosen)
-        self._preview.layers.removed.connect(self._on_preview_removed)
-        self.view.plot.slice_clicked.connect(self.form.show_slice)
-        self.view.estimate_requested.connect(self.estimate)
-        self.view.copy_requested.connect(self._on_copy_requested)
         self._saving = LatestWork(self)
         self._saving.done.connect(self.view.say)
         self._saving.failed.connect(self.view.problem.fail)
-        self.view.save_requested.connect(self.save)
+        self._preview.layers.removed.connect(self._on_preview_removed)
+        view = self.view
+        view.run_button.clicked.connect(self.start)
+        view.cancel_button.clicked.connect(self.cancel)
+        view.resume_button.clicked.connect(self.resume)
+        view.estimate_button.clicked.connect(self.estimate)
+        view.save_button.clicked.connect(self.save)
+        view.copy_menu.triggered.connect(self._on_copy_chosen)
+        for box in (view.preview_box, view.probability_box):
+            box.toggled.connect(self._on_preview_switched)
+        view.plot.threshold_changed.connect(self._on_threshold_dragged)
+        view.plot.slice_clicked.connect(self.form.show_slice)
+        view.doctor.fix_chosen.connect(self._on_fix_chosen)
         eye, session = self._eye, self.session
         for clean in (
             self._preview.close,
@@ -189,8 +181,7 @@ class SegmentWidget(QWidget):
                 str(Path(path).with_name(f"{stem}_{at}{ending}"))
                 for at in range(1, len(layers) + 1)
             ]
-        images = [one for one in self._viewer.layers if isinstance(one, Image)]
-        inputs = [image.source.path for image in images]
+        inputs = files_of_images(self._viewer)
         data = [layer.as_layer_data_tuple() for layer in layers]
 
         def write() -> str:
@@ -206,21 +197,18 @@ class SegmentWidget(QWidget):
 
     def _current_request(self) -> Request | None:
         """Return the form's request, or show why it is not possible."""
-        try:
+        with self.view.problem.shown():
             request = self.form.request()
             request.hold()
             self.form.remember()
-        except BiomedParseError as error:
-            self.view.problem.fail(str(error))
-            return None
-        return request
+            return request
+        return None
 
     def _begin(self, make: Callable[[], LiveRun | Estimation]) -> None:
-        try:
-            run = make()
-        except BiomedParseError as error:
-            self.view.problem.fail(str(error))
-            return
+        with self.view.problem.shown():
+            self._follow(make())
+
+    def _follow(self, run: LiveRun | Estimation) -> None:
         if isinstance(run, LiveRun):
             if self._last is not None:
                 self._last.release()
@@ -323,7 +311,7 @@ class SegmentWidget(QWidget):
         elif self.run is last:
             return  # changes of objects or a series wait for the end of the run
         elif (again := self._runs.again(last, request)) is not None:
-            self._begin(lambda: again)
+            self._follow(again)
         elif last.is_shown:
             self.view.problem.tell("These labels were replaced. Press Run again.")
 
@@ -336,15 +324,12 @@ class SegmentWidget(QWidget):
     def _on_preview_removed(self) -> None:
         self.view.preview_box.setChecked(False)
 
-    def _on_copy_requested(self, language: str) -> None:
-        try:
+    def _on_copy_chosen(self, action: QAction) -> None:
+        language = action.data()
+        with self.view.problem.shown():
             recipe = self.form.request(to_run=False).recipe()
-            text = as_python(recipe) if language == PYTHON else as_command(recipe)
-        except BiomedParseError as error:
-            self.view.problem.fail(str(error))
-            return
-        copy_text(text)
-        self.view.say(f"Copied as {language}.")
+            copy_text(as_python(recipe) if language == PYTHON else as_command(recipe))
+            self.view.say(f"Copied as {language}.")
 
 
 def _add_shortcuts(widget: SegmentWidget, viewer: Viewer) -> None:

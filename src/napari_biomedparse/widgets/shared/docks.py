@@ -1,4 +1,4 @@
-"""The plugin's dock widgets: one of each, however it was opened."""
+"""The plugin's dock widgets: what they share, and one of each however it is opened."""
 
 from __future__ import annotations
 
@@ -7,13 +7,61 @@ from typing import TYPE_CHECKING, Any
 
 from npe2 import PluginManager
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer
-from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
+from qtpy.QtWidgets import QDockWidget, QMainWindow, QPushButton, QWidget
 
 from napari_biomedparse.viewer.samples import PLUGIN
+from napari_biomedparse.widgets.shared.background import LatestWork, Work
+from napari_biomedparse.widgets.shared.form import Problem
+from napari_biomedparse.widgets.shared.parts import plain_text
 from napari_biomedparse.widgets.shared.wheel import WheelGuard
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from napari import Viewer
+
+
+class Dock(QWidget):
+    """A dock widget that does one thing at a time, and says how it went."""
+
+    def __init__(self, viewer: Viewer) -> None:
+        super().__init__()
+        SharedTabs(self)
+        self._viewer = viewer
+        self.problem, self.status = Problem(), plain_text()
+        by_mouse = Qt.TextInteractionFlag.TextSelectableByMouse
+        self.status.setTextInteractionFlags(by_mouse)
+        self._starters: list[QPushButton] = []
+        """What cannot be pressed during work."""
+        self._conclude: Callable[[Any], object] = lambda _: None
+        self._work = LatestWork(self)
+        self._work.done.connect(self._on_done)
+        self._work.failed.connect(self._on_failed)
+
+    def _submit(
+        self, text: str, work: Work, conclude: Callable[[Any], object] | None = None
+    ) -> None:
+        """Do something in a background thread, and conclude with its result.
+
+        By default, the result is a text to be shown.
+        """
+        self._set_busy(True, text)
+        self.problem.tell("")
+        self._conclude = conclude or self.status.setText
+        self._work.submit(work)
+
+    def _set_busy(self, busy: bool, text: str = "") -> None:
+        for button in self._starters:
+            button.setEnabled(not busy)
+        self.status.setText(text)
+
+    def _on_done(self, result: Any) -> None:
+        self._set_busy(False)
+        self._conclude(result)
+
+    def _on_failed(self, message: str) -> None:
+        self._set_busy(False)
+        self.problem.fail(message)
 
 
 class SharedTabs(QObject):

@@ -9,9 +9,10 @@ from qtpy.QtWidgets import (
     QScrollArea,
     QScrollBar,
     QSizePolicy,
-    QVBoxLayout,
     QWidget,
 )
+
+from napari_biomedparse.widgets.shared.parts import column
 
 _LEAST_HEIGHT = 150
 
@@ -22,11 +23,7 @@ class Scrolled(QScrollArea):
     def __init__(self, *widgets: QWidget) -> None:
         super().__init__()
         self._content = QWidget()
-        layout = QVBoxLayout(self._content)
-        layout.setContentsMargins(0, 0, 0, 0)
-        for widget in widgets:
-            layout.addWidget(widget)
-        layout.addStretch(1)
+        column(self._content, *widgets, 1)
         self._content.installEventFilter(self)
         self._bar = QScrollBar()
         self._wanted: QWidget | None = None

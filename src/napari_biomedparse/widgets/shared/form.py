@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import Field, fields
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from magicgui.types import FileDialogMode
 from magicgui.widgets import CheckBox, ComboBox, FileEdit, FloatSpinBox, SpinBox
+from napari.layers import Image
 from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor, QKeySequence
@@ -26,6 +28,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_biomedparse.data.fields import field_types
+from napari_biomedparse.errors import BiomedParseError
 from napari_biomedparse.widgets.shared.settings import AUTOMATIC
 
 if TYPE_CHECKING:
@@ -73,6 +76,14 @@ class Problem(QLabel):
         """Show what went wrong, in napari's notifications, too."""
         self.tell(text)
         show_error(text)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the error of this package that ends a block, and go on after it."""
+        try:
+            yield
+        except BiomedParseError as error:
+            self.fail(str(error))
 
 
 def option_fields(
@@ -182,6 +193,11 @@ def ask_where(parent: QWidget, title: str, name: str, filters: str) -> str:
     ending = chosen.partition("(*")[2].partition(")")[0].split(" ")[0]
     known = re.findall(r"\*(\.[\w.]+)", filters)
     return path if not path or path.lower().endswith(tuple(known)) else path + ending
+
+
+def files_of_images(viewer: Viewer) -> list[str | None]:
+    """Return the files of all images, which no output may replace."""
+    return [one.source.path for one in viewer.layers if isinstance(one, Image)]
 
 
 def copy_text(text: str) -> None:

@@ -14,7 +14,7 @@ from napari.settings import get_plugin_settings, get_settings
 from napari_biomedparse.io.durable import write_durably
 
 if TYPE_CHECKING:
-    from napari.utils.events import EventEmitter
+    from napari.utils.events import Event
 
 _LOGGER = logging.getLogger(__name__)
 PLUGIN = "napari-biomedparse"
@@ -54,17 +54,12 @@ def watch(on_changed: Callable[[str, Any], None]) -> Callable[[], None]:
     page = _page()
     if page is None:
         return lambda: None
-    callbacks = {
-        item.name: _tell(on_changed, page, item.name) for item in fields(Preferences)
-    }
-    for name, callback in callbacks.items():
-        _emitter(page, name).connect(callback)
 
-    def end() -> None:
-        for name, callback in callbacks.items():
-            _emitter(page, name).disconnect(callback)
+    def tell(event: Event) -> None:
+        on_changed(event.type, getattr(page, event.type))
 
-    return end
+    page.events.connect(tell)
+    return lambda: page.events.disconnect(tell)
 
 
 def last_values() -> dict[str, Any]:
@@ -102,14 +97,3 @@ def _page() -> Any:
     """Return napari's model of the plugin's configuration, if it has one."""
     known = get_plugin_settings().get(PLUGIN)
     return getattr(known, "segment", None)
-
-
-def _emitter(page: Any, name: str) -> EventEmitter:
-    emitter: EventEmitter = getattr(page.events, name)
-    return emitter
-
-
-def _tell(
-    on_changed: Callable[[str, Any], None], page: Any, name: str
-) -> Callable[[], None]:
-    return lambda: on_changed(name, getattr(page, name))

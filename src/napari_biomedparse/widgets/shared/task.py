@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from qtpy.QtCore import QObject, Signal
@@ -159,20 +159,13 @@ class SegmentTask(Task, ABC):
             run.look_at(at)
 
 
-class Followed(Protocol):
-    """What can be followed in a thread."""
-
-    def steps(self) -> Iterator[object]:
-        """Do it to its end and yield what is new."""
-
-
 class TaskThread(QObject):
     """Follows a task in a thread and emits its steps in the GUI's thread."""
 
     stepped = Signal(object)
     finished = Signal()
 
-    def __init__(self, task: Followed) -> None:
+    def __init__(self, task: Task) -> None:
         super().__init__()
         self._task = task
         self._thread = threading.Thread(

@@ -6,24 +6,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import (
-    QHBoxLayout,
-    QLabel,
-    QProgressBar,
-    QPushButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QProgressBar
 
-from napari_biomedparse.errors import BiomedParseError
 from napari_biomedparse.process import Session
 from napari_biomedparse.process.messages import Failed, FinetuneRequest, Status
 from napari_biomedparse.report.findings import TimeLeft, duration
 from napari_biomedparse.training.progress import Finetuned, Progress
 from napari_biomedparse.viewer.samples import WIDGET
-from napari_biomedparse.widgets.shared.docks import SharedTabs, open_widget
+from napari_biomedparse.widgets.shared.docks import Dock, open_widget
 from napari_biomedparse.widgets.shared.fold import Scrolled
-from napari_biomedparse.widgets.shared.form import Problem
+from napari_biomedparse.widgets.shared.parts import button, column, row
 from napari_biomedparse.widgets.shared.task import TaskThread
 from napari_biomedparse.widgets.training.labelled import Tuning
 from napari_biomedparse.widgets.training.loss_curves import LossCurves
@@ -33,23 +25,16 @@ if TYPE_CHECKING:
     from napari import Viewer
 
 
-class FinetuneWidget(QWidget):
+class FinetuneWidget(Dock):
     """Fine-tune a model on the labels of a layer, or of a folder of files.
 
-    Parameters
-    ----------
-    napari_viewer : napari.Viewer
-        Its layers are listed.
-    session : Session, optional
-        Model process to use; its own by default. Closed with the widget.
+    The model process `session`, its own by default, is closed with the widget.
     """
 
     def __init__(
         self, napari_viewer: Viewer, *, session: Session | None = None
     ) -> None:
-        super().__init__()
-        SharedTabs(self)
-        self._viewer = napari_viewer
+        super().__init__(napari_viewer)
         self.session = session or Session()
         self.tuning: Tuning | None = None
         self.result: Finetuned | None = None
@@ -57,26 +42,38 @@ class FinetuneWidget(QWidget):
         self._failed = False
         self._time_left, self._began = TimeLeft(), 0.0
         self.form = TuningForm(napari_viewer)
-        self.start_button = QPushButton("Fine-tune")
-        self.start_button.setToolTip(
-            "Train in a separate process; you can keep working in the meantime."
+        self.start_button = button(
+            "Fine-tune",
+            "Train in a separate process; you can keep working in the meantime.",
+            self.start,
         )
-        self.stop_button = QPushButton("Stop")
-        self.stop_button.setToolTip(
+        self.stop_button = button(
+            "Stop",
             "Stop after the current batch. The best weights so far are kept, and "
-            "Fine-tune resumes from the last checkpoint."
+            "Fine-tune resumes from the last checkpoint.",
+            self.stop,
         )
-        self.use_button = QPushButton("Use this model")
-        self.use_button.setToolTip("Select the new weights in Segment with text.")
+        self.use_button = button(
+            "Use this model",
+            "Select the new weights in Segment with text.",
+            self.use,
+            enabled=False,
+        )
         self.bar = QProgressBar()
         self.bar.setFormat("%v of %m batches")
         self.curves = LossCurves()
-        self.problem = Problem()
-        self.status = QLabel()
-        self.status.setWordWrap(True)
-        self._build()
+        column(
+            self,
+            Scrolled(self.form),
+            row((self.start_button, 2), (self.stop_button, 1), (self.use_button, 2)),
+            self.bar,
+            self.problem,
+            self.curves,
+            self.status,
+            1,
+            margins=True,
+        )
         self._set_running(False)
-        self.use_button.setEnabled(False)
         for clean in (self.session.close, self.form.weights.abandon):
             self.destroyed.connect(lambda *_, clean=clean: clean())
 
@@ -88,17 +85,13 @@ class FinetuneWidget(QWidget):
         """Start fine-tuning."""
         if self.tuning is not None:
             return
-        try:
-            request = self.form.request()
-        except BiomedParseError as error:
-            self.problem.fail(str(error))
-            return
-        self._begin(request)
+        with self.problem.shown():
+            self._begin(self.form.request())
 
     def stop(self) -> None:
         """Stop after the current batch."""
         if self.tuning is not None:
-            self.tuning.stop()
+            self.tuning.cancel()
             self.status.setText("Stopping after the current batch…")
 
     def use(self) -> None:
@@ -150,7 +143,7 @@ class FinetuneWidget(QWidget):
         self.bar.setRange(0, now.steps)
         self.bar.setValue(now.step)
         self.curves.add(now.step, now.steps, now.loss, now.val_loss)
-        if self.tuning is not None and self.tuning.stopped:
+        if self.tuning is not None and self.tuning.cancelled:
             return
         parts = [f"Loss {now.loss:.3f}"]
         if now.val_dice is not None:
@@ -161,7 +154,7 @@ class FinetuneWidget(QWidget):
         self.status.setText(", ".join(parts))
 
     def _on_finished(self) -> None:
-        stopped = self.tuning is not None and self.tuning.stopped
+        stopped = self.tuning is not None and self.tuning.cancelled
         self.tuning = self._thread = None
         self._set_running(False)
         self.use_button.setEnabled(self.result is not None)
@@ -188,20 +181,3 @@ class FinetuneWidget(QWidget):
         self.start_button.setEnabled(not running)
         self.stop_button.setEnabled(running)
         self.bar.setVisible(running)
-
-    def _build(self) -> None:
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.start_button, 2)
-        buttons.addWidget(self.stop_button, 1)
-        buttons.addWidget(self.use_button, 2)
-        layout = QVBoxLayout(self)
-        layout.addWidget(Scrolled(self.form))
-        layout.addLayout(buttons)
-        layout.addWidget(self.bar)
-        layout.addWidget(self.problem)
-        layout.addWidget(self.curves)
-        layout.addWidget(self.status)
-        layout.addStretch(1)
-        self.start_button.clicked.connect(self.start)
-        self.stop_button.clicked.connect(self.stop)
-        self.use_button.clicked.connect(self.use)

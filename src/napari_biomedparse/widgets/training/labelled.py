@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -14,8 +13,8 @@ from napari.layers import Image, Labels
 from qtpy.QtWidgets import QWidget
 
 from napari_biomedparse.data.prompts import PromptSet, parse_prompts
-from napari_biomedparse.errors import BiomedParseError, VolumeError
-from napari_biomedparse.process.messages import Failed, Status
+from napari_biomedparse.errors import VolumeError
+from napari_biomedparse.process.messages import Status
 from napari_biomedparse.training.collect import add_to_training_set
 from napari_biomedparse.viewer.layers import (
     prompts_of_layer,
@@ -23,7 +22,7 @@ from napari_biomedparse.viewer.layers import (
     voxels_of_labels,
 )
 from napari_biomedparse.widgets.shared.form import LayerChoice, form_layout
-from napari_biomedparse.widgets.shared.task import polled
+from napari_biomedparse.widgets.shared.task import Task, polled
 from napari_biomedparse.widgets.training.review_strip import (
     review_axis,
     reviewed_slices,
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.volume import Volume
     from napari_biomedparse.process import RunHandle
     from napari_biomedparse.process.messages import Event
+    from napari_biomedparse.widgets.shared.task import Step
 
 _NUMBERED = re.compile(r"\s*(\d+)\s*[:=]\s*(.*)")
 _ROWS, _FRAME = 3, 24
@@ -166,8 +166,8 @@ class LabelledForm(QWidget):
                 self.objects.value = known.instance
 
 
-class Tuning:
-    """Fine-tuning in the model process; stopped, it ends with the best weights.
+class Tuning(Task):
+    """Fine-tuning in the model process; cancelled, it ends with the best weights.
 
     `layers`, if given, are written to `data` first.
     """
@@ -175,34 +175,22 @@ class Tuning:
     def __init__(
         self, begin: Callable[[], RunHandle], layers: Labelled | None, data: Path
     ) -> None:
-        self._begin, self._layers, self._data = begin, layers, data
-        self._stopped = threading.Event()
+        super().__init__(begin)
+        self._layers, self._data = layers, data
 
-    @property
-    def stopped(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stopped.is_set()
+    def _follow_all(self) -> Iterator[Step]:
+        if self._layers is not None:
+            yield Status("Writing the layers as training data…")
+            self._layers.add_to(self._data)
+        yield from super()._follow_all()
 
-    def stop(self) -> None:
-        """Request the end; may be called from any thread."""
-        self._stopped.set()
-
-    def steps(self) -> Iterator[Event | Failed]:
-        """Train to the end and yield what is new."""
-        try:
-            if self._layers is not None:
-                yield Status("Writing the layers as training data…")
-                self._layers.add_to(self._data)
-            yield from self._events()
-        except BiomedParseError as error:
-            yield Failed(error)
-
-    def _events(self) -> Iterator[Event]:
-        told = False
-        with closing(self._begin()) as run:
+    def _events(self, begin: Callable[[], RunHandle]) -> Iterator[Event]:
+        """Yield a run's events to its end, which comes soon if this is cancelled."""
+        with closing(begin()) as run:
+            told = False
             for event in polled(run):
                 if event is not None:
                     yield event
-                if self.stopped and not told:
+                if self.cancelled and not told:
                     run.cancel()
                     told = True

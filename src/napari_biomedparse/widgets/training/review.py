@@ -6,25 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import CheckBox
-from qtpy.QtWidgets import (
-    QGridLayout,
-    QLabel,
-    QPushButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QLabel, QWidget
 
-from napari_biomedparse.errors import BiomedParseError, OutputError
+from napari_biomedparse.errors import OutputError
 from napari_biomedparse.viewer.axes import show_position, shown_position
-from napari_biomedparse.widgets.shared.background import LatestWork
-from napari_biomedparse.widgets.shared.docks import SharedTabs, open_widget
+from napari_biomedparse.widgets.shared.docks import Dock, open_widget
 from napari_biomedparse.widgets.shared.form import (
-    Problem,
     add_key,
     chosen_folder,
     folder_field,
     form_layout,
 )
+from napari_biomedparse.widgets.shared.parts import button, column, row
 from napari_biomedparse.widgets.training.labelled import Labelled, LabelledForm
 from napari_biomedparse.widgets.training.review_strip import (
     ReviewStrip,
@@ -42,27 +35,28 @@ FINETUNE = "Fine-tune a model"
 ACCEPT_KEY = "Ctrl+Shift+A"
 
 
-class ReviewWidget(QWidget):
+class ReviewWidget(Dock):
     """Accept slices of a Labels layer and collect them for fine-tuning."""
 
     def __init__(self, napari_viewer: Viewer) -> None:
-        super().__init__()
-        SharedTabs(self)
-        self._viewer = napari_viewer
-        self._writing = LatestWork(self)
+        super().__init__(napari_viewer)
         self.form = LabelledForm(napari_viewer)
         self.strip = ReviewStrip()
-        self.accept_button = QPushButton("Accept slice")
-        self.accept_button.setToolTip(
+        self.accept_button = button(
+            "Accept slice",
             "Mark the labels of the slice in view as correct, and go to the next slice "
             "that is not accepted. Correct labels first with napari's tools; no run "
-            "changes accepted slices."
+            "changes accepted slices.",
+            self.accept,
         )
-        self.accept_all_button = QPushButton("Accept all")
-        self.accept_all_button.setToolTip("Mark the labels of all slices as correct.")
-        self.reject_button = QPushButton("Undo")
-        self.reject_button.setToolTip(
-            "Mark the slice in view as not accepted. Click the strip to go to a slice."
+        add_key(self, ACCEPT_KEY, self.accept, self.accept_button)
+        self.accept_all_button = button(
+            "Accept all", "Mark the labels of all slices as correct.", self.accept_all
+        )
+        self.reject_button = button(
+            "Undo",
+            "Mark the slice in view as not accepted. Click the strip to go to a slice.",
+            self.reject,
         )
         self.count = QLabel()
         self.folder = folder_field(
@@ -73,18 +67,37 @@ class ReviewWidget(QWidget):
             label="Include slices that are not accepted",
             tooltip="Off: only accepted slices are written and used for training.",
         )
-        self.add_button = QPushButton("Add to training set")
-        self.add_button.setToolTip(
+        self.add_button = button(
+            "Add to training set",
             "Write image, labels and names into the folder for fine-tuning. A volume "
-            "of the same name is replaced."
+            "of the same name is replaced.",
+            self.add,
         )
-        self.learn_button = QPushButton("Fine-tune…")
-        self.learn_button.setToolTip(f"Open {FINETUNE} with this training set.")
-        self.problem = Problem()
-        self.status = QLabel()
-        self.status.setWordWrap(True)
-        self._build()
-        self._connect()
+        self._starters = [self.add_button]
+        self.learn_button = button(
+            "Fine-tune…", f"Open {FINETUNE} with this training set.", self.learn
+        )
+        target = QWidget()
+        form_layout(target, [self.folder, self.everything])
+        column(
+            self,
+            self.form,
+            self.strip,
+            self.count,
+            row(self.accept_button, self.reject_button, self.accept_all_button),
+            target,
+            row(self.add_button, self.learn_button),
+            self.problem,
+            self.status,
+            1,
+            margins=True,
+        )
+        self.strip.slice_clicked.connect(self._go_to)
+        self.form.labels.changed.connect(self.refresh)
+        events = napari_viewer.dims.events
+        for event in (events.current_step, events.order):
+            event.connect(self.refresh)
+            self.destroyed.connect(lambda *_, e=event: e.disconnect(self.refresh))
         self.refresh()
 
     def reset_choices(self, *_: Any) -> None:
@@ -116,32 +129,22 @@ class ReviewWidget(QWidget):
 
     def add(self) -> None:
         """Add the volume to the training set."""
-        try:
+        with self.problem.shown():
             folder = self._training_set()
             request = self.form.read(only_reviewed=not self.everything.value)
-        except BiomedParseError as error:
-            self.problem.fail(str(error))
-            return
-        self.add_button.setEnabled(False)
-        self.problem.tell("")
-        self.status.setText("Writing…")
-        self._writing.submit(lambda: _write(request, folder))
+            self._submit("Writing…", lambda: _write(request, folder))
 
     def learn(self) -> None:
         """Open the Fine-tune widget with the training set."""
-        try:
+        with self.problem.shown():
             folder = self._training_set()
-        except BiomedParseError as error:
-            self.problem.fail(str(error))
-            return
-        widget = open_widget(self._viewer, FINETUNE)
-        widget.form.learn_from_folder(folder)
+            open_widget(self._viewer, FINETUNE).form.learn_from_folder(folder)
 
     def refresh(self, *_: Any) -> None:
         """Show the accepted slices and the slice in view."""
         layer = self._layer()
-        for button in (self.accept_button, self.accept_all_button):
-            button.setEnabled(layer is not None)
+        for one in (self.accept_button, self.accept_all_button):
+            one.setEnabled(layer is not None)
         if layer is None:
             self.reject_button.setEnabled(False)
             self.strip.show_slices(0, (), 0)
@@ -155,14 +158,6 @@ class ReviewWidget(QWidget):
         self.count.setText(
             f"{len(done)} of {depth} slices accepted; slice {at} is {state}."
         )
-
-    def _on_added(self, text: str) -> None:
-        self.add_button.setEnabled(True)
-        self.status.setText(text)
-
-    def _on_failed(self, text: str) -> None:
-        self._on_added("")
-        self.problem.fail(text)
 
     def _training_set(self) -> Path:
         folder = chosen_folder(self.folder)
@@ -200,43 +195,6 @@ class ReviewWidget(QWidget):
         if layer is None or layer.ndim == 2:
             return
         show_position(layer, self._viewer.dims, self._axis(layer), at)
-
-    def _build(self) -> None:
-        buttons = QGridLayout()
-        buttons.addWidget(self.accept_button, 0, 0)
-        buttons.addWidget(self.reject_button, 0, 1)
-        buttons.addWidget(self.accept_all_button, 0, 2)
-        target = QWidget()
-        form_layout(target, [self.folder, self.everything])
-        below = QGridLayout()
-        below.addWidget(self.add_button, 0, 0)
-        below.addWidget(self.learn_button, 0, 1)
-        layout = QVBoxLayout(self)
-        layout.addWidget(self.form)
-        layout.addWidget(self.strip)
-        layout.addWidget(self.count)
-        layout.addLayout(buttons)
-        layout.addWidget(target)
-        layout.addLayout(below)
-        layout.addWidget(self.problem)
-        layout.addWidget(self.status)
-        layout.addStretch(1)
-
-    def _connect(self) -> None:
-        self.accept_button.clicked.connect(self.accept)
-        add_key(self, ACCEPT_KEY, self.accept, self.accept_button)
-        self.accept_all_button.clicked.connect(self.accept_all)
-        self.reject_button.clicked.connect(self.reject)
-        self.add_button.clicked.connect(self.add)
-        self.learn_button.clicked.connect(self.learn)
-        self.strip.slice_clicked.connect(self._go_to)
-        self.form.labels.changed.connect(self.refresh)
-        self._writing.done.connect(self._on_added)
-        self._writing.failed.connect(self._on_failed)
-        events = self._viewer.dims.events
-        for event in (events.current_step, events.order):
-            event.connect(self.refresh)
-            self.destroyed.connect(lambda *_, e=event: e.disconnect(self.refresh))
 
 
 def _write(request: Labelled, folder: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import CheckBox, ComboBox
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtWidgets import QWidget
 
 from napari_biomedparse.errors import OptionError, OutputError
 from napari_biomedparse.networks.weights import is_small
@@ -20,6 +20,7 @@ from napari_biomedparse.widgets.shared.form import (
     form_layout,
     option_fields,
 )
+from napari_biomedparse.widgets.shared.parts import column
 from napari_biomedparse.widgets.training.labelled import LabelledForm
 from napari_biomedparse.widgets.weights.model_choice import ModelChoice
 from napari_biomedparse.widgets.weights.weights_panel import WeightsPanel
@@ -137,10 +138,7 @@ class TuningForm(QWidget):
 
     def _build(self) -> None:
         self._from_layers, self._from_folder = QWidget(), QWidget()
-        below = QVBoxLayout(self._from_layers)
-        below.setContentsMargins(0, 0, 0, 0)
-        below.addWidget(self.layers)
-        below.addWidget(self.reviewed.native)
+        column(self._from_layers, self.layers, self.reviewed.native)
         form_layout(self._from_folder, [self.data])
         top, rest, advanced = QWidget(), QWidget(), QWidget()
         form_layout(top, [self.source])
@@ -150,17 +148,8 @@ class TuningForm(QWidget):
         fields.insertRow(1, self.weights)
         self.weights.update_state()
         form_layout(advanced, [*(self.options[n] for n in ADVANCED), self.device])
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        for part in (
-            top,
-            self._from_layers,
-            self._from_folder,
-            rest,
-            Fold("Advanced", advanced),
-            advanced,
-        ):
-            layout.addWidget(part)
+        parts = top, self._from_layers, self._from_folder, rest
+        column(self, *parts, Fold("Advanced", advanced), advanced)
 
     def _on_source_changed(self, *_: Any) -> None:
         shown = self.source.value == LAYERS

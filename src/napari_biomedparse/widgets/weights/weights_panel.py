@@ -3,80 +3,25 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QObject, Signal
-from qtpy.QtWidgets import (
-    QHBoxLayout,
-    QLabel,
-    QLineEdit,
-    QProgressBar,
-    QPushButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QLabel, QLineEdit, QProgressBar, QWidget
 
-from napari_biomedparse.errors import BiomedParseError, CheckpointError
+from napari_biomedparse.errors import Cancelled, CheckpointError
 from napari_biomedparse.networks.catalogue import PUBLISHED, available_models
 from napari_biomedparse.networks.hub import fetch
 from napari_biomedparse.networks.weights import is_downloaded
+from napari_biomedparse.widgets.shared.background import LatestWork
 from napari_biomedparse.widgets.shared.form import Problem, with_links
+from napari_biomedparse.widgets.shared.parts import button, column, row
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from napari_biomedparse.widgets.weights.model_choice import ModelChoice
-
-
-class _Stopped(Exception):
-    """Ends a download from its progress callback."""
-
-
-class Download(QObject):
-    """One attempt, in a thread; after `cancel` no signal is emitted."""
-
-    progressed = Signal(object, object)
-    """Bytes done and in total, which a C int cannot hold."""
-    finished = Signal(str)
-    """The error message, or empty."""
-
-    def __init__(self, token: str | None) -> None:
-        super().__init__()
-        self._token = token
-        self._cancelled = threading.Event()
-        self._thread = threading.Thread(
-            target=self._work, name="biomedparse-download", daemon=True
-        )
-
-    def start(self) -> None:
-        """Start; what an earlier attempt fetched is not fetched again."""
-        self._thread.start()
-
-    def cancel(self) -> None:
-        """Stop when the next piece arrives."""
-        self._cancelled.set()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait for the thread; return whether it has ended."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
-
-    def _work(self) -> None:
-        problem = ""
-        try:
-            fetch(
-                PUBLISHED,
-                token=self._token,
-                on_progress=self._on_progress,
-                confirm=lambda _: True,  # the panel has shown the licence
-            )
-        except BiomedParseError as error:
-            problem = str(error)
-        if not self._cancelled.is_set():
-            self.finished.emit(problem)
-
-    def _on_progress(self, done: int, total: int) -> None:
-        if self._cancelled.is_set():
-            raise _Stopped
-        self.progressed.emit(done, total or PUBLISHED.size)
 
 
 _STEPS = 1000
@@ -86,10 +31,15 @@ _SIZE = f"{PUBLISHED.size / 1e9:.1f} GB"
 class WeightsPanel(QWidget):
     """Offers the download, a file or the demo model; hidden if not needed."""
 
+    _progressed = Signal(object, object)
+    """Bytes done and in total, which a C int cannot hold."""
+
     def __init__(self, model: ModelChoice) -> None:
         super().__init__()
         self._model = model
-        self._download: Download | None = None
+        self._cancelled: threading.Event | None = None
+        """Stops the download that is under way."""
+        self._download = LatestWork(self)
         terms = with_links(PUBLISHED.licence)
         self.terms = QLabel(f"<b>Not downloaded yet.</b> {terms}")
         self.terms.setWordWrap(True)
@@ -102,26 +52,40 @@ class WeightsPanel(QWidget):
             "accepted the terms. It is not stored. If empty, HF_TOKEN or the login of "
             "'hf auth login' is used."
         )
-        self.download = QPushButton(f"Download {_SIZE}")
-        self.download.setToolTip("Accept the terms and download the weights.")
-        self.file = QPushButton("Choose file…")
-        self.file.setToolTip("Use weights that you have already downloaded.")
-        self.demo = QPushButton("Use demo model")
-        self.demo.setToolTip(
+        self.download = button(
+            f"Download {_SIZE}",
+            "Accept the terms and download the weights.",
+            self._on_download,
+        )
+        self.file = button(
+            "Choose file…",
+            "Use weights that you have already downloaded.",
+            model.ask_for_file,
+        )
+        self.demo = button(
+            "Use demo model",
             "Small built-in model to try the plugin with the electron microscopy and "
-            "light-sheet phantoms."
+            "light-sheet phantoms.",
+            lambda: model.choose("demo"),
         )
         self.bar = QProgressBar()
         self.bar.setToolTip("Download progress.")
-        self.cancel = QPushButton("Cancel")
-        self.cancel.setToolTip("Stop the download. It can be resumed later.")
+        self.cancel = button(
+            "Cancel", "Stop the download. It can be resumed later.", self.stop
+        )
         self.problem = Problem()
-        self._lay_out()
+        column(
+            self,
+            self.terms,
+            self.token,
+            row(self.download, self.file, self.demo),
+            row((self.bar, 1), self.cancel),
+            self.problem,
+        )
         self.hide()  # until it has its place in a window
-        self.download.clicked.connect(self._on_download)
-        self.file.clicked.connect(model.ask_for_file)
-        self.demo.clicked.connect(lambda: model.choose("demo"))
-        self.cancel.clicked.connect(self.stop)
+        self._progressed.connect(self._on_progressed)
+        self._download.done.connect(lambda _: self._on_finished(""))
+        self._download.failed.connect(self._on_finished)
         model.changed.connect(self.update_state)
 
     @property
@@ -144,13 +108,14 @@ class WeightsPanel(QWidget):
 
     def abandon(self) -> None:
         """Stop a download when the widget is about to be deleted."""
-        if self._download is not None:
-            self._download.cancel()
-            self._download = None
+        if self._cancelled is not None:
+            self._cancelled.set()
+            self._cancelled = None
+            self._download.discard()
 
     def update_state(self, *_: object) -> None:
         """Show what can be done now; hide if nothing is needed."""
-        loading = self._download is not None
+        loading = self._cancelled is not None
         offers: tuple[QWidget, ...] = (self.terms, self.token, self.download, self.file)
         for widget in offers:
             widget.setVisible(not loading)
@@ -162,34 +127,38 @@ class WeightsPanel(QWidget):
     def _on_download(self) -> None:
         self.problem.tell("")
         self.bar.setRange(0, 0)
-        self._download = Download(self.token.text().strip() or None)
-        self._download.progressed.connect(self._on_progressed)
-        self._download.finished.connect(self._on_finished)
-        self._download.start()
+        self._cancelled = threading.Event()
+        token = self.token.text().strip() or None
+        tell = self._progressed.emit
+        self._download.submit(partial(_fetch, token, tell, self._cancelled))
         self.update_state()
 
     def _on_progressed(self, done: int, total: int) -> None:
-        if self._download is not None:
+        if self._cancelled is not None:
             self.bar.setRange(0, _STEPS)
             self.bar.setValue(round(_STEPS * done / total))
             self.bar.setFormat(f"{done / 1e9:.2f} of {total / 1e9:.2f} GB")
 
     def _on_finished(self, problem: str) -> None:
-        self._download = None
+        self._cancelled = None
         self.problem.tell(problem)
         self.token.clear()
         self.update_state()
 
-    def _lay_out(self) -> None:
-        buttons, progress = QHBoxLayout(), QHBoxLayout()
-        for button in (self.download, self.file, self.demo):
-            buttons.addWidget(button)
-        progress.addWidget(self.bar, 1)
-        progress.addWidget(self.cancel)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.terms)
-        layout.addWidget(self.token)
-        layout.addLayout(buttons)
-        layout.addLayout(progress)
-        layout.addWidget(self.problem)
+
+def _fetch(
+    token: str | None, tell: Callable[[int, int], object], cancelled: threading.Event
+) -> Path:
+    """Download the weights; what an earlier attempt fetched is not fetched again."""
+
+    def on_progress(done: int, total: int) -> None:
+        if cancelled.is_set():
+            raise Cancelled
+        tell(done, total or PUBLISHED.size)
+
+    return fetch(
+        PUBLISHED,
+        token=token,
+        on_progress=on_progress,
+        confirm=lambda _: True,  # the panel has shown the licence
+    )
