@@ -21,10 +21,8 @@ def squares() -> Batch:
     wordings = Wordings({1: ("square",)}, absent=("circle",))
     volume = TrainingVolume("a", "a", image, labels, wordings, (0,))
     samples = [Sample(0, 0, place) for place in range(2)]
-    batches = SliceBatches(
-        [volume], samples, size=64, slices=2, prompts=2, seed=0, variation=None
-    )
-    return batches[0]
+    options = FinetuneOptions(batch_size=2, prompts=2)
+    return SliceBatches([volume], samples, options, 64, None)[0]
 
 
 def model() -> BiomedParse:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from napari_biomedparse.errors import FormatError, VolumeError
+from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.processed import is_processed, load_processed
 from napari_biomedparse.training.slices import Sample, SliceBatches, cut, split
 from napari_biomedparse.training.volumes import TrainingVolume
@@ -86,9 +87,8 @@ def test_channels_enter_as_they_are_and_small_masks_lie_on_top(tmp_path: Path) -
 def test_batches_ask_for_what_is_absent_too(tmp_path: Path) -> None:
     volumes = load_processed(write(tmp_path / "d"))
     samples = split(volumes, 0.0, 0).train
-    batches = SliceBatches(
-        volumes, samples, size=32, slices=1, prompts=3, seed=0, variation=None
-    )
+    options = FinetuneOptions(batch_size=1, prompts=3)
+    batches = SliceBatches(volumes, samples, options, 32, None)
     exists = [batches[i].targets.exists[0].tolist() for i in range(3)]
     assert exists == [[1, 1, 0], [1, 0, 0], [1]]
 

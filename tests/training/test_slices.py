@@ -10,6 +10,7 @@ from training.data_folder import arrays
 from napari_biomedparse.slicing.geometry import plan_slices, stack_context
 from napari_biomedparse.training.augment import Variation
 from napari_biomedparse.training.losses import instance_edges
+from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.slices import (
     Sample,
     SliceBatches,
@@ -38,15 +39,9 @@ def batches(
     slices: int = 3,
     prompts: int = 3,
 ) -> SliceBatches:
-    return SliceBatches(
-        volumes,
-        split(volumes, 0.0, 0).train,
-        size=32,
-        slices=slices,
-        prompts=prompts,
-        seed=1,
-        variation=variation,
-    )
+    options = FinetuneOptions(batch_size=slices, prompts=prompts, seed=1)
+    samples = split(volumes, 0.0, 0).train
+    return SliceBatches(volumes, samples, options, 32, variation)
 
 
 # --- what is held out ----------------------------------------------------------------

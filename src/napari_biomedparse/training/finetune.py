@@ -147,15 +147,7 @@ def _train(
     prepare(model, options)
     variation = Variation() if options.augment else Variation(chance=0.0)
     train, validation = (
-        SliceBatches(
-            volumes,
-            samples,
-            size=model.config.image_size,
-            slices=options.batch_size,
-            prompts=options.prompts,
-            seed=options.seed,
-            variation=changes,
-        )
+        SliceBatches(volumes, samples, options, model.config.image_size, changes)
         for samples, changes in ((parts.train, variation), (parts.validation, None))
     )
     data = ChunkedData(

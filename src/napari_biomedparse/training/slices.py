@@ -8,19 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from napari_biomedparse.networks.blocks.tokenizer import CONTEXT_LENGTH, tokenize
+from napari_biomedparse.networks.blocks.tokenizer import END_ID, tokenize
 from napari_biomedparse.slicing.geometry import neighbour_index, plan_slices
 from napari_biomedparse.training.augment import Variation, resized, vary
 from napari_biomedparse.training.losses import Targets, instance_edges
 from napari_biomedparse.training.volumes import TrainingVolume, targets
 
+if TYPE_CHECKING:
+    from napari_biomedparse.training.options import FinetuneOptions
+
+T = TypeVar("T")
 EMPTY_SHARE = 0.25
 """Slices without any target per slice with some: enough to learn what is absent."""
 
@@ -89,9 +94,8 @@ class Batch(NamedTuple):
 
 
 class SliceBatches:
-    """Batches by their number since the start.
+    """Batches by their number since the start, of slices of `size` pixels a side.
 
-    Each has `slices` slices of `size` pixels a side, and at most `prompts` prompts.
     Without `variation`, slices and their order are unchanged, and the wordings are
     always the same.
     """
@@ -100,43 +104,42 @@ class SliceBatches:
         self,
         volumes: Sequence[TrainingVolume],
         samples: Sequence[Sample],
-        *,
+        options: FinetuneOptions,
         size: int,
-        slices: int,
-        prompts: int,
-        seed: int,
         variation: Variation | None,
     ) -> None:
-        self._volumes, self._size, self._slices = volumes, size, slices
-        self._prompts, self._seed, self._variation = prompts, seed, variation
+        self._volumes, self._size, self._variation = volumes, size, variation
+        self._options = options
         self._groups: dict[str, list[Sample]] = {}
         for sample in samples:
             self._groups.setdefault(volumes[sample.volume].dataset, []).append(sample)
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
-        return sum(-(-len(group) // self._slices) for group in self._groups.values())
+        size = self._options.batch_size
+        return sum(-(-len(group) // size) for group in self._groups.values())
 
     def order(self, epoch: int) -> list[list[Sample]]:
         """Return the slices of each batch of an epoch."""
-        rng = np.random.default_rng([self._seed, 2, epoch])
+        rng = np.random.default_rng([self._options.seed, 2, epoch])
         batches = []
         for _, group in sorted(self._groups.items()):
-            order = np.arange(len(group))
-            if self._variation is not None:
-                order = rng.permutation(len(group))
-            for start in range(0, len(order), self._slices):
-                chosen = order[start : start + self._slices]
-                batches.append([group[i] for i in chosen])
-        if self._variation is not None:
-            return [batches[i] for i in rng.permutation(len(batches))]
-        return batches
+            shuffled = self._shuffled(rng, group)
+            for start in range(0, len(group), self._options.batch_size):
+                batches.append(shuffled[start : start + self._options.batch_size])
+        return self._shuffled(rng, batches)
+
+    def _shuffled(self, rng: np.random.Generator, items: list[T]) -> list[T]:
+        """Shuffle a list, if anything varies."""
+        if self._variation is None:
+            return items
+        return [items[i] for i in rng.permutation(len(items))]
 
     def __getitem__(self, number: int) -> Batch:
         """Make a batch."""
         epoch, place = divmod(number, len(self))
         epoch = 0 if self._variation is None else epoch
-        rng = np.random.default_rng([self._seed, 3, epoch, place])
+        rng = np.random.default_rng([self._options.seed, 3, epoch, place])
         samples = self.order(epoch)[place]
         pictures, planes = [], []
         for sample in samples:
@@ -174,12 +177,11 @@ class SliceBatches:
             *((k, wordings.texts[k]) for k in wordings.classes if k not in values),
             *((0, (text,)) for text in wordings.absent),
         ]
-        if self._variation is not None:
-            here = [here[i] for i in rng.permutation(len(here))]
-            others = [others[i] for i in rng.permutation(len(others))]
-        room = self._prompts - (1 if others and self._prompts > 1 else 0)
+        here, others = self._shuffled(rng, here), self._shuffled(rng, others)
+        most = self._options.prompts
+        room = most - (1 if others and most > 1 else 0)
         chosen = [(label, wordings.texts[label]) for label in here[:room]]
-        chosen += others[: self._prompts - len(chosen)]
+        chosen += others[: most - len(chosen)]
         which = 0 if self._variation is None else int(rng.integers(2**31))
         return [(label, texts[which % len(texts)]) for label, texts in chosen]
 
@@ -248,11 +250,11 @@ def _places(volume: TrainingVolume, axis: int) -> npt.NDArray[np.int64]:
 
 
 def padded(prompts: Sequence[npt.NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
-    """Pad token ids to a common length with each prompt's last id, the end token.
+    """Pad token ids with end tokens to a common length.
 
     Returns ids, int64 [P, L], and which are not padding, bool [P, L].
     """
-    length = min(CONTEXT_LENGTH, max(len(prompt) for prompt in prompts))
-    ids = np.stack([np.pad(x, (0, length - len(x)), mode="edge") for x in prompts])
+    each = [torch.from_numpy(prompt) for prompt in prompts]
+    ids = pad_sequence(each, batch_first=True, padding_value=END_ID)
     counts = torch.tensor([len(prompt) for prompt in prompts])
-    return torch.from_numpy(ids), torch.arange(length) < counts[:, None]
+    return ids, torch.arange(ids.shape[1]) < counts[:, None]
