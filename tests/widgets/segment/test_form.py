@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+import tifffile
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QAbstractButton,
@@ -18,7 +19,9 @@ from qtpy.QtWidgets import (
 )
 
 from napari_biomedparse.data.options import SegmentOptions
-from napari_biomedparse.errors import CheckpointError
+from napari_biomedparse.errors import CheckpointError, OptionError
+from napari_biomedparse.runs.recipe import as_command
+from napari_biomedparse.slicing.read import region_of
 from napari_biomedparse.viewer.axes import shown_position
 from napari_biomedparse.viewer.layers import METADATA_KEY
 from napari_biomedparse.widgets.segment.form import SegmentForm
@@ -177,6 +180,31 @@ def test_pixel_size_begins_with_that_of_the_layer(viewer, form):
     form.tiles.choose("auto", 0.5)
     viewer.add_image(np.zeros((5, 20, 20)), scale=(9, 8, 8), units=("nm", "nm", "nm"))
     assert (size.value, size.native.suffix()) == (0.5, " nm")
+
+
+def test_a_voxel_size_acts_on_the_runs_of_its_image(viewer, form, tmp_path):
+    path = tmp_path / "stack.tif"
+    voxels = np.zeros((5, 20, 20), np.uint8)
+    tifffile.imwrite(path, voxels, metadata={"axes": "ZYX"})
+    viewer.open(str(path), plugin="napari-biomedparse")
+    form.prompts.value, form.model.value = "axon", "tiny"
+    image, field = form.layer, form.advanced.voxel_size
+    assert form.options(0).voxel_size is None and not form.unusual
+    field.value = "0.5,0.1,0.1um"
+    request = form.request()
+    assert region_of(request.volume, request.options).spacing == (0.5, 0.1, 0.1)
+    assert "--voxel-size 0.5,0.1,0.1um" in as_command(request.recipe())
+    assert form.unusual == "voxel size: 0.5,0.1,0.1um"
+    assert form.tiles._pixel_size.native.suffix() == " µm"
+    np.testing.assert_array_equal(image.scale, 1)
+    field.value = "0.5,0.1"
+    with pytest.raises(OptionError, match="Voxel size"):
+        form.request()
+    form.reset()
+    assert form.options(0).voxel_size is None
+    field.value = "2um"
+    viewer.add_image(np.zeros((5, 20, 20)), name="another")
+    assert form.options(0).voxel_size is None and not field.value
 
 
 def test_layers_without_a_unit_take_no_pixel_size(viewer, form):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QLabel, QWidget
 
 from napari_biomedparse.data.options import MODALITIES, SegmentOptions
-from napari_biomedparse.errors import VolumeError
+from napari_biomedparse.errors import OptionError, VolumeError
+from napari_biomedparse.io.formats.units import with_voxel_size
 from napari_biomedparse.networks.catalogue import targets_of
 from napari_biomedparse.networks.weights import may_have_gpu, pace_on_cpu
 from napari_biomedparse.viewer.layers import is_derived, prompts_of_layer
@@ -128,7 +130,8 @@ class SegmentForm(QWidget):
         self.instances.changed.connect(self._show_fields_of_objects)
         self._show_fields_of_objects()
         self.image.changed.connect(self._on_image_changed)
-        self._options["axis"].changed.connect(self._set_depth)
+        for field in (self._options["axis"], advanced.voxel_size):
+            field.changed.connect(self._set_depth)
         self._on_image_changed()
         self._defaults = state_of(self)
         self._defaults.pop("prompts")
@@ -157,8 +160,14 @@ class SegmentForm(QWidget):
             region=region,
             tile=self.tiles.tile,
             pixel_size=self.tiles.pixel_size,
+            voxel_size=self.voxel_size,
             **self.option_values(),
         )
+
+    @property
+    def voxel_size(self) -> str | None:
+        """The voxel size of the chosen image, if it is not what its layer says."""
+        return self.advanced.voxel_size.value.strip() or None
 
     @property
     def options_by_name(self) -> dict[str, ValueWidget[Any]]:
@@ -192,8 +201,8 @@ class SegmentForm(QWidget):
     def unusual(self) -> str:
         """The advanced options that are not at their defaults, in words."""
         fields = [self.device, self.consensus, self.overwrite]
-        fields += self.advanced.options.values()
-        usual = {**self._defaults, **self._defaults["options"]}
+        fields += [self.advanced.voxel_size, *self.advanced.options.values()]
+        usual = {"voxel_size": "", **self._defaults, **self._defaults["options"]}
         set_here = [(f.label, f.value) for f in fields if f.value != usual[f.name]]
         if (self.tiles.tile, self.tiles.pixel_size) != (usual["tile"], None):
             set_here.append(("Tiles", self.tiles.pixel_size or self.tiles.tile))
@@ -252,6 +261,7 @@ class SegmentForm(QWidget):
     def reset(self) -> None:
         """Reset all but the prompts to napari's Preferences or the defaults."""
         restore(self, self._defaults)
+        self.advanced.voxel_size.value = ""
         apply_settings(self, settings())
 
     def disconnect(self) -> None:
@@ -273,10 +283,12 @@ class SegmentForm(QWidget):
             stack.channel,
             stack.time,
             advanced.consensus,
+            advanced.voxel_size,
             *self._options.values(),
         ]
 
     def _on_image_changed(self) -> None:
+        self.advanced.voxel_size.value = ""  # which was that of another image
         self._set_depth()
         self.stack.set_layer(self.layer)
         for field in (self.stack.channel, self.stack.time):
@@ -310,4 +322,7 @@ class SegmentForm(QWidget):
         volume, axis = self.cut.volume(), self.cut.axis()
         if volume is not None and axis is not None:
             self.scope.set_depth(volume.shape[axis])
+            if self.voxel_size is not None:
+                with suppress(OptionError):  # shown when the user presses Run
+                    volume = with_voxel_size(volume, self.voxel_size)
             self.tiles.set_volume(volume, axis)

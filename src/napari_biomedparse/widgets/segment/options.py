@@ -125,6 +125,13 @@ class AdvancedOptions(QWidget):
         self.options = option_fields(SegmentOptions, ADVANCED, CAPTIONS)
         self.device = device_field("Where the network runs.")
         self.tiles = TileChoice()
+        self.voxel_size = LineEdit(
+            name="voxel_size",
+            label="Voxel size",
+            tooltip=f"{_HELP['voxel_size']} For the runs on this image; the layer "
+            "keeps its own. Empty: as the layer says.",
+        )
+        self.voxel_size.native.setPlaceholderText("as the layer says")
         self.consensus = CheckBox(
             name="consensus",
             label="Consensus of three axes",
@@ -150,6 +157,7 @@ class AdvancedOptions(QWidget):
                 self.device,
                 axis,
                 self.consensus,
+                self.voxel_size,
                 self.tiles,
                 *others,
                 self.overwrite,

@@ -139,7 +139,9 @@ class Request:
         return Recipe(
             source=file.path,
             prompts=self.prompts,
-            options=replace(self.options, voxel_size=file.voxel_size),
+            options=replace(
+                self.options, voxel_size=self.options.voxel_size or file.voxel_size
+            ),
             model=self.model,
             device=self.device,
             channel=file.channel,
