@@ -49,7 +49,7 @@ def small_blocks(set_attribute: Callable[[str, Any], None]) -> None:
     set_attribute("napari_biomedparse.io.formats.ome_labels.THICKEST", BLOCK)
     set_attribute("napari_biomedparse.io.lazy.THICKEST", BLOCK)
     set_attribute("napari_biomedparse.io.lazy.BLOCK_BYTES", size)
-    set_attribute("napari_biomedparse.io.formats.npy.BLOCK_BYTES", size)
+    set_attribute("napari_biomedparse.io.formats.npz.BLOCK_BYTES", size)
     set_attribute("napari_biomedparse.io.formats.nifti._PACKED_BLOCK", size)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from napari_biomedparse.errors import OutputError
-from napari_biomedparse.io.scratch import (
+from napari_biomedparse.io.durable import (
     remove_abandoned,
     scratch_file,
     scratch_folder,
@@ -21,7 +21,7 @@ from napari_biomedparse.io.scratch import (
 
 KEEP = """
 import sys, time
-from napari_biomedparse.io.scratch import scratch_folder
+from napari_biomedparse.io.durable import scratch_folder
 folder, remove = scratch_folder()
 (folder / "voxels").write_bytes(bytes(9))
 print(folder, flush=True)

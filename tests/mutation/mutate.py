@@ -39,8 +39,7 @@ TESTS = {
         "labels/test_resolve_overlaps.py",
     ],
     "evaluation.metrics": ["evaluation/test_metrics.py"],
-    "io.guards.pickles": ["io/guards/test_pickles.py"],
-    "io.guards.pickle_values": [
+    "io.guards.pickles": [
         "io/guards/test_pickle_values.py",
         "io/guards/test_pickles.py",
     ],

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from napari_biomedparse.data.text import visible
 from napari_biomedparse.errors import BiomedParseError, OptionError, shortage
-from napari_biomedparse.io.scratch import remove_abandoned
+from napari_biomedparse.io.durable import remove_abandoned
 from napari_biomedparse.report.findings import truncation_warning
 
 if TYPE_CHECKING:

@@ -17,10 +17,9 @@ from napari_biomedparse.cli._options import (
 from napari_biomedparse.cli._show import say
 from napari_biomedparse.data.volume import Volume, as_one_slice, without_singles
 from napari_biomedparse.io import open_image, open_volume
-from napari_biomedparse.io.durable import check_place
+from napari_biomedparse.io.durable import check_place, temporary_array
 from napari_biomedparse.io.files import open_labels
 from napari_biomedparse.io.formats.units import with_voxel_size
-from napari_biomedparse.io.scratch import temporary_array
 
 
 def measure(

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.errors import VolumeError, reading
+from napari_biomedparse.io.durable import scratch_file, scratching
 from napari_biomedparse.io.guards.bounds import MAX_BLOCKS, check_blocks
-from napari_biomedparse.io.scratch import scratch_file, scratching
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptSet

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from napari_biomedparse.engine.engine import SlicePrediction
 from napari_biomedparse.errors import OptionError
-from napari_biomedparse.io.scratch import scratch_folder
+from napari_biomedparse.io.durable import scratch_folder
 from napari_biomedparse.pipeline.loop import Predicted, label_slices, predict_slices
 from napari_biomedparse.pipeline.plan import spans
 

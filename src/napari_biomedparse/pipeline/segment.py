@@ -24,7 +24,7 @@ from napari_biomedparse.data.results import Owners, Segmentation
 from napari_biomedparse.engine.devices import check_not_forked
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.io import open_volume
-from napari_biomedparse.io.scratch import scratching, temporary_array
+from napari_biomedparse.io.durable import scratching, temporary_array
 from napari_biomedparse.labels.blockwise import Inner, block_shape, split_blockwise
 from napari_biomedparse.labels.instances import OwnerTally, split_instances
 from napari_biomedparse.networks.network import Network

@@ -31,7 +31,7 @@ from napari_biomedparse.errors import (
     WorkerError,
     shortage,
 )
-from napari_biomedparse.io.scratch import scratch_folder
+from napari_biomedparse.io.durable import scratch_folder
 from napari_biomedparse.process.channel import Channel
 from napari_biomedparse.process.messages import (
     Cancel,

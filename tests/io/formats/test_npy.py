@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from napari_biomedparse.errors import FormatError
-from napari_biomedparse.io.formats.npy import NpyMember
+from napari_biomedparse.io.formats.npz import NpyMember
 
 METHODS = {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED}
 

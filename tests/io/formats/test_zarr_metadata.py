@@ -7,9 +7,8 @@ import pytest
 
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.data.volume import Volume
-from napari_biomedparse.io.formats.ome_labels import describe_labels
-from napari_biomedparse.io.formats.zarr_metadata import (
-    ome_attributes,
+from napari_biomedparse.io.formats.ome_labels import describe_labels, ome_attributes
+from napari_biomedparse.io.formats.zarr import (
     read_channel_names,
     read_label_colours,
     read_label_texts,

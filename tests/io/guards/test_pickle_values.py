@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from napari_biomedparse.io.guards import pickle_values
-from napari_biomedparse.io.guards.pickle_values import (
+from napari_biomedparse.io.guards import pickles
+from napari_biomedparse.io.guards.pickles import (
     Refused,
     admit,
     construct,
@@ -202,7 +202,7 @@ def test_arrays_of_objects_count_as_depth() -> None:
 def test_the_most_values(monkeypatch: pytest.MonkeyPatch) -> None:
     value = [1, {"a": 2, "b": [3]}]  # itself, its two, their two, and the last
     for most in (5, 6):
-        monkeypatch.setattr(pickle_values, "MAX_VALUES", most)
+        monkeypatch.setattr(pickles, "MAX_VALUES", most)
         if most == 6:
             assert finish(value) == value
             continue

@@ -1,15 +1,25 @@
-"""Read images, labels and prompts from challenge ``.npz`` files, and write labels."""
+"""Read images, labels and prompts from challenge ``.npz`` files, and write labels.
+
+An ``.npz`` is a zip of ``.npy`` files. `np.load` reads a member as a whole, even when
+it is to be mapped. Here a stored member is read where it lies; a deflated one is
+unpacked once, when a part of it is first needed, into a temporary file that is mapped.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
+import shutil
 import sys
+import tempfile
+import threading
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +27,16 @@ import numpy.typing as npt
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet, parse_prompts
 from napari_biomedparse.data.results import Owners
 from napari_biomedparse.data.volume import SPATIAL_AXES, Volume
-from napari_biomedparse.errors import FormatError, PromptError
+from napari_biomedparse.errors import FormatError, PromptError, reading
 from napari_biomedparse.io.contents import Contents, LabelVolume
-from napari_biomedparse.io.formats.npy import NpyMember
+from napari_biomedparse.io.durable import scratch_file, scratching
 from napari_biomedparse.io.formats.units import PIXEL, to_millimeters, unit_name
+from napari_biomedparse.io.guards.bounds import most_bytes
 from napari_biomedparse.io.guards.pickles import MAX_BYTES, read_pickle
+from napari_biomedparse.io.lazy import BLOCK_BYTES, Index, lazy_array
 
 if TYPE_CHECKING:
+    from napari_biomedparse.data.volume import ArrayLike
     from napari_biomedparse.io.lazy import NewLabels
 
 logger = logging.getLogger(__name__)
@@ -34,6 +47,161 @@ OWNER_KEYS = ("object_labels", "object_scores")
 """The prompt of each object, by its number, and its score."""
 _SMALL, _MANY = 2**20, 2**26
 _AXES = {2: ("y", "x"), 3: ("z", "y", "x"), 4: ("z", "y", "x", "c")}
+_HEADER_BYTES = 2**16
+_METHODS = {zipfile.ZIP_STORED: "none", zipfile.ZIP_DEFLATED: "deflate"}
+
+
+class NpyMember:
+    """One array of an ``.npz`` file, of which only the header is read at once.
+
+    The file is opened for each read and closed again. The temporary file with unpacked
+    data has no name, and disappears with the last array that was read from it.
+    """
+
+    def __init__(self, path: Path, info: zipfile.ZipInfo) -> None:
+        self.path = path
+        self.key = info.filename.removesuffix(".npy")
+        self.what = f"{path}: the array {self.key!r}"
+        self._info = info
+        self._lock = threading.Lock()
+        self._unpacked: npt.NDArray[np.uint8] | None = None
+        if info.flag_bits & 1:
+            raise self.fault("is encrypted")
+        method = _METHODS.get(info.compress_type)
+        if method is None:
+            raise self.fault("is packed with a method that numpy does not use")
+        if info.file_size > most_bytes(info.compress_size, method):
+            raise self.fault(
+                f"claims {info.file_size} bytes, more than its {info.compress_size} "
+                "packed ones can hold"
+            )
+        self._data = 0
+        self.shape, self.dtype, self._fortran = self._read_header()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the path and the entry, not the unpacked data."""
+        return NpyMember, (self.path, self._info)
+
+    def fault(self, found: str) -> FormatError:
+        """Return an error about this array; `found` completes its sentence."""
+        return FormatError(
+            f"{self.what} {found}. Write the file again with numpy.savez_compressed, "
+            "or copy it again from its source."
+        )
+
+    def lazy(self) -> ArrayLike:
+        """Return the array as dask blocks along the axis that is stored outermost."""
+        shape = self._stored_shape
+        row = math.prod(shape[1:]) * self.dtype.itemsize
+        rows = max(1, min(shape[0], BLOCK_BYTES // max(1, row)))
+
+        def read(index: Index) -> npt.NDArray[Any]:
+            return self.read_rows(index[0].start, index[0].stop)
+
+        chunks = (rows, *shape[1:])
+        array: Any = lazy_array(read, shape, self.dtype, chunks, self.what)
+        return array.T if self._fortran else array  # type: ignore[no-any-return]
+
+    def read(self) -> npt.NDArray[Any]:
+        """Return the whole array."""
+        flat = np.frombuffer(self.read_bytes(), self.dtype)
+        return flat.reshape(self.shape, order="F" if self._fortran else "C")
+
+    def read_rows(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return rows `start` to `stop` along the axis that is stored outermost."""
+        shape = self._stored_shape
+        row = math.prod(shape[1:]) * self.dtype.itemsize
+        begin, end = self._data + start * row, self._data + stop * row
+        if self._info.compress_type == zipfile.ZIP_STORED:
+            raw: Any = self._read_stored(begin, end)
+        else:
+            raw = self._unpack()[begin:end]
+        return np.frombuffer(raw, self.dtype).reshape(stop - start, *shape[1:])
+
+    def read_bytes(self, limit: int | None = None) -> bytes:
+        """Return what follows the header, if it is not longer than `limit`."""
+        size = self._info.file_size - self._data
+        if limit is not None and size > limit:
+            raise self.fault(f"takes {size} bytes, where at most {limit} are expected")
+        with self._opened() as file:
+            data = file.read()[self._data :]
+        if len(data) != size:
+            raise self.fault("is cut short")
+        return data
+
+    @property
+    def _stored_shape(self) -> tuple[int, ...]:
+        return self.shape[::-1] if self._fortran else self.shape
+
+    @contextmanager
+    def _opened(self) -> Iterator[IO[bytes]]:
+        """Open the unpacked member as a stream; the checksum is tested at its end."""
+        with (
+            reading(self.what, "is cut short, or its checksum is wrong", memory=True),
+            zipfile.ZipFile(self.path) as archive,
+            archive.open(self._info) as file,
+        ):
+            yield file
+
+    def _read_stored(self, begin: int, end: int) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(self._info.header_offset)
+            head = file.read(30)  # fixed size; holds the lengths of name and extra
+            name, extra = (int.from_bytes(head[i : i + 2], "little") for i in (26, 28))
+            file.seek(name + extra + begin, io.SEEK_CUR)
+            data = file.read(end - begin)
+        if len(data) != end - begin:
+            raise self.fault("is cut short")
+        return data
+
+    def _unpack(self) -> npt.NDArray[np.uint8]:
+        """Return the unpacked member, mapped from a temporary file."""
+        with self._lock:
+            if self._unpacked is None:
+                size = self._info.file_size
+                with scratching():
+                    place = tempfile.gettempdir()
+                    free = shutil.disk_usage(place).free
+                if size > free:
+                    raise FormatError(
+                        f"{self.what} unpacks to {size / 2**30:.3g} GiB, and {place} "
+                        f"has {free / 2**30:.3g} GiB of free space. Free some, or set "
+                        "TMPDIR to a folder that has more."
+                    )
+                with scratch_file() as file:
+                    with self._opened() as packed:
+                        while part := packed.read(2**20):
+                            with scratching():
+                                file.write(part)
+                                file.flush()
+                    if file.tell() != size:
+                        raise self.fault("is cut short")
+                    self._unpacked = np.memmap(file, np.uint8, "r")
+            return self._unpacked
+
+    def _read_header(self) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+        with self._opened() as file:
+            stream = io.BytesIO(file.read(_HEADER_BYTES))
+        try:
+            version = np.lib.format.read_magic(stream)
+            if version == (1, 0):
+                header = np.lib.format.read_array_header_1_0(stream)
+            else:
+                header = np.lib.format.read_array_header_2_0(stream)
+        except Exception as error:  # numpy parses the header as Python code
+            raise self.fault(f"has a damaged header ({error})") from error
+        shape, fortran, dtype = header
+        self._data = stream.tell()
+        if any(size < 0 for size in shape):
+            raise self.fault(f"claims the impossible shape {shape}")
+        claimed = math.prod(shape) * dtype.itemsize
+        found = self._info.file_size - self._data
+        if not dtype.hasobject and claimed != found:
+            raise self.fault(
+                f"claims the shape {shape} of {dtype}, which takes {claimed} bytes, "
+                f"but has {found}"
+            )
+        return shape, dtype, fortran and len(shape) > 1
 
 
 def open_npz(path: Path) -> Contents:
@@ -226,9 +394,7 @@ def _read_owners(members: dict[str, NpyMember]) -> Owners | None:
 def _read_text_prompts(member: NpyMember) -> Any:
     """Read a dictionary, a list of texts, or one text, which may be JSON of these."""
     if member.dtype.hasobject:
-        return read_pickle(
-            member.read_bytes(MAX_BYTES), f"{member.path}: the array {member.key!r}"
-        )
+        return read_pickle(member.read_bytes(MAX_BYTES), member.what)
     if member.dtype.kind != "U":
         raise PromptError(f"its values are of type {member.dtype}")
     given = _read_small(member, "U").tolist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +22,6 @@ from napari_biomedparse.io.durable import (
     sync_files,
 )
 from napari_biomedparse.io.formats.units import PIXEL
-from napari_biomedparse.io.formats.zarr_metadata import ome_attributes
 from napari_biomedparse.io.guards.zarr_guard import FencedStore, guarded
 from napari_biomedparse.io.journal import Box, Journal, within
 from napari_biomedparse.io.lazy import THICKEST, NewLabels
@@ -341,6 +340,12 @@ def _create(
         )
     described = describe_labels(volume, prompts, layout.levels, layout.version)
     group.update_attributes(described if old else {"ome": described})
+
+
+def ome_attributes(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the OME metadata: under ``ome`` since 0.5, at the top level before."""
+    inner = attributes.get("ome")
+    return inner if isinstance(inner, Mapping) else attributes
 
 
 def describe_labels(
