@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from napari_biomedparse.errors import FormatError, OutputError
-from napari_biomedparse.io.journal import Journal
+from napari_biomedparse.io.painting import Journal
 
 SHAPE, CHUNKS = (4, 20, 30), (2, 16, 16)
 BOX = (slice(0, 1), slice(3, 5), slice(4, 7))

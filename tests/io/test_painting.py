@@ -15,8 +15,7 @@ from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.data.volume import as_volume
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.io.formats.ome_labels import Layout, create_labels
-from napari_biomedparse.io.journal import LOCK
-from napari_biomedparse.io.painting import PaintableLabels, recover
+from napari_biomedparse.io.painting import LOCK, PaintableLabels, recover
 
 SHAPE = (20, 300, 520)
 POINTS = (np.array([1, 19]), np.array([2, 299]), np.array([-1, 3]))

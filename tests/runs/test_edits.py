@@ -12,8 +12,7 @@ import pytest
 import tifffile
 
 from napari_biomedparse.errors import OutputError
-from napari_biomedparse.io.journal import EDITS
-from napari_biomedparse.io.painting import PaintableLabels
+from napari_biomedparse.io.painting import EDITS, PaintableLabels
 from napari_biomedparse.runs.folder import BLOCKS, EDGES, LABELS, OBJECTS, Run
 from napari_biomedparse.runs.run import reproduce, segment_to_folder
 

@@ -15,7 +15,7 @@ from runs_manifests import FIRST, SECOND, a_manifest
 from napari_biomedparse.data.volume import as_volume
 from napari_biomedparse.errors import FormatError, OutputError
 from napari_biomedparse.io.formats.ome_labels import LabelStore, create_labels
-from napari_biomedparse.io.journal import EDITS
+from napari_biomedparse.io.painting import EDITS
 from napari_biomedparse.runs.folder import (
     BLOCKS,
     COMPONENTS,

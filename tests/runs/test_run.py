@@ -20,8 +20,7 @@ from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.volume import Volume, as_volume
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import Cancelled, OptionError, OutputError
-from napari_biomedparse.io import open_file
-from napari_biomedparse.io.formats import ome_labels
+from napari_biomedparse.io import open_file, painting
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.pipeline.plan import plan_parts
 from napari_biomedparse.pipeline.segment import segment
@@ -175,7 +174,7 @@ def test_a_full_disk(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real, left = ome_labels.SyncedStore.set, [1]
+    real, left = painting.SyncedStore.set, [1]
 
     async def full(self: Any, key: str, value: Any) -> None:
         left[0] -= "/c/" in key
@@ -183,7 +182,7 @@ def test_a_full_disk(
             raise OSError(28, "No space left on device")
         await real(self, key, value)
 
-    monkeypatch.setattr(ome_labels.SyncedStore, "set", full)
+    monkeypatch.setattr(painting.SyncedStore, "set", full)
     with pytest.raises(OutputError, match=r"No space left.*run the same again"):
         segment_to_folder(volume, PROMPTS, tmp_path / "r", tiny_model)
     assert len(Run(tmp_path / "r").manifest.blocks) >= 1

@@ -26,12 +26,18 @@ from napari_biomedparse.io.durable import (
     write_durably,
     writing,
 )
-from napari_biomedparse.io.formats.ome_labels import LabelStore, Layout, open_levels
+from napari_biomedparse.io.formats.ome_labels import LabelStore, Layout
 from napari_biomedparse.io.formats.zarr import open_zarr
 from napari_biomedparse.io.inputs import SUFFIXES
-from napari_biomedparse.io.journal import EDITS, LOCK as LOCK, lock_folder
 from napari_biomedparse.io.lazy import plan_thickness
-from napari_biomedparse.io.painting import edited_voxels, recover
+from napari_biomedparse.io.painting import (
+    EDITS,
+    LOCK as LOCK,
+    edited_voxels,
+    lock_folder,
+    open_levels,
+    recover,
+)
 from napari_biomedparse.runs.manifest import (
     MANIFEST,
     Block,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from napari_biomedparse.io.formats.ome_labels import SyncedStore
+from napari_biomedparse.io.painting import SyncedStore
 
 
 def test_a_store_waits_for_what_was_written_since(

@@ -14,21 +14,22 @@ import numpy.typing as npt
 import zarr
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY, label_colour
-from napari_biomedparse.errors import FormatError, OutputError, check_shortage
+from napari_biomedparse.errors import OutputError
 from napari_biomedparse.io.durable import (
     atomic_write,
     is_zarr,
-    refuse_links,
-    sync_files,
 )
 from napari_biomedparse.io.formats.units import PIXEL
-from napari_biomedparse.io.guards.zarr_guard import FencedStore, guarded
-from napari_biomedparse.io.journal import Box, Journal, within
 from napari_biomedparse.io.lazy import THICKEST, NewLabels
+from napari_biomedparse.io.painting import (
+    Box,
+    damaged_labels,
+    open_levels,
+    within,
+    write_levels,
+)
 
 if TYPE_CHECKING:
-    from zarr.core.buffer import Buffer
-
     from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.data.results import Owners
     from napari_biomedparse.data.volume import Volume
@@ -98,35 +99,6 @@ class Layout:
         return first, min(first + self.thickness, self.shape[self.axis])
 
 
-class SyncedStore(FencedStore):
-    """A folder that holds a Zarr group and remembers which files were written."""
-
-    def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
-        super().__init__(root, read_only=read_only)
-        self._written: set[Path] = set()
-
-    async def set(self, key: str, value: Buffer) -> None:
-        """Write one file."""
-        self._check_place(key)
-        await super().set(key, value)
-        self._written.add(self.root / key)
-
-    async def delete(self, key: str) -> None:
-        """Remove one file."""
-        self._check_place(key)
-        await super().delete(key)
-
-    def _check_place(self, key: str) -> None:
-        """Refuse to change a file in a folder that is reached by a link."""
-        if not (self.root / key).parent.resolve().is_relative_to(self._real):
-            raise FormatError(f"{self.root} has a link that leads out of it, {key}.")
-
-    def sync(self) -> None:
-        """Wait until everything written since the last call is on the disk."""
-        written, self._written = self._written, set()
-        sync_files(written)
-
-
 class LabelStore:
     """An OME-Zarr label image made by `create_labels`, or one time point of it.
 
@@ -140,7 +112,7 @@ class LabelStore:
         times = () if layout.times is None else (layout.times,)
         shape = (*times, *layout.shape)
         if self.levels[0].shape != shape or len(self.levels) != layout.levels:
-            raise _damaged(path, "its shape is another one")
+            raise damaged_labels(path, "its shape is another one")
 
     def write(
         self, start: int, block: npt.NDArray[Any], *, finest: int = 0
@@ -243,43 +215,6 @@ class LabelStore:
 
     def _index(self, where: Sequence[slice]) -> tuple[int | slice, ...]:
         return (*where,) if self.layout.times is None else (self.time, *where)
-
-
-def open_levels(path: Path) -> tuple[SyncedStore, list[Any], Journal]:
-    """Open the levels of a label image for writing, the finest first; its journal."""
-    refuse_links(path)
-    store = SyncedStore(path)
-    try:
-        group = zarr.open_group(store, mode="r+")
-        levels = [guarded(group["s0"], str(path))]
-        while f"s{len(levels)}" in group:
-            levels.append(guarded(group[f"s{len(levels)}"], str(path)))
-    except Exception as error:  # zarr may raise anything for a damaged group
-        check_shortage(error)
-        raise _damaged(path, error) from error
-    first = levels[0]
-    return store, levels, Journal(path, first.shape, first.dtype, first.chunks)
-
-
-def write_levels(
-    levels: Sequence[Any], where: Box, block: npt.NDArray[Any], *, finest: int = 0
-) -> None:
-    """Write a box of the finest level to every level from `finest`."""
-    for number, level in enumerate(levels[finest:], start=finest):
-        steps = [1] * (block.ndim - 2) + [2**number] * 2
-        put, take = [], []
-        for part, step, size in zip(where, steps, block.shape, strict=True):
-            first = -(-part.start // step)
-            take.append(slice(first * step - part.start, None, step))
-            put.append(slice(first, first + len(range(size)[take[-1]])))
-        if all(part.start < part.stop for part in put):
-            level[tuple(put)] = block[tuple(take)]
-
-
-def _damaged(path: Path, why: object) -> OutputError:
-    return OutputError(
-        f"{path} is damaged ({why}); overwrite the run, or choose another folder."
-    )
 
 
 def save_zarr(path: Path, labels: NewLabels) -> None:
