@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari_biomedparse.errors import OptionError
+from napari_biomedparse.errors import needs_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,18 +13,7 @@ if TYPE_CHECKING:
 
 
 def load_finetune() -> Callable[..., Finetuned]:
-    """Import `finetune`, which takes seconds and needs further packages.
-
-    Raises
-    ------
-    OptionError
-        If a package is missing.
-    """
-    try:
+    """Import `finetune`, which takes seconds; `OptionError` if a package is missing."""
+    with needs_extra("train", "Training and fine-tuning"):
         from napari_biomedparse.training.finetune import finetune
-    except ModuleNotFoundError as error:
-        raise OptionError(
-            f"Fine-tuning needs further packages ({error}). Install them with: pip "
-            "install 'napari-biomedparse[train]'"
-        ) from error
     return finetune

@@ -22,8 +22,6 @@ from napari_biomedparse.training.folder import LAST, TENSORBOARD
 from napari_biomedparse.training.progress import is_helper
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lightning.pytorch.callbacks import Callback
 
     from napari_biomedparse.training.chunks import ChunkedData
@@ -86,7 +84,9 @@ def fit(
             limit_val_batches=1.0 if data.holds_out else 0,
             reload_dataloaders_every_n_epochs=1,
             callbacks=[*callbacks, *([early] if data.holds_out else []), keeper],
-            logger=_tensorboard(keeper.folder) or False,  # None is a logger of its own
+            logger=TensorBoardLogger(keeper.folder, name=None, version=TENSORBOARD)
+            if find_spec("tensorboard")
+            else False,  # None is a logger of its own
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -139,13 +139,6 @@ def _together(devices: int) -> Iterator[None]:
             distributed.destroy_process_group()
     if devices > 1 and is_helper():
         sys.exit()
-
-
-def _tensorboard(folder: Path) -> TensorBoardLogger | None:
-    """Also log for TensorBoard if it is installed."""
-    if find_spec("tensorboard") is None:
-        return None
-    return TensorBoardLogger(folder, name=None, version=TENSORBOARD)
 
 
 @contextmanager

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-EXISTENCE_WEIGHT = 3.0
-"""How much more a missed target costs than an invented one, in the original."""
 _SMOOTH = 1e-5
 
 
@@ -40,17 +38,13 @@ class Losses(NamedTuple):
     edge_bce: Tensor
     existence: Tensor
 
-    def total(self) -> Tensor:
-        """Return the sum that is minimised; as in the original all terms weigh 1."""
-        return torch.stack(tuple(self)).sum()
-
 
 def segmentation_losses(
     mask_logits: Tensor,
     edge_logits: Tensor,
     existence: Tensor,
     targets: Targets,
-    existence_weight: float = EXISTENCE_WEIGHT,
+    existence_weight: float,
 ) -> Losses:
     """Compare predicted logits, at the resolution of `targets`, with the truth.
 
