@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -66,7 +66,7 @@ class Keeper(Callback):
     ) -> None:
         """Count, report, and stop if requested."""
         self.step += 1
-        self._loss = float(pl_module.total(pl_module.recent[-1]))
+        self._loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
         self._report()
         stop = bool(self._stop and self._stop())
         if trainer.strategy.reduce_boolean_decision(stop, all=False):
@@ -74,25 +74,23 @@ class Keeper(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Keep the weights if they are the best so far."""
-        measured = trainer.callback_metrics
-        self._held_out = {name: float(measured[name]) for name in HELD_OUT}
+        found = trainer.callback_metrics
+        dice = found["dice_sum"] / found["masks"].clamp(min=1)
+        self._held_out = {"val_loss": float(found["val_loss"]), "val_dice": float(dice)}
         if self._held_out["val_loss"] < self.best.get("val_loss", float("inf")):
             self._keep(pl_module.model)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write log and checkpoint, which are whole or as they were before."""
-        terms = torch.stack([torch.stack(tuple(x)) for x in pl_module.recent]).mean(0)
-        terms = trainer.strategy.reduce(terms, reduce_op="mean")
-        pl_module.recent.clear()
-        if not terms.isfinite().all():
+        found = trainer.callback_metrics
+        values = {name: float(found[name]) for name in ("loss", *Losses._fields)}
+        if not all(map(math.isfinite, values.values())):
             raise OptionError(
                 f"The loss became NaN or infinite within {self.step} steps. Choose a "
                 "lower learning rate."
             )
-        values = dict(zip(Losses._fields, terms.tolist(), strict=True))
-        total = pl_module.total(Losses(*terms))
         measured, self._held_out = self._held_out, {}
-        values = {"loss": float(total), **values, **measured}
+        values |= measured
         row = {"epoch": trainer.current_epoch // self.chunks, "step": self.step}
         self._rows.append(row | values)
         if trainer.is_global_zero:

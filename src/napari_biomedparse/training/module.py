@@ -34,8 +34,6 @@ class TrainingModule(LightningModule):
         # Named so, `load_model` also takes the checkpoints of a running training.
         self.save_hyperparameters({"config": asdict(model.config)})
         self.model, self.options = model, options
-        self.recent: list[Losses] = []
-        self._held_out: list[tuple[Tensor, Tensor]] = []
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make AdamW of all that is trained."""
@@ -57,35 +55,39 @@ class TrainingModule(LightningModule):
         return torch.stack(tuple(losses)).sum()
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        """Return the loss of a batch."""
-        losses, _ = self._losses_and_masks(batch)
-        self.recent.append(Losses(*(term.detach() for term in losses)))
-        return self.total(losses)
+        """Return the loss of a batch, and log it with its terms."""
+        losses, _ = self.losses_and_masks(batch)
+        loss = self.total(losses)
+        self._log_over_epoch({"loss": loss, **losses._asdict()})
+        return loss
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        """Remember the loss, and the Dice of every mask that there should be."""
-        losses, masks = self._losses_and_masks(batch)
+        """Log the loss, and the Dice of the masks that there should be."""
+        losses, masks = self.losses_and_masks(batch)
         targets = batch.targets
         found, truth = masks > 0, targets.masks > 0
         shared = 2.0 * (found & truth).sum(dim=(-2, -1))
         dice = shared / (found.sum((-2, -1)) + truth.sum((-2, -1)))
-        self._held_out.append((self.total(losses), dice[targets.exists > 0]))
+        self._log_over_epoch({"val_loss": self.total(losses)})
+        sums = {
+            "dice_sum": dice[targets.exists > 0].sum(),
+            "masks": targets.exists.sum(),
+        }
+        self._log_over_epoch(sums, "sum")
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the mean over all batches, of all devices."""
-        losses = torch.stack([loss for loss, _ in self._held_out])
-        dices = torch.cat([dice for _, dice in self._held_out])
-        self._held_out.clear()
-        sums = torch.stack([losses.sum(), dices.sum()])
-        counts = losses.new_tensor([len(losses), len(dices)])
-        sums, counts = (
-            self.trainer.strategy.reduce(x, reduce_op="sum") for x in (sums, counts)
+    def _log_over_epoch(self, values: dict[str, Tensor], reduce: str = "mean") -> None:
+        """Log what the keeper gets: means or sums over an epoch, of all devices."""
+        self.log_dict(
+            values,
+            logger=False,
+            on_step=False,
+            on_epoch=True,
+            reduce_fx=reduce,
+            sync_dist=True,
+            batch_size=1,
         )
-        loss, dice = sums / counts.clamp(min=1)
-        self.log("val_loss", loss)
-        self.log("val_dice", dice)
 
-    def _losses_and_masks(self, batch: Batch) -> tuple[Losses, Tensor]:
+    def losses_and_masks(self, batch: Batch) -> tuple[Losses, Tensor]:
         """Return the losses, and mask logits at the resolution of the targets."""
         seed = self.options.seed * 100_003 + batch.number
         generator = torch.Generator().manual_seed(seed)

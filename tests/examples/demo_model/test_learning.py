@@ -83,8 +83,9 @@ def test_missed_edges_cost_more() -> None:
 def test_the_loss_is_weighted() -> None:
     weights = (0.5, 2.0, 0.0, 1.0, 3.0)
     weighted = module(coefficients=weights)
-    loss = weighted.training_step(squares(), 0)
-    expected = np.dot(weights, [float(term) for term in weighted.recent[0]])
+    losses, _ = weighted.losses_and_masks(squares())
+    loss = weighted.total(losses)
+    expected = np.dot(weights, [float(term.detach()) for term in losses])
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
     terms = Losses(*torch.arange(1.0, 6.0))
     assert float(weighted.total(terms)) == 0.5 + 4 + 4 + 15
