@@ -41,20 +41,12 @@ def option(
 ) -> Any:
     """Declare a field of a dataclass whose ``__post_init__`` calls `check_fields`.
 
-    Parameters
-    ----------
-    label, help_text : str
-        A few words for a form; a sentence or two for a tooltip and for ``--help``.
-    choices : tuple of str
-        All values, if they can be listed.
-    names : tuple of str
-        Words that may stand in place of a number.
-    limits : pair of numbers, optional
-        Smallest and largest value, which may be None; floats for a field of floats.
-    check : callable, optional
-        Takes a value and returns it in its normal form, or raises an `OptionError`.
-    metavar : str, optional
-        What ``--help`` shows in place of the value.
+    The label is a few words for a form, the help text a sentence or two for a tooltip
+    and for ``--help``, which shows the metavar in place of the value. Choices are all
+    values, if they can be listed; names are words that may stand in place of a number.
+    Limits are the smallest and largest value, which may be None; floats for a field of
+    floats. `check` takes a value and returns it in its normal form, or raises an
+    `OptionError`.
     """
     low, high = limits or (None, None)
     meta = {

@@ -59,15 +59,11 @@ class SegmentedSlices:
 
 @dataclass(frozen=True)
 class Owners:
-    """Which prompt each separate object belongs to.
+    """Which prompt each separate object belongs to, by the object's number.
 
-    Parameters
-    ----------
-    labels : uint16 ndarray [N + 1]
-        Label id of the prompt of each object, by the object's number; 0 if unknown.
-    scores : float32 ndarray [N + 1]
-        Highest existence probability of that prompt in a slice of the object; NaN if
-        unknown.
+    Labels, uint16 [N + 1], are the ids of their prompts; 0 if unknown. Scores, float32
+    [N + 1], are the highest existence probability of that prompt in a slice of the
+    object; NaN if unknown.
     """
 
     labels: npt.NDArray[np.uint16]
@@ -96,12 +92,10 @@ class Owners:
         try:
             labels = np.array([0, *described["labels"]])
             scores = np.array([np.nan, *described["scores"]], np.float32)
-            if labels.dtype.kind != "i" or labels.ndim != 1:
+            fits = labels.ndim == 1 and labels.shape == scores.shape
+            if labels.dtype.kind != "i" or not fits:
                 return None
-            if (
-                labels.shape != scores.shape
-                or not 0 <= labels.min() <= labels.max() < 2**16
-            ):
+            if not 0 <= labels.min() <= labels.max() < 2**16:
                 return None
         except (KeyError, OverflowError, TypeError, ValueError):
             return None

@@ -124,6 +124,15 @@ class Volume:
         """Size along each axis but that of the colors: the shape of the labels."""
         return self.shape[:-1] if self.is_colour else self.shape
 
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The name of each channel, or its number from 0; empty without channels."""
+        return self.channel_names or tuple(map(str, range(self.size("c"))))
+
+    def size(self, axis: str) -> int:
+        """Return the size along a named axis, 0 if there is no such axis."""
+        return self.shape[self.axes.index(axis)] if axis in self.axes else 0
+
     def select(self, **index: int) -> Volume:
         """Select one position along named axes, as in ``select(c=1, t=0)``.
 
@@ -140,11 +149,10 @@ class Volume:
                     f"{self.name} has no axis {axis!r}; its axes are "
                     f"{', '.join(self.axes)}."
                 )
-            size = self.shape[self.axes.index(axis)]
-            if not 0 <= position < size:
+            if not 0 <= position < self.size(axis):
                 raise VolumeError(
                     f"{self.name} has no position {position} along axis {axis!r}; "
-                    f"choose 0 to {size - 1}."
+                    f"choose 0 to {self.size(axis) - 1}."
                 )
         taken = tuple(index.get(axis, slice(None)) for axis in self.axes)
         kept = [i for i, axis in enumerate(self.axes) if axis not in index]
@@ -153,10 +161,10 @@ class Volume:
             data=_lazy(self.data)[taken],
             levels=tuple(_lazy(level)[taken] for level in self.levels),
             channel_names=() if "c" in index else self.channel_names,
-            **self._described(kept),
+            **self.described(kept),
         )
 
-    def _described(self, axes: Iterable[int]) -> dict[str, Any]:
+    def described(self, axes: Iterable[int]) -> dict[str, Any]:
         """Return what describes some of the axes, in that order."""
         kept = list(axes)
         known: dict[str, Any] = {
@@ -185,7 +193,7 @@ class Volume:
                     f"{self.name} cannot be cropped along {axis!r}; choose from its "
                     f"axes {names}."
                 )
-            size = self.shape[self.axes.index(axis)]
+            size = self.size(axis)
             if not 0 <= start < stop <= size:
                 raise VolumeError(
                     f"{self.name} has {size} positions along axis {axis!r}, but the "
@@ -216,27 +224,16 @@ VolumeLike: TypeAlias = ArrayLike | Volume
 def as_volume(source: VolumeLike, *, name: str = "volume") -> Volume:
     """Return an array or a `Volume` as a volume that can be segmented.
 
-    Parameters
-    ----------
-    source : array or Volume
-        A volume with three axes, or a single image with two, which becomes a volume of
-        one slice. Channel and time axes of size one are removed. It may be in color:
-        with three or four channels named red, green, blue (and alpha, which is
-        removed), or without names, as a last axis of size three or four.
-    name : str
-        Name for a bare array. Its last axis is taken as color if its size is three or
-        four, the axes before it are longer, and values are uint8 or floating point.
+    It has three axes, or a single image two, which becomes a volume of one slice.
+    Channel and time axes of size one are removed. It may be in color: with three or
+    four channels named red, green, blue (and alpha, which is removed), or without
+    names, as a last axis of size three or four. Then the result has four axes, of which
+    the last is red, green and blue.
 
-    Returns
-    -------
-    Volume
-        Three axes, or four of which the last is red, green and blue.
-
-    Raises
-    ------
-    VolumeError
-        If the axes are unsuitable, the volume is empty, or voxels are not real
-        numbers.
+    `name` is that of a bare array. Its last axis is taken as color if its size is three
+    or four, the axes before it are longer, and values are uint8 or floating point. A
+    `VolumeError` is raised if the axes are unsuitable, the volume is empty, or voxels
+    are not real numbers.
     """
     volume = source if isinstance(source, Volume) else volume_of(source, name)
     volume = _colours_last(without_singles(volume))
@@ -313,8 +310,7 @@ def choose_channel(volume: Volume, channel: int | str | None) -> Volume:
                 "channel."
             )
         return volume
-    count = volume.shape[volume.axes.index("c")]
-    names = volume.channel_names or tuple(str(i) for i in range(count))
+    count, names = volume.size("c"), volume.channels
     if channel == RGB and channel not in names and count in (3, 4):
         return _colours_last(replace(volume, channel_names=COLOURS[:count]))
     if channel is None and _is_coloured(volume):
@@ -344,15 +340,14 @@ def colours_of(volume: Volume) -> Volume | None:
     Without alpha. None if its channels, if any, are not colors that can be segmented:
     these have the names red, green and blue, or none and the last axis.
     """
-    if "c" not in volume.axes or not _is_coloured(volume):
+    if not _is_coloured(volume):
         return None
     return _colours_last(volume) if _may_be_colour(volume.dtype) else None
 
 
 def has_time_points(volume: Volume) -> bool:
     """Return whether a volume has several time points and three spatial axes."""
-    several = "t" in volume.axes and volume.shape[volume.axes.index("t")] > 1
-    return several and set(SPATIAL_AXES) <= set(volume.axes)
+    return volume.size("t") > 1 and set(SPATIAL_AXES) <= set(volume.axes)
 
 
 def _may_be_colour(dtype: np.dtype[Any]) -> bool:
@@ -372,7 +367,7 @@ def _looks_coloured(array: ArrayLike) -> bool:
 
 def _is_coloured(volume: Volume) -> bool:
     """Whether the channels are colors: by their names, or else as the last axis."""
-    count = volume.shape[volume.axes.index("c")]
+    count = volume.size("c")
     if volume.channel_names:
         return count in (3, 4) and volume.channel_names == COLOURS[:count]
     return count in (3, 4) and volume.axes[-1] == "c"
@@ -380,7 +375,7 @@ def _is_coloured(volume: Volume) -> bool:
 
 def _colours_last(volume: Volume) -> Volume:
     """Move color channels to the end, without alpha; leave other volumes alone."""
-    if "c" not in volume.axes or not _is_coloured(volume):
+    if not _is_coloured(volume):
         return volume
     at = volume.axes.index("c")
     if at == len(volume.axes) - 1 and volume.shape[at] == 3:
@@ -392,43 +387,44 @@ def _colours_last(volume: Volume) -> Volume:
         data=data.transpose(order)[..., :3],
         levels=(),
         channel_names=COLOURS[:3],
-        **volume._described(order),
+        **volume.described(order),
     )
 
 
 def without_singles(volume: Volume) -> Volume:
     """Remove channel and time axes of size one, time only from more than three axes."""
     for axis, least in (("c", 3), ("t", 4)):
-        if axis in volume.axes and len(volume.axes) >= least:
-            if volume.shape[volume.axes.index(axis)] == 1:
-                volume = volume.select(**{axis: 0})
+        if len(volume.axes) >= least and volume.size(axis) == 1:
+            volume = volume.select(**{axis: 0})
     return volume
 
 
 def as_one_slice(volume: Volume) -> Volume:
     """Make a volume of one slice from a single image."""
-    data: Any = _lazy(volume.data)
-    levels: Any = tuple(map(_lazy, volume.levels))
+    data, *levels = (_lazy(array)[None] for array in (volume.data, *volume.levels))
+    slices = with_axis(volume, "z", data, unit=volume.units[0])
+    return replace(slices, levels=tuple(levels), flat=True)
+
+
+def with_axis(
+    volume: Volume,
+    axis: str,
+    data: ArrayLike,
+    step: float = 1.0,
+    unit: str = "pixel",
+    start: float = 0.0,
+) -> Volume:
+    """Return `data` as a volume like another, but with one more axis in front."""
+    rows = volume.matrix
     return replace(
         volume,
-        data=data[None],
-        levels=tuple(level[None] for level in levels),
-        axes=("z", *volume.axes),
-        spacing=(1.0, *volume.spacing),
-        units=(volume.units[0], *volume.units),
-        origin=(0.0, *volume.origin),
-        matrix=stacked(volume.matrix, 1.0),
-        flat=True,
+        data=data,
+        axes=(axis, *volume.axes),
+        spacing=(step, *volume.spacing),
+        units=(unit, *volume.units),
+        origin=(start, *volume.origin),
+        matrix=rows and ((step, *(0.0 for _ in rows)), *((0.0, *row) for row in rows)),
     )
-
-
-def stacked(
-    matrix: tuple[tuple[float, ...], ...] | None, step: float
-) -> tuple[tuple[float, ...], ...] | None:
-    """Return the matrix of a volume with one more axis in front, if it has one."""
-    if matrix is None:
-        return None
-    return ((step, *(0.0 for _ in matrix)), *((0.0, *row) for row in matrix))
 
 
 def _lazy(array: ArrayLike) -> ArrayLike:

@@ -88,22 +88,12 @@ def evaluate_semantic(
 
     The classes are the values of `truth` except the lowest, which is taken as the
     background. Where every voxel of `truth` has a class, the lowest class is therefore
-    ignored; so are classes that occur in `labels` alone.
+    ignored; so are classes that occur in `labels` alone, and those that are not among
+    `ids`, if given.
 
-    Parameters
-    ----------
-    truth, labels : integer ndarray [Z, Y, X]
-    spacing : tuple of float
-        Distance between neighboring voxels per axis, in the unit of `tolerance`.
-    ids : iterable of int, optional
-        Label ids that count; by default all.
-    tolerance : float
-        Distance up to which surfaces agree.
-
-    Raises
-    ------
-    VolumeError
-        If the shapes differ.
+    Takes integers [Z, Y, X], and the distance between neighboring voxels per axis, in
+    the unit of the tolerance, up to which surfaces agree. Raises a `VolumeError` if the
+    shapes differ.
     """
     _require_same_shape(truth, labels)
     counted = None if ids is None else set(ids)

@@ -41,29 +41,15 @@ def split_blockwise(
 ) -> int:
     """Split labels into instances without holding the whole volume in memory.
 
-    Parameters
-    ----------
-    labels, edges : array [Z, Y, X]
-        Label ids, and label ids at the boundaries of instances; on disk.
-    components, instances : writable array [Z, Y, X]
-        uint32; scratch space, and the result. Instances are numbered from 1 by their
-        first voxel, in the order of blocks and of voxels within a block, or, if `after`
-        is given, from the number after it in the order of voxels, as
-        `split_instances` does.
-    block : sequence of three int
-        Shape of a block, whole chunks of the writable arrays.
-    minimum_size : int
-        Instances of fewer voxels are removed.
+    All arrays are [Z, Y, X]: `labels` are label ids, `edges` label ids at the
+    boundaries of instances; `components` and `instances`, uint32, are scratch space and
+    the result. A `block` is whole chunks of these two. Instances are numbered from 1 by
+    their first voxel, in the order of blocks and of voxels within a block, or, if
+    `after` is given, from the number after it in the order of voxels, as
+    `split_instances` does. Those of fewer than `minimum_size` voxels are removed.
 
-    Returns
-    -------
-    int
-        Number of the last instance.
-
-    Raises
-    ------
-    VolumeError
-        If there are more than 2**32 - 1 components.
+    Returns the number of the last instance. Raises a `VolumeError` if there are more
+    than 2**32 - 1 components.
     """
     shape = tuple(labels.shape)
     count, begun = 0, [np.full(1, -1)]

@@ -33,27 +33,13 @@ def split_instances(
     """Split every label into instances where there are edges between them.
 
     `labels` without the edges falls into face-connected components of equal label;
-    these grow by one voxel, but not beyond `labels`.
+    these grow by one voxel, but not beyond `labels`. Instances of fewer than
+    `minimum_size` voxels are removed.
 
-    Parameters
-    ----------
-    labels : ndarray [Z, Y, X] or [P, Z, Y, X]
-        Integers; 0 is background. Label volumes of several prompts are split one by
-        one, and no number occurs in two of them.
-    edge_labels : ndarray like `labels`
-        Integers; 0 is no edge.
-    minimum_size : int
-        Instances of fewer voxels are removed.
-
-    Returns
-    -------
-    ndarray like `labels`
-        int32; 0, and 1 to the number of instances.
-
-    Raises
-    ------
-    VolumeError
-        If the shapes differ.
+    `labels` are integers [Z, Y, X], 0 for background, or [P, Z, Y, X]: label volumes of
+    several prompts are split one by one, and no number occurs in two of them. In
+    `edge_labels`, of the same shape (else a `VolumeError` is raised), 0 is no edge. The
+    result is int32 of that shape: 0, and 1 to the number of instances.
     """
     if labels.shape != edge_labels.shape:
         raise VolumeError(
@@ -61,7 +47,12 @@ def split_instances(
             f"{edge_labels.shape}; both must have the same shape."
         )
     if labels.ndim == 4:
-        return _split_each(labels, edge_labels, minimum_size)
+        instances, count = np.zeros(labels.shape, np.int32), 0
+        for target, own, edges in zip(instances, labels, edge_labels, strict=True):
+            target[...] = split_instances(own, edges, minimum_size)
+            target[target > 0] += count
+            count = max(count, int(target.max(initial=0)))
+        return instances
     interior = np.where(edge_labels == 0, labels, 0)
     grown = grow(label_components(interior))
     grown[labels <= 0] = 0
@@ -142,18 +133,10 @@ def keep_numbers(
 ) -> npt.NDArray[np.int32]:
     """Return a number for each object: that of the object before, or a new one.
 
-    Parameters
-    ----------
-    objects, before : ndarray of the same shape
-        Numbers from 1, 0 is background; `before` may be None.
-    taken : iterable of int
-        Further numbers that are no new ones.
-
-    Returns
-    -------
-    ndarray
-        int32; entry 0 is 0. Of the pairs that overlap, those with the largest overlap
-        come first, and of equal ones those with the smaller numbers.
+    `objects` and `before`, of the same shape, are numbers from 1, 0 is background;
+    `taken` are further numbers that are no new ones. The result is int32; entry 0 is 0.
+    Of the pairs that overlap, those with the largest overlap come first, and of equal
+    ones those with the smaller numbers.
     """
     count = int(objects.max(initial=0))
     numbers, known = np.zeros(count + 1, np.int32), np.zeros(0, np.int64)
@@ -175,20 +158,6 @@ def keep_numbers(
     fresh = np.setdiff1d(np.arange(1, len(left) + len(used) + 1), used)
     numbers[left] = fresh[: len(left)]
     return numbers
-
-
-def _split_each(
-    labels: npt.NDArray[np.integer[Any]],
-    edge_labels: npt.NDArray[np.integer[Any]],
-    minimum_size: int,
-) -> npt.NDArray[np.int32]:
-    instances = np.zeros(labels.shape, np.int32)
-    count = 0
-    for target, own, edges in zip(instances, labels, edge_labels, strict=True):
-        target[...] = split_instances(own, edges, minimum_size)
-        target[target > 0] += count
-        count = max(count, int(target.max(initial=0)))
-    return instances
 
 
 def label_components(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:

@@ -156,12 +156,8 @@ def _in_one_unit(volume: Volume, space: list[int]) -> Volume:
 def measure_prompts(table: pd.DataFrame) -> pd.DataFrame:
     """Sum up the table of objects by prompt.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row per prompt: `prompt`, `objects`, `voxels`, `total_volume`,
-        `mean_volume`, `median_volume`, and the mean intensity of the voxels of each
-        channel.
+    One row per prompt: `prompt`, `objects`, `voxels`, `total_volume`, `mean_volume`,
+    `median_volume`, and the mean intensity of the voxels of each channel.
     """
     groups = table.groupby("prompt", sort=False)
     found = groups["volume"].agg(["sum", "mean", "median"])
@@ -216,22 +212,17 @@ def _moments(found: pd.DataFrame) -> tuple[Floats, Floats]:
     """Return means [N, 3] and covariances [N, 3, 3] of the indices of each object."""
     voxels = found["voxels"].to_numpy()
     means = np.stack([found[f"{a}_sum"] / voxels for a in "zyx"], axis=1)
-    covariances = np.empty((len(found), 3, 3))
-    for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)):
-        products = found[f"{'zyx'[i]}{'zyx'[j]}_sum"].to_numpy() / voxels
-        covariances[:, i, j] = covariances[:, j, i] = (
-            products - means[:, i] * means[:, j]
-        )
-    return means, covariances
+    pairs = ("zz", "zy", "zx", "zy", "yy", "yx", "zx", "yx", "xx")
+    products = np.stack([found[f"{pair}_sum"] / voxels for pair in pairs], axis=1)
+    return means, products.reshape(-1, 3, 3) - means[:, :, None] * means[:, None]
 
 
 def _channels(volume: Volume) -> dict[str, ArrayLike]:
     """Return the data of each channel by its name, which is empty for a single one."""
     if "c" not in volume.axes:
         return {"": volume.data}
-    count = volume.shape[volume.axes.index("c")]
-    names = volume.channel_names or tuple(map(str, range(count)))
+    names = volume.channels
     return {
-        name if count > 1 else "": volume.select(c=i).data
+        name if len(names) > 1 else "": volume.select(c=i).data
         for i, name in enumerate(names)
     }

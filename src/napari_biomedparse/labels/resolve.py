@@ -45,28 +45,13 @@ def resolve(
     A prompt is used in a slice if it is `likely` and, of several prompts, if
     `suppress` keeps it.
 
-    Parameters
-    ----------
-    mask_logits : Tensor [B, P, h, w]
-        float32, of the masks (or of the edges, for edge labels).
-    existence : Tensor [B, P]
-        float32 logits.
-    ids : sequence of int
-        Label id of each prompt.
-    size : tuple of two int
-        Rows H and columns W of the label slices.
-    existence_threshold, overlap_threshold : float
-        Probability and intersection over union, 0 to 1.
-    mask_threshold : float
-        Probability that a prompt has to exceed to claim a voxel.
-    wait : bool, optional
-        Whether to look which prompts are likely and to compute only these, slice by
-        slice. By default not on CUDA, where computing all takes less time than waiting.
-
-    Returns
-    -------
-    Resolved
-        On the device of `mask_logits`.
+    `mask_logits` [B, P, h, w] (of masks or edges) and `existence` [B, P] are float32
+    logits, `ids` the label id of each prompt, `size` rows H and columns W of the label
+    slices. The thresholds are the existence probability, the intersection over union
+    and the mask probability that a prompt has to exceed to claim a voxel, 0 to 1. With
+    `wait`, only likely prompts are computed, slice by slice; by default not on CUDA,
+    where computing all takes less time than waiting for which. The result is on the
+    device of `mask_logits`.
     """
     wait = mask_logits.device.type != "cuda" if wait is None else wait
     at_once = 1 if wait else max(1, AT_ONCE // (len(ids) * size[0] * size[1]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -26,22 +26,14 @@ def sum_objects(
 ) -> pd.DataFrame:
     """Sum over the voxels of each object; all arrays may be lazy.
 
-    Parameters
-    ----------
-    objects : array [Z, Y, X]
-        Integers: the number of the object at each voxel, 0 for none.
-    images : mapping of str to array [Z, Y, X]
-        They are read only where there are objects.
-    steps : array [3, 3] or [3]
-        Edges of a voxel, for the surface: as columns, or their lengths.
+    `objects` [Z, Y, X] are integers, the number of the object at each voxel, 0 for
+    none; `images` [Z, Y, X] are read only where there are objects. `steps` [3, 3] are
+    the edges of a voxel as columns, for the surface, or [3] their lengths.
 
-    Returns
-    -------
-    pandas.DataFrame
-        A row per object, by number, of numbers: `voxels`, and `surface`, the area of
-        the marching cubes mesh; for z, y and x in voxels, and for the values of each
-        image by its name, for example `z_sum`, `z_min`, `z_max` and `zz_sum`; and
-        `zy_sum`, `zx_sum` and `yx_sum`.
+    The table has a row per object, by number: `voxels`, and `surface`, the area of the
+    marching cubes mesh; for z, y and x in voxels, and for the values of each image by
+    its name, for example `z_sum`, `z_min`, `z_max` and `zz_sum`; and `zy_sum`, `zx_sum`
+    and `yx_sum`.
     """
     import pandas as pd  # slow, and the opening widget measures nothing
 
@@ -176,10 +168,6 @@ def _cube_areas(steps: npt.ArrayLike) -> npt.NDArray[np.float64]:
         cube = np.zeros((2, 2, 2), np.float32)
         for bit, corner in enumerate(_CORNERS):
             cube[corner] = choice >> bit & 1
-        corners, faces, *_ = _untyped(marching_cubes)(cube, 0.5)
-        areas[choice] = _untyped(mesh_surface_area)(corners @ edges.T, faces)
+        corners, faces, *_ = marching_cubes(cube, 0.5)  # type: ignore[no-untyped-call]
+        areas[choice] = mesh_surface_area(corners @ edges.T, faces)  # type: ignore[no-untyped-call]
     return areas
-
-
-def _untyped(function: Any) -> Callable[..., Any]:
-    return cast("Callable[..., Any]", function)

@@ -27,8 +27,8 @@ from napari_biomedparse.data.volume import (
     as_volume,
     choose_channel,
     has_time_points,
-    stacked,
     volume_of,
+    with_axis,
 )
 from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.io import open_image, open_volume
@@ -190,21 +190,11 @@ class Series:
 
     def over_time(self, one: Volume, labels: Any) -> Volume:
         """Return labels [T, ...] as a volume; `one` has the grid of a time point."""
-        at, kept = self.volume.axes.index("t"), slice(4 - labels.ndim, 3)
-        step = self.volume.spacing[at]
-        rows = one.matrix and tuple(row[kept] for row in one.matrix[kept])
-        return replace(
-            one,
-            data=labels,
-            axes=("t", *one.axes[kept]),
-            spacing=(step, *one.spacing[kept]),
-            units=(self.volume.units[at], *one.units[kept]),
-            origin=(self.volume.origin[at] + self.start * step, *one.origin[kept]),
-            channel_names=(),
-            levels=(),
-            flat=False,
-            matrix=stacked(rows, step),
-        )
+        at, kept = self.volume.axes.index("t"), one.described(range(4 - labels.ndim, 3))
+        step, unit = self.volume.spacing[at], self.volume.units[at]
+        start = self.volume.origin[at] + self.start * step
+        kept |= {"data": labels[0], "channel_names": (), "levels": (), "flat": False}
+        return with_axis(replace(one, **kept), "t", labels, step, unit, start)
 
 
 @dataclass(frozen=True)

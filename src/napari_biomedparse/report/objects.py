@@ -16,6 +16,7 @@ from napari_biomedparse.labels.measure import (
     measure_prompts,
     with_units,
 )
+from napari_biomedparse.labels.sums import owners_of
 from napari_biomedparse.runs.blocks import grid_volume
 
 if TYPE_CHECKING:
@@ -96,12 +97,8 @@ def _measured(result: RunResult) -> pd.DataFrame:
         components, prompts = components_of(labels, texts)
         return measure_objects(components, volume, prompts=prompts)
     instances = np.asarray(result.instances[...])
-    numbers, first = np.unique(instances, return_index=True)
-    owners = labels.ravel()[first].tolist()
-    prompts = {
-        n: texts.get(owner, "")
-        for n, owner in zip(numbers.tolist(), owners, strict=True)
-    }
+    owners = owners_of(instances, labels)
+    prompts = {number: texts.get(owner, "") for number, owner in owners.items()}
     return measure_objects(instances, volume, prompts=prompts)
 
 

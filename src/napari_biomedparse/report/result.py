@@ -18,21 +18,10 @@ if TYPE_CHECKING:
 class RunResult:
     """A run's labels and what is known about them.
 
-    Parameters
-    ----------
-    volume : Volume
-        Three axes, or four of which the last are the colours.
-    labels : array [Z, Y, X]
-        Values are prompt ids.
-    existence : float32 ndarray [P, slices], optional
-    axis : int
-        The slicing axis.
-    instances : integer array [Z, Y, X], optional
-        Numbers of the separated objects.
-    facts : mapping
-        How the labels were made: sections of names and values.
-    threshold : float, optional
-        Existence threshold of the run.
+    The volume has three axes, or four of which the last are the colours. Labels
+    [Z, Y, X] are prompt ids, instances [Z, Y, X] numbers of the separated objects;
+    existence is [P, slices] along the slicing axis. Facts are how the labels were made:
+    sections of names and values. The threshold is the existence threshold of the run.
     """
 
     name: str

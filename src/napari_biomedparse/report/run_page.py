@@ -38,25 +38,12 @@ def report_run(
     time: int = 0,
     overwrite: bool = False,
 ) -> Path:
-    """Write the page of a run's folder.
+    """Write the page of a run's folder, a single file, and return its path.
 
-    Parameters
-    ----------
-    folder : path
-        The run's folder, as given to `segment_to_folder`.
-    output : path, optional
-        By default ``report.html`` in the folder, which may exist.
-    volume : path, Volume or array, optional
-        Replaces the recorded path; required if the run was made from an array.
-    time : int
-        Time point of a series to show, from 0.
-    overwrite : bool
-        Whether `output` may exist. A part of the run or the volume is never replaced.
-
-    Returns
-    -------
-    Path
-        The page, a single file.
+    `output` is by default ``report.html`` in the folder, which may exist, as any file
+    may with `overwrite`; a part of the run or the volume is never replaced. `volume`, a
+    path, `Volume` or array, replaces the recorded path; it is required if the run was
+    made from an array. `time` is the time point of a series to show, from 0.
 
     Raises
     ------
@@ -81,13 +68,8 @@ def report_run(
 def write_report(path: Path, result: RunResult, *, overwrite: bool = False) -> None:
     """Write the page of a result to a file.
 
-    Raises
-    ------
-    OptionError
-        If a package is missing.
-    OutputError
-        If the file exists and `overwrite` is False, it is the volume's, or it cannot be
-        written.
+    Raises an `OptionError` if a package is missing, and an `OutputError` if the file
+    exists and `overwrite` is False, it is the volume's, or it cannot be written.
     """
     check_place(path, overwrite=overwrite, inputs=[result.volume.source])
     with needs_extra("evaluate", "The pictures"):

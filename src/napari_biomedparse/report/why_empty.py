@@ -148,25 +148,30 @@ def _grey_levels(
     bright = float(np.percentile(seen, 99.5))
     if bright < DARK:
         scale = "from 0 to 1" if 0 < bright <= 1 else f"only up to {bright:.3g}"
-        yield Cause(
+        sentence = (
             f"The values range {scale}, but for the network 0 is black and 255 is "
-            "white: it sees next to nothing.",
-            "Choose the modality auto, which rescales the values."
-            if volume.dtype.kind == "f"
-            else "Multiply the values so that they range from 0 to 255; 8-bit images "
-            "are used as they are.",
-            {"modality": "auto"} if volume.dtype.kind == "f" else {},
+            "white: it sees next to nothing."
+        )
+        remedy = (
+            "Multiply the values so that they range from 0 to 255; 8-bit images are "
+            "used as they are."
+        )
+        yield (
+            _rescale(sentence) if volume.dtype.kind == "f" else Cause(sentence, remedy)
         )
     elif ((seen > 0) & (seen < 255)).mean() < LEAST_GREY:
-        other = intensity.method == "window"
-        yield Cause(
-            f"Nearly all voxels become black or white ({intensity.describe()}).",
-            "Choose the modality auto, which rescales the values."
-            if other
-            else "Choose another modality, or check that this is the grey image and "
-            "not a mask.",
-            {"modality": "auto"} if other else {},
+        sentence = f"Nearly all voxels become black or white ({intensity.describe()})."
+        remedy = (
+            "Choose another modality, or check that this is the grey image and not a "
+            "mask."
         )
+        windowed = intensity.method == "window"
+        yield _rescale(sentence) if windowed else Cause(sentence, remedy)
+
+
+def _rescale(sentence: str) -> Cause:
+    fix = "Choose the modality auto, which rescales the values."
+    return Cause(sentence, fix, {"modality": "auto"})
 
 
 def _threshold(

@@ -44,17 +44,9 @@ SHAPE = (24, 128, 128)
 class Phantom:
     """An image and the truth about each of its kind's targets.
 
-    Parameters
-    ----------
-    kind, seed : str, int
-        What it was drawn from; see `make_phantom`.
-    image : array, uint8 [Z,Y,X]
-        Grey levels.
-    objects : mapping of str to array, int32 [Z,Y,X]
-        For each target of the kind its instances, numbered from 1; 0 elsewhere. The
-        targets do not overlap.
-    spacing : tuple of float
-        Voxel size along z, y, x in micrometres.
+    It was drawn from a kind and a seed by `make_phantom`. Objects, int32 [Z,Y,X], are
+    for each target of the kind its instances, numbered from 1; 0 elsewhere. The targets
+    do not overlap. Spacing is the voxel size along z, y, x in micrometres.
     """
 
     kind: str
@@ -106,24 +98,12 @@ def make_phantom(
     shape: tuple[int, int, int] = SHAPE,
     targets: tuple[str, ...] | None = None,
 ) -> Phantom:
-    """Draw a phantom.
+    """Draw a phantom of a kind of `KINDS`.
 
-    Parameters
-    ----------
-    kind : str
-        Key of `KINDS`.
-    seed : int
-        The same seed and shape give the same phantom.
-    shape : tuple of int
-        Size along z, y, x. Instances keep their size in pixels; a larger shape shows
-        more of them.
-    targets : tuple of str, optional
-        Targets to include; by default they are drawn.
-
-    Raises
-    ------
-    OptionError
-        For an unknown kind or target, or a shape too small to hold tissue.
+    The same seed and shape (z, y, x) give the same phantom. Instances keep their size
+    in pixels; a larger shape shows more of them. The targets are drawn by default. An
+    `OptionError` is raised for an unknown kind or target, or a shape too small to hold
+    tissue.
     """
     if kind not in KINDS:
         raise OptionError(f"There is no phantom {kind!r}. Choose {' or '.join(KINDS)}.")

@@ -39,18 +39,9 @@ def is_series(layer: Image) -> bool:
 
 
 def shown_position(layer: Image | Labels, dims: Dims | None) -> tuple[int, ...]:
-    """Return the viewer's position in a layer's data.
+    """Return the viewer's position along each axis of a layer, clipped to its data.
 
-    Parameters
-    ----------
-    layer : napari.layers.Image or Labels
-    dims : napari.components.Dims, optional
-        The viewer's ``dims``. Without it, the first position is returned.
-
-    Returns
-    -------
-    tuple of int
-        Index along each axis of the layer, clipped to its data.
+    Without the viewer's `dims` it is the first one.
     """
     if dims is None:
         return (0,) * int(layer.ndim)

@@ -17,6 +17,7 @@ from napari.utils.transforms import Affine
 
 from napari_biomedparse.data.prompts import (
     INSTANCE_KEY,
+    Colour,
     Prompt,
     PromptSet,
     label_colour,
@@ -28,7 +29,7 @@ from napari_biomedparse.data.volume import (
     Volume,
     as_volume,
     colours_of,
-    stacked,
+    with_axis,
 )
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.io.formats.units import unit_name, with_voxel_size
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from napari.components import Dims
     from napari.layers import Image, Labels, Layer
 
-    from napari_biomedparse.data.prompts import Colour
     from napari_biomedparse.io.contents import Contents, LabelVolume
 
 LayerTuple = tuple[Any, dict[str, Any], str]
@@ -116,32 +116,14 @@ def volume_from_layer(
     at: Mapping[str, int] = MappingProxyType({}),
     series: bool = False,
 ) -> Volume:
-    """Return the volume of a layer that the viewer is showing.
+    """Return the volume of a layer that the viewer is showing, as by `as_volume`.
 
-    Parameters
-    ----------
-    layer : napari.layers.Image
-        A volume or a single image, in grey or colour, possibly with further axes. The
-        finest level of a multiscale layer is used.
-    dims : napari.components.Dims, optional
-        The viewer's ``dims``, for the position along further axes (channel, time).
-        Without it, the first position is used.
-    at : mapping of str to int
-        Positions to use instead along further axes, by the names of `stacked_axes`.
-    series : bool
-        Whether the time axis is kept, as the first one.
-
-    Returns
-    -------
-    Volume
-        From `as_volume`; lazy if the layer's data are, placed by all transforms of the
-        layer. A single image is a volume of one slice and `flat`. A series has the axis
-        t, two or three axes of space, and possibly colours.
-
-    Raises
-    ------
-    VolumeError
-        If the layer cannot be segmented.
+    It is lazy if the layer's data are, placed by all transforms of the layer, and has
+    the finest level of a multiscale one. Along further axes (channel, time) it is at
+    the position of the viewer's `dims`, without them at the first one, or at those
+    given by the names of `stacked_axes` as `at`. A `series` has the axis t, two or
+    three axes of space, and possibly colours. A `VolumeError` is raised if the layer
+    cannot be segmented.
     """
     kept, stacked = space_axes(layer), stacked_axes(layer)
     position = list(shown_position(layer, dims))
@@ -171,10 +153,10 @@ def volume_of_channels(layer: Image, layers: Iterable[Layer], dims: Dims) -> Vol
     These are along the first axis, and have the names of their layers.
     """
     volume = volume_from_layer(layer, dims)
-    known = layer.metadata.get(METADATA_KEY) or {}
+    known = known_of(layer)
     found: dict[str, Any] = {}
     for other in layers if "channel" in known else ():
-        own = other.metadata.get(METADATA_KEY) or {}
+        own = known_of(other)
         if "channel" in own and own.get("source") == known.get("source"):
             channel = volume_from_layer(other, dims)
             if channel.shape == volume.shape:
@@ -183,16 +165,8 @@ def volume_of_channels(layer: Image, layers: Iterable[Layer], dims: Dims) -> Vol
         return volume
     import dask.array as da
 
-    return replace(
-        volume,
-        data=da.stack([da.asarray(data) for data in found.values()]),  # type: ignore[no-untyped-call]
-        axes=("c", *volume.axes),
-        spacing=(1.0, *volume.spacing),
-        units=("pixel", *volume.units),
-        origin=(0.0, *volume.origin),
-        matrix=stacked(volume.matrix, 1.0),
-        channel_names=tuple(found),
-    )
+    data = da.stack([da.asarray(data) for data in found.values()])  # type: ignore[no-untyped-call]
+    return replace(with_axis(volume, "c", data), channel_names=tuple(found))
 
 
 def voxel_size(layer: Image | Labels) -> tuple[float, float, float]:
@@ -262,13 +236,9 @@ def moved_translate(
     keywords: Mapping[str, Any], start: Sequence[int]
 ) -> npt.NDArray[np.float64]:
     """Return the ``translate`` of a layer that begins at another of its voxels."""
-    own = Affine(
-        scale=keywords["scale"], rotate=keywords["rotate"], shear=keywords["shear"]
-    )
-    moved: npt.NDArray[np.float64] = (
-        np.asarray(keywords["translate"]) + np.asarray(own.linear_matrix) @ start
-    )
-    return moved
+    own = Affine(**{name: keywords[name] for name in ("scale", "rotate", "shear")})
+    moved = np.asarray(own.linear_matrix) @ start
+    return np.asarray(keywords["translate"] + moved)
 
 
 def volume_axes(layer: Image) -> dict[int, tuple[str, int]]:
@@ -285,7 +255,7 @@ def volume_axes(layer: Image) -> dict[int, tuple[str, int]]:
 
 def is_derived(layer: Image) -> bool:
     """Return whether a layer shows output of the network, such as probabilities."""
-    return bool((layer.metadata.get(METADATA_KEY) or {}).get("derived"))
+    return bool(known_of(layer).get("derived"))
 
 
 def prompts_of_layer(layer: Image | Labels) -> PromptSet | None:
@@ -295,7 +265,12 @@ def prompts_of_layer(layer: Image | Labels) -> PromptSet | None:
 
 def reviewed(layer: Labels) -> dict[int, list[int]]:
     """Return the accepted slices by the layer's axis."""
-    return dict((layer.metadata.get(METADATA_KEY) or {}).get(REVIEWED_KEY) or {})
+    return dict(known_of(layer).get(REVIEWED_KEY) or {})
+
+
+def known_of(layer: Layer) -> Mapping[str, Any]:
+    """Return the entries of this plugin in a layer's metadata."""
+    return layer.metadata.get(METADATA_KEY) or {}
 
 
 def labels_layer_kwargs(
@@ -303,26 +278,18 @@ def labels_layer_kwargs(
 ) -> dict[str, Any]:
     """Return the keywords, without data, of a Labels layer on an Image layer.
 
-    Parameters
-    ----------
-    layer : napari.layers.Image
-        The layer that `volume_from_layer` was given; its transforms, units and axis
-        labels are used.
-    prompts : PromptSet
-        Each gets a colour and a row of the ``features`` table (columns ``index``, the
-        label id, and ``prompt``). Instances get napari's own colours.
-    name : str
-        Name of the new layer.
-    series_at : int, optional
-        Channel of a series, 0 if there are no channels. Its labels have the axes of
-        `series_axes`.
+    Transforms, units and axis labels are those of the image. Each prompt gets a colour
+    and a row of the ``features`` table (columns ``index``, the label id, and
+    ``prompt``); instances get napari's own colours. `series_at` is the channel of a
+    series, 0 if there are no channels; its labels have the axes of `series_axes`.
     """
     kept = space_axes(layer) if series_at is None else series_axes(layer)
+    header = {k: v for k, v in known_of(layer).items() if k == _HEADER_KEY}
     keywords: dict[str, Any] = {
         "name": name,
         "units": tuple(layer.units[i] for i in kept),
         "axis_labels": tuple(layer.axis_labels[i] for i in kept),
-        "metadata": {METADATA_KEY: {**_header(layer), **_prompt_metadata(prompts)}},
+        "metadata": {METADATA_KEY: {**header, **_prompt_metadata(prompts)}},
         **_transforms(layer, kept),
     }
     channel = stacked_axes(layer).get("c")
@@ -407,7 +374,7 @@ def _image_layers(volume: Volume, prompts: PromptSet | None) -> list[LayerTuple]
     coloured = colours_of(volume)
     if "c" not in volume.axes or coloured is not None:
         return [(*_data_and_keywords(coloured or volume, prompts), "image")]
-    count = volume.shape[volume.axes.index("c")]
+    count = volume.size("c")
     names = volume.channel_names or tuple(f"channel {i}" for i in range(count))
     layers: list[LayerTuple] = []
     for i, name in enumerate(names):
@@ -459,12 +426,6 @@ def _data_and_keywords(
         keywords["metadata"][METADATA_KEY][_HEADER_KEY] = volume.header
     data = [volume.data, *volume.levels] if volume.levels else volume.data
     return data, keywords
-
-
-def _header(layer: Image) -> dict[str, bytes]:
-    """Return the NIfTI header in a layer's metadata, to pass it on."""
-    known = layer.metadata.get(METADATA_KEY) or {}
-    return {_HEADER_KEY: known[_HEADER_KEY]} if _HEADER_KEY in known else {}
 
 
 def _prompt_metadata(prompts: PromptSet) -> dict[str, Any]:
@@ -527,22 +488,11 @@ def _space(
 
 
 def _transforms(layer: Image, kept: list[int]) -> dict[str, Any]:
-    own: Any = layer
-    affine = layer.affine
+    own, affine = {name: getattr(layer, name) for name in _TRANSFORMS}, layer.affine
     if len(kept) < layer.ndim:
-        own = Affine(
-            scale=layer.scale,
-            translate=layer.translate,
-            rotate=layer.rotate,
-            shear=layer.shear,
-            ndim=layer.ndim,
-        ).set_slice(kept)
+        part = Affine(**own, ndim=layer.ndim).set_slice(kept)
+        own = {name: getattr(part, name) for name in _TRANSFORMS}
         affine = affine.set_slice(kept)
     count = len(kept) * (len(kept) - 1) // 2  # napari gives one too many for two axes
-    return {
-        "scale": own.scale,
-        "translate": own.translate,
-        "rotate": own.rotate,
-        "shear": own.shear[:count],
-        "affine": affine.affine_matrix,
-    }
+    own["shear"] = own["shear"][:count]
+    return {**own, "affine": affine.affine_matrix}

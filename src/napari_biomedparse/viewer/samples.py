@@ -40,12 +40,7 @@ def can_open_a_window() -> bool:
 def open_demo(sample: str) -> None:
     """Open napari with a sample and segment it with the demo model.
 
-    Returns when the window is closed.
-
-    Parameters
-    ----------
-    sample : str
-        Key of the sample in the plugin's manifest.
+    The sample is a key in the plugin's manifest. Returns when the window is closed.
     """
     import napari
     from qtpy.QtCore import QTimer

@@ -11,7 +11,7 @@ import numpy as np
 from napari_biomedparse.data.volume import SPATIAL_AXES, as_volume, choose_channel
 from napari_biomedparse.errors import BiomedParseError, VolumeError
 from napari_biomedparse.io.formats.units import with_voxel_size
-from napari_biomedparse.viewer.layers import METADATA_KEY
+from napari_biomedparse.viewer.layers import known_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,24 +39,13 @@ def find_file(
 ) -> FileChoice:
     """Return the file from which a layer's volume can be opened again.
 
-    Parameters
-    ----------
-    layer : napari.layers.Image
-    volume : Volume
-        From `volume_from_layer`; a series has the axis t.
-    at : mapping of str to int
-        Positions along the layer's axes t and c.
-    series : bool
-        Whether all time points are included.
-
-    Raises
-    ------
-    VolumeError
-        If the layer was not opened from a file, or no longer matches it.
+    The volume is from `volume_from_layer`; `at` are the positions along the layer's
+    axes t and c. A `series` includes all time points. A `VolumeError` is raised if the
+    layer was not opened from a file, or no longer matches it.
     """
     from napari_biomedparse.io import can_open
 
-    known = layer.metadata.get(METADATA_KEY) or {}
+    known = known_of(layer)
     path = known.get("source") or layer.source.path
     if not path or not can_open(path):
         raise VolumeError(
@@ -67,16 +56,12 @@ def find_file(
     channel = known.get("channel", at.get("c"))
     time = None if series else at.get("t")
     choices = [FileChoice(found, channel, time), FileChoice(found, None, time)]
-    space = {
-        axis: (step, unit)
-        for axis, step, unit in zip(
-            volume.axes, volume.spacing, volume.units, strict=True
-        )
-        if axis in SPATIAL_AXES
-    }
-    if len(units := {unit for _, unit in space.values()}) == 1 and "x" in space:
-        steps = (space.get(axis, (1.0, ""))[0] for axis in SPATIAL_AXES)
-        size = f"{','.join(map(repr, map(float, steps)))}{units.pop()}"
+    steps = dict(zip(volume.axes, volume.spacing, strict=True))
+    units = dict(zip(volume.axes, volume.units, strict=True))
+    unit, *others = {units[axis] for axis in SPATIAL_AXES if axis in units}
+    if not others and "x" in units:
+        sizes = (repr(float(steps.get(axis, 1.0))) for axis in SPATIAL_AXES)
+        size = ",".join(sizes) + unit
         choices += [replace(choice, voxel_size=size) for choice in choices]
     for choice in choices:
         if _is_alike(choice, volume, series=series):
