@@ -16,6 +16,7 @@ from pathlib import Path
 import golden_e2e
 import golden_network
 import golden_pure
+import golden_v1
 import torch
 from golden_result import Result
 
@@ -64,12 +65,33 @@ def cases(folder: Path) -> Iterator[Callable[[], Iterator[Result]]]:
             yield partial(run_file, folder, path)
 
 
+def cases_of_v1(folder: Path) -> Iterator[Callable[[], Iterator[Result]]]:
+    """Yield a function for each golden file of v1 that the folder holds."""
+    model = golden_v1.reference_model()
+    named = {
+        "state_dict_manifest.json": golden_network.manifest,
+        "weights_check.json": golden_network.weights_check,
+        "text_encoder.npz": golden_network.text_encoder,
+        "unit_backbone.npz": golden_network.unit_backbone,
+        "unit_pixel_decoder.npz": golden_network.unit_pixel_decoder,
+    }
+    for name, run in named.items():
+        if (folder / name).exists():
+            yield partial(run, folder, model)
+    if (folder / "unit_decoder.npz").exists():
+        yield partial(golden_v1.unit_decoder, folder)
+    for pattern in ("stage_*.npz", "companion_*.npz", "e2e_*.npz"):
+        for path in sorted(folder.glob(pattern)):
+            yield partial(golden_v1.image_case, folder, path)
+
+
 def main(folder: Path) -> int:
     """Run all cases, print the report and return the exit code."""
     started = time.perf_counter()
     results: list[Result] = []
     with torch.inference_mode():
-        for case in cases(folder):
+        listed = cases_of_v1 if golden_v1.is_v1(folder) else cases
+        for case in listed(folder):
             for result in case():
                 results.append(result)
                 print(_line(result), flush=True)

@@ -38,7 +38,7 @@ from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.networks.checkpoint import save_weights
 from napari_biomedparse.networks.config import V2
 from napari_biomedparse.networks.synthetic import synthetic_state_dict
-from napari_biomedparse.networks.v2.biomedparse import unfilled
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.pipeline import preview as previews
 from napari_biomedparse.pipeline.loop import run_plan
 from napari_biomedparse.pipeline.plan import plan_run
@@ -229,7 +229,7 @@ def full_runs(weights: Path) -> dict[str, Callable[[], Arrays]]:
 def make_full_weights(path: Path) -> None:
     """Write random weights of the network of full size, from fixed seeds."""
     config = V2
-    shapes = {k: v.shape for k, v in unfilled(config).state_dict().items()}
+    shapes = {k: v.shape for k, v in BiomedParse.unfilled(config).state_dict().items()}
     tensors = synthetic_state_dict(shapes)
     save_weights(path, tensors, {"name": "synthetic v2"}, config)
 

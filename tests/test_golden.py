@@ -37,6 +37,22 @@ def test_quick_golden_cases_pass(
         assert f"ok   {case}" in report
 
 
+QUICK_V1 = ("state_dict_manifest.json", "text_encoder.npz", "unit_decoder.npz",
+            "companion_0_*", "e2e_small256.npz", "e2e_wide256.npz")  # fmt: skip
+
+
+def test_quick_golden_cases_of_v1_pass(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for pattern in QUICK_V1:
+        for path in (shared / "reference_v1").glob(pattern):
+            shutil.copy(path, tmp_path)
+    assert golden.main(tmp_path) == 0, capsys.readouterr().out
+    report = capsys.readouterr().out
+    for case in ("state_dict", "unit_decoder reset", "companion_0", "e2e_wide256"):
+        assert f"ok   {case}" in report
+
+
 def test_a_folder_without_golden_files_fails(tmp_path: Path) -> None:
     assert golden.main(tmp_path) == 1
 

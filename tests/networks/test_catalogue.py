@@ -8,7 +8,12 @@ import sys
 import torch
 from safetensors import safe_open
 
-from napari_biomedparse.networks.catalogue import MODELS, available_models, targets_of
+from napari_biomedparse.networks.catalogue import (
+    MODELS,
+    available_models,
+    build,
+    targets_of,
+)
 from napari_biomedparse.networks.network import Network
 from napari_biomedparse.samples import TITLES
 
@@ -16,7 +21,7 @@ from napari_biomedparse.samples import TITLES
 def test_each_model_is_built_without_memory() -> None:
     for name, model in MODELS.items():
         assert model.name == name
-        network = model.build(model.config)
+        network = build(model.config)
         assert isinstance(network, Network)
         assert network.image_size == model.config.image_size
         assert {p.device for p in network.parameters()} == {torch.device("meta")}

@@ -46,7 +46,7 @@ from napari_biomedparse.errors import Cancelled  # noqa: E402
 from napari_biomedparse.networks.checkpoint import save_weights  # noqa: E402
 from napari_biomedparse.networks.config import TINY  # noqa: E402
 from napari_biomedparse.networks.synthetic import synthetic_state_dict  # noqa: E402
-from napari_biomedparse.networks.v2.biomedparse import unfilled  # noqa: E402
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse  # noqa: E402
 from napari_biomedparse.samples import make_phantom  # noqa: E402
 from napari_biomedparse.widgets.segment.widget import SegmentWidget  # noqa: E402
 
@@ -122,7 +122,7 @@ def make_runs(path: Path) -> None:
 def make_weights() -> Path:
     """Convert the checkpoint of the smallest network there can be."""
     config = replace(TINY, **SMALLEST)
-    shapes = {k: v.shape for k, v in unfilled(config).state_dict().items()}
+    shapes = {k: v.shape for k, v in BiomedParse.unfilled(config).state_dict().items()}
     tensors = synthetic_state_dict(shapes)
     for name, value in tensors.items():
         if name.endswith("token_embedding.weight"):

@@ -5,7 +5,6 @@ Imports no torch, so that forms can list models quickly.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -59,11 +58,15 @@ CONVERTED = "biomedparse_v2.safetensors"
 """The weights alone, made once from the published file and kept beside it."""
 
 
-def build_v2(config: BiomedParseConfig) -> Network:
-    """Build a BiomedParse v2 without memory for its tensors."""
-    from napari_biomedparse.networks.v2.biomedparse import unfilled
+def build(config: BiomedParseConfig) -> Network:
+    """Build a network without memory for its tensors."""
+    if config.network == "v1":
+        from napari_biomedparse.networks.v1.biomedparse import BiomedParseV1
 
-    return unfilled(config)
+        return BiomedParseV1.unfilled(config)
+    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+
+    return BiomedParse.unfilled(config)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,6 @@ class NamedModel:
     file: HubFile | Path | None  # published, in the installation, or random weights
     licence: str
     config: BiomedParseConfig = V2  # where the file does not record it
-    build: Callable[[BiomedParseConfig], Network] = build_v2
     targets: tuple[str, ...] = ()  # prompts of all that it knows, if these are few
 
     @property

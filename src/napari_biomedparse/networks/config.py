@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BiomedParseConfig:
-    """Every dimension of a `BiomedParse` network.
+    """Which network it is, and every dimension of it.
 
     The defaults are those of the published BiomedParse v2 checkpoint, read off the
     shapes of its tensors (ARCHITECTURE sections 2 to 5).
     """
 
+    network: str = "v2"  # or "v1"
     image_size: int = 512  # side of the square slices that enter the network, in pixels
-    pixel_mean: float = 114.495  # these two normalise grey levels of 0 to 255
+    pixel_mean: float = 114.495  # with these v2 normalises grey levels of 0 to 255
     pixel_std: float = 57.63
     # Channels and blocks of the four backbone stages, of strides 4, 8, 16 and 32.
     backbone_widths: tuple[int, int, int, int] = (192, 384, 768, 1536)
@@ -36,6 +37,9 @@ class BiomedParseConfig:
 
 V2 = BiomedParseConfig()
 """The published network: 1050 tensors, 372 million parameters."""
+
+V1 = BiomedParseConfig(network="v1", image_size=1024, queries=101, edge_queries=0)
+"""The published network for images: 925 tensors, 340 million parameters."""
 
 TINY = BiomedParseConfig(
     image_size=64,

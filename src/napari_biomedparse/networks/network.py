@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
+import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 if TYPE_CHECKING:
     from napari_biomedparse.networks.blocks.boltzmann import RandomField
@@ -48,6 +50,12 @@ class Network(nn.Module, ABC):
     def __init__(self, config: BiomedParseConfig) -> None:
         super().__init__()
         self.config = config
+
+    @classmethod
+    def unfilled(cls, config: BiomedParseConfig) -> Self:
+        """Build a network on the meta device, for weights to be assigned to it."""
+        with torch.device("meta"), _WithoutDrawing():
+            return cls(config)
 
     @property
     def image_size(self) -> int:
@@ -97,3 +105,21 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def low_precision_weights(self) -> Iterator[Tensor]:
         """Yield the weights that half precision serves well enough."""
+
+
+class _WithoutDrawing(TorchFunctionMode):
+    """Leaves tensors unfilled: even on the meta device, filling imports a compiler."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, Tensor.uniform_) or (
+            getattr(func, "__module__", None) == nn.init.__name__
+        ):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)

@@ -24,6 +24,7 @@ from napari_biomedparse.networks.catalogue import (
     HubFile,
     NamedModel,
     available_models,
+    build,
 )
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def _build(
 
     listed = listed or MODELS["v2"]  # files hold no other kind
     try:
-        model = listed.build(config or listed.config)
+        model = build(config or listed.config)
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as e:
         raise CheckpointError(
             f"{source} describes a network that cannot be built ({e}). Use weights "

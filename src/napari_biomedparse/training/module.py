@@ -154,7 +154,7 @@ def prepare(model: BiomedParse, options: FinetuneOptions) -> None:
     model.load_state_dict(weights, assign=True)
     model.requires_grad_(True)
     parts: dict[str, nn.Module] = {
-        "text": model.mask_decoder.language_encoder,
+        "text": model.mask_decoder.text_encoder,
         "backbone": model.backbone,
         "pixel-decoder": model.pixel_decoder,
     }

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from napari_biomedparse.networks.blocks import layers
 from napari_biomedparse.networks.blocks.boltzmann import SeededField
+from napari_biomedparse.networks.blocks.pixel_decoder import PixelFeatures
 from napari_biomedparse.networks.config import TINY
 from napari_biomedparse.networks.v2.mask_decoder import ImageFeatures, MaskDecoder
-from napari_biomedparse.networks.v2.pixel_decoder import PixelFeatures
 
 
 def _one_slice(image: ImageFeatures, index: int) -> ImageFeatures:

@@ -80,11 +80,17 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        visible: Tensor | None = None,
+        causal: bool = False,
     ) -> Tensor:
         """Attend from [N, Q, C] to `key` and `value` [N, K, C]; see `attend`."""
         keys, values = self.project_memory(key, value)
-        return self.attend(query, keys, values, causal=causal)
+        return self.attend(query, keys, values, visible=visible, causal=causal)
 
     def project_memory(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Project what is attended to: [N, K, C] each to [N, heads, K, C / heads].
@@ -110,13 +116,19 @@ class Attention(nn.Module):
         """Attend from `query` [N, Q, C] to `keys` and `values` of `project_memory`.
 
         `visible`, bool and broadcastable to [N, heads, Q, K], is True where a query may
-        see a key. With `causal`, position i sees positions up to i only.
+        see a key. With `causal`, position i sees positions up to i only. The precision
+        is that of the keys, or float64 with queries of float64.
         """
         weight_q, _, _ = self.in_proj_weight.chunk(3)
         bias_q, _, _ = self.in_proj_bias.chunk(3)
         queries = self._split(linear_each(query, weight_q, bias_q))
+        dtype = query.dtype if query.dtype == torch.float64 else keys.dtype
         mixed = F.scaled_dot_product_attention(
-            queries.to(keys.dtype), keys, values, attn_mask=visible, is_causal=causal
+            queries.to(dtype),
+            keys.to(dtype),
+            values.to(dtype),
+            attn_mask=visible,
+            is_causal=causal,
         )  # [N, heads, Q, C / heads]
         merged: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2).to(query.dtype))
         return merged
@@ -126,6 +138,15 @@ class Attention(nn.Module):
         return x.view(*x.shape[:-1], self.heads, -1).transpose(1, 2)
 
 
+class Norm(nn.LayerNorm):
+    """Layer normalisation in the precision of what is normalised."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] -> [..., C]."""
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
 class FeedForward(nn.Module):
     """Post-norm feed-forward layer, ``LN(x + linear2(relu(linear1(x))))``."""
 
@@ -133,7 +154,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.linear1 = LinearEach(dim, hidden)
         self.linear2 = LinearEach(hidden, dim)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = Norm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., C]."""
@@ -164,9 +185,10 @@ def linear_each(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     product per item, results do not depend on the rest of the batch. All are computed
     in one call: the weights stay in the caches, and threads share the items.
 
-    [N, L, C], [D, C] and [D] -> [N, L, D]. With any other number of axes, `x` is
-    treated as one item.
+    [N, L, C], [D, C] and [D] -> [N, L, D], in the precision of `x`. With any other
+    number of axes, `x` is treated as one item.
     """
+    weight, bias = weight.to(x.dtype), bias.to(x.dtype)
     if x.ndim != 3 or not apart(x):
         return F.linear(x, weight, bias)
     return torch.baddbmm(bias, x, weight.T.expand(len(x), -1, -1))

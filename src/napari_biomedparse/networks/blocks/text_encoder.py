@@ -76,12 +76,16 @@ class TextTransformer(nn.Module):
 class TextEncoder(nn.Module):
     """Token ids of prompts to token vectors in the decoder's space.
 
+    `transformer` is its name in the published weights, which differs between networks.
     `logit_scale` belongs to the published weights; masks and existence do not use it.
     """
 
-    def __init__(self, config: BiomedParseConfig) -> None:
+    def __init__(
+        self, config: BiomedParseConfig, transformer: str = "encoder_transformer"
+    ) -> None:
         super().__init__()
-        self.encoder_transformer = TextTransformer(config)
+        self._transformer = transformer
+        self.add_module(transformer, TextTransformer(config))
         self.lang_proj = nn.Parameter(torch.empty(config.text_width, config.dim))
         nn.init.normal_(self.lang_proj, std=config.text_width**-0.5)
         self.logit_scale = nn.Parameter(torch.ones(()))
@@ -92,5 +96,5 @@ class TextEncoder(nn.Module):
         Attention is causal: later tokens never change earlier vectors, so the ids may
         stop at a prompt's end token.
         """
-        tokens: Tensor = self.encoder_transformer(ids) @ self.lang_proj
+        tokens: Tensor = self.get_submodule(self._transformer)(ids) @ self.lang_proj
         return tokens

@@ -4,12 +4,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from napari_biomedparse.networks.config import TINY
-from napari_biomedparse.networks.v2.pixel_decoder import (
+from napari_biomedparse.networks.blocks.pixel_decoder import (
     EncoderLayer,
     NormedConv,
     PixelDecoder,
 )
+from napari_biomedparse.networks.config import TINY
 
 
 def test_encoder_layer_equals_torch_but_for_positions() -> None:

@@ -1,0 +1,1 @@
+"""The BiomedParse v1 network, for colour and single images."""
