@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from napari_biomedparse.errors import CheckpointError, OutputError
-from napari_biomedparse.networks.config import V2, BiomedParseConfig
+from napari_biomedparse.networks.config import NETWORKS, V2, BiomedParseConfig
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -221,12 +221,15 @@ def _parse_config(stored: object, path: Path) -> BiomedParseConfig | None:
 def _check_sizes(values: Mapping[str, object]) -> None:
     """Raise a `ValueError` if a configuration has impossible sizes."""
     for name, value in values.items():
+        if name == "network" and value in NETWORKS:
+            continue
         given = value if isinstance(value, tuple) else (value,)
         expected = getattr(V2, name)
         count = len(expected) if isinstance(expected, tuple) else 1
         most = _MOST_LAYERS if name.endswith(("depths", "layers", "levels")) else _MOST
+        least = 0 if name == "edge_queries" else 1e-9
         if len(given) != count or not all(
-            isinstance(size, int | float) and 0 < size <= most for size in given
+            isinstance(size, int | float) and least <= size <= most for size in given
         ):
             raise ValueError(f"{name} is {str(value)[:80]}")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+NETWORKS = ("v1", "v2")
+
 
 @dataclass(frozen=True)
 class BiomedParseConfig:
@@ -13,7 +15,7 @@ class BiomedParseConfig:
     shapes of its tensors (ARCHITECTURE sections 2 to 5).
     """
 
-    network: str = "v2"  # or "v1"
+    network: str = "v2"  # one of `NETWORKS`
     image_size: int = 512  # side of the square slices that enter the network, in pixels
     pixel_mean: float = 114.495  # with these v2 normalises grey levels of 0 to 255
     pixel_std: float = 57.63
