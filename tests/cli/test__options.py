@@ -29,10 +29,15 @@ from napari_biomedparse.training.options import FinetuneOptions
     common=("modality",),
     without=("region",),
     flags={"seed": "number"},
-    texts={"axis": "Which axis."},
 )
 def command(name: str, *, options: SegmentOptions, last: bool = False) -> None:
-    """Return nothing, but raise what it was given."""
+    """Return nothing, but raise what it was given.
+
+    Parameters
+    ----------
+    axis
+        Which axis.
+    """
     raise LookupError(name, options, last)
 
 
@@ -48,7 +53,7 @@ def test_help_and_choices_are_those_of_the_field() -> None:
     assert modality.metavar == "KIND" and "ct-lung" in modality.help
     assert modality.rich_help_panel is None and seed.rich_help_panel == FINE
     assert "One of" not in seed.help and "same seed" in seed.help
-    assert made(command, "axis").help == "Which axis."
+    assert made(described(command), "axis").help == "Which axis."
     assert {"region", "seed", "options"}.isdisjoint(
         inspect.signature(command).parameters
     )
@@ -156,7 +161,7 @@ def test_texts_and_metavars_are_those_of_the_docstring() -> None:
         ("--output", "-o"),
         ("--dry-run",),
         (),
-        ("--count",),
+        (),
     ]
     assert found[-1].min == 1
     assert made(command, "hidden").hidden

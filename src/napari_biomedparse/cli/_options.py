@@ -108,11 +108,11 @@ def _described(
     if get_origin(kind) is Annotated:
         kind, given = get_args(kind)
         info = copy(given)
-    info.metavar, text = entry.type_name, entry.description or ""
-    info.help = " ".join(text.split())
-    if is_option and parameter.default is not True:  # else it gets a --no- form, too
-        name = parameter.name.strip("_").replace("_", "-")
-        info.param_decls = (f"--{name}", *SHORT.get(name, ()))
+    info.metavar = entry.type_name or info.metavar
+    info.help = " ".join((entry.description or "").split())
+    name = parameter.name.strip("_").replace("_", "-")
+    if is_option and (parameter.default is False or name in SHORT):
+        info.param_decls = (f"--{name}", *SHORT.get(name, ()))  # and no --no- form
     return parameter.replace(annotation=Annotated[kind, info])
 
 
@@ -128,12 +128,11 @@ def takes_options(
     common: Collection[str],
     without: Collection[str] = (),
     flags: Mapping[str, str] | None = None,
-    texts: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each field of its parameter ``options``.
 
     Fields not in `common` are fine control, those in `without` are left out; `flags`
-    and `texts` replace the names and helps of fields that mean something else here.
+    replace the names of fields.
     """
     chosen = [item for item in fields(options) if item.name not in without]
     names = {item.name: item.name for item in chosen} | dict(flags or {})
@@ -146,9 +145,7 @@ def takes_options(
                 continue
             for item in chosen:
                 panel = None if item.name in common else FINE
-                text = (texts or {}).get(item.name)
-                made = _parameter(options, item, names[item.name], panel, text)
-                parameters.append(made)
+                parameters.append(_parameter(options, item, names[item.name], panel))
 
         @wraps(command)
         def run(**given: Any) -> None:
@@ -165,7 +162,7 @@ def takes_options(
 
 
 def _parameter(
-    options: type, item: Field[Any], name: str, panel: str | None, text: str | None
+    options: type, item: Field[Any], name: str, panel: str | None
 ) -> inspect.Parameter:
     """Make the parameter of a command that typer makes an option of."""
     default, meta = item.default, item.metadata
@@ -173,7 +170,7 @@ def _parameter(
     if _parser(options, item) is not None:
         kind = str | None
         default = ",".join(default) if isinstance(default, tuple) else default
-    text = text or meta["help"]
+    text = meta["help"]
     if "choices" in meta and meta["metavar"] == "KIND":
         text = f"{text} One of {', '.join(meta['choices'])}."
     made = typer.Option(help=text, metavar=meta.get("metavar"), rich_help_panel=panel)

@@ -30,11 +30,6 @@ if TYPE_CHECKING:
     SegmentOptions,
     common=("modality", "axis", "slices", "instances", "batch_size"),
     without=("region", "axes", "voxel_size"),
-    texts={
-        "slices": "Segment and score only these slices, counted from 0.",
-        "instances": "Score objects (F1) instead of classes (DSC, NSD). By default the "
-        "file's instance_label decides.",
-    },
 )
 def evaluate(
     *,
@@ -67,6 +62,11 @@ def evaluate(
     tolerance
         Distance up to which surfaces agree (NSD), in the unit of the spacing. By
         default twice the smallest side of a voxel; the challenge used 2.
+    slices
+        Segment and score only these slices, counted from 0.
+    instances
+        Score objects (F1) instead of classes (DSC, NSD). By default the file's
+        instance_label decides.
     """
     from napari_biomedparse.evaluation.run import evaluate as run
 

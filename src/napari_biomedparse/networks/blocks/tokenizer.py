@@ -81,14 +81,10 @@ def token_count(text: str) -> int:
 
 def _body(text: str) -> list[int]:
     """Encode a text of any length, without the start and end tokens."""
-    return [
-        token_id
-        for part in _SPECIAL.split(text)
-        if part
-        for token_id in (
-            [_SPECIAL_IDS[part]] if part in _SPECIAL_IDS else _encode(_clean(part))
-        )
-    ]
+    ids: list[int] = []
+    for part in filter(None, _SPECIAL.split(text)):
+        ids += [_SPECIAL_IDS[part]] if part in _SPECIAL_IDS else _encode(_clean(part))
+    return ids
 
 
 def _clean(text: str) -> str:
@@ -126,18 +122,8 @@ def _model() -> BPE:
     table = files("napari_biomedparse") / "_data" / "clip_merges.txt.gz"
     lines = gzip.decompress(table.read_bytes()).decode("utf-8").split("\n")[:-1]
     merges = [(left, right) for left, right in map(str.split, lines)]
-    symbols = _byte_symbols()
+    symbols = sorted(ByteLevel.alphabet())  # stand for bytes, as in the vocabulary
     tokens = [*symbols, *(symbol + _WORD_END for symbol in symbols)]
     tokens += [left + right for left, right in merges]
     vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
     return BPE(vocab=vocabulary, merges=merges, end_of_word_suffix=_WORD_END)
-
-
-def _byte_symbols() -> list[str]:
-    """List the 256 characters that stand for bytes, in the vocabulary's order.
-
-    Printable Latin-1 characters stand for themselves and come first; the other bytes
-    follow as the characters from U+0100 on.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    return [chr(code) for code in (*printable, *range(0x100, 0x200 - len(printable)))]
