@@ -84,6 +84,17 @@ def test_channels_enter_as_they_are_and_small_masks_lie_on_top(tmp_path: Path) -
     np.testing.assert_array_equal(labels, expected)
 
 
+def test_other_masks_are_other_data(tmp_path: Path) -> None:
+    before = load(write(tmp_path / "a"))
+    again = load(write(tmp_path / "b"))
+    changed = MASKS | {"c_MRI_brain_glioma.png": box((3, 9), (3, 8))}
+    after = load(write(tmp_path / "c", changed))
+    for name in before:
+        labels = [found[name].labels.identity for found in (before, again, after)]
+        assert labels[0] == labels[1]
+        assert (labels[0] == labels[2]) is (name != "c.png")
+
+
 def test_batches_ask_for_what_is_absent_too(tmp_path: Path) -> None:
     volumes = load_processed(write(tmp_path / "d"))
     samples = split(volumes, 0.0, 0).train

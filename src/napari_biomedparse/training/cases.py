@@ -82,17 +82,8 @@ def load_cases(
     files have the same names except for the extension; or files that hold both, such as
     OME-Zarr images with labels; or PNGs, see `load_processed`. `prompts` is a file for
     `read_wordings`, by default ``class_prompts.json`` in `data`; without it the prompts
-    in each file are used. For `modality` see `choose_intensity`, for `on_case` see
-    `finetune`.
-
-    Raises
-    ------
-    FormatError
-        If there are no data.
-    VolumeError
-        If any case cannot be used; all of them are listed.
-    PromptError
-        If the file with the wordings cannot be used.
+    in each file are used. For `modality` see `choose_intensity`, for `on_case` and
+    errors `finetune`.
     """
     if is_processed(data):
         return load_processed(data, on_case)

@@ -47,13 +47,7 @@ def fit(
     `half` uses bf16 where it suffices. Each of the `devices` takes one batch per step;
     processes that Lightning started for further ones exit when training ends.
     `callbacks` are called before the keeper, which writes the checkpoints and the log.
-
-    Raises
-    ------
-    CheckpointError
-        If the checkpoint in the folder does not fit.
-    OptionError
-        If the loss became NaN or infinite.
+    A `CheckpointError` is raised if the checkpoint in the folder does not fit.
     """
     options, last = module.options, keeper.folder / LAST
     keeper.chunks, keeper.steps = data.chunks, options.epochs * data.steps(devices)

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,11 +101,10 @@ class Keeper(Callback):
         if trainer.logger is not None:
             trainer.logger.log_metrics(values, self.step)
         if not self.stopped:  # else in the middle: only whole chunks can be resumed
-            if trainer.is_global_zero:
-                with atomic_write(self.folder / LAST) as partial:
-                    trainer.save_checkpoint(partial)
-            else:
-                trainer.save_checkpoint(self.folder / LAST)
+            last = self.folder / LAST
+            whole = atomic_write(last) if trainer.is_global_zero else nullcontext(last)
+            with whole as path:
+                trainer.save_checkpoint(path)
         if measured:
             self._report()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +28,16 @@ logger = logging.getLogger(__name__)
 class OnDemand:
     """An array that is read each time it is used, as there may be thousands.
 
-    `read` returns everything, perhaps mapped into memory; `identity` names the content.
+    `read` returns everything, perhaps mapped into memory; `identity` names the content,
+    by default its checksum.
     """
 
     def __init__(
         self, read: Callable[[], npt.NDArray[Any]], identity: str = ""
     ) -> None:
-        self._read, self.identity = read, identity
-        array = read()
+        self._read, array = read, read()
         self.shape, self.dtype = array.shape, array.dtype
+        self.identity = identity or sha256(array.tobytes()).hexdigest()
 
     def take(self, index: int, axis: int, /) -> npt.NDArray[Any]:
         """Return one plane, in memory."""

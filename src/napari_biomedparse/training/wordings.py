@@ -62,12 +62,8 @@ def read_wordings(path: Path) -> dict[str, Wordings]:
     The file is JSON that maps data set, a prefix of its files' names or `ANY`, to label
     id to a wording or a list of them (an empty list makes the class background). A data
     set may also have ``instance_label`` (0 or 1) and ``absent`` (a list of prompts for
-    targets that occur nowhere). Without the outer level it applies to all files.
-
-    Raises
-    ------
-    PromptError
-        If the file cannot be read or has other content.
+    targets that occur nowhere). Without the outer level it applies to all files. A
+    `PromptError` is raised if the file cannot be read or has other content.
     """
     try:
         content = json.loads(path.read_text("utf-8"))
