@@ -55,10 +55,7 @@ MODALITIES: dict[str, Modality] = {
 def parse_region(text: str) -> dict[str, tuple[int, int]]:
     """Read a box such as ``y=100:400,x=0:200``: first voxel and stop by axis.
 
-    Raises
-    ------
-    OptionError
-        If the text is not of that form.
+    An `OptionError` is raised if the text is not of that form.
     """
     box: dict[str, tuple[int, int]] = {}
     for part in text.split(","):
@@ -80,10 +77,7 @@ def region_text(box: Mapping[str, tuple[int, int]]) -> str:
 def parse_voxel_size(text: str) -> tuple[tuple[float, ...], str]:
     """Read a size such as ``0.5,0.1,0.1um``: of z, y, x or of all, and the unit.
 
-    Raises
-    ------
-    OptionError
-        If the text is not of that form, or a number is not above 0.
+    An `OptionError` is raised if it is not of that form, or a number is not above 0.
     """
     number = r"\s*(\d*\.?\d+(?:[eE][-+]?\d+)?)\s*"
     match = re.fullmatch(
@@ -106,10 +100,7 @@ def _check_voxel_size(text: str) -> str:
 def parse_axes(text: str) -> tuple[str, ...]:
     """Read names of axes such as ``ZYX``, one letter each.
 
-    Raises
-    ------
-    OptionError
-        If they are not of t, c, z, y, x, or y or x is missing.
+    An `OptionError` is raised if they are not of t, c, z, y, x, or y or x is missing.
     """
     axes = tuple(str(text).strip().lower().replace("s", "c"))
     if len(set(axes)) < len(axes) or not {"y", "x"} <= set(axes) <= set("tczyx"):

@@ -136,12 +136,8 @@ class Volume:
     def select(self, **index: int) -> Volume:
         """Select one position along named axes, as in ``select(c=1, t=0)``.
 
-        The result has the remaining axes, and is still lazy.
-
-        Raises
-        ------
-        VolumeError
-            If there is no such axis or position.
+        The result has the remaining axes, and is still lazy. A `VolumeError` is raised
+        if there is no such axis or position.
         """
         for axis, position in index.items():
             if axis not in self.axes:
@@ -179,12 +175,8 @@ class Volume:
         """Crop to a box, as in ``crop(y=(100, 400), x=(0, 200))``, end not included.
 
         The result has all axes and is still lazy. It keeps its position in the world
-        by a shifted origin, but has no coarser levels.
-
-        Raises
-        ------
-        VolumeError
-            If there is no such axis or range, or the axis is that of channels.
+        by a shifted origin, but has no coarser levels. A `VolumeError` is raised if
+        there is no such axis or range, or the axis is that of channels.
         """
         for axis, (start, stop) in box.items():
             if axis not in self.axes or axis == "c":
@@ -266,12 +258,8 @@ def as_volume(source: VolumeLike, *, name: str = "volume") -> Volume:
 def volume_of(array: ArrayLike, name: str = "volume") -> Volume:
     """Name the axes of a bare array by its rank: the last of t, c, z, y, x, or colors.
 
-    Nested sequences are taken too. The volume may have any rank, and has no spacing.
-
-    Raises
-    ------
-    VolumeError
-        If it is not a regular array.
+    Nested sequences are taken too; a `VolumeError` is raised if they are no regular
+    array. The volume may have any rank, and has no spacing.
     """
     if isinstance(array, str | os.PathLike):
         raise VolumeError(
@@ -296,12 +284,8 @@ def choose_channel(volume: Volume, channel: int | str | None) -> Volume:
 
     A channel is a number (from 0), a name, or "rgb" for three (or four) channels that
     are red, green and blue. None is enough where there is no choice. The result has no
-    channel axis, or the colors as the last axis.
-
-    Raises
-    ------
-    VolumeError
-        If the choice is missing or impossible.
+    channel axis, or the colors as the last axis. A `VolumeError` is raised if the
+    choice is missing or impossible.
     """
     if "c" not in volume.axes:
         if channel not in (None, 0):
@@ -317,11 +301,9 @@ def choose_channel(volume: Volume, channel: int | str | None) -> Volume:
         return _colours_last(volume)
     if channel is None and count == 1:
         return volume.select(c=0)
-    if isinstance(channel, str) and channel in names:
-        return volume.select(c=names.index(channel))
     if isinstance(channel, int) and 0 <= channel < count:
         return volume.select(c=channel)
-    if str(channel) in names:  # a wavelength, for example
+    if str(channel) in names:  # also a number, a wavelength for example
         return volume.select(c=names.index(str(channel)))
     found = "no channel was chosen" if channel is None else f"{channel!r} is not one"
     flat = "z" not in volume.axes and not volume.channel_names

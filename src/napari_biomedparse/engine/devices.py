@@ -40,22 +40,13 @@ def find_device(name: str) -> torch.device:
     available = available_devices()
     if name == "auto":
         return torch.device(available[0])
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    known = {torch.device(one).type for one in available}
-    numbered = {*available, "cpu:0", "mps:0"}
-    if (
-        device is None
-        or device.type not in known
-        or (device.index is not None and str(device) not in numbered)
-    ):
+    types = {one.partition(":")[0] for one in available}
+    if name not in {*available, *types, *(f"{one}:0" for one in types)}:
         raise DeviceError(
             f"This machine has no device {name!r}. Choose auto or one of "
             f"{', '.join(available)}."
         )
-    return device
+    return torch.device(name)
 
 
 def available_devices() -> list[str]:

@@ -136,11 +136,7 @@ class Engine:
 
     @torch.inference_mode()
     def predict(
-        self,
-        slices: Tensor,
-        tokens: Tokens,
-        *,
-        remember: bool = True,
+        self, slices: Tensor, tokens: Tokens, *, remember: bool = True
     ) -> SlicePrediction:
         """Run the network.
 

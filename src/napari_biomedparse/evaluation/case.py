@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import PromptSet, parse_prompts
 from napari_biomedparse.errors import OptionError, PromptError, VolumeError
 from napari_biomedparse.evaluation.memory import PeakMemory
-from napari_biomedparse.evaluation.metrics import match_rows
+from napari_biomedparse.evaluation.metrics import Labels, match_rows
 from napari_biomedparse.evaluation.scores import (
     CaseScore,
     ClassLine,
@@ -36,7 +35,6 @@ from napari_biomedparse.slicing.intensity import choose_intensity
 from napari_biomedparse.slicing.seen import grey_slice
 
 if TYPE_CHECKING:
-    from napari_biomedparse.evaluation.metrics import Labels
     from napari_biomedparse.io.contents import LabelVolume
     from napari_biomedparse.io.inputs import Pair
     from napari_biomedparse.networks.network import Network
@@ -53,8 +51,8 @@ class Scoring:
 
     The slices of `options` are the ones scored, and its `instances` decides whether
     objects are; `tolerance` is in the unit of the images' spacing, and None for twice
-    the smallest side of a voxel of each. `prompts` replace
-    those of each file; `model` is the network's identity, or empty for predictions.
+    the smallest side of a voxel of each. `prompts` replace those of each file; `model`
+    is the network's identity, or empty for predictions.
     """
 
     tolerance: float | None = None
@@ -89,13 +87,8 @@ class Overlay:
             return cls(**{key: kept[key][()] for key in kept})
 
 
-@dataclass(frozen=True)
-class _Prediction:
-    labels: Labels
-    instances: Labels | None
-    existence: npt.NDArray[np.bool_] | None
-    axis: int
-    costs: Mapping[str, float] = field(default_factory=dict)
+_Found = tuple[Labels, npt.NDArray[np.bool_] | None, int, dict[str, float]]
+"""Labels or instances; predicted existence, if known; slicing axis; time and memory."""
 
 
 class Case:
@@ -157,27 +150,27 @@ class Case:
         A network runs in `folder`, as `segment_to_folder` does.
         """
         if self.prediction is not None:
-            found = self._given(read_labels(self.prediction))
+            found: _Found = read_labels(self.prediction), None, self._axis(), {}
         elif network is not None and self.prompts is not None:
             found = self._segment(folder, network, self.prompts, how, on_progress)
         else:
             raise OptionError("Give predictions, or a model and prompts.")
-        axis, scored = found.axis, slice(*self.scoring.options.slices or (None,))
+        labels, existence, axis, costs = found
+        scored = slice(*self.scoring.options.slices or (None,))
         where = (slice(None),) * axis + (scored,)
-        truth, labels = read_labels(self.truth)[where], found.labels[where]
-        existence = None if found.existence is None else found.existence[:, scored]
-        if found.instances is None:
-            lines = self._score_classes(truth, labels, existence, axis)
-        else:
-            labels = found.instances[where]
+        truth, labels = read_labels(self.truth)[where], labels[where]
+        existence = None if existence is None else existence[:, scored]
+        if self.scores_instances:
             self.matches = match_rows(truth, labels)
             lines = score_instances(
                 truth, labels, self.prompts, existence=existence, axis=axis
             )
+        else:
+            lines = self._score_classes(truth, labels, existence, axis)
         score = CaseScore(
             self.pair.name,
             lines,
-            **found.costs,
+            **costs,
             slices=truth.shape[axis],
             tolerance=self.tolerance,
             unit=self.volume.units[1],
@@ -217,7 +210,7 @@ class Case:
         prompts: PromptSet,
         how: FolderOptions,
         on_progress: Progress | None,
-    ) -> _Prediction:
+    ) -> _Found:
         begun_before = (folder / MANIFEST).exists()
         start = time.monotonic()
         with PeakMemory() as peak:
@@ -230,23 +223,20 @@ class Case:
                 how,
                 on_progress=on_progress,
             )
-            labels = np.asarray(run.labels)
-            instances = None if run.instances is None else np.asarray(run.instances)
+            stored = run.instances if self.scores_instances else run.labels
+            labels: Labels = np.asarray(stored)
         costs = {"host_mib": peak.host_mib, "device_mib": peak.device_mib}
         if not begun_before:
             costs["seconds"] = time.monotonic() - start
         there = run.existence >= self.scoring.options.existence_threshold
-        axis = run.manifest.output["axis"]
-        return _Prediction(labels, instances, there, axis, costs)
+        return labels, there, run.manifest.output["axis"], costs
 
-    def _given(self, labels: Labels) -> _Prediction:
+    def _axis(self) -> int:
+        """Return the slicing axis where there is no run."""
         axis = self.scoring.options.axis
         if isinstance(axis, str):
-            axis = self.volume.axes.index(axis)
-        axis = choose_axis(self.volume.grid) if axis is None else axis
-        return _Prediction(
-            labels, labels if self.scores_instances else None, None, axis
-        )
+            return self.volume.axes.index(axis)
+        return choose_axis(self.volume.grid) if axis is None else axis
 
     def _find_prompts(self) -> PromptSet | None:
         if self.scoring.prompts is not None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from napari_biomedparse.errors import VolumeError
-from napari_biomedparse.evaluation.metrics import dice, evaluate_instances, surface_dice
+from napari_biomedparse.evaluation.metrics import (
+    Labels,
+    dice,
+    evaluate_instances,
+    surface_dice,
+)
 from napari_biomedparse.evaluation.scores import ClassLine, object_scores
 from napari_biomedparse.labels.instances import label_components
-
-if TYPE_CHECKING:
-    from napari_biomedparse.evaluation.metrics import Labels
 
 
 def compare_labels(
@@ -96,10 +97,4 @@ def _line(
         nsd = surface_dice(*masks, spacing=spacing, tolerance=tolerance)
     except ImportError:  # of monai
         nsd = math.nan
-    return ClassLine(
-        label,
-        text,
-        dsc=dice(*masks),
-        nsd=nsd,
-        **object_scores(score),
-    )
+    return ClassLine(label, text, dsc=dice(*masks), nsd=nsd, **object_scores(score))

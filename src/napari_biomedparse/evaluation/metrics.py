@@ -208,11 +208,7 @@ def dice(truth: Mask, mask: Mask) -> float:
 
 
 def surface_dice(
-    truth: Mask,
-    mask: Mask,
-    *,
-    spacing: tuple[float, ...],
-    tolerance: float = 2.0,
+    truth: Mask, mask: Mask, *, spacing: tuple[float, ...], tolerance: float = 2.0
 ) -> float:
     """Return the normalized surface Dice, 0 to 1.
 

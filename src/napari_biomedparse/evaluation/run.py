@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from napari_biomedparse.data.prompts import parse_prompts
+from napari_biomedparse.data.prompts import PromptsLike, parse_prompts
 from napari_biomedparse.data.text import csv_text
 from napari_biomedparse.errors import (
     BiomedParseError,
@@ -42,14 +42,17 @@ from napari_biomedparse.networks.weights import (
     model_or_default,
 )
 from napari_biomedparse.pipeline.plan import merge_options
-from napari_biomedparse.runs.request import split_changes
+from napari_biomedparse.runs.request import (
+    FolderChanges,
+    FolderOptions,
+    Progress,
+    split_changes,
+)
 from napari_biomedparse.version import __version__
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
-    from napari_biomedparse.data.prompts import PromptsLike
     from napari_biomedparse.networks.network import Network
-    from napari_biomedparse.runs.request import FolderChanges, FolderOptions, Progress
 
 logger = logging.getLogger(__name__)
 

@@ -101,14 +101,13 @@ def measure_objects(
     columns["equivalent_diameter"] = (columns["volume"] / ball) ** (1 / dimensions)
     means, covariances = _moments(found)
     centers = means @ steps.T + [volume.origin[i] for i in space]
-    places = {volume.axes[i]: at for at, i in enumerate(space)}
-    known = {axis: places[axis] for axis in AXES if axis in places}
+    names = [volume.axes[i] for i in space]
+    known = {axis: names.index(axis) for axis in AXES if axis in names}
+    columns |= {f"centroid_{axis}": centers[:, at] for axis, at in known.items()}
     for axis, at in known.items():
-        columns[f"centroid_{axis}"] = centers[:, at]
-    for axis, at in known.items():
-        for end, more in (("min", 0), ("max", 1)):
-            name = f"bbox_{axis}_{('start', 'stop')[more]}"
-            columns[name] = found[f"{'zyx'[at]}_{end}"].to_numpy(np.int64) + more
+        first, last = (found[f"{'zyx'[at]}_{end}"] for end in ("min", "max"))
+        columns[f"bbox_{axis}_start"] = first.to_numpy(np.int64)
+        columns[f"bbox_{axis}_stop"] = last.to_numpy(np.int64) + 1
     for image, name in zip(images, channels, strict=True):
         ending = f"_intensity_{name}" if name else "_intensity"
         mean = columns[f"mean{ending}"] = found[f"{image}_sum"].to_numpy() / voxels

@@ -22,15 +22,11 @@ class Finding:
     """What a run found for one prompt."""
 
     prompt: Prompt
-    slices: int
-    """Number of slices with voxels of the prompt."""
-    first: int | None
-    """First of these slices, if there are any."""
+    slices: int  # number of slices with voxels of the prompt
+    first: int | None  # the first of these slices, if there are any
     last: int | None
-    best: float
-    """Highest existence probability, 0 to 1; NaN before the first slice."""
-    best_slice: int | None
-    """Slice with the highest probability."""
+    best: float  # highest existence probability, 0 to 1; NaN before the first slice
+    best_slice: int | None  # the slice with this probability
     voxels: int
 
 
@@ -100,17 +96,15 @@ def combine_findings(parts: Sequence[Sequence[Finding]]) -> tuple[Finding, ...]:
     Slices and voxels are added up; the best slice is that of the time point with the
     highest probability.
     """
-    return tuple(map(_combine, zip(*parts, strict=True)))
-
-
-def _combine(parts: Sequence[Finding]) -> Finding:
-    best = max(parts, key=lambda finding: np.nan_to_num(finding.best, nan=-1.0))
-    return replace(
-        best,
-        slices=sum(part.slices for part in parts),
-        first=min((p.first for p in parts if p.first is not None), default=None),
-        last=max((p.last for p in parts if p.last is not None), default=None),
-        voxels=sum(part.voxels for part in parts),
+    return tuple(
+        replace(
+            max(same, key=lambda one: np.nan_to_num(one.best, nan=-1.0)),
+            slices=sum(one.slices for one in same),
+            first=min((f.first for f in same if f.first is not None), default=None),
+            last=max((f.last for f in same if f.last is not None), default=None),
+            voxels=sum(one.voxels for one in same),
+        )
+        for same in zip(*parts, strict=True)
     )
 
 

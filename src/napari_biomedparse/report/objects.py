@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,16 +75,18 @@ def object_tables(result: RunResult) -> tuple[str, list[Table]]:
     largest = measured.sort_values("voxels", ascending=False).head(MOST_ROWS)
     kinds = "objects" if result.instances is not None else "connected components"
     more = "" if len(measured) <= MOST_ROWS else f"; the {MOST_ROWS} largest are listed"
-    tables: list[Table] = []
+    tables = [_table(largest, LISTED)]
     if "prompt" in measured:
-        columns = ["prompt", "objects", "median_volume", "total_volume"]
-        sums = measure_prompts(measured)[columns]
-        rows: list[Row] = [tuple(map(_number, row)) for row in sums.to_numpy()]
-        tables.append(([name.replace("_", " ") for name in columns], rows))
-    names = [name for name in LISTED if name in largest]
-    listed: list[Row] = [tuple(map(_number, row)) for row in largest[names].to_numpy()]
-    tables.append(([name.replace("_", " ") for name in names], listed))
+        columns = ("prompt", "objects", "median_volume", "total_volume")
+        tables.insert(0, _table(measure_prompts(measured), columns))
     return f"{len(measured)} {kinds}, in {unit}{more}.", tables
+
+
+def _table(frame: pd.DataFrame, columns: Sequence[str]) -> Table:
+    """Return the columns that there are, with their names in words."""
+    known = [name for name in columns if name in frame]
+    rows: list[Row] = [tuple(map(_number, row)) for row in frame[known].to_numpy()]
+    return [name.replace("_", " ") for name in known], rows
 
 
 def _measured(result: RunResult) -> pd.DataFrame:

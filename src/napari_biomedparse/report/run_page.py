@@ -45,15 +45,10 @@ def report_run(
     path, `Volume` or array, replaces the recorded path; it is required if the run was
     made from an array. `time` is the time point of a series to show, from 0.
 
-    Raises
-    ------
-    FormatError, VolumeError
-        If the folder is not a run's, or the volume cannot be opened.
-    OptionError
-        If the volume is required, the time point does not exist, or a package is
-        missing.
-    OutputError
-        If the page cannot be written.
+    A `FormatError` or `VolumeError` is raised if the folder is not a run's, or the
+    volume cannot be opened; an `OptionError` if the volume is required, the time point
+    does not exist, or a package is missing; an `OutputError` if the page cannot be
+    written.
     """
     run = Run(Path(folder))
     page = run.folder / REPORT

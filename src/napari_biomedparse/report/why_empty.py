@@ -10,12 +10,12 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.data.options import MODALITIES
+from napari_biomedparse.data.options import MODALITIES, SegmentOptions
 from napari_biomedparse.data.prompts import PromptSet, PromptsLike, parse_prompts
 from napari_biomedparse.data.vocabulary import suggested_prompts
 from napari_biomedparse.data.volume import Volume, VolumeLike, as_volume
@@ -25,9 +25,6 @@ from napari_biomedparse.slicing.geometry import SliceGeometry, choose_axis
 from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
 from napari_biomedparse.slicing.read import read_slices, region_of, slice_geometry
 from napari_biomedparse.slicing.seen import PUBLISHED_SIZE
-
-if TYPE_CHECKING:
-    from napari_biomedparse.data.options import SegmentOptions
 
 LOOKED_AT = 5
 """Number of slices to examine, evenly spaced."""

@@ -43,10 +43,8 @@ def choose_axis(shape: tuple[int, ...]) -> int:
 class SliceGeometry:
     """How a volume's slices get to the network's scale, and back."""
 
-    shape: tuple[int, int, int]
-    """Of the volume."""
-    axis: int
-    """The slicing axis."""
+    shape: tuple[int, int, int]  # of the volume
+    axis: int  # the slicing axis
     pad: tuple[tuple[int, int], tuple[int, int]]
     """Zeros added before and after, for rows and columns of a slice."""
     working_shape: tuple[int, int]
@@ -151,10 +149,8 @@ class SliceGeometry:
 class TileGrid:
     """Where the tiles of a slice lie, in network pixels."""
 
-    shape: tuple[int, int]
-    """Rows H and columns W of the slice."""
-    size: int
-    """Edge length S of a tile."""
+    shape: tuple[int, int]  # rows H and columns W of the slice
+    size: int  # edge length S of a tile
 
     @property
     def corners(self) -> tuple[tuple[int, int], ...]:

@@ -41,16 +41,11 @@ class Intensity:
 
     method: str
     """``window``, ``percentile``, ``range`` (lowest to highest value), or ``none``."""
-    low: float = 0.0
-    """Values up to this become 0,"""
-    high: float = 255.0
-    """and from this on 255."""
-    label: str = "values as they are"
-    """The method in words."""
-    hint: str = ""
-    """A sentence of advice for the user, or empty."""
-    sampled: str = ""
-    """Checksum of the voxels that the choice is based on, or empty."""
+    low: float = 0.0  # values up to this become 0,
+    high: float = 255.0  # and from this on 255
+    label: str = "values as they are"  # the method in words
+    hint: str = ""  # a sentence of advice for the user, or empty
+    sampled: str = ""  # checksum of the voxels that the choice is based on, or empty
 
     def apply(self, planes: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Map the values of slices [B, Y, X] of any integer or real dtype.
@@ -127,18 +122,13 @@ def choose_intensity(data: ArrayLike, modality: str = "auto") -> Intensity:
             )
         return Intensity("none")
     if len(data.shape) == 4:
-        return _colour_range(data)
+        brightest = max(float(_sample(data[..., i]).max()) for i in range(3))
+        return Intensity("range", 0.0, 1.0 if brightest <= 1 else 255.0, "colours")
     chosen = MODALITIES[modality]
     if chosen.window is not None:
         hint = UNSIGNED_HINT if dtype.kind == "u" else ""
         return Intensity("window", *chosen.window, f"{chosen.label} window", hint)
     return _spread(data, dtype)
-
-
-def _colour_range(data: ArrayLike) -> Intensity:
-    """Choose between the two usual ranges of floating-point colours."""
-    brightest = max(float(_sample(data[..., i]).max()) for i in range(data.shape[-1]))
-    return Intensity("range", 0.0, 1.0 if brightest <= 1 else 255.0, "colours")
 
 
 def _spread(data: ArrayLike, dtype: np.dtype[Any]) -> Intensity:

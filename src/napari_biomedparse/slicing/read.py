@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.data.options import parse_region
+from napari_biomedparse.data.options import SegmentOptions, parse_region
 from napari_biomedparse.errors import (
     BiomedParseError,
     DeviceError,
@@ -37,7 +37,6 @@ from napari_biomedparse.slicing.geometry import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from napari_biomedparse.data.options import SegmentOptions
     from napari_biomedparse.data.volume import Volume
     from napari_biomedparse.slicing.intensity import Intensity
 

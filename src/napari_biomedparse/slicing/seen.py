@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.data.volume import as_volume
+from napari_biomedparse.data.volume import Volume, VolumeLike, as_volume
 from napari_biomedparse.errors import OptionError
-from napari_biomedparse.slicing.intensity import choose_intensity
+from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
 from napari_biomedparse.slicing.read import read_slices, region_of, slice_geometry
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
-    from napari_biomedparse.data.volume import Volume, VolumeLike
-    from napari_biomedparse.slicing.intensity import Intensity
 
 PUBLISHED_SIZE = 512
 """Edge length of the published network's input."""

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_biomedparse.data.volume import SPATIAL_AXES, as_volume, choose_channel
+from napari_biomedparse.data.volume import (
+    SPATIAL_AXES,
+    Volume,
+    as_volume,
+    choose_channel,
+)
 from napari_biomedparse.errors import BiomedParseError, VolumeError
 from napari_biomedparse.io.formats.units import with_voxel_size
 from napari_biomedparse.viewer.layers import known_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from napari.layers import Image
-
-    from napari_biomedparse.data.volume import Volume
 
 _WINDOW = 64
 
