@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import zarr
 
-from napari_biomedparse.data.volume import ArrayLike, Volume, as_volume, choose_channel
+from napari_biomedparse.data.volume import (
+    ArrayLike,
+    Volume,
+    as_volume,
+    choose_channel,
+    volume_of,
+)
 from napari_biomedparse.errors import VolumeError
 
 DATA = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
@@ -139,6 +145,17 @@ def test_what_a_volume_says_of_its_axes_counts_more_than_sizes() -> None:
     thin = _volume(COLOUR[..., 0, :3], **_first("z", "y", "x"))
     assert not as_volume(thin).is_colour
     assert not as_volume(COLOUR[0].astype(np.int16)).is_colour
+
+
+def test_letters_name_the_axes_of_an_array() -> None:
+    data = np.zeros((2, 4, 30, 26), np.uint8)
+    assert volume_of(data).axes == ("c", "z", "y", "x")
+    assert volume_of(data, letters="TZYX").axes == ("t", "z", "y", "x")
+    slices = np.zeros((20, 30, 3), np.uint8)  # not a color image
+    assert as_volume(slices, axes="YXZ").axes == ("y", "x", "z")
+    assert as_volume(volume_of(data[0]), axes="XYZ").axes == ("z", "y", "x")
+    with pytest.raises(VolumeError, match=r"4 axes with .* cannot be named ZYX"):
+        as_volume(data, axes="ZYX")
 
 
 def test_channels_called_red_green_blue_are_colours_wherever_they_are() -> None:

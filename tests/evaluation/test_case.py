@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from evaluation.cases import TEXTS, truth, write_challenge, write_prediction
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.errors import PromptError, VolumeError
-from napari_biomedparse.evaluation.case import Case, Scoring
+from napari_biomedparse.evaluation.case import Case, PeakMemory, Scoring
 from napari_biomedparse.io.inputs import Pair
 from napari_biomedparse.runs.request import FolderOptions
 
@@ -82,3 +84,17 @@ def test_labels_without_a_prompt_are_named(
     objects = replace(only, options=SegmentOptions(instances=True))
     Case(pair, objects).score(tmp_path / "run", None, FolderOptions())
     assert not caplog.messages
+
+
+MIB = 2**20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can start anew")
+def test_each_measurement_is_its_own() -> None:
+    with PeakMemory() as large:
+        # From the system itself: numpy may get memory that others have given back.
+        with mmap.mmap(-1, 200 * MIB) as fresh:
+            np.frombuffer(fresh, np.uint8)[:] = 1
+    with PeakMemory() as small:
+        pass
+    assert large.host_mib > small.host_mib + 150

@@ -10,8 +10,7 @@ from matplotlib.image import imread
 from napari_biomedparse.data.prompts import label_colour
 from napari_biomedparse.evaluation.case import Overlay
 from napari_biomedparse.evaluation.page import box_plot, draw_overlay, write_page
-from napari_biomedparse.evaluation.scores import CaseScore, ClassLine
-from napari_biomedparse.evaluation.tables import summarise
+from napari_biomedparse.evaluation.scores import CaseScore, ClassLine, summarise
 
 
 def test_names_and_prompts_are_shown_as_they_are(tmp_path: Path) -> None:

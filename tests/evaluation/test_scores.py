@@ -1,7 +1,9 @@
-"""Scores of a case: lines, means, and what they become on disk."""
+"""Scores of a case: lines, means, tables, and what they become on disk."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 
@@ -10,14 +12,23 @@ import pytest
 
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.evaluation.scores import (
+    ALL,
     CaseScore,
     ClassLine,
+    cases_csv,
     score_instances,
     score_semantic,
+    shown,
+    summarise,
+    summary_csv,
 )
 
 TRUTH = np.array([[[1, 1, 0]], [[1, 0, 0]], [[0, 2, 2]]], np.uint8)
 LABELS = np.array([[[1, 0, 0]], [[0, 0, 0]], [[0, 2, 2]]], np.uint8)
+SCORES = (
+    CaseScore("a", (ClassLine(1, "x, y", dsc=0.2), ClassLine(2, "z", dsc=0.6)), 1.5),
+    CaseScore("b", (ClassLine(1, "x, y", dsc=0.8), ClassLine(2, "z"))),
+)
 HOW = {"spacing": (1.0, 1.0, 1.0), "tolerance": 0.5, "existence": None, "axis": 0}
 
 
@@ -59,3 +70,26 @@ def test_json_brings_back_the_same_score() -> None:
     score = CaseScore("x", (ClassLine(1, "a", dsc=0.5),), seconds=3.5, slices=4)
     text = json.dumps(score.to_json(), allow_nan=False)
     assert repr(CaseScore.from_json(json.loads(text))) == repr(score)
+
+
+def test_everything_is_the_mean_of_the_means_of_cases() -> None:
+    first, *classes = summarise(SCORES)
+    assert (first.label, first.prompt, first.cases) == (None, ALL, 2)
+    assert first.mean == (0.4 + 0.8) / 2 and first.lowest == 0.4
+    assert [(c.label, c.mean, c.cases) for c in classes] == [(1, 0.5, 2), (2, 0.6, 1)]
+    assert abs(classes[0].deviation - 0.3) < 1e-12 and classes[1].deviation == 0
+
+
+def test_csv_has_empty_fields_where_nothing_is_known() -> None:
+    lines = list(csv.DictReader(io.StringIO(cases_csv(SCORES))))
+    assert [(x["case"], x["prompt"], x["dsc"]) for x in lines] == [
+        ("a", "x, y", "0.2"), ("a", "z", "0.6"), ("b", "x, y", "0.8"), ("b", "z", ""),
+    ]  # fmt: skip
+    assert (lines[0]["seconds"], lines[2]["seconds"]) == ("1.5", "")
+    (first, *_) = csv.DictReader(io.StringIO(summary_csv(summarise(SCORES))))
+    assert (first["label"], first["metric"], first["mean"]) == ("", "dsc", "0.6")
+
+
+def test_nothing_has_no_summary() -> None:
+    assert summarise([]) == ()
+    assert shown(math.nan) == "-" and shown(0.5, digits=1) == "0.5"

@@ -19,7 +19,7 @@ from napari_biomedparse.pipeline.plan import (
     plan_parts,
     vote,
 )
-from napari_biomedparse.pipeline.segment import segment
+from napari_biomedparse.pipeline.segment import iter_segment, segment
 
 PROMPTS = {2: "liver", 5: "mitochondria", 9: "a b c"}
 VALUES = np.random.default_rng(5).integers(0, 255, (20, 22, 18), dtype=np.uint8)
@@ -226,6 +226,18 @@ def test_choices_that_make_no_sense(source: Any, choice: Any, message: str) -> N
 def test_options_are_those_of_segment(tiny_model: BiomedParse) -> None:
     with pytest.raises(OptionError, match="no option chanel"):
         segment(FILM, "liver", tiny_model, chanel=1)
+
+
+def test_axes_of_an_array_are_named_by_an_option(tiny_model: BiomedParse) -> None:
+    stack, expected = FILM[0, 1], segment(FILM[0, 1], FAR, tiny_model)
+    swapped = segment(FILM[0], FAR, tiny_model, channel=1, axes="CZYX")
+    np.testing.assert_array_equal(swapped.labels, expected.labels)
+    over_time = segment(stack[:, None], FAR, tiny_model, axes="TZYX")
+    assert over_time.labels.shape == (4, 1, 30, 26)
+    (first, *_) = iter_segment(stack, FAR, tiny_model, axes="XYZ", axis="z")
+    assert (first.axis, first.labels.shape[:2]) == (2, (4, 30))
+    with pytest.raises(VolumeError, match="cannot be named TZYX"):
+        segment(stack, FAR, tiny_model, axes="TZYX")
 
 
 def test_a_region_of_each_time_point(tiny_model: BiomedParse) -> None:

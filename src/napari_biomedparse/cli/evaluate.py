@@ -97,8 +97,7 @@ def evaluate(
 
 def _show(result: Evaluation) -> None:
     from napari_biomedparse.evaluation.run import PAGE, tolerance_text
-    from napari_biomedparse.evaluation.scores import METRICS
-    from napari_biomedparse.evaluation.tables import table_of
+    from napari_biomedparse.evaluation.scores import METRICS, table_of
 
     metrics, classes = table_of(result.summary)
     table = Table("label", "class", *(METRICS[m] for m in metrics), "cases")

@@ -105,8 +105,8 @@ def parse_axes(text: str) -> tuple[str, ...]:
     axes = tuple(str(text).strip().lower().replace("s", "c"))
     if len(set(axes)) < len(axes) or not {"y", "x"} <= set(axes) <= set("tczyx"):
         raise OptionError(
-            f"Axes (axes) is {text!r}; write a letter for each axis of the file, in "
-            "its order: T (time), C (channels or colors), Z, Y, X."
+            f"Axes (axes) is {text!r}; write a letter for each axis of the file or "
+            "array, in its order: T (time), C (channels or colors), Z, Y, X."
         )
     return axes
 
@@ -175,8 +175,8 @@ class SegmentOptions:
     axes: str | None = option(
         None,
         "Axes",
-        "Names of the axes in a TIFF file, in their order, in place of its own: ZYX "
-        "for a stack whose slices are declared as channels or time points.",
+        "Names of the axes of a TIFF file or an array, in their order, in place of its "
+        "own: ZYX for a stack whose slices are declared as channels or time points.",
         check=_check_axes,
         metavar="LETTERS",
     )

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from napari_biomedparse.data.options import parse_axes
 from napari_biomedparse.errors import VolumeError
 
 SPATIAL_AXES = ("z", "y", "x")
@@ -213,7 +214,9 @@ VolumeLike: TypeAlias = ArrayLike | Volume
 """An image: a numpy, dask or zarr array, or a `Volume` with axes and voxel size."""
 
 
-def as_volume(source: VolumeLike, *, name: str = "volume") -> Volume:
+def as_volume(
+    source: VolumeLike, *, name: str = "volume", axes: str | None = None
+) -> Volume:
     """Return an array or a `Volume` as a volume that can be segmented.
 
     It has three axes, or a single image two, which becomes a volume of one slice.
@@ -222,13 +225,11 @@ def as_volume(source: VolumeLike, *, name: str = "volume") -> Volume:
     names, as a last axis of size three or four. Then the result has four axes, of which
     the last is red, green and blue.
 
-    `name` is that of a bare array. Its last axis is taken as color if its size is three
-    or four, the axes before it are longer, and values are uint8 or floating point. A
-    `VolumeError` is raised if the axes are unsuitable, the volume is empty, or voxels
-    are not real numbers.
+    `name` and `axes` are those of a bare array, see `volume_of`. A `VolumeError` is
+    raised if the axes are unsuitable, the volume is empty, or voxels are not real
+    numbers.
     """
-    volume = source if isinstance(source, Volume) else volume_of(source, name)
-    volume = _colours_last(without_singles(volume))
+    volume = _colours_last(without_singles(volume_of(source, name, axes)))
     rgb = volume.axes[2:] == ("c",) and volume.shape[2] == 3
     if sorted(volume.axes[:2]) == ["x", "y"] and (len(volume.axes) == 2 or rgb):
         volume = as_one_slice(volume)
@@ -255,12 +256,18 @@ def as_volume(source: VolumeLike, *, name: str = "volume") -> Volume:
     return volume
 
 
-def volume_of(array: ArrayLike, name: str = "volume") -> Volume:
-    """Name the axes of a bare array by its rank: the last of t, c, z, y, x, or colors.
+def volume_of(
+    array: VolumeLike, name: str = "volume", letters: str | None = None
+) -> Volume:
+    """Name the axes of a bare array by letters such as ``CZYX``, or else by its rank.
 
-    Nested sequences are taken too; a `VolumeError` is raised if they are no regular
-    array. The volume may have any rank, and has no spacing.
+    By its rank they are the last of t, c, z, y, x. The last axis is color if its size
+    is three or four, the axes before it are longer, and values are uint8 or floating
+    point. Nested sequences are taken too. The volume may have any rank, and has no
+    spacing. A `VolumeError` is raised for no regular array, or not a letter per axis.
     """
+    if isinstance(array, Volume):
+        return array  # it names its own axes
     if isinstance(array, str | os.PathLike):
         raise VolumeError(
             f"{os.fspath(array)} is a path, not an image; open it with open_volume."
@@ -272,7 +279,14 @@ def volume_of(array: ArrayLike, name: str = "volume") -> Volume:
             raise VolumeError(f"{name} is not a regular array: {error}.") from error
     rank = len(array.shape)
     axes: tuple[str, ...] = ("?",) * rank
-    if _looks_coloured(array):
+    if letters is not None:
+        axes = parse_axes(letters)
+        if len(axes) != rank:
+            raise VolumeError(
+                f"{name} has {rank} axes with the sizes "
+                f"{', '.join(map(str, array.shape))}, which cannot be named {letters}."
+            )
+    elif _looks_coloured(array):
         axes = (*("t", *SPATIAL_AXES)[1 - rank :], "c")
     elif 0 < rank <= 5:
         axes = ("t", "c", *SPATIAL_AXES)[-rank:]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+import math
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import PromptSet, parse_prompts
 from napari_biomedparse.errors import OptionError, PromptError, VolumeError
-from napari_biomedparse.evaluation.memory import PeakMemory
 from napari_biomedparse.evaluation.metrics import Labels, match_rows
 from napari_biomedparse.evaluation.scores import (
     CaseScore,
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LARGEST_PICTURE, _MOST_NAMED = 768, 5
+MIB = 2**20
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ class Case:
                 f"{pair.name}."
             )
         self.pair, self.scoring = pair, scoring
-        self.volume = open_volume(pair.image)
+        self.volume = open_volume(pair.image, axes=scoring.options.axes)
         sides = self.volume.spacing[1 if self.volume.flat else 0 : 3]
         given_tolerance = scoring.tolerance
         self.tolerance = 2 * min(sides) if given_tolerance is None else given_tolerance
@@ -278,3 +283,42 @@ class Case:
             first + at,
             down / across,
         )
+
+
+class PeakMemory:
+    """Measures peak memory in a ``with`` block, in MiB.
+
+    `host_mib` is resident memory of this process. Where the system cannot start a new
+    measurement (not Linux), it is the peak since the process began; NaN on Windows.
+    `device_mib` is memory allocated on the current CUDA device; NaN without one.
+    """
+
+    host_mib = math.nan
+    device_mib = math.nan
+
+    def __enter__(self) -> PeakMemory:
+        """Start a new measurement."""
+        with contextlib.suppress(OSError):
+            _RESET.write_text("5")
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Read the peaks."""
+        self.host_mib = _host_peak()
+        if torch.cuda.is_available():
+            self.device_mib = torch.cuda.max_memory_allocated() / MIB
+
+
+def _host_peak() -> float:
+    if _STATUS.exists():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    if sys.platform == "win32":
+        return math.nan
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (MIB if sys.platform == "darwin" else 1024)

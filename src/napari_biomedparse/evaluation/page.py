@@ -10,8 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_biomedparse.evaluation.scores import METRICS, CaseScore, by_class, known
-from napari_biomedparse.evaluation.tables import SummaryLine, shown, table_of
+from napari_biomedparse.evaluation.scores import (
+    METRICS,
+    CaseScore,
+    SummaryLine,
+    by_class,
+    known,
+    shown,
+    table_of,
+)
 from napari_biomedparse.io.durable import atomic_write, write_durably
 from napari_biomedparse.report.drawing import as_png, blend, new_figure
 from napari_biomedparse.report.html import render

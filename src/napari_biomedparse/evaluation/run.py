@@ -20,10 +20,11 @@ from napari_biomedparse.errors import (
 )
 from napari_biomedparse.evaluation.case import Case, Overlay, Scoring
 from napari_biomedparse.evaluation.page import draw_boxes, draw_overlay, write_page
-from napari_biomedparse.evaluation.scores import CaseScore, plain
-from napari_biomedparse.evaluation.tables import (
+from napari_biomedparse.evaluation.scores import (
+    CaseScore,
     SummaryLine,
     cases_csv,
+    plain,
     shown,
     summarise,
     summary_csv,

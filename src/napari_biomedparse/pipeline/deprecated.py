@@ -6,8 +6,8 @@ import warnings
 from typing import TYPE_CHECKING, Unpack
 
 from napari_biomedparse.data.results import Segmentation
-from napari_biomedparse.data.volume import Volume, choose_channel, volume_of
-from napari_biomedparse.pipeline.plan import Times, open_series
+from napari_biomedparse.data.volume import choose_channel, volume_of
+from napari_biomedparse.pipeline.plan import Times, merge_options, open_series
 from napari_biomedparse.pipeline.segment import Model, Watch, segment
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def segment_series(
 ) -> Segmentation:
     """Segment a volume over time, as `segment` does now; deprecated."""
     _warn("segment_series is now segment, which recognises an axis t")
-    image = volume if isinstance(volume, Volume) else volume_of(volume)
+    axes = merge_options(options, changes).axes
+    image = volume_of(volume, letters=axes)
     series = open_series(choose_channel(image, channel), time)
     times = series.start, series.stop
     return segment(

@@ -149,7 +149,7 @@ def plan_run(
         If the volume, the prompts or the options cannot be used.
     """
     options = options or SegmentOptions()
-    volume = region_of(as_volume(volume), options)
+    volume = region_of(as_volume(volume, axes=options.axes), options)
     prompts = parse_prompts(prompts)
     refuse_equal(prompts.texts)
     geometry = slice_geometry(volume, options, config.image_size)
@@ -285,7 +285,7 @@ def choose_input(
     if isinstance(volume, str | os.PathLike):
         image = open_image(volume, options.axes)
     else:
-        image = volume if isinstance(volume, Volume) else volume_of(volume)
+        image = volume_of(volume, letters=options.axes)
     image = choose_channel(image, channel)
     if one is None and not consensus and (time is not None or has_time_points(image)):
         refuse_separate(options, "a series' result")

@@ -79,7 +79,8 @@ def why_empty(
     run's probabilities, NaN where not run; `intensity` is from `choose_intensity`, if
     it is known already; `model` is the name or identity of the model, if known.
     """
-    volume, prompts = region_of(as_volume(volume), options), parse_prompts(prompts)
+    volume = region_of(as_volume(volume, axes=options.axes), options)
+    prompts = parse_prompts(prompts)
     if not np.isfinite(existence).any():
         return (Cause("No slice was finished.", "Resume the run."),)
     geometry = slice_geometry(volume, options, PUBLISHED_SIZE)

@@ -35,7 +35,7 @@ def seen_slice(
     which may take seconds for a large volume. The edge length `size` of the network's
     input affects the padding of slices that are cut into tiles.
     """
-    volume = region_of(as_volume(volume), options)
+    volume = region_of(as_volume(volume, axes=options.axes), options)
     geometry = slice_geometry(volume, options, size)
     if not 0 <= index < geometry.depth:
         raise OptionError(

@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QHeaderView, QTableWidget, QTableWidgetItem, QWidget
 from napari_biomedparse.data.prompts import INSTANCE_KEY
 from napari_biomedparse.errors import VolumeError, install_extra
 from napari_biomedparse.evaluation.compare import compare_labels
-from napari_biomedparse.evaluation.tables import shown
+from napari_biomedparse.evaluation.scores import shown
 from napari_biomedparse.io.formats.units import unit_name
 from napari_biomedparse.viewer.layers import (
     METADATA_KEY,
