@@ -145,7 +145,7 @@ def test_texts_and_metavars_are_those_of_the_docstring() -> None:
             How often.
         """
 
-    described(command)
+    command = described(command)
     assert command.__doc__ == "Do things.\n\nTwice."
     files = made(command, "files")
     assert isinstance(files, typer.models.ArgumentInfo)

@@ -11,7 +11,7 @@ from operator import or_
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
-from docstring_parser import DocstringParam, DocstringStyle, parse
+from docstring_parser import Docstring, DocstringStyle, parse
 
 from napari_biomedparse.cli._show import err
 from napari_biomedparse.data.fields import field_types
@@ -22,104 +22,87 @@ FINE = "Fine control"
 LARGE = "Large volumes and many of them"
 SHORT = {"image": ("-i",), "model": ("-m",), "output": ("-o",), "prompt": ("-p",)}
 """What can stand in place of the names of options."""
+PANELS = dict.fromkeys(("consensus", "force"), FINE) | dict.fromkeys(
+    ("continue_", "ome_zarr", "scheduler", "workers"), LARGE
+)
+SHARED = """Arguments that are the same in several commands.
+
+Parameters
+----------
+prompt : TEXT
+    What to find, for example 'mitochondria in electron microscopy'. Repeat the option
+    for several targets: the first gets label 1, the second label 2, and so on. By
+    default the prompts stored in the file are used.
+model : NAME|FILE
+    v2 (the published network, downloaded on first use), demo (small, built in), tiny
+    (random, for trying things out), or a weights file. By default v2 if it has been
+    downloaded, else demo.
+channel : C
+    Channel, by number (from 0) or name; rgb for all three as colors.
+overwrite
+    Replace what is there. An input is never replaced.
+device
+    Where to compute: auto (the fastest), cpu, cuda, cuda:1, mps.
+scheduler : ADDRESS
+    dask.distributed scheduler whose workers compute.
+workers : N
+    Number of local worker processes; each gets its own graphics card if there are
+    several.
+"""
+COUNT = typer.Option(min=1)
 Parser = Callable[[str], Any]
 
 
-Prompts = Annotated[
-    list[str] | None,
-    typer.Option(
-        *("--prompt", *SHORT["prompt"]),
-        metavar="TEXT",
-        help="What to find, for example 'mitochondria in electron microscopy'. Repeat "
-        "the option for several targets: the first gets label 1, the second label 2, "
-        "and so on. By default the prompts stored in the file are used.",
-    ),
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        *("--model", *SHORT["model"]),
-        metavar="NAME|FILE",
-        help="v2 (the published network, downloaded on first use), demo (small, built "
-        "in), tiny (random, for trying things out), or a weights file. By default v2 "
-        "if it has been downloaded, else demo.",
-    ),
-]
-Channel = Annotated[
-    str | None,
-    typer.Option(
-        metavar="C",
-        help="Channel, by number (from 0) or name; rgb for all three as colors.",
-    ),
-]
-Overwrite = Annotated[
-    bool,
-    typer.Option(
-        "--overwrite", help="Replace what is there. An input is never replaced."
-    ),
-]
-Device = Annotated[
-    str,
-    typer.Option(help="Where to compute: auto (the fastest), cpu, cuda, cuda:1, mps."),
-]
-Scheduler = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        help="dask.distributed scheduler whose workers compute.",
-        rich_help_panel=LARGE,
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Number of local worker processes; each gets its own graphics card if "
-        "there are several.",
-        rich_help_panel=LARGE,
-    ),
-]
-
-
 def described(command: Callable[..., None]) -> Callable[..., None]:
-    """Take the texts and metavars of a command's arguments from its docstring.
+    """Take the texts and metavars of a command's arguments from docstrings.
 
-    What is keyword-only becomes an option, anything else an argument. Parameters that
-    the docstring does not list stay as they are.
+    From its own, from `SHARED`, or from the field of `SegmentOptions`; what none of
+    them lists stays as it is. Keyword-only parameters become options.
     """
-    doc = parse(inspect.getdoc(command) or "", DocstringStyle.NUMPYDOC)
-    entries = {entry.arg_name: entry for entry in doc.params}
+    doc = _parsed(inspect.getdoc(command) or "")
+    texts = {
+        item.name: (item.metadata["help"], item.metadata.get("metavar"))
+        for item in fields(SegmentOptions)
+        if item.name in ("axes", "voxel_size")
+    }
+    for entry in (*_parsed(SHARED).params, *doc.params):
+        texts[entry.arg_name] = (
+            " ".join((entry.description or "").split()),
+            entry.type_name,
+        )
     signature = inspect.signature(command, eval_str=True)
     parameters = [
-        _described(one, entries[one.name]) if one.name in entries else one
+        _described(one, *texts[one.name]) if one.name in texts else one
         for one in signature.parameters.values()
     ]
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    command.__doc__ = doc.description
-    return command
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        command(**given)
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__doc__ = doc.description
+    return run
+
+
+def _parsed(text: str) -> Docstring:
+    return parse(text, DocstringStyle.NUMPYDOC)
 
 
 def _described(
-    parameter: inspect.Parameter, entry: DocstringParam
+    parameter: inspect.Parameter, text: str, metavar: str | None
 ) -> inspect.Parameter:
     is_option = parameter.kind is parameter.KEYWORD_ONLY
     kind, info = parameter.annotation, typer.Option() if is_option else typer.Argument()
     if get_origin(kind) is Annotated:
         kind, given = get_args(kind)
         info = copy(given)
-    info.metavar = entry.type_name or info.metavar
-    info.help = " ".join((entry.description or "").split())
+    info.help, info.metavar = text, metavar or info.metavar
+    info.rich_help_panel = PANELS.get(parameter.name, info.rich_help_panel)
     name = parameter.name.strip("_").replace("_", "-")
     if is_option and (parameter.default is False or name in SHORT):
         info.param_decls = (f"--{name}", *SHORT.get(name, ()))  # and no --no- form
     return parameter.replace(annotation=Annotated[kind, info])
-
-
-def like(name: str) -> Any:
-    """Declare an option as the field of that name of `SegmentOptions` is."""
-    meta = SegmentOptions.__dataclass_fields__[name].metadata
-    return typer.Option(metavar=meta["metavar"], help=meta["help"])
 
 
 def takes_options(

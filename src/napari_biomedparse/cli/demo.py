@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rich.table import Table
 
-from napari_biomedparse.cli._options import Overwrite
 from napari_biomedparse.cli._show import err, out, say
 from napari_biomedparse.errors import OptionError
 
@@ -17,7 +16,7 @@ def demo(
     sample: str = "em",
     output: Path = Path("napari-biomedparse-demo"),
     window: bool = True,
-    overwrite: Overwrite = False,
+    overwrite: bool = False,
 ) -> None:
     """Segment a synthetic sample with the small built-in model.
 

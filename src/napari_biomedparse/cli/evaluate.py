@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from napari_biomedparse.cli._options import (
-    Device,
-    Model,
-    Prompts,
-    Scheduler,
-    Workers,
-    takes_options,
-)
+from napari_biomedparse.cli._options import COUNT, takes_options
 from napari_biomedparse.cli._runs import model_named
 from napari_biomedparse.cli._show import bar_for, complain, out, progress_bar, say
 from napari_biomedparse.data.options import SegmentOptions
@@ -37,13 +30,13 @@ def evaluate(
     labels: Path,
     output: Path,
     predictions: Path | None = None,
-    prompt: Prompts = None,
-    model: Model = None,
+    prompt: list[str] | None = None,
+    model: str | None = None,
     tolerance: float | None = None,
     options: SegmentOptions,
-    device: Device = "auto",
-    scheduler: Scheduler = None,
-    workers: Workers = None,
+    device: str = "auto",
+    scheduler: str | None = None,
+    workers: Annotated[int | None, COUNT] = None,
 ) -> None:
     """Score a model, or given predictions, on images whose truth is known.
 

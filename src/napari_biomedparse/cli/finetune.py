@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_biomedparse.cli._options import Device, takes_options, warn_renamed
+from napari_biomedparse.cli._options import COUNT, takes_options, warn_renamed
 from napari_biomedparse.cli._show import out, progress_bar, say
 from napari_biomedparse.training import load_finetune
 from napari_biomedparse.training.options import FinetuneOptions
@@ -39,8 +39,8 @@ def finetune(
     ] = None,
     prompts: Path | None = None,
     options: FinetuneOptions,
-    device: Device = "auto",
-    devices: Annotated[int, typer.Option(min=1)] = 1,
+    device: str = "auto",
+    devices: Annotated[int, COUNT] = 1,
 ) -> None:
     """Train a network on your own images and labels.
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from napari_biomedparse.cli._options import like
 from napari_biomedparse.cli._show import out, say
 from napari_biomedparse.io import open_file
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.volume import Volume
 
 
-def info(file: Path, *, axes: Annotated[str | None, like("axes")] = None) -> None:
+def info(file: Path, *, axes: str | None = None) -> None:
     """Show what is in a file: images, existing labels and prompts.
 
     Parameters

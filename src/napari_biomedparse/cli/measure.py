@@ -7,13 +7,7 @@ from typing import Annotated
 
 import typer
 
-from napari_biomedparse.cli._options import (
-    Channel,
-    Overwrite,
-    like,
-    to_number,
-    warn_renamed,
-)
+from napari_biomedparse.cli._options import to_number, warn_renamed
 from napari_biomedparse.cli._show import say
 from napari_biomedparse.data.volume import Volume, as_one_slice, without_singles
 from napari_biomedparse.io import open_image, open_volume
@@ -29,10 +23,10 @@ def measure(
     output: Path,
     instances: bool = False,
     objects: Annotated[bool, typer.Option("--objects", hidden=True)] = False,
-    channel: Channel = None,
-    axes: Annotated[str | None, like("axes")] = None,
-    voxel_size: Annotated[str | None, like("voxel_size")] = None,
-    overwrite: Overwrite = False,
+    channel: str | None = None,
+    axes: str | None = None,
+    voxel_size: str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Measure the size, position, intensity and shape of each object (CSV table).
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from napari_biomedparse.cli._options import Overwrite
 from napari_biomedparse.cli._show import say
 
 
@@ -14,7 +13,7 @@ def report(
     output: Path | None = None,
     volume: Path | None = None,
     time: int = 0,
-    overwrite: Overwrite = False,
+    overwrite: bool = False,
 ) -> None:
     """Write a page on a run: what was found, existence per slice, pictures, objects.
 

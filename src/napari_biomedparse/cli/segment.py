@@ -5,21 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
-from napari_biomedparse.cli._options import (
-    FINE,
-    LARGE,
-    Channel,
-    Device,
-    Model,
-    Overwrite,
-    Prompts,
-    Scheduler,
-    Workers,
-    takes_options,
-    to_number,
-)
+from napari_biomedparse.cli._options import COUNT, takes_options, to_number
 from napari_biomedparse.cli._runs import (
     Wanted,
     model_named,
@@ -43,23 +29,21 @@ def segment(
     volumes: list[Path],
     *,
     output: Path,
-    prompt: Prompts = None,
-    model: Model = None,
-    channel: Channel = None,
+    prompt: list[str] | None = None,
+    model: str | None = None,
+    channel: str | None = None,
     time: int | None = None,
     options: SegmentOptions,
-    consensus: Annotated[bool, typer.Option(rich_help_panel=FINE)] = False,
-    force: Annotated[bool, typer.Option(rich_help_panel=FINE)] = False,
-    device: Device = "auto",
-    overwrite: Overwrite = False,
+    consensus: bool = False,
+    force: bool = False,
+    device: str = "auto",
+    overwrite: bool = False,
     stack: bool = False,
     dry_run: bool = False,
-    continue_: Annotated[bool, typer.Option(rich_help_panel=LARGE)] = False,
-    scheduler: Scheduler = None,
-    workers: Workers = None,
-    ome_zarr: Annotated[
-        Literal["0.4", "0.5"], typer.Option(rich_help_panel=LARGE)
-    ] = "0.5",
+    continue_: bool = False,
+    scheduler: str | None = None,
+    workers: Annotated[int | None, COUNT] = None,
+    ome_zarr: Literal["0.4", "0.5"] = "0.5",
 ) -> None:
     """Segment a volume and save the labels.
 
