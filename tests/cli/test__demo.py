@@ -44,7 +44,7 @@ def test_labels_picture_and_table_agree(phantom, tmp_path):
 
 def test_unwritable_folder_is_refused(phantom, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match="cannot be made"):
+    with pytest.raises(OutputError, match="file is a file, not a folder"):
         run_demo(phantom, tmp_path / "file", model="tiny")
 
 

@@ -14,10 +14,14 @@ from skimage.io import imsave
 
 from napari_biomedparse.data.results import Segmentation
 from napari_biomedparse.data.text import csv_text
-from napari_biomedparse.errors import OutputError
 from napari_biomedparse.evaluation.metrics import dice
 from napari_biomedparse.io import save_labels
-from napari_biomedparse.io.durable import check_place, write_durably, written
+from napari_biomedparse.io.durable import (
+    check_folder,
+    check_place,
+    write_durably,
+    written,
+)
 from napari_biomedparse.labels.instances import label_components
 from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.report.drawing import blend
@@ -48,12 +52,9 @@ def run_demo(
     `existence` is the highest probability over the slices, `objects` the number of
     components in 3D, `dice` NaN if the target is neither there nor found.
     """
-    try:
+    check_folder(folder)
+    with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"The folder {folder} cannot be made ({error.strerror}); choose another."
-        ) from error
     labels, picture, csv = (
         folder / name for name in ("labels.zarr", "overlay.png", "table.csv")
     )

@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import imagecodecs
 import numpy as np
@@ -45,12 +46,12 @@ def load_processed(
 
     def load(name: str) -> Iterator[TrainingVolume]:
         image = OnDemand(partial(_read_image, data / IMAGES / name))
-        for group in sorted({_group(one) for one in by_image[name]}):
+        for group in sorted({one.group for one in by_image[name]}):
             numbers, wordings = groups[group]
             masks = [
-                (numbers[_target(one)], data / MASKS / one["mask_file"])
+                (numbers[one.target], data / MASKS / one.mask)
                 for one in by_image[name]
-                if _group(one) == group
+                if one.group == group
             ]
             labels = OnDemand(partial(_read_labels, masks, image.shape[:3]))
             yield TrainingVolume(name, group, image, labels, wordings, (0,))
@@ -59,18 +60,23 @@ def load_processed(
     return load_each(cases, on_case)
 
 
-def _annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
+class _Annotation(NamedTuple):
+    mask: str
+    group: str
+    target: str
+    sentences: list[str]
+
+
+def _annotations(path: Path) -> dict[str, list[_Annotation]]:
     """List the annotations of each image."""
     try:
         content = json.loads(path.read_text("utf-8"))
         names = {one["id"]: one["file_name"] for one in content.get("images", [])}
-        by_image: dict[str, list[dict[str, Any]]] = {}
+        by_image: dict[str, list[_Annotation]] = {}
         for one in content["annotations"]:
             name = one.get("file_name") or names[one["image_id"]]
-            if not _sentences(one) or not isinstance(one["mask_file"], str):
-                raise KeyError("sentences")
-            by_image.setdefault(name, []).append(one)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            by_image.setdefault(name, []).append(_annotation(one))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise FormatError(
             f"{path} is not a list of annotations with mask_file, file_name (or "
             f"image_id) and sentences ({type(error).__name__}: {error})."
@@ -80,15 +86,26 @@ def _annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
     return by_image
 
 
+def _annotation(content: Mapping[str, Any]) -> _Annotation:
+    """Take group and target from the name of the mask, or else from the sentences."""
+    mask: str = content["mask_file"]
+    sentences = [one.get("raw") or one["sent"] for one in content["sentences"]]
+    group, target = sentences[0], sentences[-1]
+    parts = [part.replace("+", " ").strip() for part in Path(mask).stem.rsplit("_", 3)]
+    if len(parts) == 4 and all(parts):
+        _, modality, site, target = parts
+        group = f"{modality}, {site}"
+    return _Annotation(mask, group, target, sentences)
+
+
 def _wordings(
-    by_image: Mapping[str, list[dict[str, Any]]],
+    by_image: Mapping[str, list[_Annotation]],
 ) -> dict[str, tuple[dict[str, int], Wordings]]:
     """Assign numbers to the targets of each group, and collect their sentences."""
     texts: dict[str, dict[str, list[str]]] = {}
-    for listed in by_image.values():
-        for one in listed:
-            target = texts.setdefault(_group(one), {}).setdefault(_target(one), [])
-            target += [text for text in _sentences(one) if text not in target]
+    for one in chain.from_iterable(by_image.values()):
+        known = texts.setdefault(one.group, {}).setdefault(one.target, [])
+        known += [text for text in one.sentences if text not in known]
     groups = {}
     for group, targets in texts.items():
         numbers = {target: i for i, target in enumerate(sorted(targets), start=1)}
@@ -98,26 +115,6 @@ def _wordings(
             raise PromptError(f"A sentence about {group}: {error}") from error
         groups[group] = (numbers, wordings)
     return groups
-
-
-def _parts(annotation: Mapping[str, Any]) -> list[str]:
-    """Return modality, site and target, if the name of the mask has them."""
-    stem = Path(annotation["mask_file"]).stem
-    parts = [part.replace("+", " ").strip() for part in stem.rsplit("_", 3)]
-    return parts[1:] if len(parts) == 4 and all(parts) else []
-
-
-def _group(annotation: Mapping[str, Any]) -> str:
-    *where, _ = _parts(annotation) or (_sentences(annotation)[0], "")
-    return ", ".join(where)
-
-
-def _target(annotation: Mapping[str, Any]) -> str:
-    return (_parts(annotation) or _sentences(annotation))[-1]
-
-
-def _sentences(annotation: Mapping[str, Any]) -> list[str]:
-    return [one.get("raw") or one["sent"] for one in annotation["sentences"]]
 
 
 def _read_image(path: Path) -> npt.NDArray[np.uint8]:
