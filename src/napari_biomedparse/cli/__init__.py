@@ -1,6 +1,6 @@
 """The command line: parse, call the package, show. Errors are one line on stderr.
 
-Every command has a module of its own; what several need is in `_show` and `_runs`.
+Every command has a module of its own; its help is in its docstring (see `_options`).
 """
 
 from __future__ import annotations
