@@ -253,10 +253,10 @@ def preview(volume: Any, prompts: Any, model: Any, **options: Any) -> Arrays:
     plan = _plan(volume, prompts, engine, **options)
     found: Arrays = {}
     for time_, index in (("first", 2), ("again", 2)):
-        seen = previews.preview(plan, engine, index)
-        found[f"{time_}_labels"] = np.asarray(seen.labels)
-        found[f"{time_}_scores"] = np.asarray(seen.probabilities)
-        found[f"{time_}_existence"] = np.asarray(seen.existence)
+        seen, probabilities = previews.preview(plan, engine, index)
+        found[f"{time_}_labels"] = seen.labels.take(0, axis=seen.axis - 3)
+        found[f"{time_}_scores"] = np.asarray(probabilities)
+        found[f"{time_}_existence"] = seen.existence[:, 0]
     return found
 
 

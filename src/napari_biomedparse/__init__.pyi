@@ -48,9 +48,9 @@ from .pipeline.segment import (
 )
 from .runs.batch import segment_files as segment_files
 from .runs.folder import Run as Run
-from .runs.request import FolderOptions as FolderOptions
+from .runs.reproduce import reproduce as reproduce
 from .runs.run import (
-    reproduce as reproduce,
+    FolderOptions as FolderOptions,
     segment_to_folder as segment_to_folder,
 )
 from .training.finetune import finetune as finetune

@@ -16,7 +16,7 @@ from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.errors import PromptError, VolumeError
 from napari_biomedparse.evaluation.case import Case, PeakMemory, Scoring
 from napari_biomedparse.io.inputs import Pair
-from napari_biomedparse.runs.request import FolderOptions
+from napari_biomedparse.runs.run import FolderOptions
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from faults.volumes import GIVEN, do_run, small_blocks
 
 from napari_biomedparse.cli import app
 from napari_biomedparse.networks.weights import load_model
-from napari_biomedparse.runs import request
+from napari_biomedparse.runs import run
 
 SLOW_READ = 20.0
 """Seconds that a part of the volume takes to be read while SIGINT comes."""
@@ -63,7 +63,7 @@ def interrupt(cell: dict[str, str], model: Any, tell: Callable[[], None]) -> Non
     # A shell has what it starts in the background ignore interrupts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with (
-        patch.object(request, "load_model", lambda name: model),
+        patch.object(run, "load_model", lambda name: model),
         trap(stage, strike, after=AFTER.get(stage, 0)),
     ):
         app(command)

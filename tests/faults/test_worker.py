@@ -15,7 +15,7 @@ from faults.volumes import GIVEN, assert_same, make_volume
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.runs.folder import Run
-from napari_biomedparse.runs.request import RunRequest, do_request
+from napari_biomedparse.runs.run import RunRequest, do_request
 
 pytest.importorskip("distributed")
 from napari_biomedparse.runs.cluster import connect

@@ -35,14 +35,15 @@ def test_it_is_that_slice_of_the_run(
     volume: Any, tiny_model: Any, index: int, options: SegmentOptions
 ) -> None:
     plan = plan_run(volume, PROMPTS, options, config=tiny_model.config)
-    found = preview(plan, Engine(tiny_model), index)
+    found, _ = preview(plan, Engine(tiny_model), index)
     one = (index, index + 1)
     run = segment(volume, PROMPTS, tiny_model, options, slices=one)
-    expected = run.labels.take(index, axis=plan.geometry.axis)
+    axis = plan.geometry.axis
+    expected = run.labels.take([index], axis=axis)
     assert expected.any()
     np.testing.assert_array_equal(found.labels, expected)
-    np.testing.assert_array_equal(found.existence, run.existence[:, index])
-    assert (found.index, found.axis) == (index, plan.geometry.axis)
+    np.testing.assert_array_equal(found.existence[:, 0], run.existence[:, index])
+    assert (found.start, found.stop, found.axis) == (*one, axis)
 
 
 def test_probabilities_are_those_the_labels_come_from(
@@ -50,22 +51,22 @@ def test_probabilities_are_those_the_labels_come_from(
 ) -> None:
     options = SegmentOptions(existence_threshold=0.0)
     plan = plan_run(volume, "liver", options, config=tiny_model.config)
-    found = preview(plan, Engine(tiny_model), 2)
-    assert found.probabilities.dtype == np.float32
-    assert found.probabilities.shape == (1, 70, 50)
-    assert 0 < (found.probabilities > 0.5).mean() < 1
-    np.testing.assert_array_equal(found.probabilities[0] > 0.5, found.labels == 1)
+    found, probabilities = preview(plan, Engine(tiny_model), 2)
+    assert probabilities.dtype == np.float32
+    assert probabilities.shape == (1, 70, 50)
+    assert 0 < (probabilities > 0.5).mean() < 1
+    np.testing.assert_array_equal(probabilities > 0.5, found.labels == 1)
 
 
 @pytest.mark.parametrize("tile", ["none", 32])
 def test_another_prompt_costs_only_the_decoder(
     volume: Any, tiny_model: Any, monkeypatch: pytest.MonkeyPatch, tile: Any
 ) -> None:
-    engine, looks = Engine(tiny_model), []
-    look = engine._encode_image
+    looks, look = [], Engine._encode_image
     monkeypatch.setattr(
-        engine, "_encode_image", lambda x: looks.append(len(x)) or look(x)
+        Engine, "_encode_image", lambda self, x: looks.append(len(x)) or look(self, x)
     )
+    engine = Engine(tiny_model)
     for prompt in ("liver", "kidney"):
         options = SegmentOptions(tile=tile)
         plan = plan_run(volume, prompt, options, config=tiny_model.config)

@@ -42,12 +42,9 @@ def segment(run):
     run.send(
         Planned(
             axis=0,
-            start=0,
-            stop=depth,
             total=depth,
             kept=() if request.again else kept,
             provenance={},
-            intensity="as they are",
             truncated=(),
             parameters={
                 **vars(options),

@@ -115,8 +115,8 @@ RECIPE = Recipe(
             checkpoint="v2",
             options=FinetuneOptions(freeze=("text",)),
         ),
-        Planned(1, 0, 3, "", ("long",), {"a": [1, None]}, 3, {}, kept=((0, 2),)),
-        Planned(np.int64(1), 0, 3, np.str_("a"), (), {"b": np.float64(0.5)}, 3, {}),
+        Planned(1, ("long",), {"a": [1, None]}, 3, {}, kept=((0, 2),)),
+        Planned(np.int64(1), (np.str_("a"),), {"b": np.float64(0.5)}, 3, {}),
     ],
     ids=lambda message: type(message).__name__,
 )

@@ -72,7 +72,7 @@ def test_labels_and_scores_are_those_of_python(session, grey, kind):
         **expected.parameters,
         "device": None,
     }
-    assert "become 0 to 255" in plan.intensity
+    assert "become 0 to 255" in plan.parameters["intensity"]
 
 
 def test_objects_come_last_with_their_owners(session, grey):

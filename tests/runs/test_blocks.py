@@ -26,26 +26,24 @@ from napari_biomedparse.networks.config import TINY
 from napari_biomedparse.pipeline.plan import RunPlan, plan_run
 from napari_biomedparse.runs import blocks
 from napari_biomedparse.runs.blocks import (
-    grid_volume,
-    object_layout,
+    blocks_here,
     open_stores,
-    run_blocks,
-    split_range,
-    task_size,
     unfinished,
     write_behind,
-    write_objects,
 )
 from napari_biomedparse.runs.folder import (
     EDGES,
     LABELS,
     OBJECTS,
     PARTS,
+    grid_volume,
     layout_of,
+    object_layout,
     recorded_blocks,
     verified_blocks,
 )
 from napari_biomedparse.runs.manifest import Block, Manifest
+from napari_biomedparse.runs.objects import write_objects
 
 
 @given(st.integers(0, 9), st.integers(1, 9), st.sets(st.integers(0, 20)))
@@ -78,32 +76,6 @@ def test_many_slices_are_unfinished() -> None:
     done: Any = {i: None for i in range(1000, 2000, 2) if i != 1500}
     assert unfinished(plan, manifest, done) == [(1500, 1502)]
     assert unfinished(plan, manifest, {}) == [(1000, 2000)]
-
-
-@given(st.integers(0, 30), st.integers(1, 30), st.integers(1, 9))
-def test_tasks_end_where_whole_ones_would(start: int, length: int, size: int) -> None:
-    tasks = list(split_range(start, start + length, size))
-    assert [i for a, b in tasks for i in range(a, b)] == [*range(start, start + length)]
-    assert all(b % size == 0 for _, b in tasks[:-1])
-    assert all(0 < b - a <= size for a, b in tasks)
-
-
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        ({}, 4),
-        ({"chunks": ((3, 3, 1), (9,), (9,))}, 8),
-        ({"chunks": (5, 9, 9)}, 12),
-        ({"chunks": (1, 9, 9), "shards": (8, 9, 9)}, 16),
-        ({"chunks": (2, 9, 9), "shards": None}, 4),
-    ],
-)
-def test_a_task_reads_two_chunks_at_least(data: Any, expected: int) -> None:
-    plan: Any = SimpleNamespace(
-        volume=SimpleNamespace(data=SimpleNamespace(**data)),
-        geometry=SimpleNamespace(axis=0),
-    )
-    assert task_size(plan, 4) == expected
 
 
 def test_one_is_written_while_the_next_is_made() -> None:
@@ -211,7 +183,7 @@ def test_slices_become_blocks_on_the_disk(
     stores = open_stores(plan, manifest, tmp_path)
     assert len(stores) == 1 + instances
     engine: Any = "engine"
-    found = list(run_blocks(plan, engine, tmp_path, stores, 1, 5))
+    found = list(blocks_here(plan, tmp_path, manifest, [(1, 5)], engine=engine))
     assert [(block.start, block.stop) for block in found] == [(1, 2), (2, 4), (4, 5)]
     assert by_hand == [1, 2, 3, 4]
     assert recorded_blocks(tmp_path) == {block.start: block for block in found}
@@ -232,11 +204,18 @@ def test_a_stop_leaves_the_blocks_that_are_whole(
     tmp_path: Path, by_hand: list[int]
 ) -> None:
     plan, manifest = _a_run(tmp_path)
-    stores = open_stores(plan, manifest, tmp_path)
+    open_stores(plan, manifest, tmp_path)
     engine: Any = "engine"
     with pytest.raises(Cancelled):
         list(
-            run_blocks(plan, engine, tmp_path, stores, 0, 5, lambda: len(by_hand) == 3)
+            blocks_here(
+                plan,
+                tmp_path,
+                manifest,
+                [(0, 5)],
+                engine=engine,
+                stopped=lambda: len(by_hand) == 3,
+            )
         )
     assert by_hand == [0, 1, 2]
     assert recorded_blocks(tmp_path).keys() == {0}
@@ -254,12 +233,12 @@ def test_a_block_of_a_volume_that_changed_is_not_recorded(
     manifest.source.update(bytes=4, changed=changed)
     manifest.save(tmp_path)
     plan = replace(plan, volume=replace(plan.volume, source=source))
-    stores = open_stores(plan, manifest, tmp_path)
+    open_stores(plan, manifest, tmp_path)
     engine: Any = "engine"
-    (first,) = run_blocks(plan, engine, tmp_path, stores, 1, 2)
+    (first,) = blocks_here(plan, tmp_path, manifest, [(1, 2)], engine=engine)
     os.utime(source, ns=(0, changed + 1))
     with pytest.raises(FormatError, match=r"source\.tif changed while"):
-        list(run_blocks(plan, engine, tmp_path, stores, 2, 5))
+        list(blocks_here(plan, tmp_path, manifest, [(2, 5)], engine=engine))
     assert recorded_blocks(tmp_path) == {1: first}
 
 

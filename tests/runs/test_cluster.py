@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from multiprocessing.spawn import get_preparation_data
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from hypothesis import given, strategies as st
 
 from napari_biomedparse.errors import Cancelled, OptionError, WorkerError
 from napari_biomedparse.io import open_image, open_volume
@@ -31,8 +33,12 @@ pytest.importorskip("distributed")
 from distributed import Client, LocalCluster
 
 from napari_biomedparse.pipeline.plan import plan_run
-from napari_biomedparse.runs.blocks import split_range, task_size
-from napari_biomedparse.runs.cluster import _script_hidden, connect
+from napari_biomedparse.runs.cluster import (
+    _script_hidden,
+    connect,
+    split_range,
+    task_size,
+)
 
 PROMPTS = ["liver", "cell"]
 
@@ -227,3 +233,29 @@ def test_tasks_are_whole_blocks_and_two_chunks(tiny_model: BiomedParse) -> None:
     plan = plan_run(data, PROMPTS, config=tiny_model.config)
     assert task_size(plan, 16) == 48
     assert list(split_range(3, 90, 48)) == [(3, 48), (48, 90)]
+
+
+@given(st.integers(0, 30), st.integers(1, 30), st.integers(1, 9))
+def test_tasks_end_where_whole_ones_would(start: int, length: int, size: int) -> None:
+    tasks = list(split_range(start, start + length, size))
+    assert [i for a, b in tasks for i in range(a, b)] == [*range(start, start + length)]
+    assert all(b % size == 0 for _, b in tasks[:-1])
+    assert all(0 < b - a <= size for a, b in tasks)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({}, 4),
+        ({"chunks": ((3, 3, 1), (9,), (9,))}, 8),
+        ({"chunks": (5, 9, 9)}, 12),
+        ({"chunks": (1, 9, 9), "shards": (8, 9, 9)}, 16),
+        ({"chunks": (2, 9, 9), "shards": None}, 4),
+    ],
+)
+def test_a_task_reads_two_chunks_at_least(data: Any, expected: int) -> None:
+    plan: Any = SimpleNamespace(
+        volume=SimpleNamespace(data=SimpleNamespace(**data)),
+        geometry=SimpleNamespace(axis=0),
+    )
+    assert task_size(plan, 4) == expected

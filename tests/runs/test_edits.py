@@ -14,7 +14,8 @@ import tifffile
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.io.painting import EDITS, PaintableLabels
 from napari_biomedparse.runs.folder import BLOCKS, EDGES, LABELS, OBJECTS, Run
-from napari_biomedparse.runs.run import reproduce, segment_to_folder
+from napari_biomedparse.runs.reproduce import reproduce
+from napari_biomedparse.runs.run import segment_to_folder
 
 GREY = np.random.default_rng(0).integers(0, 255, (40, 48, 40), dtype=np.uint8)
 

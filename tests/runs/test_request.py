@@ -22,14 +22,15 @@ from napari_biomedparse.io import open_file
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.runs.folder import LABELS, PARTS, Run
-from napari_biomedparse.runs.request import (
+from napari_biomedparse.runs.reproduce import reproduce
+from napari_biomedparse.runs.run import (
     FolderChanges,
     FolderOptions,
     RunRequest,
     cluster_packages,
-    split_changes,
+    merge_changes,
+    segment_to_folder,
 )
-from napari_biomedparse.runs.run import reproduce, segment_to_folder
 
 PROMPTS = {2: "liver", 5: "mitochondria in electron microscopy"}
 UNITS = ("second", "micrometer", "micrometer", "micrometer")
@@ -224,10 +225,14 @@ def test_changes_are_typed_as_the_options_are() -> None:
     assert typed == {item.name: item.type for item in fields(FolderOptions)}
 
 
-def test_changes_are_split() -> None:
-    how, others = split_changes(FolderOptions(force=True), {"channel": 1, "axis": "z"})
+def test_changes_of_either_options() -> None:
+    changes = {"channel": 1, "axis": "z"}
+    options = SegmentOptions(seed=3)
+    how, changed = merge_changes(FolderOptions(force=True), options, changes)
     assert how == FolderOptions(force=True, channel=1)
-    assert others == {"axis": "z"}
+    assert changed == SegmentOptions(seed=3, axis="z")
+    with pytest.raises(OptionError, match="no option chanel"):
+        merge_changes(None, None, {"chanel": 1})
 
 
 def test_versions_of_ome_zarr() -> None:
@@ -240,8 +245,8 @@ def test_a_request_travels() -> None:
     prompts = parse_prompts({3: "liver", 1: "cell"})
     request = RunRequest("a.tif", prompts, Path("out"), "tiny", SegmentOptions())
     assert request.path == Path("a.tif")
-    again = pickle.loads(pickle.dumps(request))
-    assert again == request
+    again = pickle.loads(pickle.dumps(request.to_send()))
+    assert again.volume == Path("a.tif").absolute()
     assert again.words() == request.words()
     assert again.words()["volume"].endswith("a.tif")
 

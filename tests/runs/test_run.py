@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,11 @@ from napari_biomedparse.io import open_file, painting
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.pipeline.plan import plan_parts
 from napari_biomedparse.pipeline.segment import segment
-from napari_biomedparse.runs.blocks import (
-    open_stores,
-    run_blocks,
-    split_range,
-    task_size,
-)
+from napari_biomedparse.runs.blocks import blocks_here, parts_to_folder
 from napari_biomedparse.runs.folder import Run
 from napari_biomedparse.runs.manifest import describe_run
-from napari_biomedparse.runs.request import Execution, parts_to_folder
-from napari_biomedparse.runs.run import reproduce, segment_to_folder
+from napari_biomedparse.runs.reproduce import reproduce
+from napari_biomedparse.runs.run import segment_to_folder
 
 PROMPTS = {2: "liver", 5: "mitochondria in electron microscopy"}
 MICRO = ("micrometer",) * 3
@@ -309,11 +305,7 @@ def test_labels_can_be_seen_while_they_grow(
 @pytest.mark.parametrize("tasks", [False, True], ids=["one process", "tasks"])
 @pytest.mark.parametrize("chunk", [5, 16, 20])
 def test_each_chunk_is_read_at_most_twice(
-    tiny_model: BiomedParse,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    chunk: int,
-    tasks: bool,
+    tiny_model: BiomedParse, tmp_path: Path, chunk: int, tasks: bool
 ) -> None:
     reads: Counter[int] = Counter()
 
@@ -334,20 +326,19 @@ def test_each_chunk_is_read_at_most_twice(
     def in_tasks(
         plan: Any, folder: Path, manifest: Any, ranges: Iterable[tuple[int, int]]
     ) -> Iterator[Any]:
-        stores = open_stores(plan, manifest, folder)
-        size = task_size(plan, 16)
-        for first, last in ranges:
-            for start, stop in split_range(first, last, size):
-                yield from run_blocks(plan, engine, folder, stores, start, stop)
+        cluster = pytest.importorskip("napari_biomedparse.runs.cluster")
+        size = cluster.task_size(plan, 16)
+        for span in ranges:
+            for task in cluster.split_range(*span, size):
+                yield from blocks_here(plan, folder, manifest, [task], engine=engine)
 
-    def describe(self: Execution, plan: Any) -> Any:
-        manifest = describe_run(plan, self.engine, {}, None, "0.5")
+    def describe(plan: Any) -> Any:
+        manifest = describe_run(plan, engine, {}, None, "0.5")
         reads.clear()  # three windows of it were looked at
         return manifest
 
-    monkeypatch.setattr(Execution, "describe", describe)
-    execution = Execution(engine, {}, None, do=in_tasks if tasks else None)
-    parts_to_folder(parts, tmp_path / "r", execution)
+    do = in_tasks if tasks else partial(blocks_here, engine=engine)
+    parts_to_folder(parts, tmp_path / "r", describe, do)
     assert len(reads) == -(-90 // chunk)
     assert max(reads.values()) <= (2 if tasks else 1)
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.engine.engine import Engine
     from napari_biomedparse.runs.estimate import Estimate
     from napari_biomedparse.runs.folder import Run
-    from napari_biomedparse.runs.request import FolderOptions
+    from napari_biomedparse.runs.run import FolderOptions
 
 
 @contextmanager

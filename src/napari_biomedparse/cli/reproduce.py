@@ -32,7 +32,7 @@ def reproduce(
     device
         Where to compute; by default the recorded kind of device.
     """
-    from napari_biomedparse.runs.run import reproduce as run_again
+    from napari_biomedparse.runs.reproduce import reproduce as run_again
 
     with progress_bar() as progress:
         run, differences = run_again(

@@ -80,7 +80,7 @@ def segment(
         OME-Zarr version of the label images in a folder.
     """
     # torch takes seconds to import, and --help should not.
-    from napari_biomedparse.runs.request import FolderOptions
+    from napari_biomedparse.runs.run import FolderOptions
 
     how = FolderOptions(
         device=device,

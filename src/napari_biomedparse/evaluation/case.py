@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from napari_biomedparse.io.contents import LabelVolume
     from napari_biomedparse.io.inputs import Pair
     from napari_biomedparse.networks.network import Network
-    from napari_biomedparse.runs.request import FolderOptions, Progress
+    from napari_biomedparse.runs.blocks import Progress
+    from napari_biomedparse.runs.run import FolderOptions
 
 logger = logging.getLogger(__name__)
 

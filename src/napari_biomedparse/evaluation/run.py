@@ -42,18 +42,13 @@ from napari_biomedparse.networks.weights import (
     model_identity,
     model_or_default,
 )
-from napari_biomedparse.pipeline.plan import merge_options
-from napari_biomedparse.runs.request import (
-    FolderChanges,
-    FolderOptions,
-    Progress,
-    split_changes,
-)
+from napari_biomedparse.runs.run import FolderChanges, FolderOptions, merge_changes
 from napari_biomedparse.version import __version__
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
     from napari_biomedparse.networks.network import Network
+    from napari_biomedparse.runs.blocks import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +149,7 @@ def evaluate(
     ours = (folder / CASES).is_dir()
     for name in (CASES_CSV, SUMMARY_CSV, RESULT_JSON, PAGE):
         check_place(folder / name, overwrite=ours)
-    how, single = split_changes(folder_options, changes)
+    how, options = merge_changes(folder_options, options, changes)
     network: Network | None = None
     identity = ""
     if predictions is None:
@@ -166,7 +161,7 @@ def evaluate(
     scoring = Scoring(
         tolerance,
         None if prompts is None else parse_prompts(prompts),
-        merge_options(options, single),
+        options,
         identity,
     )
     scores: list[CaseScore] = []

@@ -2,7 +2,7 @@
 
 A volume is one plan, a time series one per time point, a consensus one along each
 axis. `run_parts` runs them in turn, and a sink keeps what is finished:
-`pipeline.segment.Collector` in memory, `runs.request.FolderSink` in a run folder.
+`pipeline.segment.Collector` in memory, `runs.blocks.FolderSink` in a run folder.
 """
 
 from __future__ import annotations

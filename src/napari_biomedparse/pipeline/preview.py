@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.labels.resolve import upsample
@@ -13,32 +13,30 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from napari_biomedparse.data.results import SegmentedSlices
     from napari_biomedparse.engine.engine import Engine
     from napari_biomedparse.pipeline.plan import RunPlan
 
 
-@dataclass(frozen=True)
-class Preview:
-    """Result for slice `index` along `axis`."""
-
-    index: int
-    axis: int
-    labels: npt.NDArray[Any]
-    """Unsigned [Y, X], or [P, Y, X] if prompts have separate labels."""
-    probabilities: npt.NDArray[np.float32]
-    """[P, Y, X] of each prompt's mask, 0 to 1, regardless of its existence."""
-    existence: npt.NDArray[np.float32]
-    """[P] probability that a prompt's target occurs in the slice."""
-
-
-def preview(plan: RunPlan, engine: Engine, index: int) -> Preview:
-    """Segment one slice as the plan's run would.
+def preview(
+    plan: RunPlan, engine: Engine, index: int
+) -> tuple[SegmentedSlices, npt.NDArray[np.float32]]:
+    """Segment one slice as the plan's run would, whose range of slices is ignored.
 
     The engine keeps the features of the slice, so that other prompts, or the same
     slice again, cost only the decoder.
 
-    The plan's range of slices is ignored. If there is no such slice, an `OptionError`
-    is raised; other errors are those of `run_plan`.
+    Returns
+    -------
+    slices : SegmentedSlices
+        The one slice.
+    probabilities : float32 ndarray [P, Y, X]
+        Of each prompt's mask, 0 to 1, regardless of its existence.
+
+    Raises
+    ------
+    OptionError
+        If there is no such slice; other errors are those of `run_plan`.
     """
     if not 0 <= index < plan.geometry.depth:
         raise OptionError(
@@ -51,10 +49,4 @@ def preview(plan: RunPlan, engine: Engine, index: int) -> Preview:
     (found,) = predict_plan(one, engine, front=lambda: index)
     (done,) = label_slices(one, [found])
     masks = upsample(found.whole.mask_logits, plan.geometry.working_shape)[0].sigmoid()
-    return Preview(
-        index,
-        done.axis,
-        done.labels.take(0, axis=done.axis - 3),
-        plan.geometry.restore(masks.cpu().numpy()),
-        done.existence[:, 0],
-    )
+    return done, plan.geometry.restore(masks.cpu().numpy())

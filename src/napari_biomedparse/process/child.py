@@ -42,7 +42,6 @@ from napari_biomedparse.process.messages import (
     Read,
     Request,
     Retune,
-    SegmentRequest,
     Slab,
     VolumeRequest,
     Voxels,
@@ -50,7 +49,6 @@ from napari_biomedparse.process.messages import (
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
-    from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.process.messages import Control, Event, Reply
 
 logger = logging.getLogger(__name__)
@@ -64,6 +62,8 @@ COMMAND = (
 )
 _LAST_LINES = 15
 _READERS = 4
+POLL_SECONDS = 0.1
+"""How often a run that is polled checks whether it was cancelled."""
 PATIENCE = 0.8
 """Seconds a cancelled run may take to stop before its process is replaced."""
 _KERNEL_COUNTERS = Path("/proc/vmstat")
@@ -72,11 +72,11 @@ _NO_MEMORY = (0xC0000017, 0xC000012D)
 
 
 class RunHandle:
-    """A run of the model process: an iterator over its events, in order.
+    """A run of the model process; iterating yields its events, in order.
 
-    Iterate over it, or `poll` it; `close` cancels the rest. The volume is read in
-    separate threads, slab by slab; there is none if the other side opens a file. A
-    brief run waits for the one in progress instead of replacing it.
+    `close` cancels the rest. The volume is read in separate threads, slab by slab;
+    there is none if the other side opens a file. A brief run waits for the one in
+    progress instead of replacing it. The last of `events` is None or an error.
     """
 
     def __init__(
@@ -91,42 +91,31 @@ class RunHandle:
         self.volume = volume
         self.brief = brief
         self.stopped = threading.Event()
+        self.events: queue.SimpleQueue[Event | BiomedParseError | None]
+        self.events = queue.SimpleQueue()
         self._send = send
-        self._events: queue.SimpleQueue[Event | BiomedParseError | None] = (
-            queue.SimpleQueue()
-        )
         self._over = False
 
     def __iter__(self) -> Iterator[Event]:
-        """Return itself."""
-        return self
+        """Yield events to the end; the error that ended the run is raised."""
+        return (event for event in self.polled(3600.0) if event is not None)
 
-    def __next__(self) -> Event:
-        """Wait for the next event."""
-        while (event := self.poll(3600.0)) is None:
-            pass
-        return event
+    def polled(self, seconds: float = POLL_SECONDS) -> Iterator[Event | None]:
+        """Yield events to the end, and None whenever none came for some seconds.
 
-    def poll(self, timeout: float) -> Event | None:
-        """Wait some seconds for the next event; None if there is none in that time.
-
-        Raises
-        ------
-        StopIteration
-            When the run is over.
-        BiomedParseError
-            The error that ended the run, in either process.
+        The error that ended the run, in either process, is raised.
         """
-        if self._over:
-            raise StopIteration
-        try:
-            event = self._events.get(timeout=timeout)
-        except queue.Empty:
-            return None
-        if event is None or isinstance(event, BaseException):
-            self._over = True
-            raise event or StopIteration
-        return event
+        while not self._over:
+            try:
+                event = self.events.get(timeout=seconds)
+            except queue.Empty:
+                yield None
+                continue
+            self._over = event is None or isinstance(event, BiomedParseError)
+            if isinstance(event, BiomedParseError):
+                raise event
+            if event is not None:
+                yield event
 
     def close(self) -> None:
         """Cancel the rest of the run and ignore its events; returns at once."""
@@ -148,10 +137,6 @@ class RunHandle:
     def _tell(self, message: Control) -> None:
         if not self.stopped.is_set():
             self._send(message)
-
-    def put(self, event: Event | BiomedParseError | None) -> None:
-        """Append an event; None or an error is the last one."""
-        self._events.put(event)
 
 
 class Process:
@@ -265,11 +250,11 @@ class Process:
             case Failed(error):
                 self._end(run, error)
             case event:
-                run.put(event)
+                run.events.put(event)
 
     def _end(self, run: RunHandle, error: BiomedParseError | None) -> None:
         """Report the end of a run."""
-        run.put(error)
+        run.events.put(error)
         run.stopped.set()
         del self._runs[run.number]
 
@@ -282,7 +267,7 @@ class Process:
             voxels = np.asarray(run.volume.data[index])
         except Exception as error:  # whatever a file or a task graph may raise
             logger.debug("Reading failed", exc_info=True)
-            run.put(_reading_error(run.volume, error))
+            run.events.put(_reading_error(run.volume, error))
         self._send(run.number, Slab(read.number, voxels))
 
     def _read_stderr(self) -> None:
@@ -329,21 +314,6 @@ class Session:
         self._last: tuple[object, Any] = None, None
         self._starting = threading.Lock()
 
-    def run(
-        self,
-        volume: Volume,
-        prompts: PromptSet,
-        options: SegmentOptions,
-        *,
-        model: str = "v2",
-        device: str = "auto",
-    ) -> RunHandle:
-        """Segment a volume; short for `start` with a `SegmentRequest`."""
-        request = SegmentRequest(
-            volume=volume, prompts=prompts, options=options, model=model, device=device
-        )
-        return self.start(request)
-
     def start(self, request: Request) -> RunHandle:
         """Have the model process do what is requested, and return its events.
 
@@ -364,11 +334,16 @@ class Session:
                 volume=self._describe(volume),
                 cache_bytes=self._cache_bytes,
             )
+        brief = isinstance(request, PreviewRequest)
         with self._starting:
             self._runs += 1
-            brief = isinstance(request, PreviewRequest)
-            process = self._living_process() if brief else self._idle_process()
-            return process.start(self._runs, request, volume)
+            if (process := self._process) is not None and not (
+                process.is_alive if brief else process.becomes_idle(PATIENCE)
+            ):
+                self._stop_process()
+            if self._process is None:
+                self._process = Process(self._command)
+            return self._process.start(self._runs, request, volume)
 
     def _describe(self, volume: Volume) -> Volume:
         """Return what is sent of a volume: all but the voxels and its source.
@@ -394,20 +369,6 @@ class Session:
     def pid(self) -> int | None:
         """Number of the process, or None while there is none."""
         return None if self._process is None else self._process.pid
-
-    def _idle_process(self) -> Process:
-        """Return a process that does nothing, or nothing but brief runs."""
-        if self._process is not None and not self._process.becomes_idle(PATIENCE):
-            self._stop_process()
-        return self._living_process()
-
-    def _living_process(self) -> Process:
-        """Return a process that may be busy."""
-        if self._process is not None and not self._process.is_alive:
-            self._stop_process()
-        if self._process is None:
-            self._process = Process(self._command)
-        return self._process
 
     def _stop_process(self) -> None:
         if self._process is not None:

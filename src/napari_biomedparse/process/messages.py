@@ -181,10 +181,6 @@ class Planned:
 
     axis: int
     """The slicing axis."""
-    start: int
-    stop: int
-    intensity: str
-    """How grey levels are mapped to the 0 to 255 that the network sees."""
     truncated: tuple[str, ...]
     """Prompts that are longer than the network reads."""
     parameters: dict[str, Any]
@@ -193,8 +189,6 @@ class Planned:
     """Slices to segment; more than the range holds for a consensus."""
     provenance: dict[str, Any]
     """Source, model, parameters and environment, as a run's manifest has them."""
-    folder: str | None = None
-    """Where labels are written, if they are not sent."""
     kept: tuple[Span, ...] = ()
     """Slices that an earlier run finished and this one skips."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import operator
 import queue
 import threading
 from collections.abc import Callable, Generator
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from dask.array.slicing import normalize_index
 
 from napari_biomedparse.errors import BiomedParseError, Cancelled, WorkerError, shortage
 from napari_biomedparse.process.messages import (
@@ -187,12 +187,7 @@ class RemoteArray:
 
     def __getitem__(self, index: Any) -> npt.NDArray[Any]:
         """Fetch the voxels at integers and slices (with any step)."""
-        given = index if isinstance(index, tuple) else (index,)
-        if Ellipsis in given:
-            at = given.index(Ellipsis)
-            missing = self.ndim - len(given) + 1
-            given = (*given[:at], *(slice(None),) * missing, *given[at + 1 :])
-        given = (*given, *(slice(None),) * (self.ndim - len(given)))
+        given = normalize_index(index, self.shape)  # type: ignore[no-untyped-call]
         ranges, rest = zip(*map(_split, given, self.shape), strict=True)
         if any(start == stop for start, stop in ranges):
             slab = np.empty([stop - start for start, stop in ranges], self.dtype)
@@ -205,11 +200,7 @@ class RemoteArray:
 def _split(index: Any, size: int) -> tuple[Span, Any]:
     """Return the range of one axis to read, and the index into what was read."""
     if not isinstance(index, slice):
-        at = operator.index(index)
-        at = at + size if at < 0 else at
-        if not 0 <= at < size:
-            raise IndexError(f"position {index} is outside an axis of size {size}")
-        return (at, at + 1), 0
+        return (index, index + 1), 0
     wanted = range(size)[index]
     if not wanted:
         return (0, 0), slice(None)

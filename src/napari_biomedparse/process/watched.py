@@ -10,20 +10,18 @@ import math
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from cachetools import LRUCache
 
-from napari_biomedparse.data.results import SegmentedSlices
 from napari_biomedparse.pipeline.plan import spans
 from napari_biomedparse.process.messages import Instances, Planned, Previewed, Status
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from napari_biomedparse.data.results import Owners, Span
+    from napari_biomedparse.data.results import Owners, SegmentedSlices, Span
     from napari_biomedparse.engine.engine import Engine
     from napari_biomedparse.pipeline.plan import RunPlan
     from napari_biomedparse.pipeline.scores import ScoreStore
@@ -72,14 +70,12 @@ class Live:
         """Segment one slice and send it."""
         from napari_biomedparse.pipeline.preview import preview
 
-        found = preview(self._plan(request, engine, run), engine, request.index)
-        at, axis = found.index, found.axis
-        labels, existence = np.expand_dims(found.labels, axis), found.existence[:, None]
+        plan = self._plan(request, engine, run)
+        slices, probabilities = preview(plan, engine, request.index)
         likeliest = None
         if request.probabilities:
-            likeliest = np.expand_dims(found.probabilities.max(axis=0), axis)
-        slices = SegmentedSlices(at, at + 1, axis, labels, existence)
-        run.send(Previewed(slices, likeliest))
+            likeliest = np.expand_dims(probabilities.max(axis=0), slices.axis)
+        run.send(Previewed(replace(slices, edges=None), likeliest))
 
     def run(
         self, request: SegmentRequest, engine: Engine, run: WorkerRun
@@ -102,7 +98,7 @@ class Live:
             network = every - kept
         total = len(finished if request.again else every)
         manifest = describe_run(plan, engine, {}, request.model, "0.5")
-        run.send(planned(manifest, total, kept=tuple(spans(kept))))
+        run.send(planned(manifest, total, tuple(spans(kept))))
         collected = _Collected(plan) if plan.instances else None
         yield
         done: set[int] = set()
@@ -209,28 +205,15 @@ def _indices(done: Iterable[Span]) -> set[int]:
     return {index for start, stop in done for index in range(start, stop)}
 
 
-def planned(
-    manifest: Manifest,
-    total: int,
-    *,
-    kept: tuple[Span, ...] = (),
-    folder: Path | None = None,
-) -> Planned:
+def planned(manifest: Manifest, total: int, kept: tuple[Span, ...] = ()) -> Planned:
     """Return the message of a run that is about to begin, from its manifest."""
     used, environment = manifest.parameters, manifest.environment
-    start, stop = used["slices"]
-    machine = ("device", "precision")
+    machine = {"device", "precision"} & environment.keys()
+    made_by = {name: environment[name] for name in machine}
     return Planned(
         axis=manifest.output["axis"],
-        start=start,
-        stop=stop,
-        intensity=used["intensity"],
         truncated=tuple(used["truncated_prompts"]),
-        parameters={
-            **used,
-            "model": manifest.model,
-            **{name: environment[name] for name in machine if name in environment},
-        },
+        parameters={**used, "model": manifest.model, **made_by},
         total=total,
         provenance={
             "source": manifest.source,
@@ -239,7 +222,6 @@ def planned(
             "parameters": used,
             "environment": environment,
         },
-        folder=None if folder is None else str(folder),
         kept=kept,
     )
 

@@ -161,7 +161,7 @@ def _run_to_folder(recipe: Recipe, model: Network, run: WorkerRun) -> None:
         if run.cancelled:
             raise Cancelled("The run was cancelled.")
         if not announced:
-            run.send(planned(Run(folder).manifest, total, folder=folder))
+            run.send(planned(Run(folder).manifest, total))
             announced = True
         run.send(Written(done, total))
 

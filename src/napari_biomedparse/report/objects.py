@@ -18,7 +18,7 @@ from napari_biomedparse.labels.measure import (
     with_units,
 )
 from napari_biomedparse.labels.sums import owners_of
-from napari_biomedparse.runs.blocks import grid_volume
+from napari_biomedparse.runs.folder import grid_volume
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -31,17 +31,20 @@ from napari_biomedparse.io.durable import (
 )
 from napari_biomedparse.io.inputs import find_files, folder_names
 from napari_biomedparse.networks.weights import load_model, model_or_default
-from napari_biomedparse.pipeline.plan import merge_options
 from napari_biomedparse.runs.folder import LOCK, Run
 from napari_biomedparse.runs.manifest import MANIFEST
-from napari_biomedparse.runs.request import FolderChanges, FolderOptions, split_changes
-from napari_biomedparse.runs.run import segment_to_folder
+from napari_biomedparse.runs.run import (
+    FolderChanges,
+    FolderOptions,
+    merge_changes,
+    segment_to_folder,
+)
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
     from napari_biomedparse.data.prompts import PromptSet, PromptsLike
     from napari_biomedparse.networks.network import Network
-    from napari_biomedparse.runs.request import Progress
+    from napari_biomedparse.runs.blocks import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -117,8 +120,7 @@ def segment_files(
     CheckpointError
         If the model cannot be loaded.
     """
-    how, others = split_changes(folder_options, changes)
-    options = merge_options(options, others)
+    how, options = merge_changes(folder_options, options, changes)
     folder = Path(out)
     files = find_files(inputs)
     names = folder_names(files)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import dask
 import numpy as np
@@ -41,15 +43,9 @@ from napari_biomedparse.errors import (
     WorkerError,
     needs_extra,
 )
+from napari_biomedparse.io.lazy import chunk_thickness
 from napari_biomedparse.networks.weights import load_model, model_identity
-from napari_biomedparse.runs.blocks import (
-    never,
-    open_stores,
-    run_blocks,
-    split_range,
-    task_size,
-    unfinished,
-)
+from napari_biomedparse.runs.blocks import blocks_here, never, unfinished
 from napari_biomedparse.runs.folder import layout_of, recorded_blocks
 from napari_biomedparse.runs.manifest import (
     MANIFEST,
@@ -65,6 +61,8 @@ if TYPE_CHECKING:
 
 
 PLUGIN = "napari-biomedparse"
+LEAST_CHUNKS = 2
+"""Minimum of the volume's chunks per task, so that none is read three times."""
 _SCRIPT = ("__file__", "__spec__")
 """By which new processes find the script that this one runs."""
 LOOK_SECONDS = 0.5
@@ -155,7 +153,8 @@ def connect(
         with client:
             yield client
     else:
-        with _environment_kept(), _script_hidden():
+        # Variables that limit workers to one thread are not for later processes.
+        with patch.dict(os.environ), _script_hidden():
             yield from _local_client(workers)
 
 
@@ -173,20 +172,13 @@ def _local_client(workers: int | None) -> Iterator[Client]:
             silence_logs=logging.ERROR,
             security=True,  # or every user of this machine could have it run code
         )
-    client = Client(cluster, set_as_default=False)
-
-    def close() -> None:
-        client.close()
-        cluster.close()
-
-    try:
+    with cluster, Client(cluster, set_as_default=False) as client:
         client.register_plugin(_Uninterrupted())
-        yield client
-    except KeyboardInterrupt:  # workers would first finish their blocks
-        cluster.sync(_end_workers, cluster)
-        raise
-    finally:
-        close()
+        try:
+            yield client
+        except KeyboardInterrupt:  # workers would first finish their blocks
+            cluster.sync(_end_workers, cluster)
+            raise
 
 
 @contextmanager
@@ -220,25 +212,10 @@ class _Uninterrupted(WorkerPlugin):  # type: ignore[misc]  # distributed is unty
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-@contextmanager
-def _environment_kept() -> Iterator[None]:
-    """Undo changes of dask.distributed to this process's environment.
-
-    It sets variables that limit workers to one thread each; processes started later
-    would inherit them and be slow.
-    """
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
 def kind_of_device(client: Client, device: str) -> str:
     """Ask a worker for the kind of a device: cpu, cuda or mps."""
-    kind: str = client.submit(_kind_of_device, device, pure=False).result()
-    return kind
+    found = client.submit(lambda: find_device(device).type, pure=False)
+    return str(found.result())
 
 
 def blocks_on_cluster(
@@ -266,7 +243,7 @@ def blocks_on_cluster(
     client.register_plugin(plugin)
     size = task_size(plan, layout_of(manifest).thickness)
     # A task, not scattered data: it survives the worker that holds the plan.
-    shared = client.submit(_itself, plan, pure=False)
+    shared = client.submit(lambda: plan, pure=False)
     futures = [
         client.submit(
             _run_task, plugin.name, shared, str(folder.absolute()), *part, pure=False
@@ -296,14 +273,6 @@ def blocks_on_cluster(
         client.cancel([*futures, shared])
 
 
-def _kind_of_device(device: str) -> str:
-    return find_device(device).type
-
-
-def _itself(plan: RunPlan) -> RunPlan:
-    return plan
-
-
 def _run_task(
     plugin: str, plan: RunPlan, folder_name: str, start: int, stop: int
 ) -> list[Block]:
@@ -326,13 +295,22 @@ def _run_task(
                 f"{manifest.output['device']}, with different rounding; use workers of "
                 "one kind, or choose the device."
             )
-        done = {
-            at: block
-            for at, block in recorded_blocks(folder).items()
-            if start <= at < stop
-        }
-        stores = open_stores(part, manifest, folder)
-        for first, last in unfinished(part, manifest, done):
-            for block in run_blocks(part, engine, folder, stores, first, last):
-                done[block.start] = block
-    return [done[at] for at in sorted(done)]
+        blocks = recorded_blocks(folder)
+        left = unfinished(part, manifest, blocks)
+        for block in blocks_here(part, folder, manifest, left, engine=engine):
+            blocks[block.start] = block
+    return [block for at, block in sorted(blocks.items()) if start <= at < stop]
+
+
+def task_size(plan: RunPlan, thickness: int) -> int:
+    """Return the number of slices per task: whole blocks, and several chunks."""
+    chunk = chunk_thickness(plan.volume.data, plan.geometry.axis)
+    return thickness * math.ceil(LEAST_CHUNKS * chunk / thickness)
+
+
+def split_range(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
+    """Cut a range of slices into tasks."""
+    while start < stop:
+        end = min(stop, (start // size + 1) * size)
+        yield start, end
+        start = end

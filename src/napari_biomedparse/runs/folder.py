@@ -51,6 +51,7 @@ from napari_biomedparse.runs.manifest import (
 if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.data.results import Kind
+    from napari_biomedparse.data.volume import Volume
 
 logger = logging.getLogger(__name__)
 
@@ -269,6 +270,13 @@ def object_layout(layout: Layout) -> Layout:
     dtype = np.dtype(np.uint32)
     thickness = plan_thickness(layout.shape, layout.axis, dtype.itemsize)
     return replace(layout, dtype=dtype, thickness=thickness)
+
+
+def grid_volume(volume: Volume) -> Volume:
+    """Return a volume with the grid of its labels, without voxels and colours."""
+    one = volume.select(c=0) if volume.is_colour else volume
+    nothing = np.broadcast_to(np.uint8(0), one.shape)
+    return replace(one, data=nothing, channel_names=(), levels=())
 
 
 def home_of(folder: Path, manifest: Manifest) -> Path:

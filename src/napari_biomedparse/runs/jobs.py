@@ -18,24 +18,23 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import platformdirs
 from distributed import Client, Event, Future, Variable, worker_client
 
-from napari_biomedparse.data.volume import Volume
-from napari_biomedparse.errors import Cancelled, OptionError, OutputError, WorkerError
+from napari_biomedparse.errors import Cancelled, OutputError, WorkerError
 from napari_biomedparse.io.durable import write_durably, writing
 from napari_biomedparse.runs.blocks import never
 from napari_biomedparse.runs.cluster import LOOK_SECONDS, PLUGIN, connect
 from napari_biomedparse.runs.folder import JOB
-from napari_biomedparse.runs.request import do_request
 
 if TYPE_CHECKING:
-    from napari_biomedparse.runs.request import Progress, RunRequest
+    from napari_biomedparse.runs.blocks import Progress
+
+Work = Callable[[Client, "Progress", Callable[[], bool]], object]
+"""Does a run with a client, until the last function returns True."""
 
 _GONE = (
     "The scheduler dropped the run or no longer responds. Finished blocks are kept: "
@@ -71,7 +70,9 @@ def job_client(scheduler: str | Client | None, folder: Path) -> Iterator[Client 
 
 def follow_job(
     client: Client,
-    request: RunRequest,
+    folder: Path,
+    words: dict[str, str],
+    work: Work,
     on_progress: Progress | None,
     stopped: Callable[[], bool] = never,
 ) -> None:
@@ -80,26 +81,33 @@ def follow_job(
     After Ctrl-C, or if this process ends, the run continues, and the same call attaches
     to it again. `on_progress` is called, and `stopped` polled, twice a second; once
     that is true, or if `on_progress` raises, the run is stopped. Besides the errors of
-    the run there are an `OutputError` if the cluster does another run in the same
-    folder, and an `OptionError` for a volume in memory.
+    the run there is an `OutputError` if the cluster does another run in the same
+    folder; `words` distinguish it.
     """
-    name = _name(request.folder)
-    job = _find(client, name)
-    if job is None:
-        job = _submit(client, request, name)
-    _refuse_differences(request, job["asked"])
+    name = _name(folder)
+    job = _find(client, name) or _submit(client, folder, words, work, name)
+    _refuse_differences(folder, words, job["asked"])
     run, progress = job["run"], Variable(name, client=client)
     try:
         while not run.done():
             if stopped():
                 raise Cancelled("The run was cancelled; finished blocks are kept.")
-            done, total = _look(progress)
+            try:
+                done, total = progress.get()
+            except OSError as error:
+                raise WorkerError(_GONE) from error
             if total and on_progress:
                 on_progress(done, total)
             time.sleep(LOOK_SECONDS)
         if run.status in ("cancelled", "lost"):
             raise WorkerError(_GONE)
-        _result(run)
+        try:
+            run.result()
+        except Cancelled:
+            raise WorkerError(
+                "Another process that followed the run cancelled it. Finished blocks "
+                "are kept: run the same again to continue."
+            ) from None
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"the cluster at {client.scheduler.address} continues the run: run the "
@@ -110,7 +118,7 @@ def follow_job(
             _stop(client, name, run)
         raise
     client.unpublish_dataset(name)
-    _own_record(request.folder).unlink(missing_ok=True)
+    _own_record(folder).unlink(missing_ok=True)
 
 
 def _own_record(folder: Path) -> Path:
@@ -134,66 +142,37 @@ def _find(client: Client, name: str) -> dict[str, Any] | None:
     return None
 
 
-def _result(run: Future) -> None:
-    """Raise the driver's error, if any."""
-    try:
-        run.result()
-    except Cancelled:
-        raise WorkerError(
-            "Another process that followed the run cancelled it. Finished blocks are "
-            "kept: run the same again to continue."
-        ) from None
-
-
-def _look(progress: Variable) -> tuple[int, int]:
-    """Return the numbers of finished slices and of all, from the driver."""
-    try:
-        done, total = progress.get()
-    except OSError as error:
-        raise WorkerError(_GONE) from error
-    return done, total
-
-
-def _submit(client: Client, request: RunRequest, name: str) -> dict[str, Any]:
-    volume = (
-        request.volume.data if isinstance(request.volume, Volume) else request.volume
-    )
-    if isinstance(volume, np.ndarray):
-        raise OptionError(
-            "The volume is in memory, where the workers of a cluster cannot read it; "
-            "give a path, or save it as Zarr first."
-        )
-    if request.path is not None:
-        request = replace(request, volume=request.path.absolute())
-    how = replace(request.how, scheduler=None, workers=None)  # which need not travel
-    request = replace(request, folder=request.folder.absolute(), how=how)
+def _submit(
+    client: Client, folder: Path, words: dict[str, str], work: Work, name: str
+) -> dict[str, Any]:
     Event(name, client=client).clear()
     Variable(name, client=client).set([0, 0])
-    run = client.submit(_drive, request, name, pure=False)
-    job = {"run": run, "asked": request.words()}
+    run = client.submit(_drive, work, folder, name, pure=False)
+    job = {"run": run, "asked": words}
     client.publish_dataset(job, name=name)
     text = json.dumps({"scheduler": client.scheduler.address})
     with contextlib.suppress(OSError):  # without it the scheduler must be given again
-        own = _own_record(request.folder)
+        own = _own_record(folder)
         own.parent.mkdir(parents=True, exist_ok=True)
         own.write_text(text, "utf-8")
-    with writing(request.folder):
-        request.folder.mkdir(parents=True, exist_ok=True)
-        write_durably(request.folder / JOB, text)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durably(folder / JOB, text)
     return job
 
 
-def _refuse_differences(request: RunRequest, running: dict[str, str]) -> None:
-    mine = request.words()
+def _refuse_differences(
+    folder: Path, words: dict[str, str], running: dict[str, str]
+) -> None:
     found = [
-        f"{key} was {running.get(key)} and is {mine[key]}"
-        for key in mine
-        if key != "batch_size" and mine[key] != running.get(key)
+        f"{key} was {running.get(key)} and is {word}"
+        for key, word in words.items()
+        if key != "batch_size" and word != running.get(key)
     ]
     if found:
         raise OutputError(
-            f"In {request.folder} a cluster does another run: {'; '.join(found)}. "
-            "Choose another folder, or give the same as before to attach to it."
+            f"In {folder} a cluster does another run: {'; '.join(found)}. Choose "
+            "another folder, or give the same as before to attach to it."
         )
 
 
@@ -207,17 +186,13 @@ def _stop(client: Client, name: str, run: Future) -> None:
         client.unpublish_dataset(name)
 
 
-def _drive(request: RunRequest, name: str) -> None:
+def _drive(work: Work, folder: Path, name: str) -> None:
     """Do a run on a worker, its blocks on others."""
     with worker_client() as client:
         progress, stop = Variable(name, client=client), Event(name, client=client)
-
-        def tell(done: int, total: int) -> None:
-            progress.set([done, total])
-
         try:
-            do_request(request, client, tell, stopped=stop.is_set)
+            work(client, lambda *numbers: progress.set(numbers), stop.is_set)
         finally:
-            (request.folder / JOB).unlink(missing_ok=True)
+            (folder / JOB).unlink(missing_ok=True)
         if name in client.list_datasets():
             client.unpublish_dataset(name)

@@ -2,37 +2,194 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, get_args
 
-from napari_biomedparse.data.options import refuse_separate
+import numpy as np
+
+from napari_biomedparse.data.options import OptionChanges, refuse_separate
 from napari_biomedparse.data.prompts import parse_prompts
-from napari_biomedparse.errors import OptionError
-from napari_biomedparse.networks.weights import model_or_default
-from napari_biomedparse.pipeline.plan import merge_options
-from napari_biomedparse.runs.blocks import never
-from napari_biomedparse.runs.folder import JOB, Run
-from napari_biomedparse.runs.manifest import Manifest, read_manifest
-from napari_biomedparse.runs.request import (
-    FolderChanges,
-    FolderOptions,
-    RunRequest,
-    cluster_packages,
-    do_request,
-    split_changes,
+from napari_biomedparse.data.volume import Volume
+from napari_biomedparse.engine.devices import check_not_forked
+from napari_biomedparse.engine.engine import Engine
+from napari_biomedparse.errors import OptionError, needs_extra
+from napari_biomedparse.io.durable import check_folder, refuse_inputs
+from napari_biomedparse.io.formats.ome_labels import OmeVersion
+from napari_biomedparse.io.identity import chunk_states
+from napari_biomedparse.networks.weights import load_model, model_or_default
+from napari_biomedparse.pipeline.plan import (
+    Times,
+    choose_input,
+    merge_options,
+    plan_parts,
 )
+from napari_biomedparse.runs.blocks import (
+    DoBlocks,
+    Progress,
+    blocks_here,
+    never,
+    parts_to_folder,
+)
+from napari_biomedparse.runs.folder import JOB, Run
+from napari_biomedparse.runs.manifest import describe_run
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from napari_biomedparse.data.options import SegmentOptions
-    from napari_biomedparse.data.prompts import PromptsLike
+    from napari_biomedparse.data.prompts import PromptSet, PromptsLike
     from napari_biomedparse.data.volume import VolumeLike
     from napari_biomedparse.networks.network import Network
-    from napari_biomedparse.runs.request import Progress
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """What of a volume goes to a run folder, and where and how it is computed.
+
+    Parameters
+    ----------
+    device : str
+        "auto", "cpu", "cuda", "cuda:1", "mps", ...
+    channel : int or str, optional
+        Which channel; needed where there are several.
+    time : int or pair of int, optional
+        One time point, or the first and the one after the last; by default all. One
+        is segmented as a volume of its own.
+    consensus : bool
+        Whether to run along each axis and let the three runs vote.
+    force : bool
+        Whether to form a consensus of a volume that is not isotropic, too.
+    ome_zarr : {"0.5", "0.4"}
+        Version of the label images.
+    overwrite : bool
+        Whether another run in the folder is replaced.
+    load : str or path, optional
+        Name or path by which a network that is given as such can be loaded again.
+    scheduler : str or distributed.Client, optional
+        Address or client of a cluster that does the run. It must see the volume and
+        the folder under the same paths. The run continues if this process ends, and
+        the same call, also without `scheduler`, attaches to it.
+    workers : int, optional
+        Number of local worker processes. A script that asks for them must guard its
+        main part by ``if __name__ == "__main__":``.
+
+    Raises
+    ------
+    OptionError
+        If there is no such version of OME-Zarr.
+    """
+
+    device: str = "auto"
+    channel: int | str | None = None
+    time: Times = None
+    consensus: bool = False
+    force: bool = False
+    ome_zarr: OmeVersion = "0.5"
+    overwrite: bool = False
+    load: str | os.PathLike[str] | None = None
+    scheduler: str | Client | None = None
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown version."""
+        if self.ome_zarr not in get_args(OmeVersion):
+            raise OptionError(
+                f"OME-Zarr can be written as 0.4 or 0.5, not {self.ome_zarr!r}."
+            )
+
+
+class FolderChanges(OptionChanges, total=False):
+    """Single fields of `FolderOptions` and `SegmentOptions`, as keywords."""
+
+    device: str
+    channel: int | str | None
+    time: Times
+    consensus: bool
+    force: bool
+    ome_zarr: OmeVersion
+    overwrite: bool
+    load: str | os.PathLike[str] | None
+    scheduler: str | Client | None
+    workers: int | None
+
+
+def merge_changes(
+    folder_options: FolderOptions | None,
+    options: SegmentOptions | None,
+    changes: Mapping[str, Any],
+) -> tuple[FolderOptions, SegmentOptions]:
+    """Return options with some fields of either changed."""
+    ours = {item.name for item in fields(FolderOptions)} & changes.keys()
+    how = {name: changes[name] for name in ours}
+    others = {name: changes[name] for name in changes if name not in ours}
+    changed = replace(folder_options or FolderOptions(), **how)
+    return changed, merge_options(options, others)
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """A run in a folder; its fields are the arguments of `segment_to_folder`."""
+
+    volume: str | os.PathLike[str] | VolumeLike
+    prompts: PromptSet
+    folder: Path
+    model: str | os.PathLike[str] | Network
+    options: SegmentOptions
+    how: FolderOptions = FolderOptions()
+
+    @property
+    def path(self) -> Path | None:
+        """The volume's path, if it is given by one."""
+        volume = self.volume
+        return Path(volume) if isinstance(volume, str | os.PathLike) else None
+
+    def to_send(self) -> RunRequest:
+        """Return the request as a worker understands it; refuse arrays in memory."""
+        volume = self.volume
+        data = volume.data if isinstance(volume, Volume) else volume
+        if isinstance(data, np.ndarray):
+            raise OptionError(
+                "The volume is in memory, where the workers of a cluster cannot read "
+                "it; give a path, or save it as Zarr first."
+            )
+        how = replace(self.how, scheduler=None, workers=None)  # which need not travel
+        folder, path = self.folder.absolute(), self.path
+        volume = volume if path is None else path.absolute()
+        return replace(self, volume=volume, folder=folder, how=how)
+
+    def words(self) -> dict[str, str]:
+        """Return, as text, what distinguishes this run from others."""
+        volume: Any = self.volume
+        if self.path is not None:
+            volume = self.path.absolute()
+        elif isinstance(volume, Volume):
+            volume = volume.source or volume.name
+        else:
+            volume = "an array"
+        model = self.how.load or self.model
+        if not isinstance(model, str | os.PathLike):
+            model = type(model).__name__
+        words = {
+            "volume": volume,
+            "prompts": {
+                label: self.prompts.texts[self.prompts.ids.index(label)]
+                for label in self.prompts.ranked
+            },
+            "model": os.fspath(model),
+            "channel": self.how.channel,
+            "time": self.how.time,
+            "consensus": self.how.consensus,
+            "ome_zarr": self.how.ome_zarr,
+            **asdict(self.options),
+        }
+        if self.options.instances is None:
+            words["instances"] = self.prompts.instance
+        return {key: str(value) for key, value in words.items()}
 
 
 def segment_to_folder(
@@ -91,8 +248,7 @@ def segment_to_folder(
     VolumeError, PromptError, OptionError, CheckpointError, DeviceError, FormatError
         As for `segment`.
     """
-    how, others = split_changes(folder_options, changes)
-    options = merge_options(options, others)
+    how, options = merge_changes(folder_options, options, changes)
     refuse_separate(options, "a run folder")
     scheduler, workers = how.scheduler, how.workers
     request = RunRequest(
@@ -109,7 +265,11 @@ def segment_to_folder(
             from napari_biomedparse.runs import jobs
         with jobs.job_client(scheduler, request.folder) as client:
             if client is not None:
-                jobs.follow_job(client, request, on_progress, stopped)
+                work = partial(do_request, request.to_send())
+                words = request.words()
+                jobs.follow_job(
+                    client, request.folder, words, work, on_progress, stopped
+                )
                 return Run(request.folder)
         job.unlink(missing_ok=True)  # the cluster may just have done so
     if scheduler is None and workers is None:
@@ -120,93 +280,82 @@ def segment_to_folder(
         return do_request(request, client, on_progress, stopped)
 
 
-def reproduce(
-    record: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    volume: str | os.PathLike[str] | VolumeLike | None = None,
-    model: str | os.PathLike[str] | Network | None = None,
-    device: str | None = None,
-    on_progress: Progress | None = None,
-) -> tuple[Run, list[str]]:
-    """Repeat a recorded run, and compare.
-
-    Parameters
-    ----------
-    record : path
-        A run's ``manifest.json``, or its folder.
-    out : path
-        Folder for the new run.
-    volume, model : optional
-        In place of the recorded path and model; needed if the run was given an array
-        or a network.
-    device : str, optional
-        By default the kind of device of the recorded run.
-    on_progress : callable, optional
-        As for `segment_to_folder`.
-
-    Returns
-    -------
-    run : Run
-    differences : list of str
-        What differs from the record in words; empty if all labels are equal to the
-        bit.
-
-    Raises
-    ------
-    FormatError, OptionError
-        If there is no such record, or the volume or the model must be given.
-    VolumeError, CheckpointError, DeviceError, OutputError
-        As for `segment_to_folder`.
-    """
-    old = read_manifest(Path(record))
-    if Path(out).resolve() in (place := Path(record).resolve(), place.parent):
-        raise OptionError(
-            f"{out} is the recorded run itself; choose a new folder, in which to "
-            "repeat it."
-        )
-    volume = old.source.get("path") if volume is None else volume
-    model = old.load if model is None else model
-    for what, value in (("volume", volume), ("model", model)):
-        if value is None:
-            raise OptionError(
-                f"{os.fspath(record)} used a {what} from memory; give the {what}."
-            )
-    assert volume is not None
-    time = old.source.get("time")
-    how = FolderOptions(
-        device=device or str(old.environment.get("device", "auto")).partition(":")[0],
-        channel=old.source.get("channel"),
-        time=tuple(time) if isinstance(time, list) else time,
-        consensus=old.kind == "consensus",
-        force=True,
-        ome_zarr=old.output["ome_zarr"],
+def do_request(
+    request: RunRequest,
+    client: Client | None,
+    on_progress: Progress | None,
+    stopped: Callable[[], bool] = never,
+) -> Run:
+    """Do a run, its blocks on a cluster if a client of one is given."""
+    check_folder(request.folder)
+    how = request.how
+    chosen: dict[str, Any] = {}
+    if request.path is not None:
+        times = list(how.time) if isinstance(how.time, tuple) else how.time
+        chosen = {"channel": how.channel, "time": times}
+        if how.overwrite:
+            refuse_inputs(request.folder, [request.path])
+    opened = choose_input(
+        request.volume,
+        request.options,
+        channel=how.channel,
+        time=how.time,
+        consensus=how.consensus,
+        force=how.force,
     )
-    run = segment_to_folder(
-        volume, old.prompts, out, model, old.options, how, on_progress=on_progress
-    )
-    new = run.manifest
-    place = Path(record)
-    if count := Run(place if place.is_dir() else place.parent).edited:
-        logger.warning(
-            "%s: %d voxels were edited by hand, and are compared as the network gave "
-            "them.",
-            place,
-            count,
+    local, kind = how.device, None
+    do: DoBlocks | None = None
+    model = how.load or request.model
+    if client is not None:
+        with cluster_packages():
+            from napari_biomedparse.runs import cluster
+        local, kind = "cpu", cluster.kind_of_device(client, how.device)
+        do = partial(
+            cluster.blocks_on_cluster,
+            client,
+            model=model,
+            device=how.device,
+            stopped=stopped,
         )
-    found = old.differences(new)
-    found += _other_labels(old, new)
-    for at, (a, b) in enumerate(zip(old.parts, new.parts, strict=False)):
-        where = f"time point {at}" if old.kind == "series" else f"run {at + 1} of 3"
-        found += [f"{where}: {other}" for other in _other_labels(a, b)]
-    if old.finished is None:
-        found.append("the recorded run was not finished")
-    return run, found
+    network: Any = request.model
+    if isinstance(network, str | os.PathLike):
+        check_not_forked()
+        network = load_model(network)
+    # A run sees each slice once: remembered features would only take room.
+    engine = Engine(network, local, seed=request.options.seed, cache_bytes=0)
+    parts = plan_parts(
+        opened,
+        request.prompts,
+        request.options,
+        config=engine.model.config,
+        consensus=how.consensus,
+    )
+    describe = partial(
+        describe_run,
+        engine=engine,
+        chosen=chosen | chunk_states(parts.first.volume),
+        load=_load_name(model),
+        ome_zarr=how.ome_zarr,
+        kind=kind,
+    )
+    return parts_to_folder(
+        parts,
+        request.folder,
+        describe,
+        do or partial(blocks_here, engine=engine, stopped=stopped),
+        overwrite=how.overwrite,
+        on_progress=on_progress,
+    )
 
 
-def _other_labels(old: Manifest, new: Manifest) -> list[str]:
-    return [
-        f"slices {a.start} to {a.stop - 1} have other labels"
-        for a, b in zip(old.blocks, new.blocks, strict=False)
-        if a != b
-    ]
+def cluster_packages() -> AbstractContextManager[None]:
+    """Name what to install if an import of a cluster's packages fails."""
+    return needs_extra("cluster", "Clusters")
+
+
+def _load_name(model: str | os.PathLike[str] | Network) -> str | None:
+    """Return a name by which the model can be loaded again, from any folder."""
+    if not isinstance(model, str | os.PathLike):
+        return None
+    path = Path(model)
+    return str(path.absolute()) if path.exists() else os.fspath(model)

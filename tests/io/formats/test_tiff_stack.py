@@ -16,7 +16,8 @@ from napari_biomedparse.io.formats.tiff import TiffSource
 from napari_biomedparse.io.inputs import find_files, stack_files
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.pipeline.segment import segment
-from napari_biomedparse.runs.run import reproduce, segment_to_folder
+from napari_biomedparse.runs.reproduce import reproduce
+from napari_biomedparse.runs.run import segment_to_folder
 
 GREY = np.random.default_rng(0).integers(0, 2**12, (12, 40, 30), dtype=np.uint16)
 

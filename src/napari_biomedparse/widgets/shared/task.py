@@ -29,22 +29,6 @@ if TYPE_CHECKING:
     from napari_biomedparse.process.messages import Event, Planned
     from napari_biomedparse.report.findings import Finding
 
-POLL_SECONDS = 0.1
-"""How often a run checks whether it was cancelled while nothing happens."""
-
-
-def polled(run: RunHandle) -> Iterator[Event | None]:
-    """Yield a run's events to its end, and None while nothing happens.
-
-    The error that ended the run is raised.
-    """
-    while True:
-        try:
-            event = run.poll(POLL_SECONDS)
-        except StopIteration:
-            return
-        yield event
-
 
 @dataclass(frozen=True)
 class Changed:
@@ -100,7 +84,7 @@ class Task:
         """Yield a run's events until its end or until this is cancelled."""
         with closing(begin()) as run:
             self._run = run
-            for event in polled(run):
+            for event in run.polled():
                 if event is not None:
                     yield event
                 if self.cancelled:

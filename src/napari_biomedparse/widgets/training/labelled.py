@@ -22,7 +22,7 @@ from napari_biomedparse.viewer.layers import (
     voxels_of_labels,
 )
 from napari_biomedparse.widgets.shared.form import LayerChoice, form_layout
-from napari_biomedparse.widgets.shared.task import Task, polled
+from napari_biomedparse.widgets.shared.task import Task
 from napari_biomedparse.widgets.training.review_strip import (
     review_axis,
     reviewed_slices,
@@ -188,7 +188,7 @@ class Tuning(Task):
         """Yield a run's events to its end, which comes soon if this is cancelled."""
         with closing(begin()) as run:
             told = False
-            for event in polled(run):
+            for event in run.polled():
                 if event is not None:
                     yield event
                 if self.cancelled and not told:
