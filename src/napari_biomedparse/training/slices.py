@@ -58,23 +58,23 @@ def split(volumes: Sequence[TrainingVolume], share: float, seed: int) -> Split:
     because slices along other axes would cross the block.
     """
     rng = np.random.default_rng([seed, 1])
-    everything = [_useful(volume, i) for i, volume in enumerate(volumes)]
+    samples = [s for i, volume in enumerate(volumes) for s in _useful(volume, i)]
     if share == 0:
-        return Split(tuple(s for part in everything for s in part), (), "nothing")
+        return Split(tuple(samples), (), "nothing")
     if len(volumes) > 1:
         count = min(max(1, round(share * len(volumes))), len(volumes) - 1)
         out = set(rng.permutation(len(volumes))[:count].tolist())
-        parts: tuple[list[Sample], list[Sample]] = ([], [])
-        for i, samples in enumerate(everything):
-            parts[i in out].extend(samples)
-        names = ", ".join(volumes[i].name for i in sorted(out))
-        return Split(tuple(parts[0]), tuple(parts[1]), f"volumes {names}")
+        return Split(
+            tuple(s for s in samples if s.volume not in out),
+            tuple(s for s in samples if s.volume in out),
+            "volumes " + ", ".join(volumes[i].name for i in sorted(out)),
+        )
     axis = volumes[0].axes[0]
     places = _places(volumes[0], axis)
     length = max(1, round(share * len(places)))
     start = int(rng.integers(0, len(places) - length + 1))
     first, last = int(places[start]), int(places[start + length - 1])
-    samples = [sample for sample in everything[0] if sample.axis == axis]
+    samples = [sample for sample in samples if sample.axis == axis]
     return Split(
         tuple(s for s in samples if not first - 1 <= s.place <= last + 1),
         tuple(s for s in samples if first <= s.place <= last),

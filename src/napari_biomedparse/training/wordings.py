@@ -99,20 +99,16 @@ def wordings_for(name: str, known: Mapping[str, Wordings]) -> tuple[str, Wording
 def _parse(values: Any) -> Wordings:
     if not isinstance(values, dict):
         raise PromptError(f"A data set must map class to texts, but is {values!r}.")
-    texts: dict[int, tuple[str, ...]] = {}
-    for key, value in values.items():
-        if key in (INSTANCE_KEY, ABSENT_KEY):
-            continue
-        if not str(key).isdigit():
-            raise PromptError(
-                f"Classes must be numbers (label ids), but one is {key!r}."
-            )
-        texts[int(key)] = _texts(key, value)
-    instance = values.get(INSTANCE_KEY, 0)
+    classes = {INSTANCE_KEY: 0, ABSENT_KEY: [], **values}
+    instance, absent = classes.pop(INSTANCE_KEY), classes.pop(ABSENT_KEY)
+    if wrong := [key for key in classes if not key.isdigit()]:
+        raise PromptError(
+            f"Classes must be numbers (label ids), but one is {wrong[0]!r}."
+        )
     if instance not in (0, 1):
         raise PromptError(f"{INSTANCE_KEY} must be 0 or 1, not {instance!r}.")
-    absent = _texts(ABSENT_KEY, values.get(ABSENT_KEY, []))
-    return Wordings(dict(sorted(texts.items())), bool(instance), absent)
+    texts = {int(key): _texts(key, classes[key]) for key in sorted(classes, key=int)}
+    return Wordings(texts, bool(instance), _texts(ABSENT_KEY, absent))
 
 
 def _texts(key: str, value: Any) -> tuple[str, ...]:
