@@ -227,13 +227,9 @@ class Engine:
     def _slices_at_once(self, prompts: int) -> int:
         """Choose by the free memory, once per number of prompts."""
         if prompts not in self._fitting:
-            free = free_memory(self.device)
-            pixels = self.model.image_size**2
-            self._fitting[prompts] = (
-                2**31
-                if free is None
-                else fitting_slices(free, pixels, prompts, self.dtype.itemsize)
-            )
+            free, pixels = free_memory(self.device), self.model.image_size**2
+            fitting = fitting_slices(free, pixels, prompts, self.dtype.itemsize)
+            self._fitting[prompts] = fitting
         return min(self._most_slices, self._fitting[prompts])
 
     def _encode_image(self, slices: Tensor) -> Features:
@@ -285,12 +281,16 @@ def _content(slices: Tensor) -> bytes:
     return hashlib.blake2b(values.data, digest_size=16).digest()
 
 
-def fitting_slices(free: int, pixels: int, prompts: int, itemsize: int = 2) -> int:
-    """Choose how many slices of `pixels` pixels fit in `free` bytes of a GPU.
+def fitting_slices(
+    free: int | None, pixels: int, prompts: int, itemsize: int = 2
+) -> int:
+    """Choose how many slices of `pixels` pixels fit in `free` bytes of a GPU, if known.
 
     A power of two, at least 1, so that a small change of free memory does not change
     how results round.
     """
+    if free is None:
+        return 2**31
     each = pixels * (SLICE_BYTES * itemsize // 2 + prompts * PROMPT_BYTES)
     fitting = max(1, int(FREE_SHARE * free) // each)
     return 1 << (fitting.bit_length() - 1)

@@ -35,7 +35,7 @@ from napari_biomedparse.runs.manifest import MANIFEST
 from napari_biomedparse.runs.run import segment_to_folder
 from napari_biomedparse.slicing.geometry import choose_axis
 from napari_biomedparse.slicing.intensity import choose_intensity
-from napari_biomedparse.slicing.seen import grey_slice
+from napari_biomedparse.slicing.read import grey_slice
 
 if TYPE_CHECKING:
     from napari_biomedparse.io.contents import LabelVolume

@@ -26,6 +26,7 @@ from napari_biomedparse.labels.instances import label_components
 Labels = npt.NDArray[np.integer[Any]]
 Mask = npt.NDArray[np.bool_]
 MATCH_IOU = 0.5
+_MATCH_COLUMNS = ("truth", "truth_voxels", "prediction", "prediction_voxels", "iou")
 
 
 class ClassScore(NamedTuple):
@@ -155,16 +156,8 @@ def match_rows(truth: Labels, labels: Labels) -> list[dict[str, Any]]:
     matched, taken = {i for i, _, _ in pairs}, {j for _, j, _ in pairs}
     pairs += [(i, 0, 0.0) for i in of_truth if i and i not in matched]
     pairs += [(0, j, 0.0) for j in of_labels if j and j not in taken]
-    return [
-        {
-            "truth": of_truth[i][0],
-            "truth_voxels": of_truth[i][1],
-            "prediction": of_labels[j][0],
-            "prediction_voxels": of_labels[j][1],
-            "iou": iou,
-        }
-        for i, j, iou in pairs
-    ]
+    rows = ((*of_truth[i], *of_labels[j], overlap) for i, j, overlap in pairs)
+    return [dict(zip(_MATCH_COLUMNS, row, strict=True)) for row in rows]
 
 
 def _labels_of(objects: Labels, labels: Labels) -> dict[int, tuple[Any, Any]]:

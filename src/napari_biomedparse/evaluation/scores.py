@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from statistics import fmean, median, pstdev
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +34,8 @@ METRICS = {
 }
 """What is averaged, compared and drawn, with titles; all are better if higher."""
 NAN = math.nan
+_STATISTICS = (fmean, pstdev, median, min, max)
+"""The last fields of a `SummaryLine`, in their order."""
 ALL = "all cases"
 COSTS = ("seconds", "host_mib", "device_mib", "slices", "tolerance", "unit")
 
@@ -247,19 +249,8 @@ def summarise(scores: Sequence[CaseScore]) -> tuple[SummaryLine, ...]:
         for metric in METRICS:
             values = known(getattr(row, metric) for row in rows)
             if values:
-                lines.append(
-                    SummaryLine(
-                        label,
-                        prompt,
-                        metric,
-                        len(values),
-                        statistics.fmean(values),
-                        statistics.pstdev(values),
-                        statistics.median(values),
-                        min(values),
-                        max(values),
-                    )
-                )
+                found = (statistic(values) for statistic in _STATISTICS)
+                lines.append(SummaryLine(label, prompt, metric, len(values), *found))
     return tuple(lines)
 
 

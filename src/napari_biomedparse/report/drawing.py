@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from napari_biomedparse.data.prompts import label_colour
 from napari_biomedparse.slicing.intensity import choose_intensity
-from napari_biomedparse.slicing.seen import grey_slice
+from napari_biomedparse.slicing.read import grey_slice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,8 +23,12 @@ from napari_biomedparse.networks.blocks.tokenizer import CONTEXT_LENGTH, token_c
 from napari_biomedparse.networks.catalogue import targets_of
 from napari_biomedparse.slicing.geometry import SliceGeometry, choose_axis
 from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
-from napari_biomedparse.slicing.read import read_slices, region_of, slice_geometry
-from napari_biomedparse.slicing.seen import PUBLISHED_SIZE
+from napari_biomedparse.slicing.read import (
+    PUBLISHED_SIZE,
+    read_slices,
+    region_of,
+    slice_geometry,
+)
 
 LOOKED_AT = 5
 """Number of slices to examine, evenly spaced."""

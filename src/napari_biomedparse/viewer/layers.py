@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
     from napari_biomedparse.io.contents import Contents, LabelVolume
 
+Paths = str | os.PathLike[str] | Sequence[str]
 LayerTuple = tuple[Any, dict[str, Any], str]
 """Data, keywords and type of a layer, as npe2 wants them."""
 METADATA_KEY = "biomedparse"
@@ -62,9 +64,7 @@ _CHANNEL_COLORMAPS = ("magenta", "green", "cyan", "yellow", "red", "blue")
 _UNNAMED: Colour = (128, 128, 128, 255)
 
 
-def get_reader(
-    path: str | os.PathLike[str] | Sequence[str],
-) -> Callable[[Any], list[LayerTuple]] | None:
+def get_reader(path: Paths) -> Callable[[Any], list[LayerTuple]] | None:
     """Return the npe2 reader for one or several files, or None if not supported."""
     from napari_biomedparse.io import can_open
 
@@ -72,28 +72,23 @@ def get_reader(
     return read_layers if paths and all(map(can_open, paths)) else None
 
 
-def read_layers(path: str | os.PathLike[str] | Sequence[str]) -> list[LayerTuple]:
+def read_layers(path: Paths) -> list[LayerTuple]:
     """Open files as layers; voxels are read when they are shown.
 
     What is logged about them is shown. Raises FormatError if a file is damaged.
     """
     from napari_biomedparse.io import open_file
 
-    told, logger = _Told(logging.WARNING), logging.getLogger("napari_biomedparse")
+    told, logger = BufferingHandler(2**20), logging.getLogger("napari_biomedparse")
+    told.setLevel(logging.WARNING)
     logger.addHandler(told)
     try:
         opened = [open_file(one) for one in _as_list(path)]
     finally:
         logger.removeHandler(told)
+        for record in told.buffer:
+            show_warning(record.getMessage())
     return [layer for contents in opened for layer in to_layer_tuples(contents)]
-
-
-class _Told(logging.Handler):
-    """Shows in napari what is logged."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Show a record."""
-        show_warning(record.getMessage())
 
 
 def to_layer_tuples(contents: Contents) -> list[LayerTuple]:
@@ -102,11 +97,9 @@ def to_layer_tuples(contents: Contents) -> list[LayerTuple]:
     The layers have scale, translate, units and axis labels. Prompts of the file are in
     ``metadata["biomedparse"]["text_prompts"]``, by label id.
     """
-    layers: list[LayerTuple] = []
-    for volume in contents.images:
-        layers += _image_layers(volume, contents.prompts)
-    layers += [_labels_layer(labels, contents.prompts) for labels in contents.labels]
-    return layers
+    prompts = contents.prompts
+    layers = [one for each in contents.images for one in _image_layers(each, prompts)]
+    return layers + [_labels_layer(labels, prompts) for labels in contents.labels]
 
 
 def volume_from_layer(
@@ -260,7 +253,7 @@ def is_derived(layer: Image) -> bool:
 
 def prompts_of_layer(layer: Image | Labels) -> PromptSet | None:
     """Return the prompts stored in a layer's metadata, or None if there are none."""
-    return _stored({"metadata": layer.metadata})
+    return _stored(known_of(layer))
 
 
 def reviewed(layer: Labels) -> dict[int, list[int]]:
@@ -315,9 +308,8 @@ def object_features(owners: Owners, prompts: PromptSet) -> dict[str, Any]:
     }
 
 
-def _owners_in(meta: Mapping[str, Any]) -> Owners | None:
+def _owners_in(table: Any, prompts: PromptSet | None) -> Owners | None:
     """Return the prompt of each object from the features of a layer of objects."""
-    prompts, table = _stored(meta), meta.get("features")
     if prompts is None or not prompts.instance or table is None:
         return None
     if not {"index", "prompt"} <= set(table):
@@ -345,6 +337,7 @@ def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     labels = tuple(label.lower() for label in meta.get("axis_labels") or ())
     named = len(set(labels)) == rank and set(labels) <= set(AXES)
     known = (meta.get("metadata") or {}).get(METADATA_KEY) or {}
+    prompts = _stored(known)
     source = ((known.get("provenance") or {}).get("source") or {}).get("path")
     volume = Volume(
         data,
@@ -359,14 +352,14 @@ def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
         path,
         data,
         volume=volume,
-        prompts=_stored(meta),
-        owners=_owners_in(meta),
+        prompts=prompts,
+        owners=_owners_in(meta.get("features"), prompts),
         overwrite=True,
     )
     return [path]
 
 
-def _as_list(path: str | os.PathLike[str] | Sequence[str]) -> list[Any]:
+def _as_list(path: Paths) -> list[Any]:
     return [path] if isinstance(path, (str, os.PathLike)) else list(path)
 
 
@@ -433,8 +426,7 @@ def _prompt_metadata(prompts: PromptSet) -> dict[str, Any]:
     return {"text_prompts": texts, INSTANCE_KEY: int(prompts.instance)}
 
 
-def _stored(meta: Mapping[str, Any]) -> PromptSet | None:
-    known = (meta.get("metadata") or {}).get(METADATA_KEY) or {}
+def _stored(known: Mapping[str, Any]) -> PromptSet | None:
     texts = known.get("text_prompts")
     if not texts:
         return None

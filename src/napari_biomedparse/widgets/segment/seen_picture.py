@@ -10,8 +10,7 @@ from qtpy.QtWidgets import QLabel, QWidget
 
 from napari_biomedparse.errors import BiomedParseError
 from napari_biomedparse.slicing.intensity import choose_intensity
-from napari_biomedparse.slicing.read import region_of
-from napari_biomedparse.slicing.seen import seen_slice
+from napari_biomedparse.slicing.read import region_of, seen_slice
 from napari_biomedparse.viewer.layers import volume_from_layer
 from napari_biomedparse.widgets.shared.background import LatestWork
 from napari_biomedparse.widgets.shared.parts import column, pause, plain_text
