@@ -366,7 +366,7 @@ def plan_parts(
         return PartsPlan("series", times, at(0), at, chosen)
     if not consensus:
         first = plan_run(chosen, prompts, options, config=config)
-        return PartsPlan("volume", (None,), first, lambda _: first)
+        return single(first)
     axes = chosen.axes
     first = plan_run(chosen, prompts, replace(options, axis=axes[0]), config=config)
 
@@ -377,6 +377,11 @@ def plan_parts(
 
     plans = [first, *map(along, axes[1:])]
     return PartsPlan("consensus", axes, first, plans.__getitem__)
+
+
+def single(plan: RunPlan) -> PartsPlan:
+    """Return the request of which a plan is all."""
+    return PartsPlan("volume", (None,), plan, lambda _: plan)
 
 
 def vote(

@@ -44,6 +44,7 @@ from napari_biomedparse.pipeline.plan import (
     plan_parts,
     plan_run,
     run_parts,
+    single,
     vote,
 )
 
@@ -237,13 +238,21 @@ class Collector:
     """Collects the results of parts; a `Sink`.
 
     Arrays are in memory if the volume is, else in temporary Zarr stores. Without an
-    engine, slices are given to `keep`.
+    engine, slices are given to `add`, between `begin` and `end` of their part.
     """
 
-    def __init__(self, parts: PartsPlan, engine: Engine | None = None) -> None:
+    def __init__(
+        self,
+        parts: PartsPlan,
+        engine: Engine | None = None,
+        *,
+        in_memory: bool | None = None,
+    ) -> None:
         self._parts, self._engine = parts, engine
         self._plan = first = parts.first
-        self._in_memory = isinstance(first.volume.data, np.ndarray)
+        if in_memory is None:
+            in_memory = isinstance(first.volume.data, np.ndarray)
+        self._in_memory = in_memory
         self._series = parts.kind == "series"
         self._consensus = parts.kind == "consensus"
         depth = first.geometry.depth
@@ -252,52 +261,58 @@ class Collector:
         self._existence = np.full(size, np.nan, np.float32)
         self._labels: list[Any] = []
         self._edges: list[Any] = []
-        self._instances: Any = None
-        self._owners: list[Owners] = []
+        self.instances: Any = None
+        self.owners: list[Owners] = []
         if self._series:
             self._labels.append(self._new(first, over_time=True))
             if first.instances:
-                self._instances = self._new(first, np.int32, over_time=True)
+                self.instances = self._new(first, np.int32, over_time=True)
 
     def run(self, part: Part) -> Generator[SegmentedSlices]:
         """Run a part; yield its slices once they are kept."""
         assert self._engine is not None
-        yield from self.keep(part, run_plan(part.plan, self._engine))
-
-    def keep(
-        self, part: Part, slices: Iterable[SegmentedSlices]
-    ) -> Generator[SegmentedSlices]:
-        """Keep a part's slices and yield them; at the end, separate its objects."""
-        plan, at = part.plan, part.number
-        if not self._series:
-            self._labels.append(self._new(plan))
-        labels, here = self._labels[-1], (at,) if self._series else ()
-        edges = self._new(plan) if plan.instances else None
-        for done in slices:
-            self._existence[:, at, done.start : done.stop] = done.existence
-            with scratching():
-                labels[(*here, ..., *done.where)] = done.labels
-                if edges is not None:
-                    edges[(..., *done.where)] = done.edges
+        self.begin(part)
+        for done in run_plan(part.plan, self._engine):
+            self.add(part, done)
             yield done
-        if edges is None:
-            return
-        if self._consensus:
-            self._edges.append(edges)
+        self.end(part)
+
+    def begin(self, part: Part) -> None:
+        """Make room for the slices of a part."""
+        if not self._series:
+            self._labels.append(self._new(part.plan))
+        if part.plan.instances:
+            self._edges.append(self._new(part.plan))
+
+    def add(self, part: Part, done: SegmentedSlices) -> None:
+        """Keep finished slices, also in place of earlier ones."""
+        here = (part.number,) if self._series else ()
+        self._existence[:, part.number, done.start : done.stop] = done.existence
+        with scratching():
+            self._labels[-1][(*here, ..., *done.where)] = done.labels
+            if part.plan.instances:
+                self._edges[-1][(..., *done.where)] = done.edges
+
+    def end(self, part: Part) -> None:
+        """Separate the objects of a part unless runs are still to vote."""
+        if self._consensus or not part.plan.instances:
             return
         if not self._series:
-            self._instances = self._new(plan, np.int32)
-        self._split(labels, edges, self._instances, here)
+            self.instances = self._new(part.plan, np.int32)
+        here = (part.number,) if self._series else ()
+        size = part.plan.options.minimum_size
+        self._split(self._labels[-1], self._edges.pop(), self.instances, size, here)
 
     def result(self, model: str, precision: str) -> Segmentation:
         """Combine what was kept; `model` and `precision` are for the parameters."""
-        labels, instances = self._labels[0], self._instances
+        labels, instances = self._labels[0], self.instances
         existence = self._existence
         if self._consensus:
             labels = self._vote(self._labels)
             if self._edges:
                 instances = self._new(self._plan, np.int32)
-                self._split(labels, self._vote(self._edges), instances)
+                size = self._plan.options.minimum_size
+                self._split(labels, self._vote(self._edges), instances, size)
         elif not self._series:
             existence = existence[:, 0]
         labels, instances = _lazy(labels), _lazy(instances)
@@ -314,14 +329,18 @@ class Collector:
                 "precision": precision,
             },
             instances=instances,
-            owners=Owners.common(self._owners),
+            owners=Owners.common(self.owners),
         )
 
     def _split(
-        self, labels: Any, edges: Any, instances: Any, at: tuple[int, ...] = ()
+        self,
+        labels: Any,
+        edges: Any,
+        instances: Any,
+        size: int,
+        at: tuple[int, ...] = (),
     ) -> None:
         """Split labels into instances, at a time point; block by block on disk."""
-        size = self._plan.options.minimum_size
         if self._in_memory:
             instances[at] = split_instances(labels[at], edges, size)
             self._find_owners(
@@ -351,7 +370,7 @@ class Collector:
             where[axis] = slice(start, start + thickness)
             here = (*at, ..., *where)
             tally.add(instances[here], labels[here], edges[(..., *where)], start)
-        self._owners.append(tally.owners)
+        self.owners.append(tally.owners)
 
     def _new(self, plan: RunPlan, dtype: Any = None, *, over_time: bool = False) -> Any:
         """Make an array of zeros for labels, on disk in chunks that suit its writer."""
@@ -385,9 +404,11 @@ def collect(
     `model` and `precision`, identity of the network and how it computed, are for the
     parameters.
     """
-    sink = Collector(PartsPlan("volume", (None,), plan, lambda _: plan))
-    for _ in sink.keep(Part(0, None, plan), slices):
-        pass
+    part, sink = Part(0, None, plan), Collector(single(plan))
+    sink.begin(part)
+    for done in slices:
+        sink.add(part, done)
+    sink.end(part)
     return sink.result(model, precision)
 
 

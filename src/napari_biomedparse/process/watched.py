@@ -81,6 +81,8 @@ class Live:
         self, request: SegmentRequest, engine: Engine, run: WorkerRun
     ) -> Generator[None]:
         """Do a run, or what is left of it, or finished slices with other thresholds."""
+        from napari_biomedparse.pipeline.plan import Part, single
+        from napari_biomedparse.pipeline.segment import Collector
         from napari_biomedparse.runs.manifest import describe_run
 
         plan = self._plan(request, engine, run)
@@ -99,7 +101,10 @@ class Live:
         total = len(finished if request.again else every)
         manifest = describe_run(plan, engine, {}, request.model, "0.5")
         run.send(planned(manifest, total, tuple(spans(kept))))
-        collected = _Collected(plan) if plan.instances else None
+        whole, sink = Part(0, None, plan), None
+        if plan.instances:
+            sink = Collector(single(plan), in_memory=True)
+            sink.begin(whole)
         yield
         done: set[int] = set()
         while replay or network:
@@ -109,8 +114,8 @@ class Live:
                     indices = set(range(part.start, part.stop))
                     replay, network = replay - indices, network - indices
                     done |= indices
-                    if collected is not None:
-                        collected.add(part)
+                    if sink is not None:
+                        sink.add(whole, part)
                     if not indices <= silent:
                         run.send(replace(part, edges=None))
                     yield
@@ -121,9 +126,10 @@ class Live:
                         network |= again - replay
                         silent = set()
                         break
-        if collected is not None:
+        if sink is not None:
             run.send(Status("Separating objects…"))
-            collected.send(run, plan.options.minimum_size)
+            sink.end(replace(whole, plan=plan))
+            send_instances(run, sink.instances, sink.owners[0])
 
     def close(self) -> None:
         """Remove what is kept on disk."""
@@ -151,34 +157,6 @@ class Live:
         while len(self._stores) > count:
             _, store = self._stores.popitem(last=False)
             store.close()
-
-
-class _Collected:
-    """Labels and edges of a run whose objects will be separated."""
-
-    def __init__(self, plan: RunPlan) -> None:
-        self._labels = np.zeros(plan.label_shape, plan.label_dtype)
-        self._edges = np.zeros_like(self._labels)
-        size = (len(plan.prompts), plan.geometry.depth)
-        self._existence = np.full(size, np.nan, np.float32)
-        self._ids, self._axis = plan.prompts.ids, plan.geometry.axis
-
-    def add(self, part: SegmentedSlices) -> None:
-        """Keep finished slices."""
-        here: Any = (..., *part.where)
-        self._labels[here] = part.labels
-        self._edges[here] = part.edges
-        self._existence[:, part.start : part.stop] = part.existence
-
-    def send(self, run: WorkerRun, minimum_size: int) -> None:
-        """Separate the objects and send them, slab by slab."""
-        from napari_biomedparse.labels.instances import OwnerTally, split_instances
-
-        instances = split_instances(self._labels, self._edges, minimum_size)
-        count = int(instances.max(initial=0))
-        tally = OwnerTally(count, self._ids, self._existence, self._axis)
-        tally.add(instances, self._labels, self._edges)
-        send_instances(run, instances, tally.owners)
 
 
 def _steps(

@@ -191,7 +191,7 @@ def _run_to_folder(recipe: Recipe, model: Network, run: WorkerRun) -> None:
 
 def _send_estimate(request: EstimateRequest, engine: Engine, run: WorkerRun) -> None:
     """Try a few slices and send what all of them will take."""
-    from napari_biomedparse.runs.estimate import estimate_run
+    from napari_biomedparse.runs.estimate import estimate_run, combine
 
     run.send(Status("Trying a few slices…"))
     one = estimate_run(
@@ -202,8 +202,7 @@ def _send_estimate(request: EstimateRequest, engine: Engine, run: WorkerRun) -> 
         consensus=request.consensus,
         to_folder=request.to_folder,
     )
-    times = request.times
-    whole = replace(one, seconds=times * one.seconds, disk=times * one.disk)
+    whole = combine([one] * request.times)
     run.send(Status(f"Estimate on {engine.device}: {whole.describe()}."))
 
 

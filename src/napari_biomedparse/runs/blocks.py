@@ -338,13 +338,13 @@ def write_block(
             chunks = np.pad(part, around) if before or after else part
             on_disk = store.write(first, chunks)
             store.sync()
-            written.append(checksum(on_disk[own]))
+            written.append(checksum([on_disk[own]]))
         record = Block(
             start=block.start,
             stop=block.stop,
             existence=block.existence.astype(float).tolist(),
             voxels=[list(row) for row in zip(*counts, strict=True)],
-            checksum=checksum(*block.parts),
+            checksum=checksum(block.parts),
             written=written,
             read=block.read,
             edits=stores[0].journal.end,

@@ -95,22 +95,25 @@ def estimate_run(
         chosen, prompts, options, config=engine.model.config, consensus=consensus
     )
     first = estimate(parts.first, engine, to_folder=to_folder)
-    count = len(parts.keys)
     if not consensus:  # all time points are alike
-        return replace(first, seconds=count * first.seconds, disk=count * first.disk)
+        return combine([first] * len(parts.keys))
     plans = [part.plan for part in parts][1:]
     others = [estimate(plan, engine, to_folder=to_folder) for plan in plans]
     three = combine([first, *others])  # they stay until they have voted
     return replace(three, disk=three.disk + first.disk)
 
 
-def combine(estimates: Sequence[Estimate]) -> Estimate:
+def combine(runs: Sequence[Estimate]) -> Estimate:
     """Estimate runs that are done in turn, with all their results kept."""
+
+    def most(values: Iterable[int | None]) -> int | None:
+        return max((value for value in values if value is not None), default=None)
+
     return Estimate(
-        seconds=sum(one.seconds for one in estimates),
-        memory=_most(one.memory for one in estimates),
-        device_memory=_most(one.device_memory for one in estimates),
-        disk=sum(one.disk for one in estimates),
+        seconds=sum(one.seconds for one in runs),
+        memory=most(one.memory for one in runs),
+        device_memory=most(one.device_memory for one in runs),
+        disk=sum(one.disk for one in runs),
     )
 
 
@@ -212,10 +215,6 @@ def _slice_bytes(plan: RunPlan) -> int:
     pixels = math.prod(plan.geometry.working_shape)
     maps = 3 + 3 * len(plan.prompts) * (2 if plan.instances else 1)
     return pixels * maps * np.dtype(np.float32).itemsize
-
-
-def _most(values: Iterable[int | None]) -> int | None:
-    return max((value for value in values if value is not None), default=None)
 
 
 def _peak_memory() -> int | None:

@@ -196,7 +196,7 @@ def seal(folder: Path, part: Manifest) -> list[Any]:
     since = part.sealed[1] if part.sealed else store.journal.end
     starts = range(0, store.shape[store.layout.axis], store.layout.thickness)
     blocks = (store.as_written(*store.layout.block(at), since) for at in starts)
-    return [checksum_of(blocks), since]
+    return [checksum(blocks), since]
 
 
 def _store(image: Path, part: Manifest) -> LabelStore:
@@ -217,17 +217,12 @@ def is_whole(block: Block, stores: list[LabelStore]) -> bool:
         logger.info("%s: block %d: %s", stores, block.start, error)
         return False
     if block.written:
-        return list(map(checksum, parts)) == block.written[: len(parts)]
-    return checksum(*parts) == block.checksum
+        return [checksum([part]) for part in parts] == block.written[: len(parts)]
+    return checksum(parts) == block.checksum
 
 
-def checksum(*parts: npt.NDArray[Any]) -> str:
-    """Compute a checksum of labels (and edges)."""
-    return checksum_of(parts)
-
-
-def checksum_of(parts: Iterable[npt.NDArray[Any]]) -> str:
-    """Compute a checksum of parts, of which one at a time is in memory."""
+def checksum(parts: Iterable[npt.NDArray[Any]]) -> str:
+    """Compute a checksum of labels (and edges); one at a time is in memory."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(np.ascontiguousarray(part).data)
@@ -410,8 +405,7 @@ def _prepare(
 ) -> Manifest:
     ours, finished = {LOCK, JOB}, (folder / MANIFEST).is_file()
     if finished:
-        ours |= {MANIFEST, LABELS, OBJECTS, EDITS, BLOCKS, EDGES, COMPONENTS, PARTS}
-        ours.add(REPORT)
+        ours |= {*WRITTEN, REPORT}
         if not overwrite:
             found = read_manifest(folder)
             same = found if verify is None else found.with_states(manifest)
