@@ -13,12 +13,12 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Unpack
+from uuid import uuid4
 
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import zarr
-from dask.delayed import delayed
 
 from napari_biomedparse.data.results import Owners, Segmentation
 from napari_biomedparse.engine.devices import check_not_forked
@@ -191,20 +191,24 @@ def segment_lazy(
     """
     plan, engine = _single_plan(volume, prompts, model, options, device, changes)
     one_at_a_time, axis = threading.Lock(), plan.geometry.axis - 3
+    shape = list(plan.label_shape)
+    shape[axis] = plan.stop - plan.start
+    chunks = [*shape]
+    chunks[axis] = plan.slices_at_once
 
-    def compute(start: int, stop: int) -> npt.NDArray[Any]:
+    def compute(block_info: Any = None) -> npt.NDArray[Any]:
+        start, stop = block_info[None]["array-location"][axis]
+        part = replace(plan, start=plan.start + start, stop=plan.start + stop)
         with one_at_a_time:
-            done = list(run_plan(replace(plan, start=start, stop=stop), engine))
+            done = list(run_plan(part, engine))
         return np.concatenate([d.labels for d in done], axis=axis)
 
-    blocks = []
-    for start in range(plan.start, plan.stop, plan.slices_at_once):
-        stop = min(start + plan.slices_at_once, plan.stop)
-        shape = list(plan.label_shape)
-        shape[axis] = stop - start
-        block = delayed(compute, pure=False)(start, stop)
-        blocks.append(da.from_delayed(block, shape, dtype=plan.label_dtype))  # type: ignore[no-untyped-call]
-    whole: da.Array = da.concatenate(blocks, axis=axis)  # type: ignore[no-untyped-call]
+    whole: da.Array = da.map_blocks(  # type: ignore[no-untyped-call]
+        compute,
+        chunks=da.core.normalize_chunks(chunks, shape),  # type: ignore[no-untyped-call]
+        name=f"labels-{uuid4().hex}",
+        meta=np.empty((0,) * len(shape), plan.label_dtype),
+    )
     return whole[FLAT] if plan.volume.flat else whole
 
 

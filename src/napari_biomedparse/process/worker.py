@@ -191,7 +191,7 @@ def _run_to_folder(recipe: Recipe, model: Network, run: WorkerRun) -> None:
 
 def _send_estimate(request: EstimateRequest, engine: Engine, run: WorkerRun) -> None:
     """Try a few slices and send what all of them will take."""
-    from napari_biomedparse.runs.estimate import estimate_run, combine
+    from napari_biomedparse.runs.estimate import combine, estimate_run
 
     run.send(Status("Trying a few slices…"))
     one = estimate_run(

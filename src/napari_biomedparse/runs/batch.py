@@ -154,12 +154,12 @@ def segment_files(
             )
         except Cancelled:
             raise
-        except BiomedParseError as problem:
-            error = str(problem)
         except Exception as problem:  # the other files are still to be done
-            logger.exception("%s failed", file)
-            error = str(shortage(problem) or f"{type(problem).__name__}: {problem}")
-        status, seconds = "failed" if error else status, time.monotonic() - begun
+            status, error = "failed", str(problem)
+            if not isinstance(problem, BiomedParseError):
+                logger.exception("%s failed", file)
+                error = str(shortage(problem) or f"{type(problem).__name__}: {error}")
+        seconds = time.monotonic() - begun
         outcomes.append(FileOutcome(file, status, seconds, run, error))
         with writing(folder):
             write_durably(folder / SUMMARY, summary(outcomes))
@@ -176,24 +176,17 @@ def summary(outcomes: Iterable[FileOutcome]) -> str:
             "seconds": f"{outcome.seconds:.1f}",
             "error": outcome.error,
         }
-        found = [{}] if outcome.run is None else _rows(outcome.run)
-        rows += [row | more for more in found]
+        if (run := outcome.run) is None:
+            rows.append(row)
+            continue
+        count = len(run.prompts)
+        voxels = run.voxels.reshape(count, -1).sum(axis=1)
+        best = np.nanmax(run.existence.reshape(count, -1), axis=1)
+        for prompt, score, found in zip(run.prompts.prompts, best, voxels, strict=True):
+            about = {"label": str(prompt.id), "prompt": prompt.text}
+            scores = {"existence": f"{score:.3f}", "voxels": str(found)}
+            rows.append(row | about | scores)
     return csv_text(COLUMNS, rows)
-
-
-def _rows(run: Run) -> list[dict[str, str]]:
-    count = len(run.prompts)
-    voxels = run.voxels.reshape(count, -1).sum(axis=1)
-    best = np.nanmax(run.existence.reshape(count, -1), axis=1)
-    return [
-        {
-            "label": str(prompt.id),
-            "prompt": prompt.text,
-            "existence": f"{best[i]:.3f}",
-            "voxels": str(voxels[i]),
-        }
-        for i, prompt in enumerate(run.prompts.prompts)
-    ]
 
 
 def _prompts_in(file: Path) -> PromptSet:

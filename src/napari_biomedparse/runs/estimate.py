@@ -128,8 +128,11 @@ def estimate(plan: RunPlan, engine: Engine, *, to_folder: bool = False) -> Estim
     memory = _peak_memory()
     if memory is not None:
         at_once = min(plan.slices_at_once, count)
-        memory += (at_once - 1) * _slice_bytes(plan)
-        memory += READ_AHEAD * at_once * _input_bytes(plan)
+        # Of a slice: three channels, and three maps for each prompt's mask and edges.
+        channel = 4 * math.prod(plan.geometry.working_shape)
+        maps = 3 * len(plan.prompts) * (2 if plan.instances else 1)
+        memory += (at_once - 1) * (3 + maps) * channel
+        memory += READ_AHEAD * at_once * 3 * channel
         memory += _output_bytes(plan, to_folder=to_folder)
     return Estimate(
         max(pace, _reading_pace(plan)) * count,
@@ -203,18 +206,6 @@ def _output_bytes(plan: RunPlan, *, to_folder: bool) -> int:
     if plan.instances:  # label volumes of several prompts are split one by one
         return voxels * itemsize + grid * _SPLIT_BYTES + (voxels - grid) * _OBJECT_BYTES
     return voxels * itemsize if isinstance(plan.volume.data, np.ndarray) else 0
-
-
-def _input_bytes(plan: RunPlan) -> int:
-    """Return the bytes of a slice that is ready for the network."""
-    return math.prod(plan.geometry.working_shape) * 3 * np.dtype(np.int32).itemsize
-
-
-def _slice_bytes(plan: RunPlan) -> int:
-    """Return the bytes of one more slice in a batch: input and maps of prompts."""
-    pixels = math.prod(plan.geometry.working_shape)
-    maps = 3 + 3 * len(plan.prompts) * (2 if plan.instances else 1)
-    return pixels * maps * np.dtype(np.float32).itemsize
 
 
 def _peak_memory() -> int | None:
