@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import pytest
 import typer
 
+from napari_biomedparse.cli import app
 from napari_biomedparse.cli._options import (
     FINE,
     described,
@@ -165,3 +166,14 @@ def test_texts_and_metavars_are_those_of_the_docstring() -> None:
     ]
     assert found[-1].min == 1
     assert made(command, "hidden").hidden
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [one.callback for one in app.registered_commands],
+    ids=lambda f: f.__name__,
+)
+def test_every_argument_of_every_command_is_explained(callback: Any) -> None:
+    assert "Parameters" not in callback.__doc__
+    for name in inspect.signature(callback).parameters:
+        assert made(callback, name).help or made(callback, name).hidden, name
