@@ -19,7 +19,9 @@ def plot(qtbot):
     plot = ExistencePlot()
     qtbot.addWidget(plot)
     plot.resize(300, 240)
-    plot.show_scores(SCORES, ("nuclei", "vessels"), ("#ff0000", "#0000ff"))
+    plot.show_scores(
+        SCORES, ("nuclei", "vessels"), [QColor("#ff0000"), QColor("#0000ff")]
+    )
     plot.show()
     return plot
 
@@ -64,7 +66,9 @@ def test_numbers_and_a_legend_stand_around_it(plot):
     below = [y for _, y in spots(plot, "#0000ff") if y > frame.bottom()]
     assert len(below) >= 3 * 10  # the sample of its line
     assert frame.left() > 15 and plot.height() - frame.bottom() > 4 * 10
-    plot.show_scores(np.ones((9, 3), np.float32), list("abcdefghi"), ["#f00"] * 9)
+    plot.show_scores(
+        np.ones((9, 3), np.float32), list("abcdefghi"), [QColor("#f00")] * 9
+    )
     assert [name for name, _ in plot._legend] == ["a", "b", "c", "and 6 more"]
 
 
@@ -82,7 +86,7 @@ def test_without_scores_or_for_another_image_it_is_hidden(plot):
     assert plot.isHidden()
     plot.set_own(True)
     assert not plot.isHidden()
-    plot.show_scores(np.full((1, 4), np.nan, np.float32), ("nuclei",), ("#ff0000",))
+    plot.show_scores(np.full((1, 4), np.nan, np.float32), ("nuclei",), [QColor()])
     assert plot.isHidden()
 
 

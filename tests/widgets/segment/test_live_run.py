@@ -208,7 +208,7 @@ def test_the_plot_fills_and_a_click_goes_to_the_slice(desk_that, voxels):
     plot = desk.view.plot
     assert plot.isVisibleTo(desk.widget)
     np.testing.assert_array_equal(plot.scores, np.full((2, 6), 0.5, np.float32))
-    assert plot.colours[1] == "#" + bytes(label_colour(2)[:3]).hex()
+    assert plot.colours[1].getRgb() == tuple(label_colour(2))
     assert plot.current == desk.viewer.dims.current_step[0]
     desk.viewer.dims.set_point(0, 4)
     assert plot.current == 4

@@ -6,20 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from qtpy.QtCore import QObject, QPointF, QRectF, QSize, Qt, Signal
+from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QPainter, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
-from napari_biomedparse.data.prompts import label_colour
-
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from napari.layers import Labels
     from qtpy.QtGui import QKeyEvent, QMouseEvent, QPaintEvent
-
-    from napari_biomedparse.process.messages import Planned
-    from napari_biomedparse.widgets.shared.position import Eye
-    from napari_biomedparse.widgets.shared.task import SegmentTask
 
 _MARGIN = 6
 """Pixels around the plot and its numbers, so that lines at 0 and 1 show."""
@@ -54,7 +47,7 @@ class ExistencePlot(QWidget):
         self.threshold = 0.5
         self.scores: npt.NDArray[np.float32] = np.empty((0, 0), np.float32)
         self.names: Sequence[str] = ()
-        self.colours: Sequence[str] = ()
+        self.colours: Sequence[QColor] = ()
         self.current: int | None = None
         self._dragging, self._own = False, True
         self.setMouseTracking(True)
@@ -81,9 +74,9 @@ class ExistencePlot(QWidget):
         self,
         scores: npt.NDArray[np.float32],
         names: Sequence[str],
-        colours: Sequence[str],
+        colours: Sequence[QColor],
     ) -> None:
-        """Draw scores [P, slices], which are NaN where unknown, in HTML colours."""
+        """Draw scores [P, slices], which are NaN where unknown."""
         self.scores, self.names, self.colours = scores, names, colours
         self.set_own(self._own)
         self.updateGeometry()
@@ -123,7 +116,7 @@ class ExistencePlot(QWidget):
         rows = zip(self.scores, self.colours, strict=True)
         for at, (row, colour) in enumerate(rows):
             painter.translate(0, (at > 0) * (2, 2, -4)[at % 3])  # equal scores show
-            self._paint_row(painter, row, QColor(colour))
+            self._paint_row(painter, row, colour)
         painter.resetTransform()
         style = Qt.PenStyle.DotLine if self._fixed else Qt.PenStyle.DashLine
         painter.setPen(QPen(ink, 1.5, style))
@@ -200,13 +193,13 @@ class ExistencePlot(QWidget):
         return self.fontMetrics().lineSpacing()
 
     @property
-    def _legend(self) -> list[tuple[str, str]]:
+    def _legend(self) -> list[tuple[str, QColor]]:
         """Prompts and colours that are named below the plot."""
         named = list(zip(self.names, self.colours, strict=True))
         if len(named) <= _LEGEND:
             return named
         more = f"and {len(named) - _LEGEND + 1} more"
-        return [*named[: _LEGEND - 1], (more, "transparent")]
+        return [*named[: _LEGEND - 1], (more, QColor("transparent"))]
 
     def _paint_numbers(self, painter: QPainter, ink: QColor) -> None:
         """Write numbers along the axes, and below them which line is which prompt."""
@@ -226,9 +219,7 @@ class ExistencePlot(QWidget):
         painter.drawText(box, center, "existence in each slice")
         for row, (name, colour) in enumerate(self._legend, start=2):
             top = frame.bottom() + 1 + row * line
-            painter.fillRect(
-                QRectF(frame.left(), top + line / 2 - 1, 14, 3), QColor(colour)
-            )
+            painter.fillRect(QRectF(frame.left(), top + line / 2 - 1, 14, 3), colour)
             shown = self.fontMetrics().elidedText(
                 name, Qt.TextElideMode.ElideMiddle, int(frame.width()) - 20
             )
@@ -267,54 +258,3 @@ def _ticks(depth: int, most: int) -> range:
         if depth <= step * max(1, most):
             return range(0, depth, step)
     return range(0)
-
-
-class ScorePlot(QObject):
-    """Keeps the plot in step with a run and with the viewer."""
-
-    def __init__(
-        self,
-        plot: ExistencePlot,
-        eye: Eye,
-        task: SegmentTask,
-        *,
-        flat: bool,
-        why_fixed: str,
-    ) -> None:
-        super().__init__(plot)
-        self._plot = plot
-        self._eye = eye
-        self._task = task
-        self._flat = flat
-        self._why_fixed = why_fixed
-        self._layer: Labels | None = None
-        self._axis = 0
-        self._colours = [
-            "#" + bytes(label_colour(i)[:3]).hex() for i in task.prompts.ids
-        ]
-
-    def begin(self, layer: Labels, plan: Planned) -> None:
-        """Show an empty plot."""
-        self._layer, self._axis = layer, plan.axis
-        if self._flat:
-            self._plot.show_scores(np.empty((0, 0), np.float32), (), ())
-        self._plot.fix_threshold(self._why_fixed)
-        self._plot.show_threshold(plan.parameters["existence_threshold"])
-        self._eye.moved.connect(self.update)
-        self.update()
-
-    def update(self) -> None:
-        """Show the current scores and the slice in view."""
-        scores, layer = self._task.existence, self._layer
-        if scores is None or layer is None or self._flat:
-            return
-        if scores.ndim == 3:
-            scores = scores[:, min(self._eye.time_of(layer), scores.shape[1] - 1)]
-        self._plot.show_scores(scores, self._task.prompts.texts, self._colours)
-        self._plot.show_current(self._eye.slice_of(layer, self._axis, flat=self._flat))
-
-    def release(self) -> None:
-        """Release the plot for another run."""
-        if self._layer is not None:
-            self._eye.moved.disconnect(self.update)
-            self._layer = None

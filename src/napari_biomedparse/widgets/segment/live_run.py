@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from napari.utils.notifications import show_warning
 from qtpy.QtCore import QObject, Signal
+from qtpy.QtGui import QColor
 
+from napari_biomedparse.data.prompts import label_colour
 from napari_biomedparse.process.messages import Failed, Planned, Status, Written
 from napari_biomedparse.report.findings import (
     TimeLeft,
@@ -19,8 +22,7 @@ from napari_biomedparse.report.findings import (
     truncation_warning,
 )
 from napari_biomedparse.viewer.layers import METADATA_KEY, object_features
-from napari_biomedparse.widgets.segment.existence_plot import ScorePlot
-from napari_biomedparse.widgets.segment.folder_layers import FolderLayers
+from napari_biomedparse.widgets.segment.folder_layers import add_objects_of_folder
 from napari_biomedparse.widgets.segment.live_labels import LiveLabels
 from napari_biomedparse.widgets.shared.parts import pause
 from napari_biomedparse.widgets.shared.task import Changed, SegmentTask, TaskThread
@@ -42,9 +44,9 @@ window twice, so the first labels come before it."""
 class LiveRun(QObject):
     """Shows what a task does in its layers and in the widget.
 
-    `shown` is called once the task has started, as napari needs longer for a new layer
-    than a small network for a slice. The view is the parent: nothing is shown once it
-    is gone.
+    `shown` adds the layers, or finds them. It is called once the task has started, as
+    napari needs longer for a new layer than a small network for a slice; of a folder,
+    once its labels are there. The view is the parent: nothing is shown once it is gone.
     """
 
     finished = Signal()
@@ -54,7 +56,7 @@ class LiveRun(QObject):
     def __init__(
         self,
         viewer: Viewer,
-        shown: Callable[[], Sequence[Labels]] | FolderLayers,
+        shown: Callable[[], Sequence[Labels]],
         task: SegmentTask,
         view: RunView,
         eye: Eye,
@@ -69,7 +71,7 @@ class LiveRun(QObject):
         self._viewer = viewer
         self._view = view
         self._shown = shown
-        self._folder = shown if isinstance(shown, FolderLayers) else None
+        self._in_folder = request.folder is not None
         self._news: deque[Callable[[], None]] = deque()
         self._ready = False
         self._soon = pause(self, 0, self._catch_up)
@@ -78,9 +80,6 @@ class LiveRun(QObject):
         self._live: list[LiveLabels] = []
         self._eye = eye
         self._flat = request.volumes[0].flat
-        self._scores = ScorePlot(
-            view.plot, eye, task, flat=self._flat, why_fixed=request.why_fixed
-        )
         self._thread = TaskThread(task)
         self._began = time.monotonic()
         self._time_left = TimeLeft()
@@ -92,10 +91,9 @@ class LiveRun(QObject):
     def start(self) -> None:
         """Start the task, and then show the layers that it fills."""
         self._thread.start()
-        self._eye.moved.connect(self._on_eye_moved)
         try:
             self._view.begin()
-            if not isinstance(self._shown, FolderLayers):
+            if not self._in_folder:
                 self._show(*self._shown())
         except BaseException:
             self.task.cancel()
@@ -115,9 +113,15 @@ class LiveRun(QObject):
         self.request = request
         self.task.retune(request.options)
 
-    def release(self) -> None:
-        """Release the widget for another run."""
-        self._scores.release()
+    def look(self) -> None:
+        """Follow the eye: have what is in view done first, and show its scores."""
+        if self.layers and self.task.plan is not None:
+            at = self._eye.slice_of(
+                self.layers[0], self.task.plan.axis, flat=self._flat
+            )
+            if not self._over:
+                self.task.look_at(at)
+            self._show_scores()
 
     @property
     def can_resume(self) -> bool:
@@ -136,7 +140,7 @@ class LiveRun(QObject):
             live = LiveLabels(self._viewer, layer, flat=self._flat)
             live.removed.connect(self._on_layer_removed)
             self._live.append(live)
-            layer.editable = self._folder is None
+            layer.editable = not self._in_folder
 
     def _on_layer_removed(self) -> None:
         if not self.is_shown:
@@ -193,18 +197,21 @@ class LiveRun(QObject):
         self._total = self.task.total
         self._view.set_total(self._total)
         self._view.say("Segmenting the first slices…")
-        if self._folder is not None:
-            self._show(self._folder.add_labels())
+        if self._in_folder:
+            self._show(*self._shown())
         self._remember(complete=False)
-        if self.layers:
-            self._scores.begin(self.layers[0], plan)
+        if self._flat:
+            self._view.plot.show_scores(np.empty((0, 0), np.float32), (), ())
+        self._view.plot.fix_threshold(self.request.why_fixed)
+        self._view.plot.show_threshold(plan.parameters["existence_threshold"])
+        self._show_scores()
         if plan.truncated:
             show_warning(truncation_warning(plan.truncated))
 
     def _on_changed(self, step: Changed) -> None:
         for live in self._live:
             live.changed(step.axis, step.start, step.stop, step.time)
-        self._scores.update()
+        self._show_scores()
         self._on_progress(step.done)
 
     def _on_progress(self, done: int) -> None:
@@ -213,11 +220,17 @@ class LiveRun(QObject):
         left = self._time_left.update(done, self._total, time.monotonic())
         self._view.set_done(done, left)
 
-    def _on_eye_moved(self) -> None:
-        if self.layers and self.task.plan is not None:
-            axis = self.task.plan.axis
-            at = self._eye.slice_of(self.layers[0], axis, flat=self._flat)
-            self.task.look_at(at)
+    def _show_scores(self) -> None:
+        """Show the scores so far of the time in view, and the slice in view."""
+        scores, plan = self.task.existence, self.task.plan
+        if scores is None or plan is None or self._flat or not self.layers:
+            return
+        layer, prompts = self.layers[0], self.task.prompts
+        if scores.ndim == 3:
+            scores = scores[:, min(self._eye.time_of(layer), scores.shape[1] - 1)]
+        colours = [QColor(*label_colour(number)) for number in prompts.ids]
+        self._view.plot.show_scores(scores, prompts.texts, colours)
+        self._view.plot.show_current(self._eye.slice_of(layer, plan.axis))
 
     def _end(self) -> None:
         try:
@@ -227,18 +240,17 @@ class LiveRun(QObject):
 
     def _conclude(self) -> None:
         self._over = True
-        self._eye.moved.disconnect(self._on_eye_moved)
         complete = self._total > 0 and not (self._failed or self.task.cancelled)
         for live in self._live:
             live.release()
-        for layer in self.layers if self._folder is not None else ():
+        for layer in self.layers if self._in_folder else ():
             layer.editable = not layer.multiscale
         self._remember(complete=complete and not self.task.can_resume)
         self._name_objects()
-        if self._folder is not None and complete and self.task.prompts.instance:
-            self._folder.add_objects()
+        if self._in_folder and complete and self.task.prompts.instance:
+            add_objects_of_folder(self._viewer, self.request)
         self._view.end(self._ending(complete), can_resume=self.can_resume)
-        self._scores.update()
+        self._show_scores()
         self._show_findings()
 
     def _ending(self, complete: bool) -> str:

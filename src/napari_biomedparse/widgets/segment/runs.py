@@ -25,7 +25,7 @@ from napari_biomedparse.viewer.layers import (
     reviewed,
 )
 from napari_biomedparse.widgets.segment.estimation import Estimation
-from napari_biomedparse.widgets.segment.folder_layers import FolderLayers
+from napari_biomedparse.widgets.segment.folder_layers import add_labels_of_folder
 from napari_biomedparse.widgets.segment.live_run import LiveRun
 from napari_biomedparse.widgets.segment.preview import refill
 from napari_biomedparse.widgets.segment.tasks import (
@@ -77,11 +77,9 @@ class Runs:
 
     def run(self, request: Request, front: int | None) -> LiveRun:
         """Make a run that begins at `front`; BiomedParseError if it is not possible."""
-        return (
-            self._in_memory(request, front)
-            if request.folder is None
-            else (self._in_folder(request))
-        )
+        if request.folder is not None:
+            return self._in_folder(request)
+        return self._in_memory(request, front)
 
     def rest(self, run: LiveRun) -> LiveRun:
         """Make a run that continues one that was stopped."""
@@ -142,7 +140,11 @@ class Runs:
     def _in_folder(self, request: Request) -> LiveRun:
         message = FolderRequest(request.recipe())
         task = FolderTask(lambda: self._session.start(message), request.prompts)
-        return self._live(request, FolderLayers(self._viewer, request), task)
+
+        def show() -> tuple[Labels, ...]:
+            return (add_labels_of_folder(self._viewer, request),)
+
+        return self._live(request, show, task)
 
     def _in_memory(self, request: Request, front: int | None) -> LiveRun:
         count = (len(request.prompts),) if request.separate else ()
@@ -233,7 +235,7 @@ class Runs:
     def _live(
         self,
         request: Request,
-        shown: Callable[[], Sequence[Labels]] | FolderLayers,
+        shown: Callable[[], Sequence[Labels]],
         task: ArrayTask | FolderTask,
     ) -> LiveRun:
         run = LiveRun(self._viewer, shown, task, self._view, self._eye, request)

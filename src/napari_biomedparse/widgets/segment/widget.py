@@ -98,6 +98,7 @@ class SegmentWidget(QWidget):
         )
         column(self, scrolled, (self.view, 1), margins=True)
         _add_shortcuts(self, napari_viewer)
+        self._eye.moved.connect(self._on_eye_moved)
         for follower in (self._preview, seen):
             self._eye.moved.connect(follower.changed)
             self.form.changed.connect(follower.changed)
@@ -210,8 +211,6 @@ class SegmentWidget(QWidget):
 
     def _follow(self, run: LiveRun | Estimation) -> None:
         if isinstance(run, LiveRun):
-            if self._last is not None:
-                self._last.release()
             self._last = run
             self._shown = None
             run.found.connect(self._show_results)
@@ -221,6 +220,10 @@ class SegmentWidget(QWidget):
         run.finished.connect(self._on_finished)
         run.start()
         self._preview.layers.clear()
+
+    def _on_eye_moved(self) -> None:
+        if self._last is not None:
+            self._last.look()
 
     def _on_form_changed(self) -> None:
         self._advanced.set_note(self.form.unusual)
