@@ -192,7 +192,7 @@ def make_settings() -> None:
     widget = SegmentWidget(viewer)
     viewer.window.add_dock_widget(widget)
     form = widget.form
-    form.prompts.restore(((1, "nuclei", True), (7, "cell membranes", False)))
+    form.prompts.model.restore(((1, "nuclei", True), (7, "cell membranes", False)))
     for name, value in {"overlaps": "order", "minimum_size": 12, "seed": 3}.items():
         form.set_option(name, value)
     form.tiles.choose("auto", None)

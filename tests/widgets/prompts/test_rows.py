@@ -7,22 +7,20 @@ import pytest
 from napari_biomedparse.data.prompts import Prompt
 from napari_biomedparse.errors import PromptError
 from napari_biomedparse.report.findings import Finding
-from napari_biomedparse.widgets.prompts.rows import (
-    PromptRows,
-    Result,
-    short_count,
-    split_list,
-)
+from napari_biomedparse.widgets.prompts.model import PromptModel
+from napari_biomedparse.widgets.prompts.rows import Result, short_count, split_list
+
+pytestmark = pytest.mark.usefixtures("qapp")
 
 
 def rows(*texts):
-    made = PromptRows()
+    made = PromptModel()
     made.add(texts or ("liver", "spleen", "kidney"))
     return made
 
 
 def shown(made):
-    return [(row.id, row.text) for row in made]
+    return [(row.id, row.text) for row in made.rows]
 
 
 def found(number, text, best=0.9, best_slice=4, voxels=7):
@@ -78,15 +76,15 @@ def test_results_go_to_what_was_looked_for():
     made = rows()
     made.move(0, 2)
     made.show_results([found(1, "liver"), found(3, "something else")], {1: 5})
-    assert [row.result for row in made] == [None, None, Result(0.9, 4, 7, 5)]
+    assert [row.result for row in made.rows] == [None, None, Result(0.9, 4, 7, 5)]
     made.set_text(2, " liver ")
-    assert made[2].result is not None
+    assert made.rows[2].result is not None
     made.set_text(2, "liver lobe")
-    assert made[2].result is None
+    assert made.rows[2].result is None
     made.show_results([found(2, "spleen")])
-    assert made[0].result == Result(0.9, 4, 7, None)
+    assert made.rows[0].result == Result(0.9, 4, 7, None)
     made.clear_results()
-    assert all(row.result is None for row in made)
+    assert all(row.result is None for row in made.rows)
 
 
 def test_snapshot_restores_all_but_results():
@@ -96,7 +94,7 @@ def test_snapshot_restores_all_but_results():
     before = made.snapshot()
     made.show_results([found(1, "liver")])
     assert made.snapshot() == before
-    other = PromptRows()
+    other = PromptModel()
     other.restore(before)
     assert other.snapshot() == before
 

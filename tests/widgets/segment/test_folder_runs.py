@@ -73,7 +73,7 @@ def test_labels_are_written_and_shown_and_cancelled_runs_go_on(
     assert run.finished
     np.testing.assert_array_equal(shown(layer), expected.labels)
     assert "Done: 48 slices" in desk.view.status.text()
-    (row,) = desk.form.prompts.rows
+    (row,) = desk.form.prompts.model.rows
     assert row.result.voxels == np.count_nonzero(expected.labels)
     known = layer.metadata[METADATA_KEY]
     assert known["complete"]

@@ -37,7 +37,7 @@ def new_form(make_napari_viewer, qtbot):
 
 def fill(form):
     form.prompts.value = "axon\nsoma"
-    form.prompts.rows.switch(1, False)
+    form.prompts.model.switch(1, False)
     form.model.value, form.device.value = "tiny", "cpu"
     form.set_option("existence_threshold", 0.25)
     form.set_option("axis", "y")
@@ -52,7 +52,7 @@ def test_what_was_used_comes_back(new_form):
     first.remember()
     second = new_form()
     assert state_of(second) == state_of(first)
-    assert second.prompts.rows.texts == ("axon",)
+    assert second.prompts.model.texts == ("axon",)
     assert second.options(0) == first.options(0)
 
 

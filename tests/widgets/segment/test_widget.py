@@ -55,7 +55,7 @@ def test_labels_fill_and_lie_on_the_image(desk_that, voxels):
     assert known["existence"].shape == (1, 6)
     assert known["parameters"]["seed"] == 0
     assert "Done: 6 slices" in desk.view.status.text()
-    (row,) = desk.form.prompts.rows
+    (row,) = desk.form.prompts.model.rows
     assert row.result.voxels == (voxels > 100).sum()
     assert not desk.view.doctor.isVisibleTo(desk.widget)
     assert desk.view.run_button.text() == "Run"
@@ -411,15 +411,15 @@ def two_images(desk, voxels):
 def test_results_of_another_image_are_hidden_until_it_is_back(desk_that, voxels):
     desk = desk_that()
     first, second = two_images(desk, voxels)
-    rows, view = desk.form.prompts.rows, desk.view
-    assert rows[0].result is not None
+    prompts, view = desk.form.prompts.model, desk.view
+    assert prompts.rows[0].result is not None
     assert "Done: 6 slices of first" in view.status.text()
     desk.form.image.value = second
-    assert rows[0].result is None
+    assert prompts.rows[0].result is None
     assert view.plot.isHidden() and view.doctor.isHidden()
     assert view.status.text().startswith("Results of first are hidden")
     desk.form.image.value = first
-    assert rows[0].result is not None
+    assert prompts.rows[0].result is not None
     assert not view.plot.isHidden()
     assert view.status.text().startswith("Done: 6 slices of first")
 

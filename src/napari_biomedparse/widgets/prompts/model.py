@@ -1,25 +1,40 @@
-"""The Qt model of the prompt table, over `PromptRows`, and its editor."""
+"""The Qt model of the prompt table, and its editor."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QAbstractTableModel, QMimeData, QModelIndex, Qt, Signal
-from qtpy.QtGui import QColor, QFont, QIcon, QPalette, QPixmap
+from qtpy.QtCore import QMimeData, QModelIndex, Qt, Signal
+from qtpy.QtGui import (
+    QColor,
+    QFont,
+    QIcon,
+    QPalette,
+    QPixmap,
+    QStandardItem,
+    QStandardItemModel,
+)
 from qtpy.QtWidgets import QApplication, QStyledItemDelegate
 
-from napari_biomedparse.data.prompts import label_colour
+from napari_biomedparse.data.prompts import Prompt, PromptSet, label_colour
 from napari_biomedparse.errors import PromptError
-from napari_biomedparse.networks.blocks.tokenizer import CONTEXT_LENGTH, token_count
-from napari_biomedparse.widgets.prompts.rows import PromptRows, Row, short_count
+from napari_biomedparse.networks.blocks.tokenizer import (
+    CONTEXT_LENGTH,
+    refuse_equal,
+    token_count,
+)
+from napari_biomedparse.widgets.prompts.rows import Result, Row, Snapshot, short_count
 from napari_biomedparse.widgets.prompts.suggestions import CompletingLine
 from napari_biomedparse.widgets.shared.form import WARNING
 
 if TYPE_CHECKING:
     from qtpy.QtWidgets import QStyleOptionViewItem, QWidget
+
+    from napari_biomedparse.report.findings import Finding
 
 PROMPT, SCORE, SLICE, VOXELS, OBJECTS = range(5)
 HEADINGS = {
@@ -33,119 +48,193 @@ HEADINGS = {
     VOXELS: ("Voxels", "Number of voxels of the label."),
     OBJECTS: ("Objects", "Number of separate objects."),
 }
+RESULTS = (SCORE, SLICE, VOXELS, OBJECTS)
 _MIME = "application/x-napari-biomedparse-row"
 _SWATCH = 16
 """Side length in pixels."""
-_ITEM = Qt.ItemDataRole
-_FLAG = Qt.ItemFlag
-_NOWHERE = QModelIndex()
+_ITEM, _CHECK = Qt.ItemDataRole, Qt.CheckState
+_LABEL, _RESULT = _ITEM.UserRole, _ITEM.UserRole + 1
+"""Roles of a prompt's cell."""
 
 
-class PromptModel(QAbstractTableModel):
-    """Shows the prompts and applies the user's edits.
+class PromptModel(QStandardItemModel):
+    """An ordered list of prompts, and the results of the last run beside them.
 
-    `edited` follows any change that matters to a run; `refused` carries the reason why
-    a text was not accepted.
+    A row keeps its label id when it is moved or turned off, and when others go.
+    `edited` follows any change that matters to a run; `moved` carries the new place of
+    a row, and `refused` the reason why a text was not accepted.
     """
 
     edited = Signal()
+    moved = Signal(int)
     refused = Signal(str)
 
     def __init__(self) -> None:
         super().__init__()
-        self.rows = PromptRows()
+        for column, (title, tip) in HEADINGS.items():
+            heading = QStandardItem(title)
+            heading.setToolTip(tip)
+            heading.setTextAlignment(_alignment(column))
+            self.setHorizontalHeaderItem(column, heading)
 
-    def rowCount(self, parent: QModelIndex = _NOWHERE) -> int:
-        """Return the number of prompts."""
-        return 0 if parent.isValid() else len(self.rows)
+    @property
+    def rows(self) -> list[Row]:
+        """The rows from top to bottom."""
+        return [self._row(at) for at in range(self.rowCount())]
 
-    def columnCount(self, parent: QModelIndex = _NOWHERE) -> int:
-        """Return the number of columns."""
-        return 0 if parent.isValid() else len(HEADINGS)
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Text of each row that is on."""
+        return tuple(row.text for row in self.rows if row.on)
 
-    def flags(self, index: QModelIndex) -> Qt.ItemFlag:
-        """Return what can be done with a cell; rows can be dropped between rows."""
-        if not index.isValid():
-            return _FLAG.ItemIsDropEnabled
-        flags = _FLAG.ItemIsSelectable | _FLAG.ItemIsEnabled | _FLAG.ItemIsDragEnabled
-        if index.column() == PROMPT:
-            flags |= _FLAG.ItemIsEditable | _FLAG.ItemIsUserCheckable
-        return flags
+    def prompt_set(self) -> PromptSet:
+        """Return the prompts that are on, in the order of the rows.
 
-    def headerData(
-        self, section: int, orientation: Qt.Orientation, role: int = _ITEM.DisplayRole
-    ) -> Any:
-        """Return a column's name or description."""
-        if orientation == Qt.Orientation.Vertical:
-            return None
-        if role == _ITEM.DisplayRole:
-            return HEADINGS[section][0]
-        if role == _ITEM.TextAlignmentRole:
-            return _alignment(section)
-        return HEADINGS[section][1] if role == _ITEM.ToolTipRole else None
+        Raises `PromptError` if there are none.
+        """
+        on = [row for row in self.rows if row.on]
+        if self.rowCount() and not on:
+            raise PromptError(
+                "All prompts are turned off; tick the box of at least one."
+            )
+        refuse_equal(row.text for row in on)
+        by_id = sorted(on, key=lambda row: row.id)
+        prompts = tuple(Prompt(row.id, row.text) for row in by_id)
+        return PromptSet(prompts, order=tuple(row.id for row in on))
 
-    def data(self, index: QModelIndex, role: int = _ITEM.DisplayRole) -> Any:
-        """Return what a cell shows."""
-        row, column = self.rows[index.row()], index.column()
-        if role == _ITEM.TextAlignmentRole:
-            return _alignment(column)
-        if role == _ITEM.ToolTipRole:
-            return _tooltip(row, column)
-        if column == SLICE and role == _ITEM.FontRole:
-            return _link()
-        if column != PROMPT:
-            return _shown(row, column) if role == _ITEM.DisplayRole else None
-        if role in (_ITEM.DisplayRole, _ITEM.EditRole):
-            return row.text
-        if role == _ITEM.DecorationRole:
-            return _swatch(row.id)
-        if role == _ITEM.CheckStateRole:
-            return Qt.CheckState.Checked if row.on else Qt.CheckState.Unchecked
-        if role == _ITEM.ForegroundRole and token_count(row.text) > CONTEXT_LENGTH:
-            return WARNING
-        return None
+    def snapshot(self) -> Snapshot:
+        """Return the rows without their results."""
+        return tuple((row.id, row.text, row.on) for row in self.rows)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Restore the rows of a snapshot; raises PromptError if one is not valid."""
+        PromptSet(tuple(Prompt(number, text) for number, text, _ in sorted(snapshot)))
+        self.setRowCount(0)
+        for row in snapshot:
+            self._append(Row(*row))
+        self.edited.emit()
+
+    def set_all(self, prompts: PromptSet | None) -> None:
+        """Replace all rows."""
+        texts = {} if prompts is None else {p.id: p.text for p in prompts.prompts}
+        order = () if prompts is None else prompts.ranked
+        self.restore(tuple((number, texts[number], True) for number in order))
+
+    def add(self, texts: Iterable[str]) -> None:
+        """Append rows with new label ids."""
+        first = max((row.id for row in self.rows), default=0) + 1
+        for prompt in [Prompt(at, text) for at, text in enumerate(texts, first)]:
+            self._append(Row(prompt.id, prompt.text))
+        self.edited.emit()
+
+    def set_text(self, at: int, text: str) -> None:
+        """Change the text of a row and clear its result."""
+        row = self._row(at)
+        if text.strip() != row.text:
+            prompt = Prompt(row.id, text.strip())
+            self._show(at, Row(prompt.id, prompt.text, row.on))
+        self.edited.emit()
+
+    def switch(self, at: int, on: bool) -> None:
+        """Turn a row on or off."""
+        self._cell(at).setCheckState(_CHECK.Checked if on else _CHECK.Unchecked)
+        self.edited.emit()
+
+    def move(self, at: int, to: int) -> None:
+        """Move a row to another position, if it exists."""
+        if at != to and {at, to} <= set(range(self.rowCount())):
+            self.insertRow(to, self.takeRow(at))
+            self.moved.emit(to)
+            self.edited.emit()
+
+    def duplicate(self, at: int) -> int:
+        """Insert a copy with a new label id below a row; return its position."""
+        self.add([self._row(at).text])
+        self.move(self.rowCount() - 1, at + 1)
+        return at + 1
+
+    def delete(self, positions: Iterable[int]) -> None:
+        """Remove rows."""
+        for at in sorted(positions, reverse=True):
+            self.removeRow(at)
+        self.edited.emit()
+
+    def show_results(
+        self, findings: Sequence[Finding], objects: Mapping[int, int] | None = None
+    ) -> None:
+        """Show a run's findings, and its numbers of objects by label id."""
+        found = {(f.prompt.id, f.prompt.text): f for f in findings}
+        for at, row in enumerate(self.rows):
+            if (finding := found.get((row.id, row.text))) is not None:
+                count = None if objects is None else objects.get(row.id, 0)
+                result = Result(finding.best, finding.best_slice, finding.voxels, count)
+                self._show_result(at, replace(row, result=result))
+
+    def clear_results(self) -> None:
+        """Clear all results."""
+        for at, row in enumerate(self.rows):
+            self._show_result(at, replace(row, result=None))
 
     def setData(
         self, index: QModelIndex, value: Any, role: int = _ITEM.EditRole
     ) -> bool:
-        """Set a new text, or turn a prompt on or off."""
+        """Set a new text, or turn a prompt on or off, as the user says."""
         if role == _ITEM.CheckStateRole:
-            self.rows.switch(index.row(), Qt.CheckState(value) == Qt.CheckState.Checked)
-        elif role == _ITEM.EditRole and str(value).strip():
-            try:
-                self.rows.set_text(index.row(), str(value))
-            except PromptError as error:
-                self.refused.emit(str(error))
-                return False
-        else:
+            self.switch(index.row(), _CHECK(value) == _CHECK.Checked)
+            return True
+        if role != _ITEM.EditRole or not str(value).strip():
             return False
-        self.dataChanged.emit(index, self.index(index.row(), OBJECTS))
-        self.edited.emit()
+        try:
+            self.set_text(index.row(), str(value))
+        except PromptError as error:
+            self.refused.emit(str(error))
+            return False
         return True
 
-    def refresh(self, *, edited: bool) -> None:
-        """Show rows that were changed without this model."""
-        self.beginResetModel()
-        self.endResetModel()
-        if edited:
-            self.edited.emit()
+    def _cell(self, at: int, column: int = PROMPT) -> QStandardItem:
+        cell = self.item(at, column)
+        assert cell is not None
+        return cell
 
-    def refresh_results(self) -> None:
-        """Update the results; selection and editors stay."""
-        if len(self.rows):
-            last = self.index(len(self.rows) - 1, OBJECTS)
-            self.dataChanged.emit(self.index(0, SCORE), last)
+    def _row(self, at: int) -> Row:
+        cell = self._cell(at)
+        on = cell.checkState() == _CHECK.Checked
+        return Row(cell.data(_LABEL), cell.text(), on, cell.data(_RESULT))
 
-    def move(self, at: int, to: int) -> bool:
-        """Move a row to another position, if it exists."""
-        if at == to or not (0 <= at < len(self.rows) and 0 <= to < len(self.rows)):
-            return False
-        below = to + 1 if to > at else to
-        self.beginMoveRows(_NOWHERE, at, at, _NOWHERE, below)
-        self.rows.move(at, to)
-        self.endMoveRows()
-        self.edited.emit()
-        return True
+    def _append(self, row: Row) -> None:
+        cells = [QStandardItem() for _ in HEADINGS]
+        for column, cell in enumerate(cells):
+            cell.setTextAlignment(_alignment(column))
+            cell.setEditable(column == PROMPT)
+            cell.setDropEnabled(False)  # rows are dropped between rows
+        cells[SLICE].setData(_link(), _ITEM.FontRole)
+        prompt = cells[PROMPT]
+        prompt.setCheckable(True)
+        prompt.setIcon(_swatch(row.id))
+        prompt.setData(row.id, _LABEL)
+        self.appendRow(cells)
+        self._show(self.rowCount() - 1, row)
+
+    def _show(self, at: int, row: Row) -> None:
+        prompt = self._cell(at)
+        prompt.setText(row.text)
+        prompt.setCheckState(_CHECK.Checked if row.on else _CHECK.Unchecked)
+        tokens = token_count(row.text)
+        read = f"{tokens} of {CONTEXT_LENGTH} tokens"
+        if tokens > CONTEXT_LENGTH:
+            read = f"{tokens} tokens; only the first {CONTEXT_LENGTH} are used"
+        prompt.setToolTip(f"{row.text}\nLabel {row.id}; {read}. Double-click to edit.")
+        colour = WARNING if tokens > CONTEXT_LENGTH else None
+        prompt.setData(colour, _ITEM.ForegroundRole)
+        self._show_result(at, row)
+
+    def _show_result(self, at: int, row: Row) -> None:
+        """Show a result; the text beside it may be being edited."""
+        self._cell(at).setData(row.result, _RESULT)
+        for column, (text, tip) in _shown(row.result).items():
+            cell = self._cell(at, column)
+            cell.setText(text)
+            cell.setToolTip(tip)
 
     def supportedDropActions(self) -> Qt.DropAction:
         """Allow rows to be moved."""
@@ -170,13 +259,13 @@ class PromptModel(QAbstractTableModel):
         parent: QModelIndex,
     ) -> bool:
         """Move the dragged row above another, or to the end."""
-        if data is None or not data.hasFormat(_MIME):
-            return False
-        at = int(data.data(_MIME).data())
-        above = parent.row() if parent.isValid() else row
-        if above < 0:
-            above = len(self.rows)
-        return self.move(at, above - 1 if above > at else above)
+        if data is not None and data.hasFormat(_MIME):
+            at = int(data.data(_MIME).data())
+            above = parent.row() if parent.isValid() else row
+            if above < 0:
+                above = self.rowCount()
+            self.move(at, above - 1 if above > at else above)
+        return False  # else the view would remove what it takes for the original
 
 
 class PromptDelegate(QStyledItemDelegate):
@@ -229,30 +318,19 @@ def _alignment(column: int) -> Qt.AlignmentFlag:
     return side | Qt.AlignmentFlag.AlignVCenter
 
 
-def _shown(row: Row, column: int) -> str:
-    result = row.result
+def _shown(result: Result | None) -> dict[int, tuple[str, str]]:
+    """Return the text and the tooltip of each column of results."""
     if result is None:
-        return ""
-    if column == SCORE:
-        return "-" if math.isnan(result.score) else f"{result.score:.2f}"
-    if column == SLICE:
-        return "-" if result.best_slice is None else str(result.best_slice)
-    count = result.voxels if column == VOXELS else result.objects
-    return "-" if count is None else short_count(count)
-
-
-def _tooltip(row: Row, column: int) -> str:
-    result = row.result
-    if column == PROMPT:
-        tokens = token_count(row.text)
-        read = f"{tokens} of {CONTEXT_LENGTH} tokens"
-        if tokens > CONTEXT_LENGTH:
-            read = f"{tokens} tokens; only the first {CONTEXT_LENGTH} are used"
-        return f"{row.text}\nLabel {row.id}; {read}. Double-click to edit."
-    if result is None:
-        return "Available after a run."
-    if column == SLICE and result.best_slice is not None:
-        return f"Go to slice {result.best_slice}, where the score is highest."
-    if column == VOXELS:
-        return f"{result.voxels:,} voxels"
-    return HEADINGS[column][1]
+        return dict.fromkeys(RESULTS, ("", "Available after a run."))
+    tips = {column: HEADINGS[column][1] for column in RESULTS}
+    tips[VOXELS] = f"{result.voxels:,} voxels"
+    if result.best_slice is not None:
+        tips[SLICE] = f"Go to slice {result.best_slice}, where the score is highest."
+    known = not math.isnan(result.score)
+    texts = {
+        SCORE: f"{result.score:.2f}" if known else "-",
+        SLICE: "-" if result.best_slice is None else str(result.best_slice),
+        VOXELS: short_count(result.voxels),
+        OBJECTS: "-" if result.objects is None else short_count(result.objects),
+    }
+    return {column: (texts[column], tips[column]) for column in RESULTS}

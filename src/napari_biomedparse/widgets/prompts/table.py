@@ -14,7 +14,7 @@ from napari_biomedparse.data.prompts import PromptSet, parse_prompts
 from napari_biomedparse.errors import BiomedParseError
 from napari_biomedparse.io.prompt_file import read_prompts, save_prompts
 from napari_biomedparse.widgets.prompts.model import PROMPT, SLICE, PromptModel
-from napari_biomedparse.widgets.prompts.rows import PromptRows, Snapshot, split_list
+from napari_biomedparse.widgets.prompts.rows import Snapshot, split_list
 from napari_biomedparse.widgets.prompts.suggestions import PromptLine, clipboard_text
 from napari_biomedparse.widgets.prompts.view import PromptView, TokenCount
 from napari_biomedparse.widgets.shared.form import copy_text
@@ -53,6 +53,7 @@ class PromptTable(QWidget):
         bar = row(*buttons, self._menu_button())
         column(self, self.view, row((self.line, 1), self.tokens), bar).setSpacing(3)
         self.model.edited.connect(self._on_edited)
+        self.model.moved.connect(self.view.choose)
         self.model.refused.connect(show_error)
         self.line.entered.connect(self.add)
         self.line.textChanged.connect(self._show_tokens)
@@ -64,14 +65,9 @@ class PromptTable(QWidget):
         self._on_edited()
 
     @property
-    def rows(self) -> PromptRows:
-        """The rows of the table."""
-        return self.model.rows
-
-    @property
     def value(self) -> str:
         """Texts of the prompts that are on, one per line."""
-        return "\n".join(self.rows.texts)
+        return "\n".join(self.model.texts)
 
     @value.setter
     def value(self, text: str) -> None:
@@ -80,13 +76,7 @@ class PromptTable(QWidget):
 
     def set_prompts(self, prompts: PromptSet | None) -> None:
         """Replace all prompts."""
-        self.rows.set_all(prompts)
-        self.model.refresh(edited=True)
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Restore the rows of a snapshot; raises PromptError if one is not valid."""
-        self.rows.restore(snapshot)
-        self.model.refresh(edited=True)
+        self.model.set_all(prompts)
 
     def offer_file(self, prompts: PromptSet | None) -> None:
         """Set the prompts of the image's file, which the menu can fill in."""
@@ -95,10 +85,9 @@ class PromptTable(QWidget):
 
     def rename(self, label: int, text: str) -> None:
         """Change the text of a prompt; raises PromptError if it is not valid."""
-        for at, known in enumerate(self.rows):
+        for at, known in enumerate(self.model.rows):
             if known.id == label:
-                self.rows.set_text(at, text)
-        self.model.refresh(edited=True)
+                self.model.set_text(at, text)
 
     def suggest(self, modality: str, first: Sequence[str] = ()) -> None:
         """Suggest some texts first, and targets of one modality, or of all of them."""
@@ -107,21 +96,19 @@ class PromptTable(QWidget):
 
     def add(self, text: str) -> None:
         """Add prompts, one per line."""
-        self._try(lambda: self.rows.add(split_list(text)))
+        self._try(lambda: self.model.add(split_list(text)))
         self.view.scrollToBottom()
 
     def show_results(
         self, findings: Sequence[Finding], objects: Mapping[int, int] | None = None
     ) -> None:
         """Show a run's findings, and its numbers of objects by label id."""
-        self.rows.show_results(findings, objects)
-        self.model.refresh_results()
+        self.model.show_results(findings, objects)
         self.view.fit()
 
     def clear_results(self) -> None:
         """Hide the results."""
-        self.rows.clear_results()
-        self.model.refresh_results()
+        self.model.clear_results()
         self.view.fit()
 
     def move_selected(self, by: int) -> None:
@@ -134,18 +121,16 @@ class PromptTable(QWidget):
         """Insert a copy below the selected row and edit it."""
         chosen = self.view.selected()
         if len(chosen) == 1:
-            below = self.rows.duplicate(chosen[0])
-            self.model.refresh(edited=True)
+            below = self.model.duplicate(chosen[0])
             self.view.choose(below)
             self.view.edit(self.model.index(below, PROMPT))
 
     def delete_selected(self) -> None:
         """Remove the selected rows."""
         chosen = self.view.selected()
-        self.rows.delete(chosen)
-        self.model.refresh(edited=True)
-        if chosen and len(self.rows):
-            self.view.choose(min(chosen[0], len(self.rows) - 1))
+        self.model.delete(chosen)
+        if chosen and self.model.rowCount():
+            self.view.choose(min(chosen[0], self.model.rowCount() - 1))
 
     def paste(self) -> None:
         """Add a prompt for each line of text on the clipboard."""
@@ -153,19 +138,19 @@ class PromptTable(QWidget):
 
     def copy(self) -> None:
         """Copy the selected prompts, or all of them, one per line."""
-        chosen = self.view.selected() or range(len(self.rows))
-        copy_text("\n".join(self.rows[at].text for at in chosen))
+        rows = self.model.rows
+        chosen = self.view.selected() or range(len(rows))
+        copy_text("\n".join(rows[at].text for at in chosen))
 
     def switch_all(self) -> None:
         """Turn all prompts on, or off if all are on."""
-        on = len(self.rows.texts) < len(self.rows)
-        for at in range(len(self.rows)):
-            self.rows.switch(at, on)
-        self.model.refresh(edited=True)
+        on = len(self.model.texts) < self.model.rowCount()
+        for at in range(self.model.rowCount()):
+            self.model.switch(at, on)
 
     def save(self, path: str) -> None:
         """Write the prompts to a file."""
-        texts = {known.id: known.text for known in self.rows}
+        texts = {known.id: known.text for known in self.model.rows}
         self._try(lambda: save_prompts(path, texts, instance=self.instance()))
 
     def load(self, path: str) -> None:
@@ -173,19 +158,17 @@ class PromptTable(QWidget):
 
         def load() -> None:
             prompts = read_prompts(path)
-            self.rows.set_all(prompts)
+            self.model.set_all(prompts)
             self.instance_loaded.emit(prompts.instance)
 
         self._try(load)
 
     def _try(self, change: Callable[[], object]) -> None:
-        """Change rows and show them, or show the error."""
+        """Do something, or show the error."""
         try:
             change()
         except BiomedParseError as error:
             show_error(str(error))
-        else:
-            self.model.refresh(edited=True)
 
     def _fill_from_file(self) -> None:
         self.set_prompts(self._of_file)
@@ -213,7 +196,7 @@ class PromptTable(QWidget):
             self._jump(index)
 
     def _jump(self, index: QModelIndex) -> None:
-        result = self.rows[index.row()].result
+        result = self.model.rows[index.row()].result
         if result is not None and result.best_slice is not None:
             self.slice_chosen.emit(result.best_slice)
 
@@ -234,7 +217,7 @@ class PromptTable(QWidget):
         text = self.line.text()
         chosen = self.view.selected()
         if not text and len(chosen) == 1:
-            text = self.rows[chosen[0]].text
+            text = self.model.rows[chosen[0]].text
         self.tokens.count(text)
 
     def _make_actions(self) -> dict[str, QAction]:
@@ -304,7 +287,7 @@ class FilePrompts:
         Returns whether the table was changed.
         """
         self._table.offer_file(known)
-        now = self._table.rows.snapshot()
+        now = self._table.model.snapshot()
         untouched = now == self._filled
         stays = known is None and not (untouched and self.shown)
         if stays or not (untouched or not now):
@@ -316,4 +299,4 @@ class FilePrompts:
 
     def take_as_filled(self) -> None:
         """Treat the current rows as not written by the user."""
-        self._filled = self._table.rows.snapshot()
+        self._filled = self._table.model.snapshot()

@@ -54,7 +54,7 @@ class PromptView(QTableView):
                 column, QHeaderView.ResizeMode.ResizeToContents
             )
         columns.setSectionResizeMode(PROMPT, QHeaderView.ResizeMode.Stretch)
-        self._rows = model.rows
+        self._prompts = model
         self.fit()
 
     def selected(self) -> list[int]:
@@ -71,7 +71,8 @@ class PromptView(QTableView):
 
     def fit(self) -> None:
         """Show the columns that have results, and adapt the height."""
-        results = [row.result for row in self._rows if row.result is not None]
+        known = (row.result for row in self._prompts.rows)
+        results = [result for result in known if result is not None]
         for column in HEADINGS:
             shown = column == PROMPT or bool(results)
             if column == OBJECTS:
@@ -83,7 +84,7 @@ class PromptView(QTableView):
         """Return the size of the rows, within bounds."""
         rows, columns = self.verticalHeader(), self.horizontalHeader()
         assert rows is not None and columns is not None
-        count = min(max(len(self._rows), _FEWEST), _MOST)
+        count = min(max(self._prompts.rowCount(), _FEWEST), _MOST)
         height = count * rows.defaultSectionSize() + columns.sizeHint().height()
         return QSize(300, height + 2 * self.frameWidth() + 2)
 

@@ -149,7 +149,7 @@ class SegmentForm(QWidget):
 
     def prompt_set(self) -> PromptSet:
         """Return the prompts; raises PromptError if there are none."""
-        return self.prompts.rows.prompt_set()
+        return self.prompts.model.prompt_set()
 
     def options(self, current: int) -> SegmentOptions:
         """Return the options, with `current` as the slice in view."""

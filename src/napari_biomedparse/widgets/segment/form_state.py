@@ -49,7 +49,7 @@ def state_of(form: FormFields) -> dict[str, Any]:
         "overwrite": bool(form.overwrite.value),
         "model": form.model.value,
         "device": form.device.value,
-        "prompts": [list(row) for row in form.prompts.rows.snapshot()],
+        "prompts": [list(row) for row in form.prompts.model.snapshot()],
     }
 
 
@@ -72,7 +72,7 @@ def restore(
         ("device", lambda value: setattr(form.device, "value", value)),
         (
             "prompts",
-            lambda rows: form.prompts.restore(
+            lambda rows: form.prompts.model.restore(
                 tuple((int(i), str(text), bool(on)) for i, text, on in rows)
             ),
         ),
