@@ -33,7 +33,7 @@ def compared(widget, qtbot):
     widget.button.click()
     qtbot.waitUntil(widget.button.isEnabled, timeout=60_000)
     return [
-        [widget._cell(row, at) for at in range(widget.table.columnCount())]
+        [widget.table.item(row, at).text() for at in range(widget.table.columnCount())]
         for row in range(widget.table.rowCount())
     ]
 

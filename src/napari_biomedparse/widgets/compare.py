@@ -54,6 +54,7 @@ class CompareWidget(Dock):
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer)
         self._prefilled = 2.0
+        self._rows: list[list[str]] = []
         self.labels = LayerChoice(
             napari_viewer,
             Labels,
@@ -111,11 +112,8 @@ class CompareWidget(Dock):
 
     def copy(self) -> None:
         """Copy the table."""
-        lines = []
-        for row in range(-1, self.table.rowCount()):
-            cells = [self._cell(row, at) for at in range(self.table.columnCount())]
-            lines.append("\t".join(cells))
-        copy_text("\n".join(lines))
+        headings = ["Label", *(title for title, _ in COLUMNS.values())]
+        copy_text("\n".join("\t".join(row) for row in (headings, *self._rows)))
 
     def _begin(self) -> None:
         labels, truth = self.labels.value, self.truth.value
@@ -139,14 +137,14 @@ class CompareWidget(Dock):
 
     def _on_compared(self, lines: Sequence[ClassLine]) -> None:
         self.copy_button.setEnabled(bool(lines))
+        self._rows = [_cells(line) for line in lines]
         self.table.setRowCount(len(lines))
-        for row, line in enumerate(lines):
-            name = line.prompt if line.label == 0 else f"{line.label}  {line.prompt}"
-            self._set(row, 0, name.strip(), Qt.AlignmentFlag.AlignLeft)
-            for at, metric in enumerate(COLUMNS, start=1):
-                digits = 0 if metric in COUNTS else 3
-                text = shown(float(getattr(line, metric)), digits=digits)
-                self._set(row, at, text, Qt.AlignmentFlag.AlignRight)
+        for row, cells in enumerate(self._rows):
+            for at, text in enumerate(cells):
+                item, sides = QTableWidgetItem(text), Qt.AlignmentFlag
+                side = sides.AlignRight if at else sides.AlignLeft
+                item.setTextAlignment(side | sides.AlignVCenter)
+                self.table.setItem(row, at, item)
         distance = f"{self.tolerance.value:g} {self._unit}"
         said = f"NSD tolerance: {distance}." if lines else "Neither layer has labels."
         if find_spec("monai") is None:
@@ -168,17 +166,13 @@ class CompareWidget(Dock):
         self.tolerance.value = distance
         self._prefilled = self.tolerance.value
 
-    def _set(self, row: int, column: int, text: str, side: Qt.AlignmentFlag) -> None:
-        item = QTableWidgetItem(text)
-        item.setTextAlignment(side | Qt.AlignmentFlag.AlignVCenter)
-        self.table.setItem(row, column, item)
 
-    def _cell(self, row: int, column: int) -> str:
-        if row < 0:
-            item = self.table.horizontalHeaderItem(column)
-        else:
-            item = self.table.item(row, column)
-        return "" if item is None else item.text()
+def _cells(line: ClassLine) -> list[str]:
+    """Return the texts of a row."""
+    name = line.prompt if line.label == 0 else f"{line.label}  {line.prompt}"
+    values = {metric: float(getattr(line, metric)) for metric in COLUMNS}
+    digits = {metric: 0 if metric in COUNTS else 3 for metric in COLUMNS}
+    return [name.strip(), *(shown(values[m], digits=digits[m]) for m in COLUMNS)]
 
 
 def _table() -> QTableWidget:

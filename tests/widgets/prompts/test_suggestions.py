@@ -62,7 +62,7 @@ def test_the_form_adds_a_line_and_follows_the_modality(make_napari_viewer, qtbot
     form.prompts.value = "axons\n"
     form.prompts.line.entered.emit("mitochondria")
     assert form.prompt_set().texts == ("axons", "mitochondria")
-    form._options["modality"].value = "pet"
+    form.options_by_name["modality"].value = "pet"
     assert all(prompt.startswith("PET") for prompt in shown(form.prompts.line))
     form.disconnect()
 
@@ -76,7 +76,7 @@ def test_targets_of_a_small_model_come_first(make_napari_viewer, qtbot):
     assert "learnt from phantoms, 8 targets" in form.badge.text()
     qtbot.keyClicks(line, "mito")
     assert shown(line)[0] == "mitochondria in electron microscopy"
-    form._options["modality"].value = "ct"
+    form.options_by_name["modality"].value = "ct"
     assert shown(line)[0] == "mitochondria in electron microscopy"
     form.model.value = "tiny"
     assert "mitochondria in electron microscopy" not in shown(line)

@@ -86,9 +86,9 @@ def test_a_chosen_slice_comes_into_view(viewer, form):
     viewer.layers.selection.active = viewer.layers[0]
     form.prompts.slice_chosen.emit(17)
     assert shown_position(viewer.layers[0], viewer.dims)[0] == 17
-    assert form.cut.shown() == 17
+    assert form.slice_in_view() == 17
     form.show_slice(3)
-    assert form.cut.shown() == 3
+    assert form.slice_in_view() == 3
 
 
 def test_a_set_of_prompts_says_whether_objects_are_separated(form):
@@ -131,7 +131,7 @@ def test_a_weights_file_joins_the_list(form, tmp_path):
 
 
 def test_every_field_explains_itself(form):
-    for name, widget in form._options.items():
+    for name, widget in form.options_by_name.items():
         assert len(widget.tooltip) > 20, name
     for widget in (form.image, form.model, form.device):
         assert widget.tooltip

@@ -34,7 +34,7 @@ def test_the_slice_in_view_lies_on_the_image_and_follows_the_slider(desk_that, v
     )
     desk.viewer.layers.selection.active = image
     desk.viewer.dims.set_current_step(0, 2)
-    at = desk.form.cut.shown()
+    at = desk.form.slice_in_view()
     desk.widget.preview(True)
     layer = previewed(desk)
     np.testing.assert_array_equal(layer.data, voxels[at : at + 1] > 100)

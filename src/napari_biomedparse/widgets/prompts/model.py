@@ -109,16 +109,13 @@ class PromptModel(QStandardItemModel):
     def restore(self, snapshot: Snapshot) -> None:
         """Restore the rows of a snapshot; raises PromptError if one is not valid."""
         PromptSet(tuple(Prompt(number, text) for number, text, _ in sorted(snapshot)))
-        self.setRowCount(0)
-        for row in snapshot:
-            self._append(Row(*row))
-        self.edited.emit()
+        self._replace(Row(*row) for row in snapshot)
 
     def set_all(self, prompts: PromptSet | None) -> None:
         """Replace all rows."""
         texts = {} if prompts is None else {p.id: p.text for p in prompts.prompts}
         order = () if prompts is None else prompts.ranked
-        self.restore(tuple((number, texts[number], True) for number in order))
+        self._replace(Row(number, texts[number]) for number in order)
 
     def add(self, texts: Iterable[str]) -> None:
         """Append rows with new label ids."""
@@ -190,6 +187,12 @@ class PromptModel(QStandardItemModel):
             self.refused.emit(str(error))
             return False
         return True
+
+    def _replace(self, rows: Iterable[Row]) -> None:
+        self.setRowCount(0)
+        for row in rows:
+            self._append(row)
+        self.edited.emit()
 
     def _cell(self, at: int, column: int = PROMPT) -> QStandardItem:
         cell = self.item(at, column)

@@ -48,6 +48,9 @@ class PromptTable(QWidget):
         self.tokens = TokenCount()
         self.instance: Callable[[], bool] = lambda: False
         self._of_file: PromptSet | None = None
+        self._filled: Snapshot = ()
+        self.of_file = False
+        """Whether the table was filled with the prompts of the image's file."""
         self._actions = self._make_actions()
         buttons = (self._button(name) for name in ("Up", "Down", "Duplicate", "Delete"))
         bar = row(*buttons, self._menu_button())
@@ -78,10 +81,27 @@ class PromptTable(QWidget):
         """Replace all prompts."""
         self.model.set_all(prompts)
 
-    def offer_file(self, prompts: PromptSet | None) -> None:
-        """Set the prompts of the image's file, which the menu can fill in."""
+    def offer_file(self, prompts: PromptSet | None) -> bool:
+        """Offer the prompts of the image's file in the menu, and fill them in.
+
+        Those of the file before are removed, but what the user wrote is kept. Returns
+        whether the table was changed.
+        """
         self._of_file = prompts
         self._actions["From the image's file"].setEnabled(prompts is not None)
+        now = self.model.snapshot()
+        untouched = now == self._filled
+        stays = prompts is None and not (untouched and self.of_file)
+        if stays or not (untouched or not now):
+            return False
+        self.set_prompts(prompts)
+        self.of_file = prompts is not None
+        self.take_as_filled()
+        return True
+
+    def take_as_filled(self) -> None:
+        """Treat the current rows as not written by the user."""
+        self._filled = self.model.snapshot()
 
     def rename(self, label: int, text: str) -> None:
         """Change the text of a prompt; raises PromptError if it is not valid."""
@@ -271,32 +291,3 @@ class PromptTable(QWidget):
         menu.addActions(list(self._actions.values())[4:])
         made.setMenu(menu)
         return made
-
-
-class FilePrompts:
-    """Fills the table with the prompts of a file, but keeps what the user wrote."""
-
-    def __init__(self, table: PromptTable) -> None:
-        self._table = table
-        self._filled: Snapshot = ()
-        self.shown = False
-
-    def offer(self, known: PromptSet | None) -> bool:
-        """Fill in the prompts of the image's file, or remove those of the one before.
-
-        Returns whether the table was changed.
-        """
-        self._table.offer_file(known)
-        now = self._table.model.snapshot()
-        untouched = now == self._filled
-        stays = known is None and not (untouched and self.shown)
-        if stays or not (untouched or not now):
-            return False
-        self._table.set_prompts(known)
-        self.shown = known is not None
-        self.take_as_filled()
-        return True
-
-    def take_as_filled(self) -> None:
-        """Treat the current rows as not written by the user."""
-        self._filled = self._table.model.snapshot()

@@ -16,8 +16,14 @@ from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.io.formats.units import with_voxel_size
 from napari_biomedparse.networks.catalogue import targets_of
 from napari_biomedparse.networks.weights import may_have_gpu, pace_on_cpu
-from napari_biomedparse.viewer.layers import is_derived, prompts_of_layer
-from napari_biomedparse.widgets.prompts.table import FilePrompts, PromptTable
+from napari_biomedparse.slicing.geometry import choose_axis
+from napari_biomedparse.viewer.axes import show_position, shown_position
+from napari_biomedparse.viewer.layers import (
+    is_derived,
+    prompts_of_layer,
+    volume_from_layer,
+)
+from napari_biomedparse.widgets.prompts.table import PromptTable
 from napari_biomedparse.widgets.segment.form_state import (
     apply_setting,
     apply_settings,
@@ -28,7 +34,6 @@ from napari_biomedparse.widgets.segment.form_state import (
 from napari_biomedparse.widgets.segment.options import AdvancedOptions, LargeVolumes
 from napari_biomedparse.widgets.segment.request import Request
 from napari_biomedparse.widgets.segment.which_slices import (
-    Cut,
     RegionChoice,
     SliceScope,
     StackChoice,
@@ -46,10 +51,10 @@ from napari_biomedparse.widgets.weights.model_choice import ModelChoice
 from napari_biomedparse.widgets.weights.weights_panel import WeightsPanel
 
 if TYPE_CHECKING:
-    from magicgui.widgets.bases import ValueWidget
     from napari import Viewer
 
     from napari_biomedparse.data.prompts import PromptSet
+    from napari_biomedparse.data.volume import Volume
 
 DEMO_BADGE = "demo: learnt from phantoms, 8 targets, for trying out"
 OF_OBJECTS = ("edge_threshold", "minimum_size")
@@ -77,7 +82,8 @@ class SegmentForm(QWidget):
         self.device, self.tiles = advanced.device, advanced.tiles
         self.consensus, self.overwrite = advanced.consensus, advanced.overwrite
         self.folder, self.scheduler = self.large.folder, self.large.scheduler
-        self._options = {**main, **advanced.options}
+        self.options_by_name = {**main, **advanced.options}
+        """The options that have a simple field each."""
         self._borrowed: float | None = None
         self._before = 0.0
         self.image = LayerChoice(
@@ -87,9 +93,7 @@ class SegmentForm(QWidget):
             tooltip="The volume to segment. Follows the selected layer.",
             offers=lambda layer: not is_derived(layer),
         )
-        self.cut = Cut(viewer, self.image, self._options["axis"])
         self.prompts = PromptTable()
-        self._file_prompts = FilePrompts(self.prompts)
         self.prompts.instance = lambda: bool(self.instances.value)
         self.model = ModelChoice()
         self.weights = WeightsPanel(self.model)
@@ -130,13 +134,13 @@ class SegmentForm(QWidget):
         self.instances.changed.connect(self._show_fields_of_objects)
         self._show_fields_of_objects()
         self.image.changed.connect(self._on_image_changed)
-        for field in (self._options["axis"], advanced.voxel_size):
+        for field in (self.options_by_name["axis"], advanced.voxel_size):
             field.changed.connect(self._set_depth)
         self._on_image_changed()
         self._defaults = state_of(self)
         self._defaults.pop("prompts")
-        begin(self, has_prompts=self._file_prompts.shown)
-        self._file_prompts.take_as_filled()
+        begin(self, has_prompts=self.prompts.of_file)
+        self.prompts.take_as_filled()
         self.advanced.reset.changed.connect(self.reset)
         self._stop_watching = watch(partial(apply_setting, self))
         for field in self._fields():
@@ -169,22 +173,17 @@ class SegmentForm(QWidget):
         """The voxel size of the chosen image, if it is not what its layer says."""
         return self.advanced.voxel_size.value.strip() or None
 
-    @property
-    def options_by_name(self) -> dict[str, ValueWidget[Any]]:
-        """The options that have a simple field each."""
-        return self._options
-
     def option_values(self) -> dict[str, Any]:
         """Return the values of `options_by_name`."""
-        return {name: widget.value for name, widget in self._options.items()}
+        return {name: widget.value for name, widget in self.options_by_name.items()}
 
     def set_option(self, name: str, value: Any) -> None:
         """Set one of `option_values`; raises KeyError or ValueError if not possible."""
-        self._options[name].value = value
+        self.options_by_name[name].value = value
 
     def use_threshold_of_result(self, threshold: float | None) -> None:
         """Use the threshold of a result for now; None returns to the one before it."""
-        option = self._options["existence_threshold"]
+        option = self.options_by_name["existence_threshold"]
         if threshold is None:
             option.value, self._borrowed = self._own_threshold, None
         elif threshold != option.value:
@@ -194,7 +193,7 @@ class SegmentForm(QWidget):
     @property
     def _own_threshold(self) -> float:
         """The threshold that was set here, and not by dragging that of a result."""
-        value = float(self._options["existence_threshold"].value)
+        value = float(self.options_by_name["existence_threshold"].value)
         return self._before if value == self._borrowed else value
 
     @property
@@ -224,7 +223,7 @@ class SegmentForm(QWidget):
             )
         if to_run:
             self.weights.require()
-        options = self.options(self.cut.shown())
+        options = self.options(self.slice_in_view())
         return Request(
             image=image,
             at=self.stack.position(self._viewer.dims),
@@ -239,13 +238,34 @@ class SegmentForm(QWidget):
             overwrite=bool(self.overwrite.value),
         )
 
+    def volume(self) -> Volume | None:
+        """Return the layer's volume, or None if it cannot be segmented."""
+        try:
+            return None if self.layer is None else volume_from_layer(self.layer)
+        except VolumeError:  # shown when the user presses Run
+            return None
+
     def slicing_axis(self) -> int | None:
         """Return the slicing axis of the volume, or None without a volume."""
-        return self.cut.axis()
+        volume, chosen = self.volume(), self.options_by_name["axis"].value
+        if volume is None:
+            return None
+        if chosen in volume.axes:
+            return volume.axes.index(chosen)
+        return 0 if volume.is_colour else choose_axis(volume.grid)
+
+    def slice_in_view(self) -> int:
+        """Return the slice in view along the slicing axis; 0 of a single image."""
+        layer, axis = self.layer, self.slicing_axis()
+        if layer is None or axis is None or layer.ndim == 2:
+            return 0
+        return int(shown_position(layer, self._viewer.dims)[layer.ndim - 3 + axis])
 
     def show_slice(self, index: int) -> None:
         """Move the viewer's slider to a slice along the slicing axis."""
-        self.cut.show(index)
+        layer, axis = self.layer, self.slicing_axis()
+        if layer is not None and axis is not None and layer.ndim > 2:
+            show_position(layer, self._viewer.dims, layer.ndim - 3 + axis, index)
 
     def reset_choices(self, *_: Any) -> None:
         """List the current layers and keep the chosen one."""
@@ -284,7 +304,7 @@ class SegmentForm(QWidget):
             stack.time,
             advanced.consensus,
             advanced.voxel_size,
-            *self._options.values(),
+            *self.options_by_name.values(),
         ]
 
     def _on_image_changed(self) -> None:
@@ -294,17 +314,19 @@ class SegmentForm(QWidget):
         for field in (self.stack.channel, self.stack.time):
             show_row(self._layout, field, self.stack.offers(field))
         known = None if self.layer is None else prompts_of_layer(self.layer)
-        if self._file_prompts.offer(known):
+        if self.prompts.offer_file(known):
             self.instances.value = known is not None and known.instance
 
     def _show_fields_of_objects(self, *_: Any) -> None:
         for name in OF_OBJECTS:
-            show_row(self._layout, self._options[name], bool(self.instances.value))
+            show_row(
+                self._layout, self.options_by_name[name], bool(self.instances.value)
+            )
 
     def _on_kind_changed(self, *_: Any) -> None:
         """Suggest what the model knows, of the chosen modality."""
         known = targets_of(str(self.model.value))
-        self.prompts.suggest(str(self._options["modality"].value), known)
+        self.prompts.suggest(str(self.options_by_name["modality"].value), known)
         lines = [DEMO_BADGE] if known else []
         if self.device.value in ("auto", "cpu") and not may_have_gpu():
             pace = pace_on_cpu(str(self.model.value))
@@ -319,7 +341,7 @@ class SegmentForm(QWidget):
         self.instances.value = instance
 
     def _set_depth(self) -> None:
-        volume, axis = self.cut.volume(), self.cut.axis()
+        volume, axis = self.volume(), self.slicing_axis()
         if volume is not None and axis is not None:
             self.scope.set_depth(volume.shape[axis])
             if self.voxel_size is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from napari_biomedparse.errors import BiomedParseError
@@ -65,20 +66,20 @@ def restore(
         if name not in skip:
             _try(form.set_option, name, value)
     _try(form.tiles.choose, state.get("tile", "auto"), state.get("pixel_size"))
-    for name, put in (
-        ("consensus", lambda value: setattr(form.consensus, "value", bool(value))),
-        ("overwrite", lambda value: setattr(form.overwrite, "value", bool(value))),
-        ("model", form.model.recall),
-        ("device", lambda value: setattr(form.device, "value", value)),
-        (
-            "prompts",
-            lambda rows: form.prompts.model.restore(
-                tuple((int(i), str(text), bool(on)) for i, text, on in rows)
-            ),
-        ),
-    ):
-        if name in state and name not in skip:
-            _try(put, state[name])
+
+    def put_prompts(rows: Any) -> None:
+        known = tuple((int(i), str(text), bool(on)) for i, text, on in rows)
+        form.prompts.model.restore(known)
+
+    puts: dict[str, Callable[[Any], None]] = {
+        "consensus": partial(setattr, form.consensus, "value"),
+        "overwrite": partial(setattr, form.overwrite, "value"),
+        "model": form.model.recall,
+        "device": partial(setattr, form.device, "value"),
+        "prompts": put_prompts,
+    }
+    for name in puts.keys() & state.keys() - set(skip):
+        _try(puts[name], state[name])
 
 
 def begin(form: FormFields, *, has_prompts: bool) -> None:
@@ -103,7 +104,7 @@ def apply_setting(form: FormFields, name: str, value: Any) -> None:
         wanted = default_model() if value == AUTOMATIC else value
         _try(form.model.choose_known, wanted)
     elif name == "device":
-        _try(lambda: setattr(form.device, "value", value))
+        _try(setattr, form.device, "value", value)
     elif name == "existence_threshold":
         _try(form.set_option, name, value)
 

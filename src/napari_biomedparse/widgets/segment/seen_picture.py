@@ -74,7 +74,7 @@ class SeenPicture(QWidget):
         try:
             at = form.stack.position(self._viewer.dims)
             volume = volume_from_layer(layer, at=at)
-            index = form.cut.shown()
+            index = form.slice_in_view()
             options = form.options(index)
         except BiomedParseError as error:
             self._explain(str(error))

@@ -8,15 +8,8 @@ from magicgui.widgets import ComboBox, Container, Label, SpinBox
 from napari.layers import Shapes
 
 from napari_biomedparse.data.options import region_text
-from napari_biomedparse.errors import OptionError, VolumeError
-from napari_biomedparse.slicing.geometry import choose_axis
-from napari_biomedparse.viewer.axes import (
-    is_series,
-    show_position,
-    shown_position,
-    stacked_axes,
-)
-from napari_biomedparse.viewer.layers import volume_from_layer
+from napari_biomedparse.errors import OptionError
+from napari_biomedparse.viewer.axes import is_series, shown_position, stacked_axes
 from napari_biomedparse.viewer.region import (
     Corners,
     box_between,
@@ -25,12 +18,9 @@ from napari_biomedparse.viewer.region import (
 )
 
 if TYPE_CHECKING:
-    from magicgui.widgets.bases import ValueWidget
     from napari import Viewer
     from napari.components import Dims
     from napari.layers import Image
-
-    from napari_biomedparse.data.volume import Volume
 
 ALL = "all slices"
 CURRENT = "the slice in view"
@@ -39,52 +29,6 @@ POSITION_IN_VIEW = "in view"
 ALL_TIMES = "all"
 WHOLE = "whole slices"
 IN_VIEW = "what is in view"
-
-
-class Cut:
-    """Follows the form's fields of the image and of the slicing axis."""
-
-    def __init__(self, viewer: Viewer, image: ComboBox, axis: ValueWidget[Any]) -> None:
-        self._viewer = viewer
-        self._image = image
-        self._axis = axis
-
-    def volume(self) -> Volume | None:
-        """Return the layer's volume, or None if it cannot be segmented."""
-        layer: Image | None = self._image.value
-        try:
-            return None if layer is None else volume_from_layer(layer)
-        except VolumeError:  # shown when the user presses Run
-            return None
-
-    def axis(self) -> int | None:
-        """Return the slicing axis of the volume, or None without a volume."""
-        volume = self.volume()
-        if volume is None:
-            return None
-        if self._axis.value in volume.axes:
-            return volume.axes.index(self._axis.value)
-        return 0 if volume.is_colour else choose_axis(volume.grid)
-
-    def shown(self) -> int:
-        """Return the slice in view."""
-        at = self._layer_axis()
-        if at is None:
-            return 0
-        return int(shown_position(self._image.value, self._viewer.dims)[at])
-
-    def show(self, index: int) -> None:
-        """Move the viewer's slider to a slice."""
-        at = self._layer_axis()
-        if at is not None:
-            show_position(self._image.value, self._viewer.dims, at, index)
-
-    def _layer_axis(self) -> int | None:
-        """Return the slicing axis as one of the layer, or None for a single image."""
-        axis, layer = self.axis(), self._image.value
-        if axis is None or layer.ndim == 2:
-            return None
-        return int(axis + layer.ndim - 3)
 
 
 class SliceScope(Container[ComboBox | SpinBox | Label]):
