@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -122,16 +123,14 @@ class CompareWidget(Dock):
         volumes = voxels_of_labels(truth), voxels_of_labels(labels)
         known = prompts_of_layer(labels) or prompts_of_layer(truth)
         texts = {p.id: p.text for p in known.prompts} if known else {}
-        how: dict[str, Any] = {
-            "texts": texts,
-            "spacing": voxel_size(labels),
-            "tolerance": float(self.tolerance.value),
-            "objects": bool(self.objects.value),
-        }
-
-        def work() -> Sequence[ClassLine]:
-            return compare_labels(*volumes, **how)
-
+        work = partial(
+            compare_labels,
+            *volumes,
+            texts=texts,
+            spacing=voxel_size(labels),
+            tolerance=float(self.tolerance.value),
+            objects=bool(self.objects.value),
+        )
         self._unit = unit_name(labels.units[-1])
         self._submit("Comparing…", work, self._on_compared)
 

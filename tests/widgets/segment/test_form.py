@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +125,9 @@ def test_range_is_cut_to_the_volume(viewer, form):
 
 def test_a_weights_file_joins_the_list(form, tmp_path):
     path = str(tmp_path / "mine.safetensors")
+    with pytest.raises(ValueError, match="no model"):
+        form.model.choose(path)
+    Path(path).touch()
     form.model.choose(path)
     assert form.model.value == path
     form.model.choose("tiny")

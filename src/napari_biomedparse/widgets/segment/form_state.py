@@ -102,7 +102,7 @@ def apply_setting(form: FormFields, name: str, value: Any) -> None:
     """Apply one of napari's Preferences, if the form has it."""
     if name == "model":
         wanted = default_model() if value == AUTOMATIC else value
-        _try(form.model.choose_known, wanted)
+        _try(form.model.choose, wanted)
     elif name == "device":
         _try(setattr, form.device, "value", value)
     elif name == "existence_threshold":

@@ -236,6 +236,7 @@ class LiveRun(QObject):
         try:
             self._conclude()
         finally:
+            self.task.commit()
             self.finished.emit()
 
     def _conclude(self) -> None:

@@ -169,7 +169,6 @@ class PreviewLayers(QObject):
         self._viewer = viewer
         self._labels: Labels | None = None
         self._probabilities: Image | None = None
-        self._removing = False
         viewer.layers.events.removed.connect(self._on_layer_removed)
 
     def show(self, request: Request, preview: Previewed) -> None:
@@ -245,12 +244,11 @@ class PreviewLayers(QObject):
 
     def _drop(self, layer: Layer | None) -> None:
         if layer is not None and layer in self._viewer.layers:
-            self._removing = True
-            self._viewer.layers.remove(layer)
-            self._removing = False
+            with self._viewer.layers.events.removed.blocker(self._on_layer_removed):
+                self._viewer.layers.remove(layer)
 
     def _on_layer_removed(self, event: Event) -> None:
-        if event.value not in (self._labels, self._probabilities) or self._removing:
+        if event.value not in (self._labels, self._probabilities):
             return
         if event.value is self._labels:
             self._labels = None

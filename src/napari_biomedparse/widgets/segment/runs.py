@@ -35,7 +35,7 @@ from napari_biomedparse.widgets.segment.tasks import (
     FolderTask,
 )
 from napari_biomedparse.widgets.segment.written_labels import Window, WrittenLabels
-from napari_biomedparse.widgets.shared.task import Task
+from napari_biomedparse.widgets.shared.task import SegmentTask, Task
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -93,7 +93,6 @@ class Runs:
                 )
             parts = self._parts(request, written, before=task)
             rest = ArrayTask(parts, request.prompts, before=task, begin=written.begin)
-            rest.front = task.front
             return self._live(request, lambda: layers, rest)
         for layer in layers:
             self._viewer.layers.remove(layer)  # what is on disk is added again
@@ -115,7 +114,6 @@ class Runs:
             _set_appearance(layers, request)
         parts = self._parts(request, written, before=task, again=True)
         again = AgainTask(parts, request.prompts, task, written.begin)
-        again.front = task.front
         return self._live(request, lambda: layers, again)
 
     def estimation(self, request: Request) -> Estimation:
@@ -236,12 +234,9 @@ class Runs:
         self,
         request: Request,
         shown: Callable[[], Sequence[Labels]],
-        task: ArrayTask | FolderTask,
+        task: SegmentTask,
     ) -> LiveRun:
-        run = LiveRun(self._viewer, shown, task, self._view, self._eye, request)
-        if isinstance(task, ArrayTask):
-            run.finished.connect(task.commit)
-        return run
+        return LiveRun(self._viewer, shown, task, self._view, self._eye, request)
 
 
 def _set_appearance(layers: Sequence[Labels], request: Request) -> None:

@@ -86,7 +86,7 @@ class ArrayTask(SegmentTask):
         self._numbers: dict[int, int] = {}
         if before is not None:
             self._finished, self._tallies = before._finished, before._tallies
-            self._numbers = before._numbers.copy()
+            self._numbers, self.front = before._numbers.copy(), before.front
 
     def number_of(self, at: int) -> int | None:
         """Return the number of a part's run, or None before it began."""
@@ -119,7 +119,7 @@ class ArrayTask(SegmentTask):
         return np.stack([*(tally.existence for tally in self._tallies), *rest], axis=1)
 
     def commit(self) -> None:
-        """Have napari undo it in one step; in the GUI's thread, after its end."""
+        """Have napari undo it in one step."""
         self._parts[0].whole.commit()
 
     def findings(self) -> tuple[Finding, ...]:

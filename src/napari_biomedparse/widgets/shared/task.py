@@ -131,6 +131,9 @@ class SegmentTask(Task, ABC):
     def can_resume(self) -> bool:
         """Whether a part of it was finished, and the rest can be."""
 
+    def commit(self) -> None:
+        """Conclude in the GUI's thread, after the end."""
+
     def retune(self, options: SegmentOptions) -> None:
         """Apply other thresholds to finished slices and to those to come."""
         if (run := self._run) is not None:

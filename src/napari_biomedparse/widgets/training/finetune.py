@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtWidgets import QProgressBar
 
 from napari_biomedparse.process import Session
-from napari_biomedparse.process.messages import Failed, FinetuneRequest, Status
+from napari_biomedparse.process.messages import Failed, Status
 from napari_biomedparse.report.findings import TimeLeft, duration
 from napari_biomedparse.training.progress import Finetuned, Progress
 from napari_biomedparse.viewer.samples import WIDGET
@@ -19,10 +19,13 @@ from napari_biomedparse.widgets.shared.parts import button, column, row
 from napari_biomedparse.widgets.shared.task import TaskThread
 from napari_biomedparse.widgets.training.labelled import Tuning
 from napari_biomedparse.widgets.training.loss_curves import LossCurves
-from napari_biomedparse.widgets.training.tuning_form import TuningForm, TuningRequest
+from napari_biomedparse.widgets.training.tuning_form import TuningForm
 
 if TYPE_CHECKING:
     from napari import Viewer
+
+    from napari_biomedparse.process.messages import FinetuneRequest
+    from napari_biomedparse.widgets.training.labelled import Labelled
 
 
 class FinetuneWidget(Dock):
@@ -86,7 +89,7 @@ class FinetuneWidget(Dock):
         if self.tuning is not None:
             return
         with self.problem.shown():
-            self._begin(self.form.request())
+            self._begin(*self.form.request())
 
     def stop(self) -> None:
         """Stop after the current batch."""
@@ -103,20 +106,9 @@ class FinetuneWidget(Dock):
         name = Path(self.result.checkpoint).name
         self.status.setText(f"{name} is selected in {WIDGET}.")
 
-    def _begin(self, request: TuningRequest) -> None:
-        self.tuning = Tuning(
-            lambda: self.session.start(
-                FinetuneRequest(
-                    data=request.data,
-                    output=request.output,
-                    checkpoint=request.checkpoint,
-                    options=request.options,
-                    device=request.device,
-                )
-            ),
-            request.layers,
-            request.data,
-        )
+    def _begin(self, layers: Labelled | None, request: FinetuneRequest) -> None:
+        session = self.session
+        self.tuning = Tuning(lambda: session.start(request), layers, request.data)
         self._failed, self.result = False, None
         self.problem.tell("")
         self._time_left, self._began = TimeLeft(), time.monotonic()

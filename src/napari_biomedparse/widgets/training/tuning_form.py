@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from qtpy.QtWidgets import QWidget
 
 from napari_biomedparse.errors import OptionError, OutputError
 from napari_biomedparse.networks.weights import is_small
+from napari_biomedparse.process.messages import FinetuneRequest
 from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.widgets.shared.fold import Fold
 from napari_biomedparse.widgets.shared.form import (
@@ -44,18 +44,6 @@ ADVANCED = (
     "batch_size", "accumulate", "checkpointing", "validation", "patience", "rank",
     "augment", "seed",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TuningRequest:
-    """The fine-tuning that the form describes; `layers` are written to `data` first."""
-
-    layers: Labelled | None
-    data: Path
-    output: Path
-    checkpoint: str
-    options: FinetuneOptions
-    device: str
 
 
 class TuningForm(QWidget):
@@ -108,8 +96,8 @@ class TuningForm(QWidget):
         """Select a data folder."""
         self.source.value, self.data.value = FOLDER, folder
 
-    def request(self) -> TuningRequest:
-        """Return the fine-tuning that the form describes.
+    def request(self) -> tuple[Labelled | None, FinetuneRequest]:
+        """Return the fine-tuning that the form describes, and layers for its data.
 
         Raises VolumeError, PromptError, OptionError, OutputError or CheckpointError if
         something is missing or invalid.
@@ -127,13 +115,12 @@ class TuningForm(QWidget):
                 raise OptionError("Choose the folder with the training data.")
             data = chosen
         values = {name: widget.value for name, widget in self.options.items()}
-        return TuningRequest(
-            layers,
-            data,
-            output,
-            self.model.value,
-            FinetuneOptions(**values),
-            self.device.value,
+        return layers, FinetuneRequest(
+            data=data,
+            output=output,
+            checkpoint=self.model.value,
+            options=FinetuneOptions(**values),
+            device=self.device.value,
         )
 
     def _build(self) -> None:

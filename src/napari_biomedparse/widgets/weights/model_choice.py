@@ -36,27 +36,26 @@ class ModelChoice(ComboBox):
         self.changed.connect(self._on_changed)
 
     def choose(self, model: str) -> None:
-        """Choose a model by name, or a weights file, which is added to the list."""
+        """Choose a model by name, or an existing weights file, which joins the list.
+
+        Raises ValueError if there is none.
+        """
         if model in available_models():
             self.value = model
-        else:
+        elif Path(model).is_file():
             self.choose_file(model)
-
-    def choose_known(self, model: str) -> None:
-        """Choose a model by name or an existing file; raises ValueError otherwise."""
-        if model not in available_models() and not Path(model).is_file():
+        else:
             raise ValueError(f"There is no model {model!r}.")
-        self.choose(model)
 
     def recall(self, model: str) -> None:
-        """Choose a model as `choose_known` does, but only offer a fine-tuned one.
+        """Choose a model as `choose` does, but only offer a fine-tuned one.
 
         It was made for some images, and the next ones may be others.
         """
         if model not in available_models() and is_fine_tuned(model):
             self._offer(model)
         else:
-            self.choose_known(model)
+            self.choose(model)
 
     def choose_file(self, path: str) -> None:
         """Add a weights file to the list and choose it."""
