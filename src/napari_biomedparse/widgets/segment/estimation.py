@@ -23,10 +23,8 @@ class Estimation(QObject):
         super().__init__(view)
         self.task = task
         self._view = view
-        self._thread = TaskThread(task)
+        self._thread = TaskThread(task, self._on_step, self._on_finished)
         self._last = ""
-        self._thread.stepped.connect(self._on_step)
-        self._thread.finished.connect(self._on_finished)
 
     def start(self) -> None:
         """Start the estimate."""

@@ -129,7 +129,7 @@ class SegmentForm(QWidget):
         for field in (main["modality"], self.model, self.device):
             field.changed.connect(self._on_kind_changed)
         self._on_kind_changed()
-        self.prompts.instance_loaded.connect(self._on_instance_loaded)
+        self.prompts.instance_loaded.connect(partial(setattr, self.instances, "value"))
         self.prompts.slice_chosen.connect(self.show_slice)
         self.instances.changed.connect(self._show_fields_of_objects)
         self._show_fields_of_objects()
@@ -336,9 +336,6 @@ class SegmentForm(QWidget):
 
     def _on_changed(self, *_: Any) -> None:
         self.changed.emit()
-
-    def _on_instance_loaded(self, instance: bool) -> None:
-        self.instances.value = instance
 
     def _set_depth(self) -> None:
         volume, axis = self.volume(), self.slicing_axis()

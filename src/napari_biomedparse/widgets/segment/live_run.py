@@ -80,13 +80,11 @@ class LiveRun(QObject):
         self._live: list[LiveLabels] = []
         self._eye = eye
         self._flat = request.volumes[0].flat
-        self._thread = TaskThread(task)
+        self._thread = TaskThread(task, self._on_step, self._on_finished)
         self._began = time.monotonic()
         self._time_left = TimeLeft()
         self._done = self._total = 0
         self._failed = self._over = False
-        self._thread.stepped.connect(self._on_step)
-        self._thread.finished.connect(self._on_finished)
 
     def start(self) -> None:
         """Start the task, and then show the layers that it fills."""

@@ -116,27 +116,21 @@ class LivePreview(QObject):
             self._say(f"No preview: {error}")
             return
         at, moment = self._slice_in_view(request)
-        probabilities = self._probabilities
         options = request.options
         if request.separate:
             options = replace(options, overlaps="score")
-        task = Task(
-            lambda: self._session.start(
-                PreviewRequest(
-                    volume=request.volumes[moment],
-                    prompts=request.prompts_by_label,
-                    options=options,
-                    model=request.model,
-                    device=request.device,
-                    index=at,
-                    probabilities=probabilities,
-                )
-            )
+        message = PreviewRequest(
+            volume=request.volumes[moment],
+            prompts=request.prompts_by_label,
+            options=options,
+            model=request.model,
+            device=request.device,
+            index=at,
+            probabilities=self._probabilities,
         )
+        task = Task(lambda: self._session.start(message))
         self._requested, self._task, self._began = request, task, time.monotonic()
-        self._thread = TaskThread(task)
-        self._thread.stepped.connect(self._on_step)
-        self._thread.finished.connect(self._on_finished)
+        self._thread = TaskThread(task, self._on_step, self._on_finished)
         self._thread.start()
 
     def _on_step(self, step: object) -> None:

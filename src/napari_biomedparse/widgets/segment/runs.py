@@ -118,22 +118,17 @@ class Runs:
 
     def estimation(self, request: Request) -> Estimation:
         """Make an estimate of a run."""
-        volumes = request.volumes
-        task = Task(
-            lambda: self._session.start(
-                EstimateRequest(
-                    volume=volumes[0],
-                    prompts=request.prompts,
-                    options=request.options,
-                    model=request.model,
-                    device=request.device,
-                    consensus=request.consensus,
-                    to_folder=request.folder is not None,
-                    times=len(volumes),
-                )
-            )
+        message = EstimateRequest(
+            volume=request.volumes[0],
+            prompts=request.prompts,
+            options=request.options,
+            model=request.model,
+            device=request.device,
+            consensus=request.consensus,
+            to_folder=request.folder is not None,
+            times=len(request.volumes),
         )
-        return Estimation(task, self._view)
+        return Estimation(Task(lambda: self._session.start(message)), self._view)
 
     def _in_folder(self, request: Request) -> LiveRun:
         message = FolderRequest(request.recipe())

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import QObject, Signal
@@ -152,9 +152,16 @@ class TaskThread(QObject):
     stepped = Signal(object)
     finished = Signal()
 
-    def __init__(self, task: Task) -> None:
+    def __init__(
+        self,
+        task: Task,
+        on_step: Callable[[Any], None],
+        on_finished: Callable[[], None],
+    ) -> None:
         super().__init__()
         self._task = task
+        self.stepped.connect(on_step)
+        self.finished.connect(on_finished)
         self._thread = threading.Thread(
             target=self._work, name="biomedparse-run", daemon=True
         )

@@ -115,9 +115,7 @@ class FinetuneWidget(Dock):
         self.curves.clear()
         self.bar.setRange(0, 0)
         self._set_running(True)
-        self._thread = TaskThread(self.tuning)
-        self._thread.stepped.connect(self._on_step)
-        self._thread.finished.connect(self._on_finished)
+        self._thread = TaskThread(self.tuning, self._on_step, self._on_finished)
         self._thread.start()
 
     def _on_step(self, step: object) -> None:
