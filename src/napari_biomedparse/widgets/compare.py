@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import CheckBox, FloatSpinBox
 from napari.layers import Labels
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QHeaderView, QTableWidget, QTableWidgetItem, QWidget
+from qtpy.QtWidgets import QHeaderView, QTableWidget, QTableWidgetItem
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
 from napari_biomedparse.errors import VolumeError, install_extra
@@ -24,7 +24,7 @@ from napari_biomedparse.viewer.layers import (
     voxels_of_labels,
 )
 from napari_biomedparse.widgets.shared.docks import Dock
-from napari_biomedparse.widgets.shared.form import LayerChoice, copy_text, form_layout
+from napari_biomedparse.widgets.shared.form import LayerChoice, copy_text, form_of
 from napari_biomedparse.widgets.shared.parts import button, column
 
 if TYPE_CHECKING:
@@ -94,8 +94,7 @@ class CompareWidget(Dock):
             enabled=False,
         )
         self.table = _table()
-        form = QWidget()
-        form_layout(form, [self.labels, self.truth, self.tolerance, self.objects])
+        form = form_of(self.labels, self.truth, self.tolerance, self.objects)
         parts = form, self.button, self.table, self.copy_button
         column(self, *parts, self.status, self.problem, margins=True)
         self.labels.changed.connect(self._on_labels_changed)

@@ -9,7 +9,6 @@ import numpy as np
 from magicgui.widgets import CheckBox, LineEdit
 from napari.layers import Image, Labels
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QWidget
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
 from napari_biomedparse.errors import VolumeError
@@ -31,7 +30,7 @@ from napari_biomedparse.widgets.shared.form import (
     LayerChoice,
     ask_where,
     files_of_images,
-    form_layout,
+    form_of,
 )
 from napari_biomedparse.widgets.shared.parts import button, column, row
 
@@ -102,8 +101,7 @@ class MeasureWidget(Dock):
             lambda: self._ask("Save report", "HTML (*.html)", self.report),
         )
         self._starters = [self.button, self.save_button, self.report_button]
-        form = QWidget()
-        form_layout(form, [self.labels, self.image, self.voxel_size, self.pieces])
+        form = form_of(self.labels, self.image, self.voxel_size, self.pieces)
         below = row(self.table_button, self.save_button, self.report_button)
         parts = form, self.button, below, self.status, self.problem
         column(self, *parts, 0, margins=True)

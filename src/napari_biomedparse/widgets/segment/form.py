@@ -112,17 +112,17 @@ class SegmentForm(QWidget):
                 self.stack.channel,
                 self.stack.time,
                 main["modality"],
+                self.prompts,
                 self.model,
+                self.weights,
                 self.scope,
                 self.region,
                 self.instances,
                 *(main[name] for name in OF_OBJECTS),
             ],
         )
-        above = self._layout.getWidgetPosition(self.model.native)[0]
-        self._layout.insertRow(above, self.prompts)
-        self._layout.insertRow(above + 2, self.weights)
-        self._layout.insertRow(above + 2, "", self.badge)
+        below_model, _ = self._layout.getWidgetPosition(self.weights)
+        self._layout.insertRow(below_model, "", self.badge)
         self.weights.update_state()
         tab_after(main["modality"].native, self.prompts)
         tab_after(self.model.native, self.weights)

@@ -77,7 +77,7 @@ class ArrayTask(SegmentTask):
         begin: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(prompts)
-        self._parts, self._first = parts, begin
+        self._parts, self._first, self.runs = parts, begin, len(parts)
         self._objects: npt.NDArray[np.int32] | None = None
         self._finished = 0
         self._tallies: list[Tally] = []
@@ -101,11 +101,6 @@ class ArrayTask(SegmentTask):
     def can_redo(self) -> bool:
         """Whether other thresholds can be applied to finished slices."""
         return bool(self._tallies)
-
-    @property
-    def total(self) -> int:
-        """Number of slices of all parts; 0 before the first one is planned."""
-        return 0 if self.plan is None else self.plan.total * len(self._parts)
 
     @property
     def existence(self) -> npt.NDArray[np.float32] | None:
@@ -236,11 +231,6 @@ class FolderTask(SegmentTask):
     def __init__(self, begin: Callable[[], RunHandle], prompts: PromptSet) -> None:
         super().__init__(prompts, begin)
         self._result: FolderResult | None = None
-
-    @property
-    def total(self) -> int:
-        """Number of slices; 0 before it is planned."""
-        return 0 if self.plan is None else self.plan.total
 
     @property
     def existence(self) -> npt.NDArray[np.float32] | None:

@@ -103,16 +103,26 @@ def option_fields(
     }
 
 
-def form_layout(parent: QWidget, widgets: Sequence[Widget]) -> QFormLayout:
-    """Lay out magicgui widgets below each other, with a column of labels."""
+def form_layout(parent: QWidget, widgets: Sequence[Widget | QWidget]) -> QFormLayout:
+    """Lay out widgets below each other; those of magicgui have labels beside them."""
     layout = QFormLayout(parent)
     layout.setContentsMargins(0, 0, 0, 0)
     layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
     for widget in widgets:
+        if isinstance(widget, QWidget):
+            layout.addRow(widget)
+            continue
         label = QLabel("" if isinstance(widget, CheckBox) else widget.label)
         label.setToolTip(widget.tooltip)
         layout.addRow(label, widget.native)
     return layout
+
+
+def form_of(*widgets: Widget | QWidget) -> QWidget:
+    """Return a widget with such a layout."""
+    form = QWidget()
+    form_layout(form, widgets)
+    return form
 
 
 def show_row(layout: QFormLayout, widget: Widget, shown: bool) -> None:

@@ -100,13 +100,15 @@ class SegmentTask(Task, ABC):
         super().__init__(begin)
         self.prompts = prompts
         self.plan: Planned | None = None
+        self.runs = 1
+        """Number of runs in the model process that it consists of."""
         self.owners: Owners | None = None
         self.front: int | None = None
 
     @property
-    @abstractmethod
     def total(self) -> int:
-        """Number of slices; 0 before it is planned."""
+        """Number of slices of all runs; 0 before the first one is planned."""
+        return 0 if self.plan is None else self.plan.total * self.runs
 
     @property
     @abstractmethod
@@ -169,10 +171,6 @@ class TaskThread(QObject):
     def start(self) -> None:
         """Start; `finished` comes after the last `stepped`."""
         self._thread.start()
-
-    def join(self, timeout: float) -> None:
-        """Wait for the end, without the GUI being told."""
-        self._thread.join(timeout)
 
     def _work(self) -> None:
         try:

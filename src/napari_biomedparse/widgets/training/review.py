@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import CheckBox
-from qtpy.QtWidgets import QLabel, QWidget
+from qtpy.QtWidgets import QLabel
 
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.viewer.axes import show_position, shown_position
@@ -15,7 +15,7 @@ from napari_biomedparse.widgets.shared.form import (
     add_key,
     chosen_folder,
     folder_field,
-    form_layout,
+    form_of,
 )
 from napari_biomedparse.widgets.shared.parts import button, column, row
 from napari_biomedparse.widgets.training.labelled import Labelled, LabelledForm
@@ -77,15 +77,13 @@ class ReviewWidget(Dock):
         self.learn_button = button(
             "Fine-tune…", f"Open {FINETUNE} with this training set.", self.learn
         )
-        target = QWidget()
-        form_layout(target, [self.folder, self.everything])
         column(
             self,
             self.form,
             self.strip,
             self.count,
             row(self.accept_button, self.reject_button, self.accept_all_button),
-            target,
+            form_of(self.folder, self.everything),
             row(self.add_button, self.learn_button),
             self.problem,
             self.status,

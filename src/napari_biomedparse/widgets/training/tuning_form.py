@@ -17,7 +17,7 @@ from napari_biomedparse.widgets.shared.form import (
     chosen_folder,
     device_field,
     folder_field,
-    form_layout,
+    form_of,
     option_fields,
 )
 from napari_biomedparse.widgets.shared.parts import column
@@ -124,18 +124,13 @@ class TuningForm(QWidget):
         )
 
     def _build(self) -> None:
-        self._from_layers, self._from_folder = QWidget(), QWidget()
+        self._from_layers, self._from_folder = QWidget(), form_of(self.data)
         column(self._from_layers, self.layers, self.reviewed.native)
-        form_layout(self._from_folder, [self.data])
-        top, rest, advanced = QWidget(), QWidget(), QWidget()
-        form_layout(top, [self.source])
-        fields = form_layout(
-            rest, [self.model, self.output, self.options["epochs"], self.rate]
-        )
-        fields.insertRow(1, self.weights)
+        epochs = self.options["epochs"]
+        rest = form_of(self.model, self.weights, self.output, epochs, self.rate)
         self.weights.update_state()
-        form_layout(advanced, [*(self.options[n] for n in ADVANCED), self.device])
-        parts = top, self._from_layers, self._from_folder, rest
+        advanced = form_of(*(self.options[name] for name in ADVANCED), self.device)
+        parts = form_of(self.source), self._from_layers, self._from_folder, rest
         column(self, *parts, Fold("Advanced", advanced), advanced)
 
     def _on_source_changed(self, *_: Any) -> None:
