@@ -27,8 +27,9 @@ from napari_biomedparse.errors import (
     WorkerError,
 )
 from napari_biomedparse.process import Session, child
+from napari_biomedparse.process.channel import Channel
 from napari_biomedparse.process.child import COMMAND
-from napari_biomedparse.process.messages import Planned, SegmentRequest, Status
+from napari_biomedparse.process.messages import Planned, Read, SegmentRequest, Status
 
 FAKE = Path(__file__).with_name("fake_worker.py")
 PROMPTS = parse_prompts({5: "bright things"})
@@ -196,6 +197,27 @@ def test_poll_returns_without_news(session_that, voxels):
     began = time.monotonic()
     assert next(run.polled(0.05)) is None
     assert time.monotonic() - began < 1
+
+
+def test_a_request_to_read_may_arrive_while_the_process_is_stopped(
+    session_that, voxels, monkeypatch
+):
+    session = session_that("stuck")
+    run = session.start(request_for(voxels))
+    receive, process = Channel.receive, session._process
+
+    def late(channel):
+        received = receive(channel)
+        if received is None and process._stopping and process._runs:
+            monkeypatch.undo()
+            return run.number, Read(0, ((0, 1), (0, 2), (0, 3)))
+        return received
+
+    monkeypatch.setattr(Channel, "receive", late)
+    next(iter(run))
+    session.close()
+    assert list(run) == [] and not process._runs
+    assert run.stopped.is_set() and process._readers._shutdown
 
 
 def test_close_ends_the_process_and_a_run_quietly(session_that, voxels):

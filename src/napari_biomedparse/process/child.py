@@ -215,8 +215,7 @@ class Process:
         """End the process now, and the run in progress without an error."""
         self._stopping = True
         self._popen.kill()
-        self._readers.shutdown(wait=False, cancel_futures=True)
-        self._listening.join()
+        self._listening.join()  # which ends the readers: it may still be told to read
 
     def _send(self, number: int, message: Request | Control) -> None:
         # A dead process is noticed, and reported once, where its messages end.
