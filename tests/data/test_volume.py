@@ -94,8 +94,8 @@ def test_a_description_that_does_not_fit(what: str) -> None:
 
 @pytest.mark.parametrize("make", [np.asarray, _lazy, _zarr])
 def test_a_bare_array_becomes_a_volume(make: Any) -> None:
-    volume = as_volume(make(DATA[0]), name="mine")
-    assert (volume.axes, volume.name) == (("z", "y", "x"), "mine")
+    volume = as_volume(make(DATA[0]))
+    assert (volume.axes, volume.name) == (("z", "y", "x"), "volume")
     assert (volume.spacing, volume.units) == ((1.0,) * 3, ("pixel",) * 3)
 
 
@@ -150,7 +150,7 @@ def test_what_a_volume_says_of_its_axes_counts_more_than_sizes() -> None:
 def test_letters_name_the_axes_of_an_array() -> None:
     data = np.zeros((2, 4, 30, 26), np.uint8)
     assert volume_of(data).axes == ("c", "z", "y", "x")
-    assert volume_of(data, letters="TZYX").axes == ("t", "z", "y", "x")
+    assert volume_of(data, "TZYX").axes == ("t", "z", "y", "x")
     slices = np.zeros((20, 30, 3), np.uint8)  # not a color image
     assert as_volume(slices, axes="YXZ").axes == ("y", "x", "z")
     assert as_volume(volume_of(data[0]), axes="XYZ").axes == ("z", "y", "x")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import dask.array as da
@@ -163,7 +164,7 @@ def test_damage_is_reported_with_file_and_slices() -> None:
         raise OSError("bad block")
 
     array = da.map_blocks(broken, chunks=((4, 4), (8,), (8,)), dtype=np.uint8)
-    volume = as_volume(array, name="stack")
+    volume = replace(as_volume(array), name="stack")
     batches = slice_batches(volume, plan_slices((8, 8, 8), 8), AS_IS, 0, 8, 2)
     with pytest.raises(FormatError, match=r"stack: slices 0 to 3 cannot be read"):
         next(batches)

@@ -214,9 +214,7 @@ VolumeLike: TypeAlias = ArrayLike | Volume
 """An image: a numpy, dask or zarr array, or a `Volume` with axes and voxel size."""
 
 
-def as_volume(
-    source: VolumeLike, *, name: str = "volume", axes: str | None = None
-) -> Volume:
+def as_volume(source: VolumeLike, *, axes: str | None = None) -> Volume:
     """Return an array or a `Volume` as a volume that can be segmented.
 
     It has three axes, or a single image two, which becomes a volume of one slice.
@@ -225,11 +223,10 @@ def as_volume(
     names, as a last axis of size three or four. Then the result has four axes, of which
     the last is red, green and blue.
 
-    `name` and `axes` are those of a bare array, see `volume_of`. A `VolumeError` is
-    raised if the axes are unsuitable, the volume is empty, or voxels are not real
-    numbers.
+    `axes` are those of a bare array, see `volume_of`. A `VolumeError` is raised if the
+    axes are unsuitable, the volume is empty, or voxels are not real numbers.
     """
-    volume = _colours_last(without_singles(volume_of(source, name, axes)))
+    volume = _colours_last(without_singles(volume_of(source, axes)))
     rgb = volume.axes[2:] == ("c",) and volume.shape[2] == 3
     if sorted(volume.axes[:2]) == ["x", "y"] and (len(volume.axes) == 2 or rgb):
         volume = as_one_slice(volume)
@@ -256,9 +253,7 @@ def as_volume(
     return volume
 
 
-def volume_of(
-    array: VolumeLike, name: str = "volume", letters: str | None = None
-) -> Volume:
+def volume_of(array: VolumeLike, letters: str | None = None) -> Volume:
     """Name the axes of a bare array by letters such as ``CZYX``, or else by its rank.
 
     By its rank they are the last of t, c, z, y, x. The last axis is color if its size
@@ -276,21 +271,21 @@ def volume_of(
         try:
             array = np.asarray(array)
         except ValueError as error:
-            raise VolumeError(f"{name} is not a regular array: {error}.") from error
+            raise VolumeError(f"This is not a regular array: {error}.") from error
     rank = len(array.shape)
     axes: tuple[str, ...] = ("?",) * rank
     if letters is not None:
         axes = parse_axes(letters)
         if len(axes) != rank:
             raise VolumeError(
-                f"{name} has {rank} axes with the sizes "
+                f"The array has {rank} axes with the sizes "
                 f"{', '.join(map(str, array.shape))}, which cannot be named {letters}."
             )
     elif _looks_coloured(array):
         axes = (*("t", *SPATIAL_AXES)[1 - rank :], "c")
     elif 0 < rank <= 5:
         axes = ("t", "c", *SPATIAL_AXES)[-rank:]
-    return Volume(array, axes, (1.0,) * rank, ("pixel",) * rank, (0.0,) * rank, name)
+    return Volume(array, axes, (1.0,) * rank, ("pixel",) * rank, (0.0,) * rank)
 
 
 def choose_channel(volume: Volume, channel: int | str | None) -> Volume:
@@ -336,9 +331,8 @@ def colours_of(volume: Volume) -> Volume | None:
     Without alpha. None if its channels, if any, are not colors that can be segmented:
     these have the names red, green and blue, or none and the last axis.
     """
-    if not _is_coloured(volume):
-        return None
-    return _colours_last(volume) if _may_be_colour(volume.dtype) else None
+    usable = _is_coloured(volume) and _may_be_colour(volume.dtype)
+    return _colours_last(volume) if usable else None
 
 
 def has_time_points(volume: Volume) -> bool:

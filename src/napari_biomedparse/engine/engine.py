@@ -124,10 +124,8 @@ class Engine:
     def encode_prompts(self, texts: Sequence[str]) -> Tensor:
         """Encode prompts; the most recent ones are cached.
 
-        Returns
-        -------
-        float32 Tensor [P, T, C]
-            Padded with zero vectors to the longest prompt of this call.
+        The result, float32 [P, T, C], is padded with zero vectors to the longest prompt
+        of this call.
         """
         check_not_forked(self._process)
         return torch.nn.utils.rnn.pad_sequence(

@@ -40,7 +40,7 @@ def segment_series(
     """Segment a volume over time, as `segment` does now; deprecated."""
     _warn("segment_series is now segment, which recognises an axis t")
     axes = merge_options(options, changes).axes
-    image = volume_of(volume, letters=axes)
+    image = volume_of(volume, axes)
     series = open_series(choose_channel(image, channel), time)
     times = series.start, series.stop
     return segment(

@@ -285,7 +285,7 @@ def choose_input(
     if isinstance(volume, str | os.PathLike):
         image = open_image(volume, options.axes)
     else:
-        image = volume_of(volume, letters=options.axes)
+        image = volume_of(volume, options.axes)
     image = choose_channel(image, channel)
     if one is None and not consensus and (time is not None or has_time_points(image)):
         refuse_separate(options, "a series' result")

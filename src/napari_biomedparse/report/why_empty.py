@@ -72,24 +72,21 @@ def why_empty(
     prompts: PromptsLike,
     options: SegmentOptions,
     existence: npt.NDArray[np.float32],
-    *,
-    intensity: Intensity | None = None,
     model: str = "",
 ) -> tuple[Cause, ...]:
     """Return likely reasons why a run found nothing.
 
     The most likely one comes first, and there is at least one. Volume, prompts and
     options are as for `segment`, and so are errors; `existence` [P, slices] are the
-    run's probabilities, NaN where not run; `intensity` is from `choose_intensity`, if
-    it is known already; `model` is the name or identity of the model, if known.
+    run's probabilities, NaN where not run; `model` is the name or identity of the
+    model, if known.
     """
     volume = region_of(as_volume(volume, axes=options.axes), options)
     prompts = parse_prompts(prompts)
     if not np.isfinite(existence).any():
         return (Cause("No slice was finished.", "Resume the run."),)
     geometry = slice_geometry(volume, options, PUBLISHED_SIZE)
-    if intensity is None:
-        intensity = choose_intensity(volume.data, options.modality)
+    intensity = choose_intensity(volume.data, options.modality)
     return (
         *_targets(model),
         *_grey_levels(volume, geometry, options, intensity),
@@ -118,7 +115,7 @@ def why_series_empty(
     if existence.ndim == 3:
         time = int(np.nan_to_num(existence, nan=-1.0).max(axis=(0, 2)).argmax())
         existence = existence[:, time]
-    return why_empty(volumes[time], prompts, options, existence, model=model)
+    return why_empty(volumes[time], prompts, options, existence, model)
 
 
 def _targets(model: str) -> Iterator[Cause]:
