@@ -1,16 +1,23 @@
 from __future__ import annotations
 
+import argparse
+import collections
+import io
 import json
 import os
 import pickle
 import random
 import subprocess
+import sys
+import types
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -286,13 +293,6 @@ class Call:
         return self.call
 
 
-class Restore:
-    """Pickles as an object that gets a state, which could call `__setstate__`."""
-
-    def __getstate__(self) -> dict[str, str]:
-        return {"state": "hidden"}
-
-
 def hostile(mark: Path) -> dict[str, object]:
     command = f"touch {mark}"
     return {
@@ -302,7 +302,6 @@ def hostile(mark: Path) -> dict[str, object]:
         "exec": Call(exec, f"open({str(mark)!r}, 'w')"),
         "open": Call(open, str(mark), "w"),
         "touch": Call(Path.touch, mark),
-        "object": Restore(),
         "key": {Call(os.system, command): torch.ones(1)},
         "torch.load": Call(torch.load, str(mark)),
         "torch.hub": Call(torch.hub.load_state_dict_from_url, "http://127.0.0.1:9/x"),
@@ -331,6 +330,78 @@ def test_nothing_in_a_hostile_pickle_runs(
 
     assert not mark.exists()
     assert "weights_only" not in str(caught.value)
+
+
+class Restore:
+    """Pickles as an object whose class, were it imported, would see its state."""
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"state": "hidden"}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        raise AssertionError(f"the class was given {state}")
+
+
+class CfgNode(dict[str, object]):
+    """Pickles as one of yacs, whose items are set one by one."""
+
+
+CfgNode.__module__ = "yacs.config"
+SETTINGS = {
+    "namespace": argparse.Namespace(lr=1e-4, out=Path("runs")),
+    "numpy scalar": np.float64(0.5),
+    "numpy array": np.arange(3),
+    "default": collections.defaultdict(list, a=[1]),
+    "object": Restore(),
+    "mapping": CfgNode(dim=3),
+    "type": int,
+    "any": Any,
+    "set": frozenset([1]),
+}
+"""What training runs put beside weights, as omegaconf, hydra or lightning do."""
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_settings_of_a_training_run_are_left_out(
+    tmp_path: Path, kind: str, zipped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yacs = types.ModuleType("yacs.config")
+    yacs.CfgNode = CfgNode  # type: ignore[attr-defined]
+    path = tmp_path / "weights.pt"
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
+        patch.setitem(sys.modules, "yacs.config", yacs)
+        content = {
+            "state_dict": {"a": torch.ones(1)},
+            "hyper_parameters": {"settings": SETTINGS[kind]},
+            "args": SETTINGS[kind],
+        }
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    before = set(torch.serialization.get_safe_globals())
+    assert_same(read_checkpoint(path).tensors, {"a": torch.ones(1)})
+    assert set(torch.serialization.get_safe_globals()) == before
+
+
+def test_settings_are_no_weights(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(1), "b": np.float64(1)}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"1 entries are not tensors \(b\)"):
+        read_checkpoint(tmp_path / "w.pt")
+
+
+def test_names_without_end_are_refused(tmp_path: Path) -> None:
+    names = b"".join(b"cmine\nKind%d\n0" % i for i in range(400))
+    (tmp_path / "w.pt").write_bytes(pickle_of_torch(names))
+    with pytest.raises(CheckpointError, match="was not loaded"):
+        read_checkpoint(tmp_path / "w.pt")
+
+
+def pickle_of_torch(opcodes: bytes) -> bytes:
+    """Return an older PyTorch file whose content is made of these opcodes."""
+    file = io.BytesIO()
+    torch.save({}, file, _use_new_zipfile_serialization=False)
+    head = file.getvalue().index(pickle.dumps({}, 2))
+    return file.getvalue()[:head] + b"\x80\x02" + opcodes + b"}."
 
 
 @pytest.mark.parametrize("protocol", range(5))

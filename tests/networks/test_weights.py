@@ -19,8 +19,8 @@ from napari_biomedparse.networks import checkpoint, weights
 from napari_biomedparse.networks.blocks.boltzmann import SeededField
 from napari_biomedparse.networks.blocks.tokenizer import tokenize
 from napari_biomedparse.networks.catalogue import (
-    CONVERTED,
     MODELS,
+    PUBLISHED,
     available_models,
 )
 from napari_biomedparse.networks.config import TINY
@@ -34,6 +34,7 @@ from napari_biomedparse.networks.weights import (
 )
 
 NAME = "biomedparse_v2.ckpt"
+CONVERTED = PUBLISHED.converted
 
 
 def save_lightning(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -66,10 +67,7 @@ def published(
     """The Hub with a published network that is tiny, and an empty cache."""
     save_lightning(tmp_path / NAME, tensors)
     hub = FakeHub("microsoft/BiomedParse", NAME, (tmp_path / NAME).read_bytes())
-    file = replace(
-        weights.PUBLISHED, revision=COMMIT, size=len(hub.content), sha256=hub.sha256
-    )
-    monkeypatch.setattr(weights, "PUBLISHED", file)
+    file = replace(PUBLISHED, revision=COMMIT, size=len(hub.content), sha256=hub.sha256)
     tiny = replace(MODELS["v2"], file=file, config=TINY)
     monkeypatch.setitem(MODELS, "v2", tiny)
     with connected(hub, tmp_path / "cache", monkeypatch):
@@ -175,7 +173,7 @@ def test_best_model_at_hand(
 ) -> None:
     demo = tmp_path / "demo.safetensors"
     monkeypatch.setitem(MODELS, "demo", replace(MODELS["demo"], file=demo))
-    assert available_models() == ("v2", "tiny")
+    assert available_models() == ("v2", "v1", "tiny")
     assert default_model() == "v2"
 
     checkpoint.save_weights(demo, tensors, config=TINY)
@@ -280,8 +278,8 @@ def test_read_only_cache(
 def test_another_file_than_published(
     published: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = replace(weights.PUBLISHED, sha256="0" * 64)
-    monkeypatch.setattr(weights, "PUBLISHED", wrong)
+    wrong = replace(MODELS["v2"].file, sha256="0" * 64)
+    monkeypatch.setitem(MODELS, "v2", replace(MODELS["v2"], file=wrong))
     with pytest.raises(CheckpointError, match="not the published"):
         load_model()
     assert not list(Path(constants.HF_HUB_CACHE).rglob(CONVERTED))

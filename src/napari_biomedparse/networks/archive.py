@@ -7,8 +7,13 @@ import io
 import os
 import pickle
 import re
+import sys
 import zipfile
+from _compat_pickle import IMPORT_MAPPING
+from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch.torch_version import TorchVersion
@@ -20,6 +25,32 @@ SAFE_TORCH = "2.10"
 _AGAIN = "Download it again, completely."
 _MOST_PICKLE = 2**22
 """Largest pickle in an archive, in bytes; that of v2 has 0.2 MB."""
+
+_KNOWN = {
+    "argparse": {"Namespace"},
+    "builtins": {"bool", "bytes", "complex", "dict", "float", "frozenset", "int",
+                 "list", "object", "range", "slice", "str", "tuple"},
+    "collections": {"defaultdict"},
+    "copyreg": {"_reconstructor"},
+    "datetime": {"date", "datetime", "time", "timedelta", "timezone"},
+    "decimal": {"Decimal"},
+    "fractions": {"Fraction"},
+    "pathlib": {"Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath",
+                "WindowsPath"},
+    "types": {"SimpleNamespace"},
+    "typing": {"Any"},
+    "uuid": {"UUID"},
+}  # fmt: skip
+"""What settings of a training run may hold from Python's own modules."""
+_MAPPINGS = {
+    "addict.addict.Dict",
+    "collections.defaultdict",
+    "easydict.EasyDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "yacs.config.CfgNode",
+}
+"""Classes that are restored item by item."""
+_MOST_NAMES = 256
 
 _ZIP = b"PK\x03\x04"
 _ZIP_END, _ZIP_END_SIZE = b"PK\x05\x06", 22
@@ -54,8 +85,9 @@ def _check_beginning(path: Path, head: bytes) -> None:
 def read_pickled(path: Path, head: bytes) -> object:
     """Read what `torch.save` wrote, in its zip or older format, running no code of it.
 
-    Returns tensors, mapped from the file where possible, and plain values. `head` holds
-    the first bytes. A `CheckpointError` is raised if the file is anything else, damaged
+    Returns tensors, mapped from the file where possible, and plain values; settings of
+    a training run, such as omegaconf's, come as empty objects. `head` holds the first
+    bytes. A `CheckpointError` is raised if the file is anything else, damaged
     or compressed, or if PyTorch is too old to read it safely.
     """
     _check_beginning(path, head)
@@ -73,11 +105,22 @@ def read_pickled(path: Path, head: bytes) -> object:
     is_zip = head.startswith(_ZIP)
     if is_zip:
         _check_archive(path)
+    stand_ins: dict[str, Any] = {}
     try:
-        with contextlib.nullcontext(path) if is_zip else _Bounded(path) as file:
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError as error:
-        raise _unsafe(path, str(error)) from error
+        while True:
+            try:
+                return _load(path, is_zip, stand_ins)
+            except pickle.UnpicklingError as error:
+                names = re.findall(r"GLOBAL (\S+) was not an allowed", str(error))
+                name = names[0] if names else ""
+                if name not in stand_ins and "." not in name:
+                    name = f"builtins.{name}"  # which the message leaves out
+                known = name in stand_ins or len(stand_ins) == _MOST_NAMES
+                if not names or known or not _is_inert(name):
+                    raise _unsafe(path, str(error)) from error
+                stand_ins[name] = _Mapping if name in _MAPPINGS else _StandIn
+    except CheckpointError:
+        raise
     except Exception as error:  # a damaged file can fail in any way
         check_shortage(error, memory=False)
         reason = str(error).partition("\n")[0]
@@ -85,6 +128,49 @@ def read_pickled(path: Path, head: bytes) -> object:
             f"{path} cannot be read as a PyTorch checkpoint: it is damaged, incomplete "
             f"or something else ({type(error).__name__}: {reason}). {_AGAIN}"
         ) from error
+
+
+def _load(path: Path, is_zip: bool, stand_ins: Mapping[str, Any]) -> object:
+    """Load with something inert for each of the names in `stand_ins`."""
+    names: list[Any] = [(stand_in, name) for name, stand_in in stand_ins.items()]
+    with (
+        torch.serialization.safe_globals(names),
+        contextlib.nullcontext(path) if is_zip else _Bounded(path) as file,
+    ):
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
+
+
+def _is_inert(name: str) -> bool:
+    """Return whether what a file calls by this name may be left out of it.
+
+    Nothing of it would run in any case, but a file that names functions of Python or
+    torch is not one of weights.
+    """
+    module, _, kind = name.rpartition(".")
+    module = IMPORT_MAPPING.get(module, module)  # as pickles of Python 2 name it
+    root = module.partition(".")[0]
+    if root in sys.stdlib_module_names:
+        return kind in _KNOWN.get(module, ())
+    return root != "torch"
+
+
+class _StandIn:
+    """Stands for an object of a class that is never imported, and forgets its state."""
+
+    def __new__(cls, *_: object) -> Self:
+        """Take any arguments."""
+        return super().__new__(cls)
+
+    def __setstate__(self, _: object) -> None:
+        """Take any state."""
+
+
+class _Mapping:
+    """Stands for an object of a class that is never imported, and keeps its items."""
+
+    def __new__(cls, *_: object) -> OrderedDict[object, object]:  # type: ignore[misc]
+        """Take any arguments."""
+        return OrderedDict()
 
 
 class _Bounded(io.BufferedReader):

@@ -5,12 +5,12 @@ Imports no torch, so that forms can list models quickly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_biomedparse.networks.config import TINY, V2, BiomedParseConfig
+from napari_biomedparse.networks.config import TINY, V1, V2, BiomedParseConfig
 
 if TYPE_CHECKING:
     from napari_biomedparse.networks.network import Network
@@ -23,9 +23,15 @@ class HubFile:
     repository: str  # its owner and name
     name: str
     revision: str  # the commit used by default, which has this size and checksum
-    size: int
-    sha256: str  # hexadecimal
+    size: int | None
+    sha256: str | None  # hexadecimal; as the size, unknown of some files
     licence: str  # shown before the first download
+    gigabytes: float = 0.0  # about
+
+    @property
+    def converted(self) -> str:
+        """Name of the weights alone, made once from the file and kept beside it."""
+        return str(Path(self.name).with_suffix(".safetensors"))
 
     @property
     def page(self) -> str:
@@ -45,6 +51,7 @@ PUBLISHED = HubFile(
     repository="microsoft/BiomedParse",
     name="biomedparse_v2.ckpt",
     revision="e473e5b2b1a3f44649734afd3dc7cf1770aaa9e2",
+    gigabytes=4.5,
     size=4_460_902_829,
     sha256="6ea0bee43b983a7490e0b48689add96440c4405ca4b50b9f2fe21d5d03fd9440",
     licence=(
@@ -54,8 +61,16 @@ PUBLISHED = HubFile(
         "https://huggingface.co/microsoft/BiomedParse before the download."
     ),
 )
-CONVERTED = "biomedparse_v2.safetensors"
-"""The weights alone, made once from the published file and kept beside it."""
+PUBLISHED_V1 = replace(
+    PUBLISHED,
+    name="biomedparse_v1.pt",
+    gigabytes=1.8,
+    size=None,
+    sha256=None,
+    licence=PUBLISHED.licence.replace("v2", "v1").replace("4.5 GB", "1.8 GB"),
+)
+"""Neither its size nor its checksum was published; the repository and revision are
+those of v2."""
 
 
 def build(config: BiomedParseConfig) -> Network:
@@ -90,6 +105,7 @@ MODELS = {
     model.name: model
     for model in (
         NamedModel("v2", PUBLISHED, PUBLISHED.licence),
+        NamedModel("v1", PUBLISHED_V1, PUBLISHED_V1.licence, V1),
         NamedModel(
             "demo",
             _DATA / "demo.safetensors",
@@ -113,7 +129,8 @@ MODELS = {
 def available_models() -> tuple[str, ...]:
     """List the names that `load_model` knows.
 
-    ``v2`` is the published network, which may have to be downloaded; ``demo``, where
+    ``v2`` is the published network for volumes, and ``v1`` that for images of nine
+    modalities; they may have to be downloaded. ``demo`` is, where
     it is part of the installation, a small trained one; ``tiny`` the smallest network
     with random weights, which finds nothing and serves to try the machinery.
     """

@@ -20,11 +20,22 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from napari_biomedparse.errors import CheckpointError, OutputError
-from napari_biomedparse.networks.config import NETWORKS, V2, BiomedParseConfig
+from napari_biomedparse.networks.config import NETWORKS, V1, V2, BiomedParseConfig
 
 _LOGGER = logging.getLogger(__name__)
 
-_TRAINING_ONLY = "loss_function."
+_DECODER = "sem_seg_head.predictor."
+_UNUSED = (
+    "loss_function.",
+    "criterion.",
+    "dilation_kernel",
+    f"{_DECODER}lang_encoder.biomed_encoder.",  # a second text encoder of v1
+    f"{_DECODER}mask_sptial_embed.",  # and what its clicks and scribbles need
+    f"{_DECODER}pn_indicator.",
+    f"{_DECODER}spatial_embed.",
+    f"{_DECODER}spatial_featured.",
+)
+"""Tensors of published files that no text prompt needs."""
 _PREFIX = "model."
 _CONFIG = "config"
 _SHOWN = 5
@@ -47,7 +58,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     The content decides the format, not the name. A checkpoint of PyTorch or Lightning
     is read by the weights-only unpickler: a ``state_dict`` entry is looked up, the
-    prefix ``model.`` removed, and tensors used only in training are left out.
+    prefix ``model.`` removed, and what text prompts do not need is left out.
 
     Raises
     ------
@@ -84,7 +95,7 @@ def load_weights(
         raise CheckpointError(
             f"{source} holds the weights of another network: it has none of the "
             f"{len(expected)} expected tensors (such as {_some(expected)}), but "
-            f"{_some(tensors) or 'nothing'}. Give a BiomedParse v2 checkpoint."
+            f"{_some(tensors) or 'nothing'}. Give a checkpoint of BiomedParse."
         )
     problems = {
         "missing": [key for key in expected if key not in tensors],
@@ -103,7 +114,7 @@ def load_weights(
         )
         raise CheckpointError(
             f"{source} does not fit the network of {len(expected)} tensors. {report}. "
-            "Give a checkpoint of exactly this network; BiomedParse v1 does not fit."
+            "Give a checkpoint of exactly this network."
         )
     fitting = {key: tensors[key].to(wanted.dtype) for key, wanted in expected.items()}
     model.load_state_dict(fitting, assign=True)
@@ -142,11 +153,17 @@ def save_weights(
         part.unlink(missing_ok=True)
 
 
+def network_of(tensors: Mapping[str, Tensor]) -> BiomedParseConfig:
+    """Return the published configuration that tensors belong to, by their names."""
+    return V1 if any(f"{_DECODER}lang_encoder" in name for name in tensors) else V2
+
+
 def _read_safetensors(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            names = [key for key in file.keys() if not key.startswith(_UNUSED)]
+            tensors = {key: file.get_tensor(key) for key in names}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is damaged or incomplete as a safetensors file ({error}). "
@@ -173,7 +190,7 @@ def _from_content(content: object, path: Path) -> Checkpoint:
     tensors = {
         name: weights[key]
         for name, key in names.items()
-        if not name.startswith(_TRAINING_ONLY)
+        if not name.startswith(_UNUSED)
     }
     others = [name for name, value in tensors.items() if not _is_plain(value)]
     if others or len(names) < len(weights):

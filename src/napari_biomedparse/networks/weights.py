@@ -13,14 +13,12 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from napari_biomedparse.errors import CheckpointError, DeviceError, OutputError
 from napari_biomedparse.networks.catalogue import (
-    CONVERTED,
     MODELS,
-    PUBLISHED,
     HubFile,
     NamedModel,
     available_models,
@@ -51,11 +49,20 @@ _names: WeakKeyDictionary[Network, str] = WeakKeyDictionary()
 _identities: WeakKeyDictionary[Network, str] = WeakKeyDictionary()
 
 
-def is_downloaded() -> bool:
-    """Return whether the published weights are on this computer."""
+def published_file(model: str) -> HubFile | None:
+    """Return the file that a model known by name is downloaded as, if it is."""
+    listed = MODELS.get(model)
+    return listed.file if listed and isinstance(listed.file, HubFile) else None
+
+
+def is_downloaded(model: str = "v2") -> bool:
+    """Return whether the published weights of a model are on this computer."""
     from napari_biomedparse.networks.hub import find_cached
 
-    return any(find_cached(PUBLISHED, name) for name in (CONVERTED, PUBLISHED.name))
+    file = published_file(model)
+    return file is not None and any(
+        find_cached(file, name) for name in (file.converted, file.name)
+    )
 
 
 def default_model() -> str:
@@ -129,8 +136,8 @@ def load_model(
         a folder that holds one.
     device : str or torch.device
     token, revision, offline, on_progress, confirm
-        For the download of ``v2``; see `networks.hub.fetch`. Size and checksum are
-        verified for the pinned revision, which is the default.
+        For the download of a published model; see `networks.hub.fetch`. For the pinned
+        revision, which is the default, size and checksum are verified if known.
 
     Returns
     -------
@@ -151,7 +158,7 @@ def load_model(
         model = _build(listed, listed.config, None, listed.name)
     else:
         path = (
-            _published(revision, token, offline, on_progress, confirm)
+            _published(listed, revision, token, offline, on_progress, confirm)
             if listed is not None and isinstance(listed.file, HubFile)
             else _local(name)
         )
@@ -190,12 +197,14 @@ def _build(
     source: str | Path,
 ) -> Network:
     """Build a network with its weights, which are synthetic by default."""
-    from napari_biomedparse.networks.checkpoint import load_weights
+    from napari_biomedparse.networks.checkpoint import load_weights, network_of
     from napari_biomedparse.networks.synthetic import synthetic_state_dict
 
-    listed = listed or MODELS["v2"]  # files hold no other kind
+    if config is None:  # as in published files
+        known = listed or MODELS[network_of(tensors or {}).network]
+        config = known.config
     try:
-        model = build(config or listed.config)
+        model = build(config)
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as e:
         raise CheckpointError(
             f"{source} describes a network that cannot be built ({e}). Use weights "
@@ -208,33 +217,37 @@ def _build(
     return model.eval().requires_grad_(False)
 
 
-def _convert(path: Path, out: Path, facts: Mapping[str, str]) -> None:
+def _convert(
+    listed: NamedModel, path: Path, out: Path, facts: Mapping[str, str]
+) -> None:
     """Write the weights of a checkpoint that fits, with facts about its origin."""
     from napari_biomedparse.networks.checkpoint import read_checkpoint, save_weights
 
     checkpoint = read_checkpoint(path)
-    model = _build(None, checkpoint.config, checkpoint.tensors, path)
+    model = _build(listed, checkpoint.config, checkpoint.tensors, path)
     facts = {**checkpoint.metadata, **facts}
     save_weights(out, model.state_dict(), facts, model.config)
 
 
 def _published(
+    listed: NamedModel,
     revision: str | None,
     token: str | None,
     offline: bool,
     on_progress: Progress | None,
     confirm: Confirm | None,
 ) -> Path:
-    """Find the converted published weights; download and convert them if needed."""
+    """Find converted published weights; download and convert them if needed."""
     from huggingface_hub import constants
 
     from napari_biomedparse.networks.hub import check, fetch, find_cached
 
-    converted = find_cached(PUBLISHED, CONVERTED, revision)
-    if converted is not None:
-        return converted
+    file = cast("HubFile", listed.file)
+    cached = find_cached(file, file.converted, revision)
+    if cached is not None:
+        return cached
     path = fetch(
-        PUBLISHED,
+        file,
         revision=revision,
         token=token,
         offline=offline,
@@ -243,23 +256,23 @@ def _published(
     )
     # If the cache is read-only, the weights go to the Hub's folder for assets.
     assets = Path(constants.HF_ASSETS_CACHE) / "napari-biomedparse" / path.parent.name
-    if (assets / CONVERTED).is_file():
-        return assets / CONVERTED
-    if revision in (None, PUBLISHED.revision):
-        check(PUBLISHED, path)
+    if (assets / file.converted).is_file():
+        return assets / file.converted
+    if revision in (None, file.revision):
+        check(file, path)
     facts = {
-        "source": f"{PUBLISHED.page}/resolve/{path.parent.name}/{PUBLISHED.name}",
-        "licence": PUBLISHED.licence,
+        "source": f"{file.page}/resolve/{path.parent.name}/{file.name}",
+        "licence": file.licence,
     }
     for folder in (path.parent, assets):
-        _LOGGER.info("Converting %s to %s", path, folder / CONVERTED)
+        _LOGGER.info("Converting %s to %s", path, folder / file.converted)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _convert(path, folder / CONVERTED, facts)
+            _convert(listed, path, folder / file.converted, facts)
         except (OSError, OutputError) as error:
             _LOGGER.info("%s", error)
         else:
-            return folder / CONVERTED
+            return folder / file.converted
     _LOGGER.warning("Loading %s slowly: there is no room to convert it.", path)
     return path
 
@@ -283,14 +296,15 @@ def _local(name: str | os.PathLike[str]) -> Path:
             f"There is no model {os.fspath(name)!r}: it is neither one of the names "
             f"{', '.join(available_models())} nor a file or folder. Check the path."
         )
-    for known in (CONVERTED, PUBLISHED.name):
+    published = [file for file in map(published_file, MODELS) if file is not None]
+    for known in (name for file in published for name in (file.converted, file.name)):
         if (path / known).is_file():
             return path / known
     files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
     if len(files) != 1:
         names = ", ".join(file.name for file in files) or "none"
         raise CheckpointError(
-            f"The folder {path} must hold {PUBLISHED.name} or exactly one weights file "
+            f"The folder {path} must hold a published file or exactly one weights file "
             f"({', '.join(SUFFIXES)}); it holds {names}. Give the path of the file."
         )
     return files[0]

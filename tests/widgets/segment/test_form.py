@@ -154,7 +154,7 @@ def _is_inside(control):
 def test_a_run_needs_the_weights_and_a_copy_does_not(viewer, form, monkeypatch):
     viewer.add_image(np.zeros((5, 20, 20)))
     form.prompts.value = "axon"
-    monkeypatch.setattr(_weights_panel, "is_downloaded", lambda: False)
+    monkeypatch.setattr(_weights_panel, "is_downloaded", lambda _: False)
     form.model.value = "v2"
     with pytest.raises(CheckpointError, match="not been downloaded"):
         form.request()
@@ -245,7 +245,7 @@ def test_order_of_the_table_decides_about_overlaps(viewer, form):
 
 
 def test_tab_goes_from_top_to_bottom(form, monkeypatch):
-    monkeypatch.setattr(_weights_panel, "is_downloaded", lambda: False)
+    monkeypatch.setattr(_weights_panel, "is_downloaded", lambda _: False)
     form.model.value = "v2"
     form.instances.value = True
     form.prompts.value = "axon"

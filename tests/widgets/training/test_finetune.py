@@ -103,7 +103,8 @@ def test_a_folder_is_learned_from_and_stop_keeps_the_best(bench, tmp_path):
 def test_what_is_missing_is_told(bench, notes, monkeypatch):
     viewer, widget, _ = bench
     monkeypatch.setattr(
-        "napari_biomedparse.widgets.weights.weights_panel.is_downloaded", lambda: False
+        "napari_biomedparse.widgets.weights.weights_panel.is_downloaded",
+        lambda _: False,
     )
     widget.form.model.value = "v2"
     widget.start()

@@ -48,7 +48,7 @@ class Hub:
 def hub(monkeypatch):
     hub = Hub()
     monkeypatch.setattr(_weights_panel, "fetch", hub.fetch)
-    monkeypatch.setattr(_weights_panel, "is_downloaded", lambda: hub.downloaded)
+    monkeypatch.setattr(_weights_panel, "is_downloaded", lambda _: hub.downloaded)
     return hub
 
 

@@ -12,7 +12,8 @@ from napari_biomedparse.networks.catalogue import available_models
 from napari_biomedparse.networks.weights import SUFFIXES, default_model, is_fine_tuned
 
 CAPTIONS = {
-    "v2": "BiomedParse v2 (published)",
+    "v2": "BiomedParse v2 (published, for volumes)",
+    "v1": "BiomedParse v1 (published, for images)",
     "demo": "demo (small, built in)",
     "tiny": "tiny (random weights, for testing)",
 }

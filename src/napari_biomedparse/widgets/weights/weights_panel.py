@@ -10,9 +10,9 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QLabel, QLineEdit, QProgressBar, QWidget
 
 from napari_biomedparse.errors import Cancelled, CheckpointError
-from napari_biomedparse.networks.catalogue import PUBLISHED, available_models
+from napari_biomedparse.networks.catalogue import available_models
 from napari_biomedparse.networks.hub import fetch
-from napari_biomedparse.networks.weights import is_downloaded
+from napari_biomedparse.networks.weights import is_downloaded, published_file
 from napari_biomedparse.widgets.shared.background import LatestWork
 from napari_biomedparse.widgets.shared.form import Problem, with_links
 from napari_biomedparse.widgets.shared.parts import button, column, row
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from napari_biomedparse.networks.catalogue import HubFile
     from napari_biomedparse.widgets.weights.model_choice import ModelChoice
 
 
 _STEPS = 1000
-_SIZE = f"{PUBLISHED.size / 1e9:.1f} GB"
 
 
 class WeightsPanel(QWidget):
@@ -40,8 +40,7 @@ class WeightsPanel(QWidget):
         self._cancelled: threading.Event | None = None
         """Stops the download that is under way."""
         self._download = LatestWork(self)
-        terms = with_links(PUBLISHED.licence)
-        self.terms = QLabel(f"<b>Not downloaded yet.</b> {terms}")
+        self.terms = QLabel()
         self.terms.setWordWrap(True)
         self.terms.setOpenExternalLinks(True)
         self.token = QLineEdit()
@@ -53,7 +52,7 @@ class WeightsPanel(QWidget):
             "'hf auth login' is used."
         )
         self.download = button(
-            f"Download {_SIZE}",
+            "Download",
             "Accept the terms and download the weights.",
             self._on_download,
         )
@@ -91,14 +90,19 @@ class WeightsPanel(QWidget):
     @property
     def missing(self) -> bool:
         """Whether the chosen model has to be downloaded first."""
-        return bool(self._model.value == "v2") and not is_downloaded()
+        return self._file is not None and not is_downloaded(self._model.value)
+
+    @property
+    def _file(self) -> HubFile | None:
+        """What the chosen model is downloaded as."""
+        return published_file(str(self._model.value))
 
     def require(self) -> None:
         """Raise CheckpointError if the chosen model has to be downloaded first."""
         if self.missing:
             raise CheckpointError(
-                "BiomedParse v2 has not been downloaded yet. Below Model, download it "
-                f"({_SIZE}), choose a file or use the demo model."
+                f"BiomedParse {self._model.value} has not been downloaded yet. Below "
+                "Model, download it, choose a file or use the demo model."
             )
 
     def stop(self) -> None:
@@ -116,6 +120,10 @@ class WeightsPanel(QWidget):
     def update_state(self, *_: object) -> None:
         """Show what can be done now; hide if nothing is needed."""
         loading = self._cancelled is not None
+        if (file := self._file) is not None:
+            terms = with_links(file.licence)
+            self.terms.setText(f"<b>Not downloaded yet.</b> {terms}")
+            self.download.setText(f"Download {file.gigabytes} GB")
         offers: tuple[QWidget, ...] = (self.terms, self.token, self.download, self.file)
         for widget in offers:
             widget.setVisible(not loading)
@@ -130,7 +138,9 @@ class WeightsPanel(QWidget):
         self._cancelled = threading.Event()
         token = self.token.text().strip() or None
         tell = self._progressed.emit
-        self._download.submit(partial(_fetch, token, tell, self._cancelled))
+        file = self._file
+        if file is not None:
+            self._download.submit(partial(_fetch, file, token, tell, self._cancelled))
         self.update_state()
 
     def _on_progressed(self, done: int, total: int) -> None:
@@ -147,17 +157,20 @@ class WeightsPanel(QWidget):
 
 
 def _fetch(
-    token: str | None, tell: Callable[[int, int], object], cancelled: threading.Event
+    file: HubFile,
+    token: str | None,
+    tell: Callable[[int, int], object],
+    cancelled: threading.Event,
 ) -> Path:
     """Download the weights; what an earlier attempt fetched is not fetched again."""
 
     def on_progress(done: int, total: int) -> None:
         if cancelled.is_set():
             raise Cancelled
-        tell(done, total or PUBLISHED.size)
+        tell(done, total or file.size or int(file.gigabytes * 1e9))
 
     return fetch(
-        PUBLISHED,
+        file,
         token=token,
         on_progress=on_progress,
         confirm=lambda _: True,  # the panel has shown the licence
