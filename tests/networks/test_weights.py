@@ -177,7 +177,7 @@ def test_best_model_at_hand(
     assert default_model() == "v2"
 
     checkpoint.save_weights(demo, tensors, config=TINY)
-    assert available_models() == ("v2", "demo", "tiny")
+    assert available_models() == ("v2", "v1", "demo", "tiny")
     assert default_model() == "demo"
     assert not is_downloaded()
     assert_same_outputs(load_model("demo"), load_model("tiny"))

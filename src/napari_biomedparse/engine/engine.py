@@ -112,7 +112,8 @@ class Engine:
         self._most_slices = 2**31
         if on_cpu:
             self._most_slices = SMALL_SLICES if self._small else 1
-        self._most_prompts = PROMPTS_AT_ONCE if on_cpu else 2**31
+        parted = on_cpu and model.parts_prompts
+        self._most_prompts = PROMPTS_AT_ONCE if parted else 2**31
         self._fitting: dict[int, int] = {}
 
     @property
@@ -245,7 +246,9 @@ class Engine:
                 self.cache.clear()
         elif (at_once := min(slices, self._slices_at_once(prompts))) > 1:
             self._most_slices = at_once // 2
-        elif (at_once := min(prompts, self._most_prompts)) > 1:
+        elif self.model.parts_prompts and (
+            (at_once := min(prompts, self._most_prompts)) > 1
+        ):
             self._most_prompts = at_once // 2
         else:
             raise DeviceError(

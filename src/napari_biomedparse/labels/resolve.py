@@ -9,7 +9,7 @@ the original.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import compress
 from typing import NamedTuple
 
@@ -20,6 +20,10 @@ BACKGROUND_PROBABILITY = 0.5
 """Probability that a prompt has to exceed to claim a voxel."""
 AT_ONCE = 2**26
 """Probabilities held at once on a GPU: 256 MiB."""
+
+
+Resize = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]
+"""How mask logits [B, P, h, w] become those of rows H and columns W."""
 
 
 class Resolved(NamedTuple):
@@ -38,6 +42,7 @@ def resolve(
     existence_threshold: float = 0.5,
     overlap_threshold: float = 0.5,
     mask_threshold: float = BACKGROUND_PROBABILITY,
+    resize: Resize | None = None,
     wait: bool | None = None,
 ) -> Resolved:
     """Turn the masks of competing prompts into one label slice each.
@@ -48,10 +53,11 @@ def resolve(
     `mask_logits` [B, P, h, w] (of masks or edges) and `existence` [B, P] are float32
     logits, `ids` the label id of each prompt, `size` rows H and columns W of the label
     slices. The thresholds are the existence probability, the intersection over union
-    and the mask probability that a prompt has to exceed to claim a voxel, 0 to 1. With
-    `wait`, only likely prompts are computed, slice by slice; by default not on CUDA,
-    where computing all takes less time than waiting for which. The result is on the
-    device of `mask_logits`.
+    and the mask probability that a prompt has to exceed to claim a voxel, 0 to 1. The
+    masks are enlarged by `resize`, by default `upsample`. With `wait`, only likely
+    prompts are computed, slice by slice; by default not on CUDA, where computing all
+    takes less time than waiting for which. The result is on the device of
+    `mask_logits`.
     """
     wait = mask_logits.device.type != "cuda" if wait is None else wait
     at_once = 1 if wait else max(1, AT_ONCE // (len(ids) * size[0] * size[1]))
@@ -62,7 +68,8 @@ def resolve(
         part = slice(start, start + at_once)
         chosen = keep[start].clone() if wait else slice(None)
         names = list(compress(ids, keep[start].tolist())) if wait else ids
-        probabilities = upsample(mask_logits[part][:, chosen], size).sigmoid()
+        logits = (resize or upsample)(mask_logits[part][:, chosen], size)
+        probabilities = logits.sigmoid()
         if len(ids) > 1:
             keep[part, chosen] = suppress(
                 probabilities > mask_threshold,
@@ -110,6 +117,16 @@ def upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if 0 in logits.shape:
         return logits.new_zeros((*logits.shape[:2], *size))
     return F.interpolate(logits, size, mode="bicubic", antialias=True)
+
+
+def upsample_linearly(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize as `upsample`, but bilinearly and without antialiasing.
+
+    So v1's masks get to the grid of the image (ARCHITECTURE of v1, section 7).
+    """
+    if 0 in logits.shape:
+        return logits.new_zeros((*logits.shape[:2], *size))
+    return F.interpolate(logits, size, mode="bilinear")
 
 
 def suppress(
@@ -172,13 +189,15 @@ def resolve_in_order(
     ranked: Sequence[int],
     existence_threshold: float = 0.5,
     mask_threshold: float = BACKGROUND_PROBABILITY,
+    resize: Resize = upsample,
 ) -> torch.Tensor:
     """Give every voxel to the first prompt that claims it; none is suppressed.
 
     Parameters are as for `resolve`; `ranked` are all label ids, that with the highest
     priority first. The result is int32 [B, H, W]: 0 or a prompt's id.
     """
-    claims = _claims(mask_logits, existence, size, existence_threshold, mask_threshold)
+    there = likely(existence, existence_threshold)
+    claims = _claims(mask_logits, there, size, mask_threshold, resize)
     labels = []
     for masks in claims:
         plane = torch.zeros(size, dtype=torch.int32, device=masks.device)
@@ -196,26 +215,27 @@ def resolve_separately(
     *,
     existence_threshold: float = 0.5,
     mask_threshold: float = BACKGROUND_PROBABILITY,
+    resize: Resize = upsample,
 ) -> torch.Tensor:
     """Give every prompt all the voxels that it claims; none is suppressed.
 
     Parameters are as for `resolve`. The result is int32 [B, P, H, W]: 0 or the prompt's
     id.
     """
-    claims = _claims(mask_logits, existence, size, existence_threshold, mask_threshold)
+    there = likely(existence, existence_threshold)
+    claims = _claims(mask_logits, there, size, mask_threshold, resize)
     values = torch.tensor(ids, dtype=torch.int32, device=mask_logits.device)
     return torch.stack([masks * values[:, None, None] for masks in claims])
 
 
 def _claims(
     mask_logits: torch.Tensor,
-    existence: torch.Tensor,
+    there: torch.Tensor,
     size: tuple[int, int],
-    existence_threshold: float,
     mask_threshold: float,
+    resize: Resize,
 ) -> Iterator[torch.Tensor]:
     """Yield masks [P, H, W] of each slice, empty if the target does not exist."""
-    there = likely(existence, existence_threshold)
     for logits, chosen in zip(mask_logits, there, strict=True):
-        probabilities = upsample(logits[None], size)[0].sigmoid()
+        probabilities = resize(logits[None], size)[0].sigmoid()
         yield (probabilities > mask_threshold) & chosen[:, None, None]

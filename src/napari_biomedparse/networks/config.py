@@ -36,6 +36,11 @@ class BiomedParseConfig:
     context_length: int = 77  # tokens of a prompt, start and end token included
     vocabulary: int = 49408  # entries of the token table
 
+    @property
+    def slices_alone(self) -> bool:
+        """Whether slices are read by themselves, squashed to the network's square."""
+        return self.network == "v1"
+
 
 V2 = BiomedParseConfig()
 """The published network: 1050 tensors, 372 million parameters."""

@@ -46,6 +46,8 @@ class Network(nn.Module, ABC):
     channels: ClassVar[Literal["neighbours", "colours"]]
     """What the three channels of a slice are: the slice with its two neighbours, or
     its colours (a grey slice three times)."""
+    parts_prompts: ClassVar[bool] = True
+    """Whether the prompts of a call may be decoded in several parts."""
 
     def __init__(self, config: BiomedParseConfig) -> None:
         super().__init__()

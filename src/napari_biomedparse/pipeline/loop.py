@@ -34,6 +34,8 @@ from napari_biomedparse.labels.resolve import (
     resolve,
     resolve_in_order,
     resolve_separately,
+    upsample,
+    upsample_linearly,
 )
 from napari_biomedparse.pipeline.plan import spans
 from napari_biomedparse.pipeline.tiles import predict_tiles
@@ -42,6 +44,7 @@ from napari_biomedparse.slicing.read import SliceBatch, keep_slabs, slice_batche
 if TYPE_CHECKING:
     from napari_biomedparse.data.results import Span
     from napari_biomedparse.engine.engine import Engine, SlicePrediction
+    from napari_biomedparse.labels.resolve import Resize
     from napari_biomedparse.pipeline.plan import RunPlan
 
 T = TypeVar("T")
@@ -246,6 +249,11 @@ def begin_slices(
     )
 
 
+def resize_of(plan: RunPlan) -> Resize:
+    """Return how mask logits get to the grid of the labels."""
+    return upsample_linearly if plan.geometry.alone else upsample
+
+
 def begin_copy(tensor: Tensor) -> Callable[[], npt.NDArray[Any]]:
     """Begin to copy a tensor to the host; the function returned waits for the copy."""
     if tensor.device.type != "cuda":
@@ -358,10 +366,11 @@ def _resolve(
     plan: RunPlan, logits: Tensor, existence: Tensor, threshold: float
 ) -> Tensor:
     """Return labels [B, H, W] or, if separate, [B, P, H, W]."""
-    options, ids, size = plan.options, plan.prompts.ids, plan.geometry.working_shape
+    options, ids, size = plan.options, plan.prompts.ids, plan.geometry.label_shape
     common: dict[str, Any] = {
         "existence_threshold": options.existence_threshold,
         "mask_threshold": threshold,
+        "resize": resize_of(plan),
     }
     if options.overlaps == "order":
         ranked = plan.prompts.ranked
@@ -373,6 +382,7 @@ def _resolve(
         existence,
         ids,
         size,
-        overlap_threshold=options.overlap_threshold,
+        # No score says which of two masks to keep where every target is taken to exist.
+        overlap_threshold=1.0 if plan.geometry.alone else options.overlap_threshold,
         **common,
     ).labels

@@ -152,7 +152,9 @@ def plan_run(
     volume = region_of(as_volume(volume, axes=options.axes), options)
     prompts = parse_prompts(prompts)
     refuse_equal(prompts.texts)
-    geometry = slice_geometry(volume, options, config.image_size)
+    geometry = slice_geometry(
+        volume, options, config.image_size, alone=config.slices_alone
+    )
     start, stop = options.slices or (0, geometry.depth)
     if not 0 <= start < stop <= geometry.depth:
         raise OptionError(

@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from napari_biomedparse.errors import OptionError
-from napari_biomedparse.labels.resolve import upsample
-from napari_biomedparse.pipeline.loop import label_slices, predict_plan
+from napari_biomedparse.pipeline.loop import label_slices, predict_plan, resize_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,5 +47,5 @@ def preview(
     one = replace(plan, start=index, stop=index + 1, options=options)
     (found,) = predict_plan(one, engine, front=lambda: index)
     (done,) = label_slices(one, [found])
-    masks = upsample(found.whole.mask_logits, plan.geometry.working_shape)[0].sigmoid()
-    return done, plan.geometry.restore(masks.cpu().numpy())
+    logits = resize_of(plan)(found.whole.mask_logits, plan.geometry.label_shape)
+    return done, plan.geometry.restore(logits[0].sigmoid().cpu().numpy())

@@ -13,7 +13,12 @@ from napari_biomedparse.errors import FormatError, OutputError
 from napari_biomedparse.io.identity import states
 from napari_biomedparse.pipeline.plan import spans
 from napari_biomedparse.runs.manifest import refuse_differences
-from napari_biomedparse.slicing.read import Slabs, needed_slices, read_slabs
+from napari_biomedparse.slicing.read import (
+    Slabs,
+    margin_of,
+    needed_slices,
+    read_slabs,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +36,7 @@ class SeenSlices:
 
     def __init__(self, plan: RunPlan) -> None:
         self._depth = plan.geometry.depth
-        self._margin = 0 if plan.volume.is_colour else 1
+        self._margin = margin_of(plan.volume, plan.geometry)
         self._digests: dict[int, bytes] = {}
 
     def __call__(self, start: int, slabs: Slabs) -> Slabs:

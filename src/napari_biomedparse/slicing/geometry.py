@@ -24,6 +24,7 @@ CELL = 4
 """Network pixels that share one mask logit along each axis."""
 OVERLAP = 0.25
 """Minimum share of a tile's edge that its neighbour also covers."""
+_UNPADDED = ((0, 0), (0, 0))
 RESIZABLE = ("uint8", "float16", "float32", "float64")
 
 
@@ -50,6 +51,9 @@ class SliceGeometry:
     working_shape: tuple[int, int]
     """Rows H and columns W of a padded slice after its resize: the network's square
     or, where slices are cut into tiles, more than that."""
+    alone: bool = False
+    """Whether slices are read by themselves, without neighbours, and labeled in their
+    own grid, as by BiomedParse v1."""
 
     @property
     def depth(self) -> int:
@@ -71,6 +75,11 @@ class SliceGeometry:
         )
         return rows, columns
 
+    @property
+    def label_shape(self) -> tuple[int, int]:
+        """Rows and columns of the labels that predictions become."""
+        return self.plane_shape if self.alone else self.working_shape
+
     def prepare(self, planes: npt.NDArray[Any] | torch.Tensor) -> torch.Tensor:
         """Pad slices and resize them bicubically.
 
@@ -78,7 +87,8 @@ class SliceGeometry:
         antialiasing. uint8 is rounded and clamped after each of the two passes; real
         numbers keep their overshoots and are truncated at the end. It runs on the CPU,
         whose uint8 arithmetic is the reference, so that every device gets the same
-        input.
+        input. Slices read by themselves are resized as Pillow does, in uint8, with
+        a = -0.5 and antialiasing (ARCHITECTURE of v1, section 3).
 
         `planes` [B, Y, X] are uint8, float16, float32 or float64, of any byte order; a
         `VolumeError` is raised for another dtype or shape. The result [B, H, W] is
@@ -93,6 +103,8 @@ class SliceGeometry:
         import torch.nn.functional as F
 
         tensor = _as_tensor(planes)
+        if self.alone:
+            return _squash(tensor, self.working_shape)
         (top, bottom), (left, right) = self.pad
         padded = F.pad(tensor.cpu(), (left, right, top, bottom))
         resized = F.interpolate(padded[:, None], self.working_shape, mode="bicubic")
@@ -109,7 +121,9 @@ class SliceGeometry:
         [B, Y, X] has the nearest label of each voxel, in a `dtype` that they fit, by
         default their own; they are copied from another device in it, too.
         """
-        if isinstance(labels, np.ndarray):
+        if self.alone:
+            values = labels if isinstance(labels, np.ndarray) else labels.cpu().numpy()
+        elif isinstance(labels, np.ndarray):
             down, across = self._sources()
             values = labels[:, down[:, None], across]
         else:
@@ -130,7 +144,7 @@ class SliceGeometry:
             torch.from_numpy(index).to(labels.device, non_blocking=True)
             for index in self._sources()
         )
-        picked = labels[:, rows[:, None], columns]
+        picked = labels if self.alone else labels[:, rows[:, None], columns]
         if dtype == np.uint8:
             return picked.to(torch.uint8)
         # torch knows uint16 by name only; the bits of int16 are the same.
@@ -169,6 +183,8 @@ def plan_slices(
     size: int = 512,
     axis: int | None = None,
     scale: tuple[float, float] | None = None,
+    *,
+    alone: bool = False,
 ) -> SliceGeometry:
     """Plan how slices get to the network's size or, with a `scale`, are cut into tiles.
 
@@ -176,12 +192,15 @@ def plan_slices(
     `OptionError`. A whole slice is padded to a square and resized to the edge length
     `size`. With a `scale`, in network pixels per voxel along rows and columns, it is
     padded to the edge length of a tile at least, and to a multiple of `CELL` pixels.
+    Slices read `alone` are not padded but squashed or stretched.
     """
     axis = choose_axis(shape) if axis is None else axis
     if axis not in (0, 1, 2):
         raise OptionError(f"The slicing axis must be 0, 1 or 2, not {axis!r}.")
     z, y, x = map(int, shape)
     planes = [n for i, n in enumerate((z, y, x)) if i != axis]
+    if scale is None and alone:
+        return SliceGeometry((z, y, x), axis, _UNPADDED, (size, size), alone)
     if scale is None:
         vertical, horizontal = (_halves(max(planes) - n) for n in planes)
         return SliceGeometry((z, y, x), axis, (vertical, horizontal), (size, size))
@@ -189,6 +208,8 @@ def plan_slices(
         max(size, CELL * math.ceil(n * factor / CELL))
         for n, factor in zip(planes, scale, strict=True)
     )
+    if alone:
+        return SliceGeometry((z, y, x), axis, _UNPADDED, (down, across), alone)
     vertical, horizontal = (
         _halves(max(0, round(pixels / factor) - n))
         for n, factor, pixels in zip(planes, scale, (down, across), strict=True)
@@ -232,6 +253,21 @@ def _nearest(source: int, target: int) -> npt.NDArray[np.intp]:
     line = torch.arange(source, dtype=torch.float32)[None, None]
     index = F.interpolate(line, size=target, mode="nearest")[0, 0]
     return index.numpy().astype(np.intp)
+
+
+def _squash(planes: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """Resize planes [B, Y, X] to int32 [B, H, W], of grey levels from 0 to 255."""
+    import torch
+    from PIL import Image
+
+    levels = planes.cpu()
+    if levels.dtype != torch.uint8:
+        levels = levels.nan_to_num().round().clamp(0, 255).to(torch.uint8)
+    squares = [
+        np.asarray(Image.fromarray(plane).resize(shape[::-1], Image.Resampling.BICUBIC))
+        for plane in levels.numpy()
+    ]
+    return torch.from_numpy(np.stack(squares)).to(planes.device, torch.int32)
 
 
 def _as_tensor(planes: npt.NDArray[Any] | torch.Tensor) -> torch.Tensor:

@@ -72,23 +72,27 @@ def region_of(volume: Volume, options: SegmentOptions) -> Volume:
     return volume if region is None else volume.crop(**parse_region(region))
 
 
-def slice_geometry(volume: Volume, options: SegmentOptions, size: int) -> SliceGeometry:
+def slice_geometry(
+    volume: Volume, options: SegmentOptions, size: int, *, alone: bool = False
+) -> SliceGeometry:
     """Choose between whole slices and tiles, and the scale of the latter.
 
     `size` is the edge length of the network's input. If there is no such axis, or the
     pixel size cannot be used, an `OptionError` is raised.
     """
-    whole = plan_slices(volume.grid, size, _slicing_axis(volume, options.axis))
+    axis = _slicing_axis(volume, options.axis)
+    whole = plan_slices(volume.grid, size, axis, alone=alone)
     if options.pixel_size is not None:
         scale = _scale(volume, whole.axis, options.pixel_size)
     elif options.tile == "none" or (
-        options.tile == "auto" and max(whole.plane_shape) <= LARGE_SLICE
+        options.tile == "auto"
+        and max(whole.plane_shape) <= max(LARGE_SLICE, 2 * size if alone else 0)
     ):
         return whole
     else:
         tile = size if options.tile == "auto" else int(options.tile)
         scale = (size / tile, size / tile)
-    return plan_slices(volume.grid, size, whole.axis, scale)
+    return plan_slices(volume.grid, size, whole.axis, scale, alone=alone)
 
 
 def _slicing_axis(volume: Volume, axis: int | str | None) -> int | None:
@@ -248,14 +252,16 @@ def slice_batches(
 
     The volume of three axes, and a fourth for colours, is read chunk by chunk. Channels
     of grey slices are the slice and its two neighbours, which are read too where they
-    exist, of colour slices their own red, green and blue. The last batch may be
+    exist, of colour slices their own red, green and blue, and of slices read alone the
+    slice three times. The last batch may be
     smaller; with `align` batches also end at its multiples. With `pin` they are put
     into pinned memory, from which a GPU copies without waiting. `seen` is shown all
     that is read. A `FormatError` is raised if a part of the volume cannot be read.
     """
     import torch
 
-    depth, margin = geometry.depth, 0 if volume.is_colour else 1
+    depth = geometry.depth
+    margin = margin_of(volume, geometry)
     first, last = needed_slices(start, stop, depth, margin)
     slabs = read_slabs(volume, geometry.axis, first, last, batch_size)
     slabs = slabs if seen is None else seen(first, slabs)
@@ -268,6 +274,8 @@ def slice_batches(
         window, window_start = torch.cat(parts), low
         if volume.is_colour:
             slices = window[: end - begin]
+        elif geometry.alone:
+            slices = window[: end - begin, None].repeat(1, 3, 1, 1)
         else:
             around = range(begin - 1, end + 1)
             slices = stack_context(
@@ -286,6 +294,11 @@ def _batches(
             end = min(end, (start // align + 1) * align)
         yield start, end
         start = end
+
+
+def margin_of(volume: Volume, geometry: SliceGeometry) -> int:
+    """Return how many neighbours a slice is read with, on either side."""
+    return 0 if volume.is_colour or geometry.alone else 1
 
 
 def needed_slices(start: int, stop: int, depth: int, margin: int) -> tuple[int, int]:

@@ -23,6 +23,7 @@ class BiomedParseV1(FocalNetwork):
     """Text-prompted segmentation of images in colour, or of slices by themselves."""
 
     channels: ClassVar[Literal["neighbours", "colours"]] = "colours"
+    parts_prompts: ClassVar[bool] = False
 
     def __init__(self, config: BiomedParseConfig = V1) -> None:
         super().__init__(config, MaskDecoder)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from napari_biomedparse.networks.config import BiomedParseConfig
 
 NORM_EPS = 1e-7
+NOWHERE = -80.0
+"""Logit of what is nowhere, finite so that it can be resized."""
 
 
 class MaskDecoder(Decoder):
@@ -72,7 +74,7 @@ class MaskDecoder(Decoder):
         """Decode all prompts together in every slice; see `Network.decode`.
 
         Nothing is random and nothing says whether a target exists: `field` is not used,
-        the existence of every prompt is certain, and there are no edges.
+        the existence of every prompt is certain, and edges are nowhere.
         """
         slices = len(image.mask_features)
         words = tokens.any(dim=-1)  # [P, T]
@@ -84,7 +86,7 @@ class MaskDecoder(Decoder):
         masks = masks_of(embedding, image.mask_features.flatten(2))
         masks = masks.view(*chosen.shape, *image.mask_features.shape[-2:])
         certain = masks.new_full(chosen.shape, torch.inf)
-        return SlicePrediction(masks, masks[:, :0], certain)
+        return SlicePrediction(masks, torch.full_like(masks, NOWHERE), certain)
 
     def read(
         self, image: ImageFeatures, words: Tensor, hidden: Tensor | None = None
