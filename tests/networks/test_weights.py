@@ -12,6 +12,7 @@ import pytest
 import torch
 from fake_hub import COMMIT, FakeHub, connected
 from huggingface_hub import constants, scan_cache_dir
+from tiny_v1 import CONFIG as TINY_V1, tiny_v1
 from torch import Tensor
 
 from napari_biomedparse.errors import CheckpointError, DeviceError, OutputError
@@ -24,6 +25,7 @@ from napari_biomedparse.networks.catalogue import (
     available_models,
 )
 from napari_biomedparse.networks.config import TINY
+from napari_biomedparse.networks.v1.biomedparse import BiomedParseV1
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.networks.weights import (
     default_model,
@@ -210,6 +212,51 @@ def test_published_weights_are_converted_once(
     monkeypatch.setattr(weights, "_convert", None)
     assert_same_outputs(load_model(), load_model("v2", offline=True))
     assert published.requests == []
+
+
+def save_v1(path: Path) -> dict[str, Tensor]:
+    """Save a tiny v1 in the published layout, with all that prompts do not need."""
+    tensors = dict(tiny_v1().state_dict())
+    decoder = "sem_seg_head.predictor."
+    text = f"{decoder}lang_encoder.biomed_encoder.embeddings.word_embeddings.weight"
+    more = ("dilation_kernel", f"{decoder}pn_indicator.weight", text,
+            f"{decoder}mask_sptial_embed.0", "criterion.empty_weight")  # fmt: skip
+    torch.save(tensors | dict.fromkeys(more, torch.ones(3)), path)
+    return tensors
+
+
+def test_v1_is_known_by_its_tensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MODELS, "v1", replace(MODELS["v1"], config=TINY_V1))
+    tensors = save_v1(tmp_path / "biomedparse_v1.pt")
+    for path in (tmp_path / "biomedparse_v1.pt", tmp_path):
+        model = load_model(path)
+        assert isinstance(model, BiomedParseV1)
+        found = model.state_dict()
+        assert found.keys() == tensors.keys()
+        assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
+def test_v1_is_downloaded_and_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = save_v1(tmp_path / "v1.pt")
+    name = MODELS["v1"].file.name
+    hub = FakeHub("microsoft/BiomedParse", name, (tmp_path / "v1.pt").read_bytes())
+    file = replace(MODELS["v1"].file, revision=COMMIT)
+    listed = replace(MODELS["v1"], file=file, config=TINY_V1)
+    monkeypatch.setitem(MODELS, "v1", listed)
+    with connected(hub, tmp_path / "cache", monkeypatch):
+        assert not is_downloaded("v1")
+        load_model("v1")
+        monkeypatch.setattr(torch, "load", None)
+        again = load_model("v1", offline=True)
+        assert is_downloaded("v1")
+        assert not is_downloaded("v2")
+    assert again.config == TINY_V1
+    assert again.state_dict().keys() == tensors.keys()
+    assert again.pixel_mean.flatten()[0] == pytest.approx(123.675)
 
 
 @pytest.mark.usefixtures("published")
