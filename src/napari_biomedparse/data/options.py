@@ -18,8 +18,7 @@ from napari_biomedparse.data.fields import check_fields, documented, option
 from napari_biomedparse.errors import OptionError
 
 SMALLEST_TILE, LARGEST_TILE = 16, 16384
-USUAL_BATCH = 4
-"""Slices per batch where no GPU chooses."""
+USUAL_BATCH = 4  # slices per batch where no GPU chooses
 
 
 class Modality(NamedTuple):

@@ -15,11 +15,9 @@ from napari_biomedparse.data.options import parse_axes
 from napari_biomedparse.errors import VolumeError
 
 SPATIAL_AXES = ("z", "y", "x")
-COLOURS = ("red", "green", "blue", "alpha")
-"""Channel names of a color image."""
+COLOURS = ("red", "green", "blue", "alpha")  # channel names of a color image
 PER_AXIS = ("axes", "spacing", "units", "origin")
-RGB = "rgb"
-"""Name that selects all three channels, as colors."""
+RGB = "rgb"  # name that selects all three channels, as colors
 
 
 @runtime_checkable

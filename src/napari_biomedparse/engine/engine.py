@@ -37,8 +37,7 @@ Tokens = Tensor | Sequence[Tensor]
 _LOGGER = logging.getLogger(__name__)
 
 REMEMBERED_PROMPTS = 256
-PROMPTS_AT_ONCE = 16
-"""Prompts decoded together on a CPU."""
+PROMPTS_AT_ONCE = 16  # prompts decoded together on a CPU
 SMALL_MAP, SMALL_SLICES = 2**22, 8
 """If a slice's largest map fits in this many bytes, a core's caches hold it and threads
 gain little from sharing a slice: each thread then takes slices of its own, at most
@@ -48,10 +47,8 @@ CACHE_BYTES = 2**30
 SLICE_BYTES, PROMPT_BYTES = 640, 16
 """Bytes per pixel that a slice, and each of its prompts, take on a GPU. Summed over all
 tensors of the published network in half precision they are 440 and 14."""
-MOST_SLICES = 16
-"""Most slices for a GPU at once: with 13 prompts they take 3.6 GB."""
-FREE_SHARE = 0.8
-"""Share of a GPU's free memory that may be used."""
+MOST_SLICES = 16  # most slices for a GPU at once: with 13 prompts they take 3.6 GB
+FREE_SHARE = 0.8  # share of a GPU's free memory that may be used
 
 
 class Engine:

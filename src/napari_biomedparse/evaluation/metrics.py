@@ -47,8 +47,7 @@ class InstanceScore:
     false_positives: int
     false_negatives: int
     dsc_matched: float
-    overlaps: tuple[float, ...] = ()
-    """Intersection over union of each matched pair."""
+    overlaps: tuple[float, ...] = ()  # intersection over union of each matched pair
 
     def average_precision(self, threshold: float = MATCH_IOU) -> float:
         """Share of right objects among all, predicted or true, at a threshold.

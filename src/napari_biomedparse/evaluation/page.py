@@ -113,7 +113,16 @@ def write_page(
         failures=failures,
         boxes={METRICS[metric]: file.read_bytes() for metric, file in boxes.items()},
         overlays={caption: file.read_bytes() for caption, file in overlays.items()},
-        cases=[_case_row(score, metrics) for score in scores],
+        cases=[
+            (
+                score.name,
+                *(shown(score.mean(metric)) for metric in metrics),
+                str(score.slices),
+                shown(score.seconds, digits=1),
+                shown(score.host_mib, digits=0),
+            )
+            for score in scores
+        ],
     )
     write_durably(path, page)
 
@@ -122,13 +131,3 @@ def _spread(line: SummaryLine | None) -> str:
     if line is None:
         return "-"
     return f"{line.mean:.4f} ± {line.deviation:.4f} ({line.cases})"
-
-
-def _case_row(score: CaseScore, metrics: Sequence[str]) -> tuple[str, ...]:
-    return (
-        score.name,
-        *(shown(score.mean(metric)) for metric in metrics),
-        str(score.slices),
-        shown(score.seconds, digits=1),
-        shown(score.host_mib, digits=0),
-    )

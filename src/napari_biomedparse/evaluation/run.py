@@ -56,8 +56,7 @@ CASES, RUNS, PICTURES = "cases", "runs", "pictures"
 CASES_CSV, SUMMARY_CSV, RESULT_JSON, PAGE = (
     "cases.csv", "summary.csv", "evaluation.json", "index.html",
 )  # fmt: skip
-WORST = 6
-"""Cases whose errors are shown."""
+WORST = 6  # cases whose errors are shown
 
 
 @dataclass(frozen=True)

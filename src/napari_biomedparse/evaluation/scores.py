@@ -44,11 +44,9 @@ COSTS = ("seconds", "host_mib", "device_mib", "slices", "tolerance", "unit")
 class ClassLine:
     """Scores of one class of a case, 0 to 1; NaN where they do not apply."""
 
-    label: int
-    """Label id; 0 for the objects of all prompts."""
+    label: int  # label id; 0 for the objects of all prompts
     prompt: str
-    dsc: float = NAN
-    """Dice and normalized surface Dice of a semantic class."""
+    dsc: float = NAN  # Dice and normalized surface Dice of a semantic class
     nsd: float = NAN
     f1: float = NAN
     """Scores and counts of objects, which match if they overlap by at least half."""

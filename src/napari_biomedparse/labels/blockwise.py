@@ -54,7 +54,8 @@ def split_blockwise(
     shape = tuple(labels.shape)
     count, begun = 0, [np.full(1, -1)]
     for window in windows_of(shape, block):
-        found = label_components(_interior(labels, edges, window)).astype(np.int64)
+        values, inside = np.asarray(labels[window]), np.asarray(edges[window]) == 0
+        found = label_components(np.where(inside, values, 0)).astype(np.int64)
         parts = int(found.max(initial=0))
         if count + parts > np.iinfo(np.uint32).max:
             raise VolumeError(
@@ -164,11 +165,6 @@ def _first_voxels(
     places = [i + w.start for i, w in zip(at, window, strict=True)]
     first: npt.NDArray[np.int64] = np.ravel_multi_index(places, shape)
     return first
-
-
-def _interior(labels: ArrayLike, edges: ArrayLike, window: Window) -> npt.NDArray[Any]:
-    values = np.asarray(labels[window])
-    return np.where(np.asarray(edges[window]) == 0, values, 0)
 
 
 def windows_of(shape: Sequence[int], block: Sequence[int]) -> Iterator[Window]:

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.volume import ArrayLike, Volume
 Floats = npt.NDArray[np.float64]
 
-AXES = ("t", "z", "y", "x")
-"""Order of the columns of axes."""
+AXES = ("t", "z", "y", "x")  # order of the columns of axes
 AXIS_LENGTHS = ("major", "intermediate", "minor")
 _POWERS = {
     "volume": 3,

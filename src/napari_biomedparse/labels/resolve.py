@@ -16,10 +16,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-BACKGROUND_PROBABILITY = 0.5
-"""Probability that a prompt has to exceed to claim a voxel."""
-AT_ONCE = 2**26
-"""Probabilities held at once on a GPU: 256 MiB."""
+BACKGROUND_PROBABILITY = 0.5  # probability that a prompt has to exceed to claim a voxel
+AT_ONCE = 2**26  # probabilities held at once on a GPU: 256 MiB
 
 
 Resize = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]

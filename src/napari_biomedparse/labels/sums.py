@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from napari_biomedparse.data.volume import ArrayLike
 
-_SMALL_BLOCK = (8, 128, 128)
-"""Blocks of arrays without chunks grow from this."""
+_SMALL_BLOCK = (8, 128, 128)  # blocks of arrays without chunks grow from this
 _CORNERS = tuple(np.ndindex(2, 2, 2))
 
 

@@ -29,8 +29,7 @@ Row = tuple[object, ...]
 Table = tuple[list[str], list[Row]]
 """Names of columns, and rows."""
 MOST_ROWS = 200
-MOST_VOXELS = 2**28
-"""Objects of larger volumes are not measured for the page."""
+MOST_VOXELS = 2**28  # objects of larger volumes are not measured for the page
 LISTED = (
     "id", "prompt", "voxels", "volume", "centroid_z", "centroid_y", "centroid_x",
     "mean_intensity", "surface_area", "sphericity",

@@ -30,18 +30,14 @@ from napari_biomedparse.slicing.read import (
     slice_geometry,
 )
 
-LOOKED_AT = 5
-"""Number of slices to examine, evenly spaced."""
+LOOKED_AT = 5  # number of slices to examine, evenly spaced
 WEAK_EXISTENCE = 0.1
 """Best existence below which a target is most likely absent, or described badly."""
-DARK = 16
-"""Grey level that the brightest half percent of an image should exceed."""
-LEAST_GREY = 0.03
-"""Share of voxels that should be neither black nor white."""
+DARK = 16  # grey level that the brightest half percent of an image should exceed
+LEAST_GREY = 0.03  # share of voxels that should be neither black nor white
 THICK = 1.5
 """Ratio of voxel edges above which slices should be cut along the longer one."""
-REDUCED = 2.0
-"""Voxels per network pixel above which small objects may be lost."""
+REDUCED = 2.0  # voxels per network pixel above which small objects may be lost
 _KINDS = {
     "ct": r"\bCT\b|(?i:computed tomography)",
     "mr": r"\bMRI?\b|(?i:magnetic resonance)",

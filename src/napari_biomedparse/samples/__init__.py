@@ -6,19 +6,10 @@ They are drawn from a seed with numpy and scipy, without any downloaded or real 
 from __future__ import annotations
 
 from napari_biomedparse.samples.phantom import (
-    KINDS,
-    TITLES,
-    Phantom,
-    make_phantom,
-    sample_em,
-    sample_light_sheet,
+    KINDS as KINDS,
+    TITLES as TITLES,
+    Phantom as Phantom,
+    make_phantom as make_phantom,
+    sample_em as sample_em,
+    sample_light_sheet as sample_light_sheet,
 )
-
-__all__ = [
-    "KINDS",
-    "TITLES",
-    "Phantom",
-    "make_phantom",
-    "sample_em",
-    "sample_light_sheet",
-]

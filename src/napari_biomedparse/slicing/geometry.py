@@ -20,10 +20,8 @@ from napari_biomedparse.errors import OptionError, VolumeError
 if TYPE_CHECKING:
     import torch
 
-CELL = 4
-"""Network pixels that share one mask logit along each axis."""
-OVERLAP = 0.25
-"""Minimum share of a tile's edge that its neighbour also covers."""
+CELL = 4  # network pixels that share one mask logit along each axis
+OVERLAP = 0.25  # minimum share of a tile's edge that its neighbour also covers
 _UNPADDED = ((0, 0), (0, 0))
 RESIZABLE = ("uint8", "float16", "float32", "float64")
 

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 PERCENTILES = (0.5, 99.5)
 SAMPLE_VOXELS = 2**24
 """Up to this size percentiles are exact; of larger volumes a sample of it is read."""
-SAMPLE_SLABS = 8
-"""Places along an axis from which a large volume is sampled."""
+SAMPLE_SLABS = 8  # places along an axis from which a large volume is sampled
 HOUNSFIELD_HINT = (-10_000, -500)
 """Values between these occur in CT and hardly anywhere else."""
 UNSIGNED_HINT = (

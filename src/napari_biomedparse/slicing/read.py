@@ -40,16 +40,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-PUBLISHED_SIZE = 512
-"""Edge length of the published network's input."""
+PUBLISHED_SIZE = 512  # edge length of the published network's input
 LARGE_SLICE = 1024
 """Pixels of a slice's longer edge above which it is cut into tiles by default."""
 SLAB_BYTES = 2**28
 """Chunks thicker than this many bytes along the slicing axis are read in parts."""
-SLABS_KEPT = 4
-"""Slabs that `keep_slabs` keeps: of both directions, and their ends."""
-KEPT_BYTES = 2**26
-"""Largest slab that it keeps."""
+SLABS_KEPT = 4  # slabs that `keep_slabs` keeps: of both directions, and their ends
+KEPT_BYTES = 2**26  # largest slab that it keeps
 
 
 Slabs = Iterator[npt.NDArray[Any]]
@@ -266,7 +263,11 @@ def slice_batches(
     slabs = read_slabs(volume, geometry.axis, first, last, batch_size)
     slabs = slabs if seen is None else seen(first, slabs)
     window, window_start = torch.empty(0, dtype=torch.int32), first
-    for begin, end in _batches(start, stop, batch_size, align):
+    begin = start
+    while begin < stop:
+        end = min(begin + batch_size, stop)
+        if align is not None:
+            end = min(end, (begin // align + 1) * align)
         low, high = needed_slices(begin, end, depth, margin)
         parts = [window[low - window_start :]] if len(window) else []
         while low + sum(len(part) for part in parts) < high:
@@ -282,18 +283,7 @@ def slice_batches(
                 window[[neighbour_index(i, depth) - low for i in around]]
             )
         yield SliceBatch(begin, slices.pin_memory() if pin else slices)
-
-
-def _batches(
-    start: int, stop: int, batch_size: int, align: int | None
-) -> Iterator[tuple[int, int]]:
-    """Yield where each batch begins and ends."""
-    while start < stop:
-        end = min(start + batch_size, stop)
-        if align is not None:
-            end = min(end, (start // align + 1) * align)
-        yield start, end
-        start = end
+        begin = end
 
 
 def margin_of(volume: Volume, geometry: SliceGeometry) -> int:

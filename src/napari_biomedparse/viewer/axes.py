@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from napari.components import Dims
     from napari.layers import Image, Labels
 
-AXES = ("t", "c", *SPATIAL_AXES)
-"""Names that the axes of a layer may have."""
+AXES = ("t", "c", *SPATIAL_AXES)  # names that the axes of a layer may have
 
 
 def stacked_axes(layer: Image) -> dict[str, int]:

@@ -52,8 +52,7 @@ if TYPE_CHECKING:
 Paths = str | os.PathLike[str] | Sequence[str]
 LayerTuple = tuple[Any, dict[str, Any], str]
 """Data, keywords and type of a layer, as npe2 wants them."""
-METADATA_KEY = "biomedparse"
-"""Key of this plugin's entries in a layer's ``metadata``."""
+METADATA_KEY = "biomedparse"  # key of this plugin's entries in a layer's ``metadata``
 REVIEWED_KEY = "reviewed"
 """Key of the accepted slices, by the layer's axis, among those entries."""
 _HEADER_KEY = "nifti_header"

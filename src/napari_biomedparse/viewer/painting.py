@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 LARGEST_PLANE = 2**28
 """Voxels of a plane above which labels are shown as a pyramid, and not painted."""
-LARGEST_VOLUME = 2**29
-"""Voxels of labels above which 3D shows a level of their pyramid."""
+LARGEST_VOLUME = 2**29  # voxels of labels above which 3D shows a level of their pyramid
 
 
 def paintable_or_pyramid(

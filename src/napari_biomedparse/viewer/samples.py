@@ -13,8 +13,7 @@ from napari_biomedparse.viewer.layers import LayerTuple, to_layer_tuples
 
 PLUGIN = "napari-biomedparse"
 WIDGET, REVIEW = "Segment with text", "Review labels"
-SETTLED = 200
-"""Milliseconds after which a dock has taken its room from the canvas."""
+SETTLED = 200  # milliseconds after which a dock has taken its room from the canvas
 QT_BINDINGS = ("PyQt6", "PySide6", "PyQt5", "PySide2")
 
 

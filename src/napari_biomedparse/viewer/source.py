@@ -32,8 +32,7 @@ class FileChoice:
     path: Path
     channel: int | None
     time: int | None
-    voxel_size: str | None = None
-    """That of the layer, if it is another than the file's."""
+    voxel_size: str | None = None  # that of the layer, if it is another than the file's
 
 
 def find_file(
