@@ -14,6 +14,45 @@ import pytest
 if TYPE_CHECKING:
     from _pytest.mark import ParameterSet
 
+STROKES = {
+    "process killed (20 times, 10,000 strokes)": (
+        "at most the stroke under way is lost",
+        "viewer/test_painting.py::test_a_crash_costs_at_most_the_stroke_under_way",
+    ),
+    "process killed before the labels are written": (
+        "they are written when the run is opened",
+        "io/test_painting.py::test_strokes_of_a_crash_are_recovered",
+    ),
+    "process killed while another paints": (
+        "the strokes of both are kept",
+        "io/test_painting.py::test_two_painters_keep_the_strokes_of_both",
+    ),
+    "stroke cut off": (
+        "the strokes before it are kept",
+        "io/test_journal.py::test_an_incomplete_stroke_is_cut_off",
+    ),
+    "zeros after a power loss": (
+        "all strokes are kept",
+        "io/test_journal.py::test_zeros_after_a_power_loss_are_cut_off",
+    ),
+    "stroke damaged": (
+        "all others are kept, and a warning names it",
+        "io/test_journal.py::test_a_damaged_stroke_costs_no_other",
+    ),
+    "labels damaged or removed": (
+        "they are made again, the strokes on top",
+        "runs/test_edits.py::test_lost_labels_are_run_again_and_edits_put_on_top",
+    ),
+    "run resumed": (
+        "the strokes stay on top",
+        "runs/test_edits.py::test_resume_leaves_edits_on_top",
+    ),
+    "run overwritten": (
+        "is refused",
+        "runs/test_edits.py::test_edits_are_not_overwritten",
+    ),
+}
+"""What disturbs painting into a run folder: what comes of it, and its test."""
 FORMATS = ("zarr", "tiff", "nifti", "npz")
 HERE = {
     "read error": ("looking", "reading"),

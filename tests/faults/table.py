@@ -12,7 +12,7 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))
-from faults.cells import APART, CLUSTER, FILES, FORMATS, HERE, Cell  # noqa: E402
+from faults.cells import APART, CLUSTER, FILES, FORMATS, HERE, STROKES, Cell  # noqa: E402
 
 TABLE = TESTS.parent / "docs" / "faults.md"
 ALL = {**HERE, **APART, **CLUSTER, **FILES}
@@ -46,10 +46,13 @@ class Outcomes:
     def __init__(self) -> None:
         self.cells: dict[str, str] = {}
         self.told: dict[str, str] = {}
+        self.failed: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the outcome of one cell."""
         name = report.nodeid.partition("[")[2].removesuffix("]")
+        if report.outcome != "passed":
+            self.failed.add(report.nodeid.partition("[")[0].rpartition("::")[2])
         if report.when == "call" or report.outcome != "passed":
             self.cells[name] = report.outcome
             for _, told in report.user_properties:
@@ -82,15 +85,29 @@ def table(outcomes: Outcomes) -> str:
     return "\n".join([*lines, *told]) + "\n"
 
 
+def strokes(failed: set[str]) -> str:
+    """Return the table of painted strokes, in Markdown."""
+    rows = {
+        fault: "FAILS" if test.rpartition("::")[2] in failed else outcome
+        for fault, (outcome, test) in STROKES.items()
+    }
+    lines = ["", "Painted strokes, by hand in the labels of a run folder, are in a"]
+    lines += ["journal beside them:", "", "| fault | outcome |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {a} | {b} |" for a, b in rows.items())]) + "\n"
+
+
 def main() -> int:
     """Try all cells."""
     outcomes = Outcomes()
     folder = Path(__file__).parent
     others = f"--ignore={folder / 'test_table.py'}"  # of the table as it was
-    code = pytest.main(["-q", "-m", "", str(folder), others], plugins=[outcomes])
+    painted = [str(TESTS / test) for _, test in STROKES.values()]
+    arguments = ["-q", "-m", "", str(folder), others, *painted]
+    code = pytest.main(arguments, plugins=[outcomes])
     from faults.volumes import SLICES
 
-    TABLE.write_text(HEAD.format(slices=SLICES) + table(outcomes), "utf-8")
+    text = HEAD.format(slices=SLICES) + table(outcomes) + strokes(outcomes.failed)
+    TABLE.write_text(text, "utf-8")
     return int(code)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from faults.cells import FORMATS, Cell
-from faults.table import ALL, TABLE, expected
+from faults.cells import FORMATS, STROKES, Cell
+from faults.table import ALL, TABLE, TESTS, expected, strokes
 
 
 def test_the_table_is_of_these_cells() -> None:
@@ -18,3 +18,10 @@ def test_the_table_is_of_these_cells() -> None:
     for fault, stage, *cells in rows:
         row = [Cell(fault, stage, name) for name in FORMATS]
         assert cells == [f"{expected(cell)}, identical" for cell in row]
+
+
+def test_painted_strokes_are_in_the_table_and_have_tests() -> None:
+    assert TABLE.read_text("utf-8").endswith(strokes(set()))
+    for _, test in STROKES.values():
+        file, _, name = test.partition("::")
+        assert f"def {name}(" in (TESTS / file).read_text("utf-8")
