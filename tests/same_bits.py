@@ -266,7 +266,7 @@ def moved_threshold(volume: Any, prompts: Any, model: Any) -> Arrays:
     plan = _plan(volume, prompts, engine, instances=True)
     store = ScoreStore(plan)
     try:
-        for _ in run_plan(plan, engine, front=lambda: 3, store=store):
+        for _ in run_plan(plan, engine, front=lambda: 3, keep=store.add):
             pass
         changes = {"existence_threshold": 0.3, "overlaps": "order", "minimum_size": 2}
         moved = replace(plan, options=replace(plan.options, **changes))

@@ -150,7 +150,7 @@ def test_an_error_ends_the_run_and_closing_it_the_reader(
 def test_scores_are_kept_on_the_way(grey: Any, tiny_model: Any) -> None:
     plan = plan_run(grey, PROMPTS, config=tiny_model.config)
     store = ScoreStore(plan)
-    parts = run_plan(plan, Engine(tiny_model), front=Front(5), store=store)
+    parts = run_plan(plan, Engine(tiny_model), front=Front(5), keep=store.add)
     for _ in range(3):
         next(parts)
     parts.close()  # type: ignore[attr-defined]
@@ -175,7 +175,7 @@ def test_slices_of_a_small_network_are_computed_side_by_side(
 
     monkeypatch.setattr(Engine, "_predict_part", wait_for_two_more)
     store, front, seen = ScoreStore(plan), Front(11), []
-    for part in run_plan(plan, engine, front=front, store=store):
+    for part in run_plan(plan, engine, front=front, keep=store.add):
         seen.append(part.start)
         front.move(20)
         other = expected[part.start]
@@ -208,8 +208,8 @@ def test_scores_are_kept_in_order_too(grey: Any, tiny_model: Any, tile: Any) -> 
     options = SegmentOptions(batch_size=2, tile=tile, slices=(3, 6))
     plan = plan_run(grey, PROMPTS, options, config=tiny_model.config)
     stores = ScoreStore(plan), ScoreStore(plan)
-    list(run_plan(plan, Engine(tiny_model), store=stores[0]))
-    list(run_plan(plan, Engine(tiny_model), store=stores[1], front=Front(4)))
+    list(run_plan(plan, Engine(tiny_model), keep=stores[0].add))
+    list(run_plan(plan, Engine(tiny_model), keep=stores[1].add, front=Front(4)))
     for index in range(3, 6):
         for one, other in zip(*(s.load(index) for s in stores), strict=True):
             assert torch.equal(one, other)

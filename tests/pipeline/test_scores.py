@@ -36,7 +36,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(grey: Any, model: Any, options: SegmentOptions, **more: Any) -> ScoreStore:
     plan = plan_run(grey, PROMPTS, options, config=model.config)
     store = ScoreStore(plan, **more)
-    for _ in run_plan(plan, Engine(model), front=lambda: 3, store=store):
+    for _ in run_plan(plan, Engine(model), front=lambda: 3, keep=store.add):
         pass
     return store
 

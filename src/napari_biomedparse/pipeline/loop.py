@@ -20,7 +20,7 @@ from contextlib import closing
 from functools import partial
 from queue import SimpleQueue
 from threading import Event, Semaphore, Thread
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -68,20 +68,13 @@ class Predicted(NamedTuple):
     """As the network gave them, tile by tile; empty where not kept."""
 
 
-class Store(Protocol):
-    """Keeps predictions, such as a `ScoreStore`."""
-
-    def add(self, start: int, predictions: Sequence[SlicePrediction]) -> None:
-        """Keep the predictions of consecutive slices, of all their tiles."""
-
-
 def run_plan(
     plan: RunPlan,
     engine: Engine,
     *,
     front: Front | None = None,
     only: Collection[int] | None = None,
-    store: Store | None = None,
+    keep: Callable[[int, Sequence[SlicePrediction]], None] | None = None,
     align: int | None = None,
 ) -> Iterator[SegmentedSlices]:
     """Segment a plan's slices, batch by batch; closing the generator stops the run.
@@ -94,8 +87,9 @@ def run_plan(
         come in ascending order, in batches of the plan's size.
     only : collection of int, optional
         The slices to segment; by default all of the plan.
-    store : Store, optional
-        Keeps the predictions, for other thresholds.
+    keep : callable, optional
+        Called with the first of some slices and the predictions of all their tiles,
+        such as `ScoreStore.add`.
     align : int, optional
         Batches also end at multiples of this, so that a run that was interrupted
         there resumes with the same batches. Not with `front`.
@@ -110,18 +104,18 @@ def run_plan(
     together = 1 if plan.options.prompts_apart else len(plan.prompts)
     plan = plan.batched(engine.suited_batch(together))
     predictions = predict_plan(
-        plan, engine, front=front, only=only, align=align, keep_parts=store is not None
+        plan, engine, front=front, only=only, align=align, keep_parts=keep is not None
     )
 
-    def keep(predicted: Predicted) -> Predicted:
-        if store is not None:
-            store.add(predicted.start, predicted.parts)
+    def kept(predicted: Predicted) -> Predicted:
+        if keep is not None:
+            keep(predicted.start, predicted.parts)
         return predicted
 
     # While a batch's labels are on their way from a GPU, it computes the next one.
     ahead = 1 if front is None and engine.device.type == "cuda" else 0
     with closing(predictions):
-        yield from label_slices(plan, map(keep, predictions), ahead=ahead)
+        yield from label_slices(plan, map(kept, predictions), ahead=ahead)
 
 
 def predict_plan(

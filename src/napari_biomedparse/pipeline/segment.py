@@ -344,32 +344,23 @@ class Collector:
         size: int,
         at: tuple[int, ...] = (),
     ) -> None:
-        """Split labels into instances, at a time point; block by block on disk."""
+        """Split labels into instances, at a time point; part by part on disk."""
+        axis, shape = self._plan.geometry.axis, edges.shape[-3:]
         if self._in_memory:
             instances[at] = split_instances(labels[at], edges, size)
-            self._find_owners(
-                int(instances[at].max(initial=0)), labels, edges, instances, at
-            )
-            return
-        count, shape = 0, edges.shape[-3:]
-        block = block_shape(edges.chunks[-3:], shape)
-        components = temporary_array(shape, edges.chunks[-3:], np.dtype(np.uint32))
-        with scratching():
-            for prompt in np.ndindex(edges.shape[:-3]):  # of separate labels
-                parts = (Inner(labels, at + prompt), Inner(edges, prompt), components)
-                target = Inner(instances, at + prompt)
-                count = split_blockwise(*parts, target, block, size, after=count)
-        self._find_owners(count, labels, edges, instances, at)
-
-    def _find_owners(
-        self, count: int, labels: Any, edges: Any, instances: Any, at: tuple[int, ...]
-    ) -> None:
-        """Find the prompts of objects, a few slices at a time if they are on disk."""
-        axis, scores = self._plan.geometry.axis, self._existence[:, at[0] if at else 0]
+            count, thickness = int(instances[at].max(initial=0)), shape[axis]
+        else:
+            count, chunks = 0, edges.chunks[-3:]
+            block, thickness = block_shape(chunks, shape), chunks[axis]
+            components = temporary_array(shape, chunks, np.dtype(np.uint32))
+            with scratching():
+                for prompt in np.ndindex(edges.shape[:-3]):  # of separate labels
+                    parts = Inner(labels, at + prompt), Inner(edges, prompt), components
+                    target = Inner(instances, at + prompt)
+                    count = split_blockwise(*parts, target, block, size, after=count)
+        scores = self._existence[:, at[0] if at else 0]
         tally = OwnerTally(count, self._plan.prompts.ids, scores, axis)
-        depth = edges.shape[axis - 3]
-        thickness = depth if self._in_memory else edges.chunks[axis - 3]
-        for start in range(0, depth, thickness):
+        for start in range(0, shape[axis], thickness):
             where = [slice(None)] * 3
             where[axis] = slice(start, start + thickness)
             here = (*at, ..., *where)

@@ -175,7 +175,7 @@ def _steps(
     order = sorted(replay, key=lambda index: (abs(index - front), index))
     yield from resolve_again(plan, store, order)
     yield from run_plan(
-        plan, engine, front=lambda: run.front, only=network, store=store
+        plan, engine, front=lambda: run.front, only=network, keep=store.add
     )
 
 

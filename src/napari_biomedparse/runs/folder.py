@@ -431,10 +431,8 @@ def _prepare(
             "new folder for the run, or move them away."
         )
     if finished:
-        (folder / MANIFEST).unlink()
-        (folder / REPORT).unlink(missing_ok=True)
-        for name in (LABELS, OBJECTS, EDITS):
-            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in (MANIFEST, REPORT, LABELS, OBJECTS, EDITS):
+            _remove(folder / name)
         tidy(folder)
     _drop_partial(folder)
     manifest.save(folder)
@@ -444,7 +442,7 @@ def _prepare(
 def tidy(folder: Path, keep: tuple[str, ...] = ()) -> None:
     """Remove what a finished run does not need."""
     for name in {BLOCKS, EDGES, COMPONENTS, PARTS}.difference(keep):
-        shutil.rmtree(folder / name, ignore_errors=True)
+        _remove(folder / name)
 
 
 def _record_name(start: int) -> str:
@@ -461,7 +459,11 @@ def _is_leftover(path: Path) -> bool:
 def _drop_partial(folder: Path) -> None:
     """Remove partial files that a crash left."""
     for path in list(folder.rglob(f"*{PARTIAL}")):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
