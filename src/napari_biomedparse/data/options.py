@@ -110,14 +110,6 @@ def parse_axes(text: str) -> tuple[str, ...]:
     return axes
 
 
-def _check_axes(text: str) -> str:
-    return "".join(parse_axes(text)).upper()
-
-
-def _check_region(text: str) -> str:
-    return region_text(parse_region(text))
-
-
 def _check_slices(value: Any) -> tuple[int, int]:
     """Take any pair of whole numbers, or a range in steps of one."""
     if isinstance(value, range) and value.step == 1:
@@ -168,7 +160,7 @@ class SegmentOptions:
         "Segment only a box of the volume, in voxels by axis name, counted from 0, end "
         "not included: y=100:400,x=0:200. The labels have its shape and position; "
         "slices are counted within it.",
-        check=_check_region,
+        check=lambda text: region_text(parse_region(text)),
         metavar="y=FIRST:END,...",
     )
     axes: str | None = option(
@@ -176,7 +168,7 @@ class SegmentOptions:
         "Axes",
         "Names of the axes of a TIFF file or an array, in their order, in place of its "
         "own: ZYX for a stack whose slices are declared as channels or time points.",
-        check=_check_axes,
+        check=lambda text: "".join(parse_axes(text)).upper(),
         metavar="LETTERS",
     )
     voxel_size: str | None = option(

@@ -148,8 +148,7 @@ def _merge(
     np.minimum.at(begin, group, begun)
     order = np.empty(number, np.uint32)
     order[np.argsort(begin)] = np.arange(number, dtype=np.uint32)
-    found: npt.NDArray[np.uint32] = order[group]
-    return found
+    return np.asarray(order[group])
 
 
 def _first_voxels(
@@ -163,8 +162,7 @@ def _first_voxels(
     before = np.maximum.accumulate(np.append(np.zeros(1, flat.dtype), flat[:-1]))
     at = np.unravel_index(np.flatnonzero(flat > before), components.shape)
     places = [i + w.start for i, w in zip(at, window, strict=True)]
-    first: npt.NDArray[np.int64] = np.ravel_multi_index(places, shape)
-    return first
+    return np.asarray(np.ravel_multi_index(places, shape))
 
 
 def windows_of(shape: Sequence[int], block: Sequence[int]) -> Iterator[Window]:

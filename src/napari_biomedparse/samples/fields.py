@@ -96,8 +96,7 @@ class Scene:
 
 def grey_levels(image: Floats) -> npt.NDArray[np.uint8]:
     """Turn values of 0 to 1 into grey levels."""
-    grey: npt.NDArray[np.uint8] = np.clip(image * 255.0, 0.0, 255.0).astype(np.uint8)
-    return grey
+    return np.asarray(np.clip(image * 255.0, 0.0, 255.0).astype(np.uint8))
 
 
 def smooth_noise(rng: np.random.Generator, grid: Grid, size: float) -> Floats:
@@ -177,5 +176,4 @@ def scattered(
 
 def blurred(image: Floats, sigma: tuple[float, float, float]) -> Floats:
     """Blur with a Gaussian of `sigma` voxels along z, y, x."""
-    result: Floats = ndimage.gaussian_filter(image, sigma, truncate=3.0)
-    return result
+    return np.asarray(ndimage.gaussian_filter(image, sigma, truncate=3.0))

@@ -74,8 +74,7 @@ class LightSheetScene(Scene):
         step = np.stack([0.5 * rise, np.sin(angle), np.cos(angle)], axis=1) * 0.8
         path = np.cumsum(step, axis=0)
         through = rng.uniform(0.15, 0.85, 3) * grid.extent
-        curve: npt.NDArray[np.float64] = path - path[steps // 2] + through
-        return curve
+        return np.asarray(path - path[steps // 2] + through)
 
     def _add_plaques(self) -> None:
         rng, grid = self.rng, self.grid
@@ -177,5 +176,4 @@ class LightSheetScene(Scene):
         stripes /= stripes.std() + 1e-6
         depthness = rng.choice([0.0, rng.uniform(0.03, 0.12)])
         shade = 1.0 - depthness * np.clip(stripes, 0.0, 2.5)
-        result: Floats = (light * shade[:, :, None]).astype(np.float32)
-        return result
+        return np.asarray(light * shade[:, :, None], np.float32)

@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -184,9 +185,7 @@ def _windows(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
     slabs = list(_evenly(depth, planes))
     count = sum(slab.stop - slab.start for slab in slabs)
     bands = list(_evenly(rows, SAMPLE_VOXELS // (count * columns)))
-    for slab in slabs:
-        for band in bands:
-            yield slab, band
+    yield from product(slabs, bands)
 
 
 def _evenly(length: int, budget: int) -> Iterator[slice]:

@@ -214,8 +214,7 @@ def voxels_of_prompts(
         for number, text in zip(features["index"], features["prompt"], strict=True):
             if 0 < number < len(lookup) and text in ids:
                 lookup[int(number)] = ids[text]
-    found: npt.NDArray[np.int64] = lookup[instances]
-    return found
+    return np.asarray(lookup[instances])
 
 
 def prompts_of_values(labels: npt.NDArray[np.integer[Any]]) -> PromptSet:
