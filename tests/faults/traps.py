@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -15,7 +15,7 @@ from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.runs import folder as run_folder, manifest as run_manifest
 
 Strike = Callable[[], None]
-READERS = ("tiff", "nifti", "npy", "zarr")
+READERS = ("tiff", "nifti", "npz", "zarr")
 """Modules of `io` whose volumes are read by `lazy_array`."""
 STORES = {
     "labels": "labels.ome.zarr",
@@ -65,17 +65,11 @@ def trap(stage: str, strike: Strike, *, after: int = 0) -> Iterator[None]:
 
 @contextmanager
 def _reading(stage: str, pass_by: Strike) -> Iterator[None]:
-    patches = []
-    for name in READERS:
-        module = f"napari_biomedparse.io.formats.{name}.lazy_array"
-        patches.append(patch(module, _lazy_array_that(pass_by)))
-    for one in patches:
-        one.start()
-    try:
+    with ExitStack() as patches:
+        for name in READERS:
+            module = f"napari_biomedparse.io.formats.{name}.lazy_array"
+            patches.enter_context(patch(module, _lazy_array_that(pass_by)))
         yield
-    finally:
-        for one in patches:
-            one.stop()
 
 
 def _lazy_array_that(pass_by: Strike) -> Callable[..., Any]:

@@ -41,8 +41,8 @@ def voxels():
     return np.random.default_rng(0).integers(0, 255, (6, 40, 30), dtype=np.uint8)
 
 
-def request_for(voxels, **names):
-    return SegmentRequest(as_volume(voxels, **names), PROMPTS, OPTIONS)
+def request_for(voxels):
+    return SegmentRequest(as_volume(voxels), PROMPTS, OPTIONS)
 
 
 def labels_of(run, shape):
@@ -160,7 +160,7 @@ def test_unreadable_file_is_reported_and_the_next_run_works(session_that, voxels
     bad = da.from_array(voxels, chunks=(2, 40, 30)).map_blocks(broken, dtype=np.uint8)
     session = session_that("works")
     with pytest.raises(FormatError, match=r"chunk 0\.1\.0 is gone"):
-        list(session.start(request_for(bad, name="stack")))
+        list(session.start(request_for(bad)))
     pid = session.pid
     run = session.start(request_for(voxels))
     assert labels_of(run, voxels.shape).any()
@@ -216,7 +216,8 @@ def test_a_request_to_read_may_arrive_while_the_process_is_stopped(
     monkeypatch.setattr(Channel, "receive", late)
     next(iter(run))
     session.close()
-    assert list(run) == [] and not process._runs
+    assert all(isinstance(event, Planned) for event in run)  # it may have come before
+    assert not process._runs
     assert run.stopped.is_set() and process._readers._shutdown
 
 
