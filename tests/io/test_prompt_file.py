@@ -8,7 +8,7 @@ import pytest
 
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.errors import FormatError, OutputError, PromptError
-from napari_biomedparse.io.prompt_file import read_prompts, save_prompts
+from napari_biomedparse.io.contents import read_prompts, save_prompts
 
 
 @pytest.mark.parametrize("instance", [False, True])

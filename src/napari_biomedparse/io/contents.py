@@ -1,20 +1,26 @@
-"""What an opened file holds: images, labels and prompts. No file access here."""
+"""What files hold: images, labels and prompts; the last also in JSON of their own."""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_biomedparse.data.prompts import INSTANCE_KEY, parse_prompts
+from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet, parse_prompts
+from napari_biomedparse.data.results import Owners
 from napari_biomedparse.errors import FormatError, PromptError
+from napari_biomedparse.io.durable import whole_or_nothing
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import Colour, PromptSet
-    from napari_biomedparse.data.results import Owners
     from napari_biomedparse.data.volume import Volume
 
+_EXAMPLE = '{"1": "mitochondria in electron microscopy"}'
+_UNKNOWN: Mapping[int, Colour] = {}
 logger = logging.getLogger(__name__)
 
 
@@ -73,18 +79,63 @@ class Contents:
     unread: str = ""
 
 
-def as_prompts(
-    texts: Mapping[int, str], *, instance: bool, what: str
-) -> PromptSet | None:
-    """Make prompts of the names of label values.
+def label_contents(
+    volume: Volume,
+    known: Mapping[str, Any],
+    colours: Mapping[int, Colour] = _UNKNOWN,
+) -> Contents:
+    """Return labels with what their file tells: prompts by label id, kind and owners.
 
-    Returns None if there are none, or if one is not a valid prompt, which is logged
-    with the file's name `what`. `instance` means that values are instances.
+    There are no prompts if one of them is not valid, which is logged.
     """
-    mapping: dict[str, str | int] = {str(label): text for label, text in texts.items()}
-    mapping[INSTANCE_KEY] = int(instance)
+    texts = {int(i): str(text) for i, text in known.get("text_prompts", {}).items()}
+    instance, owners = known.get(INSTANCE_KEY) == 1, Owners.parse(known.get("owners"))
+    labels = LabelVolume(volume, texts, colours, instance, owners)
+    prompts = None
     try:
-        return parse_prompts(mapping) if texts else None
+        prompts = parse_prompts(_described(texts, instance)) if texts else None
     except PromptError as error:
-        logger.warning("%s: the label names do not serve as prompts: %s", what, error)
-        return None
+        told = "%s: the label names do not serve as prompts: %s"
+        logger.warning(told, volume.source, error)
+    return Contents(labels=(labels,), prompts=prompts)
+
+
+def _described(texts: Mapping[int, str], instance: bool) -> dict[str, str | int]:
+    """Return what `parse_prompts` takes."""
+    known = {str(label): text for label, text in texts.items()}
+    return {**known, INSTANCE_KEY: int(instance)}
+
+
+def read_prompts(path: str | os.PathLike[str]) -> PromptSet:
+    """Read prompts from a JSON file.
+
+    Raises `FormatError` if it does not hold a JSON object, and `PromptError` if one of
+    its prompts is not valid.
+    """
+    try:
+        known = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise FormatError(
+            f"{path} cannot be read as prompts ({error}). It should be JSON such as "
+            f"{_EXAMPLE}."
+        ) from error
+    if not isinstance(known, dict):
+        raise FormatError(
+            f"{path} holds a {type(known).__name__} at the top level. Prompts are an "
+            f"object such as {_EXAMPLE}."
+        )
+    return parse_prompts(known)
+
+
+def save_prompts(
+    path: str | os.PathLike[str], texts: Mapping[int, str], *, instance: bool
+) -> None:
+    """Write prompts by label id as JSON, as `read_prompts` and `parse_prompts` take it.
+
+    An existing file is replaced. `instance` is whether to separate objects. Raises
+    `OutputError` if the file cannot be written.
+    """
+    known = _described(texts, instance)
+    with whole_or_nothing(Path(path), overwrite=True) as temporary:
+        text = json.dumps(known, indent=2, ensure_ascii=False)
+        temporary.write_text(text, "utf-8", newline="\n")

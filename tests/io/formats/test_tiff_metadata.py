@@ -13,7 +13,6 @@ from napari_biomedparse.io.formats.tiff_metadata import (
     Calibration,
     name_axes,
     read_calibration,
-    split_labels,
 )
 
 if TYPE_CHECKING:
@@ -395,7 +394,11 @@ def test_inks_are_not_red_green_blue(tmp_path: Path) -> None:
     assert image.channel_names == ("cyan", "magenta", "yellow", "black")
 
 
-def test_label_entries() -> None:
-    entries = {"background": "0", "2": "nuclei", "instance_label": "1"}
-    assert split_labels(entries) == ({2: "nuclei"}, True, None)
-    assert split_labels({}) == ({}, False, None)
+def test_label_entries(tmp_path: Path) -> None:
+    entries = {"background": "0", "2": "nuclei", "instance_label": "1", "owners": "{"}
+    path, namespace = tmp_path / "a.ome.tif", "napari-biomedparse/labels"
+    annotation = {"Namespace": namespace, **entries}
+    metadata = {"axes": "ZYX", "MapAnnotation": annotation}
+    tifffile.imwrite(path, STACK, metadata=metadata)
+    (labels,) = open_tiff(path).labels
+    assert (labels.texts, labels.instance, labels.owners) == ({2: "nuclei"}, True, None)

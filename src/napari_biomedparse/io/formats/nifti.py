@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
-from napari_biomedparse.data.results import Owners
 from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.errors import (
     FormatError,
@@ -27,7 +26,7 @@ from napari_biomedparse.errors import (
     damaged,
     install_extra,
 )
-from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
+from napari_biomedparse.io.contents import Contents, label_contents
 from napari_biomedparse.io.formats.units import PIXEL, to_millimeters, unit_name
 from napari_biomedparse.io.guards.bounds import MAX_METADATA, most_bytes
 from napari_biomedparse.io.inputs import read_head
@@ -81,10 +80,7 @@ def open_nifti(path: Path) -> Contents:
     volume = _make_volume(image, path, packed)
     if image.header.get_intent()[0] != "label":
         return Contents((volume,))
-    texts, instance, owners = _read_texts(image.header)
-    prompts = as_prompts(texts, instance=instance, what=str(path))
-    labels = LabelVolume(volume, texts, {}, instance, owners)
-    return Contents(labels=(labels,), prompts=prompts)
+    return label_contents(volume, _read_texts(image.header))
 
 
 def save_nifti(path: Path, labels: NewLabels) -> None:
@@ -322,7 +318,7 @@ def _write_texts(header: Any, labels: NewLabels) -> None:
     header.extensions.append(nibabel.nifti1.Nifti1Extension(_COMMENT, text))
 
 
-def _read_texts(header: Any) -> tuple[dict[int, str], bool, Owners | None]:
+def _read_texts(header: Any) -> dict[str, Any]:
     """Read the prompts that `save_nifti` stored in the header, if any."""
     for extension in header.extensions:
         if extension.get_code() != _COMMENT:
@@ -330,9 +326,8 @@ def _read_texts(header: Any) -> tuple[dict[int, str], bool, Owners | None]:
         content = extension.get_content()
         try:
             known = json.loads(content.rstrip(b"\0") if content else b"")
-            texts = {int(i): str(text) for i, text in known["text_prompts"].items()}
-            owners = Owners.parse(known.get("owners"))
-            return texts, known.get(INSTANCE_KEY) == 1, owners
+            texts = {int(i): text for i, text in known["text_prompts"].items()}
+            return {**known, "text_prompts": texts}
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # a comment from another program
-    return {}, False, None
+    return {}

@@ -25,7 +25,7 @@ from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet
 from napari_biomedparse.data.text import NOT_XML, visible
 from napari_biomedparse.data.volume import ArrayLike, Volume
 from napari_biomedparse.errors import FormatError, pip_install, reading
-from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
+from napari_biomedparse.io.contents import Contents, LabelVolume, label_contents
 from napari_biomedparse.io.formats.tiff_metadata import (
     LABEL_NAMESPACE,
     Calibration,
@@ -36,7 +36,6 @@ from napari_biomedparse.io.formats.tiff_metadata import (
     from_tags,
     name_axes,
     read_calibration,
-    split_labels,
 )
 from napari_biomedparse.io.formats.units import PIXEL, unit_symbol
 from napari_biomedparse.io.guards.bounds import (
@@ -347,9 +346,8 @@ class TiffSource:
                 if calibration.labels is None:
                     images.append(volume)
                 else:
-                    texts, instance, owners = split_labels(calibration.labels)
-                    labels.append(LabelVolume(volume, texts, {}, instance, owners))
-                    prompts = as_prompts(texts, instance=instance, what=str(self.path))
+                    found = label_contents(volume, calibration.labels)
+                    labels, prompts = [*labels, *found.labels], found.prompts
         return Contents(tuple(images), tuple(labels), prompts)
 
     def _make_volume(

@@ -19,7 +19,6 @@ from xml.etree import ElementTree
 import numpy as np
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
-from napari_biomedparse.data.results import Owners
 from napari_biomedparse.errors import FormatError, damaged
 from napari_biomedparse.io.formats.units import PIXEL, unit_name
 from napari_biomedparse.io.guards.bounds import MAX_METADATA
@@ -72,14 +71,14 @@ _TOLD = {"imagej", "ome", "shaped"}
 class Calibration:
     """Spacing and units (pint names) by axis letter, and names, as far as known.
 
-    `labels` are label ids and prompts, if this is a label image of ours.
+    `labels` is what `label_contents` takes, if this is a label image of ours.
     """
 
     spacing: Mapping[str, float] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     channel_names: tuple[str, ...] = ()
     name: str = ""
-    labels: Mapping[str, str] | None = None
+    labels: Mapping[str, Any] | None = None
 
 
 def name_axes(codes: str, what: str) -> tuple[str, ...]:
@@ -198,7 +197,8 @@ def _from_ome(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Calib
     ours = root.find(f".//*[@Namespace='{LABEL_NAMESPACE}']")
     labels = None
     if ours is not None:
-        labels = {e.get("K", ""): e.text or "" for e in ours.iterfind(".//{*}M")}
+        entries = {e.get("K", ""): e.text or "" for e in ours.iterfind(".//{*}M")}
+        labels = _split_labels(entries)
     return Calibration(
         spacing,
         units,
@@ -272,15 +272,14 @@ def _positive(value: Any) -> float | None:
     return None
 
 
-def split_labels(
-    labels: Mapping[str, str],
-) -> tuple[dict[int, str], bool, Owners | None]:
-    """Return prompts by label id, whether labels are instances, and their owners."""
-    texts = {int(key): text for key, text in labels.items() if key.isdecimal()}
+def _split_labels(entries: Mapping[str, str]) -> dict[str, Any]:
+    """Return entries of a map of ours as `label_contents` takes them."""
     owners = None
     with suppress(RecursionError, ValueError):
-        owners = Owners.parse(json.loads(labels.get("owners", "null")))
-    return texts, labels.get(INSTANCE_KEY) == "1", owners
+        owners = json.loads(entries.get("owners", "null"))
+    texts = {key: text for key, text in entries.items() if key.isdecimal()}
+    instance = entries.get(INSTANCE_KEY) == "1"
+    return {"text_prompts": texts, INSTANCE_KEY: instance, "owners": owners}
 
 
 def as_brightness(page: Any, what: str, *, imagej: bool) -> Change:

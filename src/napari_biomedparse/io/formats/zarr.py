@@ -14,11 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from napari_biomedparse.data.prompts import INSTANCE_KEY
-from napari_biomedparse.data.results import Owners
 from napari_biomedparse.data.volume import ArrayLike, Volume
 from napari_biomedparse.errors import FormatError, PromptError, check_shortage, damaged
-from napari_biomedparse.io.contents import Contents, LabelVolume, as_prompts
+from napari_biomedparse.io.contents import Contents, LabelVolume, label_contents
 from napari_biomedparse.io.formats.ome_labels import ome_attributes
 from napari_biomedparse.io.formats.units import PIXEL, unit_name
 from napari_biomedparse.io.guards.zarr_guard import FencedStore, check_parts, guarded
@@ -167,14 +165,10 @@ def _open_image(
         ) from error
     label = attributes.get("image-label")
     if isinstance(label, Mapping):
-        texts, colours = read_label_texts(label), read_label_colours(label)
-        instance = label.get(INSTANCE_KEY) == 1
-        owners = Owners.parse(label.get("owners"))
-        labels = tuple(
-            LabelVolume(volume, texts, colours, instance, owners) for volume in volumes
-        )
-        prompts = as_prompts(texts, instance=instance, what=str(path))
-        return Contents(labels=labels, prompts=prompts)
+        known = {**label, "text_prompts": read_label_texts(label)}
+        found = [label_contents(v, known, read_label_colours(label)) for v in volumes]
+        labels = tuple(one.labels[0] for one in found)
+        return Contents(labels=labels, prompts=found[-1].prompts if found else None)
     labels, unread = _open_labels(group.get("labels"), path / "labels")
     return Contents(volumes, labels, unread=unread)
 

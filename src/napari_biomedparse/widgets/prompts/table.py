@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QFileDialog, QMenu, QPushButton, QWidget
 
 from napari_biomedparse.data.prompts import PromptSet, parse_prompts
 from napari_biomedparse.errors import BiomedParseError
-from napari_biomedparse.io.prompt_file import read_prompts, save_prompts
+from napari_biomedparse.io.contents import read_prompts, save_prompts
 from napari_biomedparse.widgets.prompts.model import PROMPT, SLICE, PromptModel
 from napari_biomedparse.widgets.prompts.rows import Snapshot, split_list
 from napari_biomedparse.widgets.prompts.suggestions import PromptLine, clipboard_text
