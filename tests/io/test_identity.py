@@ -18,7 +18,7 @@ import zarr
 from napari_biomedparse.data.volume import Volume, as_volume
 from napari_biomedparse.errors import FormatError
 from napari_biomedparse.io import open_volume
-from napari_biomedparse.io.identity import SAMPLE_EDGE, check_unchanged, identify
+from napari_biomedparse.io.inputs import SAMPLE_EDGE, check_unchanged, identify
 
 
 @pytest.fixture

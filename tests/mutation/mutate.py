@@ -44,7 +44,7 @@ TESTS = {
         "io/guards/test_pickles.py",
     ],
     "io.durable": ["io/test_durable.py"],
-    "io.identity": ["io/test_identity.py"],
+    "io.inputs": ["io/test_identity.py", "io/test_inputs.py"],
     "runs.manifest": ["runs/test_manifest.py"],
     "runs.folder": ["runs/test_folder.py"],
     "runs.blocks": ["runs/test_blocks.py"],

@@ -30,7 +30,7 @@ from napari_biomedparse.evaluation.scores import (
 from napari_biomedparse.io import open_file, open_labels, open_volume
 from napari_biomedparse.io.durable import atomic_write
 from napari_biomedparse.io.files import read_labels
-from napari_biomedparse.io.identity import identify
+from napari_biomedparse.io.inputs import identify
 from napari_biomedparse.runs.manifest import MANIFEST
 from napari_biomedparse.runs.run import segment_to_folder
 from napari_biomedparse.slicing.geometry import choose_axis

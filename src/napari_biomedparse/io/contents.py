@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet, parse_prompts
 from napari_biomedparse.data.results import Owners
-from napari_biomedparse.errors import FormatError, PromptError
+from napari_biomedparse.errors import FormatError, PromptError, VolumeError
 from napari_biomedparse.io.durable import whole_or_nothing
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class LabelVolume:
     """A label image, with names and colours of its values as far as they are known.
 
     `texts` are prompts by label id. Values are label ids or, if it is of `instance`s,
-    objects, whose prompts are those of their `owners`. Raises `FormatError` if the
+    objects, whose prompts are those of their `owners`. Raises `VolumeError` if the
     values of `volume` are not whole numbers.
     """
 
@@ -42,9 +42,9 @@ class LabelVolume:
     def __post_init__(self) -> None:
         """Refuse fractions."""
         if self.volume.dtype.kind not in "bui":
-            raise FormatError(
-                f"The labels {self.volume.name} of {self.volume.source} have values of "
-                f"type {self.volume.dtype}; convert them to integers."
+            raise VolumeError(
+                f"{self.volume.source} has labels of type {self.volume.dtype}; labels "
+                "must be integers, 0 for background: round and convert them."
             )
 
     @property

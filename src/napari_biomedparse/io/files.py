@@ -235,12 +235,6 @@ def open_labels(path: str | os.PathLike[str]) -> LabelVolume:
     contents = _open(Path(path), stored=True)
     if contents.unread and not contents.labels:
         raise FormatError(f"{contents.unread} Choose other labels.")
-    for image in () if contents.labels else contents.images:
-        if image.dtype.kind not in "bui":
-            raise VolumeError(
-                f"{path} has labels of type {image.dtype}; labels must be integers, 0 "
-                "for background: round and convert them."
-            )
     found = contents.labels or tuple(map(LabelVolume, contents.images))
     if len(found) > 1:
         names = ", ".join(one.volume.name for one in found)

@@ -47,22 +47,19 @@ def lazy_array(
     """Make a dask array of a function that reads a part of a file.
 
     `read` is called from several threads with one slice per axis. Raises `FormatError`
-    if a block is too large or there are too many, and later where a block is damaged;
-    `what` names file and part in messages.
+    if there are too large or too many blocks, and later where one is damaged.
     """
     import dask.array as da  # slow, and the opening widget reads no file
 
     sizes = [max(1, size) for size in chunks]
     check_blocks(shape, sizes, np.dtype(dtype).itemsize, what)
     if 0 in shape:  # one block, as dask would make many of nothing
-        sizes = [max(1, length) for length in shape]
+        return da.empty(tuple(shape), dtype, chunks=-1)  # type: ignore[no-any-return]
     sizes = da.core.normalize_chunks(  # type: ignore[no-untyped-call]
         tuple(sizes), tuple(shape), dtype=np.dtype(dtype)
     )
 
     def block(block_info: Any = None) -> npt.NDArray[Any]:
-        if 0 in shape:
-            return np.empty(tuple(shape), np.dtype(dtype))
         where = block_info[None]["array-location"]
         index = tuple(slice(int(start), int(stop)) for start, stop in where)
         first = ", ".join(str(part.start) for part in index)
@@ -84,9 +81,8 @@ def grow_chunks(
 ) -> tuple[int, ...]:
     """Enlarge storage chunks to whole multiples of about `BLOCK_BYTES`.
 
-    Blocks of an array of terabytes become larger, to limit their number. The last axis
-    grows first, so that blocks become whole planes before they become thicker.
-    Channels and time points stay separate, as one of each is used at a time.
+    The last axis grows first, so that blocks become whole planes before they become
+    thicker. Channels and time points stay separate, as one of each is used at a time.
     """
     sizes = [max(1, min(c, n)) for c, n in zip(chunks, shape, strict=True)]
     wanted = max(BLOCK_BYTES, 2 * math.prod(shape) * itemsize // MAX_BLOCKS)
@@ -102,8 +98,7 @@ def grow_chunks(
 def in_order(labels: ArrayLike, folder: Path) -> Iterator[npt.NDArray[Any]]:
     """Yield `labels` slab by slab along the first axis, computing each block once.
 
-    If the blocks of a dask array do not follow the first axis, a temporary copy is
-    made in `folder`.
+    Blocks that do not follow that axis pass through a temporary file in `folder`.
     """
     if not hasattr(labels, "dask"):
         rows = _rows(labels)
@@ -161,10 +156,7 @@ def read_windows(
 
 
 def can_spool(data: ArrayLike, size: int) -> bool:
-    """Return whether `size` bytes of an array should and can pass through a file.
-
-    Only a dask array needs it, which reads whole chunks for a part of them.
-    """
+    """Return whether `size` bytes of an array, of whole chunks, can pass a file."""
     if not hasattr(data, "dask") or size > SPOOL_BYTES:
         return False
     with scratching():

@@ -325,15 +325,9 @@ class PaintableLabels:
     the chunks of all levels. The folder is locked from the first change until all are
     written: if a run or somebody else is writing to it, an `OutputError` is raised.
 
-    Parameters
-    ----------
-    image : path
-        The label image.
-    shown : callable, optional
-        Makes the view that is wanted of an array of the image's shape, by leaving out
-        axes of length one or by adding some.
-    locked : bool
-        Whether the caller has locked the folder.
+    `shown` makes the view that is wanted of an array of the image's shape, by leaving
+    out axes of length one or by adding some; `locked` is whether the caller has locked
+    the folder.
     """
 
     def __init__(
@@ -538,10 +532,7 @@ def is_paintable(image: Path) -> bool:
 
 
 def recover(image: Path, *, locked: bool = False) -> None:
-    """Write strokes to a label image that a crash kept from it.
-
-    If somebody is writing to its folder, they are left to them.
-    """
+    """Write strokes that a crash kept from a label image, unless somebody does so."""
     if journal_of(image).is_file() and is_zarr(image):
         try:
             PaintableLabels(image, locked=locked).flush()

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from napari_biomedparse.errors import Cancelled
 from napari_biomedparse.io.durable import refuse_links, writing
 from napari_biomedparse.io.formats.ome_labels import LabelStore, create_labels
-from napari_biomedparse.io.identity import check_unchanged, identify
+from napari_biomedparse.io.inputs import check_unchanged, identify
 from napari_biomedparse.pipeline.loop import one_behind, run_plan
 from napari_biomedparse.pipeline.plan import Part, PartsPlan, run_parts, spans, vote
 from napari_biomedparse.runs.folder import (

@@ -17,7 +17,7 @@ from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet, parse_promp
 from napari_biomedparse.data.results import Owners
 from napari_biomedparse.errors import FormatError, OutputError
 from napari_biomedparse.io.durable import write_durably
-from napari_biomedparse.io.identity import STATES, identify
+from napari_biomedparse.io.inputs import STATES, identify
 from napari_biomedparse.io.lazy import plan_thickness
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_biomedparse.errors import FormatError, OutputError
-from napari_biomedparse.io.identity import states
+from napari_biomedparse.io.inputs import states
 from napari_biomedparse.pipeline.plan import spans
 from napari_biomedparse.runs.manifest import refuse_differences
 from napari_biomedparse.slicing.read import (

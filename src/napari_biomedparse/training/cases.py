@@ -21,8 +21,7 @@ from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.errors import FormatError, PromptError
 from napari_biomedparse.io import open_file, open_labels, open_volume
 from napari_biomedparse.io.durable import write_durably
-from napari_biomedparse.io.identity import identify
-from napari_biomedparse.io.inputs import Pair, find_pairs
+from napari_biomedparse.io.inputs import Pair, find_pairs, identify
 from napari_biomedparse.io.lazy import in_order
 from napari_biomedparse.slicing.geometry import choose_axis
 from napari_biomedparse.slicing.intensity import choose_intensity

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet, parse_prompts
 from napari_biomedparse.data.results import Owners
 from napari_biomedparse.data.volume import SPATIAL_AXES, Volume
-from napari_biomedparse.errors import FormatError, PromptError, reading
+from napari_biomedparse.errors import FormatError, PromptError, VolumeError, reading
 from napari_biomedparse.io.contents import Contents, LabelVolume
 from napari_biomedparse.io.durable import scratch_file, scratching
 from napari_biomedparse.io.formats.units import PIXEL, to_millimeters, unit_name
@@ -235,7 +235,7 @@ def open_npz(path: Path) -> Contents:
                 images.append(volume)
             else:
                 labels.append(LabelVolume(volume, texts, {}, instance, owners))
-        except FormatError as error:
+        except (FormatError, VolumeError) as error:
             if not images:
                 raise
             unread = str(error)

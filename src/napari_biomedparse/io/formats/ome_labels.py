@@ -46,18 +46,11 @@ OmeVersion = Literal["0.4", "0.5"]
 
 @dataclass(frozen=True)
 class Layout:
-    """How labels are stored.
+    """How labels of shape [Z, Y, X], or [Y, X] of a single image, are stored.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        [Z, Y, X], or [Y, X] of a single image.
-    axis : int
-        The slicing axis, along which blocks follow each other.
-    thickness : int
-        Slices of a block, a power of two: one chunk along the slicing axis.
-    times : int, optional
-        Number of volumes, if time is the first axis of the arrays.
+    Blocks follow each other along the slicing `axis`, in which each is one chunk of
+    `thickness` slices, a power of two. `times` is the number of volumes, if time is the
+    first axis of the arrays.
     """
 
     shape: tuple[int, ...]

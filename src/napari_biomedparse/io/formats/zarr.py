@@ -15,7 +15,12 @@ import numpy.typing as npt
 import zarr
 
 from napari_biomedparse.data.volume import ArrayLike, Volume
-from napari_biomedparse.errors import FormatError, PromptError, check_shortage, damaged
+from napari_biomedparse.errors import (
+    BiomedParseError,
+    FormatError,
+    check_shortage,
+    damaged,
+)
 from napari_biomedparse.io.contents import Contents, LabelVolume, label_contents
 from napari_biomedparse.io.formats.ome_labels import ome_attributes
 from napari_biomedparse.io.formats.units import PIXEL, unit_name
@@ -66,7 +71,7 @@ def _open_node(path: Path, depth: int) -> Contents:
         if isinstance(node, zarr.Array):
             return Contents((_plain_volume(node, path),))
         return _open_group(node, path, depth)
-    except (FormatError, PromptError):
+    except BiomedParseError:
         raise
     except Exception as error:  # damaged metadata can fail anywhere in zarr
         check_shortage(error, memory=False)
