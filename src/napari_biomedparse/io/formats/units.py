@@ -7,6 +7,8 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from napari_biomedparse.data.options import parse_voxel_size
 from napari_biomedparse.errors import OptionError
 
@@ -61,22 +63,13 @@ def with_voxel_size(volume: Volume, text: str) -> Volume:
             f"Voxel size (voxel_size) has the unit {symbol!r}; give one of length, "
             "such as 0.5,0.1,0.1um."
         )
-    known = zip(volume.axes, volume.spacing, volume.units, volume.origin, strict=True)
-    spacing, units, origin = zip(
-        *(
-            (given[axis], unit, place / step * given[axis])
-            if axis in given
-            else (step, old, place)
-            for axis, step, old, place in known
-        ),
-        strict=True,
-    )
+    old = list(zip(volume.axes, volume.spacing, volume.units, strict=True))
+    spacing = tuple(given.get(axis, size) for axis, size, _ in old)
+    units = tuple(unit if axis in given else known for axis, _, known in old)
+    change = np.divide(spacing, volume.spacing)
+    origin = tuple(np.multiply(volume.origin, change).tolist())
     matrix = volume.matrix and tuple(
-        tuple(
-            value / before * now
-            for value, before, now in zip(row, volume.spacing, spacing, strict=True)
-        )
-        for row in volume.matrix
+        map(tuple, np.multiply(volume.matrix, change).tolist())
     )
     return replace(volume, spacing=spacing, units=units, origin=origin, matrix=matrix)
 
