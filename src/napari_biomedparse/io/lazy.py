@@ -179,26 +179,22 @@ def spool(
     plane = tuple(size for i, size in enumerate(data.shape) if i != axis)
     dtype = np.dtype(data.dtype)
     with scratch_file() as file:
-        columns = list(product(*others))
-        for column in columns:
-            where: list[slice] = list(column)
-            where.insert(axis, slice(start, stop))
-            part = np.moveaxis(np.asarray(data[tuple(where)]), axis, 0)
+        columns = []
+        for column in product(*others):
+            where = (*column[:axis], slice(start, stop), *column[axis:])
+            part = np.moveaxis(np.asarray(data[where]), axis, 0)
+            columns.append((column, file.tell(), part.shape[1:]))
             with scratching():
                 file.write(np.ascontiguousarray(part).data)
                 file.flush()
         for first in range(start, stop, thickness):
             last = min(first + thickness, stop)
             slab = np.empty((last - first, *plane), dtype)
-            begin = 0
-            for column in columns:
-                shape = tuple(part.stop - part.start for part in column)
-                size = math.prod(shape)
-                file.seek((begin + (first - start) * size) * dtype.itemsize)
-                raw = file.read((last - first) * size * dtype.itemsize)
-                part = np.frombuffer(raw, dtype).reshape(last - first, *shape)
-                slab[(slice(None), *column)] = part
-                begin += (stop - start) * size
+            for column, begin, shape in columns:
+                size = math.prod(shape) * dtype.itemsize
+                file.seek(begin + (first - start) * size)
+                part = np.frombuffer(file.read(len(slab) * size), dtype)
+                slab[(slice(None), *column)] = part.reshape(len(slab), *shape)
             yield slab
 
 
