@@ -20,7 +20,7 @@ from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import OptionError, needs_extra
 from napari_biomedparse.io.durable import check_folder, refuse_inputs
 from napari_biomedparse.io.formats.ome_labels import OmeVersion
-from napari_biomedparse.io.identity import chunk_states
+from napari_biomedparse.io.inputs import chunk_states
 from napari_biomedparse.networks.weights import load_model, model_or_default
 from napari_biomedparse.pipeline.plan import (
     Times,
