@@ -37,37 +37,6 @@ class FormatError(BiomedParseError, ValueError):
     """A file is not what its name or content promises, or is damaged."""
 
 
-def damaged(what: object, fault: str) -> FormatError:
-    """Return an error about a file or folder, whose name is followed by its `fault`."""
-    return FormatError(
-        f"{what} {fault}. It is damaged or an incomplete copy: copy it again from its "
-        "source."
-    )
-
-
-@contextmanager
-def reading(what: object, fault: str, *, memory: bool = False) -> Iterator[None]:
-    """Turn whatever a library raises about a file into a `FormatError`.
-
-    `what` names the file, and `fault` says of it what fails. `memory` is False where a
-    damaged file may claim more than there is.
-    """
-    try:
-        yield
-    except BiomedParseError:
-        raise
-    except Exception as error:
-        if memory and isinstance(error, MemoryError):
-            raise
-        check_shortage(error, memory=memory)
-        if isinstance(error, OSError) and error.errno:
-            raise FormatError(
-                f"{what} {fault} ({error.strerror}). The disk may be unavailable, or "
-                "permissions may have changed: restore access, and run the same again."
-            ) from error
-        raise damaged(what, f"{fault} ({error})") from error
-
-
 class VolumeError(BiomedParseError, ValueError):
     """An array cannot be segmented: wrong rank, empty, wrong dtype, no finite value."""
 

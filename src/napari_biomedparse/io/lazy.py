@@ -17,9 +17,9 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.errors import VolumeError, reading
+from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.io.durable import scratch_file, scratching
-from napari_biomedparse.io.guards.bounds import MAX_BLOCKS, check_blocks
+from napari_biomedparse.io.guards.bounds import MAX_BLOCKS, check_blocks, reading
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptSet

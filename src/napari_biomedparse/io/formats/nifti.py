@@ -20,15 +20,10 @@ import numpy.typing as npt
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
 from napari_biomedparse.data.volume import Volume
-from napari_biomedparse.errors import (
-    FormatError,
-    OptionError,
-    damaged,
-    install_extra,
-)
+from napari_biomedparse.errors import FormatError, OptionError, install_extra
 from napari_biomedparse.io.contents import Contents, label_contents
 from napari_biomedparse.io.formats.units import PIXEL, to_millimeters, unit_name
-from napari_biomedparse.io.guards.bounds import MAX_METADATA, most_bytes
+from napari_biomedparse.io.guards.bounds import MAX_METADATA, damaged, most_bytes
 from napari_biomedparse.io.inputs import read_head
 from napari_biomedparse.io.lazy import Index, NewLabels, grow_chunks, lazy_array
 

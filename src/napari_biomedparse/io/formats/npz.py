@@ -27,11 +27,11 @@ import numpy.typing as npt
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet, parse_prompts
 from napari_biomedparse.data.results import Owners
 from napari_biomedparse.data.volume import SPATIAL_AXES, Volume
-from napari_biomedparse.errors import FormatError, PromptError, VolumeError, reading
+from napari_biomedparse.errors import FormatError, PromptError, VolumeError
 from napari_biomedparse.io.contents import Contents, LabelVolume
 from napari_biomedparse.io.durable import scratch_file, scratching
 from napari_biomedparse.io.formats.units import PIXEL, to_millimeters, unit_name
-from napari_biomedparse.io.guards.bounds import most_bytes
+from napari_biomedparse.io.guards.bounds import most_bytes, reading
 from napari_biomedparse.io.guards.pickles import MAX_BYTES, read_pickle
 from napari_biomedparse.io.lazy import BLOCK_BYTES, Index, lazy_array
 

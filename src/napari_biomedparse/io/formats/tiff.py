@@ -24,7 +24,7 @@ import zarr
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet
 from napari_biomedparse.data.text import NOT_XML, visible
 from napari_biomedparse.data.volume import ArrayLike, Volume
-from napari_biomedparse.errors import FormatError, pip_install, reading
+from napari_biomedparse.errors import FormatError, pip_install
 from napari_biomedparse.io.contents import Contents, LabelVolume, label_contents
 from napari_biomedparse.io.formats.tiff_metadata import (
     LABEL_NAMESPACE,
@@ -43,6 +43,7 @@ from napari_biomedparse.io.guards.bounds import (
     BoundedFile,
     check_packed,
     most_bytes,
+    reading,
     unpacked_limit,
 )
 from napari_biomedparse.io.inputs import recognise

@@ -19,9 +19,9 @@ from xml.etree import ElementTree
 import numpy as np
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
-from napari_biomedparse.errors import FormatError, damaged
+from napari_biomedparse.errors import FormatError
 from napari_biomedparse.io.formats.units import PIXEL, unit_name
-from napari_biomedparse.io.guards.bounds import MAX_METADATA
+from napari_biomedparse.io.guards.bounds import MAX_METADATA, damaged
 
 if TYPE_CHECKING:
     import numpy.typing as npt

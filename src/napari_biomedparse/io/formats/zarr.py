@@ -15,15 +15,11 @@ import numpy.typing as npt
 import zarr
 
 from napari_biomedparse.data.volume import ArrayLike, Volume
-from napari_biomedparse.errors import (
-    BiomedParseError,
-    FormatError,
-    check_shortage,
-    damaged,
-)
+from napari_biomedparse.errors import BiomedParseError, FormatError, check_shortage
 from napari_biomedparse.io.contents import Contents, LabelVolume, label_contents
 from napari_biomedparse.io.formats.ome_labels import ome_attributes
 from napari_biomedparse.io.formats.units import PIXEL, unit_name
+from napari_biomedparse.io.guards.bounds import damaged
 from napari_biomedparse.io.guards.zarr_guard import FencedStore, check_parts, guarded
 from napari_biomedparse.io.lazy import Index, grow_chunks, lazy_array
 from napari_biomedparse.io.painting import recover

@@ -1,4 +1,4 @@
-"""Limits on the size of blocks, and on what they unpack to.
+"""Limits on the size of blocks and on what they unpack to; errors of damaged files.
 
 Shapes and packed data are untrusted. They are checked before memory is allocated, so
 that a file of a few kilobytes costs no more than a few megabytes.
@@ -12,13 +12,14 @@ import lzma
 import math
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import imagecodecs
 
-from napari_biomedparse.errors import FormatError
+from napari_biomedparse.errors import BiomedParseError, FormatError, check_shortage
 
 MAX_BLOCK_BYTES = 2**30
 """Largest block: a plane of 32768 x 32768 8-bit voxels."""
@@ -43,6 +44,37 @@ _ZSTD, _ZSTD_SKIPPED = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
 
 class Bomb(ValueError):
     """Packed data unpack to more than they should, or cannot be unpacked."""
+
+
+def damaged(what: object, fault: str) -> FormatError:
+    """Return an error about a file or folder, whose name is followed by its `fault`."""
+    return FormatError(
+        f"{what} {fault}. It is damaged or an incomplete copy: copy it again from its "
+        "source."
+    )
+
+
+@contextmanager
+def reading(what: object, fault: str, *, memory: bool = False) -> Iterator[None]:
+    """Turn whatever a library raises about a file into a `FormatError`.
+
+    `what` names the file, and `fault` says of it what fails. `memory` is False where a
+    damaged file may claim more than there is.
+    """
+    try:
+        yield
+    except BiomedParseError:
+        raise
+    except Exception as error:
+        if memory and isinstance(error, MemoryError):
+            raise
+        check_shortage(error, memory=memory)
+        if isinstance(error, OSError) and error.errno:
+            raise FormatError(
+                f"{what} {fault} ({error.strerror}). The disk may be unavailable, or "
+                "permissions may have changed: restore access, and run the same again."
+            ) from error
+        raise damaged(what, f"{fault} ({error})") from error
 
 
 def check_blocks(

@@ -23,11 +23,12 @@ from zarr.codecs import ShardingCodec
 from zarr.core.array import AsyncArray
 from zarr.storage import LocalStore
 
-from napari_biomedparse.errors import FormatError, damaged
+from napari_biomedparse.errors import FormatError
 from napari_biomedparse.io.guards.bounds import (
     MAX_METADATA,
     MAX_PARTS,
     check_packed,
+    damaged,
     unpacked_limit,
 )
 
