@@ -177,10 +177,14 @@ class Journal:
         heads = (_HEAD.pack(_MAGIC, len(body), zlib.crc32(body)) for body in bodies)
         record = b"".join(chain.from_iterable(zip(heads, bodies, strict=True)))
         self.path.parent.mkdir(exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        with os.fdopen(open_own(self.path, flags), "ab") as file:
-            file.truncate(self.end)  # what a crash left of an incomplete stroke
-            file.write(record)
+        file = open_own(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        try:
+            os.ftruncate(file, self.end)  # what a crash left of an incomplete stroke
+            written = 0
+            while written < len(record):
+                written += os.write(file, record[written:])
+        finally:
+            os.close(file)
         for body in bodies:
             self._take(body, self.end)
             self.end += _HEAD.size + len(body)
