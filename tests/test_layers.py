@@ -56,6 +56,14 @@ BUDGET = {
     "runs": 2_970,
     "pipeline": 1_610,
     "process": 1_620,
+    "labels": 1_030,
+    "data": 1_340,
+    "slicing": 840,
+    "viewer": 900,
+    "engine": 440,
+    "samples": 760,
+    "report": 930,
+    "evaluation": 1_350,
 }
 BUDGET_OF_OTHERS = 3_300
 BUDGET_OF_ALL = 35_680
