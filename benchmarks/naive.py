@@ -53,8 +53,7 @@ def encode_templates(model: BiomedParse, classes: int = CLASSES) -> None:
 def encode_backbone(model: BiomedParse, slices: Tensor) -> list[Tensor]:
     """Compute res2 to res5 of slices [B, 3, S, S], copied to planes."""
     net = model.backbone
-    mean, std = model.pixel_mean.mean(), model.pixel_std.mean()
-    x = net.patch_embed((slices.float() - mean) / std)
+    x = net.patch_embed((slices.float() - model.pixel_mean) / model.pixel_std)
     features = []
     for i, stage in enumerate(net.layers):
         for block in stage.blocks:
