@@ -80,11 +80,7 @@ def test_round_slices_are_numbered(depth, most, numbered):
     assert list(_ticks(depth, most)) == numbered
 
 
-def test_without_scores_or_for_another_image_it_is_hidden(plot):
-    assert not plot.isHidden()
-    plot.set_own(False)
-    assert plot.isHidden()
-    plot.set_own(True)
+def test_without_scores_it_is_hidden(plot):
     assert not plot.isHidden()
     plot.show_scores(np.full((1, 4), np.nan, np.float32), ("nuclei",), [QColor()])
     assert plot.isHidden()

@@ -416,11 +416,11 @@ def test_results_of_another_image_are_hidden_until_it_is_back(desk_that, voxels)
     assert "Done: 6 slices of first" in view.status.text()
     desk.form.image.value = second
     assert prompts.rows[0].result is None
-    assert view.plot.isHidden() and view.doctor.isHidden()
+    assert not view.plot.isVisibleTo(view) and not view.doctor.isVisibleTo(view)
     assert view.status.text().startswith("Results of first are hidden")
     desk.form.image.value = first
     assert prompts.rows[0].result is not None
-    assert not view.plot.isHidden()
+    assert view.plot.isVisibleTo(view)
     assert view.status.text().startswith("Done: 6 slices of first")
 
 

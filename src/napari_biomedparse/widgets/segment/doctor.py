@@ -27,7 +27,6 @@ class Doctor(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._rows: list[QWidget] = []
-        self._own = True
         self._work = LatestWork(self)
         self._work.done.connect(self.show_causes)
         self._layout = column(self)
@@ -46,12 +45,7 @@ class Doctor(QWidget):
         self._rows = [self._row(cause) for cause in causes[:_MOST]]
         for line in self._rows:
             self._layout.addWidget(line)
-        self.set_own(self._own)
-
-    def set_own(self, own: bool) -> None:
-        """Hide causes that are those of another image."""
-        self._own = own
-        self.setVisible(own and bool(self._rows))
+        self.setVisible(bool(self._rows))
 
     def _row(self, cause: Cause) -> QWidget:
         line, text = QWidget(), plain_text(f"{cause.sentence} {cause.fix}")

@@ -49,7 +49,7 @@ class ExistencePlot(QWidget):
         self.names: Sequence[str] = ()
         self.colours: Sequence[QColor] = ()
         self.current: int | None = None
-        self._dragging, self._own = False, True
+        self._dragging = False
         self.setMouseTracking(True)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
@@ -65,20 +65,15 @@ class ExistencePlot(QWidget):
         """Return a smaller size, for a small window."""
         return QSize(200, 40 + self._line * (2 + len(self._legend)))
 
-    def set_own(self, own: bool) -> None:
-        """Hide scores that are those of another image; without any, it is hidden."""
-        self._own = own
-        self.setVisible(own and bool(np.isfinite(self.scores).any()))
-
     def show_scores(
         self,
         scores: npt.NDArray[np.float32],
         names: Sequence[str],
         colours: Sequence[QColor],
     ) -> None:
-        """Draw scores [P, slices], which are NaN where unknown."""
+        """Draw scores [P, slices], which are NaN where unknown; hidden without any."""
         self.scores, self.names, self.colours = scores, names, colours
-        self.set_own(self._own)
+        self.setVisible(bool(np.isfinite(scores).any()))
         self.updateGeometry()
         self.update()
 

@@ -11,7 +11,7 @@ from napari.layers import Image
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QLabel, QWidget
 
-from napari_biomedparse.data.options import MODALITIES, SegmentOptions
+from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.io.formats.units import with_voxel_size
 from napari_biomedparse.networks.catalogue import targets_of
@@ -31,7 +31,11 @@ from napari_biomedparse.widgets.segment.form_state import (
     restore,
     state_of,
 )
-from napari_biomedparse.widgets.segment.options import AdvancedOptions, LargeVolumes
+from napari_biomedparse.widgets.segment.options import (
+    CAPTIONS,
+    AdvancedOptions,
+    LargeVolumes,
+)
 from napari_biomedparse.widgets.segment.request import Request
 from napari_biomedparse.widgets.segment.which_slices import (
     RegionChoice,
@@ -59,12 +63,6 @@ if TYPE_CHECKING:
 DEMO_BADGE = "demo: learnt from phantoms, 8 targets, for trying out"
 OF_OBJECTS = ("edge_threshold", "minimum_size")
 MAIN = ("modality", "instances", *OF_OBJECTS)
-CAPTIONS: dict[str, dict[Any, str]] = {
-    "modality": {
-        **{key: modality.label for key, modality in MODALITIES.items()},
-        "auto": "automatic",
-    },
-}
 
 
 class SegmentForm(QWidget):

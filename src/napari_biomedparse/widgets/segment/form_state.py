@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -94,8 +95,8 @@ def begin(form: FormFields, *, has_prompts: bool) -> None:
 
 def apply_settings(form: FormFields, chosen: Preferences) -> None:
     """Set the form to napari's Preferences."""
-    for name in ("model", "device", "existence_threshold"):
-        apply_setting(form, name, getattr(chosen, name))
+    for name, value in asdict(chosen).items():
+        apply_setting(form, name, value)
 
 
 def apply_setting(form: FormFields, name: str, value: Any) -> None:

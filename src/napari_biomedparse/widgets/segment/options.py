@@ -17,7 +17,12 @@ from magicgui.widgets import (
 )
 from qtpy.QtWidgets import QWidget
 
-from napari_biomedparse.data.options import LARGEST_TILE, SMALLEST_TILE, SegmentOptions
+from napari_biomedparse.data.options import (
+    LARGEST_TILE,
+    MODALITIES,
+    SMALLEST_TILE,
+    SegmentOptions,
+)
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.io.formats.units import unit_symbol
 from napari_biomedparse.widgets.shared.form import (
@@ -108,6 +113,8 @@ ADVANCED = (
     "seed",
 )
 CAPTIONS: dict[str, dict[Any, str]] = {
+    "modality": {key: kind.label for key, kind in MODALITIES.items()}
+    | {"auto": AUTOMATIC},
     "batch_size": {"auto": AUTOMATIC, **{n: str(n) for n in (1, 2, 4, 8, 16, 32)}},
     "overlaps": {
         "score": "best score",

@@ -143,10 +143,11 @@ class RunView(QWidget):
         self._activity: progress | None = None
         self._told_next = 0.0
         self._ending = self._other = ""
+        self.results = QWidget()
+        column(self.results, (self.plot, 1), self.doctor, 0)
         column(
             self,
-            (self.plot, 1),
-            self.doctor,
+            (self.results, 1),
             0,  # the buttons stay at the bottom, whatever is above
             self.queue,
             self.bar,
@@ -205,8 +206,7 @@ class RunView(QWidget):
     def show_results_of(self, other: str) -> None:
         """Show the results, or only say that they are those of another image."""
         self._other = other
-        self.plot.set_own(not other)
-        self.doctor.set_own(not other)
+        self.results.setVisible(not other)
         self.bar.setFormat("%v of %m slices" + (f" of {other}" if other else ""))
         if not self.cancel_button.isEnabled():  # no run says how far it is
             self._say_ending()
