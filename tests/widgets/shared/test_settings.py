@@ -89,8 +89,10 @@ def test_a_place_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
 def test_a_new_widget_takes_preview_and_memory_over(make_napari_viewer, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "napari_biomedparse.process.child.Session._living_process",
-        lambda self: SimpleNamespace(start=lambda *given: asked.append(given[1])),
+        "napari_biomedparse.process.child.Process",
+        lambda command: SimpleNamespace(
+            start=lambda *given: asked.append(given[1]), stop=lambda: None
+        ),
     )
     page().preview, page().cache_gigabytes = True, 0.25
     viewer = make_napari_viewer()
