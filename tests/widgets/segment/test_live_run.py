@@ -118,6 +118,9 @@ def test_only_a_run_that_lasts_appears_in_the_activity_dock(
     monkeypatch.setattr(LiveLabels, "repaint", painted)
     desk = desk_that("slow")
     desk.viewer.add_image(voxels)
+    desk.start()  # the process may take longer to start than a run is late
+    desk.wait_for_end()
+    order.clear()
     layer = desk.start()
     desk.wait_until(lambda: len(progress._all_instances) == 1)
     assert order[0] == 0 and np.asarray(layer.data).any()
