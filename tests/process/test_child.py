@@ -237,12 +237,10 @@ from napari_biomedparse import SegmentOptions, SegmentedSlices, parse_prompts
 from napari_biomedparse.data.volume import as_volume
 from napari_biomedparse.process import Session, child
 from napari_biomedparse.process.child import COMMAND
-from napari_biomedparse.process.messages import SegmentRequest
 
 session = Session(sys.argv[1:])
 volume = as_volume(np.full((6, 40, 30), 200, np.uint8))
-request = SegmentRequest(volume, parse_prompts(["cell"]), SegmentOptions())
-for event in session.start(request):
+for event in session.run(volume, parse_prompts(["cell"]), SegmentOptions()):
     if isinstance(event, SegmentedSlices):
         print(session.pid, flush=True)
 """

@@ -42,6 +42,7 @@ from napari_biomedparse.process.messages import (
     Read,
     Request,
     Retune,
+    SegmentRequest,
     Slab,
     VolumeRequest,
     Voxels,
@@ -49,6 +50,7 @@ from napari_biomedparse.process.messages import (
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.options import SegmentOptions
+    from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.process.messages import Control, Event, Reply
 
 logger = logging.getLogger(__name__)
@@ -312,6 +314,13 @@ class Session:
         self._volumes = 0
         self._last: tuple[object, Any] = None, None
         self._starting = threading.Lock()
+
+    def run(
+        self, volume: Volume, prompts: PromptSet, options: SegmentOptions, **of: Any
+    ) -> RunHandle:
+        """Segment a volume with a `model` on a `device`; see `start`."""
+        request = SegmentRequest(volume=volume, prompts=prompts, options=options, **of)
+        return self.start(request)
 
     def start(self, request: Request) -> RunHandle:
         """Have the model process do what is requested, and return its events.
