@@ -24,6 +24,7 @@ import numcodecs
 import numpy as np
 import tifffile
 import torch
+from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -548,6 +549,50 @@ def run_files() -> dict[str, Any]:
     }
 
 
+def picture_files() -> dict[str, Any]:
+    """PNG, JPEG and BMP."""
+
+    def saved(kind: str, edge: int = 64) -> bytes:
+        stream = io.BytesIO()
+        levels = np.arange(edge * edge, dtype=np.uint32).astype(np.uint8)
+        Image.fromarray(levels.reshape(edge, edge)).save(stream, kind)
+        return stream.getvalue()
+
+    def png(*chunks: tuple[bytes, bytes]) -> bytes:
+        found = b"\x89PNG\r\n\x1a\n"
+        for name, data in chunks:
+            found += struct.pack(">I", len(data)) + name + data
+            found += struct.pack(">I", zlib.crc32(name + data))
+        return found
+
+    def sized(width: int, height: int, bits: int = 8, kind: int = 0) -> bytes:
+        header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+        return png((b"IHDR", header), (b"IDAT", zlib.compress(bytes(10**6))))
+
+    text = b"a\0\0" + zlib.compress(bytes(10**8))
+    whole = {kind: saved(kind) for kind in ("png", "jpeg", "bmp")}
+    large_bmp = bytearray(whole["bmp"])
+    large_bmp[18:26] = struct.pack("<ii", 2**30, 2**30)
+    large_jpeg = bytearray(whole["jpeg"])
+    at = large_jpeg.find(b"\xff\xc0")
+    large_jpeg[at + 5 : at + 9] = b"\xff\xff\xff\xff"
+    return {
+        **{f"truncated.{kind}": data[: len(data) // 2] for kind, data in whole.items()},
+        **{f"header_only.{kind}": data[:30] for kind, data in whole.items()},
+        "large.bmp": bytes(large_bmp),
+        "large.jpeg": bytes(large_jpeg),
+        "bomb.png": sized(13_000, 13_000),
+        "colours_bomb.png": sized(9_000, 9_000, 16, 6),
+        "just_allowed.png": sized(5_700, 5_700, 8, 6),
+        "huge_header.png": sized(2**31 - 1, 2**31 - 1),
+        "no_pixels.png": sized(0, 8),
+        "odd_bits.png": sized(8, 8, 7, 5),
+        "text_bomb.png": png((b"IHDR", whole["png"][16:29]), (b"zTXt", text)),
+        "profile_bomb.png": png((b"IHDR", whole["png"][16:29]), (b"iCCP", text)),
+        "jpeg_header_of_png.jpg": b"\xff\xd8\xff" + whole["png"],
+    }
+
+
 def other_files() -> dict[str, Any]:
     """What is no file of a known kind, and prompts."""
     return {
@@ -576,6 +621,7 @@ def make_corpus(folder: Path, canary: Path) -> list[tuple[str, Path]]:
         ("data", "zarr", zarr_files(canary)),
         ("checkpoint", "weights", weights_files(canary)),
         ("run_folder", "runs", run_files()),
+        ("data", "pictures", picture_files()),
         ("data", "others", other_files()),
     ]
     found = []

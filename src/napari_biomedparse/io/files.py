@@ -45,18 +45,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _KNOWN = (
-    "challenge .npz, TIFF (.tif, .tiff), NIfTI (.nii, .nii.gz) and OME-Zarr or Zarr "
-    "folders (.zarr)"
+    "challenge .npz, TIFF (.tif, .tiff), NIfTI (.nii, .nii.gz), OME-Zarr or Zarr "
+    "folders (.zarr), and pictures (.png, .jpg, .bmp)"
 )
 _NAMES: dict[Kind, str] = {
     "npz": ".npz file",
+    "picture": "picture",
     "tiff": "TIFF file",
     "nifti": "NIfTI file",
     "zarr": "Zarr folder",
 }
 _FOREIGN = {
-    b"\x89PNG": "a PNG picture",
-    b"\xff\xd8\xff": "a JPEG picture",
     b"\x89HDF": "HDF5",
     b"\x93NUMPY": "a single numpy array (store it in an .npz file as 'imgs')",
     b"ZISRAWFILE": "Zeiss CZI",
@@ -93,8 +92,9 @@ def open_file(path: str | os.PathLike[str], axes: str | None = None) -> Contents
     Parameters
     ----------
     path : path-like
-        Challenge ``.npz``, TIFF of any kind, NIfTI, or a Zarr folder; or a folder or
-        pattern (``slices/*.tif``) of TIFF files that are the slices of one volume.
+        Challenge ``.npz``, TIFF of any kind, NIfTI, a Zarr folder, or a picture (PNG,
+        JPEG, BMP); or a folder or pattern (``slices/*.tif``) of TIFF files that are
+        the slices of one volume.
     axes : str, optional
         Names of the axes of a TIFF's images, in their order, in place of its own:
         letters of T (time), C (channels or colors), Z, Y, X.
@@ -121,7 +121,7 @@ def open_file(path: str | os.PathLike[str], axes: str | None = None) -> Contents
 def _open(
     path: Path, axes: tuple[str, ...] | None = None, *, stored: bool = False
 ) -> Contents:
-    """Open a file; `axes` and `stored` are for TIFF, see `open_tiff`."""
+    """Open a file; for `axes` and `stored` see `open_tiff` and `open_picture`."""
     kind = recognise(path)
     if kind is None and stack_files(path):
         from napari_biomedparse.io.formats.tiff_stack import open_stack
@@ -130,8 +130,12 @@ def _open(
             return open_stack(path, axes, stored=stored)
     if kind is None:
         raise FormatError(_refusal(path))
-    more = {"axes": axes, "stored": stored} if kind == "tiff" else {}
     with reading(path, f"is not a complete {_NAMES[kind]}"):
+        if kind == "picture":
+            from napari_biomedparse.io.formats.picture import open_picture
+
+            return open_picture(path, stored=stored)
+        more = {"axes": axes, "stored": stored} if kind == "tiff" else {}
         contents = _format_of(kind)[0](path, **more)
     if not contents.images and not contents.labels:
         raise FormatError(

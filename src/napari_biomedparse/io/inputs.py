@@ -22,7 +22,7 @@ from napari_biomedparse.io.lazy import read_windows
 if TYPE_CHECKING:
     from napari_biomedparse.data.volume import Volume
 
-Kind = Literal["nifti", "npz", "tiff", "zarr"]
+Kind = Literal["nifti", "npz", "picture", "tiff", "zarr"]
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 FORMATS: dict[Kind, tuple[str, ...]] = {
@@ -31,7 +31,7 @@ FORMATS: dict[Kind, tuple[str, ...]] = {
     "nifti": (".nii", ".nii.gz"),
     "zarr": (".zarr",),
 }
-"""Extensions of each format, in lower case."""
+"""Extensions of each format that labels are saved in, in lower case."""
 SUFFIXES = tuple(suffix for some in FORMATS.values() for suffix in some)
 _MAGIC: dict[bytes, Kind] = {
     b"PK\x03\x04": "npz",
@@ -51,7 +51,10 @@ _FILE_KEYS = ("bytes", "changed", "files", "metadata")
 STATES = (*_FILE_KEYS, "chunks")
 """Keys of a volume's identity that may differ while its voxels are the same."""
 _ZARR_METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
-_ENDINGS = (".gz", ".nii", ".npz", ".ome", ".tif", ".tiff", ".zarr")
+_ENDINGS = (
+    ".bmp", ".gz", ".jpeg", ".jpg", ".nii", ".npz", ".ome", ".png", ".tif", ".tiff",
+    ".zarr",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,14 @@ def recognise(path: str | os.PathLike[str]) -> Kind | None:
         if not path.is_file():  # a pipe would keep its reader waiting
             return None
         with path.open("rb") as file:
-            head = file.read(4)
+            start = file.read(10)
     except OSError:
         return None
+    head = start[:4]
+    if head == b"\x89PNG" or head[:3] == b"\xff\xd8\xff":
+        return "picture"
+    if head[:2] == b"BM" and start[6:] == bytes(4):
+        return "picture"
     return _MAGIC.get(head) or ("nifti" if _is_nifti(path) else None)
 
 

@@ -1,0 +1,89 @@
+"""Read pictures (PNG, JPEG, BMP) with Pillow, as one grey or color image each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_biomedparse.data.volume import Volume
+from napari_biomedparse.errors import FormatError
+from napari_biomedparse.io.contents import Contents
+from napari_biomedparse.io.lazy import lazy_array
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_FEW_PIXELS, _PIXELS_A_BYTE = 2**25, 64
+"""Above so many pixels, a file has at most that many for each of its bytes."""
+_GREY = {"1": "L", "L": "L", "LA": "L", "La": "L"}
+_NUMBERS = {"I;16": "uint16", "I;16B": "uint16", "I;16L": "uint16", "I": "int32"}
+"""Modes of 16-bit grey, and the dtype of their values."""
+
+
+def open_picture(path: Path, *, stored: bool = False) -> Contents:
+    """Open a picture without reading pixels, [Y, X] or, in color, [Y, X, 3].
+
+    8 bits, or 16 of grey. Alpha is dropped and not blended; a palette is turned to its
+    colors unless `stored`, which leaves its indices as they are. A photograph is not
+    rotated by what its camera recorded, and has no pixel size.
+    """
+    with _opened(path) as image:
+        size, mode = (image.height, image.width), image.mode
+    indices = stored and mode in ("P", "PA")
+    colour = not indices and mode not in _GREY and mode not in _NUMBERS
+
+    def read(where: tuple[slice, ...]) -> npt.NDArray[Any]:
+        with _opened(path) as image:
+            if mode in _NUMBERS:
+                values = np.asarray(image).astype(_NUMBERS[mode])
+            elif indices:
+                values = np.asarray(image)
+            else:
+                wanted = _GREY.get(mode, "RGBA" if mode in ("P", "PA") else "RGB")
+                as_is = mode in (wanted, "RGBA")  # whose alpha is cut off here
+                values = np.asarray(image if as_is else image.convert(wanted))
+            values = values[..., :3] if colour else values
+            return values[where]
+
+    rank = 3 if colour else 2
+    shape = (*size, 3)[:rank]
+    dtype = np.dtype(_NUMBERS.get(mode, "uint8"))
+    volume = Volume(
+        lazy_array(read, shape, dtype, shape, str(path)),
+        ("y", "x", "c")[:rank],
+        (1.0,) * rank,
+        ("pixel",) * rank,
+        (0.0,) * rank,
+        name=path.stem,
+        source=path,
+        channel_names=("red", "green", "blue") if colour else (),
+    )
+    return Contents(images=(volume,))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image]:
+    """Open a picture whose claimed size is one that the file can have."""
+    from PIL import Image
+
+    try:
+        image = Image.open(path, formats=("PNG", "JPEG", "BMP"))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(path, str(error)) from error
+    with image:
+        most = max(_FEW_PIXELS, _PIXELS_A_BYTE * path.stat().st_size)
+        if image.height * image.width > most:
+            raise _too_large(path, f"{image.width} x {image.height} pixels")
+        yield image
+
+
+def _too_large(path: Path, found: str) -> FormatError:
+    return FormatError(
+        f"{path} claims to be larger than a picture may be ({found}). If it is not "
+        "damaged, save it as a tiled TIFF or OME-Zarr, which is read in parts."
+    )
