@@ -18,8 +18,8 @@ from golden_result import Result
 from torch import Tensor, nn
 
 from napari_biomedparse.engine.engine import Engine
-from napari_biomedparse.networks.blocks.boltzmann import RandomField, never_drawn
-from napari_biomedparse.networks.blocks.focal_network import FocalNetwork
+from napari_biomedparse.networks.blocks.decoder import RandomField, never_drawn
+from napari_biomedparse.networks.blocks.focalnet import FocalNetwork
 from napari_biomedparse.networks.blocks.layers import sine_positions
 from napari_biomedparse.networks.blocks.pixel_decoder import PixelFeatures
 from napari_biomedparse.networks.blocks.tokenizer import CONTEXT_LENGTH, tokenize

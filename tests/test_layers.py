@@ -55,7 +55,7 @@ BUDGET = {
     "training": 2_330,
     "runs": 2_970,
     "pipeline": 1_610,
-    "process": 1_620,
+    "process": 1_630,
     "labels": 1_030,
     "data": 1_340,
     "slicing": 840,

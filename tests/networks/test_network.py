@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_biomedparse.engine.engine import Engine
-from napari_biomedparse.networks.blocks.boltzmann import RandomField
+from napari_biomedparse.networks.blocks.decoder import RandomField
 from napari_biomedparse.networks.config import TINY
 from napari_biomedparse.networks.network import Network, SlicePrediction
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from napari_biomedparse.errors import CheckpointError, DeviceError, OutputError
 from napari_biomedparse.networks import checkpoint, weights
-from napari_biomedparse.networks.blocks.boltzmann import SeededField
+from napari_biomedparse.networks.blocks.decoder import SeededField
 from napari_biomedparse.networks.blocks.tokenizer import tokenize
 from napari_biomedparse.networks.catalogue import (
     MODELS,

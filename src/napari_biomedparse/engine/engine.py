@@ -26,7 +26,7 @@ from napari_biomedparse.engine.devices import (
     release_memory,
 )
 from napari_biomedparse.errors import DeviceError
-from napari_biomedparse.networks.blocks.boltzmann import RandomField, SeededField
+from napari_biomedparse.networks.blocks.decoder import RandomField, SeededField
 from napari_biomedparse.networks.blocks.tokenizer import tokenize
 from napari_biomedparse.networks.network import Features, Network, SlicePrediction
 

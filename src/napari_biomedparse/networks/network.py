@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 if TYPE_CHECKING:
-    from napari_biomedparse.networks.blocks.boltzmann import RandomField
+    from napari_biomedparse.networks.blocks.decoder import RandomField
     from napari_biomedparse.networks.config import BiomedParseConfig
 
 

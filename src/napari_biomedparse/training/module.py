@@ -19,7 +19,7 @@ from napari_biomedparse.training.losses import Losses, Targets, segmentation_los
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
-    from napari_biomedparse.networks.blocks.boltzmann import RandomField
+    from napari_biomedparse.networks.blocks.decoder import RandomField
     from napari_biomedparse.networks.network import SlicePrediction
     from napari_biomedparse.networks.v2.biomedparse import BiomedParse
     from napari_biomedparse.training.options import FinetuneOptions

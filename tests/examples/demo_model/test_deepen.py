@@ -8,7 +8,7 @@ import pytest
 import torch
 from deepen import deepened
 
-from napari_biomedparse.networks.blocks.boltzmann import SeededField
+from napari_biomedparse.networks.blocks.decoder import SeededField
 from napari_biomedparse.networks.config import TINY
 from napari_biomedparse.networks.network import SlicePrediction
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from napari_biomedparse.networks.blocks.boltzmann import SeededField
+from napari_biomedparse.networks.blocks.decoder import SeededField
 from napari_biomedparse.networks.blocks.pixel_decoder import PixelFeatures
 from napari_biomedparse.networks.config import TINY, V1
 from napari_biomedparse.networks.network import SlicePrediction

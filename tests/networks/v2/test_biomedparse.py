@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from napari_biomedparse.networks.blocks.boltzmann import SeededField
+from napari_biomedparse.networks.blocks.decoder import SeededField
 from napari_biomedparse.networks.config import TINY, V2
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 

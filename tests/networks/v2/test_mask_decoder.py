@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from napari_biomedparse.networks.blocks import layers
-from napari_biomedparse.networks.blocks.boltzmann import SeededField
+from napari_biomedparse.networks.blocks.decoder import SeededField
 from napari_biomedparse.networks.blocks.pixel_decoder import PixelFeatures
 from napari_biomedparse.networks.config import TINY
 from napari_biomedparse.networks.v2.mask_decoder import ImageFeatures, MaskDecoder

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from napari_biomedparse.networks.blocks.focal_network import FocalNetwork
+from napari_biomedparse.networks.blocks.focalnet import FocalNetwork
 from napari_biomedparse.networks.config import V1, BiomedParseConfig
 from napari_biomedparse.networks.v1.mask_decoder import MaskDecoder
 

@@ -30,7 +30,7 @@ from napari_biomedparse.networks.blocks.text_encoder import TextEncoder
 from napari_biomedparse.networks.network import SlicePrediction
 
 if TYPE_CHECKING:
-    from napari_biomedparse.networks.blocks.boltzmann import RandomField
+    from napari_biomedparse.networks.blocks.decoder import RandomField
     from napari_biomedparse.networks.blocks.layers import Attention
     from napari_biomedparse.networks.config import BiomedParseConfig
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from napari_biomedparse.networks.blocks.focal_network import FocalNetwork
+from napari_biomedparse.networks.blocks.focalnet import FocalNetwork
 from napari_biomedparse.networks.config import V2, BiomedParseConfig
 from napari_biomedparse.networks.v2.mask_decoder import MaskDecoder
 

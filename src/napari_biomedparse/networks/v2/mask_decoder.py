@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from napari_biomedparse.networks.blocks import layers
-from napari_biomedparse.networks.blocks.boltzmann import RandomField, hidden_keys
 from napari_biomedparse.networks.blocks.decoder import (
     LEVELS,
     CrossAttention,
     Decoder,
     ImageFeatures,
     MaskEmbed,
+    RandomField,
     SelfAttention,
     attentions,
+    hidden_keys,
     masks_of,
 )
 from napari_biomedparse.networks.blocks.layers import FeedForward, LinearEach, Norm

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from napari_biomedparse.networks.blocks.boltzmann import (
+from napari_biomedparse.networks.blocks.decoder import (
     SeededField,
     hidden_keys,
     never_drawn,
