@@ -14,8 +14,7 @@ import typer
 from docstring_parser import Docstring, DocstringStyle, parse
 
 from napari_biomedparse.cli._show import err
-from napari_biomedparse.data.fields import field_types
-from napari_biomedparse.data.options import SegmentOptions
+from napari_biomedparse.data.options import SegmentOptions, field_types
 from napari_biomedparse.errors import OptionError
 
 FINE = "Fine control"

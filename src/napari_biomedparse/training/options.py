@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from napari_biomedparse.data.fields import check_fields, documented, option
-from napari_biomedparse.data.options import MODALITIES
+from napari_biomedparse.data.options import MODALITIES, check_fields, documented, option
 from napari_biomedparse.errors import OptionError
 
 PARTS = ("text", "backbone", "pixel-decoder")

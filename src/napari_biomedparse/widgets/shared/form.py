@@ -1,4 +1,4 @@
-"""Form fields made from the declarations of an options class (`data.fields`)."""
+"""Form fields made from the declarations of an options class (`data.options`)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_biomedparse.data.fields import field_types
+from napari_biomedparse.data.options import field_types
 from napari_biomedparse.errors import BiomedParseError
 from napari_biomedparse.widgets.shared.settings import AUTOMATIC
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_biomedparse.data.fields import (
+from napari_biomedparse.data.options import (
+    SegmentOptions,
     check_fields,
     documented,
     field_types,
     option,
 )
-from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.training.options import FinetuneOptions
 
