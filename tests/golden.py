@@ -80,6 +80,8 @@ def cases_of_v1(folder: Path) -> Iterator[Callable[[], Iterator[Result]]]:
             yield partial(run, folder, model)
     if (folder / "unit_decoder.npz").exists():
         yield partial(golden_v1.unit_decoder, folder)
+    if (folder / "pure_read.npz").exists():
+        yield partial(golden_v1.pure_read, folder)
     for pattern in ("stage_*.npz", "companion_*.npz", "e2e_*.npz"):
         for path in sorted(folder.glob(pattern)):
             yield partial(golden_v1.image_case, folder, path)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import math
+import tempfile
 import zlib
 from collections.abc import Iterator
 from functools import cache
@@ -24,11 +27,14 @@ from golden_network import (
 from golden_result import Result
 from torch import Tensor
 
+from napari_biomedparse.data.options import MODALITIES
 from napari_biomedparse.engine.engine import Engine
+from napari_biomedparse.io.files import _open
 from napari_biomedparse.networks.blocks.decoder import ImageFeatures
 from napari_biomedparse.networks.blocks.pixel_decoder import PixelFeatures
 from napari_biomedparse.networks.config import V1
 from napari_biomedparse.networks.v1.biomedparse import BiomedParseV1
+from napari_biomedparse.slicing.intensity import stretched
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 PREDICTOR = "sem_seg_head.predictor."
@@ -243,6 +249,88 @@ def _masks(name: str, probability: np.ndarray[Any, Any], file: Arrays) -> Result
     note = f"{int(differ.sum())} of {differ.size} pixels, at most {away:.1e} from 0.5"
     passed = share <= allowed and away <= FROM_HALF
     return Result(f"{name} masks", share, allowed, passed, note)
+
+
+def pure_read(folder: Path) -> Iterator[Result]:
+    """Readers of pictures, CT, MR, NIfTI and DICOM; Pillow's way to a square."""
+    file = load(folder / "pure_read.npz")
+    described = json.loads((folder / "pure_read.json").read_text("utf-8"))
+    for name, about in described.items():
+        if f"{name}_seed" in file and "shape" in about:
+            rows, columns = about["shape"]
+            seed = file[f"{name}_seed"].repeat(10, 0).repeat(10, 1)[:rows, :columns]
+            found = np.moveaxis(prepared(seed, 1024)[0].numpy(), 0, -1)
+        elif "file" in about and about["file"].endswith(".dcm") and _no_pydicom():
+            yield Result(name, 0, 0, True, "skipped: pydicom is not installed")
+            continue
+        else:
+            found = published_square(_planes(name, about, file, folder))
+        off = int(found.sum(dtype=np.int64)) - about["sum"]
+        sub, row = file[f"{name}_sub"], file[f"{name}_row500"]
+        found = found if sub.ndim == 3 else found[..., 0]
+        own = found[500].reshape(1024, -1)[:, : row.size // 1024].reshape(row.shape)
+        wrong = int((found[::16, ::16] != sub).sum() + (own != row).sum())
+        passed = wrong == 0 and off == 0
+        yield Result(f"pure_read {name}", wrong, 0, passed, f"sum differs by {off}")
+
+
+def _no_pydicom() -> bool:
+    return importlib.util.find_spec("pydicom") is None
+
+
+def _planes(
+    name: str, about: dict[str, Any], file: Arrays, folder: Path
+) -> np.ndarray[Any, Any]:
+    """Return what a reader gets from its file: grey levels, [Y, X] or [Y, X, 3]."""
+    window = None
+    if "site" in about:
+        key = {"lung": "chest"}.get(about["site"], about["site"])
+        window = MODALITIES[f"ct-{key}-v1"].window
+    if f"{name}_file" in file:
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / "a.png"
+            path.write_bytes(file[f"{name}_file"].tobytes())
+            stored = _open(path, stored=True).images[0]  # a palette's indices
+            return np.asarray(stored.data)
+    if f"{name}_in" in file:
+        return stretched(file[f"{name}_in"], window)
+    if f"{name}_seed" in file:
+        return stretched(file[f"{name}_seed"].repeat(20, 0).repeat(20, 1), window)
+    places = (folder.parent / "data", Path(__file__).parents[2] / "shared" / "data")
+    path = next(
+        p for place in places if (p := place / "formats" / about["file"]).exists()
+    )
+    if path.suffix == ".dcm":
+        import pydicom
+
+        image = pydicom.dcmread(path)
+        scaled = image.pixel_array * image.RescaleSlope + image.RescaleIntercept
+        return stretched(scaled, window)
+    import nibabel
+
+    data = np.asanyarray(nibabel.load(path).get_fdata())  # type: ignore[attr-defined]
+    data = np.moveaxis(data, about.get("HW_index", (0, 1)), (0, 1))
+    plane = data[:, :, about["slice_idx"]]
+    if "channel_idx" in about:
+        plane = plane[:, :, about["channel_idx"]]
+    return stretched(plane, window)
+
+
+def published_square(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Pad [Y, X] or [Y, X, 3] to a square, and resize it to 1024, uint8, in color."""
+    from skimage.transform import resize
+
+    colours = image if image.ndim == 3 else image[..., None]
+    missing = [max(image.shape[:2]) - n for n in image.shape[:2]]
+    padded = np.pad(colours, [*((n // 2, n // 2) for n in missing), (0, 0)])
+    channels = [
+        resize(
+            padded[..., i], (1024, 1024), order=3, mode="constant",
+            preserve_range=True, anti_aliasing=True,
+        ).astype(np.uint8)
+        for i in range(padded.shape[-1])
+    ]  # fmt: skip
+    return np.stack(channels * (3 // len(channels)), axis=-1)
 
 
 def prepared(image: np.ndarray[Any, Any], size: int) -> Tensor:

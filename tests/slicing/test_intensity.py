@@ -15,9 +15,11 @@ from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.slicing import intensity
 from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
 
+VOLUMEWISE = [key for key, kind in MODALITIES.items() if not kind.each_slice]
 
-@pytest.mark.parametrize("modality", MODALITIES)
-def test_8_bit_values_are_never_touched(modality: str) -> None:
+
+@pytest.mark.parametrize("modality", VOLUMEWISE)
+def test_8_bit_values_are_not_touched(modality: str) -> None:
     data = np.array([[[3, 250]]], np.uint8)
     intensity = choose_intensity(data, modality)
     assert intensity.apply(data) is data
@@ -230,3 +232,53 @@ def test_a_dask_array_is_read_slab_by_slab(monkeypatch: pytest.MonkeyPatch) -> N
     )
     choose_intensity(data)
     assert len(read) == 8
+
+
+def test_each_slice_is_windowed_and_stretched_by_itself() -> None:
+    data = np.array([[[-900, 0, 150]], [[50, 150, 9000]], [[7, 7, 7]]], np.int16)
+    intensity = choose_intensity(data, "ct-abdomen-v1")
+    found = intensity.apply(data)[:, 0].tolist()
+    assert found == [[0, 127, 255], [0, 127, 255], [0, 0, 0]]
+    assert "CT abdomen: -150 to 250, of each slice" in intensity.describe()
+    alike = choose_intensity(data, "ct-abdomen")
+    assert alike.apply(data)[:, 0].tolist() == [
+        [0, 96, 191],
+        [128, 191, 255],
+        [100] * 3,
+    ]
+
+
+def test_percentiles_are_those_of_positive_values() -> None:
+    slices = np.zeros((2, 20, 20), np.float32)
+    slices[0, :10] = np.arange(1, 201).reshape(10, 20)
+    slices[1] = -5
+    found = choose_intensity(slices, "positive-v1").apply(slices)
+    low, high = np.percentile(np.arange(1, 201), (0.5, 99.5))
+    assert found[0, 0, 2] == int((3 - low) / (high - low) * 255)
+    assert found[0, 9, -1] == 255 and found[0, 15, 0] == 0
+    assert not found[1].any()  # no value above 0
+    alike = choose_intensity(slices, "positive")
+    assert (alike.low, alike.high) == pytest.approx((low, high))
+    with pytest.raises(VolumeError, match="no values above 0"):
+        choose_intensity(slices[1:], "positive")
+
+
+def test_grey_of_8_bits_is_stretched_where_that_is_chosen_and_colors_never() -> None:
+    grey = np.array([[[100, 120, 140]]], np.uint8)
+    found = choose_intensity(grey, "ct-chest-v1").apply(grey)
+    assert found.ravel().tolist() == [0, 127, 255]
+    colours = np.stack([grey] * 3, axis=-1)
+    assert choose_intensity(colours, "positive-v1").apply(colours) is colours
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "g", "i1", "i8", "u8", "u2"])
+def test_each_slice_of_any_values_is_stretched(dtype: str) -> None:
+    limits: Any = np.iinfo(dtype) if dtype[0] in "iu" else np.finfo(dtype)
+    slices = np.full((1, 8, 8), limits.min, dtype)
+    slices[:, ::2] = limits.max
+    slices[:, 1] = 1
+    if dtype[0] not in "iu":
+        slices[:, 3, 0] = np.nan
+    for modality in ("positive-v1", "ct-liver-v1"):
+        found = choose_intensity(slices, modality).apply(slices)
+        assert found.min() == 0 and found[0, 0, 0] == 255

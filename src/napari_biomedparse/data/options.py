@@ -135,16 +135,28 @@ class Modality(NamedTuple):
     """What is known about the grey levels of one kind of image.
 
     `window` is the lowest and the highest Hounsfield unit that stay distinct; without
-    it, the range comes from percentiles.
+    it, the range comes from percentiles, on request of positive values alone. For
+    BiomedParse v1, each slice is then stretched to its own lowest and highest value.
     """
 
     label: str
     window: tuple[float, float] | None = None
+    positive: bool = False
+    each_slice: bool = False
 
 
 def _ct(label: str, width: float, level: float) -> Modality:
     return Modality(label, (level - width / 2, level + width / 2))
 
+
+_SITES = {  # Hounsfield units of the readers of BiomedParse v1, by name and key
+    "abdomen": ("ct-abdomen", (-150.0, 250.0)),
+    "chest": ("ct-chest", (-1000.0, 1000.0)),
+    "pelvis": ("ct-pelvis", (-55.0, 200.0)),
+    "liver": ("ct-liver", (-25.0, 230.0)),
+    "colon": ("ct-colon", (-68.0, 187.0)),
+    "pancreas": ("ct-pancreas", (-100.0, 200.0)),
+}
 
 MODALITIES: dict[str, Modality] = {
     "auto": Modality("choose from the data"),
@@ -158,6 +170,15 @@ MODALITIES: dict[str, Modality] = {
     "em": Modality("electron microscopy"),
     "light-sheet": Modality("light-sheet and other fluorescence microscopy"),
     "none": Modality("values as they are"),
+    "positive": Modality("other: positive values", positive=True),
+    "positive-v1": Modality("v1, other: each slice by itself", None, True, True),
+    **{key: Modality(f"CT, {site}", window) for site, (key, window) in _SITES.items()},
+    **{
+        f"{key}-v1": Modality(
+            f"v1, CT {site}: each slice by itself", window, False, True
+        )
+        for site, (key, window) in _SITES.items()
+    },
 }
 
 

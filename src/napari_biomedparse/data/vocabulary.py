@@ -37,11 +37,11 @@ def suggested_prompts(modality: str = "auto") -> tuple[str, ...]:
     """List prompts that the model was trained on.
 
     They read like "CT imaging of spleen in the abdomen". The modality is a key of
-    `MODALITIES`; "auto" and "none" list all prompts, unknown ones raise an
+    `MODALITIES`; those of any image ("auto") list all prompts, unknown ones raise an
     `OptionError`.
     """
     kind = modality.split("-")[0] if modality.startswith("ct") else modality
-    if kind not in ("auto", "none", *_NAMES):
+    if kind not in ("auto", "none", "positive", "positive-v1", *_NAMES):
         raise OptionError(
             f"There is no modality {modality!r}; choose auto, {', '.join(_NAMES)}."
         )

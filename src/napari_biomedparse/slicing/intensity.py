@@ -1,7 +1,8 @@
 """Scaling of a volume's values to the 0 to 255 that the network was trained on.
 
 Source of the percentiles and of the CT windows in `data.options`: the documented
-preparation of the training data (CVPR 2025 text-guided segmentation challenge).
+preparation of the training data (CVPR 2025 text-guided segmentation challenge), and of
+`stretched`: section 2 of the architecture description of BiomedParse v1.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Intensity:
     label: str = "values as they are"  # the method in words
     hint: str = ""  # a sentence of advice for the user, or empty
     sampled: str = ""  # checksum of the voxels that the choice is based on, or empty
+    each_slice: bool = False  # whether each slice is then stretched, see `stretched`
 
     def apply(self, planes: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Map the values of slices [B, Y, X] of any integer or real dtype.
@@ -53,7 +55,7 @@ class Intensity:
         The result [B, Y, X] is uint8, the nearest grey level (halves to the even one);
         with the method ``none`` the values and dtype as they came. NaN becomes 0, minus
         infinity 0 and plus infinity 255. If `low` equals `high`, larger values become
-        255 and all others 0.
+        255 and all others 0. With `each_slice`, see `stretched`, cut off to whole ones.
         """
         if self.method == "none":
             if planes.dtype.kind != "f" or np.isfinite(planes).all():
@@ -61,7 +63,10 @@ class Intensity:
             return np.asarray(np.nan_to_num(planes, nan=0.0, posinf=255.0, neginf=0.0))
         mapped = np.empty(planes.shape, np.uint8)
         for plane, target in zip(planes, mapped, strict=True):
-            if self.low < self.high:
+            if self.each_slice:
+                window = (self.low, self.high) if self.method == "window" else None
+                target[...] = stretched(plane, window)
+            elif self.low < self.high:
                 target[...] = self._rescaled(plane)
             else:
                 target[...] = np.where(plane > self.low, 255, 0)
@@ -84,17 +89,48 @@ class Intensity:
     def describe(self) -> str:
         """Describe in one or two sentences what happens to the values."""
         text = self.label
-        if self.method != "none":
+        if self.each_slice:
+            text += ", of each slice, whose lowest and highest value become 0 and 255"
+        elif self.method != "none":
             text += f": {self.low:.6g} to {self.high:.6g} become 0 to 255"
         return f"{text}. {self.hint}" if self.hint else text
+
+
+def stretched(
+    plane: npt.NDArray[Any], window: tuple[float, float] | None = None
+) -> npt.NDArray[np.floating[Any]]:
+    """Clip a slice [Y, X], and stretch what is left to 0 to 255, as v1's readers do.
+
+    The range is a `window`, or else from the 0.5 to the 99.5 percentile of the values
+    above 0. The result is float32 for such a slice, else float64, and all 0 for one
+    with a single value, or without values above 0, which the readers refuse.
+    """
+    values = plane
+    with np.errstate(over="ignore"):  # to infinity, and distances of such values
+        if plane.dtype.kind == "f" and plane.dtype != np.float32:
+            values = plane.astype(np.float64)
+        if plane.dtype.kind == "f":
+            values = np.nan_to_num(values)
+        low, high = window or (0, 0)
+        if window is None and (values > 0).any():
+            above = values[values > 0]  # one by one, so that float32 stays float32
+            low, high = (np.percentile(above, share) for share in PERCENTILES)
+        values = np.clip(values, low, high)
+        lowest, highest = values.min(), values.max()
+        if not np.isfinite(highest - lowest):
+            values, lowest, highest = values / 2, lowest / 2, highest / 2
+    if lowest == highest:
+        return np.zeros(plane.shape, np.float32)
+    return np.asarray((values - lowest) / (highest - lowest) * 255)
 
 
 def choose_intensity(data: ArrayLike, modality: str = "auto") -> Intensity:
     """Decide how a volume's values are scaled to 0 to 255.
 
-    8-bit unsigned values are used as they are. CT is windowed; other images are clipped
-    to their 0.5 and 99.5 percentiles (where these coincide, as in sparse images, to
-    their lowest and highest value). Percentiles are exact up to 2**24 voxels; of larger
+    8-bit unsigned values are used as they are, unless each slice is to be stretched. CT
+    is windowed; other images are clipped to their 0.5 and 99.5 percentiles (where these
+    coincide, as in sparse images, to their lowest and highest value), or those of their
+    positive values. Percentiles are exact up to 2**24 voxels; of larger
     volumes that many are read in evenly spaced slabs. Which ones depends on the shape
     alone, so that arrays with the same content give the same result whatever their
     chunks. Floating-point colours range from 0 to 1, or to 255 if a value above 1
@@ -111,7 +147,8 @@ def choose_intensity(data: ArrayLike, modality: str = "auto") -> Intensity:
             f"Modality {modality!r} is unknown; choose one of {', '.join(MODALITIES)}."
         )
     dtype = np.dtype(data.dtype)
-    if dtype == np.uint8:
+    each = MODALITIES[modality].each_slice and len(data.shape) == 3
+    if dtype == np.uint8 and not each:
         return Intensity("none", label="8-bit values, used as they are")
     if modality == "none":
         if dtype.kind != "f":
@@ -127,13 +164,26 @@ def choose_intensity(data: ArrayLike, modality: str = "auto") -> Intensity:
     chosen = MODALITIES[modality]
     if chosen.window is not None:
         hint = UNSIGNED_HINT if dtype.kind == "u" else ""
-        return Intensity("window", *chosen.window, f"{chosen.label} window", hint)
-    return _spread(data, dtype)
+        label = f"{chosen.label} window"
+        if each:
+            label = "{}: {:g} to {:g}".format(label.partition(":")[0], *chosen.window)
+        return Intensity("window", *chosen.window, label, hint, each_slice=each)
+    if each:
+        label = "percentiles {} to {} of positive values".format(*PERCENTILES)
+        return Intensity("percentile", label=label, each_slice=True)
+    return _spread(data, dtype, positive=chosen.positive)
 
 
-def _spread(data: ArrayLike, dtype: np.dtype[Any]) -> Intensity:
-    """Choose the range from percentiles of the data."""
+def _spread(data: ArrayLike, dtype: np.dtype[Any], *, positive: bool) -> Intensity:
+    """Choose the range from percentiles of the data, or of its `positive` values."""
     values = _sample(data)
+    if positive:
+        values = values[values > 0]
+        if values.size == 0:
+            raise VolumeError(
+                "The volume has no values above 0 in the part that was sampled; choose "
+                "the modality auto, or the region that holds data."
+            )
     sampled = hashlib.sha256(values.data).hexdigest()[:16]
     with np.errstate(over="ignore"):
         factor = 1.0 if np.isfinite(np.ptp(values)) else 0.25
@@ -151,6 +201,7 @@ def _spread(data: ArrayLike, dtype: np.dtype[Any]) -> Intensity:
         )
     if low < high:
         label = "percentiles {} to {}".format(*PERCENTILES)
+        label += " of positive values" * positive
         return Intensity("percentile", low, high, label, hint, sampled)
     low, high = (float(value) / factor for value in (values.min(), values.max()))
     return Intensity("range", low, high, "lowest to highest value", hint, sampled)
