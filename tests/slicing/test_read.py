@@ -217,6 +217,21 @@ def test_colours() -> None:
     )
 
 
+@pytest.mark.parametrize("colours", [(), (3,)])
+@pytest.mark.parametrize("tile", ["none", 20])
+def test_slices_read_alone_are_seen_as_the_square_that_enters(
+    colours: tuple[int, ...], tile: Any
+) -> None:
+    config, options = replace(TINY, network="v1"), SegmentOptions(tile=tile)
+    volume = np.random.default_rng(2).integers(0, 256, (2, 30, 41, *colours), np.uint8)
+    seen = seen_slice(volume, options, 1, size=SIZE, alone=True)
+    plan = plan_run(volume, "liver", options, config=config)
+    (batch,) = slice_batches(plan.volume, plan.geometry, plan.intensity, 1, 2, 1)
+    expected = np.moveaxis(batch.slices[0].numpy(), 0, -1)
+    shown = seen if colours else np.stack([seen] * 3, -1)
+    np.testing.assert_array_equal(shown, expected)
+
+
 def test_values_as_they_are_are_cut_off_for_the_eye() -> None:
     volume = np.array([[[-5.0, 300.9]]])
     seen = seen_slice(volume, SegmentOptions(modality="none"), 0)

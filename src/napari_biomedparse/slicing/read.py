@@ -312,17 +312,20 @@ def seen_slice(
     *,
     intensity: Intensity | None = None,
     size: int = PUBLISHED_SIZE,
+    alone: bool = False,
 ) -> npt.NDArray[np.uint8]:
     """Return a slice with the grey levels and the padding that the network gets.
 
-    The result is that of `grey_slice`, padded but not resized. `volume` and errors are
-    as for `segment`; `index` is along the slicing axis of the region, an `OptionError`
-    if there is no such slice. `intensity` is an earlier result of `choose_intensity`,
-    which may take seconds for a large volume. The edge length `size` of the network's
-    input affects the padding of slices that are cut into tiles.
+    The result is that of `grey_slice`, padded but not resized; see `alone`. `volume`
+    and errors are as for `segment`; `index` is along the slicing axis of the region, an
+    `OptionError` if there is no such slice. `intensity` is an earlier result of
+    `choose_intensity`, which may take seconds for a large volume. The edge length
+    `size` of the network's input affects the padding of slices that are cut into tiles.
+    A network that reads slices `alone` gets them squashed to a square, which is then
+    the result.
     """
     volume = region_of(as_volume(volume, axes=options.axes), options)
-    geometry = slice_geometry(volume, options, size)
+    geometry = slice_geometry(volume, options, size, alone=alone)
     if not 0 <= index < geometry.depth:
         raise OptionError(
             f"{volume.name} has no slice {index} along axis "
@@ -331,6 +334,14 @@ def seen_slice(
     if intensity is None:
         intensity = choose_intensity(volume.data, options.modality)
     grey = grey_slice(volume, geometry.axis, index, intensity)
+    if alone:
+        from PIL import Image
+
+        rows, columns = geometry.working_shape
+        squashed = Image.fromarray(grey).resize(
+            (columns, rows), Image.Resampling.BICUBIC
+        )
+        return np.asarray(squashed)
     return np.pad(grey, (*geometry.pad, (0, 0))[: grey.ndim])
 
 

@@ -47,3 +47,14 @@ def test_without_an_image_it_says_so(desk_that):
     seen = desk.widget.findChild(SeenPicture)
     seen.show()
     desk.wait_until(lambda: seen.text.text() == "There is no image.")
+
+
+def test_v1_gets_a_square(desk_that):
+    desk = desk_that("works")
+    desk.viewer.add_image(np.zeros((3, 20, 60), np.uint8))
+    seen = desk.widget.findChild(SeenPicture)
+    desk.form.model.choose("v1")
+    seen.show()
+    desk.wait_until(lambda: not seen.picture.pixmap().isNull())
+    size = seen.picture.pixmap().size()
+    assert size.width() == size.height()

@@ -9,6 +9,8 @@ from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import QLabel, QWidget
 
 from napari_biomedparse.errors import BiomedParseError
+from napari_biomedparse.networks.catalogue import MODELS
+from napari_biomedparse.networks.config import V2
 from napari_biomedparse.slicing.intensity import choose_intensity
 from napari_biomedparse.slicing.read import region_of, seen_slice
 from napari_biomedparse.viewer.layers import volume_from_layer
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from napari_biomedparse.data.options import SegmentOptions
     from napari_biomedparse.data.volume import Volume
+    from napari_biomedparse.networks.config import BiomedParseConfig
     from napari_biomedparse.slicing.intensity import Intensity
     from napari_biomedparse.widgets.segment.form import SegmentForm
 
@@ -82,7 +85,11 @@ class SeenPicture(QWidget):
         levels = (options.modality, options.region)
         about = (layer, id(layer.data), tuple(at.items()), levels)
         known = self._known[1] if self._known and self._known[0] == about else None
-        self._work.submit(lambda: (about, *_look(volume, options, index, known)))
+        named = MODELS.get(form.model.value)
+        config = named.config if named else V2
+        self._work.submit(
+            lambda: (about, *_look(volume, options, index, known, config))
+        )
 
     def _show(self, seen: _Seen) -> None:
         about, grey, intensity = seen
@@ -107,10 +114,18 @@ class SeenPicture(QWidget):
 
 
 def _look(
-    volume: Volume, options: SegmentOptions, index: int, known: Intensity | None
+    volume: Volume,
+    options: SegmentOptions,
+    index: int,
+    known: Intensity | None,
+    config: BiomedParseConfig,
 ) -> tuple[npt.NDArray[np.uint8], Intensity]:
     """Apply grey levels to a slice; choose them first if they are not known."""
     intensity = known or choose_intensity(
         region_of(volume, options).data, options.modality
     )
-    return seen_slice(volume, options, index, intensity=intensity), intensity
+    size, alone = config.image_size, config.slices_alone
+    return (
+        seen_slice(volume, options, index, intensity=intensity, size=size, alone=alone),
+        intensity,
+    )
