@@ -11,6 +11,7 @@ import tifffile
 import torch
 from golden_v1 import enlarged, prepared
 from numpy.typing import NDArray
+from PIL import Image
 from tiny_v1 import tiny_v1
 from typer.testing import CliRunner
 
@@ -121,3 +122,18 @@ def test_run_folder_command_line_and_file_give_the_same_labels(
     )
     assert told.exit_code == 0, told.output
     np.testing.assert_array_equal(tifffile.imread(out), expected)
+
+
+def test_a_picture_is_segmented_as_its_pixels(
+    model: BiomedParseV1, file: str, tmp_path: Path
+) -> None:
+    rgba, out = random_image(50, 70, 4), tmp_path / "labels.tif"
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    expected = segment(rgba[..., :3], PROMPTS, model).labels
+    found = segment(tmp_path / "a.png", PROMPTS, model).labels
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+    given = [part for text in PROMPTS for part in ("-p", text)]
+    command = ["segment", str(tmp_path / "a.png"), *given, "-m", file, "-o", str(out)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(tifffile.imread(out), np.squeeze(expected))
