@@ -17,6 +17,7 @@ import golden_e2e
 import golden_network
 import golden_pure
 import golden_v1
+import golden_v1_pure
 import torch
 from golden_result import Result
 
@@ -82,9 +83,15 @@ def cases_of_v1(folder: Path) -> Iterator[Callable[[], Iterator[Result]]]:
         yield partial(golden_v1.unit_decoder, folder)
     if (folder / "pure_read.npz").exists():
         yield partial(golden_v1.pure_read, folder)
+    if (folder / "pure_stats.npz").exists():
+        yield partial(golden_v1_pure.statistics, folder)
+    if (folder / "pure_combine.npz").exists():
+        yield partial(golden_v1_pure.combination, folder)
     for pattern in ("stage_*.npz", "companion_*.npz", "e2e_*.npz"):
         for path in sorted(folder.glob(pattern)):
             yield partial(golden_v1.image_case, folder, path)
+    for path in sorted(folder.glob("recognition_*.npz")):
+        yield partial(golden_v1_pure.recognition, folder, path)
 
 
 def main(folder: Path) -> int:

@@ -41,6 +41,10 @@ from .pipeline.deprecated import (
     segment_consensus as segment_consensus,
     segment_series as segment_series,
 )
+from .pipeline.recognize import (
+    Recognition as Recognition,
+    recognize as recognize,
+)
 from .pipeline.segment import (
     iter_segment as iter_segment,
     segment as segment,

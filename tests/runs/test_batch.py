@@ -99,6 +99,15 @@ def test_inputs(scans: Path) -> None:
             find_files([nothing])
 
 
+def test_pictures_beside_volumes_are_left_out(scans: Path, tmp_path: Path) -> None:
+    (scans / "a.png").write_bytes(b"\x89PNG")
+    assert [file.name for file in find_files([scans])] == ["a.tif", "b.tif", "c.tif"]
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "a.png").write_bytes(b"\x89PNG")
+    assert [file.name for file in find_files([alone])] == ["a.png"]
+
+
 def test_names_of_results() -> None:
     files = [Path("/d/x/a.ome.tif"), Path("/d/y/a.tif"), Path("/d/b.ome.zarr")]
     assert folder_names(files) == ["d_x_a_ome_tif", "d_y_a_tif", "b"]

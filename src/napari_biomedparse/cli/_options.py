@@ -33,9 +33,9 @@ prompt : TEXT
     for several targets: the first gets label 1, the second label 2, and so on. By
     default the prompts stored in the file are used.
 model : NAME|FILE
-    v2 (the published network, downloaded on first use), demo (small, built in), tiny
-    (random, for trying things out), or a weights file. By default v2 if it has been
-    downloaded, else demo.
+    v2 (the published network for volumes) or v1 (for images), downloaded on first use;
+    demo (small, built in), tiny (random, for trying things out), or a weights file. By
+    default v2 if it has been downloaded, else demo.
 channel : C
     Channel, by number (from 0) or name; rgb for all three as colors.
 overwrite

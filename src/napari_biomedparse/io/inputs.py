@@ -51,10 +51,8 @@ _FILE_KEYS = ("bytes", "changed", "files", "metadata")
 STATES = (*_FILE_KEYS, "chunks")
 """Keys of a volume's identity that may differ while its voxels are the same."""
 _ZARR_METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
-_ENDINGS = (
-    ".bmp", ".gz", ".jpeg", ".jpg", ".nii", ".npz", ".ome", ".png", ".tif", ".tiff",
-    ".zarr",
-)  # fmt: skip
+_PICTURES = (".bmp", ".jpeg", ".jpg", ".png")
+_ENDINGS = (*_PICTURES, ".gz", ".nii", ".npz", ".ome", ".tif", ".tiff", ".zarr")
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,8 @@ def find_files(inputs: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
     """Find the files that paths, folders and patterns stand for, each once.
 
     A Zarr folder counts as a file. In other folders, files with a supported format or
-    extension are taken, by name. Raises `FormatError` if there is no file for an input.
+    extension are taken, by name; pictures only where there are no volumes. Raises
+    `FormatError` if there is no file for an input.
     """
     found: dict[Path, None] = {}
     for given in inputs:
@@ -153,6 +152,8 @@ def find_files(inputs: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
             some = [path]
         elif path.is_dir():
             some = [p for p in sorted(path.iterdir()) if _may_be_image(p)]
+            # Beside volumes, pictures are thumbnails or plots.
+            some = [p for p in some if not _is_picture(p)] or some
         else:
             some = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
         if not some:
@@ -236,6 +237,10 @@ def _is_pattern(path: Path) -> bool:
 def _may_be_image(path: Path) -> bool:
     known = recognise(path) is not None or path.name.lower().endswith(SUFFIXES)
     return known and not path.name.startswith(".")
+
+
+def _is_picture(path: Path) -> bool:
+    return path.name.lower().endswith(_PICTURES)
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:

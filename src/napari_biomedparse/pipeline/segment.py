@@ -166,7 +166,7 @@ def iter_segment(
     SegmentedSlices
         A batch at a time.
     """
-    plan, engine = _single_plan(volume, prompts, model, options, device, changes)
+    plan, engine = single_plan(volume, prompts, model, options, device, changes)
     yield from run_plan(plan, engine, front=front)
 
 
@@ -189,7 +189,7 @@ def segment_lazy(
         Labels of the volume's shape without colours (of the range of slices, if one
         is chosen), one block a batch of slices.
     """
-    plan, engine = _single_plan(volume, prompts, model, options, device, changes)
+    plan, engine = single_plan(volume, prompts, model, options, device, changes)
     one_at_a_time, axis = threading.Lock(), plan.geometry.axis - 3
     shape = list(plan.label_shape)
     shape[axis] = plan.stop - plan.start
@@ -212,7 +212,7 @@ def segment_lazy(
     return whole[FLAT] if plan.volume.flat else whole
 
 
-def _single_plan(
+def single_plan(
     volume: VolumeLike | str | os.PathLike[str],
     prompts: PromptsLike,
     model: Model | None,

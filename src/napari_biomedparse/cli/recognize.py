@@ -1,0 +1,86 @@
+"""The command `recognize`: what is in an image of a known kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from napari_biomedparse.cli._show import out, say
+from napari_biomedparse.data.prompts import Prompt, PromptSet
+from napari_biomedparse.data.text import csv_text
+from napari_biomedparse.io.durable import check_place, write_durably
+from napari_biomedparse.io.files import save_labels
+
+HEADERS = ("label", "target", "p_value", "found", "pixels")
+
+
+def recognize(
+    image: Path,
+    *,
+    kind: str,
+    model: str = "v1",
+    output: Path | None = None,
+    csv: Path | None = None,
+    threshold: float = 0.05,
+    table: Path | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> None:
+    """Look for all targets of a kind of image with BiomedParse v1.
+
+    Parameters
+    ----------
+    image : FILE
+        A picture, or a file of one slice.
+    kind : KIND
+        Kind of image, such as 'X-Ray-Chest' or 'Pathology'; a wrong one lists all.
+    model : NAME|FILE
+        v1 (downloaded on first use) or its weights file.
+    output : FILE
+        Labels to write (.tif, .npz, .nii.gz, .zarr), in the grid of the image.
+    csv : OUT.csv
+        Table to write: target, p-value, and how many pixels were found.
+    threshold
+        Lowest p-value of a mask that is kept; 0 keeps all.
+    table : FILE.json
+        Table of targets in place of the authors'.
+    """
+    from napari_biomedparse.pipeline.recognize import recognize as look
+
+    for place in (output, csv):
+        if place is not None:
+            check_place(place, overwrite=overwrite, inputs=[image])
+    found = look(image, kind, model, threshold=threshold, table=table, device=device)
+    if output is not None:
+        prompts = [
+            Prompt(index, target)
+            for index, target in enumerate(found.targets, start=1)
+            if found.found[index - 1]
+        ]
+        save_labels(
+            output,
+            found.labels,
+            volume=found.volume,
+            prompts=PromptSet(tuple(prompts)) if prompts else None,
+            overwrite=overwrite,
+        )
+    rows = [
+        (
+            index,
+            target,
+            "no table for this target" if p is None else f"{p:.4f}",
+            "yes" if here else "no",
+            int((found.labels == index).sum()),
+        )
+        for index, (target, p, here) in enumerate(
+            zip(found.targets, found.p_values, found.found, strict=True), start=1
+        )
+    ]
+    if csv is not None:
+        write_durably(csv, csv_text(list(HEADERS), rows))
+    shown = Table(*HEADERS)
+    for row in rows:
+        shown.add_row(*map(str, row))
+    out.print(shown)
+    say(f"{sum(found.found)} of {len(rows)} targets of {kind} found by {model}.")

@@ -1,0 +1,184 @@
+"""Recognition: which of all targets of a kind of image are there, and where."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_biomedparse.data.options import SegmentOptions
+from napari_biomedparse.errors import OptionError, VolumeError
+from napari_biomedparse.labels.likeness import (
+    Table,
+    combine_masks,
+    drop_covered,
+    mask_statistics,
+    p_value,
+    pairs_of,
+    read_table,
+)
+
+if TYPE_CHECKING:
+    from napari_biomedparse.data.volume import Volume, VolumeLike
+    from napari_biomedparse.pipeline.segment import Model
+
+TARGETS: dict[str, tuple[str, ...]] = {
+    "CT-Abdomen": (
+        "postcava", "aorta", "right kidney", "left kidney", "duodenum", "pancreas",
+        "liver", "spleen", "stomach", "gallbladder", "left adrenal gland",
+        "right adrenal gland", "esophagus",
+    ),
+    "CT-Chest": ("nodule", "COVID-19 infection", "tumor"),
+    "CT-Liver": ("vessel", "tumor"),
+    "MRI-Abdomen": (
+        "aorta", "postcava", "right kidney", "duodenum", "left kidney", "liver",
+        "pancreas", "gallbladder", "stomach", "spleen", "left adrenal gland",
+        "right adrenal gland", "esophagus",
+    ),
+    "MRI-Cardiac": ("left heart ventricle", "myocardium", "right heart ventricle"),
+    "MRI-FLAIR-Brain": ("edema", "tumor core"),
+    "MRI-T1-Gd-Brain": ("enhancing tumor", "non-enhancing tumor"),
+    "Pathology": (
+        "connective tissue cells", "inflammatory cells", "neoplastic cells",
+        "epithelial cells",
+    ),
+    "X-Ray-Chest": ("left lung", "right lung"),
+    "Ultrasound-Cardiac": ("left heart atrium", "left heart ventricle"),
+    "Endoscopy": ("neoplastic polyp", "non-neoplastic polyp"),
+    "Fundus": ("optic cup", "optic disc"),
+    "Dermoscopy": ("lesion",),
+    "OCT": ("edema",),
+}  # fmt: skip
+"""Kinds of images and what is looked for in each (ARCHITECTURE of v1, section 9)."""
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """What was recognized in an image.
+
+    Attributes
+    ----------
+    labels : uint8 ndarray [Y, X]
+        In the image's own grid: 0, or one more than the place in `targets`.
+    targets : tuple of str
+        All that were looked for.
+    p_values : tuple of float or None
+        How well each mask looks like its target, 0 to 1; None where the table does not
+        have the target.
+    found : tuple of bool
+        Which of the targets are in `labels`.
+    volume : Volume
+        The image.
+    """
+
+    labels: npt.NDArray[np.uint8]
+    targets: tuple[str, ...]
+    p_values: tuple[float | None, ...]
+    found: tuple[bool, ...]
+    volume: Volume
+
+
+def recognize(
+    image: VolumeLike | str | os.PathLike[str],
+    kind: str,
+    model: Model = "v1",
+    *,
+    threshold: float | None = 0.05,
+    table: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+) -> Recognition:
+    """Look for all targets of a kind of image, and keep those that look right.
+
+    Each target is found by itself. Those with a p-value below the threshold are
+    dropped, then masks that better ones cover, and the others are made disjoint.
+
+    Parameters
+    ----------
+    image
+        A file, an array [Y, X] or [Y, X, 3], or a `Volume` of one slice.
+    kind : str
+        A key of `TARGETS`, such as "X-Ray-Chest".
+    model
+        BiomedParse v1: a network, a name or a weights file.
+    threshold : float, optional
+        Lowest p-value; None drops no target for its p-value.
+    table : path, optional
+        A table of targets in place of the authors'.
+    device : str
+        As in `segment`.
+
+    Raises
+    ------
+    OptionError
+        If the kind of image is unknown.
+    VolumeError
+        If it is not a single image.
+    """
+    from napari_biomedparse.pipeline.loop import predict_plan, resize_of
+    from napari_biomedparse.pipeline.segment import single_plan
+    from napari_biomedparse.slicing.read import read_slices
+
+    if kind not in TARGETS:
+        raise OptionError(
+            f"Kind of image {kind!r} is unknown; choose one of {', '.join(TARGETS)}."
+        )
+    targets, known = TARGETS[kind], read_table(table)
+    options = SegmentOptions(prompts_apart=True)
+    plan, engine = single_plan(image, list(targets), model, options, device, {})
+    if plan.stop - plan.start != 1:
+        raise VolumeError(
+            f"{plan.volume.name} has {plan.stop - plan.start} slices; recognition "
+            "takes a single image. Give one slice."
+        )
+    (found,) = predict_plan(plan, engine)
+    logits = resize_of(plan)(found.whole.mask_logits, plan.geometry.label_shape)
+    masks = plan.geometry.restore(logits[0].sigmoid().cpu().numpy())
+    pixels = plan.intensity.apply(read_slices(plan.volume, plan.geometry.axis, 0, 1))[0]
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=-1)
+    p_values = [
+        _p_value(known, kind, target, pixels, mask)
+        for target, mask in zip(targets, masks, strict=True)
+    ]
+    labels, chosen = label(masks, p_values, threshold)
+    present = tuple(i in chosen for i in range(len(targets)))
+    return Recognition(labels, targets, tuple(p_values), present, plan.volume)
+
+
+def label(
+    masks: npt.NDArray[np.floating[Any]],
+    p_values: list[float | None],
+    threshold: float | None,
+) -> tuple[npt.NDArray[np.uint8], list[int]]:
+    """Make disjoint labels [Y, X] of probabilities [n, Y, X]; return whose they are.
+
+    Masks without a p-value are visited last.
+    """
+    plausible = [
+        i
+        for i, p in enumerate(p_values)
+        if p is None or not threshold or p >= threshold
+    ]
+    values = [-1.0 if (p := p_values[i]) is None else p for i in plausible]
+    ordered = [plausible[i] for i in drop_covered(masks[plausible], values)]
+    kept, disjoint = combine_masks(masks[ordered])
+    labels = np.zeros(masks.shape[1:], np.uint8)
+    for index, mask in zip(kept, disjoint, strict=True):
+        labels[mask] = ordered[index] + 1
+    return labels, [ordered[index] for index in kept]
+
+
+def _p_value(
+    table: Table,
+    kind: str,
+    target: str,
+    image: npt.NDArray[np.uint8],
+    mask: npt.NDArray[np.floating[Any]],
+) -> float | None:
+    """Return the p-value of a mask, if the table has its target."""
+    if target not in table.get(kind, {}):
+        return None
+    return p_value(mask_statistics(image, mask), pairs_of(table, kind, target))

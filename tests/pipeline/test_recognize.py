@@ -1,0 +1,82 @@
+"""Recognition in an image's own grid, by Python and the command line."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from golden_v1 import enlarged, prepared
+from tiny_v1 import tiny_v1
+from typer.testing import CliRunner
+
+from napari_biomedparse import recognize, segment
+from napari_biomedparse.cli import app
+from napari_biomedparse.engine.engine import Engine
+from napari_biomedparse.errors import OptionError, VolumeError
+from napari_biomedparse.labels.likeness import mask_statistics, p_value, read_table
+from napari_biomedparse.networks.checkpoint import save_weights
+
+IMAGE = np.random.default_rng(3).integers(0, 256, (50, 70, 3), np.uint8)
+KIND = "Endoscopy"
+TARGETS = ("neoplastic polyp", "non-neoplastic polyp")
+
+
+def test_all_targets_are_looked_for_one_by_one() -> None:
+    model = tiny_v1()
+    found = recognize(IMAGE, KIND, model, threshold=None, device="cpu")
+    assert found.targets == TARGETS
+    assert found.labels.shape == IMAGE.shape[:2]
+    assert any(found.found)
+    for index, target in enumerate(TARGETS, start=1):
+        alone = segment(IMAGE, [target], model).labels > 0
+        assert not ((found.labels == index) & ~alone).any()
+    squares, engine = prepared(IMAGE, model.image_size), Engine(model)
+    for target, found_p in zip(TARGETS, found.p_values, strict=True):
+        logits = engine.predict(squares, engine.encode_prompts([target])).mask_logits
+        (mask,) = enlarged(logits[0], IMAGE.shape[:2])
+        expected = p_value(mask_statistics(IMAGE, mask), read_table()[KIND][target])
+        assert found_p == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_threshold_drops_and_grey_is_taken() -> None:
+    model = tiny_v1()
+    grey = IMAGE[..., 0]
+    found = recognize(grey, KIND, model, threshold=1.0, device="cpu")
+    assert found.found == (False, False)
+    assert not found.labels.any()
+
+
+def test_a_target_without_a_table_has_no_p_value() -> None:
+    found = recognize(IMAGE, "CT-Liver", tiny_v1(), device="cpu")
+    assert found.p_values == (None, None)
+
+
+def test_refusals() -> None:
+    with pytest.raises(OptionError, match="'Photo' is unknown; choose one of CT-Abd"):
+        recognize(IMAGE, "Photo", tiny_v1())
+    with pytest.raises(VolumeError, match="has 4 slices"):
+        recognize(np.zeros((4, 30, 30), np.uint8), KIND, tiny_v1(), device="cpu")
+
+
+def test_the_command_line_writes_the_same(tmp_path: Path) -> None:
+    model = tiny_v1()
+    save_weights(tmp_path / "v1.safetensors", model.state_dict(), config=model.config)
+    tifffile.imwrite(tmp_path / "in.tif", IMAGE, photometric="rgb")
+    table, out = tmp_path / "t.csv", tmp_path / "out.tif"
+    asked = ["recognize", str(tmp_path / "in.tif"), "--kind", KIND, "--threshold=0"]
+    asked += ["-m", str(tmp_path / "v1.safetensors"), "-o", str(out), "--device=cpu"]
+    told = CliRunner().invoke(app, [*asked, "--csv", str(table)])
+    assert told.exit_code == 0, told.output
+    assert TARGETS[1] in told.output
+    expected = recognize(IMAGE, KIND, model, threshold=None, device="cpu")
+    np.testing.assert_array_equal(tifffile.imread(out), expected.labels)
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["target"] for row in rows] == list(TARGETS)
+    assert [row["found"] == "yes" for row in rows] == list(expected.found)
+    again = CliRunner().invoke(app, asked)
+    assert again.exit_code != 0
+    assert "exists already" in again.output
