@@ -69,7 +69,7 @@ class Recognition:
         How well each mask looks like its target, 0 to 1; None where the table does not
         have the target.
     found : tuple of bool
-        Which of the targets are in `labels`.
+        Which of the targets were kept; others may have taken all pixels of one.
     volume : Volume
         The image.
     """
