@@ -460,5 +460,7 @@ def test_the_pace_depends_on_the_model_and_the_cores(monkeypatch, tmp_path):
         file.truncate(2**30)
     assert weights.pace_on_cpu("demo") == pytest.approx(0.1 / 4)
     assert weights.pace_on_cpu("v2") == weights.pace_on_cpu(str(large)) == 11 / 4
+    for model in ("v1", "/data/biomedparse_v1.pt"):
+        assert weights.pace_on_cpu(model) == 49 / 4
     monkeypatch.setattr(weights.os, "cpu_count", lambda: 128)  # more help no further
     assert weights.pace_on_cpu("v2") == 11 / 16

@@ -101,9 +101,14 @@ def is_small(model: str) -> bool:
 def pace_on_cpu(model: str) -> float:
     """Estimate the seconds that a slice takes on this computer's processor.
 
-    From the core-seconds measured for one prompt on an AMD EPYC (README, Speed).
+    From the core-seconds measured for one prompt on an AMD EPYC (README, Speed), and
+    from the time of v1 as a multiple of that of v2.
     """
-    measured = 0.1 if is_small(model) else 11.0
+    published = published_file("v1")
+    is_v1 = model == "v1" or (
+        published and Path(model).stem == Path(published.name).stem
+    )
+    measured = 0.1 if is_small(model) else 49.0 if is_v1 else 11.0
     return measured / min(os.cpu_count() or 1, 16)
 
 
