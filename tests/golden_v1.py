@@ -32,7 +32,7 @@ from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.io.files import _open
 from napari_biomedparse.networks.blocks.decoder import ImageFeatures
 from napari_biomedparse.networks.blocks.pixel_decoder import PixelFeatures
-from napari_biomedparse.networks.config import V1
+from napari_biomedparse.networks.config import V1, BiomedParseConfig
 from napari_biomedparse.networks.v1.biomedparse import BiomedParseV1
 from napari_biomedparse.slicing.intensity import stretched
 
@@ -93,14 +93,19 @@ def synthetic(key: str, shape: tuple[int, ...]) -> Tensor:
     return gain * z / math.sqrt(math.prod(shape[1:]))
 
 
-@cache
-def reference_model() -> BiomedParseV1:
-    """Return the full-size network with the synthetic weights of the goldens."""
-    model = BiomedParseV1.unfilled(V1)
+def synthetic_network(config: BiomedParseConfig) -> BiomedParseV1:
+    """Make a network of any size with the reference weights."""
+    model = BiomedParseV1.unfilled(config)
     shapes = {name: tuple(x.shape) for name, x in model.state_dict().items()}
     weights = {name: synthetic(name, shape) for name, shape in shapes.items()}
     model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)
+
+
+@cache
+def reference_model() -> BiomedParseV1:
+    """Return the full-size network with the synthetic weights of the goldens."""
+    return synthetic_network(V1)
 
 
 class Trace:
@@ -147,7 +152,7 @@ class Trace:
             if (key := f"attn_masked_head{call}{suffix}") not in file:
                 continue
             features = self.image.level_mask_features[call % 3]
-            hidden = (embedding @ features.double()).sigmoid() < 0.5
+            hidden = (embedding @ features.double()).float().sigmoid() < 0.5
             expected = np.unpackbits(file[key], axis=-1)[..., : hidden.shape[-1]]
             wrong += int((hidden.numpy() != expected.astype(bool)).sum())
             total += expected.size

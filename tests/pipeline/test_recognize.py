@@ -55,6 +55,8 @@ def test_a_target_without_a_table_has_no_p_value() -> None:
 
 
 def test_refusals() -> None:
+    with pytest.raises(OptionError, match="needs BiomedParse v1"):
+        recognize(IMAGE, KIND, "tiny", device="cpu")
     with pytest.raises(OptionError, match="'Photo' is unknown; choose one of CT-Abd"):
         recognize(IMAGE, "Photo", tiny_v1())
     with pytest.raises(VolumeError, match="has 4 slices"):

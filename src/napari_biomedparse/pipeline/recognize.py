@@ -113,7 +113,7 @@ def recognize(
     Raises
     ------
     OptionError
-        If the kind of image is unknown.
+        If the kind of image is unknown, or the model is another than v1.
     VolumeError
         If it is not a single image.
     """
@@ -128,6 +128,11 @@ def recognize(
     targets, known = TARGETS[kind], read_table(table)
     options = SegmentOptions(prompts_apart=True)
     plan, engine = single_plan(image, list(targets), model, options, device, {})
+    if not plan.geometry.alone:
+        raise OptionError(
+            "Recognition needs BiomedParse v1, whose masks the table of targets "
+            "describes; give 'v1' or its weights file as the model."
+        )
     if plan.stop - plan.start != 1:
         raise VolumeError(
             f"{plan.volume.name} has {plan.stop - plan.start} slices; recognition "

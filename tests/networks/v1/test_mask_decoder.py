@@ -132,6 +132,19 @@ def test_a_query_sees_its_mask_or_everything(
         assert torch.equal(visible[:, 0], inside | nowhere)
 
 
+def test_just_below_a_logit_of_zero_is_visible_as_in_float32(
+    decoder: MaskDecoder, pixels: PixelFeatures
+) -> None:
+    q = torch.ones(2, 1, CONFIG.dim, dtype=torch.float64)
+    decoder.mask_embed.forward = torch.ones_like  # type: ignore[method-assign]
+    for logit, seen in ((-1e-8, [1, 0]), (-1e-6, [0, 0]), (1e-6, [1, 0])):
+        features = torch.zeros(2, CONFIG.dim, 3)
+        features[:, 0] = torch.tensor([logit, -1.0, 1.0])
+        image = decoder.prepare(pixels)._replace(level_mask_features=(features,) * 3)
+        visible = decoder.visible_keys(q, image, 0)
+        assert visible[0, 0, 0].int().tolist() == [*seen, 1]
+
+
 def test_training_is_in_single_precision(
     decoder: MaskDecoder, pixels: PixelFeatures
 ) -> None:

@@ -137,7 +137,8 @@ class MaskDecoder(Decoder):
         with torch.no_grad():
             embedding = self.mask_embed(self.decoder_norm(q))
             logits = masks_of(embedding, image.level_mask_features[call % LEVELS])
-            visible = logits.sigmoid() >= 0.5  # in float32 also just below a logit of 0
+            # In float32, as the original: 0.5 also for logits just below 0.
+            visible = logits.float().sigmoid() >= 0.5
             return (visible | ~visible.any(dim=-1, keepdim=True))[:, None]
 
     def similarity(self, q: Tensor, ends: Tensor) -> Tensor:
