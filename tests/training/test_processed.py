@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from napari_biomedparse.errors import FormatError, VolumeError
+from napari_biomedparse.io.processed import is_processed
 from napari_biomedparse.training.options import FinetuneOptions
-from napari_biomedparse.training.processed import is_processed, load_processed
+from napari_biomedparse.training.processed import load_processed
 from napari_biomedparse.training.slices import Sample, SliceBatches, cut, split
 from napari_biomedparse.training.volumes import TrainingVolume
 
@@ -113,9 +114,9 @@ def test_bad_files_are_all_named(tmp_path: Path) -> None:
     with pytest.raises(VolumeError) as caught:
         load(folder)
     text = str(caught.value)
-    assert "3 of 3 cases" in text and "a.png is damaged or not a PNG" in text
+    assert "3 of 3 cases" in text and "a.png is not a complete picture" in text
     assert "has the shape (16, 32), but its image has (32, 32)" in text
-    assert "No such file" in text and "glioma" in text
+    assert "glioma.png does not exist" in text
 
 
 @pytest.mark.parametrize(
@@ -127,5 +128,5 @@ def test_a_list_that_is_none_is_named(tmp_path: Path, content: str) -> None:
     with pytest.raises(FormatError, match=r"train\.json is not a list of annotations"):
         load(folder)
     (folder / "train.json").write_text('{"annotations": []}')
-    with pytest.raises(FormatError, match="nothing to train on"):
+    with pytest.raises(FormatError, match="lists no masks"):
         load(folder)

@@ -23,9 +23,10 @@ from napari_biomedparse.io import open_file, open_labels, open_volume
 from napari_biomedparse.io.durable import write_durably
 from napari_biomedparse.io.inputs import Pair, find_pairs, identify
 from napari_biomedparse.io.lazy import in_order
+from napari_biomedparse.io.processed import is_processed
 from napari_biomedparse.slicing.geometry import choose_axis
 from napari_biomedparse.slicing.intensity import choose_intensity
-from napari_biomedparse.training.processed import is_processed, load_processed
+from napari_biomedparse.training.processed import load_processed
 from napari_biomedparse.training.volumes import (
     OnDemand,
     TrainingVolume,

@@ -1,0 +1,173 @@
+"""The published layout of images and masks: a PNG each, one mask for every target.
+
+``DATASET/train`` (or ``test``) has ``NAME_MODALITY_SITE.png``, ``DATASET/train_mask``
+``NAME_MODALITY_SITE_TARGET.png``, with ``+`` for spaces in TARGET. ``train.json``, if
+there, lists annotations (``mask_file``, ``file_name`` or ``image_id``, ``sentences``
+with ``raw`` or ``sent``) and ``images`` (``id``, ``file_name``). ARCHITECTURE of v1,
+section 11.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_biomedparse.errors import FormatError, VolumeError
+from napari_biomedparse.io.files import open_image
+
+logger = logging.getLogger(__name__)
+
+Part = Literal["train", "test"]
+_SEQUENCES = ("T1", "T2", "FLAIR", "ADC")
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """The mask of one target; `sentences` are its prompts, at least one."""
+
+    path: Path
+    target: str
+    sentences: tuple[str, ...]
+
+    def read(self, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+        """Read the mask [Y, X], where any color is above 0; alpha does not count.
+
+        A `VolumeError` is raised if its image has another `shape`.
+        """
+        values = np.asarray(open_image(self.path).data)
+        mask: npt.NDArray[np.bool_] = np.any(np.atleast_3d(values) > 0, axis=-1)
+        if mask.shape != tuple(shape):
+            raise VolumeError(
+                f"{self.path} has the shape {mask.shape}, but its image has "
+                f"{tuple(shape)}; they must be equal."
+            )
+        return mask
+
+
+@dataclass(frozen=True)
+class MaskedImage:
+    """An image of the layout with the masks of one modality and site.
+
+    Both are as the names have them, "MRI-FLAIR" and "brain"; empty where the name of a
+    mask that a JSON lists does not.
+    """
+
+    path: Path
+    modality: str
+    site: str
+    masks: tuple[MaskFile, ...]
+
+    @property
+    def sequence(self) -> str:
+        """Sequence of an MRI, "FLAIR"; empty for other modalities."""
+        is_mri = any(name in self.modality for name in _SEQUENCES)
+        return self.modality.removeprefix("MRI-") if is_mri else ""
+
+    @property
+    def group(self) -> str:
+        """Images of one group were searched for the same targets."""
+        known = f"{self.modality}, {self.site}"
+        return known if self.modality else self.masks[0].sentences[0]
+
+    def read(self) -> npt.NDArray[np.uint8]:
+        """Read the image in color [Y, X, 3], 0 to 255; grey is repeated.
+
+        A `FormatError` is raised if it is damaged or has more than 8 bits.
+        """
+        values = np.asarray(open_image(self.path).data)
+        if values.dtype != np.uint8:
+            raise FormatError(
+                f"{self.path} has values of type {values.dtype}; 8-bit is required."
+            )
+        return values if values.ndim == 3 else np.stack([values] * 3, axis=-1)
+
+
+def is_processed(folder: Path, part: Part = "train") -> bool:
+    """Return whether a folder has the published layout of images and masks."""
+    return (folder / part).is_dir() and (folder / f"{part}_mask").is_dir()
+
+
+def read_processed(folder: Path, part: Part = "train") -> tuple[MaskedImage, ...]:
+    """List the images of such a folder with their masks, by name; reads no pixels.
+
+    The sentences of a mask are those of the JSON, or else "TARGET in SITE MODALITY".
+    Images without a mask are told. A `FormatError` names masks without an image or
+    with other names, files that are not there, and a JSON that holds something else.
+    """
+    path, masks = folder / f"{part}.json", folder / f"{part}_mask"
+    listed = list(_annotations(path) if path.exists() else _named(masks))
+    if not listed:
+        raise FormatError(f"{path if path.exists() else masks} lists no masks.")
+    grouped: dict[tuple[str, str, str], list[MaskFile]] = {}
+    for image, mask, sentences in listed:
+        modality, site, target = _split(mask)
+        if not target and not sentences:
+            raise FormatError(
+                f"{masks / mask} is not named NAME_MODALITY_SITE_TARGET.png, such as "
+                "1_CT_abdomen_left+kidney.png. Rename or remove it."
+            )
+        known = sentences or (f"{target} in {site} {modality}",)
+        one = MaskFile(masks / mask, target or known[-1], known)
+        grouped.setdefault((image, modality, site), []).append(one)
+    there = {path.name for path in _pngs(folder / part)}
+    if missing := {key[0] for key in grouped} - there:
+        raise FormatError(
+            f"{folder / part} has no {_some(missing)}, to which masks belong. Add the "
+            "images, or remove the masks."
+        )
+    if alone := there - {key[0] for key in grouped}:
+        logger.warning("Images without masks are left out: %s.", _some(alone))
+    return tuple(
+        MaskedImage(folder / part / image, modality, site, tuple(some))
+        for (image, modality, site), some in sorted(grouped.items())
+    )
+
+
+_Listed = tuple[str, str, tuple[str, ...]]
+"""Names of an image and of its mask, and sentences, if there are."""
+
+
+def _named(masks: Path) -> Iterator[_Listed]:
+    for path in _pngs(masks):
+        yield f"{path.name.rpartition('_')[0]}.png", path.name, ()
+
+
+def _annotations(path: Path) -> Iterator[_Listed]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        names = {one["id"]: one["file_name"] for one in content.get("images", [])}
+        for one in content["annotations"]:
+            sentences = tuple(str(s.get("raw") or s["sent"]) for s in one["sentences"])
+            image = one.get("file_name") or names[one["image_id"]]
+            yield str(image), str(one["mask_file"]), sentences
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise FormatError(
+            f"{path} is not a list of annotations with mask_file, file_name (or "
+            f"image_id) and sentences ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _split(mask: str) -> tuple[str, str, str]:
+    """Return modality, site and target of a mask's name; empty if it has none."""
+    parts = [part.partition(".")[0].strip() for part in mask.split("_")[-3:]]
+    if len(parts) < 3 or not all(parts):
+        return "", "", ""
+    modality, site, target = parts
+    return modality, site, target.replace("+", " ")
+
+
+def _pngs(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("*.png") if not p.name.startswith("."))
+
+
+def _some(names: set[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(sorted(names)[:_SHOWN]) + more
