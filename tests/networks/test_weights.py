@@ -24,7 +24,8 @@ from napari_biomedparse.networks.catalogue import (
     PUBLISHED,
     available_models,
 )
-from napari_biomedparse.networks.config import TINY
+from napari_biomedparse.networks.checkpoint import save_weights
+from napari_biomedparse.networks.config import TINY, V1, V2
 from napari_biomedparse.networks.v1.biomedparse import BiomedParseV1
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.networks.weights import (
@@ -460,7 +461,42 @@ def test_the_pace_depends_on_the_model_and_the_cores(monkeypatch, tmp_path):
         file.truncate(2**30)
     assert weights.pace_on_cpu("demo") == pytest.approx(0.1 / 4)
     assert weights.pace_on_cpu("v2") == weights.pace_on_cpu(str(large)) == 11 / 4
-    for model in ("v1", "/data/biomedparse_v1.pt"):
+    with large.open("wb") as file:
+        file.write(b"sem_seg_head.predictor.lang_encoder.lang_proj")
+        file.truncate(2**30)
+    for model in ("v1", str(large)):
         assert weights.pace_on_cpu(model) == 49 / 4
     monkeypatch.setattr(weights.os, "cpu_count", lambda: 128)  # more help no further
     assert weights.pace_on_cpu("v2") == 11 / 16
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_the_network_of_a_file_is_known_without_its_weights(
+    tmp_path: Path, legacy: bool
+) -> None:
+    model = tiny_v1()
+    with_config, names_alone = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_weights(with_config, model.state_dict(), config=model.config)
+    save_weights(names_alone, model.state_dict())
+    pickled = tmp_path / "c.pt"
+    torch.save(model.state_dict(), pickled, _use_new_zipfile_serialization=not legacy)
+    assert weights.config_of(str(with_config)) == model.config
+    assert weights.config_of(str(names_alone)) == V1
+    assert weights.config_of(str(pickled)) == V1
+    assert weights.config_of("v1") == V1
+    assert weights.config_of("tiny") == TINY
+
+
+def test_a_file_that_cannot_be_read_is_taken_for_v2(tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    for content in (
+        b"",
+        b"12345678{",
+        b"\x02\0\0\0\0\0\0\0{}",
+        b"\x02\0\0\0\0\0\0\0[]{",
+        b"\xff" * 8 + b'{"__metadata__": {"config": "{}"}}',
+        b'\x2c\0\0\0\0\0\0\0{"__metadata__": {"config": "{\\"dim\\": 0}"}}',
+    ):
+        path.write_bytes(content)
+        assert weights.config_of(str(path)) == V2
+    assert weights.config_of(str(tmp_path / "missing")) == V2

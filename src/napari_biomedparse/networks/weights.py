@@ -6,6 +6,7 @@ Torch is imported only when a model is loaded, so that forms open quickly.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import platform
@@ -24,6 +25,7 @@ from napari_biomedparse.networks.catalogue import (
     available_models,
     build,
 )
+from napari_biomedparse.networks.config import V1, V1_NAME, V2, parse_config
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +41,8 @@ SMALL, SMALL_BYTES = ("demo", "tiny"), 2**26
 """Names of the small networks, and the maximum size of their weights files."""
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
 """Endings of weights files."""
+_NAMES_BYTES = 2**22
+"""Beginning of a weights file that holds the names of its tensors."""
 
 DEMO_STANDS_IN = (
     "BiomedParse v2 is not on this computer, so the demo model is used. It learned "
@@ -92,6 +96,29 @@ def is_fine_tuned(path: str | os.PathLike[str]) -> bool:
         return False  # another kind of file
 
 
+def config_of(model: str) -> BiomedParseConfig:
+    """Return which network a model, given by name or file, is; reads no weights.
+
+    Of a file without a configuration, the names of its tensors tell; v2 is returned
+    for a file that cannot be read.
+    """
+    listed = MODELS.get(model)
+    if listed is not None and not isinstance(listed.file, Path):
+        return listed.config
+    try:
+        path = _local(model)
+        with path.open("rb") as file:
+            head = file.read(_NAMES_BYTES)
+        if head[8:9] == b"{":
+            size = int.from_bytes(head[:8], "little")
+            facts = json.loads(head[8 : 8 + size]).get("__metadata__", {})
+            if found := parse_config(facts.get("config"), path):
+                return found
+    except (AttributeError, CheckpointError, OSError, RecursionError, ValueError):
+        return V2
+    return V1 if V1_NAME.encode() in head else V2
+
+
 def is_small(model: str) -> bool:
     """Return whether a model, given by name or file, is small; reads no weights."""
     path = Path(model)
@@ -104,7 +131,7 @@ def pace_on_cpu(model: str) -> float:
     From the core-seconds measured for one prompt on an AMD EPYC (README, Speed), and
     from the time of v1 as a multiple of that of v2.
     """
-    is_v1 = Path(model).stem in ("v1", "biomedparse_v1")
+    is_v1 = config_of(model).network == "v1"
     measured = 0.1 if is_small(model) else 49.0 if is_v1 else 11.0
     return measured / min(os.cpu_count() or 1, 16)
 

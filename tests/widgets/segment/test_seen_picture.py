@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from qtpy.QtGui import QColor
 
 from napari_biomedparse.widgets.segment.seen_picture import SeenPicture
@@ -49,11 +50,14 @@ def test_without_an_image_it_says_so(desk_that):
     desk.wait_until(lambda: seen.text.text() == "There is no image.")
 
 
-def test_v1_gets_a_square(desk_that):
+@pytest.mark.parametrize("by_name", [True, False])
+def test_v1_gets_a_square(desk_that, tmp_path, by_name):
     desk = desk_that("works")
     desk.viewer.add_image(np.zeros((3, 20, 60), np.uint8))
     seen = desk.widget.findChild(SeenPicture)
-    desk.form.model.choose("v1")
+    path = tmp_path / "mine.pt"
+    torch.save({"sem_seg_head.predictor.lang_encoder.lang_proj": torch.ones(1)}, path)
+    desk.form.model.choose("v1" if by_name else str(path))
     seen.show()
     desk.wait_until(lambda: not seen.picture.pixmap().isNull())
     size = seen.picture.pixmap().size()

@@ -9,8 +9,7 @@ from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import QLabel, QWidget
 
 from napari_biomedparse.errors import BiomedParseError
-from napari_biomedparse.networks.catalogue import MODELS
-from napari_biomedparse.networks.config import V2
+from napari_biomedparse.networks.weights import config_of
 from napari_biomedparse.slicing.intensity import choose_intensity
 from napari_biomedparse.slicing.read import region_of, seen_slice
 from napari_biomedparse.viewer.layers import volume_from_layer
@@ -85,8 +84,7 @@ class SeenPicture(QWidget):
         levels = (options.modality, options.region)
         about = (layer, id(layer.data), tuple(at.items()), levels)
         known = self._known[1] if self._known and self._known[0] == about else None
-        named = MODELS.get(form.model.value)
-        config = named.config if named else V2
+        config = config_of(form.model.value)
         self._work.submit(
             lambda: (about, *_look(volume, options, index, known, config))
         )
