@@ -280,14 +280,15 @@ def winograd(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
     batch, channels, height, width = x.shape
     dim = kernel.shape[1]
     rows, columns = -(-height // _TILE), -(-width // _TILE)
-    below, right = _TILE * rows - height + 1, _TILE * columns - width + 1
-    image = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, right, 1, below))
-    windows = image.unfold(1, _WINDOW, _TILE).unfold(2, _WINDOW, _TILE)
-    windows = windows.permute(0, 4, 5, 1, 2, 3)  # [B, 6, 6, rows, columns, C]
+    right = _TILE * columns - width + 1
     y = x.new_empty(batch, rows, _TILE, columns, _TILE, dim)
-    for one, result in zip(windows, y, strict=True):
+    for one, result in zip(x.permute(0, 2, 3, 1), y, strict=True):
         for start in range(0, rows, _STRIP):
-            strip = one[:, :, start : start + _STRIP].reshape(_WINDOW**2, -1)
+            first, end = _TILE * start - 1, _TILE * min(start + _STRIP, rows) + 1
+            above, below = max(0, -first), max(0, end - height)
+            image = F.pad(one[max(0, first) : end], (0, 0, 1, right, above, below))
+            windows = image.unfold(0, _WINDOW, _TILE).unfold(1, _WINDOW, _TILE)
+            strip = windows.permute(3, 4, 0, 1, 2).reshape(_WINDOW**2, -1)
             spectrum = (_IMAGE_2D @ strip).view(_WINDOW**2, -1, channels)
             product = torch.bmm(spectrum, kernel.mT)  # [36, tiles, O]
             tiles = (_RESULT_2D @ product.flatten(1)).view(

@@ -100,12 +100,15 @@ class PixelDecoder(nn.Module):
         """Decode res2 to res5 of the backbone, each [B, width, H, W]."""
         *laterals, coarsest = features
         z = self.transformer["encoder"](self.input_proj(coarsest))
-        y = F.relu(self.get_submodule("layer_4")(z))
-        levels = [y]
+        levels = [self.get_submodule("layer_4")(z).relu_()]
         for i in (3, 2, 1):
-            lateral = self.get_submodule(f"adapter_{i}")(laterals[i - 1])
-            y = lateral + F.interpolate(y, size=lateral.shape[-2:], mode="nearest")
-            y = F.relu(self.get_submodule(f"layer_{i}")(y))
-            levels.append(y)
+            levels.append(self._finer(i, levels[-1], laterals[i - 1]))
         f0, f1, f2, finest = levels
         return PixelFeatures(self.mask_features(finest), (f0, f1, f2))
+
+    def _finer(self, i: int, coarse: Tensor, lateral: Tensor) -> Tensor:
+        """Refine a level by what the backbone saw; in place, as maps are large."""
+        y = self.get_submodule(f"adapter_{i}")(lateral)
+        y += F.interpolate(coarse, size=y.shape[-2:], mode="nearest")
+        refined: Tensor = self.get_submodule(f"layer_{i}")(y).relu_()
+        return refined

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from napari_biomedparse.networks.config import BiomedParseConfig
 
 NORM_EPS = 1e-7
+KEYS_AT_ONCE = 4096
+"""Pixels projected at once, to keep what is in float64 small."""
 NOWHERE = -80.0
 """Logit of what is nowhere, finite so that it can be resized."""
 
@@ -120,8 +122,17 @@ class MaskDecoder(Decoder):
     ) -> tuple[Tensor, Tensor]:
         """Project the pixels of a level, [B, K, C] each, for a layer's attention."""
         exact = self._precision(key) if key.dtype == torch.float32 else key.dtype
-        projected = super().project(attention, key.to(exact), value.to(exact))
-        keys, values = (x.to(key.dtype) for x in projected)
+        parts = [
+            [
+                x.to(key.dtype)
+                for x in attention.project_memory(some.to(exact), same.to(exact))
+            ]
+            for some, same in zip(
+                *(torch.split(x, KEYS_AT_ONCE, dim=1) for x in (key, value)),
+                strict=True,
+            )
+        ]
+        keys, values = (torch.cat(each, dim=2) for each in zip(*parts, strict=True))
         return keys, values
 
     def _precision(self, features: Tensor) -> torch.dtype:
