@@ -171,7 +171,7 @@ def test_none_refuses_integers_that_the_network_cannot_take(dtype: str) -> None:
 
 
 def test_unknown_modality_lists_the_choices() -> None:
-    with pytest.raises(OptionError, match=r"'xray'.*auto, ct, .*none"):
+    with pytest.raises(OptionError, match=r"'xray'.*auto, none, ct, .*pancreas-v1"):
         choose_intensity(np.zeros((1, 2, 2), np.uint8), "xray")
 
 

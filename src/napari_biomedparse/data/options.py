@@ -137,12 +137,14 @@ class Modality(NamedTuple):
     `window` is the lowest and the highest Hounsfield unit that stay distinct; without
     it, the range comes from percentiles, on request of positive values alone. For
     BiomedParse v1, each slice is then stretched to its own lowest and highest value.
+    `network` is the one that learned from images prepared like this, if only one did.
     """
 
     label: str
     window: tuple[float, float] | None = None
     positive: bool = False
     each_slice: bool = False
+    network: str = "v2"
 
 
 def _ct(label: str, width: float, level: float) -> Modality:
@@ -159,7 +161,8 @@ _SITES = {  # Hounsfield units of the readers of BiomedParse v1, by name and key
 }
 
 MODALITIES: dict[str, Modality] = {
-    "auto": Modality("choose from the data"),
+    "auto": Modality("choose from the data", network=""),
+    "none": Modality("values as they are", network=""),
     "ct": _ct("CT, soft tissue", 400, 40),
     "ct-lung": _ct("CT, lung", 1500, -160),
     "ct-brain": _ct("CT, brain", 80, 40),
@@ -169,13 +172,15 @@ MODALITIES: dict[str, Modality] = {
     "ultrasound": Modality("ultrasound"),
     "em": Modality("electron microscopy"),
     "light-sheet": Modality("light-sheet and other fluorescence microscopy"),
-    "none": Modality("values as they are"),
-    "positive": Modality("other: positive values", positive=True),
-    "positive-v1": Modality("v1, other: each slice by itself", None, True, True),
-    **{key: Modality(f"CT, {site}", window) for site, (key, window) in _SITES.items()},
+    "positive": Modality("other: positive values", None, True, False, "v1"),
+    "positive-v1": Modality("v1, other: each slice by itself", None, True, True, "v1"),
+    **{
+        key: Modality(f"CT, {site}", window, False, False, "v1")
+        for site, (key, window) in _SITES.items()
+    },
     **{
         f"{key}-v1": Modality(
-            f"v1, CT {site}: each slice by itself", window, False, True
+            f"v1, CT {site}: each slice by itself", window, False, True, "v1"
         )
         for site, (key, window) in _SITES.items()
     },

@@ -26,6 +26,7 @@ from napari_biomedparse.slicing.read import region_of
 from napari_biomedparse.viewer.axes import shown_position
 from napari_biomedparse.viewer.layers import METADATA_KEY
 from napari_biomedparse.widgets.segment.form import SegmentForm
+from napari_biomedparse.widgets.segment.form_state import restore, state_of
 from napari_biomedparse.widgets.segment.which_slices import ALL, CURRENT
 from napari_biomedparse.widgets.weights import weights_panel as _weights_panel
 
@@ -266,9 +267,44 @@ def test_tab_goes_from_top_to_bottom(form, monkeypatch):
     assert rows == sorted(rows)
 
 
-@pytest.mark.parametrize("name", ["modality", "axis", "overlaps"])
+@pytest.mark.parametrize("name", ["axis", "overlaps"])
 def test_every_choice_of_the_options_is_offered(form, name):
     meta = {item.name: item.metadata for item in fields(SegmentOptions)}[name]
     offered = form.options_by_name[name].choices
     known = meta["choices"] if "choices" in meta else (None, *meta["names"])
     assert {*offered} == {*known}
+
+
+def test_the_modalities_are_those_of_the_model(form):
+    field = form.options_by_name["modality"]
+    form.model.value = "tiny"
+    for_volumes = ["auto", "none", "ct", "ct-lung", "ct-brain", "ct-bone", "mr", "pet"]
+    for_volumes += ["ultrasound", "em", "light-sheet"]
+    assert list(field.choices) == for_volumes
+    field.value = "ct"
+    form.model.value = "v1"
+    sites = ["abdomen", "chest", "pelvis", "liver", "colon", "pancreas"]
+    for_images = [f"ct-{site}{end}" for end in ("", "-v1") for site in sites]
+    expected = ["auto", "none", "positive", "positive-v1", *for_images]
+    assert list(field.choices) == expected
+    assert field.value == "auto"
+    form.set_option("modality", "ct")  # such as a likely cause proposes
+    assert form.options(0).modality == "ct"
+    form.set_option("modality", "ct-lung")
+    assert list(field.choices) == [*expected, "ct-lung"]
+    form.model.value = "tiny"
+    assert set(field.choices) == set(for_volumes)
+    assert form.options(0).modality == "ct-lung"
+    with pytest.raises(ValueError, match="not a valid choice"):
+        form.set_option("modality", "photo")
+
+
+def test_a_modality_of_another_model_is_restored_before_that_model(form):
+    form.model.value = "v1"
+    form.set_option("modality", "ct-liver-v1")
+    state = state_of(form)
+    form.model.value = "tiny"
+    assert form.options(0).modality == "auto"
+    restore(form, state)
+    assert form.options(0).modality == "ct-liver-v1"
+    assert form.model.value == "v1"

@@ -5,17 +5,17 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from napari.layers import Image
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QLabel, QWidget
 
-from napari_biomedparse.data.options import SegmentOptions
+from napari_biomedparse.data.options import MODALITIES, SegmentOptions
 from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.io.formats.units import with_voxel_size
 from napari_biomedparse.networks.catalogue import targets_of
-from napari_biomedparse.networks.weights import may_have_gpu, pace_on_cpu
+from napari_biomedparse.networks.weights import config_of, may_have_gpu, pace_on_cpu
 from napari_biomedparse.slicing.geometry import choose_axis
 from napari_biomedparse.viewer.axes import show_position, shown_position
 from napari_biomedparse.viewer.layers import (
@@ -55,6 +55,7 @@ from napari_biomedparse.widgets.weights.model_choice import ModelChoice
 from napari_biomedparse.widgets.weights.weights_panel import WeightsPanel
 
 if TYPE_CHECKING:
+    from magicgui.widgets import ComboBox
     from napari import Viewer
 
     from napari_biomedparse.data.prompts import PromptSet
@@ -82,6 +83,8 @@ class SegmentForm(QWidget):
         self.folder, self.scheduler = self.large.folder, self.large.scheduler
         self.options_by_name = {**main, **advanced.options}
         """The options that have a simple field each."""
+        self._modality = cast("ComboBox", main["modality"])
+        self._set_modality = ""
         self._borrowed: float | None = None
         self._before = 0.0
         self.image = LayerChoice(
@@ -126,6 +129,8 @@ class SegmentForm(QWidget):
         tab_after(self.model.native, self.weights)
         for field in (main["modality"], self.model, self.device):
             field.changed.connect(self._on_kind_changed)
+        self.model.changed.connect(self._on_model_changed)
+        self._on_model_changed()
         self._on_kind_changed()
         self.prompts.instance_loaded.connect(partial(setattr, self.instances, "value"))
         self.prompts.slice_chosen.connect(self.show_slice)
@@ -177,6 +182,9 @@ class SegmentForm(QWidget):
 
     def set_option(self, name: str, value: Any) -> None:
         """Set one of `option_values`; raises KeyError or ValueError if not possible."""
+        if name == "modality" and value not in self._modality.choices:
+            self._set_modality = str(value)  # of another model, which may come yet
+            self._modality.reset_choices()
         self.options_by_name[name].value = value
 
     def use_threshold_of_result(self, threshold: float | None) -> None:
@@ -320,6 +328,20 @@ class SegmentForm(QWidget):
             show_row(
                 self._layout, self.options_by_name[name], bool(self.instances.value)
             )
+
+    def _on_model_changed(self, *_: Any) -> None:
+        """Offer the modalities that suit the model."""
+        self._set_modality = ""
+        self._modality.choices = self._modalities
+
+    def _modalities(self, _: Any) -> list[tuple[str, str]]:
+        """List what any model takes, what the chosen one learned, and what was set."""
+        own = ("", config_of(str(self.model.value)).network)
+        return [
+            (caption, key)
+            for key, caption in CAPTIONS["modality"].items()
+            if MODALITIES[key].network in own or key == self._set_modality
+        ]
 
     def _on_kind_changed(self, *_: Any) -> None:
         """Suggest what the model knows, of the chosen modality."""
