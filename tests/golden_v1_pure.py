@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
-from golden_network import load
+import torch
+from golden_network import load, prefix_of, seeded
 from golden_result import Result
 from golden_v1 import reference_model
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from napari_biomedparse.labels.likeness import (
     combine_masks,
@@ -23,7 +27,15 @@ from napari_biomedparse.labels.likeness import (
     read_table,
 )
 from napari_biomedparse.networks.config import V1
+from napari_biomedparse.networks.v1.mask_decoder import Head
 from napari_biomedparse.pipeline.recognize import recognize
+from napari_biomedparse.training import grounding
+from napari_biomedparse.training.grounding import (
+    CHOICE_WEIGHT,
+    Sought,
+    grounding_losses,
+    match,
+)
 
 NUMBERS, P_VALUES, PIXELS = 1e-5, 1e-3, 1e-3
 SYNTHETIC = "target_dist_synthetic.json"
@@ -74,6 +86,63 @@ def combination(folder: Path) -> Iterator[Result]:
         if "after_nms_kept" in entry:
             kept = entry["after_nms_kept"]
             yield _same(f"pure_combine {name}_after_nms", prob, order, kept, file)
+
+
+def loss(folder: Path) -> Iterator[Result]:
+    """The grounding loss of one head, its matching and its gradients."""
+    file = load(folder / "pure_loss.npz")
+    prefix = f"{prefix_of(file)}loss/"
+    images, queries = file["grad_embeddings_norm"].shape
+    drawn, found = iter(enumerate(file["points_shapes"])), []
+
+    def draw(masks: int, points: int) -> torch.Tensor:
+        number, shape = next(drawn)
+        assert (masks, points, 2) == tuple(shape)
+        seed = zlib.crc32(f"{prefix}points{number}".encode())
+        return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+    def matched(*arguments: Any) -> Any:
+        found.append(match(*arguments))
+        return found[-1]
+
+    with torch.inference_mode(False), torch.enable_grad():
+        small = seeded(f"{prefix}masks", images, queries, 8, 8) * 3
+        size = file["grad_masks_matched"].shape[-2:]
+        masks = F.interpolate(small, size, mode="bilinear").requires_grad_()
+        vectors = seeded(f"{prefix}embeddings", images, queries, 512).requires_grad_()
+        scale = torch.ones((), requires_grad=True)
+        sought = []
+        for image in range(images):
+            bits = np.unpackbits(file[f"truth{image}"], axis=-1)
+            ends = seeded(f"{prefix}classes{image}", len(bits), 512)
+            texts = torch.arange(len(bits))
+            if len(bits) > 2:  # the third prompt is the first again
+                ends[2], texts[2] = ends[0], texts[0]
+            sought.append(Sought(torch.from_numpy(bits).float(), ends, texts))
+        with patch.object(grounding, "match", matched):
+            points = int(file["points_shapes"][0][1])
+            terms = grounding_losses(Head(masks, vectors), sought, scale, draw, points)
+        total = terms.mask_bce + terms.mask_dice + CHOICE_WEIGHT * terms.choice
+        total.backward()
+    losses = [float(one.detach()) for one in (*terms, total)]
+    yield _close("pure_loss losses", losses, file["losses"], NUMBERS)
+    pairs = [torch.cat(part).numpy() for part in zip(*found, strict=True)]
+    expected = [file["matched_queries"], file["matched_prompts"]]
+    wrong = int((np.array(pairs) != np.array(expected)).sum())
+    yield Result("pure_loss pairs", wrong, 0, wrong == 0, str(pairs[0]))
+    own = [image for image, (some, _) in enumerate(found) for _ in some]
+    assert masks.grad is not None and vectors.grad is not None
+    gradients = {
+        "masks_sub": masks.grad[:, ::10],
+        "masks_matched": masks.grad[own, pairs[0]],
+        "embeddings_sub": vectors.grad[:, ::25],
+        "embeddings_norm": vectors.grad.norm(dim=-1),
+        "logit_scale": scale.grad,
+    }
+    for name, gradient in gradients.items():
+        wanted = file[f"grad_{name}"]
+        relative = NUMBERS * float(np.abs(wanted).max())
+        yield _close(f"pure_loss {name}", gradient, wanted, relative)
 
 
 def recognition(folder: Path, path: Path) -> Iterator[Result]:

@@ -10,7 +10,7 @@ threads share the work decides nothing. Keys and values are kept in float32.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,13 @@ KEYS_AT_ONCE = 4096
 """Pixels projected at once, to keep what is in float64 small."""
 NOWHERE = -80.0
 """Logit of what is nowhere, finite so that it can be resized."""
+
+
+class Head(NamedTuple):
+    """What all queries say before a layer, or after the last one."""
+
+    masks: Tensor  # [B, Q, h, w], logits at a quarter of the network's image size
+    vectors: Tensor  # [B, Q, C], to be compared with the end tokens of prompts
 
 
 class MaskDecoder(Decoder):
@@ -93,17 +100,34 @@ class MaskDecoder(Decoder):
     def read(
         self, image: ImageFeatures, words: Tensor, hidden: Tensor | None = None
     ) -> Tensor:
-        """Let the queries read the image and the words, [B, T, C] -> [B, Q, C].
+        """Let the queries read the image and the words; see `states`."""
+        return self.states(image, words, hidden)[-1]
 
-        `hidden`, bool [B, T], are words that fill up a batch: nothing sees them, and
-        they see nothing.
+    def heads(self, image: ImageFeatures, words: Tensor, hidden: Tensor) -> list[Head]:
+        """Return the predictions of all `states`, which training compares."""
+        features = image.mask_features
+        found = []
+        for q in self.states(image, words, hidden):
+            d = self.decoder_norm(q)
+            masks = masks_of(self.mask_embed(d), features.flatten(2))
+            masks = masks.view(*q.shape[:2], *features.shape[-2:])
+            found.append(Head(masks, self._vectors(d)))
+        return found
+
+    def states(
+        self, image: ImageFeatures, words: Tensor, hidden: Tensor | None = None
+    ) -> list[Tensor]:
+        """Return the queries [B, Q, C] before each layer, and after the last one.
+
+        They read the image and the words [B, T, C]. `hidden`, bool [B, T], are words
+        that fill up a batch: nothing sees them, and they see nothing.
         """
         queries = self.query_feat.num_embeddings
         words = words.to(self._precision(image.mask_features))
         q = self.query_feat.weight.to(words.dtype).expand(len(words), -1, -1)
         q_positions = self.query_embed.weight.to(words.dtype).expand_as(q)
         positions = torch.cat([q_positions, words], dim=1)  # [B, Q + T, C]
-        t, visible = words, None
+        t, visible, states = words, None, [q]
         if hidden is not None:
             visible = ~torch.cat([hidden.new_zeros(q.shape[:2]), hidden], dim=1)
             visible = (visible[:, :, None] & visible[:, None])[:, None]
@@ -115,7 +139,8 @@ class MaskDecoder(Decoder):
             )
             s = self.transformer_ffn_layers[i](s)
             q, t = s[:, :queries], s[:, queries:]
-        return q
+            states.append(q)
+        return states
 
     def project(
         self, attention: Attention, key: Tensor, value: Tensor
@@ -154,9 +179,16 @@ class MaskDecoder(Decoder):
 
     def similarity(self, q: Tensor, ends: Tensor) -> Tensor:
         """Cosines of queries [B, Q, C] and end tokens [P, C] of prompts, [B, Q, P]."""
-        v = self.decoder_norm(q) @ self.class_embed.to(q.dtype).expand(len(q), -1, -1)
-        v = v / (v.norm(dim=-1, keepdim=True) + NORM_EPS)
-        ends = ends.to(q.dtype)
-        k = ends / (ends.norm(dim=-1, keepdim=True) + NORM_EPS)
-        cosines: Tensor = v @ k.T.expand(len(q), -1, -1)
-        return cosines
+        v = normalised(self._vectors(self.decoder_norm(q)))
+        return v @ normalised(ends.to(q.dtype)).T.expand(len(q), -1, -1)
+
+    def _vectors(self, d: Tensor) -> Tensor:
+        """Make normed queries [B, Q, C] comparable with end tokens."""
+        vectors: Tensor = d @ self.class_embed.to(d.dtype).expand(len(d), -1, -1)
+        return vectors
+
+
+def normalised(x: Tensor) -> Tensor:
+    """Divide vectors [..., C] by their length and a little more."""
+    unit: Tensor = x / (x.norm(dim=-1, keepdim=True) + NORM_EPS)
+    return unit
