@@ -59,7 +59,7 @@ BUDGET = {
     "labels": 1_190,
     "data": 1_355,
     "slicing": 900,
-    "viewer": 900,
+    "viewer": 930,
     "engine": 440,
     "samples": 760,
     "report": 930,

@@ -1,4 +1,4 @@
-"""Sample data for napari's File menu, and the demo that segments them."""
+"""Sample data for napari's File menu, and the demo that segments phantoms."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 
+from napari_biomedparse.data.prompts import parse_prompts
+from napari_biomedparse.data.volume import Volume
 from napari_biomedparse.io import Contents, LabelVolume
 from napari_biomedparse.samples import Phantom, sample_em, sample_light_sheet
 from napari_biomedparse.viewer.layers import LayerTuple, to_layer_tuples
@@ -25,6 +27,25 @@ def em_layers() -> list[LayerTuple]:
 def light_sheet_layers() -> list[LayerTuple]:
     """Return the light-sheet sample and its true labels, as layers."""
     return _layers(sample_light_sheet(), "light-sheet sample")
+
+
+def pathology_layers() -> list[LayerTuple]:
+    """Return a section of a colon with its prompts; no known copyright restrictions."""
+    texts = ["epithelial cells in colon pathology"]
+    texts += ["connective tissue cells in colon pathology"]
+    return _picture("immunohistochemistry", "pathology sample", texts)
+
+
+def fundus_layers() -> list[LayerTuple]:
+    """Return a photograph of a retina with its prompts; its licence is CC0."""
+    texts = ["optic disc in retinal fundus", "optic cup in retinal fundus"]
+    return _picture("retina", "fundus sample", texts)
+
+
+def microaneurysm_layers() -> list[LayerTuple]:
+    """Return a small grey part of a retina with its prompt; its licence is CC0."""
+    texts = ["microaneurysm in retinal fundus"]
+    return _picture("microaneurysms", "microaneurysm sample", texts)
 
 
 def can_open_a_window() -> bool:
@@ -63,3 +84,16 @@ def _layers(phantom: Phantom, name: str) -> list[LayerTuple]:
         dict(zip(prompts.ids, prompts.texts, strict=True)),
     )
     return to_layer_tuples(Contents((volume,), (truth,), prompts))
+
+
+def _picture(name: str, title: str, texts: list[str]) -> list[LayerTuple]:
+    """Return an image that is installed with scikit-image as a layer with prompts."""
+    from skimage import data
+
+    image = getattr(data, name)()
+    rank = image.ndim
+    space = (1.0,) * rank, ("pixel",) * rank, (0.0,) * rank
+    colours = ("red", "green", "blue") if rank == 3 else ()
+    axes = ("y", "x", "c")[:rank]
+    volume = Volume(image, axes, *space, name=title, channel_names=colours)
+    return to_layer_tuples(Contents((volume,), (), parse_prompts(texts)))
