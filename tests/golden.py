@@ -85,7 +85,9 @@ def cases_of_v1(folder: Path) -> Iterator[Callable[[], Iterator[Result]]]:
         yield partial(golden_v1.pure_read, folder)
     if (folder / "pure_loss.npz").exists():
         yield partial(golden_v1_pure.loss, folder)
-    for name in ("pure_instances", "pure_metrics"):
+    if (folder / "pure_instances.npz").exists():
+        yield partial(golden_v1_pure.instances, folder)
+    for name in ("pure_metrics",):
         if (folder / f"{name}.npz").exists():
             yield partial(golden_v1_pure.missing, name)
     if (folder / "pure_stats.npz").exists():

@@ -26,6 +26,7 @@ from napari_biomedparse.labels.likeness import (
     pairs_of,
     read_table,
 )
+from napari_biomedparse.labels.watershed import split_by_shape
 from napari_biomedparse.networks.config import V1
 from napari_biomedparse.networks.v1.mask_decoder import Head
 from napari_biomedparse.pipeline.recognize import recognize
@@ -39,6 +40,19 @@ from napari_biomedparse.training.grounding import (
 
 NUMBERS, P_VALUES, PIXELS = 1e-5, 1e-3, 1e-3
 SYNTHETIC = "target_dist_synthetic.json"
+
+
+def instances(folder: Path) -> Iterator[Result]:
+    """Objects of masks, up to their numbers."""
+    file = load(folder / "pure_instances.npz")
+    for key in (key for key in file if key.endswith("_mask")):
+        expected = file[key.replace("mask", "instances")]
+        found = split_by_shape(file[key] > 0)
+        pairs = np.unique(np.stack([found, expected]).reshape(2, -1), axis=1)
+        right = len(np.unique(found)) == len(np.unique(expected)) == pairs.shape[1]
+        right &= np.array_equal(found > 0, expected > 0)
+        note = f"{found.max()} objects"
+        yield Result(f"pure_instances {key}", not right, 0, bool(right), note)
 
 
 def missing(name: str) -> Iterator[Result]:

@@ -279,6 +279,7 @@ def test_stored_settings_are_taken_over(
     viewer = make_napari_viewer()
     widget = SegmentWidget(viewer)
     viewer.window.add_dock_widget(widget)
-    kept["options"]["prompts_apart"] = False  # which those settings did not know
+    new = {"prompts_apart": False, "separate_by": "edges"}  # since those settings
+    kept["options"] |= new
     assert state_of(widget.form) == kept
     widget.session.close()

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from napari_biomedparse.labels.likeness import combine_masks
 from napari_biomedparse.labels.resolve import (
     likely,
+    resolve_confident,
     resolve_in_order,
     resolve_separately,
     upsample,
@@ -69,3 +71,24 @@ def test_separately_each_gets_all_it_claims(
     expected = masks * np.array(ids)[:, None, None]
     assert expected.any()
     np.testing.assert_array_equal(found.numpy(), expected)
+
+
+@pytest.mark.parametrize("mask_threshold", [0.3, 0.5])
+def test_the_confident_are_combined(mask_threshold: float) -> None:
+    thresholds = {"mask_threshold": mask_threshold, "existence_threshold": 0.4}
+    logits, existence = case(2)
+    there = likely(existence, 0.4)
+    assert there.any() and not there.all()
+    found = resolve_confident(logits, existence, IDS, SIZE, **thresholds)
+    assert found.dtype == torch.int32
+    for plane, one, chosen in zip(found.numpy(), logits, there, strict=True):
+        names = np.array(IDS)[chosen.numpy()]
+        probabilities = upsample(one[None], SIZE)[0].sigmoid()[chosen].numpy()
+        kept, masks = combine_masks(probabilities, mask_threshold)
+        expected = np.zeros(SIZE, int)
+        for index, mask in zip(kept, masks, strict=True):
+            assert (probabilities[index][mask] > mask_threshold).all()
+            expected[mask] = names[index]
+        np.testing.assert_array_equal(plane, expected)
+    none = torch.full_like(existence, -9.0)
+    assert not resolve_confident(logits, none, IDS, SIZE, **thresholds).any()

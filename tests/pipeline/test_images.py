@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pytest
 import tifffile
@@ -15,11 +16,15 @@ from PIL import Image
 from tiny_v1 import tiny_v1
 from typer.testing import CliRunner
 
-from napari_biomedparse import segment, segment_to_folder
+from napari_biomedparse import reproduce, segment, segment_to_folder
 from napari_biomedparse.cli import app
 from napari_biomedparse.engine.engine import Engine
+from napari_biomedparse.errors import OptionError
+from napari_biomedparse.labels.likeness import combine_masks
+from napari_biomedparse.labels.watershed import split_by_shape
 from napari_biomedparse.networks.checkpoint import save_weights
 from napari_biomedparse.networks.v1.biomedparse import BiomedParseV1
+from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.networks.weights import load_model
 
 PROMPTS = ["bright things", "a dark thing"]
@@ -137,3 +142,105 @@ def test_a_picture_is_segmented_as_its_pixels(
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     np.testing.assert_array_equal(tifffile.imread(out), np.squeeze(expected))
+
+
+SHAPE = {"instances": True, "separate_by": "shape"}
+
+
+def test_objects_are_separated_by_shape_by_all_doors(
+    model: BiomedParseV1, file: str, tmp_path: Path
+) -> None:
+    volume = random_image(5, 40, 50)
+    path = tmp_path / "grey.tif"
+    tifffile.imwrite(path, volume, metadata={"axes": "ZYX"})
+    found = segment(volume, PROMPTS, model, axis="z", minimum_size=3, **SHAPE)
+    expected, last = np.zeros(volume.shape, int), 0
+    for plane, labels in zip(expected, found.labels, strict=True):
+        for label in (1, 2):
+            own = split_by_shape(labels == label, 3)
+            plane[own > 0] = own[own > 0] + last
+            last += own.max()
+    assert found.instances is not None and last > 6
+    np.testing.assert_array_equal(found.instances, expected)
+    assert found.parameters["separate_by"] == "shape"
+    owners = found.owners
+    assert owners is not None and (owners.scores[1:] == 1).all()
+    inside = expected > 0
+    np.testing.assert_array_equal(owners.labels[expected[inside]], found.labels[inside])
+    lazy = da.from_array(volume, chunks=(2, 40, 50))
+    far = segment(lazy, PROMPTS, model, axis="z", minimum_size=3, **SHAPE)
+    np.testing.assert_array_equal(np.asarray(far.instances), expected)
+    chosen = {"axis": "z", "minimum_size": 3, **SHAPE}
+    run = segment_to_folder(path, PROMPTS, tmp_path / "run", file, **chosen)
+    np.testing.assert_array_equal(np.asarray(run.instances), expected)
+    assert run.manifest.owners == owners.describe()
+    again, differences = reproduce(tmp_path / "run", tmp_path / "again")
+    assert differences == []
+    np.testing.assert_array_equal(np.asarray(again.instances), expected)
+    out = tmp_path / "objects.tif"
+    asked = ["segment", str(path), "-m", file, "--axis=z", "-o", str(out)]
+    asked += [f"--prompt={text}" for text in PROMPTS]
+    asked += ["--instances", "--separate-by=shape", "--minimum-size=3"]
+    told = CliRunner().invoke(app, asked)
+    assert told.exit_code == 0, told.output
+    np.testing.assert_array_equal(tifffile.imread(out), expected)
+
+
+def test_of_an_image_and_of_separate_labels_too(model: BiomedParseV1) -> None:
+    image = random_image(60, 70, 3)
+    found = segment(image, PROMPTS, model, overlaps="separate", **SHAPE)
+    assert found.instances is not None
+    for instances, labels in zip(found.instances, found.labels, strict=True):
+        own, first = split_by_shape(labels > 0), instances[instances > 0].min()
+        np.testing.assert_array_equal(instances > 0, own > 0)
+        np.testing.assert_array_equal(instances[own > 0], own[own > 0] + first - 1)
+    assert len(np.unique(found.instances)) == found.instances.max() + 1
+
+
+def test_objects_that_go_through_slices_are_not_separated_by_shape(
+    tiny_model: BiomedParse,
+) -> None:
+    grey = random_image(4, 30, 40)
+    with pytest.raises(OptionError, match="objects of volume go through several"):
+        segment(grey, PROMPTS, tiny_model, **SHAPE)
+    segment(grey, PROMPTS, tiny_model, instances=False, separate_by="shape")
+    flat = segment(grey[0], PROMPTS, tiny_model, existence_threshold=0, **SHAPE)
+    assert flat.labels.any() and flat.instances is not None
+    owners = flat.owners
+    assert owners is not None and (owners.labels[1:] > 0).all()  # edges take nothing
+    with pytest.raises(OptionError, match="separate_by"):
+        segment(grey, PROMPTS, tiny_model, consensus=True, **SHAPE)
+
+
+def test_confident_masks_are_combined_as_published(
+    model: BiomedParseV1, file: str, tmp_path: Path
+) -> None:
+    image, prompts = random_image(60, 70, 3), [*PROMPTS, "a third", "a fourth"]
+    engine = Engine(model)
+    with torch.inference_mode():
+        found = model.decode(
+            model.encode_image(prepared(image, model.image_size)),
+            engine.encode_prompts(prompts),
+            lambda call, keys: torch.empty(0),
+        )
+    probabilities = enlarged(found.mask_logits[0], image.shape[:2])
+    kept, masks = combine_masks(probabilities)
+    expected = np.zeros(image.shape[:2], int)
+    for index, mask in zip(kept, masks, strict=True):
+        expected[mask] = index + 1
+    assert 0 < len(kept) < len(prompts)
+    labels = segment(image, prompts, model, overlaps="confident").labels
+    np.testing.assert_array_equal(np.squeeze(labels), expected)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    png = tmp_path / "a.png"
+    segment_to_folder(png, prompts, tmp_path / "run", file, overlaps="confident")
+    again, differences = reproduce(tmp_path / "run", tmp_path / "again")
+    assert differences == []
+    assert again.manifest.options.overlaps == "confident"
+    np.testing.assert_array_equal(np.squeeze(np.asarray(again.labels)), expected)
+    out = tmp_path / "labels.tif"
+    asked = [f"--prompt={text}" for text in prompts]
+    asked += ["-m", file, "--overlaps=confident", "-o", str(out)]
+    told = CliRunner().invoke(app, ["segment", str(png), *asked])
+    assert told.exit_code == 0, told.output
+    np.testing.assert_array_equal(tifffile.imread(out), expected)

@@ -55,6 +55,7 @@ def changed(plan: RunPlan, **changes: Any) -> RunPlan:
         {"edge_threshold": 0.4, "minimum_size": 5},
         {"overlaps": "order"},
         {"overlaps": "separate", "existence_threshold": 0.4},
+        {"overlaps": "confident"},
     ],
 )
 def test_it_equals_a_run_by_the_new_options(

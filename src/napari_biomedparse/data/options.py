@@ -352,9 +352,10 @@ class SegmentOptions:
         "Which prompt gets a voxel that several prompts claim. score: the most "
         "probable one, as in the original, which also drops prompts by the overlap "
         "threshold. order: the first one. separate: all of them, each in a label "
-        "volume of its own.",
-        choices=("score", "order", "separate"),
-        metavar="score|order|separate",
+        "volume of its own. confident: the most probable one, once prompts have been "
+        "dropped that others outvote in most of their pixels, as BiomedParse v1 does.",
+        choices=("score", "order", "separate", "confident"),
+        metavar="score|order|separate|confident",
     )
     prompts_apart: bool = option(
         False,
@@ -369,6 +370,15 @@ class SegmentOptions:
         "Separate objects",
         "Give each object its own number, separating touching objects at the predicted "
         "boundaries. By default, the file's instance_label decides.",
+    )
+    separate_by: str = option(
+        "edges",
+        "Separate by",
+        "How touching objects are told apart. edges: at predicted boundaries, of which "
+        "v1 has none. shape: where a mask narrows, in each slice by itself, as "
+        "BiomedParse v1 does for cells; with v1, or for a single image.",
+        choices=("edges", "shape"),
+        metavar="edges|shape",
     )
     edge_threshold: float = option(
         0.5,
@@ -426,6 +436,7 @@ class OptionChanges(TypedDict, total=False):
     overlaps: str
     prompts_apart: bool
     instances: bool | None
+    separate_by: str
     edge_threshold: float
     minimum_size: int
     batch_size: int | str

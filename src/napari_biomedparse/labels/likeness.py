@@ -124,19 +124,21 @@ def drop_covered(
 
 
 def combine_masks(
-    probabilities: npt.NDArray[np.floating[Any]],
+    probabilities: npt.NDArray[np.floating[Any]], threshold: float = LIKELY
 ) -> tuple[list[int], npt.NDArray[np.bool_]]:
     """Make overlapping masks disjoint, and discard those that others outvote.
 
     Every pixel with some probability above 0.1 votes for its most probable mask, the
     first of equal ones. A mask with fewer votes than half of its pixels above 0.1 is
     discarded, except the one of the highest mean probability there. Each pixel then
-    belongs to the most probable mask above 0.5 of those that are kept.
+    belongs to the most probable mask above a threshold of those that are kept.
 
     Parameters
     ----------
     probabilities : ndarray [n, Y, X]
         0 to 1, of any number of masks.
+    threshold : float
+        Probability, 0 to 1.
 
     Returns
     -------
@@ -158,5 +160,5 @@ def combine_masks(
     kept = [int(i) for i in np.flatnonzero(stays)]
     best = probabilities[kept]
     first = best.argmax(axis=0)
-    masks = (np.arange(len(kept))[:, None, None] == first) & (best > LIKELY)
+    masks = (np.arange(len(kept))[:, None, None] == first) & (best > threshold)
     return kept, masks

@@ -1,7 +1,7 @@
 """Turn the network's logits into label slices: gating, suppression, merging.
 
-Section 6 of the architecture description, steps 1 to 4, and two other rules for voxels
-that several prompts claim. Every slice is computed by itself, so that a result never
+Section 6 of the architecture description, steps 1 to 4, and other rules for voxels that
+several prompts claim. Every slice is computed by itself, so that a result never
 depends on the batch. Probabilities are float32 sigmoids and not logits on purpose:
 where a sigmoid saturates or rounds to 0.5, the order of prompts decides, as it does in
 the original.
@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import compress
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+
+from napari_biomedparse.labels.likeness import combine_masks
 
 BACKGROUND_PROBABILITY = 0.5  # probability that a prompt has to exceed to claim a voxel
 AT_ONCE = 2**26  # probabilities held at once on a GPU: 256 MiB
@@ -224,6 +227,32 @@ def resolve_separately(
     claims = _claims(mask_logits, there, size, mask_threshold, resize)
     values = torch.tensor(ids, dtype=torch.int32, device=mask_logits.device)
     return torch.stack([masks * values[:, None, None] for masks in claims])
+
+
+def resolve_confident(
+    mask_logits: torch.Tensor,
+    existence: torch.Tensor,
+    ids: Sequence[int],
+    size: tuple[int, int],
+    *,
+    existence_threshold: float = 0.5,
+    mask_threshold: float = BACKGROUND_PROBABILITY,
+    resize: Resize = upsample,
+) -> torch.Tensor:
+    """Drop prompts that others outvote, and give voxels to the most probable others.
+
+    Parameters are as for `resolve`, the rule is that of `combine_masks`. The result is
+    int32 [B, H, W]: 0 or a prompt's id.
+    """
+    labels = np.zeros((len(mask_logits), *size), np.int32)
+    there = likely(existence, existence_threshold)
+    for plane, logits, chosen in zip(labels, mask_logits, there, strict=True):
+        names = list(compress(ids, chosen.tolist()))
+        probabilities = resize(logits[None, chosen], size)[0].sigmoid()
+        kept, masks = combine_masks(probabilities.cpu().numpy(), mask_threshold)
+        for index, mask in zip(kept, masks, strict=True):
+            plane[mask] = names[index]
+    return torch.from_numpy(labels).to(mask_logits.device)
 
 
 def _claims(

@@ -32,6 +32,7 @@ from napari_biomedparse.labels.resolve import (
     BACKGROUND_PROBABILITY,
     probability,
     resolve,
+    resolve_confident,
     resolve_in_order,
     resolve_separately,
     upsample,
@@ -232,7 +233,7 @@ def begin_slices(
     scores = begin_copy(probability(existence).T)
     edges = None
     if plan.instances:
-        edges = begin(prediction.edge_logits, plan.options.edge_threshold)
+        edges = begin(prediction.edge_logits, plan.edge_threshold)
     return lambda: SegmentedSlices(
         start=start,
         stop=start + len(existence),
@@ -371,6 +372,8 @@ def _resolve(
         return resolve_in_order(logits, existence, ids, size, ranked=ranked, **common)
     if options.overlaps == "separate":
         return resolve_separately(logits, existence, ids, size, **common)
+    if options.overlaps == "confident":
+        return resolve_confident(logits, existence, ids, size, **common)
     return resolve(
         logits,
         existence,

@@ -27,6 +27,7 @@ from napari_biomedparse.io import open_volume
 from napari_biomedparse.io.durable import scratching, temporary_array
 from napari_biomedparse.labels.blockwise import Inner, block_shape, split_blockwise
 from napari_biomedparse.labels.instances import OwnerTally, split_instances
+from napari_biomedparse.labels.watershed import split_slices
 from napari_biomedparse.networks.network import Network
 from napari_biomedparse.networks.weights import (
     load_model,
@@ -345,13 +346,19 @@ class Collector:
         at: tuple[int, ...] = (),
     ) -> None:
         """Split labels into instances, at a time point; part by part on disk."""
-        axis, shape = self._plan.geometry.axis, edges.shape[-3:]
-        if self._in_memory:
+        axis, shape, count = self._plan.geometry.axis, edges.shape[-3:], 0
+        thickness = shape[axis] if self._in_memory else edges.chunks[axis - 3]
+        if self._plan.by_shape:
+            with scratching():
+                for prompt in np.ndindex(edges.shape[:-3]):
+                    both = Inner(labels, at + prompt), Inner(instances, at + prompt)
+                    count = split_slices(*both, axis, thickness, size, after=count)
+        elif self._in_memory:
             instances[at] = split_instances(labels[at], edges, size)
-            count, thickness = int(instances[at].max(initial=0)), shape[axis]
+            count = int(instances[at].max(initial=0))
         else:
-            count, chunks = 0, edges.chunks[-3:]
-            block, thickness = block_shape(chunks, shape), chunks[axis]
+            chunks = edges.chunks[-3:]
+            block = block_shape(chunks, shape)
             components = temporary_array(shape, chunks, np.dtype(np.uint32))
             with scratching():
                 for prompt in np.ndindex(edges.shape[:-3]):  # of separate labels

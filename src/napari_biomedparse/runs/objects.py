@@ -12,6 +12,7 @@ from napari_biomedparse.io.durable import writing
 from napari_biomedparse.io.formats.ome_labels import LabelStore, create_labels
 from napari_biomedparse.labels.blockwise import block_shape, scratch, split_blockwise
 from napari_biomedparse.labels.instances import OwnerTally
+from napari_biomedparse.labels.watershed import split_slices
 from napari_biomedparse.runs.folder import (
     COMPONENTS,
     OBJECTS,
@@ -45,11 +46,13 @@ def write_objects(
             create_labels(folder / OBJECTS, layout, grid_volume(plan.volume), prompts)
         store = LabelStore(home / OBJECTS, layout, manifest.output.get("time", 0))
         chunks = layout.chunks(0)
-        components = scratch(folder / COMPONENTS, layout.shape, chunks)
-        block = block_shape(chunks, layout.shape)
-        count = split_blockwise(
-            labels, edges, components, store, block, plan.options.minimum_size
-        )
+        size = plan.options.minimum_size
+        if plan.by_shape:
+            count = split_slices(labels, store, layout.axis, layout.thickness, size)
+        else:
+            components = scratch(folder / COMPONENTS, layout.shape, chunks)
+            block = block_shape(chunks, layout.shape)
+            count = split_blockwise(labels, edges, components, store, block, size)
         finest = 0 if store.journal.end else 1  # what a person changed goes on top
         scores = manifest.with_blocks(blocks).existence
         scores = scores[:, 0] if scores.ndim == 3 else scores  # of a consensus

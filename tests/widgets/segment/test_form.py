@@ -223,6 +223,10 @@ def test_fields_of_objects_are_shown_with_them(form):
     for wanted in (True, False):
         form.instances.value = wanted
         assert [field.visible for field in fields] == [wanted, wanted]
+    form.instances.value = True
+    form.set_option("separate_by", "shape")
+    assert [field.visible for field in fields] == [False, True]  # no edges
+    assert form.options(0).separate_by == "shape"
     form.set_option("minimum_size", 30)
     form.set_option("edge_threshold", 0.4)
     assert form.options(0).minimum_size == 30

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.volume import Volume
 
 DEMO_BADGE = "demo: learnt from phantoms, 8 targets, for trying out"
-OF_OBJECTS = ("edge_threshold", "minimum_size")
+OF_OBJECTS = ("separate_by", "edge_threshold", "minimum_size")
 MAIN = ("modality", "instances", *OF_OBJECTS)
 
 
@@ -134,7 +134,8 @@ class SegmentForm(QWidget):
         self._on_kind_changed()
         self.prompts.instance_loaded.connect(partial(setattr, self.instances, "value"))
         self.prompts.slice_chosen.connect(self.show_slice)
-        self.instances.changed.connect(self._show_fields_of_objects)
+        for field in (self.instances, main["separate_by"]):
+            field.changed.connect(self._show_fields_of_objects)
         self._show_fields_of_objects()
         self.image.changed.connect(self._on_image_changed)
         for field in (self.options_by_name["axis"], advanced.voxel_size):
@@ -324,10 +325,10 @@ class SegmentForm(QWidget):
             self.instances.value = known is not None and known.instance
 
     def _show_fields_of_objects(self, *_: Any) -> None:
+        fields, objects = self.options_by_name, bool(self.instances.value)
         for name in OF_OBJECTS:
-            show_row(
-                self._layout, self.options_by_name[name], bool(self.instances.value)
-            )
+            unused = name == "edge_threshold" and fields["separate_by"].value == "shape"
+            show_row(self._layout, fields[name], objects and not unused)
 
     def _on_model_changed(self, *_: Any) -> None:
         """Offer the modalities that suit the model."""

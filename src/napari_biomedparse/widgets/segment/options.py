@@ -120,7 +120,9 @@ CAPTIONS: dict[str, dict[Any, str]] = {
         "score": "best score",
         "order": "order of the table",
         "separate": "one layer per prompt",
+        "confident": "most votes, then best score",
     },
+    "separate_by": {"edges": "predicted boundaries", "shape": "shape, in each slice"},
 }
 
 

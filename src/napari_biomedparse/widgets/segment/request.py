@@ -27,6 +27,7 @@ THRESHOLDS = (
     "existence_threshold",
     "overlap_threshold",
     "minimum_size",
+    "separate_by",
     "edge_threshold",
     "instances",
 )
