@@ -48,6 +48,33 @@ def test_quarter_turns_alone_lose_nothing() -> None:
     assert len(turned) == 4
 
 
+@pytest.mark.parametrize("turn", [False, True])
+def test_scaled_alone_a_slice_keeps_its_colors_and_maybe_its_orientation(
+    turn: bool,
+) -> None:
+    picture, labels = marked()
+    sizes, turned = [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        varied, moved = vary(rng, picture, labels, Variation(scale=0.1, turn=turn))
+        assert varied.shape == picture.shape and moved.shape == labels.shape
+        assert ((varied[0].numpy() > 150) != (moved > 0)).mean() < 0.05
+        assert torch.equal(varied, varied.round())
+        rows, columns = (int(moved.any(axis=axis).sum()) for axis in (1, 0))
+        turned.append(rows > columns)
+        sizes.append(max(rows, columns) / 24)
+    assert 0.85 < min(sizes) < 0.95 and 1.05 < max(sizes) < 1.15
+    assert any(turned) is turn and not all(turned)
+
+
+def test_nothing_changes_without_chance_and_turns() -> None:
+    picture, labels = marked()
+    still = Variation(chance=0.0, turn=False)
+    varied, moved = vary(np.random.default_rng(1), picture, labels, still)
+    assert torch.equal(varied, picture)
+    np.testing.assert_array_equal(moved, labels)
+
+
 def test_grey_levels_stay_whole_and_black_stays_black() -> None:
     picture, labels = marked()
     picture[..., :8] = 0

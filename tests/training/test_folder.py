@@ -19,6 +19,7 @@ from napari_biomedparse.training.folder import (
     save_training,
     write_log,
 )
+from napari_biomedparse.training.losses import Losses
 from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.slices import split
 from napari_biomedparse.training.volumes import TrainingVolume
@@ -75,7 +76,8 @@ def test_the_log_is_a_table_with_gaps(tmp_path: Path) -> None:
         {"epoch": 0, "step": 2, "loss": 0.5},
         {"epoch": 1, "step": 4, "loss": 1 / 3},
     ]
-    write_log(tmp_path, [rows[0], rows[1] | {"val_loss": 0.25, "val_dice": 0.75}])
+    better = rows[1] | {"val_loss": 0.25, "val_dice": 0.75}
+    write_log(tmp_path, [rows[0], better], Losses._fields)
     head, first, second = (tmp_path / LOG).read_text("utf-8").splitlines()
     assert head.startswith("epoch,step,loss,") and head.endswith("val_loss,val_dice")
     assert first.startswith("0,2,0.5,") and first.endswith(",,")

@@ -10,11 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from napari_biomedparse.errors import FormatError, VolumeError
+from napari_biomedparse.errors import FormatError, PromptError, VolumeError
 from napari_biomedparse.io.processed import is_processed
+from napari_biomedparse.training.losses import instance_edges
 from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.processed import load_processed
-from napari_biomedparse.training.slices import Sample, SliceBatches, cut, split
+from napari_biomedparse.training.slices import (
+    Sample,
+    SliceBatches,
+    cut,
+    make_targets,
+    split,
+)
 from napari_biomedparse.training.volumes import TrainingVolume
 
 RNG = np.random.default_rng(0)
@@ -50,7 +57,8 @@ def write(folder: Path, masks: dict[str, np.ndarray] = MASKS) -> Path:
         annotations.append(
             {"mask_file": name, "image_id": ord(name[0]), "sentences": sentences}
         )
-    images = [{"id": ord(c), "file_name": f"{c}.png"} for c in "abc"]
+    names = {name[0] for name in masks}
+    images = [{"id": ord(c), "file_name": f"{c}.png"} for c in names]
     content = {"images": images, "annotations": annotations}
     (folder / "train.json").write_text(json.dumps(content))
     return folder
@@ -72,17 +80,28 @@ def test_targets_of_one_modality_and_site_are_a_data_set(tmp_path: Path) -> None
     assert texts == {
         1: ("left kidney in CT", "left kidney"),
         2: ("liver in CT", "liver"),
-        3: ("liver tumor in CT", "liver tumor"),
+        4: ("liver tumor in CT", "liver tumor"),
     }
 
 
-def test_channels_enter_as_they_are_and_small_masks_lie_on_top(tmp_path: Path) -> None:
+def test_channels_enter_as_they_are_and_masks_that_overlap_stay_whole(
+    tmp_path: Path,
+) -> None:
     volume = load(write(tmp_path / "d"))["a.png"]
     picture, labels = cut(volume, Sample(0, 0, 0), 32)
     assert torch.equal(picture, torch.from_numpy(PIXELS).permute(2, 0, 1).float())
-    expected = np.where(MASKS["a_CT_abdomen_liver.png"], 2, 0)
-    expected[MASKS["a_CT_abdomen_liver+tumor.png"] > 0] = 3
-    np.testing.assert_array_equal(labels, expected)
+    truth = make_targets(labels[None], volume, [2, 4, 1, 0])
+    for at, name in enumerate(("liver", "liver+tumor")):
+        mask = torch.from_numpy(MASKS[f"a_CT_abdomen_{name}.png"] > 0)
+        assert torch.equal(truth.masks[0, at] > 0, mask)
+        assert torch.equal(truth.edges[0, at] > 0, instance_edges(mask[None])[0])
+    assert truth.exists.tolist() == [[1, 1, 0, 0]]
+
+
+def test_more_targets_than_fit_are_refused(tmp_path: Path) -> None:
+    many = {f"{i}_CT_abdomen_target+{i}.png": box((0, 2)) for i in range(63)}
+    with pytest.raises(PromptError, match="CT, abdomen has 63 targets, and at most 62"):
+        load(write(tmp_path / "d", many))
 
 
 def test_other_masks_are_other_data(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from training.data_folder import arrays
 
 from napari_biomedparse.slicing.geometry import plan_slices, stack_context
@@ -110,6 +111,26 @@ def test_edges_part_objects_that_touch() -> None:
     truth = make_targets(planes, whole, [1])
     assert truth.masks[0, 0, 4:20, 4:20].all()
     assert truth.edges[0, 0, 5:19, 11:13].all() and not truth.edges[0, 0, 8, 8]
+
+
+def test_alone_slices_are_squashed_and_have_no_neighbours() -> None:
+    image, labels = arrays(0, (10, 32, 24))
+    whole = TrainingVolume("a", "a", image, labels, WORDINGS, (0,))
+    picture, found = cut(whole, Sample(0, 0, 4), 48, alone=True)
+    expected = Image.fromarray(image[4]).resize((48, 48), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(picture[0], np.asarray(expected, np.float32))
+    assert torch.equal(picture[0], picture[1]) and torch.equal(picture[0], picture[2])
+    rows, columns = np.arange(48) * 2 // 3, np.arange(48) // 2
+    np.testing.assert_array_equal(found, labels[4][rows[:, None], columns])
+
+
+def test_alone_no_slice_or_prompt_is_of_what_is_absent() -> None:
+    samples = split([volume()], 0.0, 0, empty=0.0).train
+    assert all(volume().labels[sample.place].any() for sample in samples)
+    options = FinetuneOptions(batch_size=9, prompts=2)
+    batch = SliceBatches([volume()], samples, options, 32, None, alone=True)[0]
+    assert batch.targets.exists.any(dim=0).all()
+    assert not batch.targets.edges.numel()
 
 
 # --- batches -------------------------------------------------------------------------

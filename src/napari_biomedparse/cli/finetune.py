@@ -50,11 +50,13 @@ def finetune(
         Folder with imgs and gts (challenge .npz), with images and labels (TIFF, NIfTI,
         OME-Zarr) of the same names, or with OME-Zarr images that contain labels; and
         class_prompts.json: {"data set": {"1": ["wording", ...], "instance_label": 0}}.
+        Or with train/NAME_MODALITY_SITE.png and
+        train_mask/NAME_MODALITY_SITE_TARGET.png.
     output : DIR
         Folder for finetuned.safetensors, the log and checkpoints. After an
         interruption the same command resumes there.
     model : NAME|FILE
-        Network to start from: v2, demo, or a weights file.
+        Network to start from: v2, v1, demo, or a weights file.
     prompts : FILE
         class_prompts.json, if it is not in the data folder.
     devices : N

@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 Part = Literal["train", "test"]
 _SEQUENCES = ("T1", "T2", "FLAIR", "ADC")
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -120,11 +119,12 @@ def read_processed(folder: Path, part: Part = "train") -> tuple[MaskedImage, ...
     there = {path.name for path in _pngs(folder / part)}
     if missing := {key[0] for key in grouped} - there:
         raise FormatError(
-            f"{folder / part} has no {_some(missing)}, to which masks belong. Add the "
-            "images, or remove the masks."
+            f"{folder / part} lacks {len(missing)} images to which masks belong, such "
+            f"as {min(missing)}. Add the images, or remove the masks."
         )
     if alone := there - {key[0] for key in grouped}:
-        logger.warning("Images without masks are left out: %s.", _some(alone))
+        told = "%d images without masks are left out, such as %s."
+        logger.warning(told, len(alone), folder / part / min(alone))
     return tuple(
         MaskedImage(folder / part / image, modality, site, tuple(some))
         for (image, modality, site), some in sorted(grouped.items())
@@ -166,8 +166,3 @@ def _split(mask: str) -> tuple[str, str, str]:
 
 def _pngs(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("*.png") if not p.name.startswith("."))
-
-
-def _some(names: set[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(sorted(names)[:_SHOWN]) + more

@@ -1,7 +1,7 @@
-"""Augmentation of slices in fine-tuning, as in the original.
+"""Augmentation of slices in fine-tuning, as in the originals.
 
-Quarter turns, flips, crops and shifts by up to a tenth, brightness, Gaussian and
-salt-and-pepper noise, and swapped neighbours.
+For v2 quarter turns, flips, crops and shifts by up to a tenth, brightness, Gaussian and
+salt-and-pepper noise, and swapped neighbours; for v1 another scale, and quarter turns.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+SCALE = 0.1
+"""Largest change of a slice's size for v1, by a factor."""
+
 
 @dataclass(frozen=True)
 class Variation:
@@ -25,6 +28,8 @@ class Variation:
     noise: float = 10.0  # largest standard deviation, in grey levels
     specks: float = 0.01  # largest fraction of pixels that become black or white
     swap: bool = True  # whether the two neighbours may be swapped
+    turn: bool = True  # whether slices are turned by quarters
+    scale: float | None = None  # for v1 alone: largest change of the size by a factor
 
 
 def vary(
@@ -41,7 +46,9 @@ def vary(
     def wanted() -> bool:
         return bool(rng.random() < options.chance)
 
-    turns = int(rng.integers(4))
+    if options.scale is not None:
+        return _scaled(rng, picture, labels, options.scale, wanted() and options.turn)
+    turns = int(rng.integers(4)) if options.turn else 0
     picture = torch.rot90(picture, turns, (-2, -1))
     labels = np.rot90(labels, turns)
     for axis in (-2, -1):
@@ -73,17 +80,46 @@ def _cropped(
     size = labels.shape[-1]
     side = size - round(size * amount * rng.random())
     reach = round(size * amount)
-    margin = F.pad(picture, (reach,) * 4)
     top, left = rng.integers(0, size + 2 * reach - side + 1, 2).tolist()
+    return _window(picture, labels, reach, top, left, side)
+
+
+def _scaled(
+    rng: np.random.Generator,
+    picture: Tensor,
+    labels: npt.NDArray[np.int64],
+    amount: float,
+    turn: bool,
+) -> tuple[Tensor, npt.NDArray[np.int64]]:
+    """Change the size by a factor, crop or pad to the former one, and maybe turn."""
+    size = labels.shape[-1]
+    side = round(size / rng.uniform(1 - amount, 1 + amount))
+    reach = max(0, side - size)
+    top, left = rng.integers(0, abs(size - side) + 1, 2).tolist()
+    picture, labels = _window(picture, labels, reach, top, left, side)
+    turns = int(rng.integers(1, 4)) if turn else 0
+    picture = torch.rot90(picture.round(), turns, (-2, -1))
+    return picture.contiguous(), np.ascontiguousarray(np.rot90(labels, turns))
+
+
+def _window(
+    picture: Tensor, labels: npt.NDArray[np.int64], reach: int, *box: int
+) -> tuple[Tensor, npt.NDArray[np.int64]]:
+    """Resize a box (top, left, side) of a slice with a black margin to its size."""
+    (top, left, side), size = box, labels.shape[-1]
     window = (..., slice(top, top + side), slice(left, left + side))
-    part = F.interpolate(margin[window][None], (size, size), mode="bicubic")[0]
+    margin = F.pad(picture, (reach,) * 4)[window]
+    part = F.interpolate(margin[None], (size, size), mode="bicubic")[0]
     return part.clamp(0, 255), resized(np.pad(labels, reach)[window], size)
 
 
 def resized(labels: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
-    """Resize square labels: each pixel takes the voxel at its centre."""
-    index = ((np.arange(size) + 0.5) * len(labels) / size).astype(np.intp)
-    result: npt.NDArray[np.int64] = labels[np.ix_(index, index)]
+    """Resize labels to a square: each pixel takes the voxel at its centre."""
+    rows, columns = (
+        ((np.arange(size) + 0.5) * length / size).astype(np.intp)
+        for length in labels.shape
+    )
+    result: npt.NDArray[np.int64] = labels[np.ix_(rows, columns)]
     return result
 
 

@@ -45,7 +45,7 @@ class ChunkedData(LightningDataModule):
         self.holds_out = bool(validation)
 
     def steps(self, devices: int) -> int:
-        """Count the batches per epoch and device."""
+        """Count the batches per epoch and device, or the steps of several batches."""
         return sum(-(-len(self._chunk(i)) // devices) for i in range(self.chunks))
 
     def train_dataloader(self) -> DataLoader[Batch]:

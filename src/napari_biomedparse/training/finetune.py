@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from napari_biomedparse.engine.devices import find_device
 from napari_biomedparse.errors import CheckpointError, VolumeError
 from napari_biomedparse.io.durable import check_folder, writing
-from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+from napari_biomedparse.networks.blocks.focalnet import FocalNetwork
 from napari_biomedparse.networks.weights import load_model
-from napari_biomedparse.training.augment import Variation
+from napari_biomedparse.training.augment import SCALE, Variation
 from napari_biomedparse.training.cases import load_cases
 from napari_biomedparse.training.chunks import ChunkedData
 from napari_biomedparse.training.fit import fit, share
@@ -23,11 +23,12 @@ from napari_biomedparse.training.folder import (
     open_training,
     save_training,
 )
+from napari_biomedparse.training.grounding_module import GroundingModule
 from napari_biomedparse.training.keeper import Keeper
 from napari_biomedparse.training.module import TrainingModule, prepare
 from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.progress import Finetuned
-from napari_biomedparse.training.slices import SliceBatches, Split, split
+from napari_biomedparse.training.slices import EMPTY_SHARE, SliceBatches, Split, split
 from napari_biomedparse.training.volumes import TrainingVolume, require_targets
 
 if TYPE_CHECKING:
@@ -110,17 +111,18 @@ def finetune(
         else:
             volumes = tuple(data)
             require_targets(volumes)
-        parts = split(volumes, options.validation, options.seed)
+        model = load_model(checkpoint)
+        if not isinstance(model, FocalNetwork):
+            raise CheckpointError(
+                f"{checkpoint} is a network of type {type(model).__name__}, which "
+                "cannot be fine-tuned. Choose a BiomedParse checkpoint."
+            )
+        empty = 0.0 if model.config.slices_alone else EMPTY_SHARE
+        parts = split(volumes, options.validation, options.seed, empty)
         if not parts.train:
             raise VolumeError(
                 f"No data are left to train on because {parts.how} are held out. Add "
                 "slices or volumes, or hold out less."
-            )
-        model = load_model(checkpoint)
-        if not isinstance(model, BiomedParse):
-            raise CheckpointError(
-                f"{checkpoint} is a network of type {type(model).__name__}, which "
-                "cannot be fine-tuned. Choose a BiomedParse v2 checkpoint."
             )
         facts = describe_training(model, checkpoint, volumes, parts, options)
         finished = open_training(folder, facts)
@@ -136,7 +138,7 @@ def finetune(
 
 
 def _train(
-    model: BiomedParse,
+    model: FocalNetwork,
     volumes: Sequence[TrainingVolume],
     parts: Split,
     options: FinetuneOptions,
@@ -145,9 +147,13 @@ def _train(
     keeper: Keeper,
 ) -> None:
     prepare(model, options)
-    variation = Variation() if options.augment else Variation(chance=0.0)
+    alone = model.config.slices_alone
+    variation = Variation() if options.augment else Variation(chance=0.0, turn=False)
+    if alone and options.augment:
+        variation = Variation(scale=SCALE, turn=options.turns)
+    size = model.config.image_size
     train, validation = (
-        SliceBatches(volumes, samples, options, model.config.image_size, changes)
+        SliceBatches(volumes, samples, options, size, changes, alone=alone)
         for samples, changes in ((parts.train, variation), (parts.validation, None))
     )
     data = ChunkedData(
@@ -156,6 +162,7 @@ def _train(
         save_every=options.save_every,
         workers=_LOADED_BY_WORKERS if place.type == "cuda" else 0,
     )
-    module, half = TrainingModule(model, options), place.type == "cuda"
+    module = (GroundingModule if alone else TrainingModule)(model, options)
+    half = place.type == "cuda"
     fit(module, data, keeper, place, half=half, devices=devices)
     keeper.keep_last(model)

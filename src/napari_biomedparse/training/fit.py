@@ -51,6 +51,8 @@ def fit(
     """
     options, last = module.options, keeper.folder / LAST
     keeper.chunks, keeper.steps = data.chunks, options.epochs * data.steps(devices)
+    most = options.epochs * data.steps(devices * options.accumulate)
+    module.steps = min(most, options.max_steps or most)
     early = EarlyStopping(
         "val_loss",
         min_delta=GAIN,
@@ -66,8 +68,7 @@ def fit(
         trainer = Trainer(
             accelerator=device.type.replace("cuda", "gpu"),
             devices=devices if device.index is None else [device.index],
-            # Without any target in a batch, masks and edges have no gradient.
-            strategy="auto" if devices == 1 else "ddp_find_unused_parameters_true",
+            strategy="auto" if devices == 1 else module.strategy,
             precision="bf16-mixed" if half else "32-true",
             max_epochs=options.epochs * data.chunks,
             max_steps=options.max_steps or -1,

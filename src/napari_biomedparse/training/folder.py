@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,12 @@ from napari_biomedparse.io.durable import write_durably
 from napari_biomedparse.networks.catalogue import MODELS
 from napari_biomedparse.networks.checkpoint import read_checkpoint
 from napari_biomedparse.networks.weights import model_identity
-from napari_biomedparse.training.losses import Losses
+from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.volumes import OnDemand
 from napari_biomedparse.version import __version__
 
 if TYPE_CHECKING:
-    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
-    from napari_biomedparse.training.options import FinetuneOptions
+    from napari_biomedparse.networks.network import Network
     from napari_biomedparse.training.slices import Split
     from napari_biomedparse.training.volumes import TrainingVolume
 
@@ -34,11 +33,10 @@ BEST, LAST, LOG, RUN, CACHE = (
 TENSORBOARD = "tensorboard"
 HELD_OUT = ("val_loss", "val_dice")
 """Measured on held-out slices."""
-COLUMNS = ("epoch", "step", "loss", *Losses._fields, *HELD_OUT)
 
 
 def describe_training(
-    model: BiomedParse,
+    model: Network,
     checkpoint: str | os.PathLike[str],
     volumes: Sequence[TrainingVolume],
     parts: Split,
@@ -80,7 +78,9 @@ def open_training(folder: Path, facts: Mapping[str, str]) -> dict[str, Any] | No
         return None
     try:
         stored = json.loads(path.read_text("utf-8"))
-        known, finished = stored["facts"], stored["finished"]
+        known, finished = dict(stored["facts"]), stored["finished"]
+        options = json.loads(known.get("options", "{}"))  # without those added since
+        known["options"] = json.dumps({**asdict(FinetuneOptions()), **options})
         different = [k for k, value in facts.items() if known.get(k) != value]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise OutputError(
@@ -104,9 +104,12 @@ def save_training(
     write_durably(folder / RUN, json.dumps(content, indent=1))
 
 
-def write_log(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the log atomically."""
-    write_durably(folder / LOG, csv_text(COLUMNS, rows, digits=6))
+def write_log(
+    folder: Path, rows: Sequence[Mapping[str, Any]], terms: Iterable[str]
+) -> None:
+    """Write the log atomically, with the terms of the loss."""
+    columns = ("epoch", "step", "loss", *terms, *HELD_OUT)
+    write_durably(folder / LOG, csv_text(columns, rows, digits=6))
 
 
 def _checksum(volumes: Sequence[TrainingVolume]) -> str:

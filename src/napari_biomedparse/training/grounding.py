@@ -70,7 +70,7 @@ def grounding_losses(
         truths.append(own.masks[prompts])
         choices.append(choice_loss(similar, queries, prompts, own.texts))
     if not choices:
-        zero = 0 * (head.masks.sum() + head.vectors.sum())
+        zero = 0 * (head.masks.sum() + head.vectors.sum() + scale)
         return GroundingLosses(zero, zero, zero)
     bce, dice = mask_losses(torch.cat(logits), torch.cat(truths), draw, points)
     return GroundingLosses(bce, dice, torch.stack(choices).mean())

@@ -18,13 +18,12 @@ from napari_biomedparse.io.durable import atomic_write
 from napari_biomedparse.networks.checkpoint import save_weights
 from napari_biomedparse.training.adapters import merged_state_dict
 from napari_biomedparse.training.folder import BEST, HELD_OUT, LAST, write_log
-from napari_biomedparse.training.losses import Losses
 from napari_biomedparse.training.progress import Progress
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+    from napari_biomedparse.networks.network import Network
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +83,7 @@ class Keeper(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write log and checkpoint, which are whole or as they were before."""
         found = trainer.callback_metrics
-        values = {name: float(found[name]) for name in ("loss", *Losses._fields)}
+        values = {name: float(found[name]) for name in ("loss", *pl_module.terms)}
         if not all(map(math.isfinite, values.values())):
             raise OptionError(
                 f"The loss became NaN or infinite within {self.step} steps. Choose a "
@@ -95,7 +94,7 @@ class Keeper(Callback):
         row = {"epoch": trainer.current_epoch // self.chunks, "step": self.step}
         self._rows.append(row | values)
         if trainer.is_global_zero:
-            write_log(self.folder, self._rows)
+            write_log(self.folder, self._rows, pl_module.terms)
         shown = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
         logger.info("Step %d: %s", self.step, shown)
         if trainer.logger is not None:
@@ -108,7 +107,7 @@ class Keeper(Callback):
         if measured:
             self._report()
 
-    def keep_last(self, model: BiomedParse) -> None:
+    def keep_last(self, model: Network) -> None:
         """Keep the last weights where nothing tells which are the best."""
         if "val_loss" not in self.best:
             self._keep(model)
@@ -122,7 +121,7 @@ class Keeper(Callback):
         self._on_progress(Progress(self.step, self.steps, self._loss, **measured))
 
     @rank_zero_only
-    def _keep(self, model: BiomedParse) -> None:
+    def _keep(self, model: Network) -> None:
         self.best = {"step": float(self.step), **self._held_out}
         facts = {**self._facts, "best": json.dumps(self.best)}
         save_weights(self.folder / BEST, merged_state_dict(model), facts, model.config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from napari_biomedparse.labels.resolve import upsample
-from napari_biomedparse.networks.blocks.focalnet import FocalBlock
+from napari_biomedparse.networks.blocks.focalnet import FocalBlock, FocalNetwork
 from napari_biomedparse.training.adapters import add_adapters
 from napari_biomedparse.training.losses import Losses, Targets, segmentation_losses
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from napari_biomedparse.networks.blocks.decoder import RandomField
     from napari_biomedparse.networks.network import SlicePrediction
-    from napari_biomedparse.networks.v2.biomedparse import BiomedParse
     from napari_biomedparse.training.options import FinetuneOptions
     from napari_biomedparse.training.slices import Batch
 
@@ -29,7 +28,14 @@ if TYPE_CHECKING:
 class TrainingModule(LightningModule):
     """The network, which is trained in place, with its loss; see `prepare`."""
 
-    def __init__(self, model: BiomedParse, options: FinetuneOptions) -> None:
+    terms: ClassVar[tuple[str, ...]] = Losses._fields
+    """Names of the terms of the loss."""
+    steps = 1
+    """Steps of the optimiser that the training has at most."""
+    # Without any target in a batch, masks and edges have no gradient.
+    strategy: ClassVar[str] = "ddp_find_unused_parameters_true"
+
+    def __init__(self, model: FocalNetwork, options: FinetuneOptions) -> None:
         super().__init__()
         # Named so, `load_model` also takes the checkpoints of a running training.
         self.save_hyperparameters({"config": asdict(model.config)})
@@ -50,7 +56,7 @@ class TrainingModule(LightningModule):
         weight = self.options.existence_weight
         return segmentation_losses(masks, edges, existence, targets, weight)
 
-    def total(self, losses: Losses) -> Tensor:
+    def total(self, losses: Any) -> Tensor:
         """Return what is minimised; as in the original all terms weigh 1."""
         return torch.stack(tuple(losses)).sum()
 
@@ -65,7 +71,7 @@ class TrainingModule(LightningModule):
         """Log the loss, and the Dice of the masks that there should be."""
         losses, masks = self.losses_and_masks(batch)
         targets = batch.targets
-        found, truth = masks > 0, targets.masks > 0
+        found, truth = _fitted(masks, targets.masks) > 0, targets.masks > 0
         shared = 2.0 * (found & truth).sum(dim=(-2, -1))
         dice = shared / (found.sum((-2, -1)) + truth.sum((-2, -1)))
         self._log_over_epoch({"val_loss": self.total(losses)})
@@ -87,10 +93,9 @@ class TrainingModule(LightningModule):
             batch_size=1,
         )
 
-    def losses_and_masks(self, batch: Batch) -> tuple[Losses, Tensor]:
-        """Return the losses, and mask logits at the resolution of the targets."""
-        seed = self.options.seed * 100_003 + batch.number
-        generator = torch.Generator().manual_seed(seed)
+    def losses_and_masks(self, batch: Batch) -> tuple[Any, Tensor]:
+        """Return the losses, and mask logits [B, P, h, w]."""
+        generator = self.generator(batch)
         decoded = predict(self.model, batch, generator, self.device)
         with torch.autocast(self.device.type, enabled=False):
             masks, edges = (
@@ -99,6 +104,11 @@ class TrainingModule(LightningModule):
             )
             existence = decoded.existence.float()
             return self.compare(masks, edges, existence, batch.targets), masks
+
+    def generator(self, batch: Batch) -> torch.Generator:
+        """Make the source of a batch's random numbers, on the CPU."""
+        seed = self.options.seed * 100_003 + batch.number
+        return torch.Generator().manual_seed(seed)
 
 
 def drawn_field(
@@ -113,7 +123,7 @@ def drawn_field(
 
 
 def predict(
-    model: BiomedParse, batch: Batch, generator: torch.Generator, device: torch.device
+    model: FocalNetwork, batch: Batch, generator: torch.Generator, device: torch.device
 ) -> SlicePrediction:
     """Run the network on a batch, with fields drawn from `generator`."""
     features = model.encode_image(batch.slices.to(device))
@@ -145,7 +155,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def prepare(model: BiomedParse, options: FinetuneOptions) -> None:
+def prepare(model: FocalNetwork, options: FinetuneOptions) -> None:
     """Make a loaded network trainable, except for the frozen parts.
 
     Its weights are copied, as they may be mapped from a file.

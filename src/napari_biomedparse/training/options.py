@@ -80,7 +80,13 @@ class FinetuneOptions:
         True,
         "Augment slices",
         "Vary the slices by quarter turns, flips, shifts, brightness, noise and "
-        "swapped neighbors.",
+        "swapped neighbors; for v1, by their size only.",
+    )
+    turns: bool = option(
+        False,
+        "Quarter turns for v1",
+        "Also turn half of the slices by quarters, where the orientation means nothing "
+        "(v1).",
     )
     freeze: tuple[str, ...] = option(
         ("text",),

@@ -17,6 +17,9 @@ from napari_biomedparse.io.processed import MaskedImage, MaskFile, read_processe
 from napari_biomedparse.training.volumes import OnDemand, TrainingVolume, load_each
 from napari_biomedparse.training.wordings import Wordings
 
+MOST_TARGETS = 62
+"""Bits of the numbers that say which targets a pixel belongs to."""
+
 
 def load_processed(
     data: Path, on_case: Callable[[str, int, int], None] | None = None
@@ -44,16 +47,22 @@ def load_processed(
 def _wordings(
     images: Iterable[MaskedImage],
 ) -> Mapping[str, tuple[dict[str, int], Wordings]]:
-    """Assign numbers to the targets of each group, and collect their sentences."""
+    """Assign a bit to each target of a group, and collect their sentences."""
     texts: dict[str, dict[str, list[str]]] = {}
     for group, mask in ((one.group, mask) for one in images for mask in one.masks):
         known = texts.setdefault(group, {}).setdefault(mask.target, [])
         known += [text for text in mask.sentences if text not in known]
     groups = {}
     for group, targets in texts.items():
-        numbers = {target: i for i, target in enumerate(sorted(targets), start=1)}
+        numbers = {target: 2**i for i, target in enumerate(sorted(targets))}
+        if len(numbers) > MOST_TARGETS:
+            raise PromptError(
+                f"{group} has {len(numbers)} targets, and at most {MOST_TARGETS} can "
+                "be trained at once. Divide the folder."
+            )
         try:
-            wordings = Wordings({i: tuple(targets[t]) for t, i in numbers.items()})
+            texts_of = {i: tuple(targets[t]) for t, i in numbers.items()}
+            wordings = Wordings(texts_of, overlapping=True)
         except PromptError as error:
             raise PromptError(f"A sentence about {group}: {error}") from error
         groups[group] = (numbers, wordings)
@@ -63,9 +72,8 @@ def _wordings(
 def _read_labels(
     masks: list[tuple[int, MaskFile]], shape: tuple[int, int]
 ) -> npt.NDArray[np.int64]:
-    """Read masks of one picture as labels; where two overlap, the smaller one wins."""
+    """Read masks of one picture as labels, sums where masks overlap."""
     labels = np.zeros((1, *shape), np.int64)
-    found = [(label, mask.read(shape)) for label, mask in masks]
-    for label, mask in sorted(found, key=lambda one: -one[1].sum()):
-        labels[0][mask] = label
+    for label, mask in masks:
+        labels[0] |= label * mask.read(shape)
     return labels

@@ -50,15 +50,21 @@ class Split:
     """For people, if that is not the same."""
 
 
-def split(volumes: Sequence[TrainingVolume], share: float, seed: int) -> Split:
+def split(
+    volumes: Sequence[TrainingVolume],
+    share: float,
+    seed: int,
+    empty: float = EMPTY_SHARE,
+) -> Split:
     """Hold out a share of the volumes, or a block of slices of a single volume.
 
     The slices on either side of a block are not used at all, as they are seen as
     neighbours of held-out ones. A single volume is sliced along its first axis only,
-    because slices along other axes would cross the block.
+    because slices along other axes would cross the block. `empty` slices, without any
+    target, are kept as that share of the others.
     """
     rng = np.random.default_rng([seed, 1])
-    samples = [s for i, volume in enumerate(volumes) for s in _useful(volume, i)]
+    samples = [s for i, volume in enumerate(volumes) for s in _useful(volume, i, empty)]
     if share == 0:
         return Split(tuple(samples), (), "nothing")
     if len(volumes) > 1:
@@ -97,7 +103,8 @@ class SliceBatches:
     """Batches by their number since the start, of slices of `size` pixels a side.
 
     Without `variation`, slices and their order are unchanged, and the wordings are
-    always the same.
+    always the same. Slices read `alone` have no neighbours, their targets no edges, and
+    no prompt need be for an absent target, as for BiomedParse v1.
     """
 
     def __init__(
@@ -107,7 +114,10 @@ class SliceBatches:
         options: FinetuneOptions,
         size: int,
         variation: Variation | None,
+        *,
+        alone: bool = False,
     ) -> None:
+        self._alone = alone
         self._volumes, self._size, self._variation = volumes, size, variation
         self._options = options
         self._groups: dict[str, list[Sample]] = {}
@@ -143,10 +153,11 @@ class SliceBatches:
         samples = self.order(epoch)[place]
         pictures, planes = [], []
         for sample in samples:
-            picture, labels = cut(self._volumes[sample.volume], sample, self._size)
+            volume = self._volumes[sample.volume]
+            picture, labels = cut(volume, sample, self._size, alone=self._alone)
             if self._variation is not None:
                 changes = self._variation
-                if self._volumes[sample.volume].has_channels:
+                if volume.has_channels:
                     changes = replace(changes, swap=False)
                 picture, labels = vary(rng, picture, labels, changes)
             pictures.append(picture)
@@ -155,7 +166,8 @@ class SliceBatches:
         chosen = self._choose_prompts(rng, volume, np.stack(planes))
         tokens = [tokenize(text) for _, text in chosen]
         ids, real = padded([one.ids[: one.length] for one in tokens])
-        truth = make_targets(np.stack(planes), volume, [label for label, _ in chosen])
+        wanted = [label for label, _ in chosen]
+        truth = make_targets(np.stack(planes), volume, wanted, edges=not self._alone)
         return Batch(torch.stack(pictures), ids, real, truth, number)
 
     def _choose_prompts(
@@ -172,6 +184,9 @@ class SliceBatches:
         values = set(np.unique(planes).tolist()) - {0}
         if wordings.instance:
             values = set(wordings.classes) if values else set()
+        elif wordings.overlapping:
+            sums = int(np.bitwise_or.reduce(planes, axis=None))
+            values = {label for label in wordings.classes if sums & label}
         here = [label for label in wordings.classes if label in values]
         others = [
             *((k, wordings.texts[k]) for k in wordings.classes if k not in values),
@@ -179,7 +194,7 @@ class SliceBatches:
         ]
         here, others = self._shuffled(rng, here), self._shuffled(rng, others)
         most = self._options.prompts
-        room = most - (1 if others and most > 1 else 0)
+        room = most - (1 if others and most > 1 and not self._alone else 0)
         chosen = [(label, wordings.texts[label]) for label in here[:room]]
         chosen += others[: most - len(chosen)]
         which = 0 if self._variation is None else int(rng.integers(2**31))
@@ -187,47 +202,53 @@ class SliceBatches:
 
 
 def cut(
-    volume: TrainingVolume, sample: Sample, size: int
+    volume: TrainingVolume, sample: Sample, size: int, *, alone: bool = False
 ) -> tuple[Tensor, npt.NDArray[np.int64]]:
     """Cut a slice as inference does, and its labels.
 
-    Returns float32 grey levels [3, S, S], the slice, previous and next or the slice's
-    own channels, and int64 labels [S, S] of the voxels at the pixels' centres.
+    Returns float32 grey levels [3, S, S], the slice, previous and next (`alone`, three
+    times the slice) or the slice's own channels, and int64 labels [S, S] of the voxels
+    at the pixels' centres.
     """
-    geometry = plan_slices(volume.labels.shape, size, sample.axis)
+    geometry = plan_slices(volume.labels.shape, size, sample.axis, alone=alone)
     if volume.has_channels:
         planes = np.moveaxis(volume.image.take(sample.place, 0), -1, 0)
     else:
-        near = (sample.place + step for step in (0, -1, 1))
+        near = (sample.place + step for step in ((0,) if alone else (0, -1, 1)))
         places = [neighbour_index(place, geometry.depth) for place in near]
         planes = np.stack([volume.image.take(i, sample.axis) for i in places])
     labels = np.asarray(volume.labels.take(sample.place, sample.axis), np.int64)
     square = np.pad(labels, geometry.pad)
-    return geometry.prepare(planes).float(), resized(square, size)
+    return geometry.prepare(planes).float().expand(3, -1, -1), resized(square, size)
 
 
 def make_targets(
-    planes: npt.NDArray[np.int64], volume: TrainingVolume, labels: Sequence[int]
+    planes: npt.NDArray[np.int64],
+    volume: TrainingVolume,
+    labels: Sequence[int],
+    *,
+    edges: bool = True,
 ) -> Targets:
     """Make the truth from labels [B, S, S], at the full resolution of the slices.
 
     `labels` has the label id of each prompt, 0 for none; the wordings of `volume` say
-    whether label values are classes or instances. See `instance_edges` for edges.
+    what label values are. See `instance_edges` for `edges`.
     """
     values = torch.from_numpy(planes)[:, None]
     wanted = torch.tensor(labels)[None, :, None, None]
-    if volume.wordings.instance:
-        masks = (values > 0) & (wanted > 0)
-        edges = instance_edges(values * masks)
+    if volume.wordings.overlapping:
+        masks = (values & wanted) > 0
     else:
-        masks = (values == wanted) & (wanted > 0)
-        edges = instance_edges(masks)
+        found = values > 0 if volume.wordings.instance else values == wanted
+        masks = found & (wanted > 0)
+    outlined = values * masks if volume.wordings.instance else masks
+    lines = instance_edges(outlined) if edges else masks[..., :0]
     exists = masks.flatten(2).any(dim=2).float()
-    return Targets(masks.float(), edges.float(), exists, torch.ones_like(exists))
+    return Targets(masks.float(), lines.float(), exists, torch.ones_like(exists))
 
 
-def _useful(volume: TrainingVolume, number: int) -> list[Sample]:
-    """List the slices with a target, and some without."""
+def _useful(volume: TrainingVolume, number: int, share: float) -> list[Sample]:
+    """List the slices with a target, and some without, as a share of them."""
     there = targets(volume.labels, volume.wordings)
     chosen = []
     for axis in volume.axes:
@@ -235,7 +256,7 @@ def _useful(volume: TrainingVolume, number: int) -> list[Sample]:
         places = _places(volume, axis)
         found = np.asarray(there.any(axis=others))[places]
         empty = places[~found]
-        count = min(len(empty), int(np.ceil(EMPTY_SHARE * found.sum())))
+        count = min(len(empty), int(np.ceil(share * found.sum())))
         kept = empty[np.linspace(0, len(empty) - 1, count).round().astype(int)]
         where = np.sort(np.concatenate([places[found], kept]))
         chosen += [Sample(number, axis, int(index)) for index in where]

@@ -142,7 +142,7 @@ def require_targets(volumes: Iterable[TrainingVolume]) -> None:
 def targets(labels: Planes, wordings: Wordings) -> npt.NDArray[np.bool_]:
     """Return which voxels belong to a class with a prompt, bool [Z, Y, X]."""
     values = np.asarray(labels)
-    if wordings.instance:
+    if wordings.instance or wordings.overlapping:
         return np.asarray(values > 0)
     return np.isin(values, wordings.classes)
 

@@ -30,6 +30,7 @@ class Wordings:
     texts: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     instance: bool = False  # whether label values are instances, all of one class
     absent: tuple[str, ...] = ()  # prompts for targets that occur in none of the images
+    overlapping: bool = False  # whether values are sums of ids, which are powers of two
 
     def __post_init__(self) -> None:
         """Refuse invalid prompts, and instances of several classes."""
