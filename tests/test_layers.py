@@ -49,7 +49,7 @@ ONLY_IN = {
 TENSORS = {"ftfy", "numpy", "tokenizers", "torch"} | sys.stdlib_module_names
 """All that the networks themselves may import, their parts and their prompts."""
 BUDGET = {
-    "widgets": 7_648,
+    "widgets": 7_649,
     "io": 5_953,
     "cli": 1_780,
     "training": 2_563,
@@ -66,7 +66,7 @@ BUDGET = {
     "evaluation": 1_350,
 }
 BUDGET_OF_OTHERS = 3_300
-BUDGET_OF_ALL = 35_515
+BUDGET_OF_ALL = 35_516
 BY_STRING = {"__import__", "import_module", "run_module"}
 
 

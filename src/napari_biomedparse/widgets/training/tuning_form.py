@@ -42,7 +42,7 @@ SMALL_RATE = 3e-4
 """Learning rate of small networks."""
 ADVANCED = (
     "batch_size", "accumulate", "checkpointing", "validation", "patience", "rank",
-    "augment", "seed",
+    "augment", "turns", "seed",
 )  # fmt: skip
 
 
@@ -65,7 +65,8 @@ class TuningForm(QWidget):
         self.data = folder_field(
             "Data",
             "Folder with class_prompts.json and either the folders images and labels "
-            "(or imgs and gts) with files of the same names, or files that hold both.",
+            "(or imgs and gts) with files of the same names, or files that hold both; "
+            "or with the folders train and train_mask of the published layout of PNGs.",
         )
         self.model = ModelChoice()
         self.model.label = "Start from"
