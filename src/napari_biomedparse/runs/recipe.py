@@ -90,6 +90,7 @@ def as_python(recipe: Recipe) -> str:
     choice = {"channel": recipe.channel, "time": recipe.time}
     chosen = {name: value for name, value in choice.items() if value is not None}
     given: dict[str, Any] = {"device": recipe.device, **_changes(recipe.options)}
+    named = {} if recipe.folder or "axes" not in given else {"axes": given.pop("axes")}
     given["instances"] = recipe.prompts.instance
     if recipe.consensus:
         given["consensus"] = True
@@ -101,9 +102,9 @@ def as_python(recipe: Recipe) -> str:
             given["scheduler"] = recipe.scheduler
     elif recipe.series:
         opens = "open_image"
-        volume, given = f"open_image({source})", chosen | given
+        volume, given = f"open_image({_listed([source], named)})", chosen | given
     else:
-        volume = f"open_volume({_listed([source], chosen)})"
+        volume = f"open_volume({_listed([source], chosen | named)})"
     names = verb if recipe.folder is not None else f"{opens}, {verb}"
     texts = dict(zip(recipe.prompts.ids, recipe.prompts.texts, strict=True))
     texts = {label: texts[label] for label in recipe.prompts.ranked}

@@ -12,10 +12,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from napari.layers import Layer
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.notifications import show_warning
 from napari.utils.transforms import Affine
 
+from napari_biomedparse.data.options import parse_axes
 from napari_biomedparse.data.prompts import (
     INSTANCE_KEY,
     Colour,
@@ -44,8 +46,8 @@ from napari_biomedparse.viewer.axes import (
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from napari.components import Dims
-    from napari.layers import Image, Labels, Layer
+    from napari.components import Dims, LayerList
+    from napari.layers import Image, Labels
 
     from napari_biomedparse.io.contents import Contents, LabelVolume
 
@@ -187,6 +189,36 @@ def set_voxel_size(layers: Iterable[Layer], image: Image, text: str) -> None:
             layer.translate = layer.translate * factors
             layer.scale = old * factors
             layer.units = units
+
+
+def name_axes(layers: LayerList, image: Image, letters: str) -> None:
+    """Give the axes of an image other names; `letters` are as for `open_file`.
+
+    A TIFF is opened anew, and its former layers are hidden, as its channels and voxel
+    size may be others. Raises OptionError or VolumeError if they do not fit.
+    """
+    from napari_biomedparse.io import open_file
+
+    axes, source = parse_axes(letters), known_of(image).get("source")
+    rank = image.ndim + image.rgb
+    try:
+        if source is None or not Path(source).exists():
+            raise VolumeError(
+                f"{image.name} has {rank} axes, which cannot be named {letters}."
+            )
+        opened = to_layer_tuples(open_file(source, letters))
+    except VolumeError:
+        if len(axes) != rank or bool(image.rgb) != (axes[-1] == "c"):
+            raise
+        image.axis_labels = axes[: image.ndim]
+        return
+    for layer in layers:
+        if known_of(layer).get("source") == source:
+            layer.visible = False
+    for data, keywords, kind in opened:
+        if kind == "image":
+            keywords["metadata"][METADATA_KEY]["axes"] = letters
+            layers.append(Layer.create(data, keywords, kind))
 
 
 def voxels_of_labels(layer: Labels) -> npt.NDArray[Any]:

@@ -33,6 +33,7 @@ class FileChoice:
     channel: int | None
     time: int | None
     voxel_size: str | None = None  # that of the layer, if it is another than the file's
+    axes: str | None = None  # names of the file's axes, if they were changed
 
 
 def find_file(
@@ -56,7 +57,9 @@ def find_file(
     found = Path(path).absolute()
     channel = known.get("channel", at.get("c"))
     time = None if series else at.get("t")
-    choices = [FileChoice(found, channel, time), FileChoice(found, None, time)]
+    choices = [
+        FileChoice(found, one, time, axes=known.get("axes")) for one in (channel, None)
+    ]
     steps = dict(zip(volume.axes, volume.spacing, strict=True))
     units = dict(zip(volume.axes, volume.units, strict=True))
     unit, *others = {units[axis] for axis in SPATIAL_AXES if axis in units}
@@ -77,7 +80,8 @@ def _is_alike(choice: FileChoice, volume: Volume, *, series: bool) -> bool:
     from napari_biomedparse.io import open_image
 
     try:
-        opened = choose_channel(open_image(choice.path), choice.channel)
+        opened = open_image(choice.path, choice.axes)
+        opened = choose_channel(opened, choice.channel)
         if choice.voxel_size is not None:
             opened = with_voxel_size(opened, choice.voxel_size)
         if choice.time is not None:

@@ -20,8 +20,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_biomedparse.data.options import SegmentOptions
-from napari_biomedparse.errors import CheckpointError, OptionError
-from napari_biomedparse.runs.recipe import as_command
+from napari_biomedparse.errors import CheckpointError, OptionError, VolumeError
+from napari_biomedparse.runs.recipe import as_command, as_python
 from napari_biomedparse.slicing.read import region_of
 from napari_biomedparse.viewer.axes import shown_position
 from napari_biomedparse.viewer.layers import METADATA_KEY
@@ -210,6 +210,52 @@ def test_a_voxel_size_acts_on_the_runs_of_its_image(viewer, form, tmp_path):
     field.value = "2um"
     viewer.add_image(np.zeros((5, 20, 20)), name="another")
     assert form.options(0).voxel_size is None and not field.value
+
+
+def test_axes_of_a_file_are_named_anew(viewer, form, tmp_path):
+    path, voxels = tmp_path / "frames.tif", np.zeros((5, 20, 30), np.uint8)
+    tifffile.imwrite(path, voxels, imagej=True, metadata={"axes": "TYX"})
+    viewer.open(str(path), plugin="napari-biomedparse")
+    form.prompts.value, form.model.value = "axon", "tiny"
+    first, field = form.layer, form.advanced.axes
+    assert first.axis_labels == ("t", "y", "x")
+    field.value, form.advanced.voxel_size.value = "ZYX", "0.5,0.1,0.1um"
+    field.native.editingFinished.emit()
+    assert form.layer is not first and not first.visible and not field.value
+    assert form.layer.axis_labels == ("z", "y", "x")
+    recipe = form.request().recipe()
+    assert recipe.options.voxel_size == "0.5,0.1,0.1um"
+    assert "--axes ZYX" in as_command(recipe)
+    names = {}
+    exec(as_python(recipe).partition("prompts =")[0], names)
+    assert names["volume"].axes == ("z", "y", "x")
+
+
+def test_channels_that_are_slices_become_a_volume(viewer, form, tmp_path):
+    path, voxels = tmp_path / "stack.tif", np.zeros((5, 20, 30), np.uint8)
+    voxels[:] = np.arange(5)[:, None, None]
+    names = {"axes": "CYX", "Channel": {"Name": list("abcde")}}
+    tifffile.imwrite(path, voxels, ome=True, metadata=names)
+    assert len(viewer.open(str(path), plugin="napari-biomedparse")) == 5
+    form.prompts.value, form.model.value = "axon", "tiny"
+    form.advanced.axes.value = "zyx"  # Run is pressed without Enter
+    np.testing.assert_array_equal(form.request().volume.data, voxels)
+    assert [layer.visible for layer in viewer.layers] == [False] * 5 + [True]
+
+
+def test_axes_of_an_array_are_named_by_its_layer(viewer, form):
+    layer = viewer.add_image(np.zeros((2, 3, 20, 30)))
+    form.prompts.value, form.model.value = "axon", "tiny"
+    form.advanced.axes.value = "ZCYX"
+    assert form.request().volume.shape == (2, 20, 30)
+    assert layer.axis_labels == ("z", "c", "y", "x")
+    for letters, what in (("ZYX", "has 4 axes"), ("QRST", "letter for each axis")):
+        form.advanced.axes.value = letters
+        form.advanced.axes.native.editingFinished.emit()
+        with pytest.raises((OptionError, VolumeError), match=what):
+            form.request()
+    form.reset()
+    form.request()
 
 
 def test_layers_without_a_unit_take_no_pixel_size(viewer, form):

@@ -12,7 +12,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QLabel, QWidget
 
 from napari_biomedparse.data.options import MODALITIES, SegmentOptions
-from napari_biomedparse.errors import OptionError, VolumeError
+from napari_biomedparse.errors import BiomedParseError, OptionError, VolumeError
 from napari_biomedparse.io.formats.units import with_voxel_size
 from napari_biomedparse.networks.catalogue import targets_of
 from napari_biomedparse.networks.weights import config_of, may_have_gpu, pace_on_cpu
@@ -20,6 +20,7 @@ from napari_biomedparse.slicing.geometry import choose_axis
 from napari_biomedparse.viewer.axes import show_position, shown_position
 from napari_biomedparse.viewer.layers import (
     is_derived,
+    name_axes,
     prompts_of_layer,
     volume_from_layer,
 )
@@ -140,6 +141,7 @@ class SegmentForm(QWidget):
         self.image.changed.connect(self._on_image_changed)
         for field in (self.options_by_name["axis"], advanced.voxel_size):
             field.changed.connect(self._set_depth)
+        advanced.axes.native.editingFinished.connect(self._on_axes_entered)
         self._on_image_changed()
         self._defaults = state_of(self)
         self._defaults.pop("prompts")
@@ -223,6 +225,7 @@ class SegmentForm(QWidget):
         Raises VolumeError, PromptError, OptionError or CheckpointError if something is
         missing or invalid.
         """
+        self._name_axes()
         image = self.layer
         if image is None:
             raise VolumeError(
@@ -288,7 +291,8 @@ class SegmentForm(QWidget):
     def reset(self) -> None:
         """Reset all but the prompts to napari's Preferences or the defaults."""
         restore(self, self._defaults)
-        self.advanced.voxel_size.value = ""
+        for field in (self.advanced.axes, self.advanced.voxel_size):
+            field.value = ""
         apply_settings(self, settings())
 
     def disconnect(self) -> None:
@@ -315,7 +319,8 @@ class SegmentForm(QWidget):
         ]
 
     def _on_image_changed(self) -> None:
-        self.advanced.voxel_size.value = ""  # which was that of another image
+        for field in (self.advanced.axes, self.advanced.voxel_size):
+            field.value = ""  # which was that of another image
         self._set_depth()
         self.stack.set_layer(self.layer)
         for field in (self.stack.channel, self.stack.time):
@@ -323,6 +328,19 @@ class SegmentForm(QWidget):
         known = None if self.layer is None else prompts_of_layer(self.layer)
         if self.prompts.offer_file(known):
             self.instances.value = known is not None and known.instance
+
+    def _on_axes_entered(self) -> None:
+        with suppress(BiomedParseError):  # shown when the user presses Run
+            self._name_axes()
+
+    def _name_axes(self) -> None:
+        """Have the chosen image shown with the axes that were entered, if any."""
+        field, size = self.advanced.axes, self.advanced.voxel_size.value
+        letters = field.value.strip()
+        if letters and self.layer is not None:
+            name_axes(self._viewer.layers, self.layer, letters)
+            self._on_image_changed()
+            field.value, self.advanced.voxel_size.value = "", size
 
     def _show_fields_of_objects(self, *_: Any) -> None:
         fields, objects = self.options_by_name, bool(self.instances.value)

@@ -141,6 +141,12 @@ class AdvancedOptions(QWidget):
             "keeps its own. Empty: as the layer says.",
         )
         self.voxel_size.native.setPlaceholderText("as the layer says")
+        self.axes = LineEdit(
+            name="axes",
+            label="Axes",
+            tooltip=f"{_HELP['axes']} Press Enter to have the image shown so.",
+        )
+        self.axes.native.setPlaceholderText("as the layer says")
         self.consensus = CheckBox(
             name="consensus",
             label="Consensus of three axes",
@@ -166,6 +172,7 @@ class AdvancedOptions(QWidget):
                 self.device,
                 axis,
                 self.consensus,
+                self.axes,
                 self.voxel_size,
                 self.tiles,
                 *others,

@@ -141,7 +141,9 @@ class Request:
             source=file.path,
             prompts=self.prompts,
             options=replace(
-                self.options, voxel_size=self.options.voxel_size or file.voxel_size
+                self.options,
+                axes=file.axes,
+                voxel_size=self.options.voxel_size or file.voxel_size,
             ),
             model=self.model,
             device=self.device,
