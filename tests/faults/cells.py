@@ -43,6 +43,14 @@ STROKES = {
         "they are made again, the strokes on top",
         "runs/test_edits.py::test_lost_labels_are_run_again_and_edits_put_on_top",
     ),
+    "journal long": (
+        "it is shortened, and says the same",
+        "io/test_journal.py::test_a_shortened_journal_says_the_same",
+    ),
+    "slices accepted, and labels made otherwise": (
+        "accepted slices stay as they were, and are accepted",
+        "runs/test_edits.py::test_accepted_slices_outlive_a_run_that_finds_others",
+    ),
     "run resumed": (
         "the strokes stay on top",
         "runs/test_edits.py::test_resume_leaves_edits_on_top",

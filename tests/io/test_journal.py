@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from napari_biomedparse.errors import FormatError, OutputError
+from napari_biomedparse.io import painting
 from napari_biomedparse.io.painting import Journal
 
 SHAPE, CHUNKS = (4, 20, 30), (2, 16, 16)
@@ -120,7 +121,8 @@ def test_a_strangers_voxels_are_refused(tmp_path: Path, packed: bytes) -> None:
     (tmp_path / "edits" / "labels.ome.zarr").write_bytes(record(body))
     one = journal(tmp_path)
     if len(packed) > 10:  # no more is unpacked than fits
-        assert list(one.edited()) == []
+        (edited,) = one.edited()
+        assert edited.accepted.sum() == 4
         return
     with pytest.raises(FormatError, match="does not fit the labels beside it"):
         list(one.edited())
@@ -167,3 +169,101 @@ def test_a_stroke_over_several_chunks_is_written_at_once(
     again = journal(tmp_path)
     again.read()
     assert again.end == one.end and again.count() == one.count() == 8
+
+
+def grown(folder: Path, seed: int) -> tuple[Journal, np.ndarray, list[int]]:
+    """Paint, accept and tell at random; return the labels and the places told."""
+    one, random = journal(folder), np.random.default_rng(seed)
+    labels, told = np.zeros(SHAPE, np.uint8), [0]
+    for number in range(300):
+        at = [int(random.integers(0, n - 2)) for n in SHAPE]
+        ends = [
+            min(n, i // c * c + c, i + 3)
+            for i, c, n in zip(at, CHUNKS, SHAPE, strict=True)
+        ]
+        box = tuple(slice(*pair) for pair in zip(at, ends, strict=True))
+        before = labels[box].copy()
+        after = random.choice(np.array([before.max(), 0, 5, 7], np.uint8), before.shape)
+        if number % 40 == 0:
+            after = before  # accepted
+        labels[box] = after
+        one.append((box, before, after))
+        if number % 70 == 0:
+            one.mark(one.end)
+            one.tell()
+            told.append(one.end)
+    one.mark(one.end)
+    return one, labels, told
+
+
+def found(one: Journal, labels: np.ndarray, since: int) -> list[np.ndarray]:
+    """Return what a run writes over ones, what was there before, and is accepted."""
+    on_top, undone = np.ones(SHAPE, np.uint8), labels.copy()
+    accepted = np.zeros(SHAPE, bool)
+    for edited in one.edited(since=since):
+        mine = edited.mask & ((edited.before != edited.after) | edited.accepted)
+        np.copyto(on_top[edited.box], edited.after, where=mine)
+        np.copyto(undone[edited.box], edited.before, where=edited.mask)
+        accepted[edited.box] = edited.accepted
+    return [on_top, undone, accepted]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_shortened_journal_says_the_same(tmp_path: Path, seed: int) -> None:
+    one, labels, told = grown(tmp_path, seed)
+    stale = journal(tmp_path)
+    before = {since: found(one, labels, since) for since in told}
+    size, end, count = one.path.stat().st_size, one.end, one.count()
+    assert before[0][2].any()
+    one.shorten()
+    assert one.path.stat().st_size < size / 2
+    stale.read()
+    for again in (one, stale, journal(tmp_path)):
+        assert again.last < again.applied
+        assert again.end >= end
+        assert again.count() == count
+        for since in told:
+            np.testing.assert_array_equal(found(again, labels, since), before[since])
+    stroke(one, 1, 2)
+    stale.read()
+    assert stale.end == one.end
+    assert values(stale, end) == (1, 2)
+    sizes = []
+    for _ in range(3):
+        one.mark(one.end)
+        one.shorten()
+        sizes.append(one.path.stat().st_size)
+    assert max(sizes) - min(sizes) <= 28
+    stale.read()
+    assert stale.end == one.end
+    assert os.listdir(one.path.parent) == [one.path.name]
+
+
+def test_a_long_journal_is_shortened_when_it_doubled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(painting, "_LONG", 2000)
+    one, _, _ = grown(tmp_path, 0)
+    assert one.is_long
+    one.shorten()
+    assert not one.is_long
+    short = one.path.stat().st_size
+    while one.path.stat().st_size < 2 * short:
+        assert not one.is_long
+        stroke(one, 1, 2)
+    assert one.is_long
+    data = bytearray(one.path.read_bytes())
+    data[short + 40] ^= 255
+    one.path.write_bytes(data)
+    assert not journal(tmp_path).is_long  # what is damaged may be mended by hand
+
+
+def test_a_place_that_goes_back_is_a_strangers(tmp_path: Path) -> None:
+    one = journal(tmp_path)
+    stroke(one, 1, 2)
+    for place in (3, 2**63):
+        with one.path.open("r+b") as file:
+            file.seek(one.end)
+            file.write(record(struct.pack("<QQ", place, 0)))
+        with pytest.raises(FormatError, match="does not fit the labels beside it"):
+            journal(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,17 @@ from filelock import FileLock
 
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.data.volume import as_volume
-from napari_biomedparse.errors import OutputError
-from napari_biomedparse.io.formats.ome_labels import Layout, create_labels
-from napari_biomedparse.io.painting import LOCK, PaintableLabels, recover
+from napari_biomedparse.errors import FormatError, OutputError
+from napari_biomedparse.io import painting
+from napari_biomedparse.io.formats.ome_labels import LabelStore, Layout, create_labels
+from napari_biomedparse.io.painting import (
+    LOCK,
+    Journal,
+    PaintableLabels,
+    accepted_of,
+    accepted_slices,
+    recover,
+)
 
 SHAPE = (20, 300, 520)
 POINTS = (np.array([1, 19]), np.array([2, 299]), np.array([-1, 3]))
@@ -119,3 +128,78 @@ def test_two_painters_keep_the_strokes_of_both(image: Path) -> None:
     other.flush()
     assert stored["s0"][0, 0, :2].tolist() == [1, 2]
     assert one[0, 0, :2].tolist() == [1, 2]
+
+
+def test_accepted_slices_are_kept_beside_the_strokes(image: Path) -> None:
+    labels = PaintableLabels(image)
+    labels[3, :9, :9] = 2
+    labels.accept({0: [3, 4], 1: [7]})
+    labels[4, 0, 0] = 5  # by the brush
+    labels.flush()
+    again = PaintableLabels(image, lambda array: array[:, None])
+    assert again.accepted == {0: [3, 4], 2: [7]}
+    layout = Layout(SHAPE, np.dtype(np.uint8), 0, 16, "0.5")
+    store = LabelStore(image, layout)
+    written = store.write(0, np.full((16, *SHAPE[1:]), 9, np.uint8))
+    expected = np.full((16, *SHAPE[1:]), 9)
+    expected[3], expected[4], expected[:, 7] = 0, 0, 0
+    expected[3, :9, :9], expected[4, 0, 0] = 2, 5
+    np.testing.assert_array_equal(written, expected)
+    before = store.as_written(0, 16, 0)
+    assert not before[3:5].any() and (before[:3, 8:] == 9).all()
+    again.accept({0: [4]})
+    assert PaintableLabels(image).accepted == {0: [4]}
+    assert accepted_slices(image) == 1
+    assert store.journal.count() == 82
+
+
+def test_a_single_image_is_accepted_as_one_slice(tmp_path: Path) -> None:
+    layout = Layout((1, 30, 40), np.dtype(np.uint8), 0, 1, "0.5")
+    volume = as_volume(np.zeros((30, 40), np.uint8))
+    path = tmp_path / "labels.ome.zarr"
+    create_labels(path, layout, volume, parse_prompts("a"))
+    labels = PaintableLabels(path, lambda array: array[0])
+    labels.accept({0: [0]})
+    labels.flush()
+    assert PaintableLabels(path, lambda array: array[0]).accepted == {0: [0]}
+    written = LabelStore(path, layout).write(0, np.ones((1, 30, 40), np.uint8))
+    assert not written.any()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[3]", '{"0": [20]}', '{"0": [-1]}', '{"7": [0]}', '{"0": 3}', "[" * 9999],
+)
+def test_a_strangers_accepted_slices_are_refused(image: Path, text: str) -> None:
+    (image.parent / "edits").mkdir()
+    accepted_of(image).write_text(text)
+    with pytest.raises(FormatError, match="does not fit the labels beside it"):
+        _ = PaintableLabels(image).accepted
+
+
+def test_a_long_journal_is_shortened_on_opening(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, plain = PaintableLabels(image), np.zeros(SHAPE, np.uint8)
+    for number in range(400):
+        where = number % 3, slice(50), slice(number % 250)
+        labels[where] = plain[where] = number % 7
+    labels.flush()
+    journal = image.parent / "edits" / image.name
+    size, end = journal.stat().st_size, labels._journal.end
+    (journal.parent / "killed.partial").write_bytes(b"x")
+    monkeypatch.setattr(painting, "_LONG", 1000)
+    with FileLock(image.parent / LOCK):  # somebody writes, who may shorten it
+        other = PaintableLabels(image)
+        other.flush()
+        assert journal.stat().st_size == size
+    again = PaintableLabels(image)
+    again.flush()
+    assert journal.stat().st_size < size / 2
+    assert os.listdir(journal.parent) == [journal.name]
+    other[0, 299, 0] = labels[1, 299, 0] = plain[0, 299, 0] = plain[1, 299, 0] = 7
+    other.flush()
+    labels.flush()
+    again.flush()
+    np.testing.assert_array_equal(PaintableLabels(image), plain)
+    assert Journal(image, SHAPE, np.uint8, labels._journal.chunks).end > end

@@ -73,6 +73,51 @@ def test_what_a_process_leaves_is_removed(place: Path) -> None:
     assert own.is_dir()
 
 
+WRITE = """
+import sys, time
+from pathlib import Path
+from napari_biomedparse.io.durable import atomic_write
+with atomic_write(Path(sys.argv[1])) as partial:
+    if sys.argv[2] == "folder":
+        partial.mkdir()
+        (partial / "c").write_bytes(bytes(9))
+    else:
+        partial.write_bytes(bytes(9))
+    print(flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_killed_output_is_removed_at_the_next_start(place: Path, kind: str) -> None:
+    home = place / "home"
+    home.mkdir()
+    precious = home / "out.tif.0123.partial"
+    precious.write_text("x")
+    running = []
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITE, str(home / "out.tif"), kind],
+            env=os.environ | {"TMPDIR": str(place)},
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        running.append(process)
+    killed, alive = running
+    killed.kill()
+    killed.wait()
+    assert len(list(home.iterdir())) == 3
+    remove_abandoned()
+    (left,) = set(home.iterdir()) - {precious}  # of the one that is alive
+    alive.kill()
+    alive.wait()
+    remove_abandoned()
+    assert set(home.iterdir()) == {precious}
+    assert not left.exists()
+
+
 def test_nothing_else_is_touched(place: Path) -> None:
     precious = place / "precious"
     precious.mkdir()

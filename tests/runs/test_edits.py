@@ -13,6 +13,7 @@ import tifffile
 
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.io.painting import EDITS, PaintableLabels
+from napari_biomedparse.runs import blocks
 from napari_biomedparse.runs.folder import BLOCKS, EDGES, LABELS, OBJECTS, Run
 from napari_biomedparse.runs.reproduce import reproduce
 from napari_biomedparse.runs.run import segment_to_folder
@@ -75,6 +76,40 @@ def test_lost_labels_are_run_again_and_edits_put_on_top(folder: Path) -> None:
         np.testing.assert_array_equal(run.labels, edited)
         assert not (folder / BLOCKS).exists()
     assert (before != edited).sum() == 999
+
+
+def test_accepted_slices_outlive_a_run_that_finds_others(
+    folder: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = PaintableLabels(folder / LABELS)
+    labels[12, 6:9] = 3
+    labels.accept({0: [12, 30]})
+    labels.flush()
+    with pytest.raises(OutputError, match="edited by hand"):
+        run_in(folder, overwrite=True)
+    expected = 1 - (np.asarray(Run(finished).labels) > 0)
+    expected[[12, 30]] = labels[[12, 30]]
+    remove_labels(folder)
+    network = blocks._fill
+
+    def other(*given: Any) -> Any:  # what another machine may find
+        for block in network(*given):
+            parts = [(part == 0).astype(part.dtype) for part in block.parts]
+            yield block._replace(parts=parts)
+
+    monkeypatch.setattr(blocks, "_fill", other)
+    run = run_in(folder)
+    np.testing.assert_array_equal(run.labels, expected)
+    assert PaintableLabels(folder / LABELS).accepted == {0: [12, 30]}
+    assert run_in(folder).manifest == run.manifest  # whole
+
+
+def test_accepted_slices_are_not_overwritten(folder: Path) -> None:
+    labels = PaintableLabels(folder / LABELS)
+    labels.accept({0: [3, 4]})
+    labels.flush()
+    with pytest.raises(OutputError, match="has 2 slices that were accepted, and"):
+        run_in(folder, overwrite=True)
 
 
 def spoil_a_chunk(folder: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from napari.layers import Labels
 
+from napari_biomedparse.io import painting
 from napari_biomedparse.io.painting import PaintableLabels
 from napari_biomedparse.runs.folder import LABELS, Run
 
@@ -115,4 +116,5 @@ def main(folder: Path, kills: int, strokes: int) -> int:
 
 
 if __name__ == "__main__":
+    painting._LONG = 2**14  # it is shortened again and again
     sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 PARTIAL = ".partial"
 """Ending of files that a crash may leave behind."""
 _PREFIX = "napari-biomedparse-"
+_NAME = re.compile(r"\.[0-9a-f]{32}\.partial")
 
 
 @contextmanager
@@ -38,9 +40,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
     partial = _partial(path)
     replaced = _partial(path)
     try:
-        yield partial
-        inside = partial.rglob("*") if partial.is_dir() else [partial]
-        sync_files(file for file in inside if file.is_file())
+        with _noted(partial):
+            yield partial
+            inside = partial.rglob("*") if partial.is_dir() else [partial]
+            sync_files(file for file in inside if file.is_file())
         if path.is_dir():  # which cannot be replaced in one step
             path.rename(replaced)
         try:
@@ -51,10 +54,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             raise
     finally:
         for leftover in (partial, replaced):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
+            _discard(leftover)
     sync_folder(path.parent)
 
 
@@ -209,6 +209,27 @@ def is_zarr(folder: Path) -> bool:
     )
 
 
+@contextmanager
+def _noted(partial: Path) -> Iterator[None]:
+    """Have a temporary file removed at the next start if this process is killed."""
+    note = None
+    with suppress(OSError):
+        note = _root(os.getpid(), tempfile.gettempdir()) / f"{uuid4().hex}{PARTIAL}"
+        note.write_bytes(os.fsencode(partial.absolute()))
+    try:
+        yield
+    finally:
+        if note is not None:
+            note.unlink(missing_ok=True)
+
+
+def _discard(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _partial(path: Path) -> Path:
     # The name itself may be as long as a name can be.
     return path.with_name(f"{path.name[:40]}.{uuid4().hex}{PARTIAL}")
@@ -274,6 +295,10 @@ def remove_abandoned() -> None:
             ours = hasattr(os, "getuid") and state.st_uid == os.getuid()
             if plain and (ours or os.name == "nt") and folder.is_dir():
                 with suppress(OSError, NotImplementedError), FileLock(lock, timeout=0):
+                    for note in folder.glob(f"*{PARTIAL}"):
+                        partial = Path(os.fsdecode(note.read_bytes()))
+                        if _NAME.fullmatch("".join(partial.suffixes[-2:])):
+                            _discard(partial)
                     _remove(folder, lock)
 
 

@@ -1,25 +1,29 @@
 """Label images on disk that are changed in place, by a run and by a person.
 
 What a person changes in ``<folder>/labels.ome.zarr`` is in a journal first,
-``<folder>/edits/labels.ome.zarr``, so that a crash costs nothing. It is only appended
-to, and synced before a chunk of the labels changes. A record is a head (magic, length
-and CRC-32 of its body) and a body: a box within one chunk with its voxels before and
-after, or the place up to which the labels hold all strokes.
+``<folder>/edits/labels.ome.zarr``, so that a crash costs nothing. It is appended to,
+and synced before a chunk of the labels changes. A record is a head (magic, length and
+CRC-32 of its body) and a body: a box within one chunk with its voxels before and after,
+equal if a person accepted them; or the place up to which the labels hold all strokes;
+or the place that follows, which a run knows. Once the journal is long, it is replaced
+by one that has a record for each chunk between two places that are known.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
-from itertools import chain, product
+from itertools import pairwise, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +32,13 @@ from filelock import FileLock, Timeout
 
 from napari_biomedparse.errors import FormatError, OutputError, check_shortage
 from napari_biomedparse.io.durable import (
+    PARTIAL,
+    atomic_write,
     is_zarr,
     open_own,
     refuse_links,
     sync_files,
+    write_durably,
     writing,
 )
 from napari_biomedparse.io.guards.zarr_guard import FencedStore, guarded
@@ -53,9 +60,16 @@ _PAUSE_SECONDS = 0.25
 _MAGIC = b"\x93stroke\n"
 _HEAD = struct.Struct("<8sQI")
 _MARK = struct.Struct("<Q")
+_PLACE = struct.Struct("<QQ")
+"""A place, and how often the journal had been shortened, or 0 if it was told."""
+_LONG = 2**22
+"""Bytes after which a journal is shortened."""
 _MOST_DAMAGES = 100
+_FARTHEST = 2**62
 Box = tuple[slice, ...]
 Chunk = tuple[int, ...]
+Stroke = tuple[int, Box, bytes]
+"""The place of a record, a box within a chunk, and its voxels."""
 
 
 class Edited(NamedTuple):
@@ -66,13 +80,16 @@ class Edited(NamedTuple):
     """Where any stroke changed a voxel."""
     before: npt.NDArray[Any]
     after: npt.NDArray[Any]
+    accepted: npt.NDArray[np.bool_]
+    """Where a person said that the voxels are right."""
 
 
 class Journal:
     """The strokes in a label image, whose finest level has this shape and type.
 
-    `end` is the length of what was read, and `applied` the place up to which the
-    labels hold all strokes. Raises `FormatError` if it is not a journal of this image.
+    `end` is the place up to which it was read, `applied` that up to which the labels
+    hold all strokes, and `last` that of the last stroke. Raises `FormatError` if it is
+    not a journal of this image.
     """
 
     def __init__(
@@ -80,58 +97,103 @@ class Journal:
     ) -> None:
         self.path = journal_of(image)
         self.shape, self.chunks = tuple(shape), tuple(chunks)
-        self.end = self.applied = 0
         self._dtype = np.dtype(dtype)
         self._corners = struct.Struct(f"<{2 * len(self.shape)}Q")
         voxels = 2 * math.prod(self.chunks) * self._dtype.itemsize
         self._longest = self._corners.size + voxels + voxels // 500 + 1000
-        self._packed: dict[Chunk, list[tuple[int, Box, bytes]]] = {}
+        self._forget()
         self.read()
+
+    def _forget(self) -> None:
+        self.end = self.applied = self._size = self._short = self._times = 0
+        self._first, self.last, self._told, self._damaged = b"", -1, [0], False
+        self._packed: dict[Chunk, list[Stroke]] = {}
 
     def read(self) -> None:
         """Read what was appended since the last call, by whomever."""
         if not self.path.is_file():
+            self._forget()
             return
-        at, damages, size = self.end, 0, _HEAD.size
         with os.fdopen(open_own(self.path, os.O_RDONLY), "rb") as file:
-            while file.seek(at) == at and len(head := file.read(size)) == size:
-                magic, length, checksum = _HEAD.unpack(head)
-                ours = magic == _MAGIC and length <= self._longest
-                body = file.read(length) if ours else b""
-                if ours and len(body) == length and zlib.crc32(body) == checksum:
-                    if at != self.end:
-                        logger.warning("%s is damaged at byte %d.", self.path, self.end)
-                    self._take(body, at)
-                    at = self.end = at + size + length
-                    continue
-                file.seek(at + 1)
-                found = file.read(2 * self._longest).find(_MAGIC)
-                damages += 1
-                if damages > _MOST_DAMAGES:
-                    raise self._foreign()
-                if found < 0:
-                    return
-                at += 1 + found
+            first = file.read(64)
+            if not first.startswith(self._first):  # it was shortened
+                self._forget()
+            self._first = self._first or first
+            self._read_from(file)
+
+    def _read_from(self, file: BinaryIO) -> None:
+        at, damages, size = self._size, 0, _HEAD.size
+        while file.seek(at) == at and len(head := file.read(size)) == size:
+            magic, length, checksum = _HEAD.unpack(head)
+            ours = magic == _MAGIC and length <= self._longest
+            body = file.read(length) if ours else b""
+            if ours and len(body) == length and zlib.crc32(body) == checksum:
+                if at != self._size:
+                    logger.warning("%s is damaged at byte %d.", self.path, self._size)
+                    self._damaged = True
+                    self.end += at - self._size
+                at = self._size = at + size + length
+                self._take(body)
+                continue
+            file.seek(at + 1)
+            found = file.read(2 * self._longest).find(_MAGIC)
+            damages += 1
+            if damages > _MOST_DAMAGES:
+                raise self._foreign()
+            if found < 0:
+                return
+            at += 1 + found
 
     def append(self, *changes: tuple[Box, npt.NDArray[Any], npt.NDArray[Any]]) -> None:
         """Append a stroke: boxes, each within one chunk, with old and new values.
 
-        They are written at once, so that a kill leaves all of them or none.
+        They are written at once, so that a kill leaves all of them or none. A box whose
+        values are equal is accepted.
         """
-        bodies = []
-        for box, before, after in changes:
-            corners = [part.start for part in box] + [part.stop for part in box]
-            packed = zlib.compress(before.tobytes() + after.tobytes(), 1)
-            bodies.append(self._corners.pack(*corners) + packed)
-        self._append(*bodies)
+        self._append(*(self._body(*change) for change in changes))
+
+    def _body(
+        self, box: Box, before: npt.NDArray[Any], after: npt.NDArray[Any]
+    ) -> bytes:
+        packed = zlib.compress(before.tobytes() + after.tobytes(), 1)
+        return self._corners.pack(*_corners(box)) + packed
 
     def mark(self, applied: int) -> None:
         """Append that the labels hold all strokes up to a place."""
         self._append(_MARK.pack(applied))
 
+    def tell(self) -> None:
+        """Append that others know its end, and may ask for strokes from there on."""
+        if self._told[-1] != self.end:
+            self._append(_PLACE.pack(self.end + _HEAD.size + _PLACE.size, 0))
+
     def sync(self) -> None:
         """Wait until all strokes are on the disk."""
         sync_files([self.path])
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it has grown to more than twice what it has to be."""
+        return not self._damaged and self._size > max(_LONG, 2 * self._short)
+
+    def shorten(self) -> None:
+        """Replace it by a shorter one, once all strokes are in the labels.
+
+        A kill leaves one of the two, each with all that is edited or accepted.
+        """
+        for left in self.path.parent.glob(f"*{PARTIAL}"):  # by one that was killed
+            left.unlink()
+        times = self._times + 1  # which tells it from those before, at its beginning
+        with atomic_write(self.path) as partial, partial.open("xb") as file:
+            for since, until in pairwise([*self._told, self.end]):
+                file.write(_record(_PLACE.pack(since, 0 if since else times)))
+                for chunk, strokes in self._packed.items():
+                    ours = [one for one in strokes if since <= one[0] < until]
+                    file.writelines(map(_record, self._shortened(chunk, ours)))
+            file.write(_record(_PLACE.pack(self.end, times)))
+            file.write(_record(_MARK.pack(self.end)))
+        self._forget()
+        self.read()
 
     def edited(self, where: Box | None = None, since: int = 0) -> Iterator[Edited]:
         """Yield what was changed, chunk by chunk, inside of `where`.
@@ -144,19 +206,43 @@ class Journal:
             strokes = [one for one in self._packed[chunk] if one[0] >= since]
             if not strokes or any(part.start >= part.stop for part in both):
                 continue
-            shape = tuple(part.stop - part.start for part in whole)
-            mask = np.zeros(shape, np.bool_)
-            before, after = np.zeros((2, *shape), self._dtype)
-            for _, box, packed in strokes:
-                own = within(box, whole)
-                old, new = self._unpacked(box, packed)
-                changed = old != new
-                np.copyto(before[own], old, where=changed & ~mask[own])
-                np.copyto(after[own], new, where=changed)
-                mask[own] |= changed
             own = within(both, whole)
-            if mask[own].any():
-                yield Edited(both, mask[own], before[own], after[own])
+            _, *arrays = self._merged(whole, strokes)
+            if arrays[0][own].any():
+                yield Edited(both, *(array[own] for array in arrays))
+
+    def _merged(self, whole: Box, strokes: Iterable[Stroke]) -> Edited:
+        """Return what strokes changed in a chunk."""
+        shape = tuple(part.stop - part.start for part in whole)
+        mask, accepted = np.zeros((2, *shape), np.bool_)
+        before, after = np.zeros((2, *shape), self._dtype)
+        for _, box, packed in strokes:
+            own = within(box, whole)
+            old, new = self._unpacked(box, packed)
+            changed = old != new
+            if not changed.any():
+                accepted[own] = changed[...] = True
+            np.copyto(before[own], old, where=changed & ~mask[own])
+            np.copyto(after[own], new, where=changed)
+            mask[own] |= changed
+        return Edited(whole, mask, before, after, accepted)
+
+    def _shortened(self, chunk: Chunk, strokes: list[Stroke]) -> list[bytes]:
+        """Return as few bodies of records as there can be for strokes in a chunk."""
+        known = [self._corners.pack(*_corners(box)) + body for _, box, body in strokes]
+        if len(strokes) < 3:
+            return known
+        whole = self.box(chunk)
+        _, mask, before, after, accepted = self._merged(whole, strokes)
+        changed, bodies = mask & (before != after), {}
+        if changed.any():
+            bodies[""] = self._body(whole, np.where(changed, before, after), after)
+        for _, box, packed in strokes if accepted.any() else ():
+            if np.array_equal(*self._unpacked(box, packed)):
+                values = after[within(box, whole)]
+                bodies[str(box)] = self._body(box, values, values)
+        less = sum(map(len, bodies.values())) < sum(map(len, known))
+        return list(bodies.values()) if less else known
 
     def count(self) -> int:
         """Count the voxels that differ from before all strokes."""
@@ -174,25 +260,38 @@ class Journal:
         return product(*(range(w.start // c, -(-w.stop // c)) for w, c in pairs))
 
     def _append(self, *bodies: bytes) -> None:
-        heads = (_HEAD.pack(_MAGIC, len(body), zlib.crc32(body)) for body in bodies)
-        record = b"".join(chain.from_iterable(zip(heads, bodies, strict=True)))
+        records = [_record(body) for body in bodies]
+        every = b"".join(records)
         self.path.parent.mkdir(exist_ok=True)
         file = open_own(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
-            os.ftruncate(file, self.end)  # what a crash left of an incomplete stroke
+            # What a crash left of an incomplete stroke goes.
+            os.ftruncate(file, self._size)
             written = 0
-            while written < len(record):
-                written += os.write(file, record[written:])
+            while written < len(every):
+                written += os.write(file, every[written:])
         finally:
             os.close(file)
-        for body in bodies:
-            self._take(body, self.end)
-            self.end += _HEAD.size + len(body)
+        if not self._size:
+            self._first = every[:64]
+        for body, record in zip(bodies, records, strict=True):
+            self._size += len(record)
+            self._take(body)
 
-    def _take(self, body: bytes, at: int) -> None:
+    def _take(self, body: bytes) -> None:
         """Remember a record, whose checksum is right but which may be a stranger's."""
+        at, self.end = self.end, self.end + _HEAD.size + len(body)
         if len(body) == _MARK.size:
             (self.applied,) = _MARK.unpack(body)
+            return
+        if len(body) == _PLACE.size:
+            self.end, times = _PLACE.unpack(body)
+            if not at <= self.end < _FARTHEST:
+                raise self._foreign()
+            if times:
+                self._times, self._short = times, self._size
+            else:
+                self._told.append(self.end)
             return
         if len(body) < self._corners.size:
             raise self._foreign()
@@ -201,7 +300,7 @@ class Journal:
         chunk = tuple(part.start // c for part, c in zip(box, self.chunks, strict=True))
         if overlap(box, self.box(chunk)) != box or any(p.start >= p.stop for p in box):
             raise self._foreign()
-        packed = body[self._corners.size :]
+        packed, self.last = body[self._corners.size :], at
         self._packed.setdefault(chunk, []).append((at, box, packed))
 
     def _unpacked(self, box: Box, packed: bytes) -> npt.NDArray[Any]:
@@ -218,6 +317,14 @@ class Journal:
             f"{self.path} does not fit the labels beside it; restore the labels that "
             "it belongs to, or move it elsewhere."
         )
+
+
+def _record(body: bytes) -> bytes:
+    return _HEAD.pack(_MAGIC, len(body), zlib.crc32(body)) + body
+
+
+def _corners(box: Box) -> list[int]:
+    return [part.start for part in box] + [part.stop for part in box]
 
 
 def lock_folder(folder: Path) -> FileLock:
@@ -237,6 +344,32 @@ def lock_folder(folder: Path) -> FileLock:
 def journal_of(image: Path) -> Path:
     """Return the path of a label image's journal."""
     return image.parent / EDITS / image.name
+
+
+def accepted_of(image: Path) -> Path:
+    """Return the path of a list of a label image's accepted slices, by axis."""
+    return image.parent / EDITS / f"{image.name}.accepted.json"
+
+
+def read_accepted(image: Path, shape: Sequence[int]) -> dict[int, list[int]]:
+    """Return the accepted slices of a label image, by its axis.
+
+    Raises `FormatError` if it has no such axes or slices.
+    """
+    path = accepted_of(image)
+    refuse_links(path.parent, path)
+    if not path.is_file():
+        return {}
+    try:
+        known = json.loads(path.read_text("utf-8"))
+        found = {int(axis): sorted(map(int, known[axis])) for axis in known}
+        if not all(0 <= z < shape[axis] for axis in found for z in found[axis]):
+            raise ValueError("there are no such slices")
+    except (IndexError, RecursionError, TypeError, ValueError) as error:
+        raise FormatError(
+            f"{path} does not fit the labels beside it ({error}); move it elsewhere."
+        ) from error
+    return found
 
 
 def overlap(box: Box, other: Box) -> Box:
@@ -356,6 +489,9 @@ class PaintableLabels:
         self._writer: threading.Thread | None = None
         self._hurry = threading.Event()
         self._read_journal()
+        if self._journal.is_long:
+            with suppress(OSError, OutputError), self._guard:  # who writes shortens it
+                self._begin()
 
     def __getitem__(self, key: Any) -> Any:
         """Return voxels, as numpy does for numbers, slices and arrays of positions."""
@@ -385,6 +521,42 @@ class PaintableLabels:
                 for both, _, new in changes:
                     self._put(both, new)
 
+    @property
+    def accepted(self) -> dict[int, list[int]]:
+        """The slices that a person accepted, by the axis as shown."""
+        known = read_accepted(self._image, self._journal.shape)
+        axes = range(self.ndim if self.ndim > 2 else 1)
+        found = {axis: known.get(self._stored(axis)) for axis in axes}
+        return {axis: slices for axis, slices in found.items() if slices}
+
+    def accept(self, marks: Mapping[int, Iterable[int]]) -> None:
+        """Mark slices as right, by the axis as shown, which then no run changes.
+
+        Others are not accepted any more. A single image is slice 0 of axis 0.
+        """
+        with self._guard, writing(self._image):
+            self._begin()
+            known = self.accepted
+            for axis, slices in marks.items():
+                for at in sorted(set(slices) - set(known.get(axis, ()))):
+                    self._keep(self._stored(axis), at)
+            self._journal.sync()
+            found = {self._stored(axis): list(marks[axis]) for axis in marks}
+            write_durably(accepted_of(self._image), json.dumps(found))
+
+    def _stored(self, axis: int) -> int:
+        return self._axes[axis] if self.ndim > 2 else 0
+
+    def _keep(self, axis: int, at: int) -> None:
+        """Have the voxels of a slice in the journal as they are."""
+        whole = tuple(slice(0, size) for size in self._journal.shape)
+        one = (*whole[:axis], slice(at, at + 1), *whole[axis + 1 :])
+        box = one if self.ndim > 2 else whole
+        for chunk in self._journal.chunks_in(box):
+            both = overlap(self._journal.box(chunk), box)
+            voxels = self._read(both)
+            self._journal.append((both, voxels, voxels))
+
     def __array__(
         self, dtype: Any = None, copy: bool | None = None
     ) -> npt.NDArray[Any]:
@@ -403,8 +575,8 @@ class PaintableLabels:
         planes = (1, *self.shape[1:])
         return da.from_array(self, planes, name=False)  # type: ignore[no-untyped-call]
 
-    def flush(self) -> None:
-        """Wait until the label image holds all changes."""
+    def flush(self, *, told: bool = False) -> None:
+        """Wait until the label image holds all changes; a run is `told` the place."""
         with self._guard:
             if self._changed:
                 with writing(self._image):
@@ -413,6 +585,8 @@ class PaintableLabels:
         if writer is not None:
             self._hurry.set()
             writer.join()
+        if told:
+            self._journal.tell()
 
     def _begin(self) -> None:
         """Lock the folder and have changes written, unless this is under way."""
@@ -452,6 +626,13 @@ class PaintableLabels:
         with self._guard:
             waiting, end = self._changed.copy(), self._journal.end
             if not waiting:
+                if (
+                    self._journal.last >= self._journal.applied
+                ):  # what was accepted is as it was
+                    self._journal.mark(end)
+                if self._journal.is_long:
+                    with suppress(OSError):
+                        self._journal.shorten()
                 self._end()
                 return False
         self._journal.sync()
@@ -535,7 +716,7 @@ def recover(image: Path, *, locked: bool = False) -> None:
     """Write strokes that a crash kept from a label image, unless somebody does so."""
     if journal_of(image).is_file() and is_zarr(image):
         try:
-            PaintableLabels(image, locked=locked).flush()
+            PaintableLabels(image, locked=locked).flush(told=locked)
         except OutputError as error:
             logger.warning("%s lacks strokes of its journal: %s", image, error)
 
@@ -551,3 +732,10 @@ def edited_voxels(image: Path) -> int:
             f"{journal_of(image)} holds edits of labels that are not whole; run the "
             "same again to restore these, or move it away."
         ) from error
+
+
+def accepted_slices(image: Path) -> int:
+    """Count the slices of a label image that a person accepted."""
+    if not accepted_of(image).is_file():
+        return 0
+    return sum(map(len, read_accepted(image, open_levels(image)[2].shape).values()))

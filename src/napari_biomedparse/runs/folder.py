@@ -33,6 +33,7 @@ from napari_biomedparse.io.lazy import plan_thickness
 from napari_biomedparse.io.painting import (
     EDITS,
     LOCK as LOCK,
+    accepted_slices,
     edited_voxels,
     lock_folder,
     open_levels,
@@ -418,10 +419,14 @@ def _prepare(
                 same.save(folder)
             _drop_partial(folder)
             return same
-        if count := sum(edited_voxels(folder / name) for name in (LABELS, OBJECTS)):
+        images = [folder / name for name in (LABELS, OBJECTS)]
+        count, what = sum(map(edited_voxels, images)), "voxels that were edited by hand"
+        if not count:
+            count, what = sum(map(accepted_slices, images)), "slices that were accepted"
+        if count:
             raise OutputError(
-                f"{folder} has {count} voxels that were edited by hand, and is not "
-                f"overwritten; choose another folder, or move its folder {EDITS} away."
+                f"{folder} has {count} {what}, and is not overwritten; choose another "
+                f"folder, or move its folder {EDITS} away."
             )
     if others := [
         p.name for p in folder.iterdir() if p.name not in ours and not _is_leftover(p)

@@ -291,6 +291,13 @@ def reviewed(layer: Labels) -> dict[int, list[int]]:
     return dict(known_of(layer).get(REVIEWED_KEY) or {})
 
 
+def show_accepted(keywords: dict[str, Any], shown: Mapping[str, Any]) -> None:
+    """Show a result of `paintable_or_pyramid`, and what is accepted of it."""
+    keywords |= shown
+    if marks := getattr(shown["data"], "accepted", None):
+        keywords["metadata"][METADATA_KEY][REVIEWED_KEY] = marks
+
+
 def known_of(layer: Layer) -> Mapping[str, Any]:
     """Return the entries of this plugin in a layer's metadata."""
     return layer.metadata.get(METADATA_KEY) or {}
@@ -420,7 +427,9 @@ def _labels_layer(labels: LabelVolume, prompts: PromptSet | None) -> LayerTuple:
     if volume.source is not None and (volume.source.parent / "manifest.json").is_file():
         from napari_biomedparse.viewer.painting import paintable_or_pyramid
 
-        keywords |= paintable_or_pyramid(volume.source, [volume.data, *volume.levels])
+        levels = [volume.data, *volume.levels]
+        shown = paintable_or_pyramid(volume.source, levels, reviewed=reviewed)
+        show_accepted(keywords, shown)
         data = keywords.pop("data")
     if prompts is None or not prompts.instance:
         keywords |= _named_labels(labels.texts, labels.colours)

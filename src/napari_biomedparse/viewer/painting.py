@@ -20,12 +20,17 @@ LARGEST_VOLUME = 2**29  # voxels of labels above which 3D shows a level of their
 
 
 def paintable_or_pyramid(
-    image: Path, levels: Sequence[Any], shown: Callable[[Any], Any] | None = None
+    image: Path,
+    levels: Sequence[Any],
+    shown: Callable[[Any], Any] | None = None,
+    *,
+    reviewed: Callable[[Labels], dict[int, list[int]]],
 ) -> dict[str, Any]:
     """Return data, and whether they are multiscale, for a layer in the current viewer.
 
     `levels` of the label image are as they are shown; for `shown`, see
-    `PaintableLabels`. Only images in run folders can be painted.
+    `PaintableLabels`, and `reviewed` returns a layer's accepted slices. Only images in
+    run folders can be painted.
     """
     finest, several = levels[0], len(levels) > 1
     plane = finest.shape[-1] * finest.shape[-2]
@@ -33,11 +38,16 @@ def paintable_or_pyramid(
         return {"data": list(levels) if several else finest, "multiscale": several}
     data, viewer = PaintableLabels(image, shown), napari.current_viewer()
     if viewer is not None and several and data.size > LARGEST_VOLUME:
-        _coarse_in_3d(viewer, data, levels)
+        _coarse_in_3d(viewer, data, levels, reviewed)
     return {"data": data, "multiscale": False}
 
 
-def _coarse_in_3d(viewer: Viewer, data: PaintableLabels, levels: Sequence[Any]) -> None:
+def _coarse_in_3d(
+    viewer: Viewer,
+    data: PaintableLabels,
+    levels: Sequence[Any],
+    reviewed: Callable[[Labels], dict[int, list[int]]],
+) -> None:
     """Have 3D show levels instead of all voxels, which may not fit into memory."""
     coarse: list[Labels] = []
 
@@ -50,5 +60,7 @@ def _coarse_in_3d(viewer: Viewer, data: PaintableLabels, levels: Sequence[Any]) 
             elif viewer.dims.ndisplay == 2 and layer in coarse:
                 coarse.remove(layer)
                 layer.multiscale, layer.data = False, data
+                if (marks := reviewed(layer)) != data.accepted:
+                    data.accept(marks)
 
     viewer.dims.events.ndisplay.connect(on_ndisplay)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from qtpy.QtCore import QPoint, Qt
 from training.data_folder import arrays
 
+from napari_biomedparse.runs.folder import LOCK
+from napari_biomedparse.runs.run import segment_to_folder
 from napari_biomedparse.training.cases import load_cases
 from napari_biomedparse.viewer.layers import METADATA_KEY
 from napari_biomedparse.widgets.shared.docks import open_widget
@@ -58,6 +61,37 @@ def test_accepting_goes_on_to_the_next_slice_and_is_kept_in_the_layer(bench):
         pos=QPoint(strip.width() - 3, strip.height() // 2),
     )
     assert viewer.dims.current_step[0] == 9
+
+
+def test_accepted_slices_of_a_run_folder_are_there_when_it_is_opened_again(
+    make_napari_viewer, qtbot, tmp_path
+):
+    grey, _ = arrays(0)
+    run = segment_to_folder(grey, "bright squares", tmp_path / "run", "tiny")
+    for _ in range(2):
+        viewer = make_napari_viewer()
+        viewer.add_image(grey, name="stack")
+        (layer,) = viewer.open(run.labels_path, plugin="napari-biomedparse")
+        widget = ReviewWidget(viewer)
+        qtbot.addWidget(widget)
+        widget.reset_choices()
+        if not reviewed_slices(layer, 0):
+            layer.paint((3, 5, 5), 1)
+            for at in (3, 4):
+                viewer.dims.set_current_step(0, at)
+                widget.accept()
+            viewer.dims.set_current_step(0, 6)
+            layer.data.flush()
+        assert reviewed_slices(layer, 0) == (3, 4)
+    assert widget.count.text().startswith("2 of 10 slices accepted")
+    widget.folder.value = tmp_path / "set"
+    added(widget, qtbot)
+    (case,) = load_cases(tmp_path / "set", tmp_path / "cache")
+    np.testing.assert_array_equal(np.asarray(case.labels)[[1, 2]], layer.data[[3, 4]])
+    with FileLock(run.folder / LOCK):  # a run is under way
+        widget.accept_all()
+        assert "is being written by another process" in widget.problem.text()
+    assert reviewed_slices(layer, 0) == (3, 4)
 
 
 def test_accepted_slices_are_added_and_finetune_reads_them(bench, tmp_path):

@@ -162,7 +162,8 @@ class LabelStore:
             block = block if at else block.copy()
             whole = block if self.layout.times is None else block[None]
             if undone is None:
-                mask, values = one.mask & (one.before != one.after), one.after
+                differs = (one.before != one.after) | one.accepted
+                mask, values = one.mask & differs, one.after
             else:
                 mask, values = one.mask, one.before
             np.copyto(whole[within(one.box, where)], values, where=mask)

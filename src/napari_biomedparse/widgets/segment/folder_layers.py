@@ -6,7 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from napari_biomedparse.viewer.axes import shown_series
-from napari_biomedparse.viewer.layers import labels_layer_kwargs, object_features
+from napari_biomedparse.viewer.layers import (
+    labels_layer_kwargs,
+    object_features,
+    reviewed,
+    show_accepted,
+)
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -53,7 +58,8 @@ def _add(
     )
     if found.owners is not None:
         keywords["features"] = object_features(found.owners, request.prompts)
-    keywords |= paintable_or_pyramid(path, levels, as_shown)
+    shown = paintable_or_pyramid(path, levels, as_shown, reviewed=reviewed)
+    show_accepted(keywords, shown)
     # With its cache, napari would keep showing what it read before.
     keywords["cache"] = False
     for layer in viewer.layers:  # of an earlier run over this folder

@@ -319,8 +319,8 @@ class SegmentForm(QWidget):
         ]
 
     def _on_image_changed(self) -> None:
-        for field in (self.advanced.axes, self.advanced.voxel_size):
-            field.value = ""  # which was that of another image
+        self.advanced.axes.value = ""  # which were those of another image
+        self.advanced.voxel_size.value = ""
         self._set_depth()
         self.stack.set_layer(self.layer)
         for field in (self.stack.channel, self.stack.time):

@@ -108,21 +108,25 @@ class ReviewWidget(Dock):
         layer, at = self._layer(), self._current()
         if layer is None:
             return
-        set_reviewed(layer, self._axis(layer), [at], accepted=True)
-        self._go_to_next(layer, at)
+        with self.problem.shown():
+            set_reviewed(layer, self._axis(layer), [at], accepted=True)
+            self._go_to_next(layer, at)
         self.refresh()
 
     def accept_all(self) -> None:
         """Accept all slices."""
         if (layer := self._layer()) is not None:
             axis = self._axis(layer)
-            set_reviewed(layer, axis, range(_shape(layer)[axis]), accepted=True)
+            with self.problem.shown():
+                set_reviewed(layer, axis, range(_shape(layer)[axis]), accepted=True)
             self.refresh()
 
     def reject(self) -> None:
         """Undo the acceptance of the slice in view."""
         if (layer := self._layer()) is not None:
-            set_reviewed(layer, self._axis(layer), [self._current()], accepted=False)
+            axis, at = self._axis(layer), self._current()
+            with self.problem.shown():
+                set_reviewed(layer, axis, [at], accepted=False)
             self.refresh()
 
     def add(self) -> None:

@@ -10,6 +10,7 @@ from qtpy.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
+from napari_biomedparse.io.painting import PaintableLabels
 from napari_biomedparse.viewer.layers import METADATA_KEY, REVIEWED_KEY, reviewed
 
 if TYPE_CHECKING:
@@ -85,13 +86,19 @@ def review_axis(layer: Labels) -> int | None:
 def set_reviewed(
     layer: Labels, axis: int, slices: Iterable[int], *, accepted: bool
 ) -> None:
-    """Mark slices along an axis of the layer as accepted or not."""
+    """Mark slices along an axis of the layer as accepted or not.
+
+    Those of a run folder are kept there; an OutputError is raised while it is in use.
+    """
     known = layer.metadata.setdefault(METADATA_KEY, {})
     before, slices = set(reviewed_slices(layer, axis)), set(slices)
+    now = before | slices if accepted else before - slices
+    marks = {**reviewed(layer), axis: sorted(now)}
+    if isinstance(layer.data, PaintableLabels):
+        layer.data.accept(marks)
     kinds = {(axis, at): known.get(INSTANCE_KEY) for at in slices - before}
     layer.metadata[_KINDS_KEY] = {**layer.metadata.get(_KINDS_KEY, {}), **kinds}
-    now = before | slices if accepted else before - slices
-    known.setdefault(REVIEWED_KEY, {})[axis] = sorted(now)
+    known[REVIEWED_KEY] = marks
 
 
 def unlike(layer: Labels, objects: bool) -> list[int]:
