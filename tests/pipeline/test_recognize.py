@@ -18,23 +18,25 @@ from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.labels.likeness import mask_statistics, p_value, read_table
 from napari_biomedparse.networks.checkpoint import save_weights
+from napari_biomedparse.pipeline.recognize import TARGETS, label, recognize_slice
+from napari_biomedparse.pipeline.segment import single_plan
 
 IMAGE = np.random.default_rng(3).integers(0, 256, (50, 70, 3), np.uint8)
 KIND = "Endoscopy"
-TARGETS = ("neoplastic polyp", "non-neoplastic polyp")
+POLYPS = ("neoplastic polyp", "non-neoplastic polyp")
 
 
 def test_all_targets_are_looked_for_one_by_one() -> None:
     model = tiny_v1()
     found = recognize(IMAGE, KIND, model, threshold=None, device="cpu")
-    assert found.targets == TARGETS
+    assert found.targets == POLYPS
     assert found.labels.shape == IMAGE.shape[:2]
     assert any(found.found)
-    for index, target in enumerate(TARGETS, start=1):
+    for index, target in enumerate(POLYPS, start=1):
         alone = segment(IMAGE, [target], model).labels > 0
         assert not ((found.labels == index) & ~alone).any()
     squares, engine = prepared(IMAGE, model.image_size), Engine(model)
-    for target, found_p in zip(TARGETS, found.p_values, strict=True):
+    for target, found_p in zip(POLYPS, found.p_values, strict=True):
         logits = engine.predict(squares, engine.encode_prompts([target])).mask_logits
         (mask,) = enlarged(logits[0], IMAGE.shape[:2])
         expected = p_value(mask_statistics(IMAGE, mask), read_table()[KIND][target])
@@ -52,6 +54,46 @@ def test_the_threshold_drops_and_grey_is_taken() -> None:
 def test_a_target_without_a_table_has_no_p_value() -> None:
     found = recognize(IMAGE, "CT-Liver", tiny_v1(), device="cpu")
     assert found.p_values == (None, None)
+
+
+def test_what_became_of_each_target() -> None:
+    masks = np.zeros((6, 4, 8), np.float32)
+    masks[0, :, :4] = 0.9  # found
+    masks[1, :, :4] = 0.8  # covered by the first
+    masks[2, :, 4:] = 0.7  # implausible
+    masks[4, :, 2:] = 0.2  # nothing above a half
+    masks[3, 3, 4:] = 0.6  # found, beside the first
+    masks[5, 0, 7], masks[5, :, :4] = 0.7, 0.2  # has votes of 1 of 17 pixels
+    labels, outcomes = label(masks, [0.9, 0.5, 0.01, 0.4, 0.6, None], 0.05)
+    assert outcomes == (
+        "found",
+        "covered by a likelier mask",
+        "p below 0.05",
+        "found",
+        "nothing there",
+        "outvoted by other masks",
+    )
+    np.testing.assert_array_equal(np.unique(labels, return_counts=True)[1], [12, 16, 4])
+
+
+def test_targets_are_counted_as_they_are_looked_for() -> None:
+    engine, kind = Engine(tiny_v1()), "CT-Chest"
+    plans = {
+        tile: single_plan(
+            IMAGE, list(TARGETS[kind]), engine, None, "cpu",
+            {"tile": tile, "prompts_apart": True, "batch_size": 1},
+        )[0]
+        for tile in ("none", 30)
+    }  # fmt: skip
+    assert len(plans[30].tiles.corners) > 1
+    for plan in plans.values():
+        counts: list[int] = []
+        recognize_slice(plan, engine, kind, on_target=counts.append)
+        assert counts == sorted(counts)
+        assert counts[-1] == 3
+    np.testing.assert_array_equal(
+        counts, np.arange(1, len(counts) + 1) * 3 // len(counts)
+    )
 
 
 def test_refusals() -> None:
@@ -72,13 +114,13 @@ def test_the_command_line_writes_the_same(tmp_path: Path) -> None:
     asked += ["-m", str(tmp_path / "v1.safetensors"), "-o", str(out), "--device=cpu"]
     told = CliRunner().invoke(app, [*asked, "--csv", str(table)])
     assert told.exit_code == 0, told.output
-    assert TARGETS[1] in told.output
+    assert POLYPS[1] in told.output
     expected = recognize(IMAGE, KIND, model, threshold=None, device="cpu")
     np.testing.assert_array_equal(tifffile.imread(out), expected.labels)
     with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [row["target"] for row in rows] == list(TARGETS)
-    assert [row["found"] == "yes" for row in rows] == list(expected.found)
+    assert [row["target"] for row in rows] == list(POLYPS)
+    assert [row["outcome"] for row in rows] == list(expected.outcomes)
     again = CliRunner().invoke(app, asked)
     assert again.exit_code != 0
     assert "exists already" in again.output

@@ -12,18 +12,23 @@ import tempfile
 import dask.array as da
 import numpy as np
 import pytest
+from tiny_v1 import tiny_v1
 
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.data.results import SegmentedSlices
 from napari_biomedparse.data.volume import as_volume
 from napari_biomedparse.errors import CheckpointError, DeviceError, OptionError
+from napari_biomedparse.networks.checkpoint import save_weights
+from napari_biomedparse.pipeline.recognize import TARGETS, recognize
 from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.process import Session
 from napari_biomedparse.process.messages import (
+    Counted,
     Instances,
     Planned,
     PreviewRequest,
+    Recognized,
     SegmentRequest,
     Status,
 )
@@ -270,3 +275,26 @@ print([name for name in sys.modules if name.startswith(rare)])
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, check=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_recognition_counts_its_targets(session, tmp_path):
+    model, path = tiny_v1(), tmp_path / "small.safetensors"
+    save_weights(path, model.state_dict(), config=model.config)
+    volume = np.random.default_rng(3).integers(0, 256, (4, 50, 70), np.uint8)
+    kind = "MRI-T1-Gd-Brain"
+    how = {"model": str(path), "kind": kind}
+    how["prompts"] = parse_prompts(list(TARGETS[kind]))
+    options = SegmentOptions(slices=(2, 3), prompts_apart=True)
+    events = run(session, volume, options, **how)
+    expected = recognize(volume[2], kind, model, device="cpu")
+    (plan,) = [event for event in events if isinstance(event, Planned)]
+    assert (plan.total, plan.parameters["recognized"]) == (2, kind)
+    counts = [event for event in events if isinstance(event, Counted)]
+    assert counts == [Counted(1, 2), Counted(2, 2)]
+    labels, found = events[-2:]
+    assert (labels.start, labels.stop, labels.axis) == (2, 3, 0)
+    np.testing.assert_array_equal(labels.labels, expected.labels[None])
+    np.testing.assert_allclose(labels.existence[:, 0], expected.p_values)
+    assert found == Recognized(expected.p_values, expected.outcomes)
+    with pytest.raises(OptionError, match="Recognition needs BiomedParse v1"):
+        run(session, volume, options, **{**how, "model": "tiny"})

@@ -12,7 +12,7 @@ from napari_biomedparse.data.text import csv_text
 from napari_biomedparse.io.durable import check_place, write_durably
 from napari_biomedparse.io.files import save_labels
 
-HEADERS = ("label", "target", "p_value", "found", "pixels")
+HEADERS = ("label", "target", "p_value", "outcome", "pixels")
 
 
 def recognize(
@@ -40,7 +40,7 @@ def recognize(
     output : FILE
         Labels to write (.tif, .npz, .nii.gz, .zarr), in the grid of the image.
     csv : OUT.csv
-        Table to write: target, p-value, and how many pixels were found.
+        Table to write: target, p-value, why it was dropped, and number of pixels.
     threshold
         Lowest p-value of a mask that is kept; 0 keeps all.
     table : FILE.json
@@ -70,11 +70,11 @@ def recognize(
             index,
             target,
             "no table for this target" if p is None else f"{p:.4f}",
-            "yes" if here else "no",
+            outcome,
             int((found.labels == index).sum()),
         )
-        for index, (target, p, here) in enumerate(
-            zip(found.targets, found.p_values, found.found, strict=True), start=1
+        for index, (target, p, outcome) in enumerate(
+            zip(found.targets, found.p_values, found.outcomes, strict=True), start=1
         )
     ]
     if csv is not None:

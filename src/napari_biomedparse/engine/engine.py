@@ -34,6 +34,7 @@ __all__ = ["CACHE_BYTES", "Engine", "SlicePrediction"]
 
 T = TypeVar("T")
 Tokens = Tensor | Sequence[Tensor]
+OnPrompt = Callable[[int], object] | None
 _LOGGER = logging.getLogger(__name__)
 
 REMEMBERED_PROMPTS = 256
@@ -132,7 +133,12 @@ class Engine:
 
     @torch.inference_mode()
     def predict(
-        self, slices: Tensor, tokens: Tokens, *, remember: bool = True
+        self,
+        slices: Tensor,
+        tokens: Tokens,
+        *,
+        remember: bool = True,
+        on_prompt: OnPrompt = None,
     ) -> SlicePrediction:
         """Run the network.
 
@@ -151,6 +157,9 @@ class Engine:
             for a prompt then do not depend on the others.
         remember : bool
             Cache the features of a single slice, for further prompts.
+        on_prompt : callable, optional
+            Called after each prompt by itself with the number of slices it was found
+            in; may raise an error to stop.
 
         Raises
         ------
@@ -161,7 +170,7 @@ class Engine:
         remember = remember and len(slices) == 1 and self.cache.maxsize > 0
         while True:
             try:
-                return self._predict(slices, tokens, remember)
+                return self._predict(slices, tokens, remember, on_prompt)
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
@@ -186,7 +195,7 @@ class Engine:
         return torch.get_num_threads() if self._small else 1
 
     def _predict(
-        self, slices: Tensor, tokens: Tokens, remember: bool
+        self, slices: Tensor, tokens: Tokens, remember: bool, on_prompt: OnPrompt
     ) -> SlicePrediction:
         """Predict in parts, with as many slices and prompts as fit at once."""
         together = len(tokens) if isinstance(tokens, Tensor) else 1
@@ -194,23 +203,25 @@ class Engine:
         if self._small:
             at_once = min(at_once, -(-len(slices) // torch.get_num_threads()))
         rows = self._each(
-            lambda part: self._predict_part(part, tokens, remember),
+            lambda part: self._predict_part(part, tokens, remember, on_prompt),
             torch.split(slices, at_once),
         )
         return SlicePrediction(*(torch.cat(x) for x in zip(*rows, strict=True)))
 
     @torch.inference_mode()
     def _predict_part(
-        self, slices: Tensor, tokens: Tokens, remember: bool
+        self, slices: Tensor, tokens: Tokens, remember: bool, on_prompt: OnPrompt
     ) -> list[Tensor]:
         """Predict slices together, perhaps in a thread of their own."""
         encode = self._remembered if remember else self._encode_image
         image = encode(slices)
         if isinstance(tokens, Tensor):
             tokens = torch.split(tokens, self._most_prompts)
-        columns = [
-            self._network.decode(image, prompts, self._field) for prompts in tokens
-        ]
+        columns = []
+        for prompts in tokens:
+            columns.append(self._network.decode(image, prompts, self._field))
+            if on_prompt is not None:
+                on_prompt(len(slices))
         return [torch.cat(x, dim=1) for x in zip(*columns, strict=True)]
 
     def _each(self, work: Callable[[Tensor], T], parts: Sequence[Tensor]) -> list[T]:

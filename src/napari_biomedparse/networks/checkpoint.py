@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,11 +21,11 @@ from torch import Tensor, nn
 
 from napari_biomedparse.errors import CheckpointError, OutputError
 from napari_biomedparse.networks.config import (
+    NETWORKS,
     V1,
     V1_NAME,
     V2,
     BiomedParseConfig,
-    parse_config,
 )
 
 _LOGGER = logging.getLogger(__name__)
@@ -44,6 +45,9 @@ _UNUSED = (
 _PREFIX = "model."
 _CONFIG = "config"
 _SHOWN = 5
+_MOST = 2**20
+"""Largest number allowed in a network's configuration."""
+_MOST_LAYERS = 256
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
             "Download it again, completely."
         ) from error
     config = metadata.pop(_CONFIG, None)
-    return Checkpoint(tensors, parse_config(config, path), metadata)
+    return Checkpoint(tensors, _parse_config(config, path), metadata)
 
 
 def _from_content(content: object, path: Path) -> Checkpoint:
@@ -203,7 +207,7 @@ def _from_content(content: object, path: Path) -> Checkpoint:
             f"{_PREFIX!r}. Give a file that holds the tensors of one network."
         )
     _LOGGER.debug("%s: %d of %d entries are weights", path, len(tensors), len(weights))
-    return Checkpoint(tensors, parse_config(config, path))
+    return Checkpoint(tensors, _parse_config(config, path))
 
 
 def _is_plain(value: object) -> bool:
@@ -215,6 +219,42 @@ def _is_plain(value: object) -> bool:
         and not value.is_quantized
         and value.nbytes <= value.untyped_storage().nbytes()
     )
+
+
+def _parse_config(stored: object, path: Path) -> BiomedParseConfig | None:
+    """Make a configuration from stored fields, as JSON text or a mapping."""
+    if stored is None:
+        return None
+    try:
+        fields = json.loads(stored) if isinstance(stored, str) else stored
+        values = {
+            name: type(getattr(V2, name))(value)
+            for name, value in cast(Mapping[str, object], fields).items()
+        }
+        _check_sizes(values)
+        return BiomedParseConfig(**values)
+    except (ArithmeticError, LookupError, RecursionError, ValueError, TypeError,
+            AttributeError) as error:  # fmt: skip
+        raise CheckpointError(
+            f"{path} describes a network that this version does not know ({error}). "
+            "Update napari-biomedparse, or use weights made with this version."
+        ) from error
+
+
+def _check_sizes(values: Mapping[str, object]) -> None:
+    """Raise a `ValueError` if a configuration has impossible sizes."""
+    for name, value in values.items():
+        if name == "network" and value in NETWORKS:
+            continue
+        given = value if isinstance(value, tuple) else (value,)
+        expected = getattr(V2, name)
+        count = len(expected) if isinstance(expected, tuple) else 1
+        most = _MOST_LAYERS if name.endswith(("depths", "layers", "levels")) else _MOST
+        least = 0 if name == "edge_queries" else 1e-9
+        if len(given) != count or not all(
+            isinstance(size, int | float) and least <= size <= most for size in given
+        ):
+            raise ValueError(f"{name} is {str(value)[:80]}")
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
-
-from napari_biomedparse.errors import CheckpointError
 
 NETWORKS = ("v1", "v2")
 V1_NAME = "sem_seg_head.predictor.lang_encoder"
-"""Begins names of tensors of v1, and none of v2."""
-_MOST = 2**20
-"""Largest number allowed in a network's configuration."""
-_MOST_LAYERS = 256
+"""In names of tensors of v1, and of none of v2."""
 
 
 @dataclass(frozen=True)
@@ -74,41 +65,3 @@ TINY = BiomedParseConfig(
     text_layers=2,
 )
 """A network small enough for every test, never trained."""
-
-
-def parse_config(
-    stored: object, path: str | os.PathLike[str]
-) -> BiomedParseConfig | None:
-    """Make a configuration from stored fields, as JSON text or a mapping."""
-    if stored is None:
-        return None
-    try:
-        fields = json.loads(stored) if isinstance(stored, str) else stored
-        values = {
-            name: type(getattr(V2, name))(value)
-            for name, value in cast(Mapping[str, object], fields).items()
-        }
-        _check_sizes(values)
-        return BiomedParseConfig(**values)
-    except (ArithmeticError, LookupError, RecursionError, ValueError, TypeError,
-            AttributeError) as error:  # fmt: skip
-        raise CheckpointError(
-            f"{path} describes a network that this version does not know ({error}). "
-            "Update napari-biomedparse, or use weights made with this version."
-        ) from error
-
-
-def _check_sizes(values: Mapping[str, object]) -> None:
-    """Raise a `ValueError` if a configuration has impossible sizes."""
-    for name, value in values.items():
-        if name == "network" and value in NETWORKS:
-            continue
-        given = value if isinstance(value, tuple) else (value,)
-        expected = getattr(V2, name)
-        count = len(expected) if isinstance(expected, tuple) else 1
-        most = _MOST_LAYERS if name.endswith(("depths", "layers", "levels")) else _MOST
-        least = 0 if name == "edge_queries" else 1e-9
-        if len(given) != count or not all(
-            isinstance(size, int | float) and least <= size <= most for size in given
-        ):
-            raise ValueError(f"{name} is {str(value)[:80]}")

@@ -6,13 +6,13 @@ Torch is imported only when a model is loaded, so that forms open quickly.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import platform
 import shutil
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -25,7 +25,7 @@ from napari_biomedparse.networks.catalogue import (
     available_models,
     build,
 )
-from napari_biomedparse.networks.config import V1, V1_NAME, V2, parse_config
+from napari_biomedparse.networks.config import V1, V1_NAME, V2
 
 if TYPE_CHECKING:
     import torch
@@ -97,26 +97,15 @@ def is_fine_tuned(path: str | os.PathLike[str]) -> bool:
 
 
 def config_of(model: str) -> BiomedParseConfig:
-    """Return which network a model, given by name or file, is; reads no weights.
+    """Return the published network that a model, given by name or file, is like.
 
-    Of a file without a configuration, the names of its tensors tell; v2 is returned
-    for a file that cannot be read.
+    The names of tensors tell, at the beginning of a file; weights are not read.
     """
-    listed = MODELS.get(model)
-    if listed is not None and not isinstance(listed.file, Path):
-        return listed.config
-    try:
-        path = _local(model)
-        with path.open("rb") as file:
-            head = file.read(_NAMES_BYTES)
-        if head[8:9] == b"{":
-            size = int.from_bytes(head[:8], "little")
-            facts = json.loads(head[8 : 8 + size]).get("__metadata__", {})
-            if found := parse_config(facts.get("config"), path):
-                return found
-    except (AttributeError, CheckpointError, OSError, RecursionError, ValueError):
-        return V2
-    return V1 if V1_NAME.encode() in head else V2
+    if model in MODELS:
+        return MODELS[model].config
+    with suppress(OSError), open(model, "rb") as file:
+        return V1 if V1_NAME.encode() in file.read(_NAMES_BYTES) else V2
+    return V2
 
 
 def is_small(model: str) -> bool:

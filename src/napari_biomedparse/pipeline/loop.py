@@ -127,11 +127,12 @@ def predict_plan(
     only: Collection[int] | None = None,
     align: int | None = None,
     keep_parts: bool = False,
+    on_prompt: Callable[[int], object] | None = None,
 ) -> Generator[Predicted]:
     """Run the network on slices, in the order and batches of `run_plan`.
 
     The plan has a batch size, see `RunPlan.batched`. With `keep_parts` predictions
-    include those of single tiles.
+    include those of single tiles. For `on_prompt` see `Engine.predict`.
     """
     texts = plan.prompts.texts
     tokens: Tensor | list[Tensor] = engine.encode_prompts(texts)
@@ -139,7 +140,10 @@ def predict_plan(
         tokens = [engine.encode_prompts([text]) for text in texts]
     alone = plan.tiles.is_single and plan.stop - plan.start == 1
     predict = partial(
-        engine.predict, tokens=tokens, remember=alone or front is not None
+        engine.predict,
+        tokens=tokens,
+        remember=alone or front is not None,
+        on_prompt=on_prompt,
     )
 
     def compute(read: Callable[[], SliceBatch]) -> Predicted:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ import numpy.typing as npt
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.labels.likeness import (
+    LIKELY,
     Table,
     combine_masks,
     drop_covered,
@@ -23,6 +26,8 @@ from napari_biomedparse.labels.likeness import (
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.volume import Volume, VolumeLike
+    from napari_biomedparse.engine.engine import Engine
+    from napari_biomedparse.pipeline.plan import RunPlan
     from napari_biomedparse.pipeline.segment import Model
 
 TARGETS: dict[str, tuple[str, ...]] = {
@@ -54,6 +59,11 @@ TARGETS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Kinds of images and what is looked for in each (ARCHITECTURE of v1, section 9)."""
 
+LOWEST_P = 0.05
+"""Lowest p-value of a mask that is kept, as the authors recommend."""
+FOUND = "found"
+"""What became of a target that is kept."""
+
 
 @dataclass(frozen=True)
 class Recognition:
@@ -68,8 +78,9 @@ class Recognition:
     p_values : tuple of float or None
         How well each mask looks like its target, 0 to 1; None where the table does not
         have the target.
-    found : tuple of bool
-        Which of the targets were kept; others may have taken all pixels of one.
+    outcomes : tuple of str
+        "found", or why a target was dropped; others may have taken all pixels of one
+        that was found.
     volume : Volume
         The image.
     """
@@ -77,8 +88,13 @@ class Recognition:
     labels: npt.NDArray[np.uint8]
     targets: tuple[str, ...]
     p_values: tuple[float | None, ...]
-    found: tuple[bool, ...]
+    outcomes: tuple[str, ...]
     volume: Volume
+
+    @property
+    def found(self) -> tuple[bool, ...]:
+        """Which of the targets were kept."""
+        return tuple(outcome == FOUND for outcome in self.outcomes)
 
 
 def recognize(
@@ -86,7 +102,7 @@ def recognize(
     kind: str,
     model: Model = "v1",
     *,
-    threshold: float | None = 0.05,
+    threshold: float | None = LOWEST_P,
     table: str | os.PathLike[str] | None = None,
     device: str = "auto",
 ) -> Recognition:
@@ -117,63 +133,93 @@ def recognize(
     VolumeError
         If it is not a single image.
     """
-    from napari_biomedparse.pipeline.loop import predict_plan, resize_of
     from napari_biomedparse.pipeline.segment import single_plan
-    from napari_biomedparse.slicing.read import read_slices
 
     if kind not in TARGETS:
         raise OptionError(
             f"Kind of image {kind!r} is unknown; choose one of {', '.join(TARGETS)}."
         )
-    targets, known = TARGETS[kind], read_table(table)
     options = SegmentOptions(prompts_apart=True)
-    plan, engine = single_plan(image, list(targets), model, options, device, {})
-    if not plan.geometry.alone:
-        raise OptionError(
-            "Recognition needs BiomedParse v1, whose masks the table of targets "
-            "describes; give 'v1' or its weights file as the model."
-        )
+    plan, engine = single_plan(image, list(TARGETS[kind]), model, options, device, {})
     if plan.stop - plan.start != 1:
         raise VolumeError(
             f"{plan.volume.name} has {plan.stop - plan.start} slices; recognition "
             "takes a single image. Give one slice."
         )
-    (found,) = predict_plan(plan, engine)
+    return recognize_slice(plan, engine, kind, threshold=threshold, table=table)
+
+
+def recognize_slice(
+    plan: RunPlan,
+    engine: Engine,
+    kind: str,
+    *,
+    threshold: float | None = LOWEST_P,
+    table: str | os.PathLike[str] | None = None,
+    on_target: Callable[[int], object] | None = None,
+) -> Recognition:
+    """Do what `recognize` does in the one slice of a plan whose prompts are targets.
+
+    `on_target` is called with the number of targets that were looked for so far.
+    """
+    from napari_biomedparse.pipeline.loop import predict_plan, resize_of
+    from napari_biomedparse.slicing.read import read_slices
+
+    if not plan.geometry.alone:
+        raise OptionError(
+            "Recognition needs BiomedParse v1, whose masks the table of targets "
+            "describes; give 'v1' or its weights file as the model."
+        )
+    targets, known, tiles = plan.prompts.texts, read_table(table), Counter[str]()
+
+    def count(slices: int) -> None:
+        tiles["seen"] += slices
+        if on_target is not None:
+            on_target(tiles["seen"] // len(plan.tiles.corners))
+
+    (found,) = predict_plan(plan, engine, on_prompt=count)
     logits = resize_of(plan)(found.whole.mask_logits, plan.geometry.label_shape)
     masks = plan.geometry.restore(logits[0].sigmoid().cpu().numpy())
-    pixels = plan.intensity.apply(read_slices(plan.volume, plan.geometry.axis, 0, 1))[0]
+    where = plan.geometry.axis, plan.start, plan.stop
+    pixels = plan.intensity.apply(read_slices(plan.volume, *where))[0]
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=-1)
     p_values = [
         _p_value(known, kind, target, pixels, mask)
         for target, mask in zip(targets, masks, strict=True)
     ]
-    labels, chosen = label(masks, p_values, threshold)
-    present = tuple(i in chosen for i in range(len(targets)))
-    return Recognition(labels, targets, tuple(p_values), present, plan.volume)
+    labels, outcomes = label(masks, p_values, threshold)
+    return Recognition(labels, targets, tuple(p_values), outcomes, plan.volume)
 
 
 def label(
     masks: npt.NDArray[np.floating[Any]],
     p_values: list[float | None],
     threshold: float | None,
-) -> tuple[npt.NDArray[np.uint8], list[int]]:
-    """Make disjoint labels [Y, X] of probabilities [n, Y, X]; return whose they are.
+) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
+    """Make disjoint labels [Y, X] of probabilities [n, Y, X]; say what became of each.
 
     Masks without a p-value are visited last.
     """
+    there = [bool((mask > LIKELY).any()) for mask in masks]
+    outcomes = [f"p below {threshold}" if here else "nothing there" for here in there]
     plausible = [
         i
         for i, p in enumerate(p_values)
         if p is None or not threshold or p >= threshold
     ]
+    for i in plausible:
+        outcomes[i] = "covered by a likelier mask" if there[i] else outcomes[i]
     values = [-1.0 if (p := p_values[i]) is None else p for i in plausible]
     ordered = [plausible[i] for i in drop_covered(masks[plausible], values)]
     kept, disjoint = combine_masks(masks[ordered])
     labels = np.zeros(masks.shape[1:], np.uint8)
+    for i in ordered:
+        outcomes[i] = "outvoted by other masks"
     for index, mask in zip(kept, disjoint, strict=True):
         labels[mask] = ordered[index] + 1
-    return labels, [ordered[index] for index in kept]
+        outcomes[ordered[index]] = FOUND
+    return labels, tuple(outcomes)
 
 
 def _p_value(

@@ -59,6 +59,8 @@ class SegmentRequest(VolumeRequest):
     """Whether to recompute the finished slices, with other thresholds, and no more."""
     beside: int = 1
     """Number of runs that share the room for scores, such as those of a time series."""
+    kind: str = ""
+    """Kind of an image to recognize, the only slice; all its targets are prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +188,7 @@ class Planned:
     parameters: dict[str, Any]
     """Everything needed to repeat the run."""
     total: int
-    """Slices to segment; more than the range holds for a consensus."""
+    """Slices to segment, of all axes for a consensus; or targets to look for."""
     provenance: dict[str, Any]
     """Source, model, parameters and environment, as a run's manifest has them."""
     kept: tuple[Span, ...] = ()
@@ -224,11 +226,19 @@ class Instances:
 
 
 @dataclass(frozen=True)
-class Written:
-    """Number of slices whose labels are in the run folder, out of all."""
+class Counted:
+    """Slices whose labels are in the run folder, or targets looked for, out of all."""
 
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class Recognized:
+    """What became of each target, after the labels; see `Recognition`."""
+
+    p_values: tuple[float | None, ...]
+    outcomes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -252,7 +262,8 @@ _SegmentEvent = (
     | Previewed
     | Voted
     | Instances
-    | Written
+    | Counted
+    | Recognized
     | FolderResult
 )
 _Usual = Request | Control | _SegmentEvent | Read | Done | Failed

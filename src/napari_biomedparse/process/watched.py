@@ -15,13 +15,22 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from cachetools import LRUCache
 
+from napari_biomedparse.data.results import SegmentedSlices
+from napari_biomedparse.errors import Cancelled
 from napari_biomedparse.pipeline.plan import spans
-from napari_biomedparse.process.messages import Instances, Planned, Previewed, Status
+from napari_biomedparse.process.messages import (
+    Counted,
+    Instances,
+    Planned,
+    Previewed,
+    Recognized,
+    Status,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from napari_biomedparse.data.results import Owners, SegmentedSlices, Span
+    from napari_biomedparse.data.results import Owners, Span
     from napari_biomedparse.engine.engine import Engine
     from napari_biomedparse.pipeline.plan import RunPlan
     from napari_biomedparse.pipeline.scores import ScoreStore
@@ -130,6 +139,32 @@ class Live:
             run.send(Status("Separating objects…"))
             sink.end(replace(whole, plan=plan))
             send_instances(run, sink.instances, sink.owners[0])
+
+    def recognize(
+        self, request: SegmentRequest, engine: Engine, run: WorkerRun
+    ) -> Generator[None]:
+        """Look for all targets of a kind of image in one slice."""
+        from napari_biomedparse.pipeline.recognize import LOWEST_P, recognize_slice
+        from napari_biomedparse.runs.manifest import describe_run
+
+        plan, total = self._plan(request, engine, run), len(request.prompts)
+        manifest = describe_run(plan, engine, {}, request.model, "0.5")
+        facts = {"recognized": request.kind, "lowest_p": LOWEST_P}
+        parameters = {**manifest.parameters, **facts}
+        run.send(planned(replace(manifest, parameters=parameters), total))
+        yield
+
+        def count(done: int) -> None:
+            if run.cancelled:
+                raise Cancelled("The recognition was cancelled.")
+            run.send(Counted(done, total))
+
+        found = recognize_slice(plan, engine, request.kind, on_target=count)
+        axis = plan.geometry.axis
+        labels = np.expand_dims(found.labels, axis)
+        scores = np.array([found.p_values], np.float32).T
+        run.send(SegmentedSlices(plan.start, plan.stop, axis, labels, scores))
+        run.send(Recognized(found.p_values, found.outcomes))
 
     def close(self) -> None:
         """Remove what is kept on disk."""

@@ -18,6 +18,7 @@ from napari_biomedparse.data.results import SegmentedSlices
 from napari_biomedparse.errors import Cancelled
 from napari_biomedparse.process.channel import open_channel
 from napari_biomedparse.process.messages import (
+    Counted,
     EstimateRequest,
     FinetuneRequest,
     FolderRequest,
@@ -27,7 +28,6 @@ from napari_biomedparse.process.messages import (
     Status,
     VolumeRequest,
     Voted,
-    Written,
 )
 from napari_biomedparse.process.serve import WorkerRun, serve
 from napari_biomedparse.process.watched import Live, planned, send_instances, slabs
@@ -72,6 +72,8 @@ class Worker:
                 self._live.preview(request, engine, run)
             case SegmentRequest(consensus=True):
                 yield from _run_consensus(request, engine, run)
+            case SegmentRequest() if request.kind:
+                yield from self._live.recognize(request, engine, run)
             case SegmentRequest():
                 yield from self._live.run(request, engine, run)
 
@@ -163,7 +165,7 @@ def _run_to_folder(recipe: Recipe, model: Network, run: WorkerRun) -> None:
         if not announced:
             run.send(planned(Run(folder).manifest, total))
             announced = True
-        run.send(Written(done, total))
+        run.send(Counted(done, total))
 
     result = segment_to_folder(
         recipe.source,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 from napari_biomedparse.data.prompts import parse_prompts
-from napari_biomedparse.data.volume import Volume
+from napari_biomedparse.data.volume import volume_of
 from napari_biomedparse.io import Contents, LabelVolume
 from napari_biomedparse.samples import Phantom, sample_em, sample_light_sheet
 from napari_biomedparse.viewer.layers import LayerTuple, to_layer_tuples
@@ -90,10 +90,5 @@ def _picture(name: str, title: str, texts: list[str]) -> list[LayerTuple]:
     """Return an image that is installed with scikit-image as a layer with prompts."""
     from skimage import data
 
-    image = getattr(data, name)()
-    rank = image.ndim
-    space = (1.0,) * rank, ("pixel",) * rank, (0.0,) * rank
-    colours = ("red", "green", "blue") if rank == 3 else ()
-    axes = ("y", "x", "c")[:rank]
-    volume = Volume(image, axes, *space, name=title, channel_names=colours)
+    volume = replace(volume_of(getattr(data, name)()), name=title)
     return to_layer_tuples(Contents((volume,), (), parse_prompts(texts)))

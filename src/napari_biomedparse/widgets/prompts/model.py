@@ -213,7 +213,7 @@ class PromptModel(QStandardItemModel):
         cells[SLICE].setData(_link(), _ITEM.FontRole)
         prompt = cells[PROMPT]
         prompt.setCheckable(True)
-        prompt.setIcon(_swatch(row.id))
+        prompt.setIcon(swatch(row.id))
         prompt.setData(row.id, _LABEL)
         self.appendRow(cells)
         self._show(self.rowCount() - 1, row)
@@ -297,7 +297,7 @@ class PromptDelegate(QStyledItemDelegate):
 
 
 @cache
-def _swatch(label: int) -> QIcon:
+def swatch(label: int) -> QIcon:
     """Return an icon in napari's colour of a label, the same in selected rows."""
     pixmap = QPixmap(_SWATCH, _SWATCH)
     pixmap.fill(QColor(*label_colour(label)))

@@ -37,6 +37,7 @@ from napari_biomedparse.widgets.segment.options import (
     AdvancedOptions,
     LargeVolumes,
 )
+from napari_biomedparse.widgets.segment.recognition import KindChoice, targets_of_kind
 from napari_biomedparse.widgets.segment.request import Request
 from napari_biomedparse.widgets.segment.which_slices import (
     RegionChoice,
@@ -99,6 +100,7 @@ class SegmentForm(QWidget):
         self.prompts.instance = lambda: bool(self.instances.value)
         self.model = ModelChoice()
         self.weights = WeightsPanel(self.model)
+        self.recognition = KindChoice()
         self.badge = QLabel()
         self.badge.setWordWrap(True)
         self.badge.setStyleSheet(f"color: {WARNING.name()}")
@@ -117,6 +119,7 @@ class SegmentForm(QWidget):
                 self.prompts,
                 self.model,
                 self.weights,
+                self.recognition,
                 self.scope,
                 self.region,
                 self.instances,
@@ -219,8 +222,10 @@ class SegmentForm(QWidget):
             for name, value in set_here
         )
 
-    def request(self, *, to_run: bool = True) -> Request:
+    def request(self, *, to_run: bool = True, recognize: bool = False) -> Request:
         """Return the run that the form describes; `to_run` needs the model to be there.
+
+        To `recognize` takes all targets of the kind of image, and the slice in view.
 
         Raises VolumeError, PromptError, OptionError or CheckpointError if something is
         missing or invalid.
@@ -233,12 +238,14 @@ class SegmentForm(QWidget):
             )
         if to_run:
             self.weights.require()
-        options = self.options(self.slice_in_view())
-        return Request(
+        options = self.options(at := self.slice_in_view())
+        kind = self.recognition.kind.value if recognize else ""
+        prompts = targets_of_kind(kind) if kind else self.prompt_set()
+        request = Request(
             image=image,
             at=self.stack.position(self._viewer.dims),
             series=self.stack.whole_series,
-            prompts=replace(self.prompt_set(), instance=bool(options.instances)),
+            prompts=replace(prompts, instance=bool(options.instances)),
             options=options,
             model=self.model.value,
             device=self.device.value,
@@ -247,6 +254,7 @@ class SegmentForm(QWidget):
             scheduler=self.large.address,
             overwrite=bool(self.overwrite.value),
         )
+        return request.recognizing(kind, at) if kind else request
 
     def volume(self) -> Volume | None:
         """Return the layer's volume, or None if it cannot be segmented."""
@@ -349,13 +357,19 @@ class SegmentForm(QWidget):
             show_row(self._layout, fields[name], objects and not unused)
 
     def _on_model_changed(self, *_: Any) -> None:
-        """Offer the modalities that suit the model."""
+        """Offer what suits the model."""
         self._set_modality = ""
         self._modality.choices = self._modalities
+        show_row(self._layout, self.recognition, self._network == "v1")
+
+    @property
+    def _network(self) -> str:
+        """Which network the model is."""
+        return config_of(str(self.model.value)).network
 
     def _modalities(self, _: Any) -> list[tuple[str, str]]:
         """List what any model takes, what the chosen one learned, and what was set."""
-        own = ("", config_of(str(self.model.value)).network)
+        own = ("", self._network)
         return [
             (caption, key)
             for key, caption in CAPTIONS["modality"].items()

@@ -14,7 +14,13 @@ from qtpy.QtCore import QObject, Signal
 from qtpy.QtGui import QColor
 
 from napari_biomedparse.data.prompts import label_colour
-from napari_biomedparse.process.messages import Failed, Planned, Status, Written
+from napari_biomedparse.process.messages import (
+    Counted,
+    Failed,
+    Planned,
+    Recognized,
+    Status,
+)
 from napari_biomedparse.report.findings import (
     TimeLeft,
     count,
@@ -68,6 +74,7 @@ class LiveRun(QObject):
         self.layers: tuple[Labels, ...] = ()
         self.results: tuple[Sequence[Finding], dict[int, int] | None] | None = None
         """The findings, one per prompt, and the number of objects by label id."""
+        self.recognized: Recognized | None = None
         self._viewer = viewer
         self._view = view
         self._shown = shown
@@ -80,6 +87,8 @@ class LiveRun(QObject):
         self._live: list[LiveLabels] = []
         self._eye = eye
         self._flat = request.volumes[0].flat
+        self._plots = not (self._flat or request.kind)
+        self._what = "target" if request.kind else "slice"
         self._thread = TaskThread(task, self._on_step, self._on_finished)
         self._began = time.monotonic()
         self._time_left = TimeLeft()
@@ -124,7 +133,7 @@ class LiveRun(QObject):
     @property
     def can_resume(self) -> bool:
         """Whether it was stopped and can be resumed."""
-        return self.is_shown and self.task.can_resume
+        return self.is_shown and self.task.can_resume and not self.request.kind
 
     @property
     def is_shown(self) -> bool:
@@ -183,22 +192,24 @@ class LiveRun(QObject):
             self._on_planned(step)
         elif isinstance(step, Changed):
             self._on_changed(step)
-        elif isinstance(step, Written):
+        elif isinstance(step, Counted):
             for live in self._live:
                 live.changed_anywhere()
             self._on_progress(step.done)
+        elif isinstance(step, Recognized):
+            self.recognized = step
         elif isinstance(step, Failed):
             self._failed = True
             self._view.problem.fail(str(step.error))
 
     def _on_planned(self, plan: Planned) -> None:
         self._total = self.task.total
-        self._view.set_total(self._total)
-        self._view.say("Segmenting the first slices…")
+        self._view.set_total(self._total, self._what)
+        self._view.say(f"Looking at the first {self._what}s…")
         if self._in_folder:
             self._show(*self._shown())
         self._remember(complete=False)
-        if self._flat:
+        if not self._plots:
             self._view.plot.show_scores(np.empty((0, 0), np.float32), (), ())
         self._view.plot.fix_threshold(self.request.why_fixed)
         self._view.plot.show_threshold(plan.parameters["existence_threshold"])
@@ -210,7 +221,8 @@ class LiveRun(QObject):
         for live in self._live:
             live.changed(step.axis, step.start, step.stop, step.time)
         self._show_scores()
-        self._on_progress(step.done)
+        if not self.request.kind:  # whose targets are counted, and not its slice
+            self._on_progress(step.done)
 
     def _on_progress(self, done: int) -> None:
         """Show the progress; last, as napari processes events and all may be gone."""
@@ -221,7 +233,7 @@ class LiveRun(QObject):
     def _show_scores(self) -> None:
         """Show the scores so far of the time in view, and the slice in view."""
         scores, plan = self.task.existence, self.task.plan
-        if scores is None or plan is None or self._flat or not self.layers:
+        if scores is None or plan is None or not (self._plots and self.layers):
             return
         layer, prompts = self.layers[0], self.task.prompts
         if scores.ndim == 3:
@@ -257,16 +269,17 @@ class LiveRun(QObject):
             return "Nothing was segmented."
         seconds = time.monotonic() - self._began
         took = duration(seconds) if seconds >= 1 else "less than a second"
+        name = self.request.image.name
         if complete:
             parameters = self._parameters()
             model = parameters["model"].split()[0]  # the checksum is in the metadata
             return (
-                f"Done: {count(self._total, 'slice')} of {self.request.image.name} in "
-                f"{took} by {model} on {parameters['device']}."
+                f"Done: {count(self._total, self._what)} of {name} in {took} by "
+                f"{model} on {parameters['device']}."
             )
         how = "Stopped by an error" if self._failed else "Cancelled"
-        done = f"{self._done} of {count(self._total, 'slice')}"
-        return f"{how}: {done} of {self.request.image.name} finished and kept."
+        done = f"{self._done} of {count(self._total, self._what)} of {name}"
+        return f"{how}: {done} finished{'' if self.request.kind else ' and kept'}."
 
     def _show_findings(self) -> None:
         plan, task, request = self.task.plan, self.task, self.request
@@ -276,7 +289,8 @@ class LiveRun(QObject):
         self.results = findings, task.instance_counts
         self.found.emit()
         existence = task.existence
-        if existence is None or any(finding.voxels for finding in findings):
+        there = any(finding.voxels for finding in findings)
+        if existence is None or there or request.kind:  # whose table says why
             return
         from napari_biomedparse.report.why_empty import why_series_empty
 

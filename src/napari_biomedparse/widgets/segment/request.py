@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari_biomedparse.data.options import parse_region
 from napari_biomedparse.data.volume import as_volume
@@ -39,7 +39,8 @@ class Request:
     """A requested run.
 
     `at` holds positions along the layer's axes t and c; a `series` takes all time
-    points. With a `folder`, labels are written to it.
+    points. With a `folder`, labels are written to it. With a `kind` of image, its one
+    slice is recognized, and the prompts are all targets of that kind.
     """
 
     image: Image
@@ -53,6 +54,7 @@ class Request:
     folder: Path | None = None
     scheduler: str | None = None
     overwrite: bool = False
+    kind: str = ""
 
     @cached_property
     def volume(self) -> Volume:
@@ -75,7 +77,7 @@ class Request:
     @property
     def title(self) -> str:
         """Name of its layers, which lists elide: prompt, image and model."""
-        first, *others = self.prompts.texts
+        first, *others = (self.kind,) if self.kind else self.prompts.texts
         more = f" and {len(others)} more" if others else ""
         return f"{first}{more}, {self.image.name} ({PurePath(self.model).name})"
 
@@ -118,6 +120,16 @@ class Request:
         )
         same = replace(changed, options=scope, overwrite=other.overwrite)
         return changed if same == other and changed != self else None
+
+    def recognizing(self, kind: str, at: int) -> Request:
+        """Return the request to recognize a slice, whose targets are the prompts."""
+        one: dict[str, Any] = {"slices": (at, at + 1), "overlaps": "score"}
+        options = replace(self.options, prompts_apart=True, instances=False, **one)
+        here: dict[str, Any] = {"consensus": False, "folder": None, "scheduler": None}
+        prompts = self.prompts_by_label
+        return replace(
+            self, kind=kind, prompts=prompts, options=options, series=False, **here
+        )
 
     def hold(self) -> None:
         """Keep the voxels: the layer may be gone when the run starts.

@@ -25,6 +25,7 @@ from superqt import QElidingLabel
 from napari_biomedparse.report.findings import duration
 from napari_biomedparse.widgets.segment.doctor import Doctor
 from napari_biomedparse.widgets.segment.existence_plot import ExistencePlot
+from napari_biomedparse.widgets.segment.recognition import Outcomes
 from napari_biomedparse.widgets.shared.form import Problem, tell_key
 from napari_biomedparse.widgets.shared.parts import button, column, plain_text, row
 
@@ -136,15 +137,16 @@ class RunView(QWidget):
         self.plot = ExistencePlot()
         self.plot.hide()
         self.bar = QProgressBar()
-        self.bar.setFormat("%v of %m slices")
         self.status = plain_text()
         self.problem = Problem()
         self.doctor = Doctor()
+        self.outcomes = Outcomes()
         self._activity: progress | None = None
         self._told_next = 0.0
         self._ending = self._other = ""
+        self._what = "slice"
         self.results = QWidget()
-        column(self.results, (self.plot, 1), self.doctor, 0)
+        column(self.results, (self.plot, 1), self.outcomes, self.doctor, 0)
         column(
             self,
             (self.results, 1),
@@ -207,12 +209,18 @@ class RunView(QWidget):
         """Show the results, or only say that they are those of another image."""
         self._other = other
         self.results.setVisible(not other)
-        self.bar.setFormat("%v of %m slices" + (f" of {other}" if other else ""))
+        self._name_bar()
         if not self.cancel_button.isEnabled():  # no run says how far it is
             self._say_ending()
 
-    def set_total(self, total: int) -> None:
-        """Set the number of slices."""
+    def _name_bar(self) -> None:
+        of = f" of {self._other}" if self._other else ""
+        self.bar.setFormat(f"%v of %m {self._what}s{of}")
+
+    def set_total(self, total: int, what: str = "slice") -> None:
+        """Set the number of slices, or of what else is counted."""
+        self._what = what
+        self._name_bar()
         self.bar.setRange(0, total)
         if self._activity is not None:
             self._activity.reset(total)

@@ -216,6 +216,7 @@ class Runs:
                         earlier=None if before is None else before.number_of(at),
                         again=again,
                         beside=len(volumes),
+                        kind=request.kind,
                     )
                 )
 

@@ -10,9 +10,11 @@ import numpy as np
 
 from napari_biomedparse.data.results import Owners, SegmentedSlices
 from napari_biomedparse.process.messages import (
+    Counted,
     FolderResult,
     Instances,
     Planned,
+    Recognized,
     Status,
     Voted,
 )
@@ -146,7 +148,7 @@ class ArrayTask(SegmentTask):
 
         self._counted.clear()
         for event in self._events(begin):
-            if isinstance(event, Status):
+            if isinstance(event, Status | Counted | Recognized):
                 yield event
             elif isinstance(event, Planned):
                 self._begin_part(event, at, part)

@@ -112,6 +112,7 @@ class SegmentWidget(QWidget):
         self._preview.layers.removed.connect(self._on_preview_removed)
         view = self.view
         view.run_button.clicked.connect(self.start)
+        self.form.recognition.button.changed.connect(self.recognize)
         view.cancel_button.clicked.connect(self.cancel)
         view.resume_button.clicked.connect(self.resume)
         view.estimate_button.clicked.connect(self.estimate)
@@ -138,7 +139,13 @@ class SegmentWidget(QWidget):
 
     def start(self) -> None:
         """Start a run; during a run, queue another one."""
-        request = self._current_request()
+        self._start(self._current_request())
+
+    def recognize(self) -> None:
+        """Look for all targets of the kind of image, as a run."""
+        self._start(self._current_request(recognize=True))
+
+    def _start(self, request: Request | None) -> None:
         if request is not None and self.run is not None:
             self.view.queue.add(request)
         elif request is not None:
@@ -196,10 +203,10 @@ class SegmentWidget(QWidget):
         self.view.say("Writing…")
         self._saving.submit(write)
 
-    def _current_request(self) -> Request | None:
+    def _current_request(self, *, recognize: bool = False) -> Request | None:
         """Return the form's request, or show why it is not possible."""
         with self.view.problem.shown():
-            request = self.form.request()
+            request = self.form.request(recognize=recognize)
             request.hold()
             self.form.remember()
             return request
@@ -247,7 +254,10 @@ class SegmentWidget(QWidget):
             self.form.use_threshold_of_result(threshold)
         self._shown = own
         self.form.prompts.clear_results()
-        if own and last.results is not None:
+        self.view.outcomes.setVisible(last.recognized is not None)
+        if last.results is not None and last.recognized is not None:
+            self.view.outcomes.show_outcomes(last.recognized, last.results[0])
+        elif own and last.results is not None:
             self.form.prompts.show_results(*last.results)
         self.view.show_results_of("" if own else last.request.image.name)
 
