@@ -87,9 +87,8 @@ def cases_of_v1(folder: Path) -> Iterator[Callable[[], Iterator[Result]]]:
         yield partial(golden_v1_pure.loss, folder)
     if (folder / "pure_instances.npz").exists():
         yield partial(golden_v1_pure.instances, folder)
-    for name in ("pure_metrics",):
-        if (folder / f"{name}.npz").exists():
-            yield partial(golden_v1_pure.missing, name)
+    if (folder / "pure_metrics.npz").exists():
+        yield partial(golden_v1_pure.metrics, folder)
     if (folder / "pure_stats.npz").exists():
         yield partial(golden_v1_pure.statistics, folder)
     if (folder / "pure_combine.npz").exists():

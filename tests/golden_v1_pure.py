@@ -18,6 +18,8 @@ from golden_v1 import reference_model
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from napari_biomedparse.evaluation.metrics import evaluate_mask
+from napari_biomedparse.evaluation.scores import ClassLine, pair_scores
 from napari_biomedparse.labels.likeness import (
     combine_masks,
     drop_covered,
@@ -55,9 +57,21 @@ def instances(folder: Path) -> Iterator[Result]:
         yield Result(f"pure_instances {key}", not right, 0, bool(right), note)
 
 
-def missing(name: str) -> Iterator[Result]:
-    """Fail for what the product does not have yet."""
-    yield Result(name, 1, 0, False, "not there yet")
+def metrics(folder: Path) -> Iterator[Result]:
+    """Scores of masks, and of all of them together."""
+    file = load(folder / "pure_metrics.npz")
+    told = json.loads((folder / "pure_metrics.json").read_text())
+    pairs = []
+    for i, expected in enumerate(told["instances"]):
+        mask = torch.from_numpy(file[f"m{i}_logits"]).sigmoid().numpy() > 0.5
+        found = evaluate_mask(file[f"m{i}_gt"] > 0, mask)
+        pairs.append(ClassLine(1, "", **found))
+        names = ("IoU", "Dice", "I", "U", "pred_area")
+        for name, value in zip(names, found.values(), strict=True):
+            yield _close(f"pure_metrics m{i} {name}", value, expected[name][0], NUMBERS)
+    scores = pair_scores(pairs)
+    for name, value in told["scores"].items():
+        yield _close(f"pure_metrics {name}", scores[f"{name} [%]"], value, NUMBERS)
 
 
 def statistics(folder: Path) -> Iterator[Result]:

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 from evaluation.cases import truth, write_challenge, write_prediction
+from PIL import Image
+from tiny_v1 import tiny_v1
 from typer.testing import CliRunner
 
 from napari_biomedparse.cli import app
+from napari_biomedparse.networks.checkpoint import save_weights
 
 
 def run(folder: Path, *more: str) -> tuple[int, str]:
@@ -42,3 +45,23 @@ def test_failed_cases_make_the_exit_code_1(tmp_path: Path) -> None:
     np.savez(tmp_path / "gts" / "a.npz", gts=truth()[1:])
     code, text = run(tmp_path, "-m", "tiny")
     assert code == 1 and "0 scored, 1 failed" in text and "must be the same" in text
+
+
+def test_the_published_layout_by_the_command_line(tmp_path: Path) -> None:
+    network, image = tiny_v1(), np.zeros((30, 40, 3), np.uint8)
+    weights, out = tmp_path / "v1.safetensors", tmp_path / "out"
+    save_weights(weights, network.state_dict(), config=network.config)
+    image[5:20, 5:20] = 200
+    for name in ("train/1_X-Ray_chest", "train_mask/1_X-Ray_chest_left+lung"):
+        path = tmp_path / "DATA" / f"{name}.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(image).save(path)
+    done = CliRunner().invoke(
+        app,
+        ["evaluate", "--images", str(tmp_path / "DATA"), "-o", str(out),
+         "-m", str(weights)],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "1 scored, 0 failed" in done.output and "precision@0.9" in done.output
+    table = (out / "summary.csv").read_text("utf-8")
+    assert "left lung in chest X-Ray,iou" in table and "mIoU [%]" in table

@@ -10,11 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluation.cases import SHAPE, TEXTS, truth, write_challenge, write_prediction
+from PIL import Image
+from tiny_v1 import tiny_v1
 
 from napari_biomedparse.errors import FormatError, OptionError, OutputError
 from napari_biomedparse.evaluation import case as case_module
-from napari_biomedparse.evaluation.metrics import evaluate_instances, evaluate_semantic
+from napari_biomedparse.evaluation.metrics import (
+    evaluate_instances,
+    evaluate_mask,
+    evaluate_semantic,
+)
 from napari_biomedparse.evaluation.run import PAGE, Evaluation, evaluate
+from napari_biomedparse.evaluation.scores import ClassLine, pair_scores
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.pipeline.segment import segment
 
@@ -193,3 +200,69 @@ def test_a_page_of_something_else_is_kept(two: Path) -> None:
     with pytest.raises(OutputError, match="exists already"):
         predicted(two)
     assert [path.read_text() for path in (two / "out").iterdir()] == ["precious"]
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def masks_of(rng: np.random.Generator) -> np.ndarray:
+    mask = np.zeros((40, 50), np.uint8)
+    mask[5 : rng.integers(20, 35), 8 : rng.integers(25, 45)] = 255
+    return mask
+
+
+def test_the_published_layout_is_scored_pair_by_pair(tmp_path: Path) -> None:
+    rng, model = np.random.default_rng(0), tiny_v1()
+    expected, data = {}, tmp_path / "DATA"
+    for name in ("1_CT_abdomen", "2_CT_abdomen"):
+        image = rng.integers(0, 256, (40, 50, 4), np.uint8)
+        save(data / "test" / f"{name}.png", image)
+        for target in ("liver", "left+kidney"):  # which overlap
+            mask = masks_of(rng)
+            colours = np.zeros((40, 50, 4), np.uint8)
+            colours[..., 1], colours[..., 3] = mask // 5, 255
+            save(data / "test_mask" / f"{name}_{target}.png", colours)
+            prompt = f"{target.replace('+', ' ')} in abdomen CT"
+            labels = np.squeeze(segment(image[..., :3], prompt, model).labels)
+            expected[f"{name}_{target}"] = prompt, evaluate_mask(mask > 0, labels > 0)
+    result = evaluate(data, None, tmp_path / "out", model=model)
+    assert result.failures == {}
+    assert {score.name for score in result.scores} == set(expected)
+    for score in result.scores:
+        (line,) = score.classes
+        prompt, found = expected[score.name]
+        assert line.prompt == prompt
+        assert {key: getattr(line, key) for key in found} == found
+    pairs = [ClassLine(1, "", **found) for _, found in expected.values()]
+    measured = {line.metric: line.mean for line in result.summary if line.label is None}
+    for name, value in pair_scores(pairs).items():
+        assert measured[name] == pytest.approx(value, rel=1e-6)
+    assert measured["mIoU [%]"] > 0
+    page = (tmp_path / "out" / PAGE).read_text("utf-8")
+    assert f"mIoU {measured['mIoU [%]']:.2f} %" in page
+    with (tmp_path / "out" / "cases.csv").open(encoding="utf-8", newline="") as file:
+        (row, *_) = csv.DictReader(file)
+    assert int(row["union"]) == expected[row["case"]][1]["union"]
+
+
+def test_images_and_masks_of_the_same_names(tmp_path: Path) -> None:
+    rng, model = np.random.default_rng(1), tiny_v1()
+    image, mask = rng.integers(0, 256, (40, 50, 3), np.uint8), masks_of(rng)
+    save(tmp_path / "imgs" / "a.png", image)
+    save(tmp_path / "gts" / "a.png", mask)
+    folders = tmp_path / "imgs", tmp_path / "gts", tmp_path / "out"
+    (score,) = evaluate(*folders, prompts={3: "liver"}, model=model).scores
+    labels = np.squeeze(segment(image, "liver", model).labels)
+    (line,) = score.classes
+    assert (line.label, line.prompt) == (3, "liver")
+    assert line.intersection == np.count_nonzero((mask > 0) & (labels > 0)) > 0
+    cells = {"instances": True, "separate_by": "shape"}
+    (score,) = evaluate(*folders, prompts="cell", model=model, **cells).scores
+    found = segment(image, "cell", model, **cells).instances
+    assert found is not None and found.max() > 1
+    expected = evaluate_instances((mask > 0)[None].astype(np.uint8), found[None])
+    assert score.classes[0].false_positives == expected.false_positives
+    with pytest.raises(OptionError, match="give the labels"):
+        evaluate(tmp_path / "imgs", None, tmp_path / "other", model=model)

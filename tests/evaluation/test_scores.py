@@ -6,16 +6,21 @@ import csv
 import io
 import json
 import math
+from pathlib import Path
 
+import golden_v1_pure
 import numpy as np
 import pytest
 
 from napari_biomedparse.data.prompts import parse_prompts
+from napari_biomedparse.evaluation.metrics import evaluate_mask
 from napari_biomedparse.evaluation.scores import (
     ALL,
     CaseScore,
     ClassLine,
     cases_csv,
+    pair_scores,
+    pairs_text,
     score_instances,
     score_semantic,
     shown,
@@ -93,3 +98,45 @@ def test_csv_has_empty_fields_where_nothing_is_known() -> None:
 def test_nothing_has_no_summary() -> None:
     assert summarise([]) == ()
     assert shown(math.nan) == "-" and shown(0.5, digits=1) == "0.5"
+
+
+def test_golden_of_images(shared: Path) -> None:
+    results = list(golden_v1_pure.metrics(shared / "reference_v1"))
+    assert len(results) == 44
+    assert [r for r in results if not r.passed] == []
+
+
+def test_pairs_of_image_and_prompt_are_summed_up_in_percent() -> None:
+    empty, half = np.zeros((8, 10), bool), np.zeros((8, 10), bool)
+    half[:4] = True
+    pairs = [
+        ClassLine(1, "a", **evaluate_mask(*masks))
+        for masks in ((half, ~empty), (half, half), (empty, half), (empty, empty))
+    ]
+    assert [pair.intersection for pair in pairs] == [40, 40, 0, 0]
+    assert [pair.union for pair in pairs] == [80, 40, 40, 0]
+    assert [pair.predicted for pair in pairs] == [80, 40, 40, 0]
+    np.testing.assert_allclose([pair.iou for pair in pairs], [0.5, 1, 0, 0], atol=1e-6)
+    np.testing.assert_allclose([p.dice for p in pairs], [2 / 3, 1, 0, 0], atol=1e-6)
+    found = pair_scores(pairs)
+    assert found["mIoU [%]"] == pytest.approx(150 / 4)
+    assert found["mDice [%]"] == pytest.approx(500 / 3 / 4)
+    assert found["cIoU [%]"] == pytest.approx(50)
+    assert found["cDice [%]"] == pytest.approx(100 * 80 / 120)
+    assert found["precision@0.5 [%]"] == 50  # an IoU of exactly one half counts
+    assert found["precision@0.6 [%]"] == found["precision@0.9 [%]"] == 25
+    assert pair_scores(pairs[3:])["cDice [%]"] == 0 and pair_scores([]) == {}
+    lines = summarise([CaseScore("x", tuple(pairs)), CaseScore("y", (pairs[1],))])
+    (line,) = (line for line in lines if line.metric == "cIoU [%]")
+    assert (line.label, line.cases, line.mean) == (None, 5, pytest.approx(60))
+    assert "cIoU 60.00 %" in pairs_text(lines)
+
+
+def test_only_single_images_have_pairs() -> None:
+    volume = score_semantic(TRUTH, LABELS, {1: "a"}, **HOW)
+    assert math.isnan(volume[0].iou) and pairs_text(summarise(SCORES)) == ""
+    texts = {1: "a", 2: "b"}
+    one, other = score_semantic(TRUTH[:1], LABELS[:1], texts, **HOW)
+    assert one.iou == pytest.approx(0.5) and math.isnan(other.iou)  # nowhere
+    (alone,) = score_semantic(TRUTH[:1], LABELS[:1], {2: "b"}, **HOW)
+    assert alone.iou == 0

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from PIL import Image
 
 from napari_biomedparse import io
 from napari_biomedparse.data.prompts import parse_prompts
@@ -294,6 +295,18 @@ def test_labels_of_a_single_image_are_one_slice(tmp_path: Path) -> None:
 def test_labels_of_fractions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match=r"a\.tif has labels of type float32"):
         open_labels(_write(tmp_path / "a.tif", "f4"))
+
+
+def test_a_picture_in_color_is_a_mask(tmp_path: Path) -> None:
+    pixels = np.zeros((3, 4, 4), np.uint8)
+    pixels[..., 3] = 255  # opaque, which does not count
+    pixels[1, 2, 0] = pixels[2, 3, 2] = 1
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    volume = open_labels(tmp_path / "a.png").volume
+    assert volume.axes == ("z", "y", "x") and volume.flat
+    expected = np.zeros((1, 3, 4), int)
+    expected[0, 1, 2] = expected[0, 2, 3] = 255
+    np.testing.assert_array_equal(np.asarray(volume.data), expected)
 
 
 def test_labels_with_channels_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 
 from napari_biomedparse.errors import FormatError, VolumeError
-from napari_biomedparse.io.processed import is_processed, read_processed
+from napari_biomedparse.io.inputs import Pair
+from napari_biomedparse.io.processed import (
+    is_processed,
+    processed_pairs,
+    read_processed,
+)
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (6, 5, 3), np.uint8)
 MASK = np.zeros((6, 5), np.uint8)
@@ -120,3 +125,32 @@ def test_what_does_not_fit_is_named(
         path.unlink()
     with pytest.raises(FormatError, match="test_mask lists no masks"):
         read_processed(folder, "test")
+
+
+def test_each_mask_is_a_pair_with_its_image(tmp_path: Path) -> None:
+    folder = write(write(tmp_path), "train")
+    pairs = processed_pairs(folder, None)
+    assert [pair.name for pair in pairs] == [
+        "1_a_MRI-FLAIR_brain_edema", "1_a_MRI-FLAIR_brain_tumor+core",
+        "2_T1_brain_edema", "3_CT_abdomen_left+kidney",
+    ]  # fmt: skip
+    image = folder / "test" / "3_CT_abdomen.png"
+    mask = folder / "test_mask" / "3_CT_abdomen_left+kidney.png"
+    prompt = "left kidney in abdomen CT"
+    assert pairs[3] == Pair(pairs[3].name, image, mask, prompt=prompt)
+    assert processed_pairs(str(folder / "test"), str(folder / "test_mask")) == pairs
+    train = processed_pairs(folder / "train", None)
+    assert train == processed_pairs(folder, folder / "train_mask")
+    assert {pair.image.parent.name for pair in train} == {"train"}
+    (tmp_path / "found").mkdir()
+    put(tmp_path / "found" / mask.name, MASK)
+    predicted = processed_pairs(folder, None, tmp_path / "found")
+    assert predicted[3].prediction == tmp_path / "found" / mask.name
+    assert [pair.missing for pair in predicted] == ["predictions"] * 3 + [""]
+
+
+def test_other_folders_have_no_such_pairs(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    assert processed_pairs(folder / "test_mask", None) == ()
+    assert processed_pairs(folder, tmp_path / "labels") == ()
+    assert processed_pairs([folder], None) == ()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def evaluate(
     *,
     images: Path,
-    labels: Path,
+    labels: Path | None = None,
     output: Path,
     predictions: Path | None = None,
     prompt: list[str] | None = None,
@@ -43,10 +43,12 @@ def evaluate(
     Parameters
     ----------
     images : DIR|FILE|PATTERN
-        Images: challenge .npz (imgs, text_prompts, spacing), TIFF, NIfTI or OME-Zarr.
+        Images: challenge .npz (imgs, text_prompts, spacing), TIFF, NIfTI, OME-Zarr or
+        pictures; or a folder of PNG files as published with BiomedParse v1 (test and
+        test_mask, or train and train_mask), of which each mask is a case.
     labels : DIR|FILE|PATTERN
-        The truth: challenge .npz (gts) or label images with the names of the images,
-        except for the extension.
+        The truth: challenge .npz (gts), label images or masks with the names of the
+        images, except for the extension. Not needed for a folder as published.
     output : FOLDER
         Folder for tables, pictures and the page. After an interruption the same
         command resumes there.
@@ -90,7 +92,7 @@ def evaluate(
 
 def _show(result: Evaluation) -> None:
     from napari_biomedparse.evaluation.run import PAGE, tolerance_text
-    from napari_biomedparse.evaluation.scores import METRICS, table_of
+    from napari_biomedparse.evaluation.scores import METRICS, pairs_text, table_of
 
     metrics, classes = table_of(result.summary)
     table = Table("label", "class", *(METRICS[m] for m in metrics), "cases")
@@ -102,6 +104,8 @@ def _show(result: Evaluation) -> None:
             str(max(line.cases for line in row if line)),
         )
     out.print(table)
+    if pairs := pairs_text(result.summary):
+        out.print(pairs)
     page = result.folder / PAGE
     say(f"{len(result.scores)} scored, {len(result.failures)} failed: {page}")
     say(f"Tolerance of NSD: {tolerance_text(result.scores)}")

@@ -156,7 +156,7 @@ class Case:
         A network runs in `folder`, as `segment_to_folder` does.
         """
         if self.prediction is not None:
-            found: _Found = read_labels(self.prediction), None, self._axis(), {}
+            found: _Found = self._read(self.prediction), None, self._axis(), {}
         elif network is not None and self.prompts is not None:
             found = self._segment(folder, network, self.prompts, how, on_progress)
         else:
@@ -164,7 +164,7 @@ class Case:
         labels, existence, axis, costs = found
         scored = slice(*self.scoring.options.slices or (None,))
         where = (slice(None),) * axis + (scored,)
-        truth, labels = read_labels(self.truth)[where], labels[where]
+        truth, labels = self._read(self.truth)[where], labels[where]
         existence = None if existence is None else existence[:, scored]
         if self.scores_instances:
             self.matches = match_rows(truth, labels)
@@ -247,6 +247,8 @@ class Case:
     def _find_prompts(self) -> PromptSet | None:
         if self.scoring.prompts is not None:
             return self.scoring.prompts
+        if self.pair.prompt:
+            return parse_prompts([self.pair.prompt])
         stored = open_file(self.pair.image).prompts
         if stored is None and self.truth.texts:
             stored = parse_prompts({str(k): v for k, v in self.truth.texts.items()})
@@ -261,6 +263,15 @@ class Case:
                 f"{path} has the shape {labels.volume.shape}, but the image "
                 f"{self.pair.image} has {self.volume.grid}; they must be the same."
             )
+        return labels
+
+    def _read(self, stored: LabelVolume) -> Labels:
+        """Read labels; a mask, of 0 and 255 or with a prompt, has the label of that."""
+        labels, prompts = read_labels(stored), self.prompts
+        if prompts is None or len(prompts) > 1 or self.scores_instances:
+            return labels
+        if self.pair.prompt or {255} <= set(np.unique(labels).tolist()) <= {0, 255}:
+            return np.where(labels > 0, np.uint16(prompts.ids[0]), np.uint16(0))
         return labels
 
     def _overlay(self, truth: Labels, labels: Labels, axis: int) -> Overlay:

@@ -107,6 +107,21 @@ def evaluate_semantic(
     return scores
 
 
+def evaluate_mask(truth: Mask, mask: Mask) -> dict[str, float]:
+    """Return IoU and Dice of masks of an image, 0 if both are empty, and their pixels.
+
+    Those of BiomedParse v1 (its ARCHITECTURE, section 10), as float32 for equal ties.
+    """
+    shared, union = int((truth & mask).sum()), int((truth | mask).sum())
+    return {
+        "iou": float(np.float32(shared) / np.float32(union + 1e-6)),
+        "dice": float(np.float32(2 * shared) / np.float32(shared + union + 1e-6)),
+        "intersection": shared,
+        "union": union,
+        "predicted": int(mask.sum()),
+    }
+
+
 def evaluate_instances(truth: Labels, labels: Labels) -> InstanceScore:
     """Score objects.
 

@@ -24,6 +24,7 @@ from napari_biomedparse.evaluation.scores import (
     CaseScore,
     SummaryLine,
     cases_csv,
+    pairs_text,
     plain,
     shown,
     summarise,
@@ -37,6 +38,7 @@ from napari_biomedparse.io.durable import (
     written,
 )
 from napari_biomedparse.io.inputs import Pair, Paths, find_pairs
+from napari_biomedparse.io.processed import processed_pairs
 from napari_biomedparse.networks.weights import (
     load_model,
     model_identity,
@@ -81,7 +83,7 @@ class Evaluation:
 
 def evaluate(
     images: Paths,
-    labels: Paths,
+    labels: Paths | None,
     out: str | os.PathLike[str],
     *,
     predictions: Paths | None = None,
@@ -100,15 +102,18 @@ def evaluate(
     ``instance_label`` or `instances` says so) by F1 at an intersection over union of
     0.5 and by the Dice of the matches; see `evaluation.metrics` for the exact rules.
     Existence accuracy is the share of slices for which the presence of the target was
-    predicted rightly. Called again, it resumes with what is not finished; a case that
-    fails does not stop the others.
+    predicted rightly. Single images also have IoU and Dice, and the summary ends with
+    the measures of BiomedParse v1 over all pairs of image and prompt. Called again, it
+    resumes with what is not finished; a case that fails does not stop the others.
 
     Parameters
     ----------
     images, labels : path or iterable of path
         Challenge files (``imgs``, ``text_prompts``, ``spacing``; ``gts``) or any other
         supported files, as files, folders or patterns. Names must be the same except
-        for the extension.
+        for the extension. Of a folder in the published layout (``test`` and
+        ``test_mask``, else ``train`` and ``train_mask``; see `io.processed`) each mask
+        is a case, and its sentence the prompt; labels are None.
     out : path
         Folder for the results: ``cases.csv``, ``summary.csv``, ``evaluation.json``,
         ``index.html``, and the labels in ``runs``.
@@ -140,7 +145,13 @@ def evaluate(
         raise OptionError(f"The tolerance must be at least 0, not {tolerance!r}.")
     with needs_extra("evaluate", "Surface distances and pictures"):
         import monai.metrics  # noqa: F401
-    pairs = find_pairs(images, labels, predictions)
+    pairs = processed_pairs(images, labels, predictions)
+    if labels is None and not pairs:
+        raise OptionError(
+            f"{images} has no folders test and test_mask, or train and train_mask; "
+            "give the labels of the images, too."
+        )
+    pairs = pairs or find_pairs(images, labels or (), predictions)
     folder = Path(out)
     check_folder(folder)
     with written(folder):
@@ -224,6 +235,8 @@ def _report(result: Evaluation, scoring: Scoring, given: bool) -> None:
         "existence": "from the labels" if given else "from the network",
         "napari-biomedparse": __version__,
     }
+    if pairs := pairs_text(result.summary):
+        facts["all pairs of image and prompt"] = pairs
     content = {
         "facts": facts,
         "options": asdict(scoring.options),

@@ -18,6 +18,7 @@ from napari_biomedparse.evaluation.metrics import (
     Labels,
     Mask,
     evaluate_instances,
+    evaluate_mask,
     evaluate_semantic,
 )
 
@@ -31,6 +32,7 @@ METRICS = {
     "ap": "AP 0.5:0.95",
     "dsc_matched": "DSC of matches",
     "existence_accuracy": "existence accuracy",
+    "iou": "IoU",
 }
 """What is averaged, compared and drawn, with titles; all are better if higher."""
 NAN = math.nan
@@ -62,6 +64,12 @@ class ClassLine:
     false_negatives: float = NAN
     existence_accuracy: float = NAN
     """Share of the slices for which the presence of the class was predicted rightly."""
+    iou: float = NAN
+    """The result of `evaluate_mask`, of a class in a single image."""
+    dice: float = NAN
+    intersection: float = NAN
+    union: float = NAN
+    predicted: float = NAN
 
 
 def object_scores(score: InstanceScore) -> dict[str, float]:
@@ -151,12 +159,20 @@ def score_semantic(
     ids = tuple(texts) or tuple(scores)
     there = slices_with(truth, ids, axis)
     predicted = slices_with(labels, ids, axis) if existence is None else existence
+    pairs: dict[int, dict[str, float]] = {}
+    if truth.shape[axis] == 1:
+        for label in ids:
+            pair = truth == label, labels == label
+            # Of several classes, those that are nowhere are no pair with the image.
+            if len(ids) == 1 or any(map(np.any, pair)):
+                pairs[label] = evaluate_mask(*pair)
     return tuple(
         ClassLine(
             label,
             texts.get(label, ""),
             *scores.get(label, ClassScore()),
             existence_accuracy=float((there[row] == predicted[row]).mean()),
+            **pairs.get(label, {}),
         )
         for row, label in enumerate(ids)
     )
@@ -238,7 +254,8 @@ class SummaryLine:
 def summarise(scores: Sequence[CaseScore]) -> tuple[SummaryLine, ...]:
     """Summarize cases: everything first, then each class, without missing scores.
 
-    Everything is the mean over cases of the mean over their classes.
+    Everything is the mean over cases of the mean over their classes. The last lines are
+    `pair_scores`.
     """
     means = [ClassLine(0, ALL, **{m: s.mean(m) for m in METRICS}) for s in scores]
     groups: dict[tuple[int | None, str], list[ClassLine]] = {(None, ALL): means}
@@ -249,7 +266,35 @@ def summarise(scores: Sequence[CaseScore]) -> tuple[SummaryLine, ...]:
             if values:
                 found = (statistic(values) for statistic in _STATISTICS)
                 lines.append(SummaryLine(label, prompt, metric, len(values), *found))
+    pairs = [line for s in scores for line in s.classes if not math.isnan(line.iou)]
+    for name, value in pair_scores(pairs).items():
+        rest = (NAN,) * (len(_STATISTICS) - 1)
+        lines.append(SummaryLine(None, ALL, name, len(pairs), value, *rest))
     return tuple(lines)
+
+
+def pair_scores(pairs: Sequence[ClassLine]) -> dict[str, float]:
+    """Return the measures of BiomedParse v1 over pairs of image and prompt, in percent.
+
+    mIoU and mDice are means, cIoU and cDice are of all pixels together, and a precision
+    is the share of pairs whose IoU reaches it. Empty if there are no pairs.
+    """
+    if not pairs:
+        return {}
+    iou, dice = np.array([(pair.iou, pair.dice) for pair in pairs], np.float32).T
+    total = sum(pair.intersection for pair in pairs)
+    pixels = max(sum(pair.union for pair in pairs), 1)  # without any, all are 0
+    found = {"mIoU": iou.mean(), "mDice": dice.mean(), "cIoU": total / pixels}
+    found["cDice"] = 2 * total / (total + pixels)
+    for reached in (0.5, 0.6, 0.7, 0.8, 0.9):
+        found[f"precision@{reached}"] = (iou >= np.float32(reached)).mean()
+    return {f"{name} [%]": float(100 * v) for name, v in found.items()}
+
+
+def pairs_text(summary: Iterable[SummaryLine]) -> str:
+    """Say the measures over pairs of image and prompt; empty if there are none."""
+    pairs = (line for line in summary if line.metric.endswith(" [%]"))
+    return ", ".join(f"{pair.metric[:-4]} {pair.mean:.2f} %" for pair in pairs)
 
 
 def table_of(

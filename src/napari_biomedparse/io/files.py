@@ -228,7 +228,8 @@ def open_image(path: str | os.PathLike[str], axes: str | None = None) -> Volume:
 def open_labels(path: str | os.PathLike[str]) -> LabelVolume:
     """Open the first labels of a file, or else an image of integers, as labels.
 
-    They are lazy, with three axes; a single image becomes one slice.
+    They are lazy, with three axes; a single image becomes one slice. A single image in
+    color is a mask: 255 where any color is above 0.
 
     Raises
     ------
@@ -247,6 +248,9 @@ def open_labels(path: str | os.PathLike[str]) -> LabelVolume:
     volume = found[0].volume
     if len(volume.axes) > 3:
         volume = without_singles(volume)
+    if volume.axes == (*SPATIAL_AXES[1:], "c"):
+        mask = np.any(np.asarray(volume.data) > 0, axis=-1) * np.uint8(255)
+        volume = replace(volume.select(c=0), data=mask, levels=())
     if volume.axes == SPATIAL_AXES[1:]:
         volume = as_one_slice(volume)
     if len(volume.shape) != 3:

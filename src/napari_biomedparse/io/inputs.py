@@ -61,6 +61,7 @@ class Pair:
 
     `truth` is the image itself if it contains its own labels; `prediction` is None if
     labels are to be computed. `missing` is the kind of file that is missing, or empty.
+    With a `prompt`, the truth is the mask of its target: whatever is above 0.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Pair:
     truth: Path
     prediction: Path | None = None
     missing: str = ""
+    prompt: str = ""
 
 
 def recognise(path: str | os.PathLike[str]) -> Kind | None:

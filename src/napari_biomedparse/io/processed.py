@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,12 @@ import numpy.typing as npt
 
 from napari_biomedparse.errors import FormatError, VolumeError
 from napari_biomedparse.io.files import open_image
+from napari_biomedparse.io.inputs import Pair, Paths, case_name, find_files
 
 logger = logging.getLogger(__name__)
 
 Part = Literal["train", "test"]
+PARTS: tuple[Part, ...] = ("test", "train")
 _SEQUENCES = ("T1", "T2", "FLAIR", "ADC")
 
 
@@ -129,6 +132,35 @@ def read_processed(folder: Path, part: Part = "train") -> tuple[MaskedImage, ...
         MaskedImage(folder / part / image, modality, site, tuple(some))
         for (image, modality, site), some in sorted(grouped.items())
     )
+
+
+def processed_pairs(
+    images: Paths, labels: Paths | None, predictions: Paths | None = None
+) -> tuple[Pair, ...]:
+    """Pair each mask of ``DATASET`` or ``DATASET/test`` with its image and a prompt.
+
+    `labels` are None or ``DATASET/test_mask``; of both parts ``test`` is taken.
+    Predictions have the names of masks; the prompt is the first sentence of a mask.
+    Empty for another layout; raises what `read_processed` and `find_files` raise.
+    """
+    folder = Path(images) if isinstance(images, str | os.PathLike) else Path(os.devnull)
+    given = [predictions] if isinstance(predictions, str | os.PathLike) else predictions
+    for part in PARTS:
+        data = folder.parent if folder.name == part else folder
+        masks = data / f"{part}_mask"
+        if is_processed(data, part) and labels in (None, masks, str(masks)):
+            break
+    else:
+        return ()
+    found = {case_name(path): path for path in find_files(given or ())}
+    pairs = []
+    for image in read_processed(data, part):
+        for mask in image.masks:
+            name, prompt = case_name(mask.path), mask.sentences[0]
+            missing = "predictions" if given and name not in found else ""
+            files = image.path, mask.path, found.get(name)
+            pairs.append(Pair(name, *files, missing, prompt))
+    return tuple(pairs)
 
 
 _Listed = tuple[str, str, tuple[str, ...]]
