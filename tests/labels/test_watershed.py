@@ -111,6 +111,20 @@ def test_agrees_with_queues(
     assert_same_objects(split_by_shape(mask), plain(mask))
 
 
+def test_of_two_basins_the_row_decides_as_in_itk() -> None:
+    mask = np.ones((7, 5), bool)
+    mask[0, 4] = mask[5:, 0] = False
+    assert split_by_shape(mask).tolist() == [  # by SimpleITK 2.5.7
+        [1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 2],
+        [1, 1, 1, 2, 2],
+        [1, 1, 2, 2, 2],
+        [1, 1, 2, 2, 2],
+        [0, 2, 2, 2, 2],
+        [0, 2, 2, 2, 2],
+    ]
+
+
 def discs(*centers: tuple[int, int], shape: tuple[int, int] = (30, 60)) -> Any:
     rows, columns = np.indices(shape)
     return np.any([np.hypot(rows - y, columns - x) < 9 for y, x in centers], axis=0)
