@@ -3,10 +3,12 @@
     xvfb-run -a -s "-screen 0 1600x1000x24" python examples/tutorial_pictures.py
     ... tutorial_pictures.py --volume cells.tif --truth masks.tif --name cells
         --prompts "nuclei in light-sheet microscopy" --objects
+    ... tutorial_pictures.py --photograph biomedparse_v1.pt --volume ct.npz
 
 Pictures go to ``docs/images``, all other files of the tutorial to a folder of its own.
 With a volume of your own and its true labels, it is opened, segmented, compared and
-measured, and the scores are printed.
+measured, and the scores are printed. With weights of BiomedParse v1, pictures are taken
+of its form for a photograph and a volume, before there are results.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 
 import napari
 from napari._app_model import get_app_model
-from qtpy.QtWidgets import QApplication, QWidget
+from qtpy.QtWidgets import QApplication, QPushButton, QWidget
 
 from napari_biomedparse.widgets.shared.docks import open_widget
 
@@ -141,6 +143,37 @@ class Tutorial:
         widget.save_table(str(self.files / "objects.csv"))
         self.wait(widget.save_button.isEnabled)
 
+    def photograph(self, weights: Path, volume: Path | None) -> None:
+        """Show the form of v1 for a photograph and a volume, and a recognition."""
+        widget = self.open("Segment with text")
+        widget.form.reset()
+        widget.form.model.choose(str(weights))
+        self.show_alone(lambda: self.viewer.open_sample(PLUGIN, "fundus"))
+        buttons = widget.findChildren(QPushButton)
+        sees = next(one for one in buttons if "What the network sees" in one.text())
+        sees.click()
+        self.take("1_form")
+        sees.click()
+        if volume is not None:
+            self.show_alone(lambda: self.viewer.open(volume, plugin=PLUGIN))
+            self.look()
+            widget.form.recognition.kind.value = "CT-Abdomen"
+            self.take("2_volume")
+        self.show_alone(lambda: self.viewer.open_sample(PLUGIN, "pathology"))
+        widget.form.recognition.kind.value = "Pathology"
+        widget.form.recognition.button.native.click()
+        self.wait(lambda: "left" in widget.view.status.text() or not widget.run)
+        self.take("3_recognise", pause=0.1)
+        widget.cancel()
+        self.wait(lambda: widget.run is None)
+
+    def show_alone(self, add: Callable[[], Any]) -> None:
+        """Show an image and nothing else."""
+        self.viewer.layers.clear()
+        self.image = add()[0]
+        self.wait(lambda: False, 1.0)
+        self.viewer.reset_view()
+
     def look(self) -> None:
         """Go to a slice that is worth a picture."""
         self.viewer.dims.set_current_step(0, min(SLICE, self.image.data.shape[0] // 2))
@@ -154,9 +187,9 @@ class Tutorial:
         self.viewer.window.remove_dock_widget(widget)
         self.wait(lambda: False, 0.3)
 
-    def take(self, name: str) -> None:
+    def take(self, name: str, pause: float = 1.0) -> None:
         """Save what the window shows."""
-        self.wait(lambda: False, 1.0)
+        self.wait(lambda: False, pause)
         path = self.pictures / f"{self.name}_{name}.png"
         self.viewer.screenshot(str(path), canvas_only=False, flash=False)
         print(path)
@@ -175,6 +208,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--files", type=Path)
     parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--photograph", type=Path, metavar="WEIGHTS")
     parser.add_argument("--volume", type=Path)
     parser.add_argument("--truth", type=Path)
     parser.add_argument("--prompts", nargs="+", default=[])
@@ -184,6 +218,10 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     files = args.files or Path(tempfile.mkdtemp(prefix="biomedparse-tutorial-"))
     tutorial = Tutorial(files, args.out, args.epochs, args.name)
+    if args.photograph:
+        tutorial.photograph(args.photograph, args.volume)
+        tutorial.viewer.close()
+        return
     if args.volume:
         tutorial.open_files(args.volume, args.truth)
     else:

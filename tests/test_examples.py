@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,12 @@ import pytest
 import tifffile
 import zarr
 from skimage.io import imread
+from tiny_v1 import tiny_v1
+from typer.testing import CliRunner
 
 import napari_biomedparse as nbp
+from napari_biomedparse.cli import app
+from napari_biomedparse.networks.checkpoint import save_weights
 from napari_biomedparse.samples import make_phantom
 
 if TYPE_CHECKING:
@@ -130,3 +135,35 @@ def test_tutorial_pictures(tmp_path: Path) -> None:
 def test_every_example_is_tested_here() -> None:
     tested = Path(__file__).read_text("utf-8")
     assert all(f'"{path.name}"' in tested for path in EXAMPLES.glob("*.py"))
+
+
+def test_the_commands_about_a_photograph_run_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (EXAMPLES.parent / "docs" / "tutorial.md").read_text("utf-8")
+    chapter = text.partition("## A photograph: find, measure, recognise")[2]
+    commands = chapter.partition("```bash\n")[2].partition("```")[0].splitlines()
+    assert len(commands) == 4
+    model = tiny_v1()
+    weights = tmp_path / "v1.safetensors"
+    save_weights(weights, model.state_dict(), config=model.config)
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        if program == "python":
+            subprocess.run([sys.executable, *arguments], check=True)
+            continue
+        assert program == "napari-biomedparse"
+        asked = [str(weights) if one == "v1" else one for one in arguments]
+        told = CliRunner().invoke(app, asked)
+        assert told.exit_code == 0, told.output
+    written = {"colon.png", "cells.tif", "cells.csv", "found.tif", "found.csv"}
+    assert written <= {path.name for path in tmp_path.iterdir()}
+    assert "(images/photo_1_form.png)" in chapter
+
+
+def test_the_pictures_of_the_tutorial_are_there() -> None:
+    docs = EXAMPLES.parent / "docs"
+    shown = re.findall(r"\((images/\w+\.png)\)", (docs / "tutorial.md").read_text())
+    assert len(shown) == 9
+    assert all((docs / path).is_file() for path in shown)
