@@ -306,11 +306,7 @@ def _planes(
         p for place in places if (p := place / "formats" / about["file"]).exists()
     )
     if path.suffix == ".dcm":
-        import pydicom
-
-        image = pydicom.dcmread(path)
-        scaled = image.pixel_array * image.RescaleSlope + image.RescaleIntercept
-        return stretched(scaled, window)
+        return stretched(np.asarray(_open(path).images[0].data), window)
     import nibabel
 
     data = np.asanyarray(nibabel.load(path).get_fdata())  # type: ignore[attr-defined]

@@ -22,9 +22,12 @@ from typing import Any
 
 import numcodecs
 import numpy as np
+import pydicom
 import tifffile
 import torch
+from made_dicom import header
 from PIL import Image
+from pydicom.encaps import encapsulate
 
 
 @dataclass(frozen=True)
@@ -593,6 +596,92 @@ def picture_files() -> dict[str, Any]:
     }
 
 
+def dicom_files() -> dict[str, Any]:
+    """DICOM files and series."""
+    grey = np.zeros((16, 16), np.uint16)
+
+    def saved(image: pydicom.Dataset) -> bytes:
+        file = io.BytesIO()
+        image.save_as(file, enforce_file_format=True)
+        return file.getvalue()
+
+    def made(**more: Any) -> bytes:
+        return saved(header(grey, **more))
+
+    def packed(syntax: str, *frames: bytes, **more: Any) -> bytes:
+        image = header(grey.astype(np.uint8), **more)
+        image.PixelData = encapsulate([*frames])
+        image["PixelData"].VR = "OB"
+        image["PixelData"].is_undefined_length = True
+        image.file_meta.TransferSyntaxUID = syntax
+        return saved(image)
+
+    def picture(kind: str, edge: int) -> bytes:
+        file = io.BytesIO()
+        Image.new("L", (edge, edge)).save(file, kind)
+        return file.getvalue()
+
+    def deflated(size: int) -> bytes:
+        image = header(grey, PatientComments="x")
+        image.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
+        whole = saved(image)
+        engine = zlib.compressobj(9, zlib.DEFLATED, -15)
+        meta = 144 + int.from_bytes(whole[140:144], "little")
+        return whole[:meta] + engine.compress(bytes(size)) + engine.flush()
+
+    def nested(depth: int) -> bytes:
+        whole, at = made(), 0
+        at = whole.find(b"\x28\0\x02\0US")  # before the size of the image
+        item = b"\x08\0\x15\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff"
+        return whole[:at] + item * depth
+
+    whole = made(SeriesDescription="a series")
+    at = whole.find(b"\x08\0\x3e\x10LO")
+    huge = whole[:at] + b"\x08\0\x3e\x10UT\0\0\xf0\xff\xff\xff" + whole[at + 8 :]
+    jpeg, lossless = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.90"
+    wide = bytearray(picture("JPEG2000", 16))
+    siz = wide.find(b"\xff\x4f\xff\x51") + 8
+    wide[siz : siz + 8] = struct.pack(">II", 13_000, 13_000)
+    placed = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+    return {
+        "truncated.dcm": whole[: len(whole) // 2],
+        "without_pixels.dcm": whole[: whole.find(b"\xe0\x7f\x10\0")],
+        "magic_only.dcm": bytes(128) + b"DICM",
+        "wide.dcm": made(Rows=65535, Columns=65535),
+        "no_rows.dcm": made(Rows=0),
+        "many_frames.dcm": made(NumberOfFrames=2**31 - 1),
+        "fewer_than_no_frames.dcm": made(NumberOfFrames=-1),
+        "odd_bits.dcm": made(BitsAllocated=13),
+        "many_samples.dcm": made(SamplesPerPixel=999),
+        "scaled_to_infinity.dcm": made(RescaleSlope="1e308", RescaleIntercept="1e999"),
+        "no_syntax.dcm": whole.replace(
+            b"1.2.840.10008.1.2.1\0", b"1.2.3\0" + bytes(14)
+        ),
+        "video.dcm": packed("1.2.840.10008.1.2.4.102", b"a video"),
+        "huge_text.dcm": huge,
+        "nested.dcm": nested(50_000),
+        "deflate_bomb.dcm": deflated(3 * 10**8),
+        "palette_without_colours.dcm": made(PhotometricInterpretation="PALETTE COLOR"),
+        "wide_rle.dcm": packed(
+            "1.2.840.10008.1.2.5", bytes(64), Rows=60000, Columns=60000
+        ),
+        "rle_of_nothing.dcm": packed("1.2.840.10008.1.2.5", b"\xff" * 64),
+        "jpeg_of_another_size.dcm": packed(jpeg, picture("JPEG", 4000)),
+        "jpeg_2000_bomb.dcm": packed(lossless, bytes(wide[siz - 8 :])),
+        "jpeg_2000_with_two_sizes.dcm": packed(lossless, bytes(wide)),
+        "frames_without_end.dcm": packed(jpeg, b"\xff\xd8", NumberOfFrames=2),
+        "two_series": {
+            "1": made(SeriesInstanceUID="1.2.4"),
+            "2": made(SeriesInstanceUID="1.2.5"),
+        },
+        "one_place": {
+            name: made(ImagePositionPatient=[0, 0, 1], **placed) for name in "12"
+        },
+        "nowhere": {"1": made(), "2": made()},
+        "with_a_damaged_one": {"1": made(), "2": whole[: len(whole) // 2]},
+    }
+
+
 def other_files() -> dict[str, Any]:
     """What is no file of a known kind, and prompts."""
     return {
@@ -622,6 +711,7 @@ def make_corpus(folder: Path, canary: Path) -> list[tuple[str, Path]]:
         ("checkpoint", "weights", weights_files(canary)),
         ("run_folder", "runs", run_files()),
         ("data", "pictures", picture_files()),
+        ("data", "dicom", dicom_files()),
         ("data", "others", other_files()),
     ]
     found = []

@@ -214,6 +214,7 @@ def warm_up() -> None:
 
     import dask.array
     import nibabel
+    import pydicom.pixels
     import tifffile
     import torch
     import zarr
@@ -221,7 +222,7 @@ def warm_up() -> None:
     import napari_biomedparse.networks.weights
     import napari_biomedparse.runs.folder
 
-    assert dask.array and nibabel and tifffile and torch and zarr
+    assert dask.array and nibabel and pydicom.pixels and tifffile and torch and zarr
     napari_biomedparse.networks.weights.load_model("tiny")
     logging.disable()  # tifffile has a lot to say
 

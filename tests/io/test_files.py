@@ -83,7 +83,7 @@ def test_an_address_is_called_so(address: str) -> None:
         (b"BM" + bytes(20), "a.npz is not a complete picture .* damaged"),
         (b"\x89HDF\r\n\x1a\n", "is HDF5, which is not in a supported"),
         (b"ZISRAWFILE", "is Zeiss CZI"),
-        (bytes(128) + b"DICM", "is DICOM"),
+        (bytes(128) + b"DICM", "a.npz holds no image"),
         (b"\x5c\1\0\0" + bytes(340) + b"n+1\0", "let its name end in .nii"),
         (b"\x5c\1\0\0" + bytes(340) + b"ni1\0", "the header of a pair of files"),
         (b"something", "a.npz is not in a supported format; supported"),

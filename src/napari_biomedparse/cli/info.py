@@ -21,8 +21,8 @@ def info(file: Path, *, axes: str | None = None) -> None:
     ----------
     file : FILE
         A challenge .npz; an OME-TIFF, ImageJ TIFF, LSM or plain TIFF (.tif, .tiff);
-        NIfTI (.nii, .nii.gz); an OME-Zarr or Zarr folder (.zarr); or a folder or quoted
-        pattern of TIFF files that are the slices of one volume.
+        NIfTI (.nii, .nii.gz); DICOM; an OME-Zarr or Zarr folder (.zarr); or a folder or
+        quoted pattern of TIFF or DICOM files that are the slices of one volume.
     """
     contents = open_file(file, axes)
     table = Table("", "name", "axes", "type", "voxel size")

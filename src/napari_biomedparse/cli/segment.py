@@ -52,8 +52,9 @@ def segment(
     Parameters
     ----------
     volumes : IN...
-        The volume: a challenge .npz, a TIFF, NIfTI, or an OME-Zarr folder. Also
-        several, folders of them, and quoted patterns: 'scans/*.tif'.
+        The volume: a challenge .npz, TIFF, NIfTI or DICOM file, the folder of a DICOM
+        series, or an OME-Zarr folder. Also several, folders of them, and quoted
+        patterns: 'scans/*.tif'.
     output : OUT
         Where to write the labels. The extension sets the format: .npz, .tif, .nii or
         .zarr; with --overlaps separate, there is one file per prompt, whose name ends
@@ -69,8 +70,8 @@ def segment(
     force
         Allow a consensus of a volume that is not isotropic.
     stack
-        IN is a folder of TIFF files, or a quoted pattern, that are the slices of one
-        volume.
+        IN is a folder of TIFF files, or a quoted pattern of these or of DICOM files,
+        that are the slices of one volume.
     dry_run
         Write nothing: segment a few slices and estimate the time, memory and disk
         space of the whole run.

@@ -17,6 +17,7 @@ from napari_biomedparse.errors import VolumeError
 SPATIAL_AXES = ("z", "y", "x")
 COLOURS = ("red", "green", "blue", "alpha")  # channel names of a color image
 PER_AXIS = ("axes", "spacing", "units", "origin")
+_IF_KNOWN = ("matrix", "directions")
 RGB = "rgb"  # name that selects all three channels, as colors
 
 
@@ -72,6 +73,9 @@ class Volume:
     matrix : tuple of tuple of float, optional
         Where the axes are rotated, sheared or mirrored: column i is the step from one
         sample to the next along axis i, in `units`; its length is the spacing.
+    directions : tuple of tuple of float
+        Of each axis in a patient, a unit vector towards left, posterior and superior as
+        in DICOM, or zeros; empty if unknown.
     """
 
     data: ArrayLike
@@ -87,11 +91,12 @@ class Volume:
     header: bytes | None = None
     cut_at: Mapping[str, int] | None = None
     matrix: tuple[tuple[float, ...], ...] | None = None
+    directions: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a description that does not fit the data."""
         rank = len(self.data.shape)
-        for what in (*PER_AXIS, *(("matrix",) if self.matrix else ())):
+        for what in (*PER_AXIS, *filter(self.__getattribute__, _IF_KNOWN)):
             if len(getattr(self, what)) != rank:
                 raise VolumeError(
                     f"{self.name}: {len(getattr(self, what))} {what} are given for an "
@@ -168,6 +173,8 @@ class Volume:
         if self.matrix is not None:
             rows = (self.matrix[i] for i in kept)
             known["matrix"] = tuple(tuple(row[i] for i in kept) for row in rows)
+        if self.directions:
+            known["directions"] = tuple(self.directions[i] for i in kept)
         return known
 
     def crop(self, **box: tuple[int, int]) -> Volume:
@@ -412,6 +419,7 @@ def with_axis(
         units=(unit, *volume.units),
         origin=(start, *volume.origin),
         matrix=rows and ((step, *(0.0 for _ in rows)), *((0.0, *row) for row in rows)),
+        directions=volume.directions and ((0.0, 0.0, 0.0), *volume.directions),
     )
 
 

@@ -45,10 +45,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _KNOWN = (
-    "challenge .npz, TIFF (.tif, .tiff), NIfTI (.nii, .nii.gz), OME-Zarr or Zarr "
-    "folders (.zarr), and pictures (.png, .jpg, .bmp)"
+    "challenge .npz, TIFF (.tif, .tiff), NIfTI (.nii, .nii.gz), DICOM, OME-Zarr or "
+    "Zarr folders (.zarr), and pictures (.png, .jpg, .bmp)"
 )
 _NAMES: dict[Kind, str] = {
+    "dicom": "DICOM file or series",
     "npz": ".npz file",
     "picture": "picture",
     "tiff": "TIFF file",
@@ -77,8 +78,9 @@ def can_open(path: str | os.PathLike[str]) -> bool:
     """Return whether `open_file` can open a file, folder or pattern."""
     if recognise(path) is not None:
         return True
-    if not stack_files(Path(path)):
-        return False
+    files = stack_files(Path(path))
+    if not files or recognise(files[0]) == "dicom":
+        return bool(files)
     from napari_biomedparse.io.formats.tiff_stack import is_stack
 
     return is_stack(Path(path))
@@ -92,9 +94,9 @@ def open_file(path: str | os.PathLike[str], axes: str | None = None) -> Contents
     Parameters
     ----------
     path : path-like
-        Challenge ``.npz``, TIFF of any kind, NIfTI, a Zarr folder, or a picture (PNG,
-        JPEG, BMP); or a folder or pattern (``slices/*.tif``) of TIFF files that are
-        the slices of one volume.
+        Challenge ``.npz``, TIFF of any kind, NIfTI, DICOM, a Zarr folder, or a picture
+        (PNG, JPEG, BMP); or a folder or pattern (``slices/*.tif``) of TIFF files, or of
+        the DICOM files of one series, that are the slices of one volume.
     axes : str, optional
         Names of the axes of a TIFF's images, in their order, in place of its own:
         letters of T (time), C (channels or colors), Z, Y, X.
@@ -123,7 +125,10 @@ def _open(
 ) -> Contents:
     """Open a file; for `axes` and `stored` see `open_tiff` and `open_picture`."""
     kind = recognise(path)
-    if kind is None and stack_files(path):
+    files = stack_files(path) if kind is None else ()
+    if files and recognise(files[0]) == "dicom":
+        kind = "dicom"
+    elif files:
         from napari_biomedparse.io.formats.tiff_stack import open_stack
 
         with reading(path, "is not a complete stack of TIFF files"):
@@ -135,6 +140,10 @@ def _open(
             from napari_biomedparse.io.formats.picture import open_picture
 
             return open_picture(path, stored=stored)
+        if kind == "dicom":
+            from napari_biomedparse.io.formats.dicom import open_dicom
+
+            return open_dicom(path, stored=stored)
         more = {"axes": axes, "stored": stored} if kind == "tiff" else {}
         contents = _format_of(kind)[0](path, **more)
     if not contents.images and not contents.labels:
@@ -401,8 +410,8 @@ def _refusal(path: Path) -> str:
         return f"{path} is a device or pipe, not a file; choose a file or folder."
     if path.is_dir():
         return (
-            f"{path} is a folder without Zarr data or TIFF slices; supported formats "
-            f"are {_KNOWN}."
+            f"{path} is a folder without Zarr data, TIFF slices or DICOM files; "
+            f"supported formats are {_KNOWN}."
         )
     if path.stat().st_size == 0:
         return f"{path} is empty; copy it again from its source."
@@ -421,8 +430,6 @@ def _refusal(path: Path) -> str:
             else f"{path} is NIfTI, but not named so; let its name end in .nii."
         )
     kinds = [kind for magic, kind in _FOREIGN.items() if head.startswith(magic)]
-    if head[128:132] == b"DICM":
-        kinds = ["DICOM"]
     found = f"is {kinds[0]}, which is" if kinds else "is"
     return f"{path} {found} not in a supported format; supported formats are {_KNOWN}."
 

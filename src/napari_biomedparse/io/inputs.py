@@ -22,7 +22,7 @@ from napari_biomedparse.io.lazy import read_windows
 if TYPE_CHECKING:
     from napari_biomedparse.data.volume import Volume
 
-Kind = Literal["nifti", "npz", "picture", "tiff", "zarr"]
+Kind = Literal["dicom", "nifti", "npz", "picture", "tiff", "zarr"]
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 FORMATS: dict[Kind, tuple[str, ...]] = {
@@ -52,7 +52,9 @@ STATES = (*_FILE_KEYS, "chunks")
 """Keys of a volume's identity that may differ while its voxels are the same."""
 _ZARR_METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 _PICTURES = (".bmp", ".jpeg", ".jpg", ".png")
-_ENDINGS = (*_PICTURES, ".gz", ".nii", ".npz", ".ome", ".tif", ".tiff", ".zarr")
+_ENDINGS = (
+    *_PICTURES, ".dcm", ".gz", ".nii", ".npz", ".ome", ".tif", ".tiff", ".zarr",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,18 +82,22 @@ def recognise(path: str | os.PathLike[str]) -> Kind | None:
     path = Path(path)
     try:
         if path.is_dir():
-            return "zarr" if is_zarr(path) else None
+            if is_zarr(path):
+                return "zarr"
+            return "dicom" if _is_series(path) else None
         if not path.is_file():  # a pipe would keep its reader waiting
             return None
         with path.open("rb") as file:
-            start = file.read(10)
+            start = file.read(132)
     except OSError:
         return None
     head = start[:4]
     if head == b"\x89PNG" or head[:3] == b"\xff\xd8\xff":
         return "picture"
-    if head[:2] == b"BM" and start[6:] == bytes(4):
+    if head[:2] == b"BM" and start[6:10] == bytes(4):
         return "picture"
+    if start[128:] == b"DICM":
+        return "dicom"
     return _MAGIC.get(head) or ("nifti" if _is_nifti(path) else None)
 
 
@@ -118,11 +124,20 @@ def read_head(path: Path) -> bytes:
         return unpacked.read(540)
 
 
+def _is_series(folder: Path) -> bool:
+    """Return whether a folder has DICOM files, and no other volumes."""
+    names = [path.name.lower() for path in folder.iterdir()]
+    return not any(name.endswith(SUFFIXES) for name in names) and bool(
+        stack_files(folder)
+    )
+
+
 def stack_files(path: Path) -> tuple[Path, ...]:
-    """Return the TIFF files of a folder or a pattern, in natural order of their names.
+    """Return the TIFF or DICOM files of a folder or a pattern, in order of their names.
 
     A pattern has ``*``, ``?`` or ``[``, and there is no file of that name. Empty for
-    any other path. Hidden files, such as the ``._`` ones of a Mac, are left out.
+    any other path. Hidden files, such as the ``._`` ones of a Mac, and the index of
+    DICOM files are left out.
     """
     if path.is_dir():
         found = list(path.iterdir())
@@ -130,9 +145,14 @@ def stack_files(path: Path) -> tuple[Path, ...]:
         found = [Path(name) for name in glob.glob(str(path), recursive=True)]
     else:
         return ()
-    tiffs = (p for p in found if p.suffix.lower() in FORMATS["tiff"])
-    files = [p for p in tiffs if not p.name.startswith(".") and p.is_file()]
-    return tuple(sorted(files, key=lambda p: _by_number(str(p))))
+    files = [p for p in found if not p.name.startswith(".") and p.is_file()]
+    chosen = [p for p in files if p.suffix.lower() in FORMATS["tiff"]] or [
+        p
+        for p in files
+        if not p.name.lower().endswith((*SUFFIXES, *_PICTURES, "dicomdir"))
+        and recognise(p) == "dicom"
+    ]
+    return tuple(sorted(chosen, key=lambda p: _by_number(str(p))))
 
 
 def stands_for_several(path: Path) -> bool:

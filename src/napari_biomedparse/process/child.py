@@ -364,8 +364,7 @@ class Session:
             self._last = identity, data  # keeps the memory from being used again
         chunks = getattr(data, "chunksize", getattr(data, "chunks", None))
         voxels: Any = Voxels(self._volumes, volume.shape, volume.dtype.str, chunks)
-        grid = volume.axes, volume.spacing, volume.units, volume.origin
-        return Volume(voxels, *grid, volume.name, matrix=volume.matrix)
+        return replace(volume, data=voxels, source=None, levels=(), flat=False)
 
     def close(self) -> None:
         """End the process and whatever it is doing."""

@@ -57,7 +57,7 @@ LayerTuple = tuple[Any, dict[str, Any], str]
 METADATA_KEY = "biomedparse"  # key of this plugin's entries in a layer's ``metadata``
 REVIEWED_KEY = "reviewed"
 """Key of the accepted slices, by the layer's axis, among those entries."""
-_HEADER_KEY = "nifti_header"
+_HEADER_KEY, _DIRECTIONS_KEY = "nifti_header", "directions"
 _TRANSFORMS = ("scale", "translate", "rotate", "shear")
 _ALMOST = 1e-9
 """Share of a voxel's edge up to which a step along another axis is rounding."""
@@ -131,12 +131,14 @@ def volume_from_layer(
     index = tuple(slice(None) if i in kept else p for i, p in enumerate(position))
     data = layer.data[0] if layer.multiscale else layer.data
     colours = 1 if layer.rgb else 0  # a last axis that napari does not count
+    axes += ("c",) * colours
     volume = Volume(
         data[index],
-        axes + ("c",) * colours,
+        axes,
         units=tuple(unit_name(layer.units[i]) for i in kept) + ("pixel",) * colours,
         name=layer.name,
         **_space(_keywords_of(layer), kept, colours),
+        **_in_patient(known_of(layer), axes),
     )
     return volume if series else as_volume(volume)
 
@@ -314,7 +316,8 @@ def labels_layer_kwargs(
     series, 0 if there are no channels; its labels have the axes of `series_axes`.
     """
     kept = space_axes(layer) if series_at is None else series_axes(layer)
-    header = {k: v for k, v in known_of(layer).items() if k == _HEADER_KEY}
+    kinds = (_HEADER_KEY, _DIRECTIONS_KEY)
+    header = {k: v for k, v in known_of(layer).items() if k in kinds}
     keywords: dict[str, Any] = {
         "name": name,
         "units": tuple(layer.units[i] for i in kept),
@@ -383,7 +386,7 @@ def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
         name=str(meta.get("name", "labels")),
         source=Path(source) if source else None,
         **_space(meta, range(rank)),
-        header=known.get(_HEADER_KEY),
+        **_in_patient(known, labels if named else AXES[-rank:]),
     )
     save_labels(
         path,
@@ -442,6 +445,10 @@ def _data_and_keywords(
     volume: Volume, prompts: PromptSet | None
 ) -> tuple[Any, dict[str, Any]]:
     known: dict[str, Any] = {} if prompts is None else _prompt_metadata(prompts)
+    if volume.header is not None:
+        known[_HEADER_KEY] = volume.header
+    if volume.directions:
+        known[_DIRECTIONS_KEY] = dict(zip(volume.axes, volume.directions, strict=True))
     rank = len(volume.axes) - ("c" in volume.axes)  # napari does not count colours
     keywords: dict[str, Any] = {
         "name": volume.name,
@@ -454,8 +461,6 @@ def _data_and_keywords(
     }
     if rank < len(volume.axes):
         keywords["rgb"] = True
-    if volume.header is not None:
-        keywords["metadata"][METADATA_KEY][_HEADER_KEY] = volume.header
     data = [volume.data, *volume.levels] if volume.levels else volume.data
     return data, keywords
 
@@ -516,6 +521,13 @@ def _space(
         "origin": (*world[list(kept), -1].tolist(), *(0.0,) * more),
         "matrix": None if is_plain else tuple(map(tuple, steps.tolist())),
     }
+
+
+def _in_patient(known: Mapping[str, Any], axes: Sequence[str]) -> dict[str, Any]:
+    """Return header and directions of a volume with these axes."""
+    sides = known.get(_DIRECTIONS_KEY) or {}
+    directions = tuple(sides.get(axis, (0.0, 0.0, 0.0)) for axis in axes if sides)
+    return {"header": known.get(_HEADER_KEY), "directions": directions}
 
 
 def _transforms(layer: Image, kept: list[int]) -> dict[str, Any]:

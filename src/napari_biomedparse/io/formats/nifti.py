@@ -36,6 +36,8 @@ _COMMENT = 6
 """Code of a header extension with text."""
 _UNITS = {"millimeter": "mm", "micrometer": "micron", "meter": "meter"}
 _TIME_UNITS = {"second": "sec", "millisecond": "msec", "microsecond": "usec"}
+_LEFT_BACK = np.array([[-1.0], [-1.0], [1.0]])
+"""Changes rows for right and front to left and back, or back."""
 _LONGEST = 2**15 - 1
 """Longest axis in NIfTI-1."""
 
@@ -163,7 +165,18 @@ def _make_volume(image: Any, path: Path, packed: bool) -> Volume:
         path.name[: -len(".nii.gz" if packed else ".nii")],
         path,
         header=header.binaryblock,
+        directions=_directions(image, rank),
     )
+
+
+def _directions(image: Any, rank: int) -> tuple[tuple[float, ...], ...]:
+    """Return the directions of axes in the patient, if the header has them."""
+    steps = (image.affine[:3, :3] * _LEFT_BACK).T[::-1]
+    lengths = np.linalg.norm(steps, axis=1, keepdims=True)
+    if not (image.header["qform_code"] or image.header["sform_code"]) or 0 in lengths:
+        return ()
+    found = [(0.0, 0.0, 0.0)] * 2 + [tuple(step) for step in (steps / lengths).tolist()]
+    return tuple(found[-rank:])
 
 
 def _zooms(header: Any) -> list[float]:
@@ -276,6 +289,10 @@ def _label_header(shape: tuple[int, ...], volume: Volume) -> Any:
     rows = list(at.values())
     affine[np.ix_(rows, rows)] = factor * volume.steps[np.ix_(place, place)]
     affine[rows, 3] = [factor * volume.origin[i] for i in place]
+    sides = dict(zip(volume.axes, volume.directions, strict=False))
+    if volume.header is None and all(any(sides.get(axis, ())) for axis in "xy"):
+        frame = np.array([sides["x"], sides["y"], np.cross(sides["x"], sides["y"])])
+        affine[:3] = _LEFT_BACK * frame.T @ affine[:3]  # of DICOM, along its own axes
     header.set_data_shape(shape[::-1])
     header.set_zooms([*edges, sizes.get("t", 1.0)][: len(shape)])
     header.set_xyzt_units(_UNITS.get(unit), _TIME_UNITS.get(units.get("t", "")))

@@ -11,15 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.data.volume import Volume
-from napari_biomedparse.errors import FormatError
 from napari_biomedparse.io.contents import Contents
+from napari_biomedparse.io.guards.bounds import check_pixels, too_large
 from napari_biomedparse.io.lazy import lazy_array
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_FEW_PIXELS, _PIXELS_A_BYTE = 2**25, 64
-"""Above so many pixels, a file has at most that many for each of its bytes."""
 _GREY = {"1": "L", "L": "L", "LA": "L", "La": "L"}
 _NUMBERS = {"I;16": "uint16", "I;16B": "uint16", "I;16L": "uint16", "I": "int32"}
 """Modes of 16-bit grey, and the dtype of their values."""
@@ -74,16 +72,7 @@ def _opened(path: Path) -> Iterator[Image]:
     try:
         image = Image.open(path, formats=("PNG", "JPEG", "BMP"))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large(path, str(error)) from error
+        raise too_large(path, str(error)) from error
     with image:
-        most = max(_FEW_PIXELS, _PIXELS_A_BYTE * path.stat().st_size)
-        if image.height * image.width > most:
-            raise _too_large(path, f"{image.width} x {image.height} pixels")
+        check_pixels(path, image.height, image.width)
         yield image
-
-
-def _too_large(path: Path, found: str) -> FormatError:
-    return FormatError(
-        f"{path} claims to be larger than a picture may be ({found}). If it is not "
-        "damaged, save it as a tiled TIFF or OME-Zarr, which is read in parts."
-    )

@@ -29,6 +29,8 @@ MAX_PARTS = 2**14
 """Largest number of stored chunks in a block."""
 MAX_METADATA = 2**26
 """Longest text that is parsed as metadata, in bytes."""
+_FEW_PIXELS, _PIXELS_A_BYTE = 2**25, 64
+"""Above so many pixels, a file has at most that many for each of its bytes."""
 _SPARE = 2**20
 """Bytes that a chunk may unpack to in any case."""
 _FILTERED = 16
@@ -98,6 +100,20 @@ def check_blocks(
         f"{what} claims the shape {_shown(shape)}, and each block that has to be read "
         f"at once is {found}. The file is probably damaged; if the shape is real, save "
         "it in smaller chunks or as smaller volumes."
+    )
+
+
+def check_pixels(path: Path, rows: int, columns: int) -> None:
+    """Refuse a packed image that claims more pixels than its file can hold."""
+    if rows * columns > max(_FEW_PIXELS, _PIXELS_A_BYTE * path.stat().st_size):
+        raise too_large(path, f"{columns} x {rows} pixels")
+
+
+def too_large(path: Path, found: str) -> FormatError:
+    """Return an error about a packed image that is read at once."""
+    return FormatError(
+        f"{path} claims to be larger than a picture may be ({found}). If it is not "
+        "damaged, save it as a tiled TIFF or OME-Zarr, which is read in parts."
     )
 
 
