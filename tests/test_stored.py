@@ -279,7 +279,7 @@ def test_stored_settings_are_taken_over(
     viewer = make_napari_viewer()
     widget = SegmentWidget(viewer)
     viewer.window.add_dock_widget(widget)
-    new = {"prompts_apart": False, "separate_by": "edges"}  # since those settings
+    new = {"prompts_apart": False, "separate_by": "edges", "orientation": "published"}
     kept["options"] |= new
     assert state_of(widget.form) == kept
     widget.session.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from hypothesis import given, settings, strategies as st
 
 from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.slicing.geometry import (
+    Turn,
     choose_axis,
     neighbour_index,
     plan_slices,
+    radiological,
     stack_context,
 )
 
@@ -92,6 +95,54 @@ def test_restore_is_the_exact_inverse_of_the_grid(
     enlarged = square.repeat(factor, axis=1).repeat(factor, axis=2)
     np.testing.assert_array_equal(geometry.restore(enlarged), planes)
     np.testing.assert_array_equal(geometry.restore(torch.tensor(enlarged)), planes)
+
+
+def turned(planes: Any, turn: Turn) -> Any:
+    """Slices [B, Y, X] as somebody turns them who only knows numpy."""
+    planes = planes[:, ::-1] if turn.mirror_rows else planes
+    planes = planes[:, :, ::-1] if turn.mirror_columns else planes
+    return (planes.transpose(0, 2, 1) if turn.swap else planes).copy()
+
+
+@pytest.mark.parametrize("turn", [Turn(*which) for which in product([0, 1], repeat=3)])
+@pytest.mark.parametrize("scale", [None, (1.5, 2.0)])
+@pytest.mark.parametrize("alone", [False, True])
+def test_the_network_sees_slices_turned_and_labels_come_back(
+    turn: Turn, scale: Any, alone: bool
+) -> None:
+    planes = np.random.default_rng(0).integers(0, 256, (2, 11, 17), np.uint8)
+    upright = turned(planes, turn)
+    plain = plan_slices(upright.shape, 16, 0, scale, alone=alone)
+    geometry = plan_slices(planes.shape, 16, 0, scale, alone=alone, turn=turn)
+    assert geometry.plane_shape == (11, 17)
+    for what in ("seen_shape", "pad", "padded_shape", "working_shape", "label_shape"):
+        assert getattr(geometry, what) == getattr(plain, what)
+    assert torch.equal(geometry.prepare(planes), plain.prepare(upright))
+    labels = np.random.default_rng(1).integers(0, 9, (2, *plain.label_shape))
+    back = geometry.restore(labels)
+    assert back.shape == planes.shape
+    np.testing.assert_array_equal(turned(back, turn), plain.restore(labels))
+    np.testing.assert_array_equal(geometry.restore(torch.tensor(labels)), back)
+
+
+LEFT, BACK, UP = np.eye(3)  # as DICOM counts
+STANDARD = {"axial": (BACK, LEFT), "coronal": (-UP, LEFT), "sagittal": (-UP, BACK)}
+
+
+@pytest.mark.parametrize("view", STANDARD)
+@pytest.mark.parametrize("stored", [Turn(*w) for w in product([0, 1], repeat=3)])
+def test_slices_stored_in_any_way_are_turned_upright(view: str, stored: Turn) -> None:
+    places = np.stack(np.meshgrid(*[np.arange(5.0)] * 2, indexing="ij"))
+    down, right = STANDARD[view]
+    upright = np.einsum("iyx,ic->yxc", places, np.stack([down, right]))  # [Y, X, 3]
+    slices = turned(np.moveaxis(upright, -1, 0), stored)
+    found = np.stack(
+        [slices[:, 1, 0] - slices[:, 0, 0], slices[:, 0, 1] - slices[:, 0, 0]]
+    )
+    oblique = found + 0.2 * np.random.default_rng(0).random((2, 3))
+    for directions in (found, oblique):
+        seen = turned(slices, radiological(directions))
+        np.testing.assert_array_equal(seen, np.moveaxis(upright, -1, 0))
 
 
 def test_nearest_agrees_with_torch_in_two_dimensions() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import dask.array as da
@@ -16,11 +17,11 @@ import zarr
 from hypothesis import given, settings, strategies as st
 
 from napari_biomedparse.data.options import SegmentOptions
-from napari_biomedparse.data.volume import Volume, as_volume
+from napari_biomedparse.data.volume import Volume, as_volume, volume_of
 from napari_biomedparse.errors import FormatError, OptionError
 from napari_biomedparse.networks.config import TINY
 from napari_biomedparse.pipeline.plan import plan_run
-from napari_biomedparse.slicing.geometry import plan_slices
+from napari_biomedparse.slicing.geometry import Turn, plan_slices
 from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
 from napari_biomedparse.slicing.read import (
     LARGE_SLICE,
@@ -230,6 +231,78 @@ def test_slices_read_alone_are_seen_as_the_square_that_enters(
     expected = np.moveaxis(batch.slices[0].numpy(), 0, -1)
     shown = seen if colours else np.stack([seen] * 3, -1)
     np.testing.assert_array_equal(shown, expected)
+
+
+# ---- how slices are turned for the network
+
+HEAD, BACK, LEFT = (0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)
+RIGHT = (-1.0, 0.0, 0.0)
+
+
+def patient(*directions: tuple[float, ...], header: bytes | None = None) -> Volume:
+    grey = np.random.default_rng(3).integers(0, 256, (4, 30, 41), np.uint8)
+    return replace(volume_of(grey), directions=directions, header=header)
+
+
+def turn_of(volume: Volume, *, alone: bool, **options: Any) -> Turn:
+    return slice_geometry(volume, SegmentOptions(**options), SIZE, alone=alone).turn
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_only_v1_is_shown_nifti_with_x_downwards(axis: int) -> None:
+    nifti, other = patient(header=b"a header"), patient()
+    assert turn_of(nifti, alone=True, axis=axis) == Turn(swap=True)
+    assert turn_of(nifti, alone=True, axis=axis, orientation="stored") == Turn()
+    assert (
+        turn_of(nifti, alone=False, axis=axis) == turn_of(other, alone=True) == Turn()
+    )
+    seen = seen_slice(nifti, SegmentOptions(axis=axis), 1, size=SIZE, alone=True)
+    plane = np.take(nifti.data, 1, axis)
+    expected = seen_slice(plane.T, SegmentOptions(), 0, size=SIZE, alone=True)
+    np.testing.assert_array_equal(seen, expected)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_the_radiological_view_follows_the_patient(alone: bool) -> None:
+    volume = patient(LEFT, HEAD, BACK)  # sagittal slices, with the head below
+    radiological = partial(turn_of, volume, alone=alone, orientation="radiological")
+    assert radiological(axis="z") == Turn(mirror_rows=True)
+    assert radiological(axis="y") == Turn(swap=True)
+    assert radiological(axis="x") == Turn(mirror_columns=True, swap=True)
+    mirrored = replace(volume, directions=(RIGHT, HEAD, BACK))
+    assert turn_of(mirrored, alone=alone, axis=1, orientation="radiological") == Turn(
+        mirror_rows=True, swap=True
+    )
+    options = SegmentOptions(axis="z", orientation="radiological")
+    seen = seen_slice(volume, options, 2, size=SIZE, alone=alone)
+    expected = seen_slice(
+        volume.data[:, ::-1], SegmentOptions(axis="z"), 2, size=SIZE, alone=alone
+    )
+    np.testing.assert_array_equal(seen, expected)
+
+
+@pytest.mark.parametrize("directions", [(), ((0.0,) * 3, BACK, (0.0,) * 3)])
+def test_a_volume_without_a_patient_has_no_radiological_view(directions: Any) -> None:
+    with pytest.raises(OptionError, match="does not say where left and right"):
+        turn_of(patient(*directions), alone=True, orientation="radiological", axis=0)
+
+
+def test_the_size_of_pixels_is_that_of_turned_slices() -> None:
+    volume = replace(
+        patient(header=b"a header"), spacing=(1.0, 2.0, 3.0), units=("micrometer",) * 3
+    )
+    options = SegmentOptions(pixel_size=1.0, axis="z")
+    geometry = slice_geometry(volume, options, SIZE, alone=True)
+    assert geometry.working_shape == (124, 64)  # 41 columns of 3, 30 rows of 2
+
+
+def test_colours_are_turned_too() -> None:
+    colours = np.random.default_rng(1).random((2, 20, 30, 3), np.float32)
+    volume = replace(as_volume(colours), header=b"a header")
+    seen = seen_slice(volume, SegmentOptions(), 1, size=SIZE, alone=True)
+    upright = colours.transpose(0, 2, 1, 3)
+    expected = seen_slice(upright, SegmentOptions(), 1, size=SIZE, alone=True)
+    np.testing.assert_array_equal(seen, expected)
 
 
 def test_values_as_they_are_are_cut_off_for_the_eye() -> None:

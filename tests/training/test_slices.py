@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -122,6 +124,32 @@ def test_alone_slices_are_squashed_and_have_no_neighbours() -> None:
     assert torch.equal(picture[0], picture[1]) and torch.equal(picture[0], picture[2])
     rows, columns = np.arange(48) * 2 // 3, np.arange(48) // 2
     np.testing.assert_array_equal(found, labels[4][rows[:, None], columns])
+
+
+def test_v1_learns_nifti_as_it_is_shown_it() -> None:
+    plain = volume()
+    for axis in range(3):
+        turned = replace(
+            plain,
+            image=plain.image.transpose(_swapped(axis)),
+            labels=plain.labels.transpose(_swapped(axis)),
+            nifti=True,
+        )
+        sample = Sample(0, axis, 4)
+        for alone in (True, False):
+            given = turned if alone else replace(plain, nifti=True)
+            picture, found = cut(given, sample, 48, alone=alone)
+            expected, labels = cut(plain, sample, 48, alone=alone)
+            assert torch.equal(picture, expected)
+            np.testing.assert_array_equal(found, labels)
+
+
+def _swapped(axis: int) -> list[int]:
+    """Axes in another order: rows and columns of slices along one are swapped."""
+    first, second = (i for i in range(3) if i != axis)
+    order = [0, 1, 2]
+    order[first], order[second] = second, first
+    return order
 
 
 def test_alone_no_slice_or_prompt_is_of_what_is_absent() -> None:

@@ -152,6 +152,8 @@ def _show(
     prompts, existence = result.prompts, result.existence
     parameters = result.parameters
     say(f"Grey levels: {parameters['intensity']}")
+    if "turned" in parameters:
+        say(f"Turned for the network: {parameters['turned']}")
     if kind == "series":
         threshold = options.existence_threshold
         show_times(prompts, existence, threshold, parameters["times"][0])

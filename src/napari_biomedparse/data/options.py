@@ -307,6 +307,16 @@ class SegmentOptions:
         check=lambda text: "".join(parse_axes(text)).upper(),
         metavar="LETTERS",
     )
+    orientation: str = option(
+        "published",
+        "Orientation",
+        "How slices are turned before the network sees them; labels keep the image's "
+        "own grid. published: as the model was trained, which for v1 is x downwards in "
+        "NIfTI files, and else as stored. stored: rows downwards. radiological: head "
+        "or front up and the patient's left at the right, for NIfTI and DICOM.",
+        choices=("published", "stored", "radiological"),
+        metavar="published|stored|radiological",
+    )
     voxel_size: str | None = option(
         None,
         "Voxel size",
@@ -428,6 +438,7 @@ class OptionChanges(TypedDict, total=False):
     slices: tuple[int, int] | None
     region: str | None
     axes: str | None
+    orientation: str
     voxel_size: str | None
     tile: str | int
     pixel_size: float | None

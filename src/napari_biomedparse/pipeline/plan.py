@@ -120,6 +120,18 @@ class RunPlan:
         """Slices that are read, predicted and yielded together."""
         return self.batch_size if self.tiles.is_single else 1
 
+    @property
+    def turned(self) -> str:
+        """How slices are turned for the network, in words; empty if they are not."""
+        turn, cut = self.geometry.turn, self.geometry.axis
+        names = [name for i, name in enumerate(self.volume.axes[:3]) if i != cut]
+        pairs = list(zip(names, turn, strict=False))[:: -1 if turn.swap else 1]
+        ways = (("downwards", "upwards"), ("to the right", "to the left"))
+        told = [
+            f"{name} {way[up]}" for (name, up), way in zip(pairs, ways, strict=True)
+        ]
+        return ", ".join(told) if any(turn) else ""
+
     def batched(self, suited: int) -> RunPlan:
         """Return the plan with the batch size `suited` if it was left to the device."""
         if self.options.batch_size != "auto":
@@ -138,6 +150,7 @@ class RunPlan:
             "instances": self.instances,
             "intensity": self.intensity.describe(),
             "truncated_prompts": list(self.truncated),
+            **({"turned": self.turned} if self.turned else {}),
             "napari_biomedparse": __version__,
         }
 

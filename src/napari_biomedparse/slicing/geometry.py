@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ CELL = 4  # network pixels that share one mask logit along each axis
 OVERLAP = 0.25  # minimum share of a tile's edge that its neighbour also covers
 _UNPADDED = ((0, 0), (0, 0))
 RESIZABLE = ("uint8", "float16", "float32", "float64")
+_Planes = TypeVar("_Planes", npt.NDArray[Any], "torch.Tensor")
 
 
 def choose_axis(shape: tuple[int, ...]) -> int:
@@ -36,6 +38,46 @@ def choose_axis(shape: tuple[int, ...]) -> int:
     if 2 * abs(rows - columns) / (rows + columns) < 0.5:
         return 0
     return shape.index(min(shape))
+
+
+class Turn(NamedTuple):
+    """How slices are turned: mirrored, and then rows and columns swapped."""
+
+    mirror_rows: bool = False
+    mirror_columns: bool = False
+    swap: bool = False
+
+    def forth(self, planes: _Planes) -> _Planes:
+        """Turn slices [..., Y, X]."""
+        planes = _mirrored(planes, self)
+        return planes.swapaxes(-2, -1) if self.swap else planes
+
+    def back(self, planes: _Planes) -> _Planes:
+        """Turn slices back to [..., Y, X]."""
+        return _mirrored(planes.swapaxes(-2, -1) if self.swap else planes, self)
+
+
+AS_STORED = Turn()
+
+
+def published(*, alone: bool, nifti: bool) -> Turn:
+    """Return how the network was shown slices, which are read `alone` by v1.
+
+    v1 saw those of NIfTI files with x downwards (ARCHITECTURE of v1, section 2).
+    """
+    return Turn(swap=alone and nifti)
+
+
+def radiological(directions: npt.NDArray[np.float64]) -> Turn:
+    """Return how slices are turned upright, with the patient's left at the right.
+
+    `directions` [2, 3] are those of y and x, see `Volume`. Feet, or else the back, come
+    down; the patient's left, or else the back, to the right.
+    """
+    down, right = (int(i) for i in np.abs(directions).argmax(axis=1))
+    rows, columns = bool(directions[0, down] > 0), bool(directions[1, right] > 0)
+    # Numbers rise to the left, the back and the head.
+    return Turn(rows == (down == 2), columns == (right == 2), down < right)
 
 
 @dataclass(frozen=True)
@@ -52,6 +94,9 @@ class SliceGeometry:
     alone: bool = False
     """Whether slices are read by themselves, without neighbours, and labeled in their
     own grid, as by BiomedParse v1."""
+    turn: Turn = AS_STORED
+    """How slices are turned for the network. Rows and columns of `pad`, `working_shape`
+    and `label_shape` are those of turned slices."""
 
     @property
     def depth(self) -> int:
@@ -65,18 +110,23 @@ class SliceGeometry:
         return rows, columns
 
     @property
+    def seen_shape(self) -> tuple[int, int]:
+        """Rows and columns of a turned slice."""
+        rows, columns = self.plane_shape
+        return (columns, rows) if self.turn.swap else (rows, columns)
+
+    @property
     def padded_shape(self) -> tuple[int, int]:
         """Rows and columns of a slice with its padding."""
         rows, columns = (
-            size + sum(pad)
-            for size, pad in zip(self.plane_shape, self.pad, strict=True)
+            size + sum(pad) for size, pad in zip(self.seen_shape, self.pad, strict=True)
         )
         return rows, columns
 
     @property
     def label_shape(self) -> tuple[int, int]:
         """Rows and columns of the labels that predictions become."""
-        return self.plane_shape if self.alone else self.working_shape
+        return self.seen_shape if self.alone else self.working_shape
 
     def prepare(self, planes: npt.NDArray[Any] | torch.Tensor) -> torch.Tensor:
         """Pad slices and resize them bicubically.
@@ -100,7 +150,7 @@ class SliceGeometry:
         import torch
         import torch.nn.functional as F
 
-        tensor = _as_tensor(planes)
+        tensor = self.turn.forth(_as_tensor(planes)).contiguous()
         if self.alone:
             return _squash(tensor, self.working_shape)
         (top, bottom), (left, right) = self.pad
@@ -125,9 +175,13 @@ class SliceGeometry:
             down, across = self._sources()
             values = labels[:, down[:, None], across]
         else:
-            values = self.pick(labels, dtype).cpu().numpy()
-        restored: npt.NDArray[Any] = values.astype(dtype or values.dtype, copy=False)
-        return restored
+            return self._typed(self.pick(labels, dtype).cpu().numpy(), dtype)
+        return self._typed(self.turn.back(values), dtype)
+
+    def _typed(
+        self, values: npt.NDArray[Any], dtype: npt.DTypeLike | None
+    ) -> npt.NDArray[Any]:
+        return values.astype(dtype or values.dtype, copy=False)
 
     def pick(
         self, labels: torch.Tensor, dtype: npt.DTypeLike | None = None
@@ -143,6 +197,7 @@ class SliceGeometry:
             for index in self._sources()
         )
         picked = labels if self.alone else labels[:, rows[:, None], columns]
+        picked = self.turn.back(picked)
         if dtype == np.uint8:
             return picked.to(torch.uint8)
         # torch knows uint16 by name only; the bits of int16 are the same.
@@ -151,7 +206,7 @@ class SliceGeometry:
     def _sources(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
         """Row and column at the network's scale of each row and column of a slice."""
         (top, _), (left, _) = self.pad
-        rows, columns = self.plane_shape
+        rows, columns = self.seen_shape
         down = _nearest(self.working_shape[0], self.padded_shape[0])
         across = _nearest(self.working_shape[1], self.padded_shape[1])
         return down[top : top + rows], across[left : left + columns]
@@ -183,6 +238,7 @@ def plan_slices(
     scale: tuple[float, float] | None = None,
     *,
     alone: bool = False,
+    turn: Turn = AS_STORED,
 ) -> SliceGeometry:
     """Plan how slices get to the network's size or, with a `scale`, are cut into tiles.
 
@@ -190,29 +246,33 @@ def plan_slices(
     `OptionError`. A whole slice is padded to a square and resized to the edge length
     `size`. With a `scale`, in network pixels per voxel along rows and columns, it is
     padded to the edge length of a tile at least, and to a multiple of `CELL` pixels.
-    Slices read `alone` are not padded but squashed or stretched.
+    Slices read `alone` are not padded but squashed or stretched. Rows and columns are
+    those of slices after their `turn`.
     """
     axis = choose_axis(shape) if axis is None else axis
     if axis not in (0, 1, 2):
         raise OptionError(f"The slicing axis must be 0, 1 or 2, not {axis!r}.")
     z, y, x = map(int, shape)
-    planes = [n for i, n in enumerate((z, y, x)) if i != axis]
+    planes = [n for i, n in enumerate((z, y, x)) if i != axis][
+        :: -1 if turn.swap else 1
+    ]
+    plan = partial(SliceGeometry, (z, y, x), axis, alone=alone, turn=turn)
     if scale is None and alone:
-        return SliceGeometry((z, y, x), axis, _UNPADDED, (size, size), alone)
+        return plan(_UNPADDED, (size, size))
     if scale is None:
         vertical, horizontal = (_halves(max(planes) - n) for n in planes)
-        return SliceGeometry((z, y, x), axis, (vertical, horizontal), (size, size))
+        return plan((vertical, horizontal), (size, size))
     down, across = (
         max(size, CELL * math.ceil(n * factor / CELL))
         for n, factor in zip(planes, scale, strict=True)
     )
     if alone:
-        return SliceGeometry((z, y, x), axis, _UNPADDED, (down, across), alone)
+        return plan(_UNPADDED, (down, across))
     vertical, horizontal = (
         _halves(max(0, round(pixels / factor) - n))
         for n, factor, pixels in zip(planes, scale, (down, across), strict=True)
     )
-    return SliceGeometry((z, y, x), axis, (vertical, horizontal), (down, across))
+    return plan((vertical, horizontal), (down, across))
 
 
 def _starts(length: int, size: int) -> list[int]:
@@ -233,6 +293,15 @@ def stack_context(planes: torch.Tensor) -> torch.Tensor:
     import torch
 
     return torch.stack((planes[1:-1], planes[:-2], planes[2:]), dim=1)
+
+
+def _mirrored(planes: _Planes, turn: Turn) -> _Planes:
+    axes = tuple(i for i in (-2, -1) if turn[i + 2])
+    if not axes:
+        return planes
+    return (
+        np.flip(planes, axes) if isinstance(planes, np.ndarray) else planes.flip(axes)
+    )
 
 
 def _halves(difference: int) -> tuple[int, int]:

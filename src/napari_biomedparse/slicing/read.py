@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,9 +29,13 @@ from napari_biomedparse.errors import (
 from napari_biomedparse.io.formats.units import with_voxel_size
 from napari_biomedparse.io.lazy import can_spool, chunk_thickness, spool
 from napari_biomedparse.slicing.geometry import (
+    AS_STORED,
     SliceGeometry,
+    Turn,
     neighbour_index,
     plan_slices,
+    published,
+    radiological,
     stack_context,
 )
 from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
@@ -79,17 +83,36 @@ def slice_geometry(
     """
     axis = _slicing_axis(volume, options.axis)
     whole = plan_slices(volume.grid, size, axis, alone=alone)
+    turn = _turn(volume, whole.axis, options.orientation, alone=alone)
+    plan = partial(plan_slices, volume.grid, size, whole.axis, alone=alone, turn=turn)
     if options.pixel_size is not None:
         scale = _scale(volume, whole.axis, options.pixel_size)
+        scale = scale[::-1] if turn.swap else scale
     elif options.tile == "none" or (
         options.tile == "auto"
         and max(whole.plane_shape) <= max(LARGE_SLICE, 2 * size if alone else 0)
     ):
-        return whole
+        return plan()
     else:
         tile = size if options.tile == "auto" else int(options.tile)
         scale = (size / tile, size / tile)
-    return plan_slices(volume.grid, size, whole.axis, scale, alone=alone)
+    return plan(scale)
+
+
+def _turn(volume: Volume, axis: int, orientation: str, *, alone: bool) -> Turn:
+    """Return how slices are turned."""
+    if orientation == "published":
+        return published(alone=alone, nifti=volume.header is not None)
+    if orientation == "stored":
+        return AS_STORED
+    known = [d for i, d in enumerate(volume.directions[:3]) if i != axis]
+    if not known or not all(map(any, known)):
+        raise OptionError(
+            f"{volume.name} does not say where left and right, front and back, head "
+            "and feet are along the axes of its slices, so they cannot be turned "
+            "upright; leave the orientation at published, or choose stored."
+        )
+    return radiological(np.array(known))
 
 
 def _slicing_axis(volume: Volume, axis: int | str | None) -> int | None:
@@ -333,7 +356,10 @@ def seen_slice(
         )
     if intensity is None:
         intensity = choose_intensity(volume.data, options.modality)
-    grey = grey_slice(volume, geometry.axis, index, intensity)
+    grey = np.moveaxis(
+        grey_slice(volume, geometry.axis, index, intensity), (0, 1), (-2, -1)
+    )
+    grey = np.moveaxis(geometry.turn.forth(grey), (-2, -1), (0, 1))
     if alone:
         from PIL import Image
 

@@ -124,7 +124,9 @@ def _load(
     if axes is None:
         spacing = None if "pixel" in image.units else image.spacing
         axes = (0,) if image.is_colour else slicing_axes(image.shape, spacing)
-    return [TrainingVolume(pair.name, dataset, grey, labels, wordings, axes, reviewed)]
+    nifti = image.header is not None
+    kind = (pair.name, dataset, grey, labels, wordings, axes, reviewed)
+    return [TrainingVolume(*kind, nifti=nifti)]
 
 
 def _read_reviewed(

@@ -17,7 +17,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from napari_biomedparse.networks.blocks.tokenizer import END_ID, tokenize
-from napari_biomedparse.slicing.geometry import neighbour_index, plan_slices
+from napari_biomedparse.slicing.geometry import (
+    neighbour_index,
+    plan_slices,
+    published,
+)
 from napari_biomedparse.training.augment import Variation, resized, vary
 from napari_biomedparse.training.losses import Targets, instance_edges
 from napari_biomedparse.training.volumes import TrainingVolume, targets
@@ -210,7 +214,9 @@ def cut(
     times the slice) or the slice's own channels, and int64 labels [S, S] of the voxels
     at the pixels' centres.
     """
-    geometry = plan_slices(volume.labels.shape, size, sample.axis, alone=alone)
+    turn = published(alone=alone, nifti=volume.nifti)
+    shape = volume.labels.shape
+    geometry = plan_slices(shape, size, sample.axis, alone=alone, turn=turn)
     if volume.has_channels:
         planes = np.moveaxis(volume.image.take(sample.place, 0), -1, 0)
     else:
@@ -218,7 +224,7 @@ def cut(
         places = [neighbour_index(place, geometry.depth) for place in near]
         planes = np.stack([volume.image.take(i, sample.axis) for i in places])
     labels = np.asarray(volume.labels.take(sample.place, sample.axis), np.int64)
-    square = np.pad(labels, geometry.pad)
+    square = np.pad(turn.forth(labels), geometry.pad)
     return geometry.prepare(planes).float().expand(3, -1, -1), resized(square, size)
 
 

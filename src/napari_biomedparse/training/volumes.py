@@ -67,6 +67,8 @@ class TrainingVolume:
         Slicing axes; with channels only the first one.
     reviewed : tuple of int, optional
         Slices to train on, which requires a single slicing axis; all by default.
+    nifti : bool
+        Whether they are from a NIfTI file, of which v1 is shown x downwards.
     """
 
     name: str
@@ -76,6 +78,7 @@ class TrainingVolume:
     wordings: Wordings
     axes: tuple[int, ...]
     reviewed: tuple[int, ...] | None = None
+    nifti: bool = False
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not fit, and labels that are not integers."""

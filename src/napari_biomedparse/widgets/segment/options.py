@@ -105,6 +105,7 @@ class TileChoice(Container[ComboBox | SpinBox | FloatSpinBox]):
 
 ADVANCED = (
     "axis",
+    "orientation",
     "existence_threshold",
     "overlaps",
     "overlap_threshold",
