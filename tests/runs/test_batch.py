@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from napari_biomedparse.errors import FormatError, OutputError
 from napari_biomedparse.io.inputs import find_files, folder_names
@@ -126,3 +130,26 @@ def test_a_table_of_something_else_is_kept(
     with pytest.raises(OutputError, match="is a file, not a folder"):
         segment_files([scans], out / SUMMARY, ["liver"], tiny_model)
     assert [path.read_text() for path in out.iterdir()] == ["precious"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+def test_a_folder_of_images_killed_again_and_again(tmp_path: Path) -> None:
+    images, out, made = tmp_path / "images", tmp_path / "out", np.random.default_rng(0)
+    images.mkdir()
+    for number in range(40):
+        colours = made.integers(0, 256, (30, 40, 3), np.uint8)
+        Image.fromarray(colours).save(images / f"{number}.png")
+    script = Path(__file__).with_name("killed_runs.py")
+    found = os.pathsep.join((str(script.parents[1]), os.environ.get("PYTHONPATH", "")))
+    done = subprocess.run(
+        [sys.executable, str(script), str(out), "2", str(images)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": found},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "40 of 40 equal" in done.stdout
+    with (out / SUMMARY).open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert {line["status"] for line in lines} <= {"done", "skipped"}
+    assert len(lines) == 80  # of two prompts each
