@@ -61,7 +61,7 @@ def test_prompts_that_cannot_be_used(prompts: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"modality": "sonar"}, r"'sonar'; choose one of auto, ct"),
+        ({"modality": "sonar"}, r"'sonar'; choose one of auto, none, ct"),
         ({"axis": 3}, r"between 0 and 2"),
         ({"axis": 1.5}, r"one of z, y, x, t, or a whole number"),
         ({"axis": "depth"}, r"one of z, y, x, t"),
