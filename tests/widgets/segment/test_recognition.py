@@ -82,7 +82,7 @@ def test_the_slice_in_view_is_recognised_as_by_python(desk, model, voxels):
     assert known["parameters"]["recognized"] == KIND
     assert known["complete"]
     assert not desk.view.outcomes.isHidden() and desk.view.plot.isHidden()
-    assert "Done: 2 targets of voxels in" in desk.view.status.text()
+    assert "Done: looked for 2 targets of voxels in" in desk.view.status.text()
 
 
 def test_a_photograph_without_prompts_goes_on_to_its_report(desk, voxels, tmp_path):
@@ -122,6 +122,6 @@ def test_another_model_is_refused_in_one_sentence(desk, voxels):
     desk.widget.recognize()
     desk.wait_for_end()
     assert desk.view.problem.text().startswith("Recognition needs BiomedParse v1")
-    stopped = "Stopped by an error: 0 of 2 targets of voxels finished."
+    stopped = "Stopped by an error: looked for 0 of 2 targets of voxels."
     assert desk.view.status.text() == stopped
     assert desk.view.resume_button.isHidden()

@@ -205,7 +205,8 @@ class LiveRun(QObject):
     def _on_planned(self, plan: Planned) -> None:
         self._total = self.task.total
         self._view.set_total(self._total, self._what)
-        self._view.say(f"Looking at the first {self._what}s…")
+        does = "Looking for" if self.request.kind else "Segmenting"
+        self._view.say(f"{does} the first {self._what}s…")
         if self._in_folder:
             self._show(*self._shown())
         self._remember(complete=False)
@@ -269,17 +270,17 @@ class LiveRun(QObject):
             return "Nothing was segmented."
         seconds = time.monotonic() - self._began
         took = duration(seconds) if seconds >= 1 else "less than a second"
-        name = self.request.image.name
+        name, looked = self.request.image.name, "looked for " * bool(self.request.kind)
         if complete:
             parameters = self._parameters()
             model = parameters["model"].split()[0]  # the checksum is in the metadata
             return (
-                f"Done: {count(self._total, self._what)} of {name} in {took} by "
-                f"{model} on {parameters['device']}."
+                f"Done: {looked}{count(self._total, self._what)} of {name} in {took} "
+                f"by {model} on {parameters['device']}."
             )
         how = "Stopped by an error" if self._failed else "Cancelled"
         done = f"{self._done} of {count(self._total, self._what)} of {name}"
-        return f"{how}: {done} finished{'' if self.request.kind else ' and kept'}."
+        return f"{how}: {looked}{done}{'' if looked else ' finished and kept'}."
 
     def _show_findings(self) -> None:
         plan, task, request = self.task.plan, self.task, self.request
