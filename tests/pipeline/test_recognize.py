@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from napari_biomedparse import recognize, segment
 from napari_biomedparse.cli import app
+from napari_biomedparse.data.volume import volume_of
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.labels.likeness import mask_statistics, p_value, read_table
@@ -124,3 +126,15 @@ def test_the_command_line_writes_the_same(tmp_path: Path) -> None:
     again = CliRunner().invoke(app, asked)
     assert again.exit_code != 0
     assert "exists already" in again.output
+
+
+def test_a_slice_of_nifti_is_looked_at_as_published() -> None:
+    picture = IMAGE[:40, :, 0]
+    stored = replace(volume_of(picture), header=b"of a NIfTI file")
+    for kind in ("CT-Liver", "MRI-T1-Gd-Brain"):
+        found = recognize(stored, kind, tiny_v1(), threshold=None, device="cpu")
+        shown = recognize(picture.T, kind, tiny_v1(), threshold=None, device="cpu")
+        np.testing.assert_array_equal(found.labels, shown.labels.T)
+        assert found.outcomes == shown.outcomes
+        assert found.p_values == pytest.approx(shown.p_values)
+        assert found.labels.any()
