@@ -32,6 +32,7 @@ PUBLIC = [
     "SegmentOptions",
     "Segmentation",
     "SegmentedSlices",
+    "Taught",
     "Volume",
     "VolumeError",
     "WorkerError",
@@ -53,6 +54,7 @@ PUBLIC = [
     "segment_lazy",
     "segment_series",
     "segment_to_folder",
+    "teach",
 ]
 HEAVY = {"dask", "magicgui", "napari", "numpy", "qtpy", "torch", "typer", "zarr"}
 

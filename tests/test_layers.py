@@ -26,7 +26,7 @@ FLOORS = (
     {"engine", "io", "labels", "samples"},
     {"slicing", "viewer"},
     {"pipeline", "training"},
-    {"runs"},
+    {"learning", "runs"},
     {"process", "report"},
     {"evaluation"},
     {"cli", "widgets"},
@@ -51,22 +51,23 @@ TENSORS = {"ftfy", "numpy", "tokenizers", "torch"} | sys.stdlib_module_names
 BUDGET = {
     "widgets": 7_831,
     "io": 6_690,
-    "cli": 1_785,
+    "cli": 1_880,
     "training": 2_574,
     "runs": 2_979,
-    "pipeline": 1_890,
+    "pipeline": 1_895,
     "process": 1_671,
     "labels": 1_310,
     "data": 1_385,
-    "slicing": 995,
+    "slicing": 1_010,
     "viewer": 994,
-    "engine": 449,
+    "engine": 456,
+    "learning": 485,
     "samples": 760,
     "report": 930,
     "evaluation": 1_429,
 }
-BUDGET_OF_OTHERS = 3_300
-BUDGET_OF_ALL = 36_810
+BUDGET_OF_OTHERS = 3_540
+BUDGET_OF_ALL = 38_000
 BY_STRING = {"__import__", "import_module", "run_module"}
 
 

@@ -35,6 +35,10 @@ from .io import (
     save_labels as save_labels,
 )
 from .labels.measure import measure_objects as measure_objects
+from .learning.teach import (
+    Taught as Taught,
+    teach as teach,
+)
 from .networks.weights import load_model as load_model
 from .pipeline.deprecated import (
     Consensus as Consensus,

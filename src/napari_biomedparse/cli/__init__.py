@@ -25,6 +25,7 @@ try:
         report,
         reproduce,
         segment,
+        teach,
         vocabulary,
     )
     from napari_biomedparse.cli._options import described
@@ -102,6 +103,7 @@ for _verb in (
     info.info,
     measure.measure,
     recognize.recognize,
+    teach.teach,
     report.report,
     vocabulary.vocabulary,
     evaluate.evaluate,

@@ -179,6 +179,12 @@ class Engine:
             self._make_room(len(slices), len(tokens), shortage)
             remember = False
 
+    @torch.inference_mode()
+    def encode_slices(self, slices: Tensor) -> Features:
+        """Compute the features of slices [B, 3, S, S], of grey levels 0 to 255."""
+        check_not_forked(self._process)
+        return self._encode_image(slices)
+
     def suited_batch(self, prompts: int) -> int:
         """Choose the batch size for a number of prompts.
 

@@ -6,6 +6,7 @@ Torch is imported only when a model is loaded, so that forms open quickly.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import platform
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from napari_biomedparse.networks.checkpoint import Checkpoint
     from napari_biomedparse.networks.config import BiomedParseConfig
     from napari_biomedparse.networks.hub import Confirm, Progress
     from napari_biomedparse.networks.network import Network
@@ -43,6 +45,9 @@ SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
 """Endings of weights files."""
 _NAMES_BYTES = 2**22
 """Beginning of a weights file that holds the names of its tensors."""
+
+TAUGHT = "taught"
+"""Entry in the metadata of a file of `teach`."""
 
 DEMO_STANDS_IN = (
     "BiomedParse v2 is not on this computer, so the demo model is used. It learned "
@@ -96,11 +101,26 @@ def is_fine_tuned(path: str | os.PathLike[str]) -> bool:
         return False  # another kind of file
 
 
+def _untaught(model: str) -> str:
+    """Return what a file of `teach` is based on, and any other model as it is."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(model, framework="np") as file:
+            facts = json.loads((file.metadata() or {}).get(TAUGHT, "{}"))
+            base = facts.get("base", model)
+    except (AttributeError, OSError, RecursionError, SafetensorError, ValueError):
+        return model
+    beside = Path(model).with_name(Path(str(base)).name)
+    return str(beside if beside.is_file() else base)
+
+
 def config_of(model: str) -> BiomedParseConfig:
     """Return the published network that a model, given by name or file, is like.
 
     The names of tensors tell, at the beginning of a file; weights are not read.
     """
+    model = _untaught(model)
     if model in MODELS:
         return MODELS[model].config
     with suppress(OSError), open(model, "rb") as file:
@@ -110,6 +130,7 @@ def config_of(model: str) -> BiomedParseConfig:
 
 def is_small(model: str) -> bool:
     """Return whether a model, given by name or file, is small; reads no weights."""
+    model = _untaught(model)
     path = Path(model)
     return model in SMALL or (path.is_file() and path.stat().st_size <= SMALL_BYTES)
 
@@ -181,7 +202,10 @@ def load_model(
             else _local(name)
         )
         checkpoint = read_checkpoint(path)
-        model = _build(listed, checkpoint.config, checkpoint.tensors, path)
+        if TAUGHT in checkpoint.metadata:
+            model = _taught(checkpoint, path, offline=offline)
+        else:
+            model = _build(listed, checkpoint.config, checkpoint.tensors, path)
     _names[model] = path.name if listed is None else listed.name
     try:
         return model.to(device)
@@ -206,6 +230,39 @@ def model_identity(model: Network | str | os.PathLike[str]) -> str:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         _identities[model] = identity  # what can be trained may change
     return identity
+
+
+def base_facts(base: Network) -> dict[str, str]:
+    """Return what a taught file records of its base: its name and checksum."""
+    name, _, checksum = model_identity(base).rpartition(" ")
+    return {"base": name, "checksum": checksum}
+
+
+def _taught(checkpoint: Checkpoint, path: Path, *, offline: bool) -> Network:
+    """Build a taught network around its base, which must be the same as then."""
+    from napari_biomedparse.networks.taught import TaughtNetwork
+
+    try:
+        facts = json.loads(checkpoint.metadata[TAUGHT])
+        name, checksum = str(facts["base"]), facts["checksum"]
+        texts = [str(text) for text in facts["texts"]]
+        heads, gates = checkpoint.tensors["heads"], checkpoint.tensors["gates"]
+    except (LookupError, RecursionError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged as a file of `teach` ({error!r}). Teach again."
+        ) from error
+    beside = path.parent / Path(name).name
+    base = load_model(beside if beside.is_file() else name, offline=offline)
+    if base_facts(base)["checksum"] != checksum:
+        raise CheckpointError(
+            f"{path} was taught on other weights than those of {name}. Put the weights "
+            "file that it was taught on beside it, or teach again."
+        )
+    try:
+        taught = TaughtNetwork(base, texts, heads, gates)
+    except ValueError as error:
+        raise CheckpointError(f"{path} does not fit {name}: {error}.") from error
+    return taught.eval().requires_grad_(False)
 
 
 def _build(

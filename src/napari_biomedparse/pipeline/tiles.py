@@ -14,7 +14,7 @@ from torch import Tensor
 
 from napari_biomedparse.engine.engine import SlicePrediction
 from napari_biomedparse.labels.resolve import likely
-from napari_biomedparse.slicing.geometry import CELL, OVERLAP, TileGrid
+from napari_biomedparse.slicing.geometry import OVERLAP, TileGrid
 
 
 def predict_tiles(
@@ -29,7 +29,8 @@ def predict_tiles(
 
     Where a prompt's existence is below the threshold in a tile, the tile's mask logits
     count against the prompt wherever they were in favour, with their usual weight.
-    Logits are [B, P, H / 4, W / 4]; existence is that of the tile with the highest.
+    Logits are [B, P, H / 4, W / 4], or [B, P, H, W] of a taught network; existence is
+    that of the tile with the highest.
     """
     each = (
         _predict_slice(predict, one, grid, batch_size, existence_threshold)
@@ -46,9 +47,7 @@ def _predict_slice(
     existence_threshold: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Predict one slice [3, H, W]; return its part of a `SlicePrediction`."""
-    size, cells = grid.size, grid.size // CELL
-    weight = _weight(cells)
-    total = torch.zeros(grid.shape[0] // CELL, grid.shape[1] // CELL)
+    size = grid.size
     blended, existence = None, []
     corners = grid.corners
     for start in range(0, len(corners), batch_size):
@@ -60,11 +59,14 @@ def _predict_slice(
         absent = ~likely(found.existence, existence_threshold)  # [n, P]
         logits = torch.where(absent[:, None, :, None, None], -logits.abs(), logits)
         if blended is None:
-            weight, total = weight.to(logits.device), total.to(logits.device)
+            cells = logits.shape[-1]
+            cell = size // cells
+            weight = _weight(cells).to(logits.device)
+            total = logits.new_zeros(grid.shape[0] // cell, grid.shape[1] // cell)
             blended = logits.new_zeros((2, logits.shape[2], *total.shape))
         for (y, x), tile in zip(some, logits, strict=True):
-            rows = slice(y // CELL, y // CELL + cells)
-            columns = slice(x // CELL, x // CELL + cells)
+            rows = slice(y // cell, y // cell + cells)
+            columns = slice(x // cell, x // cell + cells)
             blended[..., rows, columns] += weight * tile
             total[rows, columns] += weight
     assert blended is not None  # a grid has at least one tile

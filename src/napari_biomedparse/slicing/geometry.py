@@ -158,6 +158,20 @@ class SliceGeometry:
         resized = F.interpolate(padded[:, None], self.working_shape, mode="bicubic")
         return resized[:, 0].to(tensor.device, torch.int32)
 
+    def shrink(self, labels: npt.NDArray[Any], beyond: int = 0) -> npt.NDArray[Any]:
+        """Bring labels of slices [B, Y, X] to the network's scale, [B, H, W].
+
+        Each network pixel gets the label at its centre, or `beyond` on the padding.
+        """
+        pad = ((0, 0), *self.pad)
+        padded = np.pad(labels, pad, constant_values=beyond)
+        down, across = (
+            ((2 * np.arange(size) + 1) * source) // (2 * size)
+            for size, source in zip(self.working_shape, padded.shape[1:], strict=True)
+        )
+        picked: npt.NDArray[Any] = padded[:, down[:, None], across]
+        return picked
+
     def restore(
         self,
         labels: npt.NDArray[Any] | torch.Tensor,

@@ -1,0 +1,1 @@
+"""Corrections teach: from a few corrected slices to better masks in all others."""

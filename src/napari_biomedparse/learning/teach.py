@@ -1,0 +1,336 @@
+"""Corrected slices of a volume become heads for its prompts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from napari_biomedparse.errors import OptionError, VolumeError
+from napari_biomedparse.io.contents import LabelVolume
+from napari_biomedparse.io.durable import check_place
+from napari_biomedparse.io.files import open_labels
+from napari_biomedparse.learning.fit import Example, apply_head, dice, fit_head
+from napari_biomedparse.networks.blocks.filters import filter_slice
+from napari_biomedparse.networks.checkpoint import save_weights
+from napari_biomedparse.networks.taught import TaughtNetwork, enlarged, presence
+from napari_biomedparse.networks.weights import TAUGHT, base_facts
+from napari_biomedparse.pipeline.plan import spans
+from napari_biomedparse.pipeline.segment import single_plan
+from napari_biomedparse.slicing.read import slice_batches
+
+if TYPE_CHECKING:
+    from napari_biomedparse.data.options import OptionChanges, SegmentOptions
+    from napari_biomedparse.data.prompts import PromptsLike
+    from napari_biomedparse.data.volume import VolumeLike
+    from napari_biomedparse.engine.engine import Engine
+    from napari_biomedparse.networks.blocks.decoder import ImageFeatures
+    from napari_biomedparse.pipeline.plan import RunPlan
+    from napari_biomedparse.pipeline.segment import Model
+
+SUFFIX = ".taught.safetensors"
+STRENGTH = 0.003
+"""Of the regularisation; a tenth and ten times it were worse (docs/teach.md)."""
+MOST_FOLDS = 4
+BLOCKS = 8
+"""A single slice is cut into this many blocks a side, left out in turns."""
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """How well a prompt's target is found in corrected slices that were left out.
+
+    Attributes
+    ----------
+    text : str
+        The prompt.
+    dice_text, dice_taught : float
+        Dice coefficient, 0 to 1, of the text alone and of what was taught, in the
+        network's pixels.
+    """
+
+    text: str
+    dice_text: float
+    dice_taught: float
+
+    @property
+    def helps(self) -> bool:
+        """Whether teaching helped; the text alone stays if not."""
+        return self.dice_taught > self.dice_text
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What `teach` returns.
+
+    Attributes
+    ----------
+    network : Network
+        A `model` for `segment` and all others.
+    lessons : tuple of Lesson
+        One for each prompt.
+    slices : tuple of int
+        The corrected slices.
+    parameters : dict
+        What the result depends on, as for a run.
+    volume : str
+        Its name.
+    """
+
+    network: TaughtNetwork
+    lessons: tuple[Lesson, ...]
+    slices: tuple[int, ...]
+    parameters: dict[str, Any]
+    volume: str
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write a file of less than a megabyte, which is a model for `load_model`.
+
+        The base network is not in it, but its name and checksum. An `OptionError` is
+        raised for a name that does not end in ".taught.safetensors", an `OutputError`
+        if the file exists or cannot be written.
+        """
+        path = Path(path)
+        if not path.name.endswith(SUFFIX):
+            raise OptionError(f"{path} must end in {SUFFIX}, such as nuclei{SUFFIX}.")
+        base = base_facts(self.network.base)
+        if base["base"] == "custom":
+            raise OptionError(
+                "The base network was not loaded by `load_model`, so it could not be "
+                "found again. Save its weights, load them, and teach that."
+            )
+        check_place(path, overwrite=overwrite)
+        facts = {
+            **base,
+            "texts": self.network.texts,
+            "lessons": [asdict(one) for one in self.lessons],
+            "slices": self.slices,
+            "volume": self.volume,
+            "parameters": self.parameters,
+        }
+        tensors = {"heads": self.network.heads.cpu(), "gates": self.network.gates.cpu()}
+        save_weights(path, tensors, {TAUGHT: json.dumps(facts)}, self.network.config)
+        return path
+
+
+def teach(
+    volume: VolumeLike | str | os.PathLike[str],
+    labels: Any,
+    prompts: PromptsLike,
+    model: Model | None = None,
+    options: SegmentOptions | None = None,
+    *,
+    corrected: Iterable[int] | None = None,
+    device: str = "auto",
+    **changes: Unpack[OptionChanges],
+) -> Taught:
+    """Learn from corrected slices what prompts mean in a volume.
+
+    For every prompt, a linear function of the network's mask features, of classical
+    filters and of the text's own logits is fitted to the corrected slices. The network
+    itself does not change. Whether it helps is tried on corrected slices that are left
+    out (parts of the slice, if there is one alone); if not, the text alone stays.
+
+    Parameters
+    ----------
+    volume, prompts, model, options, device, **changes
+        As for `segment`.
+    labels : array of int, LabelVolume or path
+        Of the volume's shape: the label id of a prompt, 0 where there is none of them,
+        and -1 where nothing is known.
+    corrected : iterable of int, optional
+        Corrected slices along the slicing axis; every voxel of them counts. By default
+        those with a label.
+
+    Raises
+    ------
+    VolumeError, PromptError, OptionError
+        If volume, labels, prompts or options cannot be used.
+    CheckpointError, DeviceError
+        If the model cannot be loaded, or not on that device.
+    FormatError
+        If a file cannot be read.
+    """
+    plan, engine = single_plan(volume, prompts, model, options, device, changes)
+    base = engine.model
+    if isinstance(base, TaughtNetwork):
+        raise OptionError(
+            "This model is taught already. Choose the one it is based on."
+        )
+    given = _labels(labels)
+    if given.shape != plan.geometry.shape:
+        raise VolumeError(
+            f"The labels have the shape {given.shape}, but {plan.volume.name} has "
+            f"{plan.geometry.shape}; they must be equal."
+        )
+    chosen = _slices(plan, given, corrected)
+    squares = list(_squares(plan, engine, given, chosen))
+    lessons, taught = [], {}
+    for at, (label, text) in enumerate(
+        zip(plan.prompts.ids, plan.prompts.texts, strict=True)
+    ):
+        examples = [one.example(at, label) for one in squares]
+        lesson = _try(text, examples)
+        lessons.append(lesson)
+        if lesson.helps:
+            head = fit_head(examples, STRENGTH)
+            taught[text] = head, _gate(head, examples)
+    heads, gates = zip(*taught.values(), strict=True) if taught else ((), ())
+    network = TaughtNetwork(
+        base,
+        tuple(taught),
+        torch.stack(heads) if heads else torch.zeros(0, 0, 0),
+        torch.stack(gates) if gates else torch.zeros(0),
+    )
+    network = network.to(engine.device).eval().requires_grad_(False)
+    return Taught(network, tuple(lessons), chosen, plan.parameters(), plan.volume.name)
+
+
+class _Square(NamedTuple):
+    """A square that the network sees, and what it finds there for all prompts."""
+
+    group: int  # number of its slice
+    features: Tensor  # float32 [C, h, w]
+    filters: Tensor  # float32 [FILTERS, S, S]
+    logits: Tensor  # float32 [P, h, w]
+    existence: Tensor  # float32 [P]
+    labels: Tensor  # int64 [S, S]
+
+    def example(self, prompt: int, label: int) -> Example:
+        """Return what there is to learn for a prompt."""
+        return Example(
+            self.group,
+            self.logits[prompt],
+            bool(self.existence[prompt] > 0),
+            self.features,
+            self.filters,
+            self.labels == label,
+            self.labels != UNKNOWN,
+        )
+
+
+def _labels(labels: Any) -> Any:
+    """Return labels as an array [Z, Y, X], lazy if they are a file."""
+    if isinstance(labels, str | os.PathLike):
+        labels = open_labels(labels)
+    if isinstance(labels, LabelVolume):
+        labels = labels.volume.data
+    labels = labels if hasattr(labels, "shape") else np.asarray(labels)
+    return labels[None] if labels.ndim == 2 else labels
+
+
+def _slices(
+    plan: RunPlan, labels: Any, wanted: Iterable[int] | None
+) -> tuple[int, ...]:
+    """Choose the corrected slices: those wanted, or those with a label."""
+    depth = plan.geometry.depth
+    if wanted is None:
+        wanted = [i for i in range(depth) if (_plane(plan, labels, i) > 0).any()]
+        if not wanted:
+            raise OptionError("The labels are empty: correct a slice first.")
+    chosen = tuple(sorted({int(index) for index in wanted}))
+    if not chosen or not 0 <= chosen[0] <= chosen[-1] < depth:
+        raise OptionError(
+            f"Corrected slices must be numbers from 0 to {depth - 1}; "
+            f"given are {', '.join(map(str, chosen)) or 'none'}."
+        )
+    return chosen
+
+
+def _plane(plan: RunPlan, labels: Any, index: int) -> Any:
+    """Read a slice of the labels, [1, Y, X]."""
+    where = [slice(None)] * 3
+    where[plan.geometry.axis] = slice(index, index + 1)
+    plane = np.asarray(labels[tuple(where)])
+    return np.moveaxis(plane, plan.geometry.axis, 0)
+
+
+def _squares(
+    plan: RunPlan, engine: Engine, labels: Any, slices: Sequence[int]
+) -> Iterator[_Square]:
+    """Compute features, filters and logits of all squares of some slices."""
+    texts, size = plan.prompts.texts, plan.tiles.size
+    tokens: Any = engine.encode_prompts(texts)
+    if plan.options.prompts_apart:
+        tokens = [engine.encode_prompts([text]) for text in texts]
+    cut = plan.volume, plan.geometry, plan.intensity
+    for span in spans(slices):
+        for batch in slice_batches(*cut, *span, 1):
+            plane = plan.geometry.shrink(_plane(plan, labels, batch.start), UNKNOWN)
+            truth = torch.from_numpy(plane[0].astype(np.int64))
+            for y, x in plan.tiles.corners:
+                here = slice(y, y + size), slice(x, x + size)
+                square = batch.slices[:, :, *here]
+                features = cast("ImageFeatures", engine.encode_slices(square))
+                found = engine.predict(square, tokens, remember=False)
+                yield _Square(
+                    batch.start,
+                    features.mask_features[0].float().cpu(),
+                    filter_slice(square[0].cpu()),
+                    found.mask_logits[0].cpu(),
+                    found.existence[0].cpu(),
+                    truth[here],
+                )
+
+
+def _try(text: str, examples: Sequence[Example]) -> Lesson:
+    """Compare the text alone with fits to a part of the slices, on the others.
+
+    Without the target in any of them there is nothing to learn it from.
+    """
+    nowhere = torch.tensor(-1.0)
+    alone, found, left_out = [], [], []
+    for train, test in _folds(examples):
+        if not any((one.truth & one.known).any() for one in train):
+            continue
+        head = fit_head(train, STRENGTH)
+        for one in test:
+            large = enlarged(one.logits[None], one.known.shape)[0]
+            alone.append(large if one.exists else nowhere)
+            found.append(apply_head(head, one))
+            left_out.append(one)
+    before = dice(alone, left_out)
+    return Lesson(text, before, dice(found, left_out) if found else before)
+
+
+def _folds(
+    examples: Sequence[Example],
+) -> Iterator[tuple[list[Example], list[Example]]]:
+    """Divide the slices, or the blocks of a single one, into some to fit and others."""
+    groups = sorted({one.group for one in examples})
+    if len(groups) > 1:
+        count = min(MOST_FOLDS, len(groups))
+        for fold in range(count):
+            out = groups[fold::count]
+            yield (
+                [one for one in examples if one.group not in out],
+                [one for one in examples if one.group in out],
+            )
+        return
+    height, width = examples[0].known.shape
+    rows = torch.arange(height)[:, None] * BLOCKS // height
+    turns = (rows + 2 * (torch.arange(width) * BLOCKS // width)) % MOST_FOLDS
+    for fold in range(MOST_FOLDS):
+        inside = turns == fold
+        yield (
+            [one._replace(known=one.known & ~inside) for one in examples],
+            [one._replace(known=one.known & inside) for one in examples],
+        )
+
+
+def _gate(head: Tensor, examples: Sequence[Example]) -> Tensor:
+    """Return what to add to `presence` so that it tells empty slices from others."""
+    there = torch.tensor([bool((one.truth & one.known).any()) for one in examples])
+    scores = torch.stack([presence(apply_head(head, one)) for one in examples])
+    if there.all() or not there.any() or scores[~there].max() < 0:
+        return scores.new_zeros(())
+    lowest, highest = scores[there].min(), scores[~there].max()
+    return -(lowest + highest) / 2 if lowest > highest else scores.new_zeros(())
