@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from napari_biomedparse.errors import FormatError, OptionError
 from napari_biomedparse.labels.likeness import (
     combine_masks,
     drop_covered,
+    find_entries,
     mask_statistics,
     p_value,
-    pairs_of,
     read_table,
 )
 from napari_biomedparse.pipeline.recognize import TARGETS
@@ -25,16 +27,74 @@ def test_the_table_is_that_of_the_authors() -> None:
     assert sum(map(len, table.values())) == 61
     assert set(TARGETS) - set(table) == {"CT-Liver"}
     for kind in table:
-        for target in TARGETS[kind]:
-            assert len(pairs_of(table, kind, target)) == 4
+        found = find_entries(TARGETS[kind], kind)
+        assert [(one and one.target) for one in found] == list(TARGETS[kind])
+        assert all(one.pairs == table[kind][one.target] for one in found if one)
 
 
-def test_what_the_table_lacks_is_named() -> None:
-    table = read_table()
-    with pytest.raises(OptionError, match="'Photo' in the table; it has CT-Abdomen"):
-        pairs_of(table, "Photo", "cat")
-    with pytest.raises(OptionError, match="'cat' of OCT in the table; it has edema"):
-        pairs_of(table, "OCT", "cat")
+@pytest.mark.parametrize(
+    ("text", "kind", "target"),
+    [
+        ("neoplastic cells in breast pathology", "Pathology", "neoplastic cells"),
+        ("liver in abdominal CT", "CT-Abdomen", "liver"),
+        ("Aorta in abdomen MR", "MRI-Abdomen", "aorta"),
+        ("covid-19 infection in chest CT", "CT-Chest", "COVID-19 infection"),
+        ("left lung in chest X-Ray", "X-Ray-Chest", "left lung"),
+        ("myocardium in heart MRI", "MRI-Cardiac", "myocardium"),
+        ("edema in MRI FLAIR of the brain", "MRI-FLAIR-Brain", "edema"),
+        ("tumor core in T1-Gd brain MRI", "MRI-T1-Gd-Brain", "tumor core"),
+        ("optic disc in retinal fundus", "Fundus", "optic disc"),
+    ],
+)
+def test_a_prompt_names_its_kind_of_image_and_target(
+    text: str, kind: str, target: str
+) -> None:
+    (entry,) = find_entries([text])
+    assert entry == (kind, target, read_table()[kind][target])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "liver",  # of which kind?
+        "pathology",
+        "tumor core in brain MRI",  # which of two sequences?
+        "COVID-19 infection in chest X-Ray",
+        "microaneurysm in retinal fundus",
+        "liver in CTA of abdomens",
+    ],
+)
+def test_other_prompts_have_no_entry(text: str) -> None:
+    assert find_entries([text, "edema in OCT"])[0] is None
+
+
+def test_a_kind_that_is_given_counts() -> None:
+    given = find_entries(["liver", "Spleen in chest MRI", "cat"], "CT-Abdomen")
+    assert [one and one[:2] for one in given] == [
+        ("CT-Abdomen", "liver"), ("CT-Abdomen", "spleen"), None,
+    ]  # fmt: skip
+
+
+def test_a_table_of_ones_own(tmp_path: Path) -> None:
+    path, pairs = tmp_path / "own.json", [[1, 2]] * 4
+    path.write_text(json.dumps({"EM-Cell": {"nucleus": pairs}}))
+    expected = (("EM-Cell", "nucleus", pairs),)
+    assert find_entries(
+        ["nucleus in a cell in EM of a cell"], "EM-Cell", str(path)
+    ) == (None,)
+    assert find_entries(["nucleus in cell EM"], path=str(path)) == expected
+    assert find_entries(["nucleus"], "EM-Cell", str(path)) == expected
+
+
+def test_a_kind_or_table_that_fits_nothing_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="'Photo', which the authors' table does not"):
+        find_entries(["cat"], "Photo")
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps({"EM-Cell": {"nucleus": [[1, 2]] * 4}}))
+    with pytest.raises(OptionError, match=r"'OCT', which own\.json does .* EM-Cell"):
+        find_entries(["edema"], "OCT", str(path))
+    with pytest.raises(OptionError, match=r"No prompt names .* own\.json.*: EM-Cell"):
+        find_entries(["nucleus", "edema in OCT"], path=str(path))
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"OCT": [1]}', '{"OCT": {"a": [[1]]}}'])
@@ -52,6 +112,8 @@ def test_statistics_are_of_the_pixels_inside() -> None:
     probability = np.array([[1.0, 0.501], [0, 0]], np.float32)  # 0.501 is not inside
     found = mask_statistics(image, probability)
     np.testing.assert_allclose(found * 256, [255, 64, 128, 192])
+    tensors = torch.from_numpy(image), torch.from_numpy(probability)
+    np.testing.assert_array_equal(mask_statistics(*tensors), found)
     assert not mask_statistics(image, 0.501 * np.ones((2, 2), np.float32)).any()
     assert p_value(np.zeros(4), [[2, 3]] * 4) == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def test_targets_are_counted_as_they_are_looked_for() -> None:
     assert len(plans[30].tiles.corners) > 1
     for plan in plans.values():
         counts: list[int] = []
-        recognize_slice(plan, engine, kind, on_target=counts.append)
+        recognize_slice(plan, engine, on_target=counts.append)
         assert counts == sorted(counts)
         assert counts[-1] == 3
     np.testing.assert_array_equal(
@@ -98,11 +99,15 @@ def test_targets_are_counted_as_they_are_looked_for() -> None:
     )
 
 
-def test_refusals() -> None:
+def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="needs BiomedParse v1"):
         recognize(IMAGE, KIND, "tiny", device="cpu")
     with pytest.raises(OptionError, match="'Photo' is unknown; choose one of CT-Abd"):
         recognize(IMAGE, "Photo", tiny_v1())
+    other = tmp_path / "t.json"
+    other.write_text(json.dumps({"OCT": {"edema": [[1, 2]] * 4}}))
+    with pytest.raises(OptionError, match=r"'Endoscopy', which t\.json does not have"):
+        recognize(IMAGE, KIND, tiny_v1(), table=other)
     with pytest.raises(VolumeError, match="has 4 slices"):
         recognize(np.zeros((4, 30, 30), np.uint8), KIND, tiny_v1(), device="cpu")
 
@@ -126,6 +131,19 @@ def test_the_command_line_writes_the_same(tmp_path: Path) -> None:
     again = CliRunner().invoke(app, asked)
     assert again.exit_code != 0
     assert "exists already" in again.output
+    new = [text.replace(str(out), str(tmp_path / "new.tif")) for text in asked]
+    again = CliRunner().invoke(app, [*new, "--csv", str(table)])
+    assert again.exit_code != 0
+    assert "exists already" in again.output
+    again = CliRunner().invoke(app, [*new, "--csv", str(tmp_path / "." / "new.tif")])
+    assert again.exit_code != 0
+    assert "choose two names" in again.output
+    mine = tmp_path / "mine.json"
+    mine.write_text(json.dumps({KIND: dict.fromkeys(TARGETS, [[1, 2]] * 4)}))
+    asked = [*new, "--table", str(mine), "--csv", str(mine), "--overwrite"]
+    assert CliRunner().invoke(app, asked).exit_code != 0
+    assert json.loads(mine.read_text())  # an input is never replaced
+    assert not (tmp_path / "new.tif").exists()
 
 
 def test_a_slice_of_nifti_is_looked_at_as_published() -> None:

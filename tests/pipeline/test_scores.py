@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_v1 import tiny_v1
 
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.engine.engine import Engine
@@ -70,6 +71,26 @@ def test_it_equals_a_run_by_the_new_options(
     np.testing.assert_array_equal(again.labels, expected.labels)
     np.testing.assert_array_equal(again.instances, expected.instances)
     np.testing.assert_array_equal(again.existence, expected.existence)
+
+
+@pytest.mark.parametrize("tile", ["none", 32])
+def test_the_threshold_of_p_is_applied_again(grey: Any, tile: Any) -> None:
+    model = tiny_v1()
+    options = SegmentOptions(tile=tile, kind="Endoscopy", axis=0)
+    prompts = {2: "polyp", 5: "cat", 9: "non-neoplastic polyp"}
+    plan = plan_run(grey, prompts, options, config=model.config)
+    store = ScoreStore(plan)
+    for _ in run_plan(plan, Engine(model), keep=store.add):
+        pass
+    p = segment(grey, prompts, model, options).existence
+    for threshold in (0.0, float(np.median(p[0])), 1.0):
+        new = changed(plan, p_threshold=threshold)
+        again = collect(new, resolve_again(new, store), "tiny", "float32")
+        expected = segment(grey, prompts, model, new.options)
+        np.testing.assert_array_equal(again.labels, expected.labels)
+        np.testing.assert_array_equal(again.existence, p)
+        assert again.labels.any()
+    assert set(np.unique(again.labels)) == {0, 5}  # which has no table
 
 
 def test_slices_come_in_the_order_they_are_asked_for(

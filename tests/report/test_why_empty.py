@@ -180,3 +180,23 @@ def test_it_needs_no_torch() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_of_v1_its_own_size_and_p_count() -> None:
+    volume = np.zeros((1, 3000, 2900, 3), np.uint8) + GREY[:1, :1, :1, None]
+    of_v1 = {"p_values": {"1": None}, "image_size": 1024}
+
+    def explained(p: float, **options: Any) -> tuple[Cause, ...]:
+        scores = np.full((1, 1), p, np.float32)
+        chosen = SegmentOptions(**options)
+        return why_empty(volume, "liver", chosen, scores, parameters=of_v1)
+
+    size, last = explained(np.nan, tile="none")
+    assert "downscaled 2.9 times" in size.sentence
+    assert size.options == {"tile": 1024, "pixel_size": None}
+    assert last.sentence == "The network draws no mask."
+    assert explained(0.02, p_threshold=0.0) == (last,)
+    dropped, rest = explained(0.023, p_threshold=0.05)
+    assert "best p score is 0.023" in dropped.sentence and rest == last
+    assert dropped.options == {"p_threshold": 0.02}
+    assert explained(0.0, p_threshold=0.05)[0].options == {"p_threshold": 0.0}

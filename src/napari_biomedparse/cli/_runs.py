@@ -23,6 +23,7 @@ from napari_biomedparse.cli._show import (
 )
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import PromptSet
+from napari_biomedparse.data.results import score_of
 from napari_biomedparse.errors import PromptError
 from napari_biomedparse.io import open_file, open_volume, save_labels
 from napari_biomedparse.io.inputs import case_name
@@ -151,14 +152,15 @@ def _show(
     options, channel, time = wanted.options, wanted.how.channel, wanted.how.time
     prompts, existence = result.prompts, result.existence
     parameters = result.parameters
+    score, threshold = score_of(parameters)
     say(f"Grey levels: {parameters['intensity']}")
     if "turned" in parameters:
         say(f"Turned for the network: {parameters['turned']}")
     if kind == "series":
-        threshold = options.existence_threshold
-        show_times(prompts, existence, threshold, parameters["times"][0])
+        first = parameters["times"][0]
+        show_times(prompts, existence, getattr(options, threshold), first, score)
     elif kind == "consensus":
-        show_axes(prompts, axes, existence)
+        show_axes(prompts, axes, existence, score)
     else:
         assert not isinstance(time, tuple)  # a range is a series
         show_findings(
@@ -170,7 +172,9 @@ def _show(
                 options,
                 existence,
                 model=wanted.model,
+                parameters=parameters,
             ),
+            score,
         )
 
 

@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from napari_biomedparse.data.results import score_text
 from napari_biomedparse.data.text import visible
 from napari_biomedparse.errors import BiomedParseError, OptionError, shortage
 from napari_biomedparse.io.durable import remove_abandoned
@@ -152,17 +153,19 @@ def show_findings(
     findings: Sequence[Finding],
     truncated: Sequence[str],
     why_empty: Callable[[], Sequence[Cause]],
+    score: str = "existence",
 ) -> None:
     """Show what was found, or likely causes if that is nothing."""
-    table = Table("label", "prompt", "slices", "existence", "voxels")
+    table = Table("label", "prompt", "slices", score, "voxels")
     for finding in findings:
+        at = finding.best_slice
         table.add_row(
             str(finding.prompt.id),
             finding.prompt.text,
             f"{finding.slices} ({finding.first} to {finding.last})"
             if finding.slices
             else "-",
-            f"{finding.best:.2f} (slice {finding.best_slice})",
+            score_text(finding.best, score) + ("" if at is None else f" (slice {at})"),
             f"{finding.voxels:,}",
         )
     out.print(table)
@@ -185,23 +188,28 @@ def show_times(
     existence: npt.NDArray[np.float32],
     threshold: float,
     first: int = 0,
+    score: str = "existence",
 ) -> None:
     """Show at how many time points something was found; existence is [P, T, slices]."""
-    table = Table("label", "prompt", "time points", "best existence")
-    best = np.nanmax(existence, axis=2)
+    table = Table("label", "prompt", "time points", f"best {score}")
+    best = np.fmax.reduce(existence, axis=2)
     for prompt, scores in zip(prompts.prompts, best, strict=True):
-        likely = int((scores >= threshold).sum())
-        when = f"{scores.max():.2f} (time {first + int(scores.argmax())})"
+        likely = int((~(scores < threshold)).sum())
+        when = score_text(scores.max(), score)
+        when += "" if np.isnan(scores).any() else f" (time {first + scores.argmax()})"
         table.add_row(str(prompt.id), prompt.text, str(likely), when)
     out.print(table)
 
 
 def show_axes(
-    prompts: PromptSet, axes: Sequence[str], existence: npt.NDArray[np.float32]
+    prompts: PromptSet,
+    axes: Sequence[str],
+    existence: npt.NDArray[np.float32],
+    score: str = "existence",
 ) -> None:
-    """Show the existence [P, axes, slices] that each run of a consensus found."""
-    table = Table("label", "prompt", *(f"existence along {axis}" for axis in axes))
+    """Show the scores [P, axes, slices] that each run of a consensus found."""
+    table = Table("label", "prompt", *(f"{score} along {axis}" for axis in axes))
     for prompt, scores in zip(prompts.prompts, existence, strict=True):
-        best = [f"{np.nanmax(along):.2f}" for along in scores]
+        best = [score_text(np.fmax.reduce(along), score) for along in scores]
         table.add_row(str(prompt.id), prompt.text, *best)
     out.print(table)

@@ -8,9 +8,11 @@ from rich.table import Table
 
 from napari_biomedparse.cli._show import out, say
 from napari_biomedparse.data.prompts import Prompt, PromptSet
+from napari_biomedparse.data.results import NO_TABLE
 from napari_biomedparse.data.text import csv_text
-from napari_biomedparse.io.durable import check_place, write_durably
-from napari_biomedparse.io.files import save_labels
+from napari_biomedparse.errors import OptionError
+from napari_biomedparse.io.durable import check_place, write_durably, written
+from napari_biomedparse.io.files import check_output, save_labels
 
 HEADERS = ("label", "target", "p_value", "outcome", "pixels")
 
@@ -48,9 +50,13 @@ def recognize(
     """
     from napari_biomedparse.pipeline.recognize import recognize as look
 
-    for place in (output, csv):
-        if place is not None:
-            check_place(place, overwrite=overwrite, inputs=[image])
+    inputs = [image, table, model]
+    if output is not None:
+        check_output(output, overwrite=overwrite, inputs=inputs)
+        if csv is not None and csv.resolve() == output.resolve():
+            raise OptionError(f"{csv} is to be labels and table; choose two names.")
+    if csv is not None:
+        check_place(csv, overwrite=overwrite, inputs=inputs)
     found = look(image, kind, model, threshold=threshold, table=table, device=device)
     if output is not None:
         prompts = [
@@ -69,7 +75,7 @@ def recognize(
         (
             index,
             target,
-            "no table for this target" if p is None else f"{p:.4f}",
+            NO_TABLE if p is None else f"{p:.4f}",
             outcome,
             int((found.labels == index).sum()),
         )
@@ -78,7 +84,8 @@ def recognize(
         )
     ]
     if csv is not None:
-        write_durably(csv, csv_text(list(HEADERS), rows))
+        with written(csv):
+            write_durably(csv, csv_text(list(HEADERS), rows))
     shown = Table(*HEADERS)
     for row in rows:
         shown.add_row(*map(str, row))

@@ -8,6 +8,7 @@ the CT windows: the preparation that the training data are documented to have ha
 
 from __future__ import annotations
 
+import os
 import re
 import textwrap
 from collections.abc import Callable, Mapping
@@ -349,6 +350,28 @@ class SegmentOptions:
         "prompt is ignored in that slice.",
         limits=(0.0, 1.0),
     )
+    kind: str = option(
+        "auto",
+        "Kind of image",
+        "For BiomedParse v1, whose score p says how well a mask looks like its target "
+        "in this kind of image, such as CT-Abdomen. auto: as the prompt says, as in "
+        "'neoplastic cells in breast pathology'.",
+        metavar="MODALITY-SITE",
+    )
+    table: str | None = option(
+        None,
+        "Table of targets",
+        "For p: a JSON file of kinds of images and targets in place of the authors'.",
+        check=lambda path: os.path.abspath(path) if path else None,
+        metavar="FILE.json",
+    )
+    p_threshold: float = option(
+        0.0,
+        "p threshold",
+        "Minimum p of a mask of BiomedParse v1, which else is dropped in its slice; "
+        "the authors recommend 0.05. Masks without a table are kept.",
+        limits=(0.0, 1.0),
+    )
     overlap_threshold: float = option(
         0.5,
         "Overlap threshold",
@@ -443,6 +466,9 @@ class OptionChanges(TypedDict, total=False):
     tile: str | int
     pixel_size: float | None
     existence_threshold: float
+    kind: str
+    table: str | None
+    p_threshold: float
     overlap_threshold: float
     overlaps: str
     prompts_apart: bool

@@ -18,6 +18,23 @@ Kind = Literal["volume", "series", "consensus"]
 """What a request gives a result of."""
 Span = tuple[int, int]
 """A range of slices: the first, and the one after the last."""
+P_VALUES = "p_values"
+"""Parameter of runs of BiomedParse v1: what each prompt's masks are compared with."""
+NO_TABLE = "no table for this target"
+
+
+def score_of(parameters: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what a run's scores are called, and the option that is their threshold."""
+    if P_VALUES in parameters:
+        return "p", "p_threshold"
+    return "existence", "existence_threshold"
+
+
+def score_text(score: float, name: str, digits: int = 2) -> str:
+    """Return a score as text; p has three digits at least."""
+    if score != score:
+        return NO_TABLE if name == "p" else "-"
+    return f"{score:.{max(3, digits) if name == 'p' else digits}f}"
 
 
 @dataclass(frozen=True)
@@ -36,7 +53,7 @@ class SegmentedSlices:
         ids. Where overlapping prompts have separate labels, these are the first of
         four axes, [P, Z, Y, X].
     existence : float32 ndarray [P, stop - start]
-        Probability that a prompt's target occurs in a slice.
+        Probability that a prompt's target occurs in a slice; of BiomedParse v1, p.
     edges : ndarray like `labels`, optional
         Label ids at predicted object boundaries.
     """
@@ -130,7 +147,8 @@ class Segmentation:
     existence : float32 ndarray [P, slices]
         Probability that a prompt's target occurs in a slice; NaN where not run. Of a
         series [P, T, slices]; of a consensus [P, 3, slices], a row for each axis in
-        the volume's order, with NaN beyond the end of a shorter one.
+        the volume's order, with NaN beyond the end of a shorter one. Of BiomedParse
+        v1, see `p_values`.
     parameters : dict
         Everything that the labels depend on, as plain JSON types.
     instances : int32 ndarray like `labels`, optional
@@ -152,3 +170,11 @@ class Segmentation:
     def ids(self) -> tuple[int, ...]:
         """Label id of each prompt."""
         return self.prompts.ids
+
+    @property
+    def p_values(self) -> npt.NDArray[np.float32] | None:
+        """How well masks of BiomedParse v1 look like their targets, as `existence`.
+
+        NaN where the table does not have the target. None of other networks.
+        """
+        return self.existence if P_VALUES in self.parameters else None

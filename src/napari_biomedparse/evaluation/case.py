@@ -235,7 +235,8 @@ class Case:
         if not begun_before:
             costs["seconds"] = time.monotonic() - start
         there = run.existence >= self.scoring.options.existence_threshold
-        return labels, there, run.manifest.output["axis"], costs
+        known = None if run.p_values is not None else there  # of v1, from its labels
+        return labels, known, run.manifest.output["axis"], costs
 
     def _axis(self) -> int:
         """Return the slicing axis where there is no run."""

@@ -193,7 +193,8 @@ def evaluate(
             write_durably(folder / CASES_CSV, cases_csv(scores))
     result = Evaluation(tuple(scores), failures, summarise(scores), folder)
     with writing(folder):
-        _report(result, scoring, predictions is not None)
+        of_labels = network is None or network.config.slices_alone  # v1 has none
+        _report(result, scoring, of_labels)
     return result
 
 
@@ -224,7 +225,7 @@ def _score(
     return score
 
 
-def _report(result: Evaluation, scoring: Scoring, given: bool) -> None:
+def _report(result: Evaluation, scoring: Scoring, of_labels: bool) -> None:
     """Write tables, pictures and the page."""
     folder, scores = result.folder, result.scores
     write_durably(folder / SUMMARY_CSV, summary_csv(result.summary))
@@ -232,7 +233,7 @@ def _report(result: Evaluation, scoring: Scoring, given: bool) -> None:
         "model": scoring.model or "predictions from files",
         "cases": f"{len(scores)} scored, {len(result.failures)} failed",
         "tolerance of NSD": tolerance_text(scores),
-        "existence": "from the labels" if given else "from the network",
+        "existence": "from the labels" if of_labels else "from the network",
         "napari-biomedparse": __version__,
     }
     if pairs := pairs_text(result.summary):

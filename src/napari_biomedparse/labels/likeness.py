@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_biomedparse.errors import FormatError, OptionError
 
-Table: TypeAlias = Mapping[str, Mapping[str, Sequence[Sequence[float]]]]
-"""Kind of image -> target -> four pairs of parameters of Beta distributions."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Pairs: TypeAlias = Sequence[Sequence[float]]
+"""Parameters of four Beta distributions."""
+Table: TypeAlias = Mapping[str, Mapping[str, Pairs]]
+"""Kind of image -> target -> how the statistics of its masks are distributed."""
+SYNONYMS = {"abdominal": "abdomen", "heart": "cardiac", "lung": "chest", "mr": "mri"}
+"""Words of prompts that stand for words of kinds of images."""
 FOREGROUND = 128.0
 """A probability times 255 from which a pixel counts for the statistics."""
 POSSIBLE, LIKELY, SHARED = 0.1, 0.5, 0.5
@@ -52,32 +60,34 @@ def read_table(path: str | os.PathLike[str] | None = None) -> Table:
 
 
 def mask_statistics(
-    image: npt.NDArray[np.uint8], probability: npt.NDArray[np.floating[Any]]
+    image: npt.NDArray[np.uint8] | Tensor,
+    probability: npt.NDArray[np.floating[Any]] | Tensor,
 ) -> npt.NDArray[np.float64]:
     """Return the means of a mask's probability and of red, green and blue in it.
 
     Parameters
     ----------
-    image : uint8 ndarray [Y, X, 3]
-    probability : ndarray [Y, X]
-        Of the mask, 0 to 1.
+    image : uint8 ndarray or Tensor [Y, X, 3]
+    probability : ndarray or Tensor [Y, X]
+        Of the mask, 0 to 1. Of tensors on a device, its pixels alone are copied.
 
     Returns
     -------
     float64 ndarray [4]
         From 0 to 1; zeros for an empty mask.
     """
-    levels = probability * 255
+    levels: Any = probability * 255
     inside = levels >= FOREGROUND
-    if not inside.any():
+    level, colours = (
+        part if isinstance(part, np.ndarray) else part.cpu().numpy()
+        for part in (levels[inside], image[inside])
+    )
+    if not len(level):
         return np.zeros(4)
-    colours = image[inside].mean(axis=0)
-    return np.array([levels[inside].mean(dtype=np.float64), *colours]) / 256
+    return np.array([level.mean(dtype=np.float64), *colours.mean(axis=0)]) / 256
 
 
-def p_value(
-    statistics: npt.NDArray[np.float64], pairs: Sequence[Sequence[float]]
-) -> float:
+def p_value(statistics: npt.NDArray[np.float64], pairs: Pairs) -> float:
     """Return the geometric mean of four two-sided Kolmogorov-Smirnov p-values.
 
     Each compares one number with a Beta distribution: exactly 2 min(F, 1 - F), F the
@@ -90,19 +100,65 @@ def p_value(
     return float(np.prod(2 * np.minimum(below, 1 - below)) ** 0.25)
 
 
-def pairs_of(table: Table, kind: str, target: str) -> Sequence[Sequence[float]]:
-    """Look up a target; `OptionError` lists what the table knows."""
-    if kind not in table:
+class Entry(NamedTuple):
+    """What the masks of a prompt are compared with."""
+
+    kind: str
+    target: str
+    pairs: Pairs
+
+
+def find_entries(
+    texts: Sequence[str], kind: str = "auto", path: str | None = None
+) -> tuple[Entry | None, ...]:
+    """Find the entry of each prompt in the authors' table, or in another by its path.
+
+    A prompt is a target, or reads "TARGET in SITE MODALITY". If the kind of image is
+    "auto", it is that whose words all occur after the "in". None stands for a prompt
+    without an entry.
+
+    Raises
+    ------
+    OptionError
+        If the table does not have the kind; if no prompt names one of the kinds of a
+        table that was given.
+    FormatError
+        If the file is not a table.
+    """
+    table, name = read_table(path), Path(path).name if path else "the authors' table"
+    if not path:  # the authors ask for this kind, too, but have no table of it
+        table = {**table, "CT-Liver": {}}
+    kinds = [_kind_in(text, table) if kind == "auto" else kind for text in texts]
+    if kind not in ("auto", *table):
         raise OptionError(
-            f"There is no kind of image {kind!r} in the table; it has "
-            f"{', '.join(table)}."
+            f"Kind of image (kind) is {kind!r}, which {name} does not have; choose one "
+            f"of {', '.join(table)}."
         )
-    if target not in table[kind]:
+    if path and not any(kinds):
         raise OptionError(
-            f"There is no target {target!r} of {kind} in the table; it has "
-            f"{', '.join(table[kind])}."
+            f"No prompt names a kind of image of {name}, as in 'TARGET in SITE "
+            f"MODALITY'; choose the kind (kind): {', '.join(table)}."
         )
-    return table[kind][target]
+    named = zip(texts, kinds, strict=True)
+    return tuple(_entry_of(text, one, table.get(one, {})) for text, one in named)
+
+
+def _entry_of(text: str, kind: str, targets: Mapping[str, Pairs]) -> Entry | None:
+    said = {part.strip().casefold() for part in (text, text.rpartition(" in ")[0])}
+    known = (Entry(kind, *one) for one in targets.items() if one[0].casefold() in said)
+    return next(known, None)
+
+
+def _kind_in(text: str, table: Table) -> str:
+    """Return the kind of image that a prompt names, of several the most exact one."""
+    _, found, place = text.rpartition(" in ")
+    said = {SYNONYMS.get(word, word) for word in _words(place)} if found else set()
+    named = [kind for kind in table if _words(kind) <= said]
+    return max(named, key=lambda kind: len(_words(kind)), default="")
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.casefold()))
 
 
 def drop_covered(

@@ -87,10 +87,10 @@ def likely(existence: torch.Tensor, threshold: float) -> torch.Tensor:
     """Decide from existence logits [B, P] which prompts have a target in the slice.
 
     The result is bool [B, P]. The probability of a single prompt has to exceed the
-    threshold (0 to 1); that of one of several may also equal it.
+    threshold (0 to 1); that of one of several may also equal it. NaN is not below it.
     """
     scores = probability(existence)
-    return scores > threshold if existence.shape[1] == 1 else scores >= threshold
+    return ~(scores <= threshold if existence.shape[1] == 1 else scores < threshold)
 
 
 def probability(existence: torch.Tensor) -> torch.Tensor:
@@ -151,7 +151,7 @@ def suppress(
     area = shared.diagonal(dim1=1, dim2=2)
     union = area[:, :, None] + area[:, None] - shared
     duplicate = (shared / union.clamp(min=1) > iou_threshold).to(scores.device)
-    remaining = (scores >= score_threshold) & (area > 0).to(scores.device)
+    remaining = ~(scores < score_threshold) & (area > 0).to(scores.device)
     keep = torch.zeros_like(remaining)
     for rank in range(scores.shape[1]):
         visited = order[:, rank, None]  # [B, 1]

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from napari_biomedparse.data.results import SegmentedSlices
+from napari_biomedparse.labels.likeness import mask_statistics, p_value
 from napari_biomedparse.labels.resolve import (
     BACKGROUND_PROBABILITY,
     probability,
@@ -156,6 +157,12 @@ def predict_plan(
 
         one = predict_kept if keep_parts else predict
         whole = predict_slices(plan, one, batch.slices)
+        if plan.entries is not None:
+            scores = _p_values(plan, whole.mask_logits, batch.levels)
+            whole, *parts = (
+                each._replace(existence=scores.expand_as(each.existence))
+                for each in (whole, *parts)
+            )
         return Predicted(batch.start, whole, tuple(parts))
 
     pin = engine.device.type == "cuda"
@@ -200,8 +207,28 @@ def predict_slices(plan: RunPlan, predict: Predict, slices: Tensor) -> SlicePred
         slices,
         plan.tiles,
         batch_size=plan.batch_size,
-        existence_threshold=plan.options.existence_threshold,
+        existence_threshold=plan.threshold,
     )
+
+
+def _p_values(
+    plan: RunPlan, logits: Tensor, planes: Iterable[npt.NDArray[Any]]
+) -> Tensor:
+    """Return p of mask logits [B, P, h, w], as logits [B, P]; NaN without an entry.
+
+    `planes` are what the network saw, in their own grid.
+    """
+    found = np.full(logits.shape[:2], np.nan)
+    entries = [(at, entry) for at, entry in enumerate(plan.entries or ()) if entry]
+    for row, masks, plane in zip(found, logits, planes, strict=True):
+        levels = np.rint(plane).clip(0, 255).astype(np.uint8)
+        colours = levels if levels.ndim == 3 else np.stack([levels] * 3, axis=-1)
+        image = torch.from_numpy(colours).to(logits.device)
+        for at, entry in entries:
+            mask = resize_of(plan)(masks[None, [at]], plan.geometry.label_shape)
+            mask = plan.geometry.turn.back(mask)[0, 0].sigmoid()
+            row[at] = p_value(mask_statistics(image, mask), entry.pairs)
+    return torch.from_numpy(found).logit().float().to(logits.device)
 
 
 def label_slices(
@@ -367,7 +394,7 @@ def _resolve(
     """Return labels [B, H, W] or, if separate, [B, P, H, W]."""
     options, ids, size = plan.options, plan.prompts.ids, plan.geometry.label_shape
     common: dict[str, Any] = {
-        "existence_threshold": options.existence_threshold,
+        "existence_threshold": plan.threshold,
         "mask_threshold": threshold,
         "resize": resize_of(plan),
     }
@@ -383,7 +410,7 @@ def _resolve(
         existence,
         ids,
         size,
-        # No score says which of two masks to keep where every target is taken to exist.
+        # Masks of v1 may overlap in the original, whatever their p.
         overlap_threshold=1.0 if plan.geometry.alone else options.overlap_threshold,
         **common,
     ).labels

@@ -22,6 +22,7 @@ from napari_biomedparse.data.options import (
     refuse_separate,
 )
 from napari_biomedparse.data.prompts import PromptSet, parse_prompts
+from napari_biomedparse.data.results import P_VALUES
 from napari_biomedparse.data.volume import (
     Volume,
     as_volume,
@@ -32,6 +33,7 @@ from napari_biomedparse.data.volume import (
 )
 from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.io import open_image, open_volume
+from napari_biomedparse.labels.likeness import Entry, find_entries
 from napari_biomedparse.networks.blocks.tokenizer import refuse_equal, tokenize
 from napari_biomedparse.slicing.geometry import SliceGeometry, TileGrid
 from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
@@ -71,6 +73,8 @@ class RunPlan:
     """Whether objects are separated, which needs edges."""
     truncated: tuple[str, ...]
     """Prompts that are longer than 77 tokens and lost their end."""
+    entries: tuple[Entry | None, ...] | None = None
+    """What each prompt's masks are compared with for p, the score of v1; else None."""
     seen: Seen | None = None
     """Is shown what is read, slice after slice."""
 
@@ -110,6 +114,13 @@ class RunPlan:
         return ((len(self.prompts),) if separate else ()) + self.geometry.shape
 
     @property
+    def threshold(self) -> float:
+        """Threshold of the scores; p may equal it, also that of a single prompt."""
+        if self.entries is None:
+            return self.options.existence_threshold
+        return float(np.nextafter(np.float32(self.options.p_threshold), np.float32(-1)))
+
+    @property
     def batch_size(self) -> int:
         """Slices, or tiles of a slice, that go through the network at once."""
         size = self.options.batch_size
@@ -140,7 +151,7 @@ class RunPlan:
 
     def parameters(self) -> dict[str, Any]:
         """Return what the labels depend on, as plain JSON types."""
-        return {
+        found = {
             **asdict(self.options),
             "prompts": {str(p.id): p.text for p in self.prompts.prompts},
             "prompt_order": list(self.prompts.ranked),
@@ -151,8 +162,13 @@ class RunPlan:
             "intensity": self.intensity.describe(),
             "truncated_prompts": list(self.truncated),
             **({"turned": self.turned} if self.turned else {}),
+            "image_size": self.tiles.size,
             "napari_biomedparse": __version__,
         }
+        if self.entries is not None:
+            known = zip(self.prompts.ids, self.entries, strict=True)
+            found[P_VALUES] = {str(i): entry and entry._asdict() for i, entry in known}
+        return found
 
 
 def plan_run(
@@ -194,7 +210,9 @@ def plan_run(
             f"{geometry.depth} slices along axis {volume.axes[geometry.axis]}; choose "
             f"a range within 0 to {geometry.depth}, end not included."
         )
-    wanted = options.instances
+    wanted, entries = options.instances, None
+    if config.slices_alone:
+        entries = find_entries(prompts.texts, options.kind, options.table)
     return RunPlan(
         volume=volume,
         prompts=prompts,
@@ -206,6 +224,7 @@ def plan_run(
         stop=int(stop),
         instances=prompts.instance if wanted is None else wanted,
         truncated=tuple(text for text in prompts.texts if tokenize(text).truncated),
+        entries=entries,
     )
 
 

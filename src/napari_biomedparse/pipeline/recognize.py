@@ -13,16 +13,7 @@ import numpy.typing as npt
 
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.errors import OptionError, VolumeError
-from napari_biomedparse.labels.likeness import (
-    LIKELY,
-    Table,
-    combine_masks,
-    drop_covered,
-    mask_statistics,
-    p_value,
-    pairs_of,
-    read_table,
-)
+from napari_biomedparse.labels.likeness import LIKELY, combine_masks, drop_covered
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.volume import Volume, VolumeLike
@@ -129,7 +120,8 @@ def recognize(
     Raises
     ------
     OptionError
-        If the kind of image is unknown, or the model is another than v1.
+        If the kind of image is unknown, or the model is another than v1; if a table is
+        given that does not have the kind.
     VolumeError
         If it is not a single image.
     """
@@ -139,38 +131,37 @@ def recognize(
         raise OptionError(
             f"Kind of image {kind!r} is unknown; choose one of {', '.join(TARGETS)}."
         )
-    options = SegmentOptions(prompts_apart=True)
+    path = None if table is None else os.fspath(table)
+    options = SegmentOptions(prompts_apart=True, kind=kind, table=path)
     plan, engine = single_plan(image, list(TARGETS[kind]), model, options, device, {})
     if plan.stop - plan.start != 1:
         raise VolumeError(
             f"{plan.volume.name} has {plan.stop - plan.start} slices; recognition "
             "takes a single image. Give one slice."
         )
-    return recognize_slice(plan, engine, kind, threshold=threshold, table=table)
+    return recognize_slice(plan, engine, threshold=threshold)
 
 
 def recognize_slice(
     plan: RunPlan,
     engine: Engine,
-    kind: str,
     *,
     threshold: float | None = LOWEST_P,
-    table: str | os.PathLike[str] | None = None,
     on_target: Callable[[int], object] | None = None,
 ) -> Recognition:
     """Do what `recognize` does in the one slice of a plan whose prompts are targets.
 
     `on_target` is called with the number of targets that were looked for so far.
     """
+    from napari_biomedparse.labels.resolve import probability
     from napari_biomedparse.pipeline.loop import predict_plan, resize_of
-    from napari_biomedparse.slicing.read import read_slices
 
     if not plan.geometry.alone:
         raise OptionError(
             "Recognition needs BiomedParse v1, whose masks the table of targets "
             "describes; give 'v1' or its weights file as the model."
         )
-    targets, known, tiles = plan.prompts.texts, read_table(table), Counter[str]()
+    targets, tiles = plan.prompts.texts, Counter[str]()
 
     def count(slices: int) -> None:
         tiles["seen"] += slices
@@ -180,14 +171,8 @@ def recognize_slice(
     (found,) = predict_plan(plan, engine, on_prompt=count)
     logits = resize_of(plan)(found.whole.mask_logits, plan.geometry.label_shape)
     masks = plan.geometry.restore(logits[0].sigmoid().cpu().numpy())
-    where = plan.geometry.axis, plan.start, plan.stop
-    pixels = plan.intensity.apply(read_slices(plan.volume, *where))[0]
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=-1)
-    p_values = [
-        _p_value(known, kind, target, pixels, mask)
-        for target, mask in zip(targets, masks, strict=True)
-    ]
+    scores = probability(found.whole.existence)[0].tolist()
+    p_values = [p if p == p else None for p in scores]
     labels, outcomes = label(masks, p_values, threshold)
     return Recognition(labels, targets, tuple(p_values), outcomes, plan.volume)
 
@@ -220,16 +205,3 @@ def label(
         labels[mask] = ordered[index] + 1
         outcomes[ordered[index]] = FOUND
     return labels, tuple(outcomes)
-
-
-def _p_value(
-    table: Table,
-    kind: str,
-    target: str,
-    image: npt.NDArray[np.uint8],
-    mask: npt.NDArray[np.floating[Any]],
-) -> float | None:
-    """Return the p-value of a mask, if the table has its target."""
-    if target not in table.get(kind, {}):
-        return None
-    return p_value(mask_statistics(image, mask), pairs_of(table, kind, target))

@@ -159,7 +159,7 @@ class Live:
                 raise Cancelled("The recognition was cancelled.")
             run.send(Counted(done, total))
 
-        found = recognize_slice(plan, engine, request.kind, on_target=count)
+        found = recognize_slice(plan, engine, on_target=count)
         axis = plan.geometry.axis
         labels = np.expand_dims(found.labels, axis)
         scores = np.array([found.p_values], np.float32).T

@@ -42,7 +42,7 @@ def existence_plot(result: RunResult) -> Figure:
     """Plot existence per slice, one line a prompt; without any text of users."""
     assert result.existence is not None
     figure = new_figure(7.6, 2.2)
-    axes = figure.add_subplot(xlabel="slice", ylabel="existence", ylim=(0, 1))
+    axes = figure.add_subplot(xlabel="slice", ylabel=result.score, ylim=(0, 1))
     axes.set_xlim(0, max(result.existence.shape[1] - 1, 1))
     if result.threshold is not None:
         axes.axhline(result.threshold, color="#444444", linestyle="--", linewidth=1)

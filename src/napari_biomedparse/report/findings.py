@@ -25,7 +25,7 @@ class Finding:
     slices: int  # number of slices with voxels of the prompt
     first: int | None  # the first of these slices, if there are any
     last: int | None
-    best: float  # highest existence probability, 0 to 1; NaN before the first slice
+    best: float  # highest score, 0 to 1; NaN before the first slice, or without a table
     best_slice: int | None  # the slice with this probability
     voxels: int
 
@@ -44,10 +44,12 @@ class Tally:
         self.prompts = prompts
         self.existence = np.full((len(prompts), depth), np.nan, np.float32)
         self._voxels = np.zeros((len(prompts), depth), np.int64)
+        self._done = np.zeros(depth, bool)
 
     def add(self, part: SegmentedSlices) -> None:
         """Count finished slices, whose labels are prompt ids."""
         self.existence[:, part.start : part.stop] = part.existence
+        self._done[part.start : part.stop] = True
         planes = np.moveaxis(part.labels, part.axis - 3, 0)
         for at, plane in enumerate(planes, start=part.start):
             self._voxels[:, at] = count_voxels(plane, self.prompts.ids)
@@ -55,7 +57,7 @@ class Tally:
     @property
     def done(self) -> list[tuple[int, int]]:
         """Starts and stops of the slices that were counted."""
-        return spans(np.flatnonzero(np.isfinite(self.existence[0])).tolist())
+        return spans(np.flatnonzero(self._done).tolist())
 
     def findings(self) -> tuple[Finding, ...]:
         """Return what has been found so far, one entry per prompt."""

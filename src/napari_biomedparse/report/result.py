@@ -21,7 +21,8 @@ class RunResult:
     The volume has three axes, or four of which the last are the colours. Labels
     [Z, Y, X] are prompt ids, instances [Z, Y, X] numbers of the separated objects;
     existence is [P, slices] along the slicing axis. Facts are how the labels were made:
-    sections of names and values. The threshold is the existence threshold of the run.
+    sections of names and values. The threshold is that of the scores, whose name says
+    what `existence` holds; see `score_of`.
     """
 
     name: str
@@ -33,3 +34,4 @@ class RunResult:
     instances: ArrayLike | None = None
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     threshold: float | None = None
+    score: str = "existence"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_biomedparse.data.results import score_of, score_text
 from napari_biomedparse.errors import OptionError, needs_extra
 from napari_biomedparse.io.durable import check_place, write_durably, written
 from napari_biomedparse.pipeline.plan import Series, choose_input
@@ -76,6 +77,7 @@ def write_report(path: Path, result: RunResult, *, overwrite: bool = False) -> N
         _TEMPLATE,
         title=result.name,
         found=_found(result, voxels),
+        score=result.score,
         existence=None if plot is None else as_png(plot, dpi=200),
         prompts=[(html_color(p.id), p.text) for p in result.prompts.prompts],
         pictures=list(overlay_pictures(result, voxels)),
@@ -119,6 +121,7 @@ def _read(run: Run, volume: Any, time: int) -> RunResult:
     else:
         axis = int(manifest.output["axis"])
     used = dict(manifest.parameters)
+    score, threshold = score_of(used)
     return RunResult(
         f"Segmentation of {opened.name}",
         opened,
@@ -137,7 +140,8 @@ def _read(run: Run, volume: Any, time: int) -> RunResult:
             "Parameters": used,
             "Source": manifest.source,
         },
-        float(used["existence_threshold"]),
+        float(used[threshold]),
+        score,
     )
 
 
@@ -156,7 +160,8 @@ def _found(result: RunResult, voxels: npt.NDArray[np.int64]) -> list[Row]:
     rows: list[Row] = []
     for one in findings(result.prompts, existence, voxels):
         where = f"{one.first} to {one.last}" if one.slices else "-"
-        best = "-" if one.best_slice is None else f"{one.best:.3f} ({one.best_slice})"
+        best = score_text(one.best, result.score, 3)
+        best += "" if one.best_slice is None else f" ({one.best_slice})"
         voxel_count = f"{one.voxels:,}"
         rows.append(
             (one.prompt.text, one.prompt.id, one.slices, where, best, voxel_count)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from napari_biomedparse.data.options import MODALITIES, SegmentOptions
 from napari_biomedparse.data.prompts import PromptSet, PromptsLike, parse_prompts
+from napari_biomedparse.data.results import score_of, score_text
 from napari_biomedparse.data.vocabulary import suggested_prompts
 from napari_biomedparse.data.volume import Volume, VolumeLike, as_volume
 from napari_biomedparse.networks.blocks.tokenizer import CONTEXT_LENGTH, token_count
@@ -38,6 +39,10 @@ LEAST_GREY = 0.03  # share of voxels that should be neither black nor white
 THICK = 1.5
 """Ratio of voxel edges above which slices should be cut along the longer one."""
 REDUCED = 2.0  # voxels per network pixel above which small objects may be lost
+_IN_FULL = (
+    "Name the kind of image and the place too, as in 'mitochondria in electron "
+    "microscopy'."
+)
 _KINDS = {
     "ct": r"\bCT\b|(?i:computed tomography)",
     "mr": r"\bMRI?\b|(?i:magnetic resonance)",
@@ -69,29 +74,32 @@ def why_empty(
     options: SegmentOptions,
     existence: npt.NDArray[np.float32],
     model: str = "",
+    parameters: Mapping[str, Any] | None = None,
 ) -> tuple[Cause, ...]:
     """Return likely reasons why a run found nothing.
 
     The most likely one comes first, and there is at least one. Volume, prompts and
     options are as for `segment`, and so are errors; `existence` [P, slices] are the
-    run's probabilities, NaN where not run; `model` is the name or identity of the
-    model, if known.
+    run's scores, NaN where not run; `model` is the name or identity of the model, if
+    known, and so are the run's `parameters`, which say what its network sees.
     """
+    used = parameters or {}
+    size, (score, _) = used.get("image_size", PUBLISHED_SIZE), score_of(used)
     volume = region_of(as_volume(volume, axes=options.axes), options)
     prompts = parse_prompts(prompts)
-    if not np.isfinite(existence).any():
+    if score == "existence" and not np.isfinite(existence).any():
         return (Cause("No slice was finished.", "Resume the run."),)
-    geometry = slice_geometry(volume, options, PUBLISHED_SIZE)
+    geometry = slice_geometry(volume, options, size, alone=score == "p")
     intensity = choose_intensity(volume.data, options.modality)
     return (
         *_targets(model),
         *_grey_levels(volume, geometry, options, intensity),
-        *_threshold(prompts, options, existence),
+        *_threshold(prompts, options, existence, score),
         *_modality(volume, prompts, options, intensity),
         *_axes(volume, geometry),
         *_cut_prompts(prompts),
-        *_size(geometry, options),
-        _scores(prompts, options, existence),
+        *_size(geometry, options, size),
+        _scores(prompts, options, existence, score),
     )
 
 
@@ -101,6 +109,7 @@ def why_series_empty(
     options: SegmentOptions,
     existence: npt.NDArray[np.float32],
     model: str = "",
+    parameters: Mapping[str, Any] | None = None,
 ) -> tuple[Cause, ...]:
     """Explain the time point of a series with the highest score, as `why_empty` does.
 
@@ -111,7 +120,7 @@ def why_series_empty(
     if existence.ndim == 3:
         time = int(np.nan_to_num(existence, nan=-1.0).max(axis=(0, 2)).argmax())
         existence = existence[:, time]
-    return why_empty(volumes[time], prompts, options, existence, model)
+    return why_empty(volumes[time], prompts, options, existence, model, parameters)
 
 
 def _targets(model: str) -> Iterator[Cause]:
@@ -170,17 +179,22 @@ def _rescale(sentence: str) -> Cause:
 
 
 def _threshold(
-    prompts: PromptSet, options: SegmentOptions, existence: npt.NDArray[np.float32]
+    prompts: PromptSet,
+    options: SegmentOptions,
+    existence: npt.NDArray[np.float32],
+    score: str,
 ) -> Iterator[Cause]:
     """Look for plausible scores below the threshold."""
     best, text, index = _best(prompts, existence)
-    if WEAK_EXISTENCE <= best < options.existence_threshold:
-        lower = math.floor(100 * best - 1e-3) / 100  # a single prompt has to exceed it
+    threshold = getattr(options, f"{score}_threshold")
+    if (0 if score == "p" else WEAK_EXISTENCE) <= best < threshold:
+        # A single prompt has to exceed it.
+        lower = max(0.0, math.floor(100 * best - 1e-3) / 100)
         yield Cause(
-            f"The best existence score is {best:.2f} ({text!r}, slice {index}), below "
-            f"the threshold of {options.existence_threshold:g}.",
-            f"Lower the existence threshold to {lower:g}.",
-            {"existence_threshold": lower},
+            f"The best {score} score is {score_text(best, score)} ({text!r}, slice "
+            f"{index}), below the threshold of {threshold:g}.",
+            f"Lower the {score} threshold to {lower:g}.",
+            {f"{score}_threshold": lower},
         )
 
 
@@ -249,7 +263,9 @@ def _cut_prompts(prompts: PromptSet) -> Iterator[Cause]:
             )
 
 
-def _size(geometry: SliceGeometry, options: SegmentOptions) -> Iterator[Cause]:
+def _size(
+    geometry: SliceGeometry, options: SegmentOptions, size: int
+) -> Iterator[Cause]:
     """Look for small objects that may have been lost."""
     reduced = max(
         voxels / pixels
@@ -261,8 +277,8 @@ def _size(geometry: SliceGeometry, options: SegmentOptions) -> Iterator[Cause]:
         yield Cause(
             f"Slices are downscaled {reduced:.1f} times for the network, which may "
             "lose small objects.",
-            f"Cut them into tiles of {PUBLISHED_SIZE} pixels.",
-            {"tile": PUBLISHED_SIZE, "pixel_size": None},
+            f"Cut them into tiles of {size} pixels.",
+            {"tile": size, "pixel_size": None},
         )
     if options.minimum_size > 1:
         yield Cause(
@@ -273,9 +289,14 @@ def _size(geometry: SliceGeometry, options: SegmentOptions) -> Iterator[Cause]:
 
 
 def _scores(
-    prompts: PromptSet, options: SegmentOptions, existence: npt.NDArray[np.float32]
+    prompts: PromptSet,
+    options: SegmentOptions,
+    existence: npt.NDArray[np.float32],
+    score: str,
 ) -> Cause:
     """Return what the scores alone suggest."""
+    if score == "p":
+        return Cause("The network draws no mask.", _IN_FULL)
     best, text, index = _best(prompts, existence)
     where = f"(best score {best:.2f} for {text!r} in slice {index})"
     if best >= WEAK_EXISTENCE:
@@ -292,10 +313,7 @@ def _scores(
     meant = {label: better for label, better in meant.items() if better != text}
     return Cause(
         f"The network is sure that no slice shows the target {where}.",
-        f"Try a prompt that it was trained on: {close[0]!r}."
-        if meant
-        else "Name the kind of image and the place too, as in "
-        "'mitochondria in electron microscopy'.",
+        f"Try a prompt that it was trained on: {close[0]!r}." if meant else _IN_FULL,
         prompts=meant,
     )
 
@@ -303,7 +321,8 @@ def _scores(
 def _best(
     prompts: PromptSet, existence: npt.NDArray[np.float32]
 ) -> tuple[float, str, int]:
-    """Return the highest score, and the prompt and slice it belongs to."""
-    prompt, index = np.unravel_index(np.nanargmax(existence), existence.shape)
+    """Return the highest score, -1 if none is known, and its prompt and slice."""
+    existence = np.nan_to_num(existence, nan=-1.0)
+    prompt, index = np.unravel_index(existence.argmax(), existence.shape)
     score = float(existence[prompt, index])
     return score, prompts.texts[int(prompt)], int(index)

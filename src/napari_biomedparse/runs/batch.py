@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Unpack
 
 import numpy as np
 
+from napari_biomedparse.data.results import score_of, score_text
 from napari_biomedparse.data.text import csv_text
 from napari_biomedparse.errors import (
     BiomedParseError,
@@ -169,6 +170,7 @@ def segment_files(
 def summary(outcomes: Iterable[FileOutcome]) -> str:
     """Return a CSV table with a row for each file and prompt."""
     rows: list[dict[str, str]] = []
+    name = "existence"
     for outcome in outcomes:
         row = {
             "file": str(outcome.file),
@@ -181,12 +183,14 @@ def summary(outcomes: Iterable[FileOutcome]) -> str:
             continue
         count = len(run.prompts)
         voxels = run.voxels.reshape(count, -1).sum(axis=1)
-        best = np.nanmax(run.existence.reshape(count, -1), axis=1)
+        best = np.fmax.reduce(run.existence.reshape(count, -1), axis=1)
+        name, _ = score_of(run.parameters)
         for prompt, score, found in zip(run.prompts.prompts, best, voxels, strict=True):
             about = {"label": str(prompt.id), "prompt": prompt.text}
-            scores = {"existence": f"{score:.3f}", "voxels": str(found)}
+            scores = {name: score_text(score, name, 3), "voxels": str(found)}
             rows.append(row | about | scores)
-    return csv_text(COLUMNS, rows)
+    columns = [name if column == "existence" else column for column in COLUMNS]
+    return csv_text(columns, rows)
 
 
 def _prompts_in(file: Path) -> PromptSet:

@@ -342,7 +342,9 @@ def write_block(
         record = Block(
             start=block.start,
             stop=block.stop,
-            existence=block.existence.astype(float).tolist(),
+            existence=[
+                [None if p != p else p for p in row] for row in block.existence.tolist()
+            ],
             voxels=[list(row) for row in zip(*counts, strict=True)],
             checksum=checksum(block.parts),
             written=written,

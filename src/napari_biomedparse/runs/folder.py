@@ -17,7 +17,7 @@ import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.data.results import Owners
+from napari_biomedparse.data.results import P_VALUES, Owners
 from napari_biomedparse.errors import FormatError, OutputError, check_shortage
 from napari_biomedparse.io.durable import (
     PARTIAL,
@@ -363,6 +363,11 @@ class Run:
     def existence(self) -> npt.NDArray[np.float32]:
         """Existence probabilities, float32, as in `Segmentation`."""
         return self.manifest.existence
+
+    @property
+    def p_values(self) -> npt.NDArray[np.float32] | None:
+        """How well masks look like their targets, as in `Segmentation`."""
+        return self.existence if P_VALUES in self.parameters else None
 
     @property
     def voxels(self) -> npt.NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -43,8 +44,8 @@ class Block:
 
     start: int
     stop: int
-    existence: list[list[float]]
-    """[P, slices] probability that a prompt's target occurs."""
+    existence: list[list[float | None]]
+    """[P, slices] probability that a prompt's target occurs, or p; None if unknown."""
     voxels: list[list[int]]
     """[P, slices] voxels of each prompt."""
     checksum: str
@@ -154,8 +155,9 @@ class Manifest:
             dict(_flat({part: getattr(manifest, part) for part in MUST_MATCH}))
             for manifest in (self, other)
         )
-        if "source.chunks" not in mine:  # earlier versions did not record it
-            others.pop("source.chunks", None)
+        for key in ("source.chunks", "parameters.image_size"):
+            if key not in mine:  # earlier versions did not record it
+                others.pop(key, None)
         if weights_checksum(self.model) == weights_checksum(other.model):
             others["model"] = mine["model"]  # however the file is called
         return [
@@ -352,7 +354,8 @@ def check_block(
     start, stop = block.start, block.stop
     if not (_is_count(start) and _is_count(stop) and start < stop <= depth):
         raise ValueError(f"a block of the slices {start!r:.20} to {stop!r:.20}")
-    for rows, kinds in ((block.existence, "fi"), (block.voxels, "i")):
+    scores = [[math.nan if p is None else p for p in row] for row in block.existence]
+    for rows, kinds in ((scores, "fi"), (block.voxels, "i")):
         found = np.shape(rows)
         count = found[0] if prompts is None and found else prompts
         _expect(found == (count, stop - start), "scores do not fit their block")

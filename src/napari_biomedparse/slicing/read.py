@@ -63,6 +63,8 @@ class SliceBatch(NamedTuple):
 
     start: int
     slices: Tensor
+    levels: list[npt.NDArray[Any]]
+    """Of slices read alone, their grey levels or colours in their own grid."""
 
 
 def region_of(volume: Volume, options: SegmentOptions) -> Volume:
@@ -286,7 +288,7 @@ def slice_batches(
     slabs = read_slabs(volume, geometry.axis, first, last, batch_size)
     slabs = slabs if seen is None else seen(first, slabs)
     window, window_start = torch.empty(0, dtype=torch.int32), first
-    begin = start
+    begin, alone = start, list[npt.NDArray[Any]]()
     while begin < stop:
         end = min(begin + batch_size, stop)
         if align is not None:
@@ -294,7 +296,9 @@ def slice_batches(
         low, high = needed_slices(begin, end, depth, margin)
         parts = [window[low - window_start :]] if len(window) else []
         while low + sum(len(part) for part in parts) < high:
-            parts.append(_prepare(geometry, intensity.apply(next(slabs))))
+            levels = intensity.apply(next(slabs))
+            parts.append(_prepare(geometry, levels))
+            alone += list(levels) if geometry.alone else []
         window, window_start = torch.cat(parts), low
         if volume.is_colour:
             slices = window[: end - begin]
@@ -305,7 +309,8 @@ def slice_batches(
             slices = stack_context(
                 window[[neighbour_index(i, depth) - low for i in around]]
             )
-        yield SliceBatch(begin, slices.pin_memory() if pin else slices)
+        now, alone = alone[: end - begin], alone[end - begin :]
+        yield SliceBatch(begin, slices.pin_memory() if pin else slices, now)
         begin = end
 
 

@@ -340,12 +340,13 @@ def object_features(owners: Owners, prompts: PromptSet) -> dict[str, Any]:
     """Return the features of a Labels layer of objects: prompt, label and score."""
     names = owners.names(dict(zip(prompts.ids, prompts.texts, strict=True)))
     known = [0, *names]
-    return {
+    found = {
         "index": known,
         "prompt": ["background", *names.values()],
         "label": owners.labels[known],
-        "score": owners.scores[known],
     }
+    scored = np.isfinite(owners.scores).any()
+    return found | ({"score": owners.scores[known]} if scored else {})
 
 
 def _owners_in(table: Any, prompts: PromptSet | None) -> Owners | None:

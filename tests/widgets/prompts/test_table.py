@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from qtpy.QtCore import QModelIndex, Qt
@@ -195,6 +197,22 @@ def test_results_appear_beside_their_prompts(table, qtbot):
     assert not table.view.isColumnHidden(OBJECTS)
     table.clear_results()
     assert table.view.isColumnHidden(SCORE)
+
+
+def test_of_v1_the_score_is_p(table):
+    heading = table.model.horizontalHeaderItem(SCORE)
+    results = [found(1, "liver", 0.0317, 4, 7), found(2, "spleen", math.nan, None, 7)]
+    table.show_results(results, score="p")
+    assert heading.text() == "p"
+    assert [cell(table, at, SCORE) for at in (0, 1)] == [
+        "0.032",
+        "no table for this target",
+    ]
+    assert "looks like its target" in cell(table, 0, SCORE, ROLE.ToolTipRole)
+    assert "Name the kind of image" in cell(table, 1, SCORE, ROLE.ToolTipRole)
+    table.show_results([found(1, "liver", 0.9, 4, 7)])
+    assert heading.text() == "Score"
+    assert "is present" in cell(table, 0, SCORE, ROLE.ToolTipRole)
 
 
 def test_long_prompts_are_warned_of(table, qtbot):

@@ -140,3 +140,18 @@ def test_an_empty_plot_can_be_clicked(qtbot):
     with qtbot.assertNotEmitted(plot.slice_clicked):
         qtbot.mouseClick(plot, Qt.MouseButton.LeftButton, pos=QPoint(20, 10))
     plot.grab()
+
+
+def test_of_v1_it_shows_p(plot, qtbot, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        "napari_biomedparse.widgets.segment.existence_plot.QToolTip.showText",
+        lambda place, text, widget: shown.append(text),
+    )
+    plot.fix_threshold("A folder keeps it.")
+    plot.show_scores(SCORES, plot.names, plot.colours, "p")
+    assert plot.toolTip().startswith("p: ") and "A folder keeps it." in plot.toolTip()
+    qtbot.mouseMove(plot, place(plot, 3, 0.2))
+    assert shown[-1] == "slice 3\n0.900  nuclei\nno table for this target  vessels"
+    plot.show_scores(SCORES, plot.names, plot.colours)
+    assert plot.toolTip().startswith("Probability")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 
 import numpy as np
@@ -9,15 +10,19 @@ import pytest
 from napari.utils.progress import progress
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QApplication
+from tiny_v1 import tiny_v1
 
 from napari_biomedparse.data.prompts import label_colour
+from napari_biomedparse.networks.checkpoint import save_weights
 from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.viewer.layers import METADATA_KEY
+from napari_biomedparse.widgets.prompts.model import SCORE
 from napari_biomedparse.widgets.segment.live_labels import LiveLabels
 from napari_biomedparse.widgets.segment.live_run import LiveRun
 from napari_biomedparse.widgets.segment.preview import PAUSE
 from napari_biomedparse.widgets.segment.run_view import RunView
 from napari_biomedparse.widgets.segment.which_slices import ALL_TIMES
+from napari_biomedparse.widgets.shared.settings import last_values
 
 
 def done_slices(layer):
@@ -542,3 +547,70 @@ def test_two_viewers_run_at_the_same_time(desk_that, voxels):
         desk.wait_for_end()
     for layer, stack in zip(layers, stacks, strict=True):
         np.testing.assert_array_equal(layer.data, stack > 100)
+
+
+@pytest.fixture
+def v1_desk(desk_that, tmp_path):
+    """A desk with a tiny v1, and prompts of which a table has two."""
+    model = tiny_v1()
+    path, table = tmp_path / "v1.safetensors", tmp_path / "own.json"
+    save_weights(path, model.state_dict(), config=model.config)
+    pairs = [[[3, 2], [1, 1], [2, 2], [1, 2]], [[1, 1]] * 4]
+    known = dict(zip(("glass", "cell"), pairs, strict=True))
+    table.write_text(json.dumps({"EM-Dish": known}))
+    desk = desk_that(None)
+    desk.form.model.choose(str(path))
+    desk.form.set_option("table", str(table))
+    desk.form.prompts.value = "cell in dish EM\ndot\nglass in dish EM"
+    return desk
+
+
+def table_of(desk):
+    model = desk.form.prompts.model
+    return [model.item(at, SCORE).text() for at in range(model.rowCount())]
+
+
+def test_a_photograph_has_p_in_the_table(v1_desk):
+    desk = v1_desk
+    image = np.random.default_rng(1).integers(0, 256, (40, 50, 3), np.uint8)
+    desk.viewer.add_image(image, rgb=True)
+    layer = desk.start()
+    desk.wait_for_end()
+    options = {"table": desk.form.option_values()["table"], "axis": 0}
+    prompts = desk.form.prompts.value.splitlines()
+    expected = segment(image, prompts, tiny_v1(), **options)
+    p = expected.existence[:, 0]
+    np.testing.assert_array_equal(layer.data, expected.labels)
+    assert table_of(desk) == [f"{p[0]:.3f}", "no table for this target", f"{p[2]:.3f}"]
+    assert desk.form.prompts.model.horizontalHeaderItem(SCORE).text() == "p"
+    desk.form.set_option("p_threshold", 1.0)
+    desk.wait_until(lambda: set(np.unique(layer.data)) == {0, 2})
+    desk.wait_for_end()
+    dropped = segment(image, prompts, tiny_v1(), p_threshold=1.0, **options)
+    np.testing.assert_array_equal(layer.data, dropped.labels)
+    assert layer.metadata[METADATA_KEY]["parameters"]["p_threshold"] == 1.0
+    desk.form.set_option("p_threshold", 0.0)
+    desk.wait_until(lambda: np.array_equal(layer.data, expected.labels))
+    desk.wait_for_end()
+    assert len(desk.viewer.layers) == 2
+
+
+def test_the_threshold_of_p_is_dragged(v1_desk, voxels):
+    desk = v1_desk
+    desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.wait_for_end()
+    before = np.asarray(layer.data).copy()
+    assert desk.view.plot.score == "p" and desk.view.plot.threshold == 0.0
+    assert before.any()
+    drag_threshold(desk, 1.0)
+    desk.wait_until(lambda: set(np.unique(layer.data)) == {0, 2})
+    desk.wait_for_end()
+    now = desk.form.option_values()
+    assert (now["p_threshold"], now["existence_threshold"]) == (1.0, 0.5)
+    assert desk.view.plot.threshold == 1.0
+    desk.form.remember()
+    assert last_values()["options"]["p_threshold"] == 0.0  # it was dragged
+    desk.form.set_option("p_threshold", 0.0)
+    desk.wait_until(lambda: np.array_equal(layer.data, before))
+    desk.wait_for_end()

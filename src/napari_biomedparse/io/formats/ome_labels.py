@@ -132,7 +132,8 @@ class LabelStore:
         label["owners"] = owners.describe()
         texts = {int(i): text for i, text in label.get("text_prompts", {}).items()}
         names = owners.names(texts) if len(owners.labels) <= MOST_NAMED else {}
-        ids, scores = owners.labels.tolist(), owners.scores.tolist()
+        ids = owners.labels.tolist()
+        scores = [None if s != s else s for s in owners.scores.tolist()]
         label["properties"] = [
             {"label-value": n, "prompt": text, "label": ids[n], "score": scores[n]}
             for n, text in names.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from napari_biomedparse.data.results import score_of
 from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.report.result import RunResult
 from napari_biomedparse.viewer.layers import (
@@ -44,6 +45,7 @@ def result_of_layers(image: Image, labels: Labels, dims: Dims) -> RunResult:
     if objects is not None:
         values = voxels_of_prompts(labels, objects, prompts)
     parameters: Mapping[str, Any] = known.get("parameters") or {}
+    score, threshold = score_of(parameters)
     existence = known.get("existence")
     if existence is not None and existence.ndim != 2:
         existence = None
@@ -56,7 +58,8 @@ def result_of_layers(image: Image, labels: Labels, dims: Dims) -> RunResult:
         _axis(volume, parameters, existence),
         objects,
         _facts(known),
-        parameters.get("existence_threshold"),
+        parameters.get(threshold),
+        score,
     )
 
 

@@ -21,6 +21,7 @@ from qtpy.QtGui import (
 from qtpy.QtWidgets import QApplication, QStyledItemDelegate
 
 from napari_biomedparse.data.prompts import Prompt, PromptSet, label_colour
+from napari_biomedparse.data.results import NO_TABLE, score_text
 from napari_biomedparse.errors import PromptError
 from napari_biomedparse.networks.blocks.tokenizer import (
     CONTEXT_LENGTH,
@@ -48,6 +49,14 @@ HEADINGS = {
     VOXELS: ("Voxels", "Number of voxels of the label."),
     OBJECTS: ("Objects", "Number of separate objects."),
 }
+P_TIP = (
+    "p: how well the mask looks like its target, in the slice where it is highest: 0 "
+    "to 1. Below about 0.05, it does not look like it."
+)
+NO_TABLE_TIP = (
+    f"There is {NO_TABLE}. Name the kind of image in the prompt, as in 'neoplastic "
+    "cells in breast pathology', or choose it under Advanced."
+)
 RESULTS = (SCORE, SLICE, VOXELS, OBJECTS)
 _MIME = "application/x-napari-biomedparse-row"
 _SWATCH = 16
@@ -157,14 +166,22 @@ class PromptModel(QStandardItemModel):
         self.edited.emit()
 
     def show_results(
-        self, findings: Sequence[Finding], objects: Mapping[int, int] | None = None
+        self,
+        findings: Sequence[Finding],
+        objects: Mapping[int, int] | None = None,
+        score: str = "existence",
     ) -> None:
-        """Show a run's findings, and its numbers of objects by label id."""
+        """Show a run's findings, its numbers of objects by label id, and its score."""
+        heading = self.horizontalHeaderItem(SCORE)
+        assert heading is not None
+        heading.setText("p" if score == "p" else HEADINGS[SCORE][0])
+        heading.setToolTip(P_TIP if score == "p" else HEADINGS[SCORE][1])
         found = {(f.prompt.id, f.prompt.text): f for f in findings}
         for at, row in enumerate(self.rows):
             if (finding := found.get((row.id, row.text))) is not None:
                 count = None if objects is None else objects.get(row.id, 0)
-                result = Result(finding.best, finding.best_slice, finding.voxels, count)
+                best = finding.best, finding.best_slice
+                result = Result(*best, finding.voxels, count, score)
                 self._show_result(at, replace(row, result=result))
 
     def clear_results(self) -> None:
@@ -329,9 +346,10 @@ def _shown(result: Result | None) -> dict[int, tuple[str, str]]:
     tips[VOXELS] = f"{result.voxels:,} voxels"
     if result.best_slice is not None:
         tips[SLICE] = f"Go to slice {result.best_slice}, where the score is highest."
-    known = not math.isnan(result.score)
+    if result.name == "p":
+        tips[SCORE] = NO_TABLE_TIP if math.isnan(result.score) else P_TIP
     texts = {
-        SCORE: f"{result.score:.2f}" if known else "-",
+        SCORE: score_text(result.score, result.name),
         SLICE: "-" if result.best_slice is None else str(result.best_slice),
         VOXELS: short_count(result.voxels),
         OBJECTS: "-" if result.objects is None else short_count(result.objects),

@@ -19,6 +19,8 @@ class Result:
     best_slice: int | None
     voxels: int
     objects: int | None = None
+    name: str = "existence"
+    """What the score is; see `score_of`."""
 
 
 @dataclass(frozen=True)

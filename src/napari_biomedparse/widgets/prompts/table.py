@@ -120,10 +120,13 @@ class PromptTable(QWidget):
         self.view.scrollToBottom()
 
     def show_results(
-        self, findings: Sequence[Finding], objects: Mapping[int, int] | None = None
+        self,
+        findings: Sequence[Finding],
+        objects: Mapping[int, int] | None = None,
+        score: str = "existence",
     ) -> None:
-        """Show a run's findings, and its numbers of objects by label id."""
-        self.model.show_results(findings, objects)
+        """Show a run's findings, its numbers of objects by label id, and its score."""
+        self.model.show_results(findings, objects, score)
         self.view.fit()
 
     def clear_results(self) -> None:

@@ -1,4 +1,4 @@
-"""A small plot of the existence score of each prompt in each slice."""
+"""A small plot of the score of each prompt in each slice."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QPainter, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
+
+from napari_biomedparse.data.results import score_text
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -23,13 +25,13 @@ _GRASP = 5
 """Distance in pixels from which the threshold line can be dragged."""
 _STEP = 0.05
 """How far an arrow key moves the threshold."""
-_SHOWS = (
-    "Probability that each prompt's target is present in each slice. Click to go to a "
-    "slice."
-)
+_SHOWS = {
+    "existence": "Probability that each prompt's target is present in each slice.",
+    "p": "p: how well the mask of each prompt looks like its target in each slice.",
+}
 _MOVES = (
-    " Drag the dashed line to change the existence threshold and update the labels. "
-    "What you painted and accepted slices are kept."
+    " Drag the dashed line to change the threshold and update the labels. What you "
+    "painted and accepted slices are kept."
 )
 
 
@@ -49,12 +51,13 @@ class ExistencePlot(QWidget):
         self.names: Sequence[str] = ()
         self.colours: Sequence[QColor] = ()
         self.current: int | None = None
+        self.score = "existence"
         self._dragging = False
         self.setMouseTracking(True)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         self.setMaximumHeight(_HIGHEST)
-        self.setAccessibleName("Existence score of each prompt, slice by slice")
+        self.setAccessibleName("Score of each prompt, slice by slice")
         self.fix_threshold("")
 
     def sizeHint(self) -> QSize:
@@ -70,9 +73,13 @@ class ExistencePlot(QWidget):
         scores: npt.NDArray[np.float32],
         names: Sequence[str],
         colours: Sequence[QColor],
+        score: str = "existence",
     ) -> None:
         """Draw scores [P, slices], which are NaN where unknown; hidden without any."""
         self.scores, self.names, self.colours = scores, names, colours
+        if score != self.score:
+            self.score = score
+            self.fix_threshold(self._why)
         self.setVisible(bool(np.isfinite(scores).any()))
         self.updateGeometry()
         self.update()
@@ -85,8 +92,9 @@ class ExistencePlot(QWidget):
 
     def fix_threshold(self, why: str) -> None:
         """Lock the threshold line and say why; an empty reason unlocks it."""
-        self._fixed = bool(why)
-        self.setToolTip(_SHOWS + (f" {why}" if why else _MOVES))
+        self._fixed, self._why = bool(why), why
+        shows = f"{_SHOWS[self.score]} Click to go to a slice."
+        self.setToolTip(shows + (f" {why}" if why else _MOVES))
         self.update()
 
     def show_current(self, at: int | None) -> None:
@@ -144,7 +152,7 @@ class ExistencePlot(QWidget):
         at = self._slice_at(event)
         if not near and at is not None and np.isfinite(self.scores[:, at]).any():
             lines = zip(self.names, self.scores[:, at], strict=True)
-            text = "\n".join(f"{score:.2f}  {name}" for name, score in lines)
+            text = "\n".join(f"{score_text(s, self.score)}  {n}" for n, s in lines)
             QToolTip.showText(
                 event.globalPosition().toPoint(), f"slice {at}\n{text}", self
             )
@@ -211,7 +219,7 @@ class ExistencePlot(QWidget):
             box = QRectF(self._x(at) - wide / 2, frame.bottom() + 1, wide, line)
             painter.drawText(box, center, str(at))
         box = QRectF(frame.left(), frame.bottom() + 1 + line, frame.width(), line)
-        painter.drawText(box, center, "existence in each slice")
+        painter.drawText(box, center, f"{self.score} in each slice")
         for row, (name, colour) in enumerate(self._legend, start=2):
             top = frame.bottom() + 1 + row * line
             painter.fillRect(QRectF(frame.left(), top + line / 2 - 1, 14, 3), colour)

@@ -38,7 +38,7 @@ from napari_biomedparse.widgets.segment.options import (
     LargeVolumes,
 )
 from napari_biomedparse.widgets.segment.recognition import KindChoice, targets_of_kind
-from napari_biomedparse.widgets.segment.request import Request
+from napari_biomedparse.widgets.segment.request import OF_SCORES, Request
 from napari_biomedparse.widgets.segment.which_slices import (
     RegionChoice,
     SliceScope,
@@ -57,6 +57,8 @@ from napari_biomedparse.widgets.weights.model_choice import ModelChoice
 from napari_biomedparse.widgets.weights.weights_panel import WeightsPanel
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from magicgui.widgets import ComboBox
     from napari import Viewer
 
@@ -87,8 +89,8 @@ class SegmentForm(QWidget):
         """The options that have a simple field each."""
         self._modality = cast("ComboBox", main["modality"])
         self._set_modality = ""
-        self._borrowed: float | None = None
-        self._before = 0.0
+        self._borrowed: dict[str, tuple[float, float]] = {}
+        """Thresholds that were set here, and those of a result in their place."""
         self.image = LayerChoice(
             viewer,
             Image,
@@ -193,20 +195,22 @@ class SegmentForm(QWidget):
             self._modality.reset_choices()
         self.options_by_name[name].value = value
 
-    def use_threshold_of_result(self, threshold: float | None) -> None:
-        """Use the threshold of a result for now; None returns to the one before it."""
-        option = self.options_by_name["existence_threshold"]
-        if threshold is None:
-            option.value, self._borrowed = self._own_threshold, None
-        elif threshold != option.value:
-            self._before = self._own_threshold
-            self._borrowed = option.value = threshold
+    def use_thresholds_of_result(self, values: Mapping[str, float] | None) -> None:
+        """Use thresholds of a result for now; None returns to those before them."""
+        for name in OF_SCORES if values is None else values:
+            option, own = self.options_by_name[name], self._own_threshold(name)
+            if values is None:
+                option.value = own
+                self._borrowed.pop(name, None)
+            elif values[name] != option.value:
+                self._borrowed[name] = own, values[name]
+                option.value = values[name]
 
-    @property
-    def _own_threshold(self) -> float:
-        """The threshold that was set here, and not by dragging that of a result."""
-        value = float(self.options_by_name["existence_threshold"].value)
-        return self._before if value == self._borrowed else value
+    def _own_threshold(self, name: str) -> float:
+        """Return the threshold that was set here, not by dragging that of a result."""
+        value = float(self.options_by_name[name].value)
+        own, borrowed = self._borrowed.get(name, (value, value))
+        return own if value == borrowed else value
 
     @property
     def unusual(self) -> str:
@@ -293,7 +297,7 @@ class SegmentForm(QWidget):
     def remember(self) -> None:
         """Save the values for the next widget and the next session."""
         state = state_of(self)
-        state["options"]["existence_threshold"] = self._own_threshold
+        state["options"] |= {name: self._own_threshold(name) for name in OF_SCORES}
         keep_values(state)
 
     def reset(self) -> None:
@@ -360,7 +364,11 @@ class SegmentForm(QWidget):
         """Offer what suits the model."""
         self._set_modality = ""
         self._modality.choices = self._modalities
-        show_row(self._layout, self.recognition, self._network == "v1")
+        is_v1, layout = self._network == "v1", self.advanced.rows
+        show_row(self._layout, self.recognition, is_v1)
+        show_row(layout, self.options_by_name["existence_threshold"], not is_v1)
+        for name in ("kind", "table", "p_threshold"):
+            show_row(layout, self.options_by_name[name], is_v1)
 
     @property
     def _network(self) -> str:

@@ -14,6 +14,7 @@ from qtpy.QtCore import QObject, Signal
 from qtpy.QtGui import QColor
 
 from napari_biomedparse.data.prompts import label_colour
+from napari_biomedparse.data.results import score_of
 from napari_biomedparse.process.messages import (
     Counted,
     Failed,
@@ -72,8 +73,8 @@ class LiveRun(QObject):
         self.task = task
         self.request = request
         self.layers: tuple[Labels, ...] = ()
-        self.results: tuple[Sequence[Finding], dict[int, int] | None] | None = None
-        """The findings, one per prompt, and the number of objects by label id."""
+        self.results: tuple[Sequence[Finding], dict[int, int] | None, str] | None = None
+        """The findings, one per prompt, number of objects by label id, and score."""
         self.recognized: Recognized | None = None
         self._viewer = viewer
         self._view = view
@@ -129,6 +130,11 @@ class LiveRun(QObject):
             if not self._over:
                 self.task.look_at(at)
             self._show_scores()
+
+    @property
+    def score(self) -> tuple[str, str]:
+        """What its scores are, and the option that is their threshold."""
+        return score_of(self._parameters())
 
     @property
     def can_resume(self) -> bool:
@@ -213,7 +219,7 @@ class LiveRun(QObject):
         if not self._plots:
             self._view.plot.show_scores(np.empty((0, 0), np.float32), (), ())
         self._view.plot.fix_threshold(self.request.why_fixed)
-        self._view.plot.show_threshold(plan.parameters["existence_threshold"])
+        self._view.plot.show_threshold(plan.parameters[self.score[1]])
         self._show_scores()
         if plan.truncated:
             show_warning(truncation_warning(plan.truncated))
@@ -240,7 +246,7 @@ class LiveRun(QObject):
         if scores.ndim == 3:
             scores = scores[:, min(self._eye.time_of(layer), scores.shape[1] - 1)]
         colours = [QColor(*label_colour(number)) for number in prompts.ids]
-        self._view.plot.show_scores(scores, prompts.texts, colours)
+        self._view.plot.show_scores(scores, prompts.texts, colours, self.score[0])
         self._view.plot.show_current(self._eye.slice_of(layer, plan.axis))
 
     def _end(self) -> None:
@@ -287,7 +293,7 @@ class LiveRun(QObject):
         if plan is None or not self._done:
             return
         findings = task.findings()
-        self.results = findings, task.instance_counts
+        self.results = findings, task.instance_counts, self.score[0]
         self.found.emit()
         existence = task.existence
         there = any(finding.voxels for finding in findings)
@@ -298,7 +304,12 @@ class LiveRun(QObject):
         volumes, prompts = request.volumes, request.prompts
         self._view.doctor.examine(
             lambda: why_series_empty(
-                volumes, prompts, request.options, existence, request.model
+                volumes,
+                prompts,
+                request.options,
+                existence,
+                request.model,
+                plan.parameters,
             )
         )
 

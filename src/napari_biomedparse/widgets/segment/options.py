@@ -25,6 +25,7 @@ from napari_biomedparse.data.options import (
 )
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.io.formats.units import unit_symbol
+from napari_biomedparse.labels.likeness import read_table
 from napari_biomedparse.widgets.shared.form import (
     chosen_folder,
     device_field,
@@ -107,6 +108,9 @@ ADVANCED = (
     "axis",
     "orientation",
     "existence_threshold",
+    "kind",
+    "table",
+    "p_threshold",
     "overlaps",
     "overlap_threshold",
     "prompts_apart",
@@ -116,6 +120,7 @@ ADVANCED = (
 CAPTIONS: dict[str, dict[Any, str]] = {
     "modality": {key: kind.label for key, kind in MODALITIES.items()}
     | {"auto": AUTOMATIC},
+    "kind": {"auto": "as the prompt says", **{kind: kind for kind in read_table()}},
     "batch_size": {"auto": AUTOMATIC, **{n: str(n) for n in (1, 2, 4, 8, 16, 32)}},
     "overlaps": {
         "score": "best score",
@@ -133,6 +138,7 @@ class AdvancedOptions(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.options = option_fields(SegmentOptions, ADVANCED, CAPTIONS)
+        self.options["table"].native.setPlaceholderText("the authors'")
         self.device = device_field("Where the network runs.")
         self.tiles = TileChoice()
         self.voxel_size = LineEdit(
@@ -167,7 +173,7 @@ class AdvancedOptions(QWidget):
             "their defaults. The prompts are kept.",
         )
         axis, *others = self.options.values()
-        layout = form_layout(
+        self.rows = form_layout(
             self,
             [
                 self.device,
@@ -180,7 +186,7 @@ class AdvancedOptions(QWidget):
                 self.overwrite,
             ],
         )
-        layout.addRow("", self.reset.native)
+        self.rows.addRow("", self.reset.native)
 
 
 class LargeVolumes(QWidget):

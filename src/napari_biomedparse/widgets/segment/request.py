@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.data.volume import Volume
 
+OF_SCORES = ("existence_threshold", "p_threshold")
 THRESHOLDS = (
-    "existence_threshold",
+    *OF_SCORES,
     "overlap_threshold",
     "minimum_size",
     "separate_by",
@@ -123,7 +124,7 @@ class Request:
 
     def recognizing(self, kind: str, at: int) -> Request:
         """Return the request to recognize a slice, whose targets are the prompts."""
-        one: dict[str, Any] = {"slices": (at, at + 1), "overlaps": "score"}
+        one: dict[str, Any] = {"slices": (at, at + 1), "overlaps": "score", "kind": kind}
         options = replace(self.options, prompts_apart=True, instances=False, **one)
         here: dict[str, Any] = {"consensus": False, "folder": None, "scheduler": None}
         prompts = self.prompts_by_label

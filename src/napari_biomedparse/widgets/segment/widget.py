@@ -17,7 +17,7 @@ from napari_biomedparse.viewer.layers import write_labels
 from napari_biomedparse.widgets.segment.form import SegmentForm
 from napari_biomedparse.widgets.segment.live_run import LiveRun
 from napari_biomedparse.widgets.segment.preview import PAUSE, LivePreview
-from napari_biomedparse.widgets.segment.request import THRESHOLDS
+from napari_biomedparse.widgets.segment.request import OF_SCORES, THRESHOLDS
 from napari_biomedparse.widgets.segment.run_view import PYTHON, RUN_KEY, RunView
 from napari_biomedparse.widgets.segment.runs import Runs
 from napari_biomedparse.widgets.segment.seen_picture import SeenPicture
@@ -250,8 +250,8 @@ class SegmentWidget(QWidget):
         assert last is not None
         own = self._is_own(last)
         if own != self._shown:
-            threshold = last.request.options.existence_threshold if own else None
-            self.form.use_threshold_of_result(threshold)
+            values = {name: getattr(last.request.options, name) for name in OF_SCORES}
+            self.form.use_thresholds_of_result(values if own else None)
         self._shown = own
         self.form.prompts.clear_results()
         self.view.outcomes.setVisible(last.recognized is not None)
@@ -285,14 +285,15 @@ class SegmentWidget(QWidget):
         return self._front(request) or 0, time
 
     def _on_threshold_dragged(self, threshold: float) -> None:
-        self.form.use_threshold_of_result(threshold)
+        assert self._last is not None  # whose threshold it is
+        self.form.use_thresholds_of_result({self._last.score[1]: threshold})
         self._threshold_pause.start(0)  # it was released: nothing to wait for
 
     def _on_fix_chosen(self, cause: Cause) -> None:
         """Apply a fix, and run again if it changes more than thresholds."""
         for name, value in cause.options.items():
-            if name == "existence_threshold":
-                self.form.use_threshold_of_result(value)
+            if name in OF_SCORES:
+                self.form.use_thresholds_of_result({name: value})
             else:
                 self.form.set_option(name, value)
         for label, text in cause.prompts.items():
@@ -317,7 +318,7 @@ class SegmentWidget(QWidget):
             if self.run is None:
                 self.view.say(last.request.why_fixed)
             return
-        self.view.plot.show_threshold(request.options.existence_threshold)
+        self.view.plot.show_threshold(getattr(request.options, last.score[1]))
         same = request.prompts == last.request.prompts
         if self.run is last and same and not request.series:
             last.retune(request)

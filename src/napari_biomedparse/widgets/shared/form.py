@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicgui.types import FileDialogMode
-from magicgui.widgets import CheckBox, ComboBox, FileEdit, FloatSpinBox, SpinBox
+from magicgui.widgets import (
+    CheckBox,
+    ComboBox,
+    FileEdit,
+    FloatSpinBox,
+    LineEdit,
+    SpinBox,
+)
 from napari.layers import Image
 from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt
@@ -231,6 +238,8 @@ def _widget(
     types = field_types(options)[item.name]
     if bool in types:
         return CheckBox(value=bool(default), **common)
+    if str in types:
+        return LineEdit(value=str(default or ""), **common)
     make: Callable[..., ValueWidget[Any]] = SpinBox
     if float in types:
         make = partial(FloatSpinBox, step=0.05)
