@@ -97,7 +97,18 @@ def test_a_kind_or_table_that_fits_nothing_is_told(tmp_path: Path) -> None:
         find_entries(["nucleus", "edema in OCT"], path=str(path))
 
 
-@pytest.mark.parametrize("text", ["", "[1]", '{"OCT": [1]}', '{"OCT": {"a": [[1]]}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[1]",
+        '{"OCT": [1]}',
+        '{"OCT": {"a": [[1]]}}',
+        '{"OCT": {"a": [[1, 2], [1, 2], [1, 2], [0, 2]]}}',
+        '{"OCT": {"a": [[1, 2], [1, 2], [1, 2], [NaN, 2]]}}',
+    ],
+)
 def test_another_file_is_no_table(tmp_path: Path, text: str) -> None:
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(FormatError, match=r"t\.json"):

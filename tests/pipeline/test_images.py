@@ -377,6 +377,7 @@ def test_p_stands_in_run_folders_their_page_and_the_table_of_many(
     page = report_run(folder).read_text(encoding="utf-8")
     assert "best p (slice)" in page and "no table for this target" in page
     assert "xistence (" not in page and "nan" not in page.split("<h2>Pictures")[0]
+    assert "<h2>Scores p</h2>" in page
     out = tmp_path / "many"
     segment_files([path], out, NAMED, file, options)
     with (out / "summary.csv").open(encoding="utf-8", newline="") as summary:

@@ -91,6 +91,10 @@ def test_the_threshold_of_p_is_applied_again(grey: Any, tile: Any) -> None:
         np.testing.assert_array_equal(again.existence, p)
         assert again.labels.any()
     assert set(np.unique(again.labels)) == {0, 5}  # which has no table
+    options = replace(options, kind="OCT")
+    other = plan_run(grey, prompts, options, config=model.config)
+    with pytest.raises(OptionError, match="what masks are compared with changed"):
+        list(resolve_again(other, store))
 
 
 def test_slices_come_in_the_order_they_are_asked_for(

@@ -43,18 +43,21 @@ def read_table(path: str | os.PathLike[str] | None = None) -> Table:
     place = Path(path) if path else own
     try:
         table = json.loads(place.read_text(encoding="utf-8"))
-        shapes = {
-            np.asarray(pairs, float).shape
+        known = [
+            np.asarray(pairs, float)
             for targets in table.values()
             for pairs in targets.values()
-        }
+        ]
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise FormatError(
             f"{place} is not a table of targets ({error}). Give a JSON file of kinds "
             "of images, their targets, and four pairs of numbers for each."
         ) from error
-    if shapes != {(4, 2)}:
-        raise FormatError(f"{place} must have four pairs of numbers for each target.")
+    fit = [one.shape == (4, 2) and 0 < one.min() <= one.max() < np.inf for one in known]
+    if not fit or not all(fit):
+        raise FormatError(
+            f"{place} must have four pairs of positive numbers for each target."
+        )
     checked: Table = table
     return checked
 

@@ -168,6 +168,7 @@ def _check(plan: RunPlan, store: ScoreStore) -> None:
         "the prompts": (plan.prompts.texts, plan.options.prompts_apart)
         == (old.prompts.texts, old.options.prompts_apart),
         "the grey levels": plan.intensity == old.intensity,
+        "what masks are compared with": plan.entries == old.entries,
         "how slices are cut": (plan.geometry, plan.tiles) == (old.geometry, old.tiles),
         "the seed": plan.options.seed == old.options.seed,
         "separate objects": old.instances or not plan.instances,

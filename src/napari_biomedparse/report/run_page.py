@@ -71,7 +71,8 @@ def write_report(path: Path, result: RunResult, *, overwrite: bool = False) -> N
     with needs_extra("evaluate", "The pictures"):
         import matplotlib.figure  # noqa: F401
     voxels = _count(result)
-    plot = None if result.existence is None else existence_plot(result)
+    scored = result.existence is not None and np.isfinite(result.existence).any()
+    plot = existence_plot(result) if scored else None
     note, tables = object_tables(result)
     page = render(
         _TEMPLATE,

@@ -301,17 +301,9 @@ class LiveRun(QObject):
             return
         from napari_biomedparse.report.why_empty import why_series_empty
 
-        volumes, prompts = request.volumes, request.prompts
-        self._view.doctor.examine(
-            lambda: why_series_empty(
-                volumes,
-                prompts,
-                request.options,
-                existence,
-                request.model,
-                plan.parameters,
-            )
-        )
+        volumes, prompts, used = request.volumes, request.prompts, plan.parameters
+        made = request.options, existence, request.model, used
+        self._view.doctor.examine(lambda: why_series_empty(volumes, prompts, *made))
 
     def _name_objects(self) -> None:
         """Show in the status bar which prompt an object belongs to."""
