@@ -63,8 +63,8 @@ BUDGET = {
     "engine": 456,
     "learning": 485,
     "samples": 760,
-    "report": 930,
-    "evaluation": 1_429,
+    "report": 959,
+    "evaluation": 1_431,
 }
 BUDGET_OF_OTHERS = 3_540
 BUDGET_OF_ALL = 38_000

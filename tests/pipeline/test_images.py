@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import dask.array as da
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -325,6 +326,21 @@ def test_masks_below_the_threshold_are_dropped_in_their_slice(
     assert stays[0].sum() == 2  # one of them has just this p
     assert stays[1].all()  # without a table
     np.testing.assert_array_equal(again.labels, found.labels * stays[..., None, None])
+
+
+def test_p_of_slices_that_the_network_sees_turned(
+    model: BiomedParseV1, table: str, tmp_path: Path
+) -> None:
+    volume = random_image(3, 40, 50)
+    volume[:, :20] //= 3
+    path = tmp_path / "a.nii"
+    nibabel.save(nibabel.Nifti1Image(volume.T, np.eye(4)), path)
+    found = segment(path, NAMED, model, table=table, axis="z")
+    assert found.parameters["turned"] == "x downwards, y to the right"
+    for index, plane in enumerate(volume):
+        colours = np.repeat(plane.T[..., None], 3, axis=-1)
+        p = found.existence[:, index]
+        np.testing.assert_allclose(p, expected_p(model, colours), rtol=1e-5)
 
 
 @pytest.mark.parametrize("tile", ["none", 32])

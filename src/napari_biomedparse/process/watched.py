@@ -147,7 +147,9 @@ class Live:
         from napari_biomedparse.pipeline.recognize import LOWEST_P, recognize_slice
         from napari_biomedparse.runs.manifest import describe_run
 
-        plan, total = self._plan(request, engine, run), len(request.prompts)
+        options = replace(request.options, kind=request.kind)
+        plan = self._plan(replace(request, options=options), engine, run)
+        total = len(request.prompts)
         manifest = describe_run(plan, engine, {}, request.model, "0.5")
         facts = {"recognized": request.kind, "lowest_p": LOWEST_P}
         parameters = {**manifest.parameters, **facts}

@@ -124,7 +124,7 @@ class Request:
 
     def recognizing(self, kind: str, at: int) -> Request:
         """Return the request to recognize a slice, whose targets are the prompts."""
-        one: dict[str, Any] = {"slices": (at, at + 1), "overlaps": "score", "kind": kind}
+        one: dict[str, Any] = {"slices": (at, at + 1), "overlaps": "score"}
         options = replace(self.options, prompts_apart=True, instances=False, **one)
         here: dict[str, Any] = {"consensus": False, "folder": None, "scheduler": None}
         prompts = self.prompts_by_label
