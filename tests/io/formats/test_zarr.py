@@ -457,6 +457,17 @@ def test_chunks_that_are_not_there_are_told(
         np.asarray(open_volume(tmp_path / "a.zarr").data)
 
 
+def test_labels_without_anything_need_no_chunks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "labels.ome.zarr"
+    volume = replace(_volume(), data=LABELS * 0)
+    save_labels(path, volume.data, volume=volume, prompts=None)
+    assert not any(path.rglob("c/*"))
+    assert not np.asarray(open_volume(path / "s0").data).any()
+    assert not caplog.records
+
+
 def test_a_shard_that_is_not_there(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

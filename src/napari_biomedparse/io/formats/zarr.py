@@ -243,7 +243,7 @@ def _plain_volume(array: zarr.Array[Any], path: Path) -> Volume:
     if len(axes) != rank or len(set(axes)) < rank or not set(axes) <= set(_AXES):
         axes = _AXES[1:][-rank:] if rank < len(_AXES) else _AXES
     data = _lazy(array, path, axes)
-    if not _LABEL_NAMES.fullmatch(path.name):
+    if not any(map(_LABEL_NAMES.fullmatch, (path.name, _stem(path.parent)))):
         _tell_missing(array, path)
     return Volume(
         data,
