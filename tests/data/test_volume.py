@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import dask.array as da
@@ -13,6 +14,7 @@ from napari_biomedparse.data.volume import (
     as_volume,
     choose_channel,
     volume_of,
+    with_axis,
 )
 from napari_biomedparse.errors import VolumeError
 
@@ -243,3 +245,24 @@ def test_no_such_box(box: Any, message: str) -> None:
     volume = Volume(ones, ("c", "z", "y", "x"), (1,) * 4, ("pixel",) * 4, (0,) * 4)
     with pytest.raises(VolumeError, match=message):
         volume.crop(**box)
+
+
+def test_directions_go_with_their_axes() -> None:
+    back, left, up = np.eye(3).tolist()
+    grey = np.zeros((2, 3, 4))
+    volume = Volume(
+        grey, ("z", "y", "x"), (1.0,) * 3, ("pixel",) * 3, (0.0,) * 3,
+        directions=(back, left, up),
+    )  # fmt: skip
+    assert volume.select(y=1).directions == (back, up)
+    assert volume.crop(x=(1, 3)).directions == volume.directions
+    assert with_axis(volume, "t", grey[None]).directions == (
+        (0.0, 0.0, 0.0),
+        back,
+        left,
+        up,
+    )
+    flat = as_volume(volume.select(z=0))
+    assert flat.axes == volume.axes and flat.directions[1:] == (left, up)
+    with pytest.raises(VolumeError, match="2 directions are given"):
+        replace(volume, directions=(back, left))

@@ -9,9 +9,11 @@ import nibabel
 import numpy as np
 import pytest
 import tifffile
+from made_dicom import write
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from napari.utils.notifications import notification_manager
+from npe2 import PluginManager
 
 from napari_biomedparse.data.prompts import PromptSet, label_colour, parse_prompts
 from napari_biomedparse.data.volume import colours_of
@@ -36,6 +38,12 @@ if TYPE_CHECKING:
 PROMPTS = parse_prompts({1: "mitochondria", 4: "nuclei"})
 STACK = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
 MICRO = ("micrometer",) * 3
+
+
+@pytest.fixture
+def plugins() -> None:
+    """Have npe2 know the plugins, as it does once a viewer was opened."""
+    PluginManager.instance().discover()
 
 
 def read(path: Path) -> list[Layer]:
@@ -379,6 +387,7 @@ def test_instances_keep_naparis_colours() -> None:
 SUFFIXES = ("npz", "tif", "ome.tif", "zarr", "ome.zarr", "nii", "nii.gz")
 
 
+@pytest.mark.usefixtures("plugins")
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("rank", [2, 3, 4])
 def test_napari_saves_labels_through_the_manifest(
@@ -398,6 +407,27 @@ def test_napari_saves_labels_through_the_manifest(
         assert found.volume.spacing[-3:] == tuple(layer.scale)[-3:]
 
 
+def test_labels_on_a_dicom_series_lie_where_the_patient_is(tmp_path: Path) -> None:
+    sides = [0.8, 0.6, 0.0, -0.6, 0.8, 0.0]
+    for number, place in enumerate((5.0, 2.0)):
+        about = {"ImagePositionPatient": [7.0, 8.0, place], "PixelSpacing": [0.5, 0.25]}
+        grey = np.full((4, 6), number, np.uint8)
+        write(tmp_path / f"s/{number}", grey, ImageOrientationPatient=sides, **about)
+    (one,) = read_layers(str(tmp_path / "s"))
+    layer = Layer.create(*one)
+    volume = open_volume(tmp_path / "s")
+    assert volume_from_layer(layer).directions == volume.directions
+    keywords = labels_layer_kwargs(layer, parse_prompts("liver"), name="labels")
+    data, meta, _ = Labels(
+        np.ones(volume.shape, np.uint8), **keywords
+    ).as_layer_data_tuple()
+    (path,) = write_labels(str(tmp_path / "a.nii.gz"), data, meta)
+    found = nibabel.load(path).affine
+    expected = [[-0.2, 0.3, 0, -7], [-0.15, -0.4, 0, -8], [0, 0, 3, 2], [0, 0, 0, 1]]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.usefixtures("plugins")
 def test_labels_on_a_nifti_image_keep_its_affine(shared: Path, tmp_path: Path) -> None:
     source = shared / "data" / "formats" / "nibabel_anatomical.nii"
     (image,) = read(source)

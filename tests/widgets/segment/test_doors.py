@@ -54,7 +54,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_all_doors_give_the_same_labels(desk_that, weights, tmp_path):
     desk = desk_that(None)
     desk.form.model.choose(weights)
