@@ -101,4 +101,4 @@ def test_a_crash_costs_at_most_the_stroke_under_way(run: Run) -> None:
     assert said.returncode == 0, said.stdout + said.stderr
     assert "10000 strokes" in said.stdout
     assert run.edited > 1000
-    assert PaintableLabels(run.labels_path)._journal._times > 1  # was shortened
+    assert PaintableLabels(run.labels_path)._journal._times > 0  # was shortened
