@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from imagecodecs import png_encode
 from napari.layers import Image as ImageLayer
 from napari_builtins.io import napari_get_reader
 from PIL import Image
 
 from napari_biomedparse import open_volume
-from napari_biomedparse.errors import FormatError
+from napari_biomedparse.errors import FormatError, VolumeError
 from napari_biomedparse.io import open_image, open_labels, recognise, save_labels
+from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.viewer.layers import get_reader, volume_from_layer
 
 RNG = np.random.default_rng(17)
@@ -118,3 +120,31 @@ def test_a_truncated_picture_names_its_file(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-900])
     with pytest.raises(FormatError, match=r"rgb\.png cannot be read .* damaged"):
         np.asarray(open_volume(path).data)
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_colors_of_16_bits_are_taken_by_channel(tmp_path: Path, alpha: bool) -> None:
+    path, colors = tmp_path / "a.png", np.stack([DEEP, DEEP // 3, DEEP // 7], -1)
+    stored = np.dstack([colors, DEEP // 2]) if alpha else colors
+    path.write_bytes(png_encode(stored.copy()))
+    np.testing.assert_array_equal(open_image(path).data, colors)
+    with pytest.raises(VolumeError, match=r"type uint16.*Convert it, or choose one"):
+        segment(path, "cell", "tiny", device="cpu")
+    green = open_volume(path, channel="green")
+    np.testing.assert_array_equal(np.asarray(green.data)[0], DEEP // 3)
+    reader = get_reader(str(path))
+    assert reader is not None
+    layers = reader(str(path))
+    assert [keywords["name"] for _, keywords, _ in layers] == [
+        f"a {name}" for name in ("red", "green", "blue")
+    ]
+    np.testing.assert_array_equal(layers[1][0], DEEP // 3)
+    path.write_bytes(path.read_bytes()[:-900])
+    with pytest.raises(FormatError, match=r"a\.png cannot be read"):
+        np.asarray(open_image(path).data)
+
+
+def test_grey_of_16_bits_with_alpha_keeps_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png_encode(np.dstack([DEEP, DEEP // 2]).copy()))
+    np.testing.assert_array_equal(np.asarray(open_volume(path).data)[0], DEEP)

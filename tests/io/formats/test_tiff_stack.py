@@ -215,3 +215,41 @@ def test_slices_whose_pixels_differ_in_size_are_told(
     tifffile.imwrite(folder / "cell_4.tif", GREY[4], resolution=(5e4, 5e4), **size)
     assert open_volume(folder).spacing == pytest.approx((1.0, 0.1, 0.1))
     assert "cell_4.tif has pixels of another size" in caplog.text
+
+
+def image_j(z: int, unit: str, per: float, spacing: float = 1.0) -> dict[str, Any]:
+    known = {"unit": unit, "spacing": spacing}
+    return {"imagej": True, "resolution": (per, per), "metadata": known}
+
+
+def of_ome(z: int, unit: str, per: float, spacing: float = 1.0) -> dict[str, Any]:
+    known = {f"PhysicalSize{a}": 1 / per for a in "XY"} | {"PhysicalSizeZ": spacing}
+    units = {f"PhysicalSize{a}Unit": unit for a in "XYZ"}
+    return {"ome": True, "metadata": {"axes": "YX", **known, **units}}
+
+
+@pytest.mark.parametrize("way", [image_j, of_ome])
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (("um", 10.0), False),
+        (("nm", 0.01, 1000.0), False),  # the same
+        (("nm", 10.0), True),
+        (("mm", 10.0), True),
+        (("um", 10.0, 2.0), True),
+        (("um", 11.0), True),
+        (None, True),
+    ],
+)
+def test_slices_whose_units_or_voxels_differ_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, way: Any, other: Any, told: bool
+) -> None:
+    for z in range(4):
+        keywords = way(z, "um", 10.0)
+        if z in (2, 3):
+            keywords = {"metadata": None} if other is None else way(z, *other)
+        tifffile.imwrite(tmp_path / f"cell_{z}.tif", GREY[z], **keywords)
+    volume = open_volume(tmp_path)
+    assert volume.spacing == pytest.approx((1.0, 0.1, 0.1))
+    assert ("cell_2.tif has pixels of another size" in caplog.text) == told
+    assert len(caplog.records) == told

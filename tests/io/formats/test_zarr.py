@@ -468,6 +468,32 @@ def test_labels_without_anything_need_no_chunks(
     assert not caplog.records
 
 
+@pytest.mark.parametrize("place", ["start", "end"])
+@pytest.mark.parametrize("shape", [(3, 8, 9), (3, 7, 8)])  # whole shards, and not
+def test_a_chunk_in_a_shard_that_is_not_there_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, place: Any, shape: tuple[int, ...]
+) -> None:
+    path = tmp_path / "a.zarr"
+    array = zarr.create_array(
+        path,
+        shape=shape,
+        dtype=np.uint8,
+        chunks=(1, 4, 3),
+        shards={"shape": (2, 8, 9), "index_location": place},
+    )
+    array[...] = 1
+    open_volume(path)
+    assert not caplog.records
+    array[1, :4, 3:6] = 0  # which zarr leaves out
+    open_volume(path)
+    assert "1 of 2 shards, or chunks in them, of the array are not" in caplog.text
+    caplog.clear()
+    (path / array.metadata.encode_chunk_key((1, 0, 0))).write_bytes(b"short")
+    open_volume(path)  # an error comes when it is read
+    with pytest.raises(FormatError, match="an incomplete copy"):
+        np.asarray(open_volume(path).data)
+
+
 def test_a_shard_that_is_not_there(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -26,18 +26,26 @@ _NUMBERS = {"I;16": "uint16", "I;16B": "uint16", "I;16L": "uint16", "I": "int32"
 def open_picture(path: Path, *, stored: bool = False) -> Contents:
     """Open a picture without reading pixels, [Y, X] or, in color, [Y, X, 3].
 
-    8 bits, or 16 of grey. Alpha is dropped and not blended; a palette is turned to its
-    colors unless `stored`, which leaves its indices as they are. A photograph is not
-    rotated by what its camera recorded, and has no pixel size.
+    8 or 16 bits, of which networks take color only by channel. Alpha is dropped and not
+    blended; a palette is turned to its colors unless `stored`, which leaves its indices
+    as they are. A photograph is not rotated by what its camera recorded, and has no
+    pixel size.
     """
     with _opened(path) as image:
         size, mode = (image.height, image.width), image.mode
+    deep = mode not in _NUMBERS and _deep(path)  # of which Pillow keeps 8 bits
     indices = stored and mode in ("P", "PA")
     colour = not indices and mode not in _GREY and mode not in _NUMBERS
+    colour = colour and deep != "grey"
 
     def read(where: tuple[slice, ...]) -> npt.NDArray[Any]:
         with _opened(path) as image:
-            if mode in _NUMBERS:
+            if deep:
+                from imagecodecs import png_decode
+
+                values = np.asarray(png_decode(path.read_bytes()))
+                values = values if colour else values[..., 0]
+            elif mode in _NUMBERS:
                 values = np.asarray(image).astype(_NUMBERS[mode])
             elif indices:
                 values = np.asarray(image)
@@ -50,7 +58,7 @@ def open_picture(path: Path, *, stored: bool = False) -> Contents:
 
     rank = 3 if colour else 2
     shape = (*size, 3)[:rank]
-    dtype = np.dtype(_NUMBERS.get(mode, "uint8"))
+    dtype = np.dtype("uint16" if deep else _NUMBERS.get(mode, "uint8"))
     volume = Volume(
         lazy_array(read, shape, dtype, shape, str(path)),
         ("y", "x", "c")[:rank],
@@ -62,6 +70,14 @@ def open_picture(path: Path, *, stored: bool = False) -> Contents:
         channel_names=("red", "green", "blue") if colour else (),
     )
     return Contents(images=(volume,))
+
+
+def _deep(path: Path) -> str:
+    """Return whether a picture is a PNG of 16 bits, in "grey" or "color", or ""."""
+    with path.open("rb") as file:
+        head = file.read(26)
+    deep = head.startswith(b"\x89PNG") and head[24] == 16
+    return ("color" if head[25] & 2 else "grey") if deep else ""
 
 
 @contextmanager

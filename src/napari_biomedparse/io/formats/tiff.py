@@ -33,11 +33,14 @@ from napari_biomedparse.io.formats.tiff_metadata import (
     as_brightness,
     check_claims,
     check_whole,
-    from_tags,
     name_axes,
     read_calibration,
 )
-from napari_biomedparse.io.formats.units import PIXEL, unit_symbol
+from napari_biomedparse.io.formats.units import (
+    PIXEL,
+    to_millimeters,
+    unit_symbol,
+)
 from napari_biomedparse.io.guards.bounds import (
     MAX_METADATA,
     BoundedFile,
@@ -231,14 +234,25 @@ def _opening(path: Path, **how: Any) -> Iterator[tuple[tifffile.TiffFile, int]]:
         yield file, check_claims(file, path)
 
 
-def describe_plane(path: Path) -> tuple[tuple[Any, ...], dict[str, float]]:
-    """Return shape, type and size of a pixel of a file's first page, and its pages.
+def describe_plane(
+    path: Path, known: dict[str, dict[str, float]]
+) -> tuple[tuple[Any, ...], dict[str, float]]:
+    """Return shape, type and number of pages of a slice, and its sizes in millimeters.
 
-    That is first what all slices of a volume must share, and then the sizes.
+    All slices of a volume must share the former. `known` has the sizes of ImageJ's
+    slices by what they say, which is the same in most.
     """
     with _opening(path) as (file, pages):
         page = file.pages.first
-        return (page.shape, page.dtype, pages), from_tags(page)[0]
+        tags = (page.tags.valueof(name) for name in ("XResolution", "YResolution"))
+        said = f"{page.description} {list(tags)}"
+        if said not in known or not file.is_imagej:
+            found = read_calibration(file, 0)
+            sizes = {
+                a: to_millimeters(n, found.units[a]) for a, n in found.spacing.items()
+            }
+            known[said] = {a: n for a, n in sizes.items() if n is not None}
+    return (page.shape, page.dtype, pages), known[said]
 
 
 def _read_otherwise(file: tifffile.TiffFile, path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -143,15 +144,18 @@ def _check_alike(states: tuple[tuple[Path, int], ...]) -> None:
 
     `states` are files and the times of their last change.
     """
-    first, sizes = describe_plane(states[0][0])
+    known: dict[str, dict[str, float]] = {}
+    first, sizes = describe_plane(states[0][0], known)
+    told = False
     for file, _ in states:
-        found, others = describe_plane(file)
+        found, others = describe_plane(file, known)
         if found != first:
             raise _unlike(file, found, first)
-        if any(abs(others.get(a, 0) / sizes[a] - 1) > 1e-3 for a in sizes):
+        ratios = (others.get(a, 0) / sizes.get(a, math.inf) - 1 for a in sizes | others)
+        if not told and any(abs(ratio) > 1e-3 for ratio in ratios):
             what = "%s has pixels of another size than %s, which is used."
             logger.warning(what, file, states[0][0])
-            sizes = {}
+            told = True
 
 
 def _unlike(file: Path, found: Sequence[Any], first: Sequence[Any]) -> FormatError:

@@ -33,6 +33,9 @@ _AXES = ("t", "c", "z", "y", "x")
 _KINDS = {"channel": "c", "time": "t"}
 _MOST_CHUNKS = 2**11
 """How many chunks are looked for when an array is opened; some, if it has more."""
+_MOST_INDEXED = 2**18
+"""How many chunks are looked for in the indices of shards."""
+_NOT_THERE = 2**64 - 1
 _DEEPEST = 8
 """Largest depth of groups that are searched for images."""
 _MAX_IMAGES = 64
@@ -275,19 +278,49 @@ def _lazy(array: zarr.Array[Any], path: Path, axes: tuple[str, ...]) -> ArrayLik
 
 def _tell_missing(array: zarr.Array[Any], path: Path) -> None:
     """Tell of chunks that are not there: empty ones, or those that a copy lacks."""
-    sizes = zip(array.shape, array.shards or array.chunks, strict=True)
-    grid = tuple(-(-length // size) for length, size in sizes)
+    sizes = array.shards or array.chunks
+    grid = tuple(-(-n // size) for n, size in zip(array.shape, sizes, strict=True))
     folder = Path(array.store.root, array.path)  # type: ignore[attr-defined]
     numbers = range(0, (count := math.prod(grid)), -(-count // _MOST_CHUNKS) or 1)
-    places = (map(int, np.unravel_index(number, grid)) for number in numbers)
-    keys = [array.metadata.encode_chunk_key(tuple(place)) for place in places]
-    if missing := [key for key in keys if not (folder / key).exists()]:
+    places = [tuple(map(int, np.unravel_index(number, grid))) for number in numbers]
+    keys = [array.metadata.encode_chunk_key(place) for place in places]
+    missing = [key for key in keys if not (folder / key).exists()]
+    of, known = len(keys), "chunks"
+    if not missing and array.shards:
+        each = math.prod(array.shards) // math.prod(array.chunks)
+        step = -(-len(keys) * each // _MOST_INDEXED)
+        pairs = list(zip(places, keys, strict=True))[::step]
+        missing = [key for place, key in pairs if _lacks_chunks(array, place, key)]
+        of, known = len(pairs), "shards, or chunks in them,"
+    if missing:
         logger.warning(
-            f"{path}: {len(missing)} of {len(keys)} chunks of "
+            f"{path}: {len(missing)} of {of} {known} of "
             f"{array.path or 'the array'} are not there, such as {missing[0]}, and are "
             f"read as {array.fill_value}. Programs leave out empty ones; if there "
             "should be none, copy the folder again from its source."
         )
+
+
+def _lacks_chunks(array: zarr.Array[Any], place: tuple[int, ...], key: str) -> bool:
+    """Return whether a shard lacks a chunk inside the array; False if it is unusual."""
+    sizes = list(zip(array.shape, array.shards or (), array.chunks, strict=True))
+    codec: Any = array.metadata.codecs[0]  # type: ignore[union-attr]
+    known = [one.to_dict() for one in getattr(codec, "index_codecs", ())]
+    if known[:1] != [{"name": "bytes", "configuration": {"endian": "little"}}]:
+        return False
+    shape = tuple(shard // chunk for _, shard, chunk in sizes)
+    size, rest = 16 * math.prod(shape), 4 * (len(known) - 1)
+    name = f"{array.path}/{key}".strip("/")
+    store: Any = array.store
+    end, at_end = store.check(name), codec.index_location.value == "end"
+    with Path(store.root, name).open("rb") as file:
+        file.seek(max(0, end - size - rest) if at_end else 0)
+        index = np.frombuffer(file.read(size).ljust(size), "<u8").reshape(*shape, 2)
+    inside = tuple(
+        slice(-(-min(shard, n - i * shard) // chunk))
+        for (n, shard, chunk), i in zip(sizes, place, strict=True)
+    )
+    return bool((index[inside] == _NOT_THERE).all(axis=-1).any())
 
 
 def _stem(path: Path) -> str:

@@ -67,7 +67,7 @@ class FencedStore(LocalStore):
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
         """Return a file's content, or None; see `zarr.abc.store.Store`."""
-        size = self._check(key)
+        size = self.check(key)
         return await super().get(key, prototype, _within(byte_range, size))
 
     async def get_partial_values(
@@ -76,10 +76,10 @@ class FencedStore(LocalStore):
         key_ranges: Iterable[tuple[str, ByteRequest | None]],
     ) -> list[Buffer | None]:
         """Return parts of files; see `zarr.abc.store.Store`."""
-        wanted = [(key, _within(part, self._check(key))) for key, part in key_ranges]
+        wanted = [(key, _within(part, self.check(key))) for key, part in key_ranges]
         return await super().get_partial_values(prototype, wanted)
 
-    def _check(self, key: str) -> int:
+    def check(self, key: str) -> int:
         """Refuse a key that is not a file of this folder; return the file's size."""
         path = self.root / key
         try:
