@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -117,3 +118,20 @@ def test_a_shortage_is_told_in_one_line(
     assert capsys.readouterr().err.startswith("Error: Memory ran out. Close other")
     with pytest.raises(RuntimeError, match="a bug"), _show.one_line_errors():
         raise RuntimeError("a bug, not a shortage")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no such device")
+@pytest.mark.parametrize("command", ["vocabulary kidney", "--version"])
+def test_a_full_disk_behind_the_output_ends_in_a_sentence(command: str) -> None:
+    run = "from napari_biomedparse.cli import app; app()"
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", run, *command.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode != 0
+    assert "cannot be printed: No space left on device" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -77,7 +77,8 @@ app = CommandLine(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        say(f"napari-biomedparse {__version__}")
+        with one_line_errors():
+            say(f"napari-biomedparse {__version__}")
         raise typer.Exit
 
 

@@ -25,7 +25,12 @@ from rich.text import Text
 
 from napari_biomedparse.data.results import score_text
 from napari_biomedparse.data.text import visible
-from napari_biomedparse.errors import BiomedParseError, OptionError, shortage
+from napari_biomedparse.errors import (
+    BiomedParseError,
+    OptionError,
+    OutputError,
+    shortage,
+)
 from napari_biomedparse.io.durable import remove_abandoned
 from napari_biomedparse.report.findings import truncation_warning
 
@@ -50,6 +55,16 @@ class _PlainConsole(Console):
     def render_str(self, text: str, **how: Any) -> Text:
         """Make text of a string."""
         return super().render_str(visible(text), **how)
+
+    def print(self, *what: Any, **how: Any) -> None:
+        """Print; `OutputError` if the disk that this is redirected to is full."""
+        try:
+            super().print(*what, **how)
+        except OSError as error:
+            raise OutputError(
+                f"What is told cannot be printed: {error.strerror}. Files that were to "
+                "be saved are whole; give the output another place."
+            ) from error
 
 
 class _Description(TextColumn):

@@ -102,7 +102,7 @@ def test_objects_become_a_layer_of_their_own(desk_that, source, tiny_model, tmp_
     wait_for_layer(desk)
     desk.wait_for_end()
     objects = desk.viewer.layers[-1]
-    assert objects.name.endswith("objects")
+    assert "objects, " in objects.name
     assert shown(objects).max() == Run(tmp_path / "run").manifest.objects > 0
 
 

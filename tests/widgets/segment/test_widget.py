@@ -484,6 +484,21 @@ def test_a_run_hides_the_one_before_and_is_named_by_its_prompt(desk_that, voxels
     assert after.visible and not before.visible
 
 
+def test_runs_of_the_same_prompt_have_names_of_their_own(desk_that, voxels):
+    desk = desk_that()
+    desk.viewer.add_image(voxels, name="stack")
+    for first, last in ((0, 3), (2, 5), (2, 5)):
+        desk.form.scope.choose(first, last)
+        desk.start()
+        desk.wait_for_end()
+    names = [layer.name for layer in desk.viewer.layers[1:]]
+    assert names == [
+        "bright things, stack (tiny)",
+        "bright things #2, stack (tiny, slices 2 to 5)",
+        "bright things #3, stack (tiny, slices 2 to 5)",
+    ]
+
+
 def test_labels_are_saved_from_the_form(desk_that, voxels, tmp_path, monkeypatch):
     desk = desk_that()
     desk.viewer.add_image(voxels, name="stack")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from napari_biomedparse.viewer.axes import shown_series
 from napari_biomedparse.viewer.layers import (
+    METADATA_KEY,
+    known_of,
     labels_layer_kwargs,
     object_features,
     reviewed,
@@ -53,7 +55,7 @@ def _add(
     keywords = labels_layer_kwargs(
         request.image,
         replace(request.prompts, instance=instance),
-        name=f"{request.title}{what}",
+        name=request.title(request.subject + what, viewer.layers),
         series_at=request.channel_of_series,
     )
     if found.owners is not None:
@@ -63,6 +65,7 @@ def _add(
     # With its cache, napari would keep showing what it read before.
     keywords["cache"] = False
     for layer in viewer.layers:  # of an earlier run over this folder
-        if layer.name.startswith(keywords["name"]):
+        if known_of(layer).get("source") == str(path):
             layer.visible = False
+    keywords["metadata"][METADATA_KEY]["source"] = str(path)
     return viewer.add_labels(**keywords)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import count
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from napari_biomedparse.viewer.source import find_file
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from napari.layers import Image
+    from napari.layers import Image, Layer
 
     from napari_biomedparse.data.options import SegmentOptions
     from napari_biomedparse.data.prompts import PromptSet
@@ -76,11 +77,33 @@ class Request:
         return self.options.overlaps == "separate"
 
     @property
-    def title(self) -> str:
-        """Name of its layers, which lists elide: prompt, image and model."""
+    def subject(self) -> str:
+        """The kind of image, or the first prompt, and how many others there are."""
         first, *others = (self.kind,) if self.kind else self.prompts.texts
-        more = f" and {len(others)} more" if others else ""
-        return f"{first}{more}, {self.image.name} ({PurePath(self.model).name})"
+        return f"{first} and {len(others)} more" if others else first
+
+    def title(self, subject: str, layers: Iterable[Layer] = ()) -> str:
+        """Name a layer, which lists elide: prompt, image and model.
+
+        If one of the `layers` has that name, it gets a number, and the options that are
+        not at their defaults.
+        """
+        image, model = self.image.name, PurePath(self.model).name
+        taken = [layer.name for layer in layers]
+        if (plain := f"{subject}, {image} ({model})") not in taken:
+            return plain
+        given = {
+            item: getattr(self.options, item.name) for item in fields(self.options)
+        }
+        given = {item: n for item, n in given.items() if n not in (item.default, False)}
+        others = "".join(
+            f", {item.metadata['label'].lower()} "
+            + (f"{n[0]} to {n[1] - 1}" if isinstance(n, tuple) else str(n))
+            for item, n in given.items()
+        )
+        starts = (f"{subject} #{number}, {image} (" for number in count(2))
+        start = next(s for s in starts if not any(n.startswith(s) for n in taken))
+        return f"{start}{model}{others})"
 
     @property
     def why_fixed(self) -> str:

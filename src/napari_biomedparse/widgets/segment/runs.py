@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ from napari_biomedparse.widgets.shared.task import SegmentTask, Task
 if TYPE_CHECKING:
     import numpy.typing as npt
     from napari import Viewer
-    from napari.layers import Image, Labels
+    from napari.layers import Image, Labels, Layer
 
     from napari_biomedparse.data.results import Span
     from napari_biomedparse.process import RunHandle, Session
@@ -176,7 +176,8 @@ class Runs:
     def _add(self, request: Request, labels: npt.NDArray[Any]) -> Iterator[Labels]:
         """Add the layers of labels: one, or one per prompt."""
         layers, spare = self._viewer.layers, self._spare()
-        for shown, keywords in _shown(request, labels):
+        others = [layer for layer in layers if layer is not spare]
+        for shown, keywords in _shown(request, labels, others):
             if spare is not None and spare.ndim == shown.ndim:
                 refill(spare, shown, {"colormap": label_colormap(), **keywords})
                 if not spare.visible:
@@ -261,10 +262,10 @@ def _label_dtype(request: Request) -> np.dtype[Any]:
 
 
 def _shown(
-    request: Request, labels: npt.NDArray[Any]
+    request: Request, labels: npt.NDArray[Any], layers: Iterable[Layer]
 ) -> Iterator[tuple[npt.NDArray[Any], dict[str, Any]]]:
     """Yield each layer's view of labels [T, (P,) Z, Y, X], and its keywords."""
-    for at, keywords in enumerate(_keywords(request)):
+    for at, keywords in enumerate(_keywords(request, layers)):
         # Views, which fill with the labels.
         shown = labels[:, at] if request.separate else labels
         shown = shown[:, 0] if request.volumes[0].flat else shown
@@ -274,14 +275,15 @@ def _shown(
         )
 
 
-def _keywords(request: Request) -> Iterator[dict[str, Any]]:
-    """Yield the keywords of each layer."""
+def _keywords(
+    request: Request, layers: Iterable[Layer] = ()
+) -> Iterator[dict[str, Any]]:
+    """Yield the keywords of each layer, beside others."""
     image, prompts = request.image, request.prompts
-    each = [f"{text}, {image.name}" for text in prompts.texts]
-    for name in each if request.separate else [request.title]:
+    for subject in prompts.texts if request.separate else [request.subject]:
         yield labels_layer_kwargs(
             image,
             prompts,
-            name=name,
+            name=request.title(subject, layers),
             series_at=request.channel_of_series,
         )
