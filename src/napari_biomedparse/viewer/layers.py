@@ -202,6 +202,7 @@ def name_axes(layers: LayerList, image: Image, letters: str) -> None:
     from napari_biomedparse.io import open_file
 
     axes, source = parse_axes(letters), known_of(image).get("source")
+    letters = "".join(axes).upper()
     rank = image.ndim + image.rgb
     try:
         if source is None or not Path(source).exists():
@@ -220,6 +221,7 @@ def name_axes(layers: LayerList, image: Image, letters: str) -> None:
     for data, keywords, kind in opened:
         if kind == "image":
             keywords["metadata"][METADATA_KEY]["axes"] = letters
+            keywords["name"] += f" ({letters})"
             layers.append(Layer.create(data, keywords, kind))
 
 

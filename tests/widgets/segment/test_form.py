@@ -223,6 +223,7 @@ def test_axes_of_a_file_are_named_anew(viewer, form, tmp_path):
     field.native.editingFinished.emit()
     assert form.layer is not first and not first.visible and not field.value
     assert form.layer.axis_labels == ("z", "y", "x")
+    assert form.layer.name == "frames (ZYX)"
     recipe = form.request().recipe()
     assert recipe.options.voxel_size == "0.5,0.1,0.1um"
     assert "--axes ZYX" in as_command(recipe)
