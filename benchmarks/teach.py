@@ -3,6 +3,7 @@
     python benchmarks/teach.py --data ../shared/data
     python benchmarks/teach.py --data ../shared/data --only stardist --choices 2
 
+Slices that are larger than the network's square are cut into tiles at full resolution.
 For 1, 2, 4 and 8 corrected slices, drawn at random among those with the target: Dice
 on slices at least two away from a corrected one, the mean over some choices, of the
 text alone, of what `teach` gives, and of a random forest on the same classical filters
@@ -84,7 +85,9 @@ def measure(
     image: Array, truth: Truth, prompt: str, model: Network, count: int, choices: int
 ) -> list[float]:
     """Return mean Dice of text, taught and forest, and seconds of teaching."""
-    text = segment(image, prompt, model).labels > 0
+    size = model.image_size
+    tile: int | str = size if max(truth.shape[1:]) > size else "auto"
+    text = segment(image, prompt, model, tile=tile).labels > 0
     usable = [z for z in range(len(truth)) if truth[z].any()]
     rows = []
     for seed in range(choices):
@@ -95,10 +98,10 @@ def measure(
             continue
         begun = time.perf_counter()
         taught = teach(
-            image, truth.astype(np.uint8), prompt, model, corrected=corrected
+            image, truth.astype(np.uint8), prompt, model, corrected=corrected, tile=tile
         )
         seconds = time.perf_counter() - begun
-        better = segment(image, prompt, taught.network).labels > 0
+        better = segment(image, prompt, taught.network, tile=tile).labels > 0
         trees = forest(image, truth, corrected, seed)
         found = [dice(x[left], truth[left]) for x in (text, better, trees)]
         rows.append([*found, seconds])
