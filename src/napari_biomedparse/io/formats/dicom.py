@@ -14,11 +14,12 @@ import math
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,21 +39,13 @@ from napari_biomedparse.io.inputs import case_name, stack_files
 from napari_biomedparse.io.lazy import Index, grow_chunks, lazy_array
 
 Array = npt.NDArray[Any]
-Change = Callable[[Array, "_Plane", Any], Array]
 logger = logging.getLogger(__name__)
 
-_SYNTAX, _DEFLATED = 0x00020010, "1.2.840.10008.1.2.1.99"
+_META = 132
+"""Where the first element begins."""
+_DEFLATED, _PLAIN = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1\0\0\0"
 _MOST_INFLATED = 2**27
 _COLOURED = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
-_COUNTS = ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")
-_GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
-_TAGS = [
-    *_COUNTS, *_GROUPS, "SOPClassUID", "SeriesInstanceUID", "SeriesDescription",
-    "PhotometricInterpretation", "BitsAllocated",
-    "BitsStored", "PixelRepresentation", "PixelSpacing", "ImagePositionPatient",
-    "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept",
-    "ModalityLUTSequence",
-]  # fmt: skip
 _ALIKE = 1e-3
 """Largest difference between directions, and pixel sizes, of slices of one volume."""
 _UNEVEN = 0.1
@@ -64,42 +57,28 @@ class _Plane(NamedTuple):
 
     path: Path
     frame: int
-    frames: int
-    start: int
-    """Where pixels begin in the file; 0 if it has to be read as a whole."""
-    syntax: Any
     scale: tuple[float, float]
     """Slope and intercept of values."""
-    at: Array | None
-    """Place in the patient, and directions of x and y: [3, 3], or None if unknown."""
+    at: Array
+    """Place in the patient, and directions of x and y: [3, 3]; zeros if unknown."""
 
 
 class _Image(NamedTuple):
     """What the header of a file says."""
 
     planes: list[_Plane]
+    start: int
+    """Where pixels begin; 0 if pydicom finds them only if it reads the whole file."""
+    syntax: Any
     series: tuple[str, str]
-    spacing: tuple[float, ...]
-    """Of y and x, in millimeters; empty if unknown."""
+    spacing: Array
+    """Of y and x, in millimeters; zeros if unknown."""
     kind: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     bits: int
     table: bool
     """Whether stored values are places in a table."""
-
-
-def _require_pydicom() -> None:
-    """Raise an error with the command that installs pydicom if it is missing."""
-    try:
-        import pydicom.pixels  # noqa: F401
-    except ImportError as missing:
-        raise FormatError(
-            "DICOM files need pydicom, which is not installed; run: "
-            f"{install_extra('dicom')}"
-        ) from missing
-    # What it warns of is logged, too.
-    warnings.filterwarnings("ignore", category=UserWarning, module="pydicom")
 
 
 def open_dicom(path: Path, *, stored: bool = False) -> Contents:
@@ -110,36 +89,56 @@ def open_dicom(path: Path, *, stored: bool = False) -> Contents:
     brighter, and palettes turned to their colors, unless `stored`. Raises `FormatError`
     if files are of several series, are not alike, or have no order.
     """
-    _require_pydicom()
+    try:
+        import pydicom.pixels  # noqa: F401
+    except ImportError as missing:
+        raise FormatError(
+            "DICOM files need pydicom, which is not installed; run: "
+            f"{install_extra('dicom')}"
+        ) from missing
+    # What it warns of is logged, too.
+    warnings.filterwarnings("ignore", category=UserWarning, module="pydicom")
     files = stack_files(path) or (path,)
     images = _headers(tuple((file, file.stat().st_mtime_ns) for file in files))
     first = images[0]
     _check_alike(images, path)
     planes, axis, sizes = _in_order(images, path)
-    shape, dtype, change = _values(first, planes, stored=stored)
+    shape, dtype = first.shape, first.dtype
+    plain = stored or len(shape) == 3
+    if not plain and first.kind == "PALETTE COLOR":
+        shape, dtype = (*shape, 3), np.dtype(np.uint8)
+    elif not plain and first.table:
+        dtype = np.dtype(np.uint16)
+    elif not plain and any(plane.scale != (1, 0) for plane in planes):
+        dtype = np.dtype(np.float64)
 
     def read(where: Index) -> Array:
-        found = _decoded(planes[where[0]], first.shape)
-        return np.stack([change(*one)[where[1:]] for one in found])
+        found: list[Array] = []
+        for file, some in groupby(planes[where[0]], lambda plane: plane.path):
+            frames = _frames(images[files.index(file)], list(some), plain=plain)
+            found += [frame[where[1:]] for frame in frames]
+        return np.stack(found).astype(dtype, copy=False)
 
     axes = (axis, "y", "x", "c")[: 1 + len(shape)]
-    at = np.zeros((3, 3)) if planes[0].at is None or axis == "t" else planes[0].at
-    along = dict.fromkeys(axes, np.zeros(3))
-    along |= {"z": np.cross(at[1], at[2]), "y": at[2], "x": at[1]}
-    whole = (len(planes), *shape)
-    chunks = grow_chunks((1, *shape), whole, dtype.itemsize, axes)
+    at = planes[0].at * (axis == "z")
+    sides = {"z": np.cross(at[1], at[2]), "y": at[2], "x": at[1]}
+    along = [sides.get(name, np.zeros(3)) for name in axes]
+    whole, block = (len(planes), *shape), (1, *shape)
+    if len(images) == 1:
+        block = grow_chunks(block, whole, dtype.itemsize, axes)
     volume = Volume(
-        lazy_array(
-            read, whole, dtype, (1, *shape) if len(images) > 1 else chunks, str(path)
-        ),
+        lazy_array(read, whole, dtype, block, str(path)),
         axes,
         tuple(sizes.get(name, 1.0) for name in axes),
         tuple("millimeter" if name in sizes else PIXEL for name in axes),
-        tuple(float(along[name] @ at[0]) * (name in sizes) for name in axes),
+        tuple(
+            float(side @ at[0]) * (name in sizes)
+            for name, side in zip(axes, along, strict=True)
+        ),
         path.name if path.is_dir() else case_name(files[0]),
         path,
         COLOURS[:3] if "c" in axes else (),
-        directions=tuple(tuple(along[name].tolist()) for name in axes if at.any()),
+        directions=tuple(tuple(side.tolist()) for side in along if at.any()),
     )
     return Contents((volume if len(planes) > 1 else volume.select(**{axis: 0}),))
 
@@ -149,36 +148,54 @@ def _headers(states: tuple[tuple[Path, int], ...]) -> list[_Image]:
     """Read headers; `states` are files and the times of their last change."""
     images = []
     for path, _ in states:
-        with reading(path, "is not a complete DICOM file"):
-            images.append(_image(path))
+        with reading(path, "is not a complete DICOM file"), _opened(path) as file:
+            images.append(_image(path, file))
     return images
 
 
-def _image(path: Path) -> _Image:
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file; of one that is deflated, unpack what follows the first group."""
+    from pydicom.filereader import read_dataset
+
+    with BoundedFile(path) as file:
+        file.seek(_META)
+        read_dataset(file, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
+        end = file.tell()
+        file.seek(0)
+        if _DEFLATED not in (group := file.read(end)):
+            file.seek(0)
+            yield file
+            return
+        engine = zlib.decompressobj(-zlib.MAX_WBITS)
+        rest = engine.decompress(file.read(), _MOST_INFLATED)
+        if engine.unconsumed_tail:
+            raise damaged(path, f"unpacks to more than {_MOST_INFLATED >> 20} MiB")
+        yield io.BytesIO(group.replace(_DEFLATED, _PLAIN) + rest)
+
+
+def _image(path: Path, file: BinaryIO) -> _Image:
     """Read a header; refuse what the file is too small for, or pydicom cannot read."""
     from pydicom import dcmread
     from pydicom.pixels import get_decoder
     from pydicom.pixels.utils import get_expected_length, pixel_dtype
 
-    with BoundedFile(path) as file:
-        inflated = _inflated(path, file)
-        file.seek(0)
-        header = dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
-        start, explicit = file.tell(), file.read(6)[4:] in (b"OB", b"OW", b"OF", b"OD")
+    header = dcmread(file, stop_before_pixels=True)
+    syntax = header.file_meta.TransferSyntaxUID
+    start, explicit = file.tell(), file.read(6)[4:] in (b"OB", b"OW", b"OF", b"OD")
     start += 12 if explicit else 8
-    room = inflated or path.stat().st_size - start
+    room = file.seek(0, io.SEEK_END) - start
     if room <= 0 or "Rows" not in header:
         name = getattr(header.get("SOPClassUID"), "name", "of an unknown kind")
         raise FormatError(
             f"{path} holds no image ({name}). If it should, copy it again from its "
             "source; else open the images that it belongs to."
         )
-    rows, columns, frames, samples = (
-        int(header.get(name) or default)
-        for name, default in zip(_COUNTS, (0, 0, 1, 1), strict=True)
-    )
+    rows, columns = int(header.Rows), int(header.Columns)
+    frames = int(header.get("NumberOfFrames") or 1)
     if min(rows, columns, frames) < 1:
         raise damaged(path, f"claims {frames} images of {rows} x {columns} pixels")
+    samples = int(header.get("SamplesPerPixel") or 1)
     kind = str(header.PhotometricInterpretation)
     if samples not in (1, 3) or (samples == 3 and kind not in _COLOURED):
         raise FormatError(
@@ -189,9 +206,8 @@ def _image(path: Path) -> _Image:
     dtype = pixel_dtype(header, as_float=real).newbyteorder("=")
     shape = (rows, columns, 3)[: 2 + (samples == 3)]
     check_blocks((frames, *shape), (1, *shape), dtype.itemsize, str(path))
-    syntax = header.file_meta.TransferSyntaxUID
-    needed = frames * 8  # the head of each
     if syntax.is_encapsulated:
+        needed = frames * 8  # the head of each
         check_pixels(path, rows, columns)
         try:
             usable = get_decoder(syntax).is_available
@@ -205,36 +221,18 @@ def _image(path: Path) -> _Image:
         found = f"describes {needed} bytes, but only {room} are there"
         raise damaged(path, f"is incomplete: its header {found}")
     spacing = _numbers(_group(header, 0, "PixelMeasures"), "PixelSpacing", 2)
-    if inflated or (syntax.is_encapsulated and not explicit):
-        start = 0
     return _Image(
-        [_plane(header, i, path, frames, start, syntax) for i in range(frames)],
+        [_plane(header, i, path) for i in range(frames)],
+        start if explicit or not syntax.is_encapsulated else 0,
+        syntax,
         (str(header.get("SeriesInstanceUID")), str(header.get("SeriesDescription"))),
-        () if spacing is None or spacing.min() <= 0 else tuple(spacing.tolist()),
+        spacing if spacing.min() > 0 else np.zeros(2),
         kind,
         shape,
         dtype,
         int(header.get("BitsStored") or 8 * dtype.itemsize),
         bool(header.get("ModalityLUTSequence")),
     )
-
-
-def _inflated(path: Path, file: BoundedFile) -> int:
-    """Return to how many bytes a deflated file unpacks; 0 if it is not deflated."""
-    from pydicom.filereader import read_dataset
-
-    def is_over(tag: int, *_: object) -> bool:
-        return tag >> 16 != 2
-
-    file.seek(132)
-    meta = read_dataset(file, False, True, stop_when=is_over, specific_tags=[_SYNTAX])
-    if meta.get("TransferSyntaxUID") != _DEFLATED:
-        return 0
-    engine = zlib.decompressobj(-zlib.MAX_WBITS)
-    size = len(engine.decompress(file.read(), _MOST_INFLATED))
-    if engine.unconsumed_tail:
-        raise damaged(path, f"unpacks to more than {_MOST_INFLATED >> 20} MiB")
-    return size
 
 
 def _cannot_unpack(path: Path, syntax: Any, reason: object) -> FormatError:
@@ -247,39 +245,38 @@ def _cannot_unpack(path: Path, syntax: Any, reason: object) -> FormatError:
 
 def _group(header: Any, frame: int, name: str) -> Any:
     """Return what holds a property of a frame: its own group, a shared one, or all."""
-    for groups, at in zip(_GROUPS, (frame, 0), strict=True):
-        for item in (header.get(groups) or [])[at : at + 1]:
-            if found := item.get(f"{name}Sequence"):
-                return found[0]
+    for groups, at in (("PerFrame", frame), ("Shared", 0)):
+        found = header.get(f"{groups}FunctionalGroupsSequence") or []
+        for item in found[at : at + 1]:
+            if inner := item.get(f"{name}Sequence"):
+                return inner[0]
     return header
 
 
-def _numbers(found: Any, name: str, count: int) -> Array | None:
-    """Return numbers that a header need not have; None if there are not so many."""
-    try:
+def _numbers(found: Any, name: str, count: int) -> Array:
+    """Return numbers that a header need not have; NaN if there are not so many."""
+    numbers = np.empty(0)
+    with suppress(Exception):  # of whatever kind, for what anybody wrote there
         numbers = np.array(found.get(name), float).ravel()
-    except Exception:  # of whatever kind, for what anybody wrote there
-        return None
-    return numbers if numbers.size == count and np.isfinite(numbers).all() else None
+    known = numbers.size == count and np.isfinite(numbers).all()
+    return numbers if known else np.full(count, np.nan)
 
 
-def _plane(
-    header: Any, frame: int, path: Path, frames: int, start: int, syntax: Any
-) -> _Plane:
+def _plane(header: Any, frame: int, path: Path) -> _Plane:
     values = _group(header, frame, "PixelValueTransformation")
     slope = float(values.get("RescaleSlope") or 1)
     intercept = float(values.get("RescaleIntercept") or 0)
     if not math.isfinite(slope + intercept):
         raise damaged(path, f"rescales its values by {slope} and {intercept}")
-    place = _numbers(_group(header, frame, "PlanePosition"), "ImagePositionPatient", 3)
-    group = _group(header, frame, "PlaneOrientation")
-    sides = _numbers(group, "ImageOrientationPatient", 6)
-    at = None
-    if place is not None and sides is not None:
-        at = np.array([place, sides[:3], sides[3:]])
-        if not np.allclose(at[1:] @ at[1:].T, np.eye(2), atol=1e-2):
-            at = None
-    return _Plane(path, frame, frames, start, syntax, (slope, intercept), at)
+    place = _group(header, frame, "PlanePosition")
+    sides = _group(header, frame, "PlaneOrientation")
+    at = np.append(
+        _numbers(place, "ImagePositionPatient", 3),
+        _numbers(sides, "ImageOrientationPatient", 6),
+    ).reshape(3, 3)
+    square = np.allclose(at[1:] @ at[1:].T, np.eye(2), atol=1e-2)
+    at = at if square and not np.isnan(at).any() else np.zeros((3, 3))
+    return _Plane(path, frame, (slope, intercept), at)
 
 
 def _check_alike(images: list[_Image], path: Path) -> None:
@@ -296,10 +293,9 @@ def _check_alike(images: list[_Image], path: Path) -> None:
     for image in images[1:]:
         plane = image.planes[0]
         if (
-            image[3:] != first[3:]
-            or len(image.spacing) != len(first.spacing)
+            image[5:] != first[5:]
             or not np.allclose(image.spacing, first.spacing, _ALIKE, 0)
-            or not _are_parallel(plane, own)
+            or abs(plane.at[1:] - own.at[1:]).max() > _ALIKE
         ):
             raise FormatError(
                 f"{plane.path} differs from {own.path} in size, type, pixel size or "
@@ -308,23 +304,18 @@ def _check_alike(images: list[_Image], path: Path) -> None:
             )
 
 
-def _are_parallel(plane: _Plane, other: _Plane) -> bool:
-    if plane.at is None or other.at is None:
-        return plane.at is other.at
-    return bool(abs(plane.at[1:] - other.at[1:]).max() <= _ALIKE)
-
-
 def _in_order(
     images: list[_Image], path: Path
 ) -> tuple[list[_Plane], str, dict[str, float]]:
     """Return the planes in order, the name of their axis, and known sizes by axis."""
     planes = [plane for image in images for plane in image.planes]
-    sizes = dict(zip("yx", images[0].spacing, strict=False))
+    sizes = dict(zip("yx", images[0].spacing.tolist(), strict=True))
+    sizes = {axis: size for axis, size in sizes.items() if size}
     if len(planes) == 1:
         return planes, "z", sizes
-    known = [p.at for p in planes if p.at is not None and _are_parallel(p, planes[0])]
-    if len(known) == len(planes):
-        places, normal = np.array(known)[:, 0], np.cross(known[0][1], known[0][2])
+    at = np.array([plane.at for plane in planes])
+    if known := at[0].any() and abs(at[:, 1:] - at[0, 1:]).max() <= _ALIKE:
+        places, normal = at[:, 0], np.cross(*at[0, 1:])
         order = np.argsort(places @ normal, kind="stable")
         if step := _step(places[order], normal, path):
             return [planes[i] for i in order], "z", sizes | {"z": step}
@@ -361,78 +352,56 @@ def _step(places: Array, normal: Array, path: Path) -> float:
     return step
 
 
-def _values(
-    image: _Image, planes: list[_Plane], *, stored: bool
-) -> tuple[tuple[int, ...], np.dtype[Any], Change]:
-    """Return shape and dtype of what is shown of a plane, and how it is made."""
-    from pydicom.pixels import apply_color_lut, apply_modality_lut
-
-    shape, dtype, mask = image.shape, image.dtype, (1 << image.bits) - 1
-    if stored or len(shape) == 3:
-        return shape, dtype, lambda values, *_: values.astype(dtype, copy=False)
-    if image.kind == "PALETTE COLOR":
-
-        def colours(values: Array, plane: _Plane, header: Any) -> Array:
-            found = np.asarray(apply_color_lut(values, header))[..., :3]
-            return found if found.dtype == np.uint8 else (found >> 8).astype(np.uint8)
-
-        return (*shape, 3), np.dtype(np.uint8), colours
-    dtype = np.dtype(np.uint16) if image.table else dtype
-    is_scaled = not image.table and {plane.scale for plane in planes} != {(1, 0)}
-
-    def grey(values: Array, plane: _Plane, header: Any) -> Array:
-        if image.table:
-            values = np.asarray(apply_modality_lut(values, header))
-        values = values.astype(dtype, copy=False)
-        if image.kind == "MONOCHROME1" and dtype.kind in "iu":
-            values = ~values if dtype.kind == "i" else (values & mask) ^ mask
-        slope, intercept = plane.scale
-        return values.astype(np.float64) * slope + intercept if is_scaled else values
-
-    return shape, np.dtype(np.float64) if is_scaled else dtype, grey
-
-
-def _decoded(
-    planes: list[_Plane], shape: tuple[int, ...]
-) -> Iterator[tuple[Array, _Plane, Any]]:
-    """Yield frames as pydicom unpacks them, with their plane and their header."""
+def _frames(image: _Image, planes: list[_Plane], *, plain: bool) -> Iterator[Array]:
+    """Yield frames of a file: as stored if `plain`, or else as they are shown."""
     from pydicom import Dataset, dcmread
     from pydicom.encaps import get_frame
     from pydicom.pixels import iter_pixels
 
-    for path, some in groupby(planes, lambda plane: plane.path):
-        wanted, header = list(some), Dataset()
-        first = wanted[0]
-        with BoundedFile(path) as file:
-            source: Any = file
-            if not first.start:
-                source = header = dcmread(file)
-            for plane in wanted if first.syntax.is_encapsulated else ():
-                file.seek(plane.start)
-                packed = file if plane.start else header.PixelData
-                one = get_frame(packed, plane.frame, number_of_frames=plane.frames)
-                _check_frame(path, one, shape)
-            file.seek(0)
-            frames = iter_pixels(
-                source, ds_out=header, indices=[p.frame for p in wanted]
-            )
-            try:
-                for values, plane in zip(frames, wanted, strict=True):
-                    yield values, plane, header
-            except RuntimeError as error:
-                if not first.syntax.is_encapsulated:
-                    raise
-                raise _cannot_unpack(path, first.syntax, error) from error
+    path, header, packed = planes[0].path, Dataset(), image.syntax.is_encapsulated
+    with _opened(path) as file:
+        source: Any = file
+        if not image.start:
+            source = header = dcmread(file)
+        for plane in planes if packed else ():
+            file.seek(image.start)
+            pixels = file if image.start else header.PixelData
+            frame = get_frame(pixels, plane.frame, number_of_frames=len(image.planes))
+            _check_frame(path, frame, image.shape)
+        indices = [plane.frame for plane in planes]
+        try:
+            frames = iter_pixels(source, ds_out=header, indices=indices)
+            for values, plane in zip(frames, planes, strict=True):
+                yield values if plain else _shown(values, image, plane, header)
+        except RuntimeError as error:
+            if not packed:
+                raise
+            raise _cannot_unpack(path, image.syntax, error) from error
+
+
+def _shown(values: Array, image: _Image, plane: _Plane, header: Any) -> Array:
+    """Turn stored values to colors, or to what they measure, from dark to bright."""
+    from pydicom.pixels import apply_color_lut, apply_modality_lut
+
+    if image.kind == "PALETTE COLOR":
+        found = np.asarray(apply_color_lut(values, header))[..., :3]
+        return found if found.dtype == np.uint8 else found >> 8
+    if image.table:
+        values = np.asarray(apply_modality_lut(values, header), np.uint16)
+    if image.kind == "MONOCHROME1" and values.dtype.kind in "iu":
+        mask = (1 << image.bits) - 1
+        values = ~values if values.dtype.kind == "i" else (values & mask) ^ mask
+    if image.table or plane.scale == (1, 0):
+        return values
+    return values.astype(np.float64) * plane.scale[0] + plane.scale[1]
 
 
 def _check_frame(path: Path, packed: bytes, shape: tuple[int, ...]) -> None:
     """Refuse a picture that is larger than the header says before it is unpacked."""
     from PIL import Image, UnidentifiedImageError
 
-    try:
+    with suppress(UnidentifiedImageError):
         size = Image.open(io.BytesIO(packed), formats=("JPEG", "JPEG2000")).size
-    except UnidentifiedImageError:
-        return
-    if size[::-1] != shape[:2]:
-        found = f"holds a picture of {size[0]} x {size[1]} pixels"
-        raise damaged(path, f"{found}, and its header says {shape[1]} x {shape[0]}")
+        if size[::-1] != shape[:2]:
+            found = f"holds a picture of {size[0]} x {size[1]} pixels"
+            raise damaged(path, f"{found}, and its header says {shape[1]} x {shape[0]}")
