@@ -160,7 +160,7 @@ def stands_for_several(path: Path) -> bool:
     return recognise(path) is None if path.is_dir() else _is_pattern(path)
 
 
-def find_files(inputs: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
+def find_files(inputs: Paths) -> tuple[Path, ...]:
     """Find the files that paths, folders and patterns stand for, each once.
 
     A Zarr folder counts as a file. In other folders, files with a supported format or
@@ -168,7 +168,7 @@ def find_files(inputs: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
     `FormatError` if there is no file for an input.
     """
     found: dict[Path, None] = {}
-    for given in inputs:
+    for given in _listed(inputs):
         path = Path(given).expanduser()
         if not stands_for_several(path):
             some = [path]
@@ -221,11 +221,11 @@ def find_pairs(
     ones included. Raises `FormatError` if there is no file for a path, no pair is
     complete, or two files of one kind have the same name.
     """
-    found = find_files(_listed(images))
-    truths = _by_name(find_files(_listed(labels)), found)
+    found = find_files(images)
+    truths = _by_name(find_files(labels), found)
     predicted: dict[str, Path] = {}
     if predictions is not None:
-        predicted = _by_name(find_files(_listed(predictions)), found)
+        predicted = _by_name(find_files(predictions), found)
     pairs = []
     for name, path in _by_name(found, ()).items():
         missing = "" if name in truths else "labels"

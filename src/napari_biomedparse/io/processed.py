@@ -144,7 +144,6 @@ def processed_pairs(
     Empty for another layout; raises what `read_processed` and `find_files` raise.
     """
     folder = Path(images) if isinstance(images, str | os.PathLike) else Path(os.devnull)
-    given = [predictions] if isinstance(predictions, str | os.PathLike) else predictions
     for part in PARTS:
         data = folder.parent if folder.name == part else folder
         masks = data / f"{part}_mask"
@@ -152,12 +151,12 @@ def processed_pairs(
             break
     else:
         return ()
-    found = {case_name(path): path for path in find_files(given or ())}
+    found = {case_name(path): path for path in find_files(predictions or ())}
     pairs = []
     for image in read_processed(data, part):
         for mask in image.masks:
             name, prompt = case_name(mask.path), mask.sentences[0]
-            missing = "predictions" if given and name not in found else ""
+            missing = "predictions" if predictions and name not in found else ""
             files = image.path, mask.path, found.get(name)
             pairs.append(Pair(name, *files, missing, prompt))
     return tuple(pairs)

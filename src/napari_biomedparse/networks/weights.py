@@ -92,24 +92,23 @@ def model_or_default(model: _Model | None) -> _Model | str:
 
 def is_fine_tuned(path: str | os.PathLike[str]) -> bool:
     """Return whether a file has weights of `finetune`; reads no weights."""
+    return "best" in _metadata(path)
+
+
+def _metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the metadata of a safetensors file; empty for another kind of file."""
     from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(path, framework="np") as file:
-            return "best" in (file.metadata() or {})
-    except (OSError, SafetensorError):
-        return False  # another kind of file
+    with suppress(OSError, SafetensorError), safe_open(path, framework="np") as file:
+        return file.metadata() or {}
+    return {}
 
 
 def _untaught(model: str) -> str:
     """Return what a file of `teach` is based on, and any other model as it is."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(model, framework="np") as file:
-            facts = json.loads((file.metadata() or {}).get(TAUGHT, "{}"))
-            base = facts.get("base", model)
-    except (AttributeError, OSError, RecursionError, SafetensorError, ValueError):
+        base = json.loads(_metadata(model)[TAUGHT])["base"]
+    except (LookupError, RecursionError, TypeError, ValueError):
         return model
     beside = Path(model).with_name(Path(str(base)).name)
     return str(beside if beside.is_file() else base)
@@ -251,8 +250,7 @@ def _taught(checkpoint: Checkpoint, path: Path, *, offline: bool) -> Network:
         raise CheckpointError(
             f"{path} is damaged as a file of `teach` ({error!r}). Teach again."
         ) from error
-    beside = path.parent / Path(name).name
-    base = load_model(beside if beside.is_file() else name, offline=offline)
+    base = load_model(_untaught(str(path)), offline=offline)
     if base_facts(base)["checksum"] != checksum:
         raise CheckpointError(
             f"{path} was taught on other weights than those of {name}. Put the weights "

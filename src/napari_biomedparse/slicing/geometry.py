@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 CELL = 4  # network pixels that share one mask logit along each axis
 OVERLAP = 0.25  # minimum share of a tile's edge that its neighbour also covers
-_UNPADDED = ((0, 0), (0, 0))
 RESIZABLE = ("uint8", "float16", "float32", "float64")
 _Planes = TypeVar("_Planes", npt.NDArray[Any], "torch.Tensor")
 
@@ -183,19 +181,14 @@ class SliceGeometry:
         [B, Y, X] has the nearest label of each voxel, in a `dtype` that they fit, by
         default their own; they are copied from another device in it, too.
         """
-        if self.alone:
-            values = labels if isinstance(labels, np.ndarray) else labels.cpu().numpy()
-        elif isinstance(labels, np.ndarray):
+        if isinstance(labels, np.ndarray):
             down, across = self._sources()
-            values = labels[:, down[:, None], across]
+            picked = labels if self.alone else labels[:, down[:, None], across]
+            values = self.turn.back(picked)
         else:
-            return self._typed(self.pick(labels, dtype).cpu().numpy(), dtype)
-        return self._typed(self.turn.back(values), dtype)
-
-    def _typed(
-        self, values: npt.NDArray[Any], dtype: npt.DTypeLike | None
-    ) -> npt.NDArray[Any]:
-        return values.astype(dtype or values.dtype, copy=False)
+            values = self.pick(labels, dtype).cpu().numpy()
+        restored: npt.NDArray[Any] = values.astype(dtype or values.dtype, copy=False)
+        return restored
 
     def pick(
         self, labels: torch.Tensor, dtype: npt.DTypeLike | None = None
@@ -267,26 +260,23 @@ def plan_slices(
     if axis not in (0, 1, 2):
         raise OptionError(f"The slicing axis must be 0, 1 or 2, not {axis!r}.")
     z, y, x = map(int, shape)
-    planes = [n for i, n in enumerate((z, y, x)) if i != axis][
-        :: -1 if turn.swap else 1
-    ]
-    plan = partial(SliceGeometry, (z, y, x), axis, alone=alone, turn=turn)
-    if scale is None and alone:
-        return plan(_UNPADDED, (size, size))
+    planes = [n for i, n in enumerate((z, y, x)) if i != axis]
+    planes = planes[::-1] if turn.swap else planes
     if scale is None:
-        vertical, horizontal = (_halves(max(planes) - n) for n in planes)
-        return plan((vertical, horizontal), (size, size))
-    down, across = (
-        max(size, CELL * math.ceil(n * factor / CELL))
-        for n, factor in zip(planes, scale, strict=True)
-    )
-    if alone:
-        return plan(_UNPADDED, (down, across))
+        down = across = size
+        edges = [max(planes)] * 2
+    else:
+        down, across = (
+            max(size, CELL * math.ceil(n * factor / CELL))
+            for n, factor in zip(planes, scale, strict=True)
+        )
+        edges = [round(down / scale[0]), round(across / scale[1])]
     vertical, horizontal = (
-        _halves(max(0, round(pixels / factor) - n))
-        for n, factor, pixels in zip(planes, scale, (down, across), strict=True)
+        _halves(0 if alone else max(0, edge - n))
+        for edge, n in zip(edges, planes, strict=True)
     )
-    return plan((vertical, horizontal), (down, across))
+    pad = (vertical, horizontal)
+    return SliceGeometry((z, y, x), axis, pad, (down, across), alone, turn)
 
 
 def _starts(length: int, size: int) -> list[int]:

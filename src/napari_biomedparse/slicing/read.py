@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -86,19 +86,17 @@ def slice_geometry(
     axis = _slicing_axis(volume, options.axis)
     whole = plan_slices(volume.grid, size, axis, alone=alone)
     turn = _turn(volume, whole.axis, options.orientation, alone=alone)
-    plan = partial(plan_slices, volume.grid, size, whole.axis, alone=alone, turn=turn)
+    scale = None
     if options.pixel_size is not None:
         scale = _scale(volume, whole.axis, options.pixel_size)
         scale = scale[::-1] if turn.swap else scale
-    elif options.tile == "none" or (
-        options.tile == "auto"
-        and max(whole.plane_shape) <= max(LARGE_SLICE, 2 * size if alone else 0)
+    elif options.tile != "none" and (
+        options.tile != "auto"
+        or max(whole.plane_shape) > max(LARGE_SLICE, 2 * size if alone else 0)
     ):
-        return plan()
-    else:
         tile = size if options.tile == "auto" else int(options.tile)
         scale = (size / tile, size / tile)
-    return plan(scale)
+    return plan_slices(volume.grid, size, whole.axis, scale, alone=alone, turn=turn)
 
 
 def _turn(volume: Volume, axis: int, orientation: str, *, alone: bool) -> Turn:
@@ -361,10 +359,9 @@ def seen_slice(
         )
     if intensity is None:
         intensity = choose_intensity(volume.data, options.modality)
-    grey = np.moveaxis(
-        grey_slice(volume, geometry.axis, index, intensity), (0, 1), (-2, -1)
-    )
-    grey = np.moveaxis(geometry.turn.forth(grey), (-2, -1), (0, 1))
+    grey = grey_slice(volume, geometry.axis, index, intensity)
+    turned = geometry.turn.forth(np.moveaxis(grey, (0, 1), (-2, -1)))
+    grey = np.moveaxis(turned, (-2, -1), (0, 1))
     if alone:
         from PIL import Image
 
