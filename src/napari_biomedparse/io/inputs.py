@@ -84,7 +84,8 @@ def recognise(path: str | os.PathLike[str]) -> Kind | None:
         if path.is_dir():
             if is_zarr(path):
                 return "zarr"
-            return "dicom" if _is_series(path) else None
+            others = any(p.name.lower().endswith(SUFFIXES) for p in path.iterdir())
+            return "dicom" if not others and stack_files(path) else None
         if not path.is_file():  # a pipe would keep its reader waiting
             return None
         with path.open("rb") as file:
@@ -122,14 +123,6 @@ def read_head(path: Path) -> bytes:
         packed = file.read(2) == b"\x1f\x8b"
     with gzip.open(path) if packed else path.open("rb") as unpacked:
         return unpacked.read(540)
-
-
-def _is_series(folder: Path) -> bool:
-    """Return whether a folder has DICOM files, and no other volumes."""
-    names = [path.name.lower() for path in folder.iterdir()]
-    return not any(name.endswith(SUFFIXES) for name in names) and bool(
-        stack_files(folder)
-    )
 
 
 def stack_files(path: Path) -> tuple[Path, ...]:

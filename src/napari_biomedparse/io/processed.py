@@ -15,7 +15,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +25,7 @@ from napari_biomedparse.io.inputs import Pair, Paths, case_name, find_files
 
 logger = logging.getLogger(__name__)
 
-Part = Literal["train", "test"]
-PARTS: tuple[Part, ...] = ("test", "train")
+_PNGS = "[!.]*.png"
 _SEQUENCES = ("T1", "T2", "FLAIR", "ADC")
 
 
@@ -92,12 +90,12 @@ class MaskedImage:
         return values if values.ndim == 3 else np.stack([values] * 3, axis=-1)
 
 
-def is_processed(folder: Path, part: Part = "train") -> bool:
+def is_processed(folder: Path, part: str = "train") -> bool:
     """Return whether a folder has the published layout of images and masks."""
     return (folder / part).is_dir() and (folder / f"{part}_mask").is_dir()
 
 
-def read_processed(folder: Path, part: Part = "train") -> tuple[MaskedImage, ...]:
+def read_processed(folder: Path, part: str = "train") -> tuple[MaskedImage, ...]:
     """List the images of such a folder with their masks, by name; reads no pixels.
 
     The sentences of a mask are those of the JSON, or else "TARGET in SITE MODALITY".
@@ -105,7 +103,10 @@ def read_processed(folder: Path, part: Part = "train") -> tuple[MaskedImage, ...
     with other names, files that are not there, and a JSON that holds something else.
     """
     path, masks = folder / f"{part}.json", folder / f"{part}_mask"
-    listed = list(_annotations(path) if path.exists() else _named(masks))
+    listed = list(_annotations(path)) if path.exists() else []
+    if not path.exists():
+        names = [mask.name for mask in sorted(masks.glob(_PNGS))]
+        listed = [(f"{name.rpartition('_')[0]}.png", name, ()) for name in names]
     if not listed:
         raise FormatError(f"{path if path.exists() else masks} lists no masks.")
     grouped: dict[tuple[str, str, str], list[MaskFile]] = {}
@@ -119,7 +120,7 @@ def read_processed(folder: Path, part: Part = "train") -> tuple[MaskedImage, ...
         known = sentences or (f"{target} in {site} {modality}",)
         one = MaskFile(masks / mask, target or known[-1], known)
         grouped.setdefault((image, modality, site), []).append(one)
-    there = {path.name for path in _pngs(folder / part)}
+    there = {path.name for path in (folder / part).glob(_PNGS)}
     if missing := {key[0] for key in grouped} - there:
         raise FormatError(
             f"{folder / part} lacks {len(missing)} images to which masks belong, such "
@@ -144,7 +145,7 @@ def processed_pairs(
     Empty for another layout; raises what `read_processed` and `find_files` raise.
     """
     folder = Path(images) if isinstance(images, str | os.PathLike) else Path(os.devnull)
-    for part in PARTS:
+    for part in ("test", "train"):
         data = folder.parent if folder.name == part else folder
         masks = data / f"{part}_mask"
         if is_processed(data, part) and labels in (None, masks, str(masks)):
@@ -152,26 +153,22 @@ def processed_pairs(
     else:
         return ()
     found = {case_name(path): path for path in find_files(predictions or ())}
-    pairs = []
-    for image in read_processed(data, part):
-        for mask in image.masks:
-            name, prompt = case_name(mask.path), mask.sentences[0]
-            missing = "predictions" if predictions and name not in found else ""
-            files = image.path, mask.path, found.get(name)
-            pairs.append(Pair(name, *files, missing, prompt))
-    return tuple(pairs)
+    return tuple(
+        Pair(
+            name := case_name(mask.path),
+            image.path,
+            mask.path,
+            found.get(name),
+            "predictions" if predictions and name not in found else "",
+            mask.sentences[0],
+        )
+        for image in read_processed(data, part)
+        for mask in image.masks
+    )
 
 
-_Listed = tuple[str, str, tuple[str, ...]]
-"""Names of an image and of its mask, and sentences, if there are."""
-
-
-def _named(masks: Path) -> Iterator[_Listed]:
-    for path in _pngs(masks):
-        yield f"{path.name.rpartition('_')[0]}.png", path.name, ()
-
-
-def _annotations(path: Path) -> Iterator[_Listed]:
+def _annotations(path: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Yield names of an image and of its mask, and sentences."""
     try:
         content = json.loads(path.read_text("utf-8"))
         names = {one["id"]: one["file_name"] for one in content.get("images", [])}
@@ -193,7 +190,3 @@ def _split(mask: str) -> tuple[str, str, str]:
         return "", "", ""
     modality, site, target = parts
     return modality, site, target.replace("+", " ")
-
-
-def _pngs(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("*.png") if not p.name.startswith("."))

@@ -301,11 +301,9 @@ def stack_context(planes: torch.Tensor) -> torch.Tensor:
 
 def _mirrored(planes: _Planes, turn: Turn) -> _Planes:
     axes = tuple(i for i in (-2, -1) if turn[i + 2])
-    if not axes:
-        return planes
-    return (
-        np.flip(planes, axes) if isinstance(planes, np.ndarray) else planes.flip(axes)
-    )
+    if isinstance(planes, np.ndarray):
+        return np.flip(planes, axes)
+    return planes.flip(axes) if axes else planes
 
 
 def _halves(difference: int) -> tuple[int, int]:
