@@ -216,9 +216,7 @@ def find_pairs(
     """
     found = find_files(images)
     truths = _by_name(find_files(labels), found)
-    predicted: dict[str, Path] = {}
-    if predictions is not None:
-        predicted = _by_name(find_files(predictions), found)
+    predicted = _by_name(find_files(predictions or ()), found)
     pairs = []
     for name, path in _by_name(found, ()).items():
         missing = "" if name in truths else "labels"

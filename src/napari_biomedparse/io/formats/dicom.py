@@ -209,10 +209,9 @@ def _image(path: Path, file: BinaryIO) -> _Image:
     if syntax.is_encapsulated:
         needed = frames * 8  # the head of each
         check_pixels(path, rows, columns)
-        try:
+        usable = False
+        with suppress(NotImplementedError):  # of videos, for example
             usable = get_decoder(syntax).is_available
-        except NotImplementedError:  # of videos, for example
-            usable = False
         if not usable:
             raise _cannot_unpack(path, syntax, "there is no decoder")
     else:

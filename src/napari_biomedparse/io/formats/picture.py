@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _GREY = {"1": "L", "L": "L", "LA": "L", "La": "L"}
-_NUMBERS = {"I;16": "uint16", "I;16B": "uint16", "I;16L": "uint16", "I": "int32"}
-"""Modes of 16-bit grey, and the dtype of their values."""
 
 
 def open_picture(path: Path, *, stored: bool = False) -> Contents:
@@ -31,22 +29,20 @@ def open_picture(path: Path, *, stored: bool = False) -> Contents:
     as they are. A photograph is not rotated by what its camera recorded, and has no
     pixel size.
     """
-    with _opened(path) as image:
+    with _opened(path) as image, path.open("rb") as file:
         size, mode = (image.height, image.width), image.mode
-    deep = mode not in _NUMBERS and _deep(path)  # of which Pillow keeps 8 bits
+        head = file.read(26)
+    deep = head.startswith(b"\x89PNG") and head[24] == 16  # Pillow keeps 8 of color
     indices = stored and mode in ("P", "PA")
-    colour = not indices and mode not in _GREY and mode not in _NUMBERS
-    colour = colour and deep != "grey"
+    colour = head[25] & 2 > 0 if deep else not indices and mode not in _GREY
 
     def read(where: tuple[slice, ...]) -> npt.NDArray[Any]:
         with _opened(path) as image:
             if deep:
                 from imagecodecs import png_decode
 
-                values = np.asarray(png_decode(path.read_bytes()))
+                values = np.atleast_3d(png_decode(path.read_bytes()))
                 values = values if colour else values[..., 0]
-            elif mode in _NUMBERS:
-                values = np.asarray(image).astype(_NUMBERS[mode])
             elif indices:
                 values = np.asarray(image)
             else:
@@ -58,7 +54,7 @@ def open_picture(path: Path, *, stored: bool = False) -> Contents:
 
     rank = 3 if colour else 2
     shape = (*size, 3)[:rank]
-    dtype = np.dtype("uint16" if deep else _NUMBERS.get(mode, "uint8"))
+    dtype = np.dtype(np.uint16 if deep else np.uint8)
     volume = Volume(
         lazy_array(read, shape, dtype, shape, str(path)),
         ("y", "x", "c")[:rank],
@@ -70,14 +66,6 @@ def open_picture(path: Path, *, stored: bool = False) -> Contents:
         channel_names=("red", "green", "blue") if colour else (),
     )
     return Contents(images=(volume,))
-
-
-def _deep(path: Path) -> str:
-    """Return whether a picture is a PNG of 16 bits, in "grey" or "color", or ""."""
-    with path.open("rb") as file:
-        head = file.read(26)
-    deep = head.startswith(b"\x89PNG") and head[24] == 16
-    return ("color" if head[25] & 2 else "grey") if deep else ""
 
 
 @contextmanager
