@@ -54,6 +54,10 @@ _KINDS = {
 """How prompts mention each modality."""
 
 
+_Best = tuple[float, str, int]
+"""The highest score, and the prompt and slice it belongs to."""
+
+
 @dataclass(frozen=True)
 class Cause:
     """One likely reason for an empty result.
@@ -91,15 +95,18 @@ def why_empty(
         return (Cause("No slice was finished.", "Resume the run."),)
     geometry = slice_geometry(volume, options, size, alone=score == "p")
     intensity = choose_intensity(volume.data, options.modality)
+    scores = np.nan_to_num(existence, nan=-1.0)  # without any, -1 is the best
+    row, index = (int(at) for at in np.unravel_index(scores.argmax(), scores.shape))
+    best = float(scores[row, index]), prompts.texts[row], index
     return (
         *_targets(model),
         *_grey_levels(volume, geometry, options, intensity),
-        *_threshold(prompts, options, existence, score),
+        *_threshold(options, best, score),
         *_modality(volume, prompts, options, intensity),
         *_axes(volume, geometry),
         *_cut_prompts(prompts),
         *_size(geometry, options, size),
-        _scores(prompts, options, existence, score),
+        _scores(prompts, options, best, score),
     )
 
 
@@ -178,14 +185,9 @@ def _rescale(sentence: str) -> Cause:
     return Cause(sentence, fix, {"modality": "auto"})
 
 
-def _threshold(
-    prompts: PromptSet,
-    options: SegmentOptions,
-    existence: npt.NDArray[np.float32],
-    score: str,
-) -> Iterator[Cause]:
+def _threshold(options: SegmentOptions, found: _Best, score: str) -> Iterator[Cause]:
     """Look for plausible scores below the threshold."""
-    best, text, index = _best(prompts, existence)
+    best, text, index = found
     threshold = getattr(options, f"{score}_threshold")
     if (0 if score == "p" else WEAK_EXISTENCE) <= best < threshold:
         # A single prompt has to exceed it.
@@ -289,15 +291,12 @@ def _size(
 
 
 def _scores(
-    prompts: PromptSet,
-    options: SegmentOptions,
-    existence: npt.NDArray[np.float32],
-    score: str,
+    prompts: PromptSet, options: SegmentOptions, found: _Best, score: str
 ) -> Cause:
     """Return what the scores alone suggest."""
     if score == "p":
         return Cause("The network draws no mask.", _IN_FULL)
-    best, text, index = _best(prompts, existence)
+    best, text, index = found
     where = f"(best score {best:.2f} for {text!r} in slice {index})"
     if best >= WEAK_EXISTENCE:
         there = best >= options.existence_threshold
@@ -316,13 +315,3 @@ def _scores(
         f"Try a prompt that it was trained on: {close[0]!r}." if meant else _IN_FULL,
         prompts=meant,
     )
-
-
-def _best(
-    prompts: PromptSet, existence: npt.NDArray[np.float32]
-) -> tuple[float, str, int]:
-    """Return the highest score, -1 if none is known, and its prompt and slice."""
-    existence = np.nan_to_num(existence, nan=-1.0)
-    prompt, index = np.unravel_index(existence.argmax(), existence.shape)
-    score = float(existence[prompt, index])
-    return score, prompts.texts[int(prompt)], int(index)

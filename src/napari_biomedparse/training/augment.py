@@ -46,8 +46,14 @@ def vary(
     def wanted() -> bool:
         return bool(rng.random() < options.chance)
 
+    size = labels.shape[-1]
     if options.scale is not None:
-        return _scaled(rng, picture, labels, options.scale, wanted() and options.turn)
+        turned = wanted() and options.turn
+        side = round(size / rng.uniform(1 - options.scale, 1 + options.scale))
+        picture, labels = _boxed(rng, picture, labels, side, max(0, side - size))
+        turns = int(rng.integers(1, 4)) if turned else 0
+        picture = torch.rot90(picture.round(), turns, (-2, -1))
+        return picture.contiguous(), np.ascontiguousarray(np.rot90(labels, turns))
     turns = int(rng.integers(4)) if options.turn else 0
     picture = torch.rot90(picture, turns, (-2, -1))
     labels = np.rot90(labels, turns)
@@ -57,7 +63,9 @@ def vary(
     if wanted() and options.swap:
         picture = picture[[0, 2, 1]]
     if wanted():
-        picture, labels = _cropped(rng, picture, labels, options.crop)
+        side = size - round(size * options.crop * rng.random())
+        reach = round(size * options.crop)
+        picture, labels = _boxed(rng, picture, labels, side, reach)
     black = picture == 0  # padding or air, which stays black in a real slice
     if wanted():
         picture = picture + 255.0 * rng.uniform(-1, 1) * options.brightness
@@ -70,43 +78,16 @@ def vary(
     return picture.contiguous(), np.ascontiguousarray(labels)
 
 
-def _cropped(
+def _boxed(
     rng: np.random.Generator,
     picture: Tensor,
     labels: npt.NDArray[np.int64],
-    amount: float,
+    side: int,
+    reach: int,
 ) -> tuple[Tensor, npt.NDArray[np.int64]]:
-    """Crop a shifted square, black beyond the border, and enlarge it."""
+    """Resize a box of a slice, anywhere in it and its black margin, to its size."""
     size = labels.shape[-1]
-    side = size - round(size * amount * rng.random())
-    reach = round(size * amount)
     top, left = rng.integers(0, size + 2 * reach - side + 1, 2).tolist()
-    return _window(picture, labels, reach, top, left, side)
-
-
-def _scaled(
-    rng: np.random.Generator,
-    picture: Tensor,
-    labels: npt.NDArray[np.int64],
-    amount: float,
-    turn: bool,
-) -> tuple[Tensor, npt.NDArray[np.int64]]:
-    """Change the size by a factor, crop or pad to the former one, and maybe turn."""
-    size = labels.shape[-1]
-    side = round(size / rng.uniform(1 - amount, 1 + amount))
-    reach = max(0, side - size)
-    top, left = rng.integers(0, abs(size - side) + 1, 2).tolist()
-    picture, labels = _window(picture, labels, reach, top, left, side)
-    turns = int(rng.integers(1, 4)) if turn else 0
-    picture = torch.rot90(picture.round(), turns, (-2, -1))
-    return picture.contiguous(), np.ascontiguousarray(np.rot90(labels, turns))
-
-
-def _window(
-    picture: Tensor, labels: npt.NDArray[np.int64], reach: int, *box: int
-) -> tuple[Tensor, npt.NDArray[np.int64]]:
-    """Resize a box (top, left, side) of a slice with a black margin to its size."""
-    (top, left, side), size = box, labels.shape[-1]
     window = (..., slice(top, top + side), slice(left, left + side))
     margin = F.pad(picture, (reach,) * 4)[window]
     part = F.interpolate(margin[None], (size, size), mode="bicubic")[0]

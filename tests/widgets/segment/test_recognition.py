@@ -35,7 +35,7 @@ def voxels():
 def desk(desk_that, weights):
     desk = desk_that(None)
     desk.form.model.choose(weights)
-    desk.form.recognition.kind.value = KIND
+    desk.form.set_option("kind", KIND)
     return desk
 
 
@@ -61,6 +61,23 @@ def test_it_is_offered_for_v1_alone(desk, weights):
     for model, hidden in (("tiny", True), (weights, False), ("demo", True)):
         desk.form.model.value = model
         assert row.native.isHidden() == hidden
+
+
+def test_one_choice_of_kind_is_for_recognition_and_for_p_and_is_remembered(
+    desk, desk_that, voxels
+):
+    desk.viewer.add_image(voxels)
+    assert desk.form.options(0).kind == KIND
+    desk.form.remember()
+    desk.form.set_option("kind", "auto")
+    desk.widget.recognize()
+    assert desk.view.problem.text().startswith("Choose the kind of image")
+    assert desk.widget.run is None
+    later = desk_that(None)
+    assert later.form.options(0).kind == KIND
+    assert later.form.recognition.native.isAncestorOf(
+        later.form.options_by_name["kind"].native
+    )
 
 
 def test_the_slice_in_view_is_recognised_as_by_python(desk, model, voxels):

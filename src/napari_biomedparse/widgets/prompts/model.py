@@ -55,7 +55,7 @@ P_TIP = (
 )
 NO_TABLE_TIP = (
     f"There is {NO_TABLE}. Name the kind of image in the prompt, as in 'neoplastic "
-    "cells in breast pathology', or choose it under Advanced."
+    "cells in breast pathology', or choose it in the form."
 )
 RESULTS = (SCORE, SLICE, VOXELS, OBJECTS)
 _MIME = "application/x-napari-biomedparse-row"

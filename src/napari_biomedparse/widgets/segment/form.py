@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 
 DEMO_BADGE = "demo: learnt from phantoms, 8 targets, for trying out"
 OF_OBJECTS = ("separate_by", "edge_threshold", "minimum_size")
-MAIN = ("modality", "instances", *OF_OBJECTS)
+MAIN = ("modality", "kind", "instances", *OF_OBJECTS)
 
 
 class SegmentForm(QWidget):
@@ -102,7 +102,7 @@ class SegmentForm(QWidget):
         self.prompts.instance = lambda: bool(self.instances.value)
         self.model = ModelChoice()
         self.weights = WeightsPanel(self.model)
-        self.recognition = KindChoice()
+        self.recognition = KindChoice(main["kind"])
         self.badge = QLabel()
         self.badge.setWordWrap(True)
         self.badge.setStyleSheet(f"color: {WARNING.name()}")
@@ -243,8 +243,7 @@ class SegmentForm(QWidget):
         if to_run:
             self.weights.require()
         options = self.options(at := self.slice_in_view())
-        kind = self.recognition.kind.value if recognize else ""
-        prompts = targets_of_kind(kind) if kind else self.prompt_set()
+        prompts = targets_of_kind(options.kind) if recognize else self.prompt_set()
         request = Request(
             image=image,
             at=self.stack.position(self._viewer.dims),
@@ -258,7 +257,7 @@ class SegmentForm(QWidget):
             scheduler=self.large.address,
             overwrite=bool(self.overwrite.value),
         )
-        return request.recognizing(kind, at) if kind else request
+        return request.recognizing(at) if recognize else request
 
     def volume(self) -> Volume | None:
         """Return the layer's volume, or None if it cannot be segmented."""
@@ -367,7 +366,7 @@ class SegmentForm(QWidget):
         is_v1, layout = self._network == "v1", self.advanced.rows
         show_row(self._layout, self.recognition, is_v1)
         show_row(layout, self.options_by_name["existence_threshold"], not is_v1)
-        for name in ("kind", "table", "p_threshold"):
+        for name in ("table", "p_threshold"):
             show_row(layout, self.options_by_name[name], is_v1)
 
     @property

@@ -25,7 +25,7 @@ from napari_biomedparse.data.options import (
 )
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.io.formats.units import unit_symbol
-from napari_biomedparse.labels.likeness import read_table
+from napari_biomedparse.pipeline.recognize import TARGETS
 from napari_biomedparse.widgets.shared.form import (
     chosen_folder,
     device_field,
@@ -108,7 +108,6 @@ ADVANCED = (
     "axis",
     "orientation",
     "existence_threshold",
-    "kind",
     "table",
     "p_threshold",
     "overlaps",
@@ -120,7 +119,7 @@ ADVANCED = (
 CAPTIONS: dict[str, dict[Any, str]] = {
     "modality": {key: kind.label for key, kind in MODALITIES.items()}
     | {"auto": AUTOMATIC},
-    "kind": {"auto": "as the prompt says", **{kind: kind for kind in read_table()}},
+    "kind": {"auto": "as the prompt says", **{kind: kind for kind in TARGETS}},
     "batch_size": {"auto": AUTOMATIC, **{n: str(n) for n in (1, 2, 4, 8, 16, 32)}},
     "overlaps": {
         "score": "best score",

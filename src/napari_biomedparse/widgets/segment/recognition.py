@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import ComboBox, Container, PushButton
+from magicgui.widgets import Container, PushButton
 from qtpy.QtWidgets import QTreeWidget, QTreeWidgetItem
 
 from napari_biomedparse.data.prompts import parse_prompts
+from napari_biomedparse.errors import OptionError
 from napari_biomedparse.pipeline.recognize import FOUND, LOWEST_P, TARGETS
 from napari_biomedparse.widgets.prompts.model import swatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from magicgui.widgets.bases import ValueWidget
 
     from napari_biomedparse.data.prompts import PromptSet
     from napari_biomedparse.process.messages import Recognized
@@ -20,27 +23,28 @@ if TYPE_CHECKING:
 
 
 def targets_of_kind(kind: str) -> PromptSet:
-    """Return all targets of a kind of image as prompts."""
+    """Return all targets of a kind of image as prompts; raises OptionError of none."""
+    if kind not in TARGETS:
+        raise OptionError("Choose the kind of image whose targets to look for.")
     return parse_prompts(list(TARGETS[kind]))
 
 
-class KindChoice(Container[ComboBox | PushButton]):
-    """A kind of image, and a button to look for everything that it may show."""
+class KindChoice(Container[Any]):
+    """The kind of image, and a button to look for everything that it may show."""
 
-    def __init__(self) -> None:
-        tip = (
-            "Look for all targets of this kind of image in the slice in view, one by "
-            f"one. Those whose p is below {LOWEST_P}, or whose mask a likelier one "
-            "covers, are dropped. The prompts above are not used."
+    def __init__(self, kind: ValueWidget[Any]) -> None:
+        self.button = PushButton(
+            text="Recognise",
+            tooltip="Look for all targets of this kind of image in the slice in view, "
+            f"one by one. Those whose p is below {LOWEST_P}, or whose mask a likelier "
+            "one covers, are dropped. The prompts above are not used.",
         )
-        self.kind = ComboBox(value="Pathology", choices=tuple(TARGETS), tooltip=tip)
-        self.button = PushButton(text="Recognise", tooltip=tip)
         super().__init__(
-            widgets=[self.kind, self.button],
+            widgets=[kind, self.button],
             layout="horizontal",
             labels=False,
-            label="All targets of",
-            tooltip=tip,
+            label=kind.label,
+            tooltip=kind.tooltip,
         )
         self.margins = (0, 0, 0, 0)
 

@@ -145,12 +145,12 @@ class Request:
         same = replace(changed, options=scope, overwrite=other.overwrite)
         return changed if same == other and changed != self else None
 
-    def recognizing(self, kind: str, at: int) -> Request:
+    def recognizing(self, at: int) -> Request:
         """Return the request to recognize a slice, whose targets are the prompts."""
+        kind, prompts = self.options.kind, self.prompts_by_label
         one: dict[str, Any] = {"slices": (at, at + 1), "overlaps": "score"}
         options = replace(self.options, prompts_apart=True, instances=False, **one)
         here: dict[str, Any] = {"consensus": False, "folder": None, "scheduler": None}
-        prompts = self.prompts_by_label
         return replace(
             self, kind=kind, prompts=prompts, options=options, series=False, **here
         )

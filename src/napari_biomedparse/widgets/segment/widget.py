@@ -137,19 +137,17 @@ class SegmentWidget(QWidget):
         """List the current layers; napari calls this when they change."""
         self.form.reset_choices()
 
-    def start(self) -> None:
+    def start(self, *, recognize: bool = False) -> None:
         """Start a run; during a run, queue another one."""
-        self._start(self._current_request())
-
-    def recognize(self) -> None:
-        """Look for all targets of the kind of image, as a run."""
-        self._start(self._current_request(recognize=True))
-
-    def _start(self, request: Request | None) -> None:
+        request = self._current_request(recognize=recognize)
         if request is not None and self.run is not None:
             self.view.queue.add(request)
         elif request is not None:
             self._begin(lambda: self._runs.run(request, self._front(request)))
+
+    def recognize(self) -> None:
+        """Look for all targets of the kind of image, as a run."""
+        self.start(recognize=True)
 
     def cancel(self) -> None:
         """Cancel the current run; queued runs come next."""
