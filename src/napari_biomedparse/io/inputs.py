@@ -52,9 +52,7 @@ STATES = (*_FILE_KEYS, "chunks")
 """Keys of a volume's identity that may differ while its voxels are the same."""
 _ZARR_METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 _PICTURES = (".bmp", ".jpeg", ".jpg", ".png")
-_ENDINGS = (
-    *_PICTURES, ".dcm", ".gz", ".nii", ".npz", ".ome", ".tif", ".tiff", ".zarr",
-)  # fmt: skip
+_ENDINGS = (*_PICTURES, *SUFFIXES, ".dcm", ".gz", ".ome")
 
 
 @dataclass(frozen=True)

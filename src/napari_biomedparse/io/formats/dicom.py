@@ -99,7 +99,7 @@ def open_dicom(path: Path, *, stored: bool = False) -> Contents:
     # What it warns of is logged, too.
     warnings.filterwarnings("ignore", category=UserWarning, module="pydicom")
     files = stack_files(path) or (path,)
-    images = _headers(tuple((file, file.stat().st_mtime_ns) for file in files))
+    images = [_header(file, file.stat().st_mtime_ns) for file in files]
     first = images[0]
     _check_alike(images, path)
     planes, axis, sizes = _in_order(images, path)
@@ -143,14 +143,11 @@ def open_dicom(path: Path, *, stored: bool = False) -> Contents:
     return Contents((volume if len(planes) > 1 else volume.select(**{axis: 0}),))
 
 
-@lru_cache(maxsize=4)
-def _headers(states: tuple[tuple[Path, int], ...]) -> list[_Image]:
-    """Read headers; `states` are files and the times of their last change."""
-    images = []
-    for path, _ in states:
-        with reading(path, "is not a complete DICOM file"), _opened(path) as file:
-            images.append(_image(path, file))
-    return images
+@lru_cache(maxsize=2**12)
+def _header(path: Path, changed: int) -> _Image:
+    """Read a header; `changed` is the time of the file's last change."""
+    with reading(path, "is not a complete DICOM file"), _opened(path) as file:
+        return _image(path, file)
 
 
 @contextmanager
@@ -254,11 +251,11 @@ def _group(header: Any, frame: int, name: str) -> Any:
 
 def _numbers(found: Any, name: str, count: int) -> Array:
     """Return numbers that a header need not have; NaN if there are not so many."""
-    numbers = np.empty(0)
     with suppress(Exception):  # of whatever kind, for what anybody wrote there
         numbers = np.array(found.get(name), float).ravel()
-    known = numbers.size == count and np.isfinite(numbers).all()
-    return numbers if known else np.full(count, np.nan)
+        if numbers.size == count and np.isfinite(numbers).all():
+            return numbers
+    return np.full(count, np.nan)
 
 
 def _plane(header: Any, frame: int, path: Path) -> _Plane:
@@ -308,8 +305,8 @@ def _in_order(
 ) -> tuple[list[_Plane], str, dict[str, float]]:
     """Return the planes in order, the name of their axis, and known sizes by axis."""
     planes = [plane for image in images for plane in image.planes]
-    sizes = dict(zip("yx", images[0].spacing.tolist(), strict=True))
-    sizes = {axis: size for axis, size in sizes.items() if size}
+    spacing = images[0].spacing.tolist()
+    sizes = dict(zip("yx", spacing, strict=True)) if all(spacing) else {}
     if len(planes) == 1:
         return planes, "z", sizes
     at = np.array([plane.at for plane in planes])
