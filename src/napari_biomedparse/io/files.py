@@ -22,11 +22,7 @@ from napari_biomedparse.data.volume import (
 )
 from napari_biomedparse.errors import FormatError, OptionError, VolumeError
 from napari_biomedparse.io.contents import LabelVolume
-from napari_biomedparse.io.durable import (
-    check_place,
-    refuse_inputs,
-    whole_or_nothing,
-)
+from napari_biomedparse.io.durable import check_place, refuse_inputs, whole_or_nothing
 from napari_biomedparse.io.guards.bounds import reading
 from napari_biomedparse.io.inputs import FORMATS, SUFFIXES, recognise, stack_files
 from napari_biomedparse.io.lazy import NewLabels

@@ -16,11 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.data.options import (
-    USUAL_BATCH,
-    SegmentOptions,
-    refuse_separate,
-)
+from napari_biomedparse.data.options import USUAL_BATCH, SegmentOptions, refuse_separate
 from napari_biomedparse.data.prompts import PromptSet, parse_prompts
 from napari_biomedparse.data.results import P_VALUES
 from napari_biomedparse.data.volume import (

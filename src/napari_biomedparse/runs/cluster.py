@@ -25,13 +25,7 @@ from unittest.mock import patch
 import dask
 import numpy as np
 import torch
-from distributed import (
-    Client,
-    KilledWorker,
-    LocalCluster,
-    WorkerPlugin,
-    get_worker,
-)
+from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, get_worker
 
 from napari_biomedparse.engine.devices import find_device
 from napari_biomedparse.engine.engine import Engine

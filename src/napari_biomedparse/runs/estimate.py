@@ -15,11 +15,7 @@ import torch
 
 from napari_biomedparse.io.lazy import chunk_thickness, plan_thickness
 from napari_biomedparse.pipeline.loop import READ_AHEAD, plan_batches, run_plan
-from napari_biomedparse.pipeline.plan import (
-    choose_input,
-    merge_options,
-    plan_parts,
-)
+from napari_biomedparse.pipeline.plan import choose_input, merge_options, plan_parts
 from napari_biomedparse.pipeline.segment import make_engine
 from napari_biomedparse.slicing.read import SLAB_BYTES
 

@@ -13,12 +13,7 @@ from napari_biomedparse.errors import FormatError, OutputError
 from napari_biomedparse.io.inputs import states
 from napari_biomedparse.pipeline.plan import spans
 from napari_biomedparse.runs.manifest import refuse_differences
-from napari_biomedparse.slicing.read import (
-    Slabs,
-    margin_of,
-    needed_slices,
-    read_slabs,
-)
+from napari_biomedparse.slicing.read import Slabs, margin_of, needed_slices, read_slabs
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,11 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from napari_biomedparse.networks.blocks.tokenizer import END_ID, tokenize
-from napari_biomedparse.slicing.geometry import (
-    neighbour_index,
-    plan_slices,
-    published,
-)
+from napari_biomedparse.slicing.geometry import neighbour_index, plan_slices, published
 from napari_biomedparse.training.augment import Variation, resized, vary
 from napari_biomedparse.training.losses import Targets, instance_edges
 from napari_biomedparse.training.volumes import TrainingVolume, targets

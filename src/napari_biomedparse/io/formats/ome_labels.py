@@ -15,10 +15,7 @@ import zarr
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY, label_colour
 from napari_biomedparse.errors import OutputError
-from napari_biomedparse.io.durable import (
-    atomic_write,
-    is_zarr,
-)
+from napari_biomedparse.io.durable import atomic_write, is_zarr
 from napari_biomedparse.io.formats.units import PIXEL
 from napari_biomedparse.io.lazy import THICKEST, NewLabels
 from napari_biomedparse.io.painting import (

@@ -36,11 +36,7 @@ from napari_biomedparse.io.formats.tiff_metadata import (
     name_axes,
     read_calibration,
 )
-from napari_biomedparse.io.formats.units import (
-    PIXEL,
-    to_millimeters,
-    unit_symbol,
-)
+from napari_biomedparse.io.formats.units import PIXEL, to_millimeters, unit_symbol
 from napari_biomedparse.io.guards.bounds import (
     MAX_METADATA,
     BoundedFile,
