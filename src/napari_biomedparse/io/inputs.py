@@ -159,14 +159,14 @@ def find_files(inputs: Paths) -> tuple[Path, ...]:
     `FormatError` if there is no file for an input.
     """
     found: dict[Path, None] = {}
-    for given in _listed(inputs):
+    for given in [inputs] if isinstance(inputs, str | os.PathLike) else inputs:
         path = Path(given).expanduser()
         if not stands_for_several(path):
             some = [path]
         elif path.is_dir():
             some = [p for p in sorted(path.iterdir()) if _may_be_image(p)]
             # Beside volumes, pictures are thumbnails or plots.
-            some = [p for p in some if not _is_picture(p)] or some
+            some = [p for p in some if p.suffix.lower() not in _PICTURES] or some
         else:
             some = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
         if not some:
@@ -250,18 +250,10 @@ def _may_be_image(path: Path) -> bool:
     return known and not path.name.startswith(".")
 
 
-def _is_picture(path: Path) -> bool:
-    return path.name.lower().endswith(_PICTURES)
-
-
 def _by_number(name: str) -> list[tuple[int, str]]:
     """Return a key that sorts ``2`` before ``10``."""
     parts = re.split(r"(\d+)", name)
     return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts if p]
-
-
-def _listed(paths: Paths) -> list[str | os.PathLike[str]]:
-    return [paths] if isinstance(paths, str | os.PathLike) else list(paths)
 
 
 def _by_name(files: tuple[Path, ...], partners: tuple[Path, ...]) -> dict[str, Path]:

@@ -41,8 +41,6 @@ from napari_biomedparse.io.lazy import Index, grow_chunks, lazy_array
 Array = npt.NDArray[Any]
 logger = logging.getLogger(__name__)
 
-_META = 132
-"""Where the first element begins."""
 _DEFLATED, _PLAIN = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1\0\0\0"
 _MOST_INFLATED = 2**27
 _COLOURED = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -156,7 +154,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     from pydicom.filereader import read_dataset
 
     with BoundedFile(path) as file:
-        file.seek(_META)
+        file.seek(132)  # where the first element begins
         read_dataset(file, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
         end = file.tell()
         file.seek(0)
@@ -216,7 +214,7 @@ def _image(path: Path, file: BinaryIO) -> _Image:
     if needed > room:
         found = f"describes {needed} bytes, but only {room} are there"
         raise damaged(path, f"is incomplete: its header {found}")
-    spacing = _numbers(_group(header, 0, "PixelMeasures"), "PixelSpacing", 2)
+    spacing = _numbers(header, 0, "PixelMeasures", "PixelSpacing", 2)
     return _Image(
         [_plane(header, i, path) for i in range(frames)],
         start if explicit or not syntax.is_encapsulated else 0,
@@ -249,10 +247,11 @@ def _group(header: Any, frame: int, name: str) -> Any:
     return header
 
 
-def _numbers(found: Any, name: str, count: int) -> Array:
+def _numbers(header: Any, frame: int, group: str, name: str, count: int) -> Array:
     """Return numbers that a header need not have; NaN if there are not so many."""
     with suppress(Exception):  # of whatever kind, for what anybody wrote there
-        numbers = np.array(found.get(name), float).ravel()
+        found = _group(header, frame, group).get(name)
+        numbers = np.array(found, float).ravel()
         if numbers.size == count and np.isfinite(numbers).all():
             return numbers
     return np.full(count, np.nan)
@@ -264,11 +263,9 @@ def _plane(header: Any, frame: int, path: Path) -> _Plane:
     intercept = float(values.get("RescaleIntercept") or 0)
     if not math.isfinite(slope + intercept):
         raise damaged(path, f"rescales its values by {slope} and {intercept}")
-    place = _group(header, frame, "PlanePosition")
-    sides = _group(header, frame, "PlaneOrientation")
     at = np.append(
-        _numbers(place, "ImagePositionPatient", 3),
-        _numbers(sides, "ImageOrientationPatient", 6),
+        _numbers(header, frame, "PlanePosition", "ImagePositionPatient", 3),
+        _numbers(header, frame, "PlaneOrientation", "ImageOrientationPatient", 6),
     ).reshape(3, 3)
     square = np.allclose(at[1:] @ at[1:].T, np.eye(2), atol=1e-2)
     at = at if square and not np.isnan(at).any() else np.zeros((3, 3))
