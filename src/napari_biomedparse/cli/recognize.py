@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import compress
 from pathlib import Path
 
 from rich.table import Table
 
 from napari_biomedparse.cli._show import out, say
-from napari_biomedparse.data.prompts import Prompt, PromptSet
+from napari_biomedparse.data.prompts import PromptSet, parse_prompts
 from napari_biomedparse.data.results import NO_TABLE
 from napari_biomedparse.data.text import csv_text
 from napari_biomedparse.errors import OptionError
@@ -58,29 +59,26 @@ def recognize(
     if csv is not None:
         check_place(csv, overwrite=overwrite, inputs=inputs)
     found = look(image, kind, model, threshold=threshold, table=table, device=device)
+    prompts = parse_prompts(list(found.targets)).prompts
     if output is not None:
-        prompts = [
-            Prompt(index, target)
-            for index, target in enumerate(found.targets, start=1)
-            if found.found[index - 1]
-        ]
+        kept = tuple(compress(prompts, found.found))
         save_labels(
             output,
             found.labels,
             volume=found.volume,
-            prompts=PromptSet(tuple(prompts)) if prompts else None,
+            prompts=PromptSet(kept) if kept else None,
             overwrite=overwrite,
         )
     rows = [
         (
-            index,
-            target,
+            prompt.id,
+            prompt.text,
             NO_TABLE if p is None else f"{p:.4f}",
             outcome,
-            int((found.labels == index).sum()),
+            int((found.labels == prompt.id).sum()),
         )
-        for index, (target, p, outcome) in enumerate(
-            zip(found.targets, found.p_values, found.outcomes, strict=True), start=1
+        for prompt, p, outcome in zip(
+            prompts, found.p_values, found.outcomes, strict=True
         )
     ]
     if csv is not None:

@@ -159,13 +159,12 @@ def score_semantic(
     ids = tuple(texts) or tuple(scores)
     there = slices_with(truth, ids, axis)
     predicted = slices_with(labels, ids, axis) if existence is None else existence
-    pairs: dict[int, dict[str, float]] = {}
-    if truth.shape[axis] == 1:
-        for label in ids:
-            pair = truth == label, labels == label
-            # Of several classes, those that are nowhere are no pair with the image.
-            if len(ids) == 1 or any(map(np.any, pair)):
-                pairs[label] = evaluate_mask(*pair)
+    # Of several classes, those that are nowhere are no pair with a single image.
+    pairs = {
+        label: evaluate_mask(truth == label, labels == label)
+        for label in (ids if truth.shape[axis] == 1 else ())
+        if len(ids) == 1 or label in truth or label in labels
+    }
     return tuple(
         ClassLine(
             label,
@@ -245,10 +244,10 @@ class SummaryLine:
     metric: str
     cases: int
     mean: float
-    deviation: float
-    median: float
-    lowest: float
-    highest: float
+    deviation: float = NAN
+    median: float = NAN
+    lowest: float = NAN
+    highest: float = NAN
 
 
 def summarise(scores: Sequence[CaseScore]) -> tuple[SummaryLine, ...]:
@@ -268,8 +267,7 @@ def summarise(scores: Sequence[CaseScore]) -> tuple[SummaryLine, ...]:
                 lines.append(SummaryLine(label, prompt, metric, len(values), *found))
     pairs = [line for s in scores for line in s.classes if not math.isnan(line.iou)]
     for name, value in pair_scores(pairs).items():
-        rest = (NAN,) * (len(_STATISTICS) - 1)
-        lines.append(SummaryLine(None, ALL, name, len(pairs), value, *rest))
+        lines.append(SummaryLine(None, ALL, name, len(pairs), value))
     return tuple(lines)
 
 

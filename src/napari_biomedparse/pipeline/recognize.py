@@ -188,11 +188,8 @@ def label(
     """
     there = [bool((mask > LIKELY).any()) for mask in masks]
     outcomes = [f"p below {threshold}" if here else "nothing there" for here in there]
-    plausible = [
-        i
-        for i, p in enumerate(p_values)
-        if p is None or not threshold or p >= threshold
-    ]
+    lowest = threshold or 0.0
+    plausible = [i for i, p in enumerate(p_values) if p is None or p >= lowest]
     for i in plausible:
         outcomes[i] = "covered by a likelier mask" if there[i] else outcomes[i]
     values = [-1.0 if (p := p_values[i]) is None else p for i in plausible]

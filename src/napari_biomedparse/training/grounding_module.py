@@ -53,13 +53,11 @@ class GroundingModule(TrainingModule):
                 key = (rate * factor, 0.0 if isinstance(module, _SPARED) else decay)
                 if parameter.requires_grad:
                     groups.setdefault(key, []).append(parameter)
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": some, "lr": own, "weight_decay": decayed}
-                for (own, decayed), some in groups.items()
-            ],
-            fused=True,
-        )
+        each = [
+            {"params": some, "lr": own, "weight_decay": decayed}
+            for (own, decayed), some in groups.items()
+        ]
+        optimizer = torch.optim.AdamW(each, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: SLOWER ** sum(step >= n * self.steps for n in DROPS)
         )

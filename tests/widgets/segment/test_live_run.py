@@ -441,9 +441,9 @@ def test_a_layer_for_each_prompt_that_may_overlap(desk_that, tiny_model, instanc
     wanted = expected.instances if instances else expected.labels
     assert wanted.any()
     for text, labels in zip(prompts, wanted, strict=True):
-        np.testing.assert_array_equal(desk.viewer.layers[f"{text}, stack"].data, labels)
-        known = desk.viewer.layers[f"{text}, stack"].metadata[METADATA_KEY]
-        assert known["complete"]
+        layer = desk.viewer.layers[f"{text}, stack (tiny)"]
+        np.testing.assert_array_equal(layer.data, labels)
+        assert layer.metadata[METADATA_KEY]["complete"]
 
 
 def test_objects_live_on_the_finished_part(desk_that, tiny_model):
