@@ -31,11 +31,9 @@ class RecordingEngine(Engine):
         super().__init__(network.reference_model(), field=network.golden_field(kind))
         self.kept: list[SlicePrediction] = []
 
-    def predict(
-        self, slices: Tensor, tokens: Tensor, *, remember: bool = True
-    ) -> SlicePrediction:
+    def predict(self, slices: Tensor, tokens: Tensor, **how: Any) -> SlicePrediction:
         """Predict and keep what was said."""
-        self.kept.append(super().predict(slices, tokens, remember=remember))
+        self.kept.append(super().predict(slices, tokens, **how))
         return self.kept[-1]
 
 

@@ -26,7 +26,7 @@ from napari_biomedparse import (
     segment_files,
     segment_to_folder,
 )
-from napari_biomedparse.cli import app
+from napari_biomedparse.cli import _show, app
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import Cancelled, OptionError
@@ -405,6 +405,12 @@ def test_p_stands_in_run_folders_their_page_and_the_table_of_many(
     ]
 
 
+@pytest.fixture
+def wide_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_show.out, "width", 200)
+
+
+@pytest.mark.usefixtures("wide_output")
 def test_the_command_line_shows_p(file: str, table: str, tmp_path: Path) -> None:
     image, path = random_image(50, 70, 3), tmp_path / "in.png"
     Image.fromarray(image).save(path)
@@ -415,7 +421,6 @@ def test_the_command_line_shows_p(file: str, table: str, tmp_path: Path) -> None
     told = CliRunner().invoke(
         app,
         [*asked, "-o", str(tmp_path / "a.tif"), "--table", table],
-        env={"COLUMNS": "200"},
     )
     assert told.exit_code == 0, told.output
     assert "existence" not in told.output and "nan" not in told.output
@@ -429,6 +434,7 @@ def test_the_command_line_shows_p(file: str, table: str, tmp_path: Path) -> None
     assert "EM-Disk" in told.output and "choose one of EM-Dish" in told.output
 
 
+@pytest.mark.usefixtures("wide_output")
 def test_series_and_consensus_have_p(
     model: BiomedParseV1, file: str, table: str, tmp_path: Path
 ) -> None:
@@ -456,7 +462,6 @@ def test_series_and_consensus_have_p(
                 "--table",
                 table,
             ],
-            env={"COLUMNS": "200"},
         )
         assert told.exit_code == 0, told.output
         assert column in told.output and "nan" not in told.output

@@ -216,7 +216,11 @@ class Engine:
 
     @torch.inference_mode()
     def _predict_part(
-        self, slices: Tensor, tokens: Tokens, remember: bool, on_prompt: OnPrompt
+        self,
+        slices: Tensor,
+        tokens: Tokens,
+        remember: bool,
+        on_prompt: OnPrompt = None,
     ) -> list[Tensor]:
         """Predict slices together, perhaps in a thread of their own."""
         encode = self._remembered if remember else self._encode_image

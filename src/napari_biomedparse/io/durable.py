@@ -220,7 +220,8 @@ def _noted(partial: Path) -> Iterator[None]:
         yield
     finally:
         if note is not None:
-            note.unlink(missing_ok=True)
+            with suppress(OSError):
+                note.unlink(missing_ok=True)
 
 
 def _discard(path: Path) -> None:
