@@ -176,7 +176,6 @@ def _image(path: Path, file: BinaryIO) -> _Image:
     from pydicom.pixels.utils import get_expected_length, pixel_dtype
 
     header = dcmread(file, stop_before_pixels=True)
-    syntax = header.file_meta.TransferSyntaxUID
     start, explicit = file.tell(), file.read(6)[4:] in (b"OB", b"OW", b"OF", b"OD")
     start += 12 if explicit else 8
     room = file.seek(0, io.SEEK_END) - start
@@ -186,6 +185,7 @@ def _image(path: Path, file: BinaryIO) -> _Image:
             f"{path} holds no image ({name}). If it should, copy it again from its "
             "source; else open the images that it belongs to."
         )
+    syntax = header.file_meta.TransferSyntaxUID
     rows, columns = int(header.Rows), int(header.Columns)
     frames = int(header.get("NumberOfFrames") or 1)
     if min(rows, columns, frames) < 1:
