@@ -21,7 +21,7 @@ from napari_biomedparse.networks.taught import refine
 PIXELS = 16_000
 """Pixels of all examples together that a fit looks at."""
 RARE = 0.1
-"""Targets that cover less than this share of a square are taken whole."""
+"""A target with fewer pixels than this share of those drawn is taken whole."""
 STAGES = 2
 STEPS = 40
 DICE = 0.5
@@ -91,9 +91,8 @@ def _sample(
         outside = picked[~truth[picked]]
         share = (len(known) - len(inside)) / max(1, len(outside))
         picked = torch.cat([outside, inside])
-        weight = torch.cat(
-            [torch.full((len(outside),), share), torch.ones(len(inside))]
-        )
+        weight = torch.ones(len(picked))
+        weight[: len(outside)] = share
     planes = torch.cat([example.filters, filter_logits(before)]).flatten(1)[:, picked]
     rows, columns = picked // size[1], picked % size[1]
     place = torch.stack([(2 * columns + 1) / size[1], (2 * rows + 1) / size[0]], dim=1)
