@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import tifffile
-import torch
+from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
 from sklearn.ensemble import RandomForestClassifier
 
 from napari_biomedparse import load_model, segment, teach
-from napari_biomedparse.networks.blocks.filters import filter_slice
 
 if TYPE_CHECKING:
     from napari_biomedparse.networks.network import Network
@@ -41,6 +40,7 @@ VOLUMES = (
 Array = npt.NDArray[np.generic]
 Truth = npt.NDArray[np.bool_]
 TREES, PIXELS = 100, 20_000
+SCALES, ORDERS = (1, 2, 4, 8), ((2, 0), (1, 1), (0, 2))
 
 
 def dice(found: Truth, truth: Truth) -> float:
@@ -48,16 +48,28 @@ def dice(found: Truth, truth: Truth) -> float:
     return float(2 * (found & truth).sum() / max(1, found.sum() + truth.sum()))
 
 
+def filters(plane: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield the classical filters of a plane at all scales."""
+    for scale in SCALES:
+        yield gaussian_filter(plane, scale)
+        yield scale * gaussian_gradient_magnitude(plane, scale)
+        yy, xy, xx = (gaussian_filter(plane, scale, order=o) for o in ORDERS)
+        spread = np.sqrt((xx - yy) ** 2 / 4 + xy**2)
+        yield scale**2 * (xx + yy)
+        yield scale**2 * ((xx + yy) / 2 + spread)
+        yield scale**2 * ((xx + yy) / 2 - spread)
+
+
 def forest(image: Array, truth: Truth, corrected: list[int], seed: int) -> Truth:
     """Classify pixels by their filters, without a network."""
     rng = np.random.default_rng(seed)
     grey = image.astype(np.float32)
     grey = 255 * (grey - grey.min()) / max(1e-9, np.ptp(grey))
-    padded = np.concatenate([grey[:1], grey, grey[-1:]])
+    last = len(grey) - 1
 
     def features(z: int) -> npt.NDArray[np.float32]:
-        three = torch.from_numpy(padded[[z + 1, z, z + 2]])
-        return filter_slice(three).flatten(1).T.numpy()
+        near = [grey[z], grey[max(z - 1, 0)], grey[min(z + 1, last)]]
+        return np.stack([*near, *filters(grey[z])]).reshape(3 + 5 * len(SCALES), -1).T
 
     seen = np.concatenate([features(z) for z in corrected])
     known = np.concatenate([truth[z].ravel() for z in corrected])

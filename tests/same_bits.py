@@ -274,7 +274,7 @@ def moved_threshold(volume: Any, prompts: Any, model: Any) -> Arrays:
         found = arrays_of(collect(moved, parts, "network", "float32"))
         scores = store.load(2)
         names = ("mask_scores", "edge_scores", "existence_scores")
-        for name, value in zip(names, scores, strict=True):
+        for name, value in zip(names, scores[:3], strict=True):
             found[name] = value.numpy()
     finally:
         store.close()

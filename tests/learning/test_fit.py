@@ -30,9 +30,8 @@ def example(seed: int = 0, *, size: int = 64, group: int = 0) -> Example:
     grey = 100 + 80 * truth + noise
     features = torch.randn(6, size // 4, size // 4, generator=generator)
     logits = torch.randn(size // 4, size // 4, generator=generator) * 0.1
-    return Example(
-        group, logits, True, features, filter_slice(grey), truth, torch.ones_like(truth)
-    )
+    planes = (features, *filter_slice(grey))
+    return Example(group, logits, True, planes, truth, torch.ones_like(truth))
 
 
 def test_the_fit_is_the_optimum_that_scipy_finds_in_float64() -> None:
@@ -83,9 +82,10 @@ def test_a_rare_target_is_not_lost() -> None:
     rare = torch.zeros_like(one.truth)
     rows, columns = one.truth.nonzero()[0].tolist()
     rare[rows : rows + 4, columns - 2 : columns + 2] = True
-    filters = one.filters.clone()
-    filters[:3, rare] += 300
-    one = one._replace(truth=rare, filters=filters)
+    features, fine, *coarse = one.planes
+    fine = fine.clone()
+    fine[:3, rare] += 300
+    one = one._replace(truth=rare, planes=(features, fine, *coarse))
     assert dice([apply_head(fit_head([one], 0.003), one)], [one]) > 0.8
 
 
@@ -101,5 +101,5 @@ def test_what_is_unknown_takes_no_part() -> None:
 
 def test_filters_have_their_place_in_a_head() -> None:
     head = fit_head([example(5)], 0.003)
-    grey = head[0, 2 + 6 : 2 + 6 + FILTERS]
+    grey = head[0, 2 + 6 : 2 + 6 + sum(FILTERS)]
     assert grey.abs().max() > 0

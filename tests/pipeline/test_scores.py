@@ -14,6 +14,9 @@ from tiny_v1 import tiny_v1
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import OptionError
+from napari_biomedparse.networks.blocks.filters import CONTEXT, FILTERS
+from napari_biomedparse.networks.network import Network
+from napari_biomedparse.networks.taught import TaughtNetwork
 from napari_biomedparse.pipeline import scores as score_store
 from napari_biomedparse.pipeline.loop import run_plan
 from napari_biomedparse.pipeline.plan import RunPlan, plan_run
@@ -97,6 +100,55 @@ def test_the_threshold_of_p_is_applied_again(grey: Any, tile: Any) -> None:
         list(resolve_again(other, store))
 
 
+def taught_on(base: Network, *texts: str) -> TaughtNetwork:
+    """Have heads that change a mask, whatever they were taught from."""
+    size = 2 + base.basis.shape[1] + sum(FILTERS) + sum(CONTEXT)
+    heads = torch.randn(len(texts), 2, size, generator=torch.Generator().manual_seed(0))
+    heads[..., 2:] *= 0.02
+    gates = torch.tensor([0.5, -0.5])[: len(texts)]
+    return TaughtNetwork(base, texts, heads, gates, base.basis).eval()
+
+
+@pytest.mark.parametrize("tile", ["none", 32])
+@pytest.mark.parametrize("apart", [False, True])
+def test_what_corrections_teach_needs_no_network(
+    grey: Any, tiny_model: Any, tile: Any, apart: bool
+) -> None:
+    options = SegmentOptions(tile=tile, instances=True, prompts_apart=apart)
+    taught = taught_on(tiny_model, "liver", "a b c")
+    expected = segment(grey, PROMPTS, taught, options)
+    plain = segment(grey, PROMPTS, tiny_model, options)
+    assert (expected.labels != plain.labels).any()
+    for model in (tiny_model, taught):  # both keep what the base found
+        store = run(grey, model, options)
+        plan = store.plan
+        for engine, labels in ((Engine(taught), expected), (Engine(tiny_model), plain)):
+            slices = resolve_again(plan, store, engine=engine)
+            again = collect(plan, slices, "tiny", "float32")
+            np.testing.assert_array_equal(again.labels, labels.labels)
+            np.testing.assert_array_equal(again.instances, labels.instances)
+            np.testing.assert_array_equal(again.existence, labels.existence)
+    other = taught_on(tiny_model, "liver")
+    other.basis = other.basis.flip(1)
+    with pytest.raises(OptionError, match="the directions of the features changed"):
+        list(resolve_again(plan, store, engine=Engine(other)))
+
+
+def test_p_is_that_of_corrected_masks(grey: Any) -> None:
+    model = tiny_v1()
+    options = SegmentOptions(kind="Endoscopy", axis=0)
+    taught = taught_on(model, "polyp")
+    expected = segment(grey, ["polyp"], taught, options)
+    plan = plan_run(grey, ["polyp"], options, config=model.config)
+    store = ScoreStore(plan)
+    for _ in run_plan(plan, Engine(model), keep=store.add):
+        pass
+    slices = resolve_again(plan, store, engine=Engine(taught))
+    again = collect(plan, slices, "tiny", "float32")
+    np.testing.assert_array_equal(again.labels, expected.labels)
+    np.testing.assert_array_equal(again.existence, expected.existence)
+
+
 def test_slices_come_in_the_order_they_are_asked_for(
     grey: Any, tiny_model: Any
 ) -> None:
@@ -139,7 +191,7 @@ def test_a_full_disk_only_costs_the_scores(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(score_store.np, "save", full)
+    monkeypatch.setattr(score_store.np, "savez", full)
     store = run(grey, tiny_model, SegmentOptions())
     assert store.kept == []
     assert "No space left" in caplog.text

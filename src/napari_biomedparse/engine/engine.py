@@ -166,11 +166,34 @@ class Engine:
         DeviceError
             If the device has too little memory for one slice and one prompt.
         """
+        found = self.predict_by_text(
+            slices,
+            tokens,
+            remember=remember,
+            features=self.model.corrects,
+            on_prompt=on_prompt,
+        )
+        return self.correct(slices, tokens, found)
+
+    @torch.inference_mode()
+    def predict_by_text(
+        self,
+        slices: Tensor,
+        tokens: Tokens,
+        *,
+        remember: bool = True,
+        features: bool = False,
+        on_prompt: OnPrompt = None,
+    ) -> SlicePrediction:
+        """Run the network without what corrections taught it; see `predict`.
+
+        `features` are for `correct`, at any later time.
+        """
         check_not_forked(self._process)
         remember = remember and len(slices) == 1 and self.cache.maxsize > 0
         while True:
             try:
-                return self._predict(slices, tokens, remember, on_prompt)
+                return self._predict(slices, tokens, remember, features, on_prompt)
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
@@ -180,10 +203,21 @@ class Engine:
             remember = False
 
     @torch.inference_mode()
-    def encode_slices(self, slices: Tensor) -> Features:
-        """Compute the features of slices [B, 3, S, S], of grey levels 0 to 255."""
-        check_not_forked(self._process)
-        return self._encode_image(slices)
+    def correct(
+        self, slices: Tensor, tokens: Tokens, found: SlicePrediction
+    ) -> SlicePrediction:
+        """Correct what `predict_by_text` found in slices, by what was taught."""
+        if not self.model.corrects:
+            return found
+        prompts = [one for part in tokens for one in part.view(-1, *part.shape[-2:])]
+
+        def one(at: Tensor) -> tuple[Tensor, ...]:
+            here = SlicePrediction(*(values[at] for values in found))
+            square = slices[at].to(self.device, non_blocking=True)
+            return self._network.correct(square, prompts, here)[:3]
+
+        rows = self._each(one, torch.split(torch.arange(len(slices)), 1))
+        return SlicePrediction(*(torch.cat(x) for x in zip(*rows, strict=True)))
 
     def suited_batch(self, prompts: int) -> int:
         """Choose the batch size for a number of prompts.
@@ -201,7 +235,12 @@ class Engine:
         return torch.get_num_threads() if self._small else 1
 
     def _predict(
-        self, slices: Tensor, tokens: Tokens, remember: bool, on_prompt: OnPrompt
+        self,
+        slices: Tensor,
+        tokens: Tokens,
+        remember: bool,
+        features: bool,
+        on_prompt: OnPrompt,
     ) -> SlicePrediction:
         """Predict in parts, with as many slices and prompts as fit at once."""
         together = len(tokens) if isinstance(tokens, Tensor) else 1
@@ -209,7 +248,9 @@ class Engine:
         if self._small:
             at_once = min(at_once, -(-len(slices) // torch.get_num_threads()))
         rows = self._each(
-            lambda part: self._predict_part(part, tokens, remember, on_prompt),
+            lambda part: self._predict_part(
+                part, tokens, remember, features, on_prompt
+            ),
             torch.split(slices, at_once),
         )
         return SlicePrediction(*(torch.cat(x) for x in zip(*rows, strict=True)))
@@ -220,7 +261,8 @@ class Engine:
         slices: Tensor,
         tokens: Tokens,
         remember: bool,
-        on_prompt: OnPrompt = None,
+        features: bool,
+        on_prompt: OnPrompt,
     ) -> list[Tensor]:
         """Predict slices together, perhaps in a thread of their own."""
         encode = self._remembered if remember else self._encode_image
@@ -229,10 +271,11 @@ class Engine:
             tokens = torch.split(tokens, self._most_prompts)
         columns = []
         for prompts in tokens:
-            columns.append(self._network.decode(image, prompts, self._field))
+            columns.append(self._network.decode(image, prompts, self._field)[:3])
             if on_prompt is not None:
                 on_prompt(len(slices))
-        return [torch.cat(x, dim=1) for x in zip(*columns, strict=True)]
+        found = [torch.cat(x, dim=1) for x in zip(*columns, strict=True)]
+        return [*found, self._network.summarize(image)] if features else found
 
     def _each(self, work: Callable[[Tensor], T], parts: Sequence[Tensor]) -> list[T]:
         """Do the work of each part; for a small network, in threads."""

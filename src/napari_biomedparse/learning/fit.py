@@ -9,14 +9,17 @@ squared weights of standardised features as regularisation, minimised by L-BFGS
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from napari_biomedparse.networks.blocks.filters import filter_logits
+from napari_biomedparse.networks.blocks.filters import enlarged, filter_logits, sample
 from napari_biomedparse.networks.taught import refine
+
+if TYPE_CHECKING:
+    from napari_biomedparse.networks.blocks.filters import Planes
 
 PIXELS = 16_000
 """Pixels of all examples together that a fit looks at."""
@@ -33,34 +36,44 @@ class Example(NamedTuple):
     group: int  # number of the slice
     logits: Tensor  # float32 [h, w], of the text alone
     exists: bool  # by the text alone
-    features: Tensor  # float32 [C, h, w]
-    filters: Tensor  # float32 [FILTERS, S, S]
-    truth: Tensor  # bool [S, S]
-    known: Tensor  # bool [S, S], where the truth is known
+    planes: Planes  # features [K, h, w] and filters
+    truth: Tensor  # bool [R, R]
+    known: Tensor  # bool [R, R], where the truth is known
 
 
-def fit_head(examples: Sequence[Example], strength: float, *, seed: int = 0) -> Tensor:
-    """Fit all stages of a head, float32 [STAGES, 2 + C + FILTERS + CONTEXT].
+def fit_head(
+    examples: Sequence[Example], strength: float, *, pixels: int = PIXELS, seed: int = 0
+) -> Tensor:
+    """Fit all stages of a head, float32 [STAGES, n]; see `refine`.
 
     `strength` is that of the regularisation.
     """
     generator = torch.Generator().manual_seed(seed)
-    head = examples[0].logits.new_zeros(0, 0)
+    drawn = [_draw(one, pixels // len(examples), generator) for one in examples]
+    weight = torch.cat([weight for _, _, weight in drawn])
+    truth = torch.cat([truth for _, truth, _ in drawn]).float()
+    head = truth.new_zeros(0, 0)
     for _ in range(STAGES):
-        each = [_sample(one, head, len(examples), generator) for one in examples]
-        values, truth, weight = map(torch.cat, zip(*each, strict=True))
-        row = _fit(values, truth, weight, strength)
+        values = [
+            _values(head, one, picked)
+            for one, (picked, _, _) in zip(examples, drawn, strict=True)
+        ]
+        row = _fit(torch.cat(values), truth, weight, strength)
         head = torch.cat([head.view(-1, len(row)), row[None]])
     return head
 
 
 def apply_head(head: Tensor, example: Example) -> Tensor:
-    """Correct the mask of an example: logits [S, S]."""
-    return refine(head, example.logits, example.features, example.filters)
+    """Correct the mask of an example: logits [R, R]."""
+    size = example.known.shape
+    logits = example.logits[None]
+    if not len(head):
+        return enlarged(logits, size)[0]
+    return refine(head[None], logits, example.planes, size)[0]
 
 
 def dice(logits: Sequence[Tensor], examples: Sequence[Example]) -> float:
-    """Dice coefficient, 0 to 1, of masks where the logits [S, S] are positive.
+    """Dice coefficient, 0 to 1, of masks where the logits [R, R] are positive.
 
     Of all examples together, where the truth is known; 1 if there is nothing.
     """
@@ -72,17 +85,11 @@ def dice(logits: Sequence[Tensor], examples: Sequence[Example]) -> float:
     return 2 * shared / both if both else 1.0
 
 
-def _sample(
-    example: Example, head: Tensor, among: int, generator: torch.Generator
+def _draw(
+    example: Example, some: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw known pixels: features [n, 1 + ...], truths [n] and weights [n].
-
-    The first feature is the logit of the stages before.
-    """
-    size = example.filters.shape[-2:]
-    before = apply_head(head, example)
+    """Draw known pixels: their places [n] in the flat truth, truths and weights."""
     known = example.known.flatten().nonzero()[:, 0]
-    some = PIXELS // among
     picked = known[torch.randperm(len(known), generator=generator)[:some]]
     weight = torch.full((len(picked),), len(known) / max(1, len(picked)))
     truth = example.truth.flatten()
@@ -93,15 +100,16 @@ def _sample(
         picked = torch.cat([outside, inside])
         weight = torch.ones(len(picked))
         weight[: len(outside)] = share
-    planes = torch.cat([example.filters, filter_logits(before)]).flatten(1)[:, picked]
-    rows, columns = picked // size[1], picked % size[1]
-    place = torch.stack([(2 * columns + 1) / size[1], (2 * rows + 1) / size[0]], dim=1)
-    features = F.grid_sample(
-        example.features[None], place[None, None] - 1,
-        padding_mode="border", align_corners=False,
-    )[0, :, 0]  # fmt: skip
-    values = torch.cat([before.flatten()[None, picked], features, planes]).T
-    return values, truth[picked].float(), weight
+    return picked, truth[picked], weight
+
+
+def _values(head: Tensor, example: Example, picked: Tensor) -> Tensor:
+    """Return the features [n, 1 + ...] of pixels; the first are logits up to now."""
+    size = example.known.shape
+    before = apply_head(head, example)
+    around = (stack[0] for stack in filter_logits(before[None]))
+    planes = (before[None], *example.planes, *around)
+    return sample(planes, picked // size[1], picked % size[1], size)
 
 
 def _fit(values: Tensor, truth: Tensor, weight: Tensor, strength: float) -> Tensor:

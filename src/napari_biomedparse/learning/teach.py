@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,9 +21,10 @@ from napari_biomedparse.io.files import open_labels
 from napari_biomedparse.learning.fit import Example, apply_head, dice, fit_head
 from napari_biomedparse.networks.blocks.filters import filter_slice
 from napari_biomedparse.networks.checkpoint import save_weights
-from napari_biomedparse.networks.taught import TaughtNetwork, enlarged, presence
+from napari_biomedparse.networks.network import SlicePrediction
+from napari_biomedparse.networks.taught import TaughtNetwork, presence
 from napari_biomedparse.networks.weights import TAUGHT, base_facts
-from napari_biomedparse.pipeline.plan import spans
+from napari_biomedparse.pipeline.loop import plan_tokens
 from napari_biomedparse.pipeline.segment import single_plan
 from napari_biomedparse.slicing.read import slice_batches
 
@@ -31,8 +33,9 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.prompts import PromptsLike
     from napari_biomedparse.data.volume import VolumeLike
     from napari_biomedparse.engine.engine import Engine
-    from napari_biomedparse.networks.blocks.decoder import ImageFeatures
+    from napari_biomedparse.networks.blocks.filters import Planes
     from napari_biomedparse.pipeline.plan import RunPlan
+    from napari_biomedparse.pipeline.scores import ScoreStore
     from napari_biomedparse.pipeline.segment import Model
 
 SUFFIX = ".taught.safetensors"
@@ -42,6 +45,10 @@ MOST_FOLDS = 4
 BLOCKS = 8
 """A single slice is cut into this many blocks a side, left out in turns."""
 UNKNOWN = -1
+TRIED = 6_000
+"""Pixels that a fit looks at which is only tried."""
+MOST_SQUARES = 48
+"""Squares, such as tiles of corrected slices, that are learned from."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,8 @@ class Taught:
             "volume": self.volume,
             "parameters": self.parameters,
         }
-        tensors = {"heads": self.network.heads.cpu(), "gates": self.network.gates.cpu()}
+        kept = "heads", "gates", "basis"
+        tensors = {name: getattr(self.network, name).cpu() for name in kept}
         save_weights(path, tensors, {TAUGHT: json.dumps(facts)}, self.network.config)
         return path
 
@@ -160,11 +168,6 @@ def teach(
         If a file cannot be read.
     """
     plan, engine = single_plan(volume, prompts, model, options, device, changes)
-    base = engine.model
-    if isinstance(base, TaughtNetwork):
-        raise OptionError(
-            "This model is taught already. Choose the one it is based on."
-        )
     given = _labels(labels)
     if given.shape != plan.geometry.shape:
         raise VolumeError(
@@ -172,7 +175,33 @@ def teach(
             f"{plan.geometry.shape}; they must be equal."
         )
     chosen = _slices(plan, given, corrected)
-    squares = list(_squares(plan, engine, given, chosen))
+    planes = {index: _plane(plan, given, index) for index in chosen}
+    return teach_plan(plan, engine, planes)
+
+
+def teach_plan(
+    plan: RunPlan,
+    engine: Engine,
+    corrected: Mapping[int, npt.NDArray[np.integer[Any]]],
+    store: ScoreStore | None = None,
+) -> Taught:
+    """Learn from corrected slices of a plan; see `teach`.
+
+    Parameters
+    ----------
+    corrected : mapping of int to int ndarray [Y, X]
+        The labels of corrected slices; -1 where nothing is known.
+    store : ScoreStore, optional
+        Of a run of the same plan and network: what it has is not computed again.
+    """
+    base = engine.model
+    if isinstance(base, TaughtNetwork):
+        raise OptionError(
+            "This model is taught already. Choose the one it is based on."
+        )
+    squares = [
+        _see(plan, engine, cut, store) for cut in _cut(plan, corrected, MOST_SQUARES)
+    ]
     lessons, taught = [], {}
     for at, (label, text) in enumerate(
         zip(plan.prompts.ids, plan.prompts.texts, strict=True)
@@ -189,20 +218,29 @@ def teach(
         tuple(taught),
         torch.stack(heads) if heads else torch.zeros(0, 0, 0),
         torch.stack(gates) if gates else torch.zeros(0),
+        base.basis,
     )
     network = network.to(engine.device).eval().requires_grad_(False)
-    return Taught(network, tuple(lessons), chosen, plan.parameters(), plan.volume.name)
+    slices = tuple(sorted(corrected))
+    return Taught(network, tuple(lessons), slices, plan.parameters(), plan.volume.name)
+
+
+class _Cut(NamedTuple):
+    """A square of a corrected slice."""
+
+    group: int  # number of its slice
+    tile: int
+    labels: Tensor  # int64 [S, S]
 
 
 class _Square(NamedTuple):
     """A square that the network sees, and what it finds there for all prompts."""
 
     group: int  # number of its slice
-    features: Tensor  # float32 [C, h, w]
-    filters: Tensor  # float32 [FILTERS, S, S]
+    planes: Planes  # features and filters
     logits: Tensor  # float32 [P, h, w]
     existence: Tensor  # float32 [P]
-    labels: Tensor  # int64 [S, S]
+    labels: Tensor  # int64 [R, R]
 
     def example(self, prompt: int, label: int) -> Example:
         """Return what there is to learn for a prompt."""
@@ -210,8 +248,7 @@ class _Square(NamedTuple):
             self.group,
             self.logits[prompt],
             bool(self.existence[prompt] > 0),
-            self.features,
-            self.filters,
+            self.planes,
             self.labels == label,
             self.labels != UNKNOWN,
         )
@@ -246,39 +283,56 @@ def _slices(
 
 
 def _plane(plan: RunPlan, labels: Any, index: int) -> Any:
-    """Read a slice of the labels, [1, Y, X]."""
+    """Read a slice of the labels, [Y, X]."""
     where = [slice(None)] * 3
     where[plan.geometry.axis] = slice(index, index + 1)
     plane = np.asarray(labels[tuple(where)])
-    return np.moveaxis(plane, plan.geometry.axis, 0)
+    return np.moveaxis(plane, plan.geometry.axis, 0)[0]
 
 
-def _squares(
-    plan: RunPlan, engine: Engine, labels: Any, slices: Sequence[int]
-) -> Iterator[_Square]:
-    """Compute features, filters and logits of all squares of some slices."""
-    texts, size = plan.prompts.texts, plan.tiles.size
-    tokens: Any = engine.encode_prompts(texts)
-    if plan.options.prompts_apart:
-        tokens = [engine.encode_prompts([text]) for text in texts]
-    cut = plan.volume, plan.geometry, plan.intensity
-    for span in spans(slices):
-        for batch in slice_batches(*cut, *span, 1):
-            plane = plan.geometry.shrink(_plane(plan, labels, batch.start), UNKNOWN)
-            truth = torch.from_numpy(plane[0].astype(np.int64))
-            for y, x in plan.tiles.corners:
-                here = slice(y, y + size), slice(x, x + size)
-                square = batch.slices[:, :, *here]
-                features = cast("ImageFeatures", engine.encode_slices(square))
-                found = engine.predict(square, tokens, remember=False)
-                yield _Square(
-                    batch.start,
-                    features.mask_features[0].float().cpu(),
-                    filter_slice(square[0].cpu()),
-                    found.mask_logits[0].cpu(),
-                    found.existence[0].cpu(),
-                    truth[here],
-                )
+def _cut(
+    plan: RunPlan, corrected: Mapping[int, npt.NDArray[Any]], most: int
+) -> Iterator[_Cut]:
+    """Cut corrected slices into the squares that the network sees.
+
+    Of more than `most`, three quarters are of those with a target, if there are enough.
+    """
+    size, cuts = plan.tiles.size, []
+    for index, plane in sorted(corrected.items()):
+        shrunk = plan.geometry.shrink(plane[None].astype(np.int64), UNKNOWN)
+        truth = torch.from_numpy(np.ascontiguousarray(shrunk[0]))
+        for tile, (y, x) in enumerate(plan.tiles.corners):
+            cuts.append(_Cut(index, tile, truth[y : y + size, x : x + size]))
+    if len(cuts) > most:
+        order = np.random.default_rng(0).permutation(len(cuts)).tolist()
+        full = [at for at in order if (cuts[at].labels > 0).any()]
+        first = full[: most * 3 // 4]
+        rest = [at for at in order if at not in first]
+        cuts = [cuts[at] for at in sorted([*first, *rest[: most - len(first)]])]
+    yield from cuts
+
+
+def _see(plan: RunPlan, engine: Engine, cut: _Cut, store: ScoreStore | None) -> _Square:
+    """Compute features, filters and logits of a square, or take those of a run."""
+    size, (y, x) = plan.tiles.size, plan.tiles.corners[cut.tile]
+    at = plan.volume, plan.geometry, plan.intensity
+    (batch,) = slice_batches(*at, cut.group, cut.group + 1, 1)
+    square = batch.slices[:, :, y : y + size, x : x + size]
+    if store is not None and store.has(cut.group, cut.group + 1):
+        tiles = store.load(cut.group)
+        found = SlicePrediction(*(values[[cut.tile]] for values in tiles))
+    else:
+        tokens = plan_tokens(plan, engine)
+        found = engine.predict_by_text(square, tokens, remember=False, features=True)
+    filters = filter_slice(square[0].cpu())
+    step = size // filters[0].shape[-1]
+    return _Square(
+        cut.group,
+        (found.features[0].float().cpu(), *filters),
+        found.mask_logits[0].cpu(),
+        found.existence[0].cpu(),
+        cut.labels[step // 2 :: step, step // 2 :: step],
+    )
 
 
 def _try(text: str, examples: Sequence[Example]) -> Lesson:
@@ -286,15 +340,14 @@ def _try(text: str, examples: Sequence[Example]) -> Lesson:
 
     Without the target in any of them there is nothing to learn it from.
     """
-    nowhere = torch.tensor(-1.0)
+    nowhere, nothing = torch.tensor(-1.0), torch.zeros(0)
     alone, found, left_out = [], [], []
     for train, test in _folds(examples):
         if not any((one.truth & one.known).any() for one in train):
             continue
-        head = fit_head(train, STRENGTH)
+        head = fit_head(train, STRENGTH, pixels=TRIED)
         for one in test:
-            large = enlarged(one.logits[None], one.known.shape)[0]
-            alone.append(large if one.exists else nowhere)
+            alone.append(apply_head(nothing, one) if one.exists else nowhere)
             found.append(apply_head(head, one))
             left_out.append(one)
     before = dice(alone, left_out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import torch
@@ -13,6 +14,9 @@ from torch.overrides import TorchFunctionMode
 if TYPE_CHECKING:
     from napari_biomedparse.networks.blocks.decoder import RandomField
     from napari_biomedparse.networks.config import BiomedParseConfig
+
+KEPT = 64
+"""Directions of the mask features that are kept of a slice."""
 
 
 class SlicePrediction(NamedTuple):
@@ -24,11 +28,14 @@ class SlicePrediction(NamedTuple):
         At a quarter of the network's image size.
     existence : float32 Tensor [B, P]
         Logit that the prompt's target occurs in the slice.
+    features : float16 Tensor [B, K, h, w], or [0]
+        The network's mask features along `Network.basis`, if they were asked for.
     """
 
     mask_logits: Tensor
     edge_logits: Tensor
     existence: Tensor
+    features: Tensor = torch.empty(0)
 
 
 class Features(Protocol):
@@ -48,6 +55,8 @@ class Network(nn.Module, ABC):
     its colours (a grey slice three times)."""
     parts_prompts: ClassVar[bool] = True
     """Whether the prompts of a call may be decoded in several parts."""
+    corrects: ClassVar[bool] = False
+    """Whether `correct` changes anything, and needs features."""
 
     def __init__(self, config: BiomedParseConfig) -> None:
         super().__init__()
@@ -103,6 +112,45 @@ class Network(nn.Module, ABC):
         field : RandomField
             Uniform numbers for attention masks, of the sizes `field_shape`.
         """
+
+    @cached_property
+    def basis(self) -> Tensor:
+        """Leading directions of the mask features, float32 [C, K], K at most `KEPT`.
+
+        They follow from the weights that make the features, so that they are the same
+        for all slices.
+        """
+        weight = self.mask_weight.detach().float().cpu().flatten(1)
+        if len(weight) <= KEPT:
+            return torch.eye(len(weight))
+        directions: Tensor = torch.linalg.svd(weight, full_matrices=False).U
+        return directions[:, :KEPT].contiguous()
+
+    @property
+    @abstractmethod
+    def mask_weight(self) -> Tensor:
+        """Weight [C, ...] of the layer whose output the mask features are."""
+
+    def summarize(self, image: Any) -> Tensor:
+        """Return the mask features of slices along `basis`, float16 [B, K, h, w]."""
+        features: Tensor = image.mask_features.float()
+        basis = self.basis.to(features.device)
+        return torch.einsum("ck,bchw->bkhw", basis, features).half()
+
+    @property
+    def reads_kept(self) -> bool:
+        """Whether it can correct what its base kept: a file may differ in `basis`."""
+        return True
+
+    def correct(
+        self, slices: Tensor, tokens: Sequence[Tensor], found: SlicePrediction
+    ) -> SlicePrediction:
+        """Return what was found in slices [B, 3, S, S], as corrections taught it.
+
+        `tokens` are [T, C] of each prompt, and `found` what `decode` and `summarize`
+        returned. Most networks were taught nothing.
+        """
+        return found
 
     @abstractmethod
     def low_precision_weights(self) -> Iterator[Tensor]:

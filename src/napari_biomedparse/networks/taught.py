@@ -8,7 +8,7 @@ mathematics. The base network is not changed, and prompts without a head get its
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,29 +17,22 @@ from torch.nn import functional as F
 from napari_biomedparse.networks.blocks.filters import (
     CONTEXT,
     FILTERS,
+    combine,
+    enlarged,
     filter_logits,
     filter_slice,
+    refined_size,
 )
 from napari_biomedparse.networks.blocks.tokenizer import tokenize
 from napari_biomedparse.networks.network import Network, SlicePrediction
 
 if TYPE_CHECKING:
-    from napari_biomedparse.networks.blocks.decoder import ImageFeatures, RandomField
+    from napari_biomedparse.networks.blocks.decoder import RandomField
+    from napari_biomedparse.networks.blocks.filters import Planes
+    from napari_biomedparse.networks.network import Features
 
 PRESENT = 16
 """Pixels that say whether there is anything."""
-
-
-class TaughtFeatures(NamedTuple):
-    """Features of slices, and their classical filters float32 [B, FILTERS, S, S]."""
-
-    image: ImageFeatures
-    filters: Tensor
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that the features take up."""
-        return self.image.nbytes + self.filters.nbytes
 
 
 class TaughtNetwork(Network):
@@ -48,29 +41,39 @@ class TaughtNetwork(Network):
     Parameters
     ----------
     base : Network
-        With mask features, as all of this package have.
     texts : sequence of str
         The prompts that have a head.
-    heads : Tensor [P, stages, 2 + C + FILTERS + CONTEXT]
+    heads : Tensor [P, stages, 2 + K + sum(FILTERS) + sum(CONTEXT)]
         For each, rows for `refine`.
     gates : Tensor [P]
         What is added to the logit of each prompt's existence.
+    basis : Tensor [C, K]
+        Directions of the mask features that the heads are about.
 
     Raises
     ------
     ValueError
-        If heads or gates have another shape, or values that are not finite.
+        If a tensor has another shape, or values that are not finite.
     """
 
+    corrects = True
+
     def __init__(
-        self, base: Network, texts: Sequence[str], heads: Tensor, gates: Tensor
+        self,
+        base: Network,
+        texts: Sequence[str],
+        heads: Tensor,
+        gates: Tensor,
+        basis: Tensor,
     ) -> None:
         super().__init__(base.config)
-        size = 2 + base.config.dim + FILTERS + CONTEXT
+        size = 2 + base.basis.shape[1] + sum(FILTERS) + sum(CONTEXT)
         fits = heads.ndim == 3 and heads.shape[::2] == (len(texts), size)
         if texts and not (fits and gates.shape == (len(texts),)):
             raise ValueError(f"it needs {size} numbers for each prompt and stage")
-        if not (heads.isfinite().all() and gates.isfinite().all()):
+        if basis.shape != base.basis.shape:
+            raise ValueError(f"its directions are not {list(base.basis.shape)}")
+        if not all(one.isfinite().all() for one in (heads, gates, basis)):
             raise ValueError("some of its numbers are not finite")
         self.channels = base.channels  # type: ignore[misc]
         self.parts_prompts = base.parts_prompts  # type: ignore[misc]
@@ -78,6 +81,7 @@ class TaughtNetwork(Network):
         self.texts = tuple(texts)
         self.register_buffer("heads", heads)
         self.register_buffer("gates", gates)
+        self.basis = basis
         tokens = [tokenize(text) for text in texts]
         self._ids = [torch.from_numpy(one.ids[: one.length]) for one in tokens]
 
@@ -89,19 +93,27 @@ class TaughtNetwork(Network):
         """Bytes of the base's largest map of a slice."""
         return self.base.largest_map
 
+    @property
+    def mask_weight(self) -> Tensor:
+        """Weight of the base."""
+        return self.base.mask_weight
+
+    @property
+    def reads_kept(self) -> bool:
+        """Whether its directions are those of the base on this computer."""
+        return torch.equal(self.basis, self.base.basis)
+
     def low_precision_weights(self) -> Iterator[Tensor]:
         """Yield those of the base."""
         return self.base.low_precision_weights()
 
-    def encode_image(self, slices: Tensor) -> TaughtFeatures:
+    def encode_image(self, slices: Tensor) -> Features:
         """Compute what all prompts share, for slices [B, 3, S, S] of 0 to 255."""
-        image: Any = self.base.encode_image(slices)
-        return TaughtFeatures(image, torch.stack([filter_slice(one) for one in slices]))
+        return self.base.encode_image(slices)
 
-    def join_features(self, each: Sequence[TaughtFeatures]) -> TaughtFeatures:
+    def join_features(self, each: Sequence[Any]) -> Features:
         """Combine the features of slices into those of one batch, as a copy."""
-        image: Any = self.base.join_features([one.image for one in each])
-        return TaughtFeatures(image, torch.cat([one.filters for one in each]))
+        return self.base.join_features(each)
 
     def encode_prompts(self, ids: Tensor) -> Tensor:
         """Encode ids [P, L] as [P, L, C + 1], last the number of a head, or 0."""
@@ -113,61 +125,53 @@ class TaughtNetwork(Network):
                     head[:] = number
         return torch.cat([tokens, heads], dim=-1)
 
-    def decode(
-        self, image: TaughtFeatures, tokens: Tensor, field: RandomField
-    ) -> SlicePrediction:
-        """Find each prompt in each slice; see `Network.decode`.
+    def decode(self, image: Any, tokens: Tensor, field: RandomField) -> SlicePrediction:
+        """Find each prompt in each slice by its text; see `Network.decode`."""
+        return self.base.decode(image, tokens[..., :-1].contiguous(), field)
 
-        With a taught prompt among them, all masks have the network's image size.
+    def correct(
+        self, slices: Tensor, tokens: Sequence[Tensor], found: SlicePrediction
+    ) -> SlicePrediction:
+        """Correct the masks of taught prompts; see `Network.correct`.
+
+        With one among them, all masks have the size of the slice's largest filters.
         """
-        numbers = [round(number) - 1 for number in tokens[:, 0, -1].tolist()]
-        found = self.base.decode(image.image, tokens[..., :-1].contiguous(), field)
-        if all(number < 0 for number in numbers):
+        numbers = [round(one[0, -1].item()) - 1 for one in tokens]
+        taught = [prompt for prompt, number in enumerate(numbers) if number >= 0]
+        if not taught:
             return found
-        size = image.filters.shape[-2:]
+        rows = [numbers[prompt] for prompt in taught]
+        size = (refined_size(slices),) * 2
         masks, edges = (F.interpolate(x, size, mode="bilinear") for x in found[:2])
         existence = found.existence.clone()
-        for prompt, number in enumerate(numbers):
-            if number < 0:
-                continue
-            for one in range(len(masks)):
-                refined = refine(
-                    self.heads[number],
-                    found.mask_logits[one, prompt],
-                    image.image.mask_features[one].float(),
-                    image.filters[one],
-                )
-                masks[one, prompt] = refined
-                existence[one, prompt] = presence(refined) + self.gates[number]
+        for at, square in enumerate(slices):
+            planes = (found.features[at].float(), *filter_slice(square))
+            texts = found.mask_logits[at, taught]
+            refined = refine(self.heads[rows], texts, planes, size)
+            masks[at, taught] = refined
+            existence[at, taught] = presence(refined) + self.gates[rows]
         return SlicePrediction(masks, edges, existence)
 
 
-def refine(head: Tensor, logits: Tensor, features: Tensor, filters: Tensor) -> Tensor:
-    """Correct a mask, stage by stage.
+def refine(
+    heads: Tensor, logits: Tensor, planes: Planes, size: Sequence[int]
+) -> Tensor:
+    """Correct masks, stage by stage.
 
-    Each row of the `head` [stages, 2 + C + FILTERS + CONTEXT] is a gain of the logits
-    before it, a constant, and the weights of the mask `features` [C, h, w], of the
-    `filters` [FILTERS, S, S] and of `filter_logits` of the logits before it. The first
-    logits [h, w] are those of the text. Returns logits [S, S].
+    Each row of the `heads` [P, stages, n] is a gain of the logits before it, a
+    constant, and the weights of the `planes`, which are the mask features [K, h, w] and
+    `filter_slice`, and of `filter_logits` of the logits before it. The first logits
+    [P, h, w] are those of the texts. Returns logits [P, *size].
     """
-    size = filters.shape[-2:]
-    refined = enlarged(logits[None], size)[0]
-    for row in head:
-        gain, constant, weights = row[0], row[1], row[2:]
-        of_features, others = weights.split([len(features), FILTERS + CONTEXT])
-        coarse = (of_features @ features.flatten(1)).view_as(logits)
-        planes = torch.cat([filters, filter_logits(refined)])
-        fine = (others @ planes.flatten(1)).view(size)
-        refined = gain * refined + constant + enlarged(coarse[None], size)[0] + fine
+    refined = enlarged(logits, size)
+    for row in heads.unbind(1):
+        gain, constant, weights = row.tensor_split([1, 2], dim=1)
+        every = (*planes, *filter_logits(refined))
+        refined = gain[..., None] * refined + constant[..., None]
+        refined = refined + combine(weights, every, size)
     return refined
 
 
 def presence(logits: Tensor) -> Tensor:
-    """Logit that a target is there at all: mean of the highest few of its mask."""
-    return logits.flatten().topk(PRESENT).values.mean()
-
-
-def enlarged(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize maps [C, h, w] bilinearly."""
-    large: Tensor = F.interpolate(maps[None], tuple(size), mode="bilinear")[0]
-    return large
+    """Logit that targets are there at all, [P]: the mean of each mask's highest few."""
+    return logits.flatten(-2).topk(PRESENT).values.mean(-1)

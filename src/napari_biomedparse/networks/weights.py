@@ -245,7 +245,7 @@ def _taught(checkpoint: Checkpoint, path: Path, *, offline: bool) -> Network:
         facts = json.loads(checkpoint.metadata[TAUGHT])
         name, checksum = str(facts["base"]), facts["checksum"]
         texts = [str(text) for text in facts["texts"]]
-        heads, gates = checkpoint.tensors["heads"], checkpoint.tensors["gates"]
+        tensors = [checkpoint.tensors[key] for key in ("heads", "gates", "basis")]
     except (LookupError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} is damaged as a file of `teach` ({error!r}). Teach again."
@@ -257,7 +257,7 @@ def _taught(checkpoint: Checkpoint, path: Path, *, offline: bool) -> Network:
             "file that it was taught on beside it, or teach again."
         )
     try:
-        taught = TaughtNetwork(base, texts, heads, gates)
+        taught = TaughtNetwork(base, texts, *tensors)
     except ValueError as error:
         raise CheckpointError(f"{path} does not fit {name}: {error}.") from error
     return taught.eval().requires_grad_(False)

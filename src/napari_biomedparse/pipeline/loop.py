@@ -45,7 +45,7 @@ from napari_biomedparse.slicing.read import SliceBatch, keep_slabs, slice_batche
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.results import Span
-    from napari_biomedparse.engine.engine import Engine, SlicePrediction
+    from napari_biomedparse.engine.engine import Engine, SlicePrediction, Tokens
     from napari_biomedparse.labels.resolve import Resize
     from napari_biomedparse.pipeline.plan import RunPlan
 
@@ -133,17 +133,16 @@ def predict_plan(
     """Run the network on slices, in the order and batches of `run_plan`.
 
     The plan has a batch size, see `RunPlan.batched`. With `keep_parts` predictions
-    include those of single tiles. For `on_prompt` see `Engine.predict`.
+    include those of single tiles, by text and with features. For `on_prompt` see
+    `Engine.predict`.
     """
-    texts = plan.prompts.texts
-    tokens: Tensor | list[Tensor] = engine.encode_prompts(texts)
-    if plan.options.prompts_apart:
-        tokens = [engine.encode_prompts([text]) for text in texts]
+    tokens = plan_tokens(plan, engine)
     alone = plan.tiles.is_single and plan.stop - plan.start == 1
     predict = partial(
-        engine.predict,
+        engine.predict_by_text,
         tokens=tokens,
         remember=alone or front is not None,
+        features=keep_parts or engine.model.corrects,
         on_prompt=on_prompt,
     )
 
@@ -151,18 +150,14 @@ def predict_plan(
         batch = read()
         parts: list[SlicePrediction] = []
 
-        def predict_kept(squares: Tensor) -> SlicePrediction:
-            parts.append(predict(squares))
-            return parts[-1]
+        def one(squares: Tensor) -> SlicePrediction:
+            found = predict(squares)
+            if keep_parts:
+                parts.append(found)
+            return engine.correct(squares, tokens, found)
 
-        one = predict_kept if keep_parts else predict
         whole = predict_slices(plan, one, batch.slices)
-        if plan.entries is not None:
-            scores = _p_values(plan, whole.mask_logits, batch.levels)
-            whole, *parts = (
-                each._replace(existence=scores.expand_as(each.existence))
-                for each in (whole, *parts)
-            )
+        whole, *parts = with_p_values(plan, batch.levels, whole, *parts)
         return Predicted(batch.start, whole, tuple(parts))
 
     pin = engine.device.type == "cuda"
@@ -198,6 +193,14 @@ def predict_plan(
             yield from one_behind((each.result for each in work), at_once - 1)
 
 
+def plan_tokens(plan: RunPlan, engine: Engine) -> Tokens:
+    """Encode a plan's prompts, together or each by itself."""
+    texts = plan.prompts.texts
+    if plan.options.prompts_apart:
+        return [engine.encode_prompts([text]) for text in texts]
+    return engine.encode_prompts(texts)
+
+
 def predict_slices(plan: RunPlan, predict: Predict, slices: Tensor) -> SlicePrediction:
     """Predict slices [B, 3, H, W], whole or tile by tile."""
     if plan.tiles.is_single:
@@ -211,13 +214,29 @@ def predict_slices(plan: RunPlan, predict: Predict, slices: Tensor) -> SlicePred
     )
 
 
-def _p_values(
-    plan: RunPlan, logits: Tensor, planes: Iterable[npt.NDArray[Any]]
-) -> Tensor:
-    """Return p of mask logits [B, P, h, w], as logits [B, P]; NaN without an entry.
+def with_p_values(
+    plan: RunPlan,
+    planes: Iterable[npt.NDArray[Any]],
+    whole: SlicePrediction,
+    *parts: SlicePrediction,
+) -> Iterator[SlicePrediction]:
+    """Have p take the place of existence, for networks whose masks are compared.
 
     `planes` are what the network saw, in their own grid.
     """
+    if plan.entries is None:
+        return iter((whole, *parts))
+    scores = _p_values(plan, whole.mask_logits, planes)
+    return (
+        each._replace(existence=scores.expand_as(each.existence))
+        for each in (whole, *parts)
+    )
+
+
+def _p_values(
+    plan: RunPlan, logits: Tensor, planes: Iterable[npt.NDArray[Any]]
+) -> Tensor:
+    """Return p of mask logits [B, P, h, w], as logits [B, P]; NaN without an entry."""
     found = np.full(logits.shape[:2], np.nan)
     entries = [(at, entry) for at, entry in enumerate(plan.entries or ()) if entry]
     for row, masks, plane in zip(found, logits, planes, strict=True):

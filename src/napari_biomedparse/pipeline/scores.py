@@ -1,4 +1,4 @@
-"""Predictions of finished slices, kept so that thresholds can be moved later."""
+"""Predictions of finished slices, kept for other thresholds and for corrections."""
 
 from __future__ import annotations
 
@@ -16,11 +16,19 @@ from torch import Tensor
 from napari_biomedparse.engine.engine import SlicePrediction
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.io.durable import scratch_folder
-from napari_biomedparse.pipeline.loop import Predicted, label_slices, predict_slices
+from napari_biomedparse.pipeline.loop import (
+    Predicted,
+    label_slices,
+    plan_tokens,
+    predict_slices,
+    with_p_values,
+)
 from napari_biomedparse.pipeline.plan import spans
+from napari_biomedparse.slicing.read import slice_batches
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.results import SegmentedSlices, Span
+    from napari_biomedparse.engine.engine import Engine
     from napari_biomedparse.pipeline.plan import RunPlan
 
 _LOGGER = logging.getLogger(__name__)
@@ -35,7 +43,8 @@ class ScoreStore:
     They are kept as float32, at a quarter of the network's image size and tile by
     tile, so that `resolve_again` gives the run's own labels to the bit. As float16
     they would take half the space, and 18 of the 786,432 voxels of an EM volume would
-    get another label (demo model, two prompts).
+    get another label (demo model, two prompts). Features are beside them, as float16,
+    for what corrections teach.
 
     Edges are kept if the run separates objects. Beyond `most_bytes` of files the slices
     that came first are dropped.
@@ -68,7 +77,7 @@ class ScoreStore:
 
         If the disk is full they are dropped, and the run continues.
         """
-        masks, edges, existence = (
+        masks, edges, existence, features = (
             torch.cat(part) for part in zip(*predictions, strict=True)
         )
         wanted = [masks, edges] if self.plan.instances else [masks]
@@ -76,28 +85,30 @@ class ScoreStore:
         tiles = len(self.plan.tiles.corners)
         for at in range(0, len(scores), tiles):
             part = slice(at, at + tiles)
-            self._keep(start + at // tiles, scores[part], existence[part])
+            kept = {"scores": scores[part], "features": features[part].cpu().numpy()}
+            self._keep(start + at // tiles, kept, existence[part])
 
-    def _keep(self, index: int, scores: Any, existence: Tensor) -> None:
+    def _keep(self, index: int, kept: dict[str, Any], existence: Tensor) -> None:
         self._sizes.pop(index, None)
-        while self._sizes and self.bytes_used + scores.nbytes > self.most_bytes:
+        size = sum(array.nbytes for array in kept.values())
+        while self._sizes and self.bytes_used + size > self.most_bytes:
             self._drop(next(iter(self._sizes)))
-        if scores.nbytes > self.most_bytes:
+        if size > self.most_bytes:
             return
         try:
-            np.save(self._path(index), scores)
+            np.savez(self._path(index), **kept)
         except OSError as error:
             _LOGGER.warning("Scores of slice %d cannot be stored: %s", index, error)
             self._path(index).unlink(missing_ok=True)
             return
-        self._sizes[index], self._existence[index] = scores.nbytes, existence
+        self._sizes[index], self._existence[index] = size, existence
 
     def _drop(self, index: int) -> None:
         del self._sizes[index], self._existence[index]
         self._path(index).unlink(missing_ok=True)
 
     def _path(self, index: int) -> Path:
-        return self._folder / f"{index}.npy"
+        return self._folder / f"{index}.npz"
 
     def load(self, index: int) -> SlicePrediction:
         """Return the predictions of all tiles of a slice that is kept.
@@ -106,8 +117,12 @@ class ScoreStore:
         their place.
         """
         existence = self._existence[index]
-        scores = torch.from_numpy(np.load(self._path(index))).to(existence.device)
-        return SlicePrediction(scores[:, 0], scores[:, -1], existence)
+        with np.load(self._path(index)) as kept:
+            scores, features = (
+                torch.from_numpy(kept[name]).to(existence.device)
+                for name in ("scores", "features")
+            )
+        return SlicePrediction(scores[:, 0], scores[:, -1], existence, features)
 
     def close(self) -> None:
         """Remove the files now, not when the store is forgotten."""
@@ -117,12 +132,17 @@ class ScoreStore:
 
 
 def resolve_again(
-    plan: RunPlan, store: ScoreStore, slices: Iterable[int] | None = None
+    plan: RunPlan,
+    store: ScoreStore,
+    slices: Iterable[int] | None = None,
+    *,
+    engine: Engine | None = None,
 ) -> Iterator[SegmentedSlices]:
     """Make labels again from stored predictions, by other thresholds or rules.
 
     With the run's own options these are the run's own labels, slice by slice. `collect`
-    combines them and separates objects.
+    combines them and separates objects. With the `engine` of a taught network they are
+    those of that network, whose base the store must be of.
 
     Parameters
     ----------
@@ -134,32 +154,39 @@ def resolve_again(
         Which slices, in which order; those that are not kept are skipped. By default
         all kept ones in ascending order.
     """
-    _check(plan, store)
+    _check(plan, store, engine)
     height, width = plan.geometry.working_shape
     nothing = torch.zeros((), dtype=torch.uint8).expand(1, 3, height, width)
+    corrects = engine is not None and engine.model.corrects
+    tokens = plan_tokens(plan, engine) if engine is not None and corrects else None
+
+    def again(index: int) -> Predicted:
+        prediction, at = store.load(index), 0
+
+        def replay(squares: Tensor) -> SlicePrediction:
+            """Repeat the predictions of some tiles."""
+            nonlocal at
+            part = slice(at, at := at + len(squares))
+            found = SlicePrediction(*(values[part] for values in prediction))
+            if engine is None or tokens is None:
+                return found
+            return engine.correct(squares, tokens, found)
+
+        if tokens is None:
+            return Predicted(index, predict_slices(plan, replay, nothing))
+        cut = plan.volume, plan.geometry, plan.intensity
+        (batch,) = slice_batches(*cut, index, index + 1, 1)
+        whole = predict_slices(plan, replay, batch.slices)
+        (whole,) = with_p_values(plan, batch.levels, whole)
+        return Predicted(index, whole)
+
     if slices is None:
         slices = chain.from_iterable(range(*span) for span in store.kept)
-    predictions = (
-        Predicted(index, predict_slices(plan, _Replay(store.load(index)), nothing))
-        for index in slices
-        if store.has(index, index + 1)
-    )
-    yield from label_slices(plan, predictions)
+    kept = (index for index in slices if store.has(index, index + 1))
+    yield from label_slices(plan, map(again, kept))
 
 
-class _Replay:
-    """Repeats a slice's predictions, tile by tile, whatever its input."""
-
-    def __init__(self, prediction: SlicePrediction) -> None:
-        self._prediction, self._at = prediction, 0
-
-    def __call__(self, squares: Tensor) -> SlicePrediction:
-        part = slice(self._at, self._at + len(squares))
-        self._at = part.stop
-        return SlicePrediction(*(values[part] for values in self._prediction))
-
-
-def _check(plan: RunPlan, store: ScoreStore) -> None:
+def _check(plan: RunPlan, store: ScoreStore, engine: Engine | None) -> None:
     """Refuse a plan whose scores are not those in the store."""
     old = store.plan
     same = {
@@ -172,6 +199,7 @@ def _check(plan: RunPlan, store: ScoreStore) -> None:
         "how slices are cut": (plan.geometry, plan.tiles) == (old.geometry, old.tiles),
         "the seed": plan.options.seed == old.options.seed,
         "separate objects": old.instances or not plan.instances,
+        "the directions of the features": engine is None or engine.model.reads_kept,
     }
     if other := [name for name, equal in same.items() if not equal]:
         raise OptionError(

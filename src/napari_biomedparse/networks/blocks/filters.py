@@ -2,78 +2,162 @@
 
 Gaussian derivatives up to the second order at several scales, with scale-normalised
 amplitudes (Lindeberg, "Feature Detection with Automatic Scale Selection", IJCV 1998):
-a smoothed image, its gradient, its Laplacian and the eigenvalues of its Hessian.
+a smoothed image, its gradient, its Laplacian and the eigenvalues of its Hessian. What
+is smooth is computed in smaller maps, as in a pyramid.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SCALES = (1, 2, 4, 8)
-"""Standard deviations of the Gaussians, in network pixels."""
-FILTERS = 1 + 5 * len(SCALES) + 2
-CONTEXT_SCALES = (2, 4, 8, 16)
-CONTEXT = 3 + 2 * len(CONTEXT_SCALES)
-_REACH = 4
+LARGEST = 512
+"""Side of the largest maps, in pixels; of a larger square, they are smaller."""
+SCALES = ((1, 2), (2,), (2,))
+"""Standard deviations of the Gaussians, in pixels of maps of full, half and a quarter
+of the size: 1, 2, 4 and 8 pixels of the largest."""
+FILTERS = (3 + 5 * 2, 5, 5)
+CONTEXT = (1, 4, 6)
+_REACH = 2
 _SATURATED = 8.0
 """Logits beyond this say no more."""
 
+Planes = tuple[Tensor, ...]
+"""Maps [..., C, h, w] of a slice, of several sizes."""
 
-def filter_slice(square: Tensor) -> Tensor:
-    """Filter a slice with its two neighbours or colours, [3, S, S] -> [FILTERS, S, S].
 
-    The first channel is filtered; all three take part as they are.
+def filter_slice(square: Tensor) -> Planes:
+    """Filter a slice with its two neighbours or colours, [3, S, S].
+
+    The first channel is filtered; all three take part as they are. There are `FILTERS`
+    maps of R = `refined_size` pixels a side, and of half and a quarter of it.
     """
-    planes = square.to(torch.float32)
-    found = list(planes)
-    for scale in SCALES:
-        smooth = _blurred(planes[0], scale)
-        across, down = _gradient(smooth)
-        xx, xy = _gradient(across)
-        _, yy = _gradient(down)
-        laplacian = (xx + yy) * scale**2
-        spread = ((xx - yy) ** 2 / 4 + xy**2).sqrt() * scale**2
-        found += [smooth, (across**2 + down**2).sqrt() * scale, laplacian]
-        found += [laplacian / 2 + spread, laplacian / 2 - spread]
-    return torch.stack(found)
+    planes = _shrunk(square.to(torch.float32), square.shape[-1] // refined_size(square))
+    found = []
+    for at, scales in enumerate(SCALES):
+        first = _shrunk(planes[:1], 2**at)[0]
+        maps = [] if at else list(planes)
+        for scale in scales:
+            maps += _derivatives(first, scale)
+        found.append(torch.stack(maps))
+    return tuple(found)
 
 
-def filter_logits(logits: Tensor) -> Tensor:
-    """Describe what surrounds each pixel in a map of logits, [S, S] -> [CONTEXT, S, S].
+def refined_size(square: Tensor) -> int:
+    """Side of the largest maps of a square [..., S, S]."""
+    size = square.shape[-1]
+    return size // -(-size // LARGEST)
 
-    Probabilities, their largest and smallest value nearby, and both blurred.
+
+def filter_logits(logits: Tensor) -> Planes:
+    """Describe what surrounds each pixel in maps of logits, [P, R, R].
+
+    Probabilities, their largest and smallest value nearby, and logits and
+    probabilities blurred with 2, 4, 8 and 16 pixels: maps [P, n, h, w], n of
+    `CONTEXT`, of full, half and a quarter of the size.
     """
-    mask, clipped = logits.sigmoid(), logits.clamp(-_SATURATED, _SATURATED)
-    highest, lowest = _highest(mask), 1 - _highest(1 - mask)
-    blurred = [
-        _blurred(plane, scale) for scale in CONTEXT_SCALES for plane in (clipped, mask)
+    mask = logits.sigmoid()
+    both = torch.stack([logits.clamp(-_SATURATED, _SATURATED), mask], dim=1)
+    half, quarter = _shrunk(both, 2), _shrunk(both, 4)
+    highest = _highest(F.max_pool2d(mask, 2))
+    lowest = 1 - _highest(F.max_pool2d(1 - mask, 2))
+    near = torch.stack([highest, lowest], dim=1)
+    return (
+        mask[:, None],
+        torch.cat([near, blurred(half, 1)], dim=1),
+        torch.cat([blurred(quarter, scale) for scale in (1, 2, 4)], dim=1),
+    )
+
+
+def combine(weights: Tensor, planes: Planes, size: Sequence[int]) -> Tensor:
+    """Sum maps with the weights of each prompt, [P, n] -> [P, *size].
+
+    The maps [C, h, w], or [P, C, h, w] if each prompt has its own, are n together. The
+    smaller ones are summed first, and then enlarged bilinearly.
+    """
+    sums: dict[Sequence[int], Tensor] = {}
+    counts = [stack.shape[-3] for stack in planes]
+    for part, stack in zip(torch.split(weights, counts, dim=-1), planes, strict=True):
+        flat = stack.flatten(-2)
+        if flat.ndim == 3:
+            found = (part[:, None] @ flat)[:, 0]
+        else:
+            found = part @ flat
+        shape = stack.shape[-2:]
+        found = found.view(len(part), *shape)
+        sums[shape] = sums[shape] + found if shape in sums else found
+    return sum(enlarged(one, size) for one in sums.values())  # type: ignore[return-value]
+
+
+def sample(
+    planes: Planes, rows: Tensor, columns: Tensor, size: Sequence[int]
+) -> Tensor:
+    """Return the values [n, C] that `combine` would sum at pixels of a map of `size`.
+
+    The maps are [C, h, w].
+    """
+    place = torch.stack(
+        [(2 * columns + 1) / size[1] - 1, (2 * rows + 1) / size[0] - 1], dim=1
+    )
+    found = [
+        F.grid_sample(
+            stack[None],
+            place[None, None].to(stack.dtype),
+            padding_mode="border",
+            align_corners=False,
+        )[0, :, 0]
+        for stack in planes
     ]
-    return torch.stack([mask, highest, lowest, *blurred])
+    return torch.cat(found).T
 
 
-def _highest(plane: Tensor) -> Tensor:
-    """Largest value in the neighbourhood of each pixel of [S, S]."""
-    return F.max_pool2d(plane[None], 2 * _REACH + 1, stride=1, padding=_REACH)[0]
+def enlarged(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize maps [C, h, w] bilinearly."""
+    if maps.shape[-2:] == tuple(size):
+        return maps
+    large: Tensor = F.interpolate(maps[None], tuple(size), mode="bilinear")[0]
+    return large
 
 
-def _blurred(plane: Tensor, scale: float) -> Tensor:
-    """Convolve [S, S] with a Gaussian; beyond the border its last values go on."""
+def blurred(maps: Tensor, scale: float) -> Tensor:
+    """Convolve maps [..., h, w] with a Gaussian; beyond the border its values go on."""
     reach = round(3 * scale)
-    place = torch.arange(-reach, reach + 1, dtype=plane.dtype, device=plane.device)
+    place = torch.arange(-reach, reach + 1, dtype=maps.dtype, device=maps.device)
     kernel = torch.exp(-(place**2) / (2 * scale**2))
     kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
-    image = F.conv2d(
-        F.pad(plane[None, None], (reach, reach, 0, 0), "replicate"), kernel
-    )
-    image = F.pad(image, (0, 0, reach, reach), "replicate")
-    blurred: Tensor = F.conv2d(image, kernel.mT)[0, 0]
-    return blurred
+    image = maps.reshape(-1, 1, *maps.shape[-2:])
+    image = F.conv2d(F.pad(image, (reach, reach, 0, 0), "replicate"), kernel)
+    image = F.conv2d(F.pad(image, (0, 0, reach, reach), "replicate"), kernel.mT)
+    return image.view_as(maps)
+
+
+def _derivatives(plane: Tensor, scale: float) -> list[Tensor]:
+    """Smooth a plane [h, w]; with its gradient, Laplacian and Hessian's eigenvalues."""
+    smooth = blurred(plane, scale)
+    across, down = _gradient(smooth)
+    xx, xy = _gradient(across)
+    _, yy = _gradient(down)
+    laplacian = (xx + yy) * scale**2
+    spread = ((xx - yy) ** 2 / 4 + xy**2).sqrt() * scale**2
+    highest, lowest = laplacian / 2 + spread, laplacian / 2 - spread
+    return [smooth, (across**2 + down**2).sqrt() * scale, laplacian, highest, lowest]
+
+
+def _shrunk(maps: Tensor, factor: int) -> Tensor:
+    """Average maps [C, h, w] over squares."""
+    return maps if factor == 1 else F.avg_pool2d(maps, factor)
+
+
+def _highest(maps: Tensor) -> Tensor:
+    """Largest value in the neighbourhood of each pixel of [P, h, w]."""
+    return F.max_pool2d(maps, 2 * _REACH + 1, stride=1, padding=_REACH)
 
 
 def _gradient(plane: Tensor) -> tuple[Tensor, Tensor]:
-    """Central differences along columns and rows of [S, S]."""
+    """Central differences along columns and rows of [h, w]."""
     padded = F.pad(plane[None], (1, 1, 1, 1), "replicate")[0]
     across = (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2
     return across, (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2

@@ -245,6 +245,11 @@ class FocalNetwork(Network):
         pixels = (self.config.image_size // 4) ** 2
         return pixels * 4 * self.config.backbone_widths[0] * 4
 
+    @property
+    def mask_weight(self) -> Tensor:
+        """Weight [C, C, 3, 3] of the layer that makes the mask features."""
+        return self.pixel_decoder.mask_features.weight
+
     def low_precision_weights(self) -> Iterator[Tensor]:
         """Yield the weights of the image side, nearly all of the work.
 
