@@ -126,7 +126,7 @@ def test_scores_on_disk_go_with_the_process(grey, tmp_path, monkeypatch):
     for end in ("close", "kill", "parent"):
         session = Session()
         run(session, grey, SegmentOptions(slices=(0, 2)))
-        assert list(tmp_path.rglob("*.npy"))
+        assert list(tmp_path.rglob("*.npz"))
         process = session._process
         if end == "close":
             session.close()
@@ -210,7 +210,7 @@ def test_a_series_keeps_the_scores_of_all_time_points(grey, tmp_path, monkeypatc
     session, volumes, numbers = Session(), (grey, grey[::-1]), []
 
     def written():
-        return {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.npy")}
+        return {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.npz")}
 
     for volume in volumes:
         first = start(session, volume, SegmentOptions(), beside=2)
