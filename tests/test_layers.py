@@ -54,7 +54,7 @@ BUDGET = {
     "cli": 1_904,
     "training": 2_549,
     "runs": 2_978,
-    "pipeline": 1_955,
+    "pipeline": 1_960,
     "process": 1_672,
     "labels": 1_361,
     "data": 1_437,

@@ -184,7 +184,7 @@ def predict_plan(
 
     at_once = engine.side_by_side if plan.tiles.is_single else 1
     at_once = max(1, min(at_once, len(left)))
-    with _pool("reader", 1) as reader, _pool("network", at_once) as network:
+    with thread_pool("reader", 1) as reader, thread_pool("network", at_once) as network:
         readings = _nearest_first(left, front, lambda span: reader.submit(read, span))
         if at_once == 1:
             yield from map(compute, (reading.result for reading in readings))
@@ -376,7 +376,7 @@ def plan_batches(
         )
 
 
-def _pool(name: str, count: int) -> ThreadPoolExecutor:
+def thread_pool(name: str, count: int) -> ThreadPoolExecutor:
     """Make threads, which start when there is work for them."""
     return ThreadPoolExecutor(count, thread_name_prefix=f"napari-biomedparse {name}")
 

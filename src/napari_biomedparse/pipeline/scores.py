@@ -19,8 +19,10 @@ from napari_biomedparse.io.durable import scratch_folder
 from napari_biomedparse.pipeline.loop import (
     Predicted,
     label_slices,
+    one_behind,
     plan_tokens,
     predict_slices,
+    thread_pool,
     with_p_values,
 )
 from napari_biomedparse.pipeline.plan import spans
@@ -183,7 +185,10 @@ def resolve_again(
     if slices is None:
         slices = chain.from_iterable(range(*span) for span in store.kept)
     kept = (index for index in slices if store.has(index, index + 1))
-    yield from label_slices(plan, map(again, kept))
+    at_once = 1 if engine is None or tokens is None else engine.side_by_side
+    with thread_pool("network", at_once) as pool:
+        begun = (pool.submit(again, index).result for index in kept)
+        yield from label_slices(plan, one_behind(begun, at_once - 1))
 
 
 def _check(plan: RunPlan, store: ScoreStore, engine: Engine | None) -> None:
