@@ -337,3 +337,22 @@ def test_labels_come_in_the_plan_s_type(tiny_model: BiomedParse, top: int) -> No
     assert set(np.unique(done.labels[0])) == {0, top}
     assert set(np.unique(done.labels[1])) == {0, 1}
     assert done.existence.shape == (2, 2)
+
+
+def test_doubt_is_the_share_of_pixels_that_are_probably_wrong() -> None:
+    mask = torch.tensor([[0.9, 0.2], [0.6, 0.5]])
+    logits = mask.logit().expand(1, 3, 2, 2)
+    existence = torch.tensor([[0.8, 0.3, torch.nan]]).logit()
+    found = loop.doubt(logits, existence, 0.5)
+    shown = 0.8 * (0.1 + 0.2 + 0.4 + 0.5) / 4 + 0.2 * 2 / 4
+    hidden = 0.3 * mask.mean()
+    certain = (0.1 + 0.2 + 0.4 + 0.5) / 4
+    torch.testing.assert_close(found, torch.tensor([[shown, hidden, certain]]))
+
+
+def test_every_slice_says_how_sure_it_is(tiny_model: Any) -> None:
+    grey = np.random.default_rng(0).integers(0, 255, (5, 64, 64), dtype=np.uint8)
+    parts = list(iter_segment(grey, ["a", "b"], tiny_model, batch_size=2))
+    found = np.concatenate([part.doubt for part in parts], axis=1)
+    assert found.shape == (2, 5)
+    assert ((found > 0) & (found < 1)).all()

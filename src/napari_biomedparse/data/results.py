@@ -56,6 +56,9 @@ class SegmentedSlices:
         Probability that a prompt's target occurs in a slice; of BiomedParse v1, p.
     edges : ndarray like `labels`, optional
         Label ids at predicted object boundaries.
+    doubt : float32 ndarray [P, stop - start], optional
+        Share of the slice's area, 0 to 1, that is expected to be wrong for a prompt by
+        its own probabilities.
     """
 
     start: int
@@ -64,6 +67,7 @@ class SegmentedSlices:
     labels: npt.NDArray[Any]
     existence: npt.NDArray[np.float32]
     edges: npt.NDArray[Any] | None = None
+    doubt: npt.NDArray[np.float32] | None = None
 
     @property
     def where(self) -> tuple[slice, ...]:

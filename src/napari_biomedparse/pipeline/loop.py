@@ -31,6 +31,7 @@ from napari_biomedparse.data.results import SegmentedSlices
 from napari_biomedparse.labels.likeness import mask_statistics, p_value
 from napari_biomedparse.labels.resolve import (
     BACKGROUND_PROBABILITY,
+    likely,
     probability,
     resolve,
     resolve_confident,
@@ -281,6 +282,7 @@ def begin_slices(
 
     labels = begin(prediction.mask_logits, BACKGROUND_PROBABILITY)
     scores = begin_copy(probability(existence).T)
+    unsure = begin_copy(doubt(prediction.mask_logits, existence, plan.threshold).T)
     edges = None
     if plan.instances:
         edges = begin(prediction.edge_logits, plan.edge_threshold)
@@ -291,7 +293,22 @@ def begin_slices(
         labels=labels(),
         existence=scores(),
         edges=edges and edges(),
+        doubt=unsure(),
     )
+
+
+def doubt(logits: Tensor, existence: Tensor, threshold: float) -> Tensor:
+    """Expected share of wrong pixels in masks [B, P, h, w], as [B, P].
+
+    A pixel is wrong with the probability of the likelier answer that it was not given;
+    a mask that is shown, or not, is wrong as a whole if the target is not there, or is.
+    What nothing is known of (NaN) is there.
+    """
+    mask, there = logits.sigmoid(), existence.sigmoid().nan_to_num(1.0)
+    shown = likely(existence, threshold)
+    unsure = torch.minimum(mask, 1 - mask).mean((-2, -1))
+    wrong = there * unsure + (1 - there) * (mask > 0.5).float().mean((-2, -1))
+    return torch.where(shown, wrong, there * mask.mean((-2, -1)))
 
 
 def resize_of(plan: RunPlan) -> Resize:
