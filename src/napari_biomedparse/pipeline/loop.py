@@ -298,11 +298,11 @@ def begin_slices(
 
 
 def doubt(logits: Tensor, existence: Tensor, threshold: float) -> Tensor:
-    """Expected share of wrong pixels in masks [B, P, h, w], as [B, P].
+    """Estimate the share of wrong pixels in masks [B, P, h, w], as [B, P].
 
-    A pixel is wrong with the probability of the likelier answer that it was not given;
-    a mask that is shown, or not, is wrong as a whole if the target is not there, or is.
-    What nothing is known of (NaN) is there.
+    A pixel is wrong as often as the less likely of its answers is right; a mask that is
+    shown is wrong as a whole if its target is not there, and one that is not shown if
+    it is. Targets of unknown existence (NaN) are there.
     """
     mask, there = logits.sigmoid(), existence.sigmoid().nan_to_num(1.0)
     shown = likely(existence, threshold)
