@@ -134,6 +134,33 @@ def test_what_corrections_teach_needs_no_network(
         list(resolve_again(plan, store, engine=Engine(other)))
 
 
+def test_corrections_of_whole_slices_are_as_fine_as_the_slices(tiny_model: Any) -> None:
+    grey = np.random.default_rng(1).integers(0, 255, (3, 150, 200), dtype=np.uint8)
+    taught = taught_on(tiny_model, "liver")
+    found = segment(grey, ["liver"], taught, tile="none")
+    plain = segment(grey, ["liver"], tiny_model, tile="none")
+    # Labels of the network's 64 pixels are blocks of three voxels, and more.
+    assert _thinnest(plain.labels) >= 3
+    assert _thinnest(found.labels) == 1
+    options = SegmentOptions(tile="none")
+    plan = plan_run(grey, ["liver"], options, config=tiny_model.config)
+    store = ScoreStore(plan)
+    for _ in run_plan(plan, Engine(tiny_model), keep=store.add):
+        pass
+    slices = resolve_again(plan, store, engine=Engine(taught))
+    again = collect(plan, slices, "tiny", "float32")
+    np.testing.assert_array_equal(again.labels, found.labels)
+
+
+def _thinnest(labels: np.ndarray) -> int:
+    """Return the least distance between two borders in a row."""
+    found = 99
+    for row in labels.reshape(-1, labels.shape[-1]).astype(int):
+        borders = np.flatnonzero(np.diff(row))
+        found = min([found, *np.diff(borders)])
+    return int(found)
+
+
 def test_p_is_that_of_corrected_masks(grey: Any) -> None:
     model = tiny_v1()
     options = SegmentOptions(kind="Endoscopy", axis=0)

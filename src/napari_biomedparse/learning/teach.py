@@ -24,7 +24,7 @@ from napari_biomedparse.networks.checkpoint import save_weights
 from napari_biomedparse.networks.network import SlicePrediction
 from napari_biomedparse.networks.taught import TaughtNetwork, presence
 from napari_biomedparse.networks.weights import TAUGHT, base_facts
-from napari_biomedparse.pipeline.loop import plan_tokens
+from napari_biomedparse.pipeline.loop import Fine, plan_tokens
 from napari_biomedparse.pipeline.segment import single_plan
 from napari_biomedparse.slicing.read import slice_batches
 
@@ -37,10 +37,11 @@ if TYPE_CHECKING:
     from napari_biomedparse.pipeline.plan import RunPlan
     from napari_biomedparse.pipeline.scores import ScoreStore
     from napari_biomedparse.pipeline.segment import Model
+    from napari_biomedparse.slicing.geometry import SliceGeometry
 
 SUFFIX = ".taught.safetensors"
-STRENGTH = 0.003
-"""Of the regularisation; a tenth and ten times it were worse (docs/teach.md)."""
+STRENGTH = 0.02
+"""Of the regularisation, for one corrected slice; less for several (docs/teach.md)."""
 MOST_FOLDS = 4
 BLOCKS = 8
 """A single slice is cut into this many blocks a side, left out in turns."""
@@ -199,8 +200,10 @@ def teach_plan(
         raise OptionError(
             "This model is taught already. Choose the one it is based on."
         )
+    fine = Fine(plan, wanted=True)
     squares = [
-        _see(plan, engine, cut, store) for cut in _cut(plan, corrected, MOST_SQUARES)
+        _see(plan, engine, fine, cut, store)
+        for cut in _cut(plan, fine.geometry, corrected, MOST_SQUARES)
     ]
     lessons, taught = [], {}
     for at, (label, text) in enumerate(
@@ -210,7 +213,7 @@ def teach_plan(
         lesson = _try(text, examples)
         lessons.append(lesson)
         if lesson.helps:
-            head = fit_head(examples, STRENGTH)
+            head = fit_head(examples, _strength(examples))
             taught[text] = head, _gate(head, examples)
     heads, gates = zip(*taught.values(), strict=True) if taught else ((), ())
     network = TaughtNetwork(
@@ -291,15 +294,19 @@ def _plane(plan: RunPlan, labels: Any, index: int) -> Any:
 
 
 def _cut(
-    plan: RunPlan, corrected: Mapping[int, npt.NDArray[Any]], most: int
+    plan: RunPlan,
+    geometry: SliceGeometry,
+    corrected: Mapping[int, npt.NDArray[Any]],
+    most: int,
 ) -> Iterator[_Cut]:
     """Cut corrected slices into the squares that the network sees.
 
     Of more than `most`, three quarters are of those with a target, if there are enough.
     """
-    size, cuts = plan.tiles.size, []
+    size = plan.tiles.size if geometry is plan.geometry else geometry.working_shape[0]
+    cuts = []
     for index, plane in sorted(corrected.items()):
-        shrunk = plan.geometry.shrink(plane[None].astype(np.int64), UNKNOWN)
+        shrunk = geometry.shrink(plane[None].astype(np.int64), UNKNOWN)
         truth = torch.from_numpy(np.ascontiguousarray(shrunk[0]))
         for tile, (y, x) in enumerate(plan.tiles.corners):
             cuts.append(_Cut(index, tile, truth[y : y + size, x : x + size]))
@@ -312,7 +319,9 @@ def _cut(
     yield from cuts
 
 
-def _see(plan: RunPlan, engine: Engine, cut: _Cut, store: ScoreStore | None) -> _Square:
+def _see(
+    plan: RunPlan, engine: Engine, fine: Fine, cut: _Cut, store: ScoreStore | None
+) -> _Square:
     """Compute features, filters and logits of a square, or take those of a run."""
     size, (y, x) = plan.tiles.size, plan.tiles.corners[cut.tile]
     at = plan.volume, plan.geometry, plan.intensity
@@ -324,8 +333,10 @@ def _see(plan: RunPlan, engine: Engine, cut: _Cut, store: ScoreStore | None) -> 
     else:
         tokens = plan_tokens(plan, engine)
         found = engine.predict_by_text(square, tokens, remember=False, features=True)
-    filters = filter_slice(square[0].cpu())
-    step = size // filters[0].shape[-1]
+    near = fine.read(batch)
+    seen = (square if near is None else near)[0].cpu()
+    filters = filter_slice(seen)
+    step = seen.shape[-1] // filters[0].shape[-1]
     return _Square(
         cut.group,
         (found.features[0].float().cpu(), *filters),
@@ -345,13 +356,18 @@ def _try(text: str, examples: Sequence[Example]) -> Lesson:
     for train, test in _folds(examples):
         if not any((one.truth & one.known).any() for one in train):
             continue
-        head = fit_head(train, STRENGTH, pixels=TRIED)
+        head = fit_head(train, _strength(train), pixels=TRIED)
         for one in test:
             alone.append(apply_head(nothing, one) if one.exists else nowhere)
             found.append(apply_head(head, one))
             left_out.append(one)
     before = dice(alone, left_out)
     return Lesson(text, before, dice(found, left_out) if found else before)
+
+
+def _strength(examples: Sequence[Example]) -> float:
+    """Return the strength of the regularisation: the more slices, the weaker."""
+    return STRENGTH / len({one.group for one in examples})
 
 
 def _folds(

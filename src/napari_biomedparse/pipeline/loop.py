@@ -17,6 +17,7 @@ from collections.abc import (
 )
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
 from threading import Event, Semaphore, Thread
@@ -40,6 +41,7 @@ from napari_biomedparse.labels.resolve import (
     upsample,
     upsample_linearly,
 )
+from napari_biomedparse.networks.blocks.filters import LARGEST
 from napari_biomedparse.pipeline.plan import spans
 from napari_biomedparse.pipeline.tiles import predict_tiles
 from napari_biomedparse.slicing.read import SliceBatch, keep_slabs, slice_batches
@@ -137,7 +139,7 @@ def predict_plan(
     include those of single tiles, by text and with features. For `on_prompt` see
     `Engine.predict`.
     """
-    tokens = plan_tokens(plan, engine)
+    tokens, fine = plan_tokens(plan, engine), Fine(plan, engine.model.corrects)
     alone = plan.tiles.is_single and plan.stop - plan.start == 1
     predict = partial(
         engine.predict_by_text,
@@ -149,13 +151,14 @@ def predict_plan(
 
     def compute(read: Callable[[], SliceBatch]) -> Predicted:
         batch = read()
+        near = fine.read(batch)
         parts: list[SlicePrediction] = []
 
         def one(squares: Tensor) -> SlicePrediction:
             found = predict(squares)
             if keep_parts:
                 parts.append(found)
-            return engine.correct(squares, tokens, found)
+            return engine.correct(squares if near is None else near, tokens, found)
 
         whole = predict_slices(plan, one, batch.slices)
         whole, *parts = with_p_values(plan, batch.levels, whole, *parts)
@@ -192,6 +195,31 @@ def predict_plan(
         else:
             work = (network.submit(compute, reading.result) for reading in readings)
             yield from one_behind((each.result for each in work), at_once - 1)
+
+
+class Fine:
+    """Reads whole slices in a finer grid than the network's, if it is `wanted`.
+
+    Corrections work in it. Where the network sees no less, there is none.
+    """
+
+    def __init__(self, plan: RunPlan, wanted: bool) -> None:
+        self._plan, self.geometry = plan, plan.geometry
+        size = min(max(plan.geometry.padded_shape), LARGEST) // 4 * 4
+        whole = plan.tiles.is_single and not plan.geometry.alone
+        self._is_finer = wanted and whole and size > plan.tiles.size
+        if self._is_finer:
+            self.geometry = replace(plan.geometry, working_shape=(size, size))
+            self._volume = keep_slabs(plan.volume, plan.geometry.axis, 1)
+
+    def read(self, batch: SliceBatch) -> Tensor | None:
+        """Read the slices of a batch, [B, 3, R, R]."""
+        if not self._is_finer:
+            return None
+        span = batch.start, batch.start + len(batch.slices)
+        at = self._volume, self.geometry, self._plan.intensity
+        (fine,) = slice_batches(*at, *span, len(batch.slices))
+        return fine.slices
 
 
 def plan_tokens(plan: RunPlan, engine: Engine) -> Tokens:
@@ -271,6 +299,10 @@ def begin_slices(
 ) -> Callable[[], SegmentedSlices]:
     """Have the device make labels; the function returned waits for them."""
     existence, dtype = prediction.existence, plan.label_dtype
+    size = prediction.mask_logits.shape[-1]
+    if plan.tiles.is_single and size > max(plan.geometry.working_shape):
+        geometry = replace(plan.geometry, working_shape=(size, size))
+        plan = replace(plan, geometry=geometry)  # of corrected masks, which are finer
 
     def begin(logits: Tensor, threshold: float) -> Callable[[], npt.NDArray[Any]]:
         labels = _resolve(plan, logits, existence, threshold)

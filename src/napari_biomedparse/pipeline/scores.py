@@ -17,6 +17,7 @@ from napari_biomedparse.engine.engine import SlicePrediction
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.io.durable import scratch_folder
 from napari_biomedparse.pipeline.loop import (
+    Fine,
     Predicted,
     label_slices,
     one_behind,
@@ -160,7 +161,9 @@ def resolve_again(
     height, width = plan.geometry.working_shape
     nothing = torch.zeros((), dtype=torch.uint8).expand(1, 3, height, width)
     corrects = engine is not None and engine.model.corrects
-    tokens = plan_tokens(plan, engine) if engine is not None and corrects else None
+    tokens, fine = None, None
+    if engine is not None and corrects:
+        tokens, fine = plan_tokens(plan, engine), Fine(plan, corrects)
 
     def again(index: int) -> Predicted:
         prediction, at = store.load(index), 0
@@ -172,12 +175,14 @@ def resolve_again(
             found = SlicePrediction(*(values[part] for values in prediction))
             if engine is None or tokens is None:
                 return found
-            return engine.correct(squares, tokens, found)
+            return engine.correct(squares if near is None else near, tokens, found)
 
-        if tokens is None:
+        near = None
+        if fine is None:
             return Predicted(index, predict_slices(plan, replay, nothing))
         cut = plan.volume, plan.geometry, plan.intensity
         (batch,) = slice_batches(*cut, index, index + 1, 1)
+        near = fine.read(batch)
         whole = predict_slices(plan, replay, batch.slices)
         (whole,) = with_p_values(plan, batch.levels, whole)
         return Predicted(index, whole)

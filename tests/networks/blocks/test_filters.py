@@ -87,7 +87,7 @@ def test_context_is_what_surrounds_each_pixel() -> None:
         np.testing.assert_allclose(half[at, 1], lowest, atol=1e-6)
         for plane, mine in ((clipped, half[at, 2]), (mask, half[at, 3])):
             np.testing.assert_allclose(mine, smoothed(shrunk(plane, 2), 1), atol=1e-5)
-        for place, scale in enumerate((1, 2, 4)):
+        for place, scale in enumerate((1, 2, 4, 8)):
             for mine, plane in enumerate((clipped, mask), start=2 * place):
                 blurred = smoothed(shrunk(plane, 4), scale)
                 np.testing.assert_allclose(quarter[at, mine], blurred, atol=1e-5)

@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 LARGEST = 512
 """Side of the largest maps, in pixels; of a larger square, they are smaller."""
-SCALES = ((1, 2), (2,), (2,))
+SCALES = ((1, 2), (2,), (2, 4))
 """Standard deviations of the Gaussians, in pixels of maps of full, half and a quarter
-of the size: 1, 2, 4 and 8 pixels of the largest."""
-FILTERS = (3 + 5 * 2, 5, 5)
-CONTEXT = (1, 4, 6)
+of the size: 1, 2, 4, 8 and 16 pixels of the largest."""
+FILTERS = (3 + 5 * 2, 5, 10)
+CONTEXT = (1, 4, 8)
 _REACH = 2
 _SATURATED = 8.0
 """Logits beyond this say no more."""
@@ -57,7 +57,7 @@ def filter_logits(logits: Tensor) -> Planes:
     """Describe what surrounds each pixel in maps of logits, [P, R, R].
 
     Probabilities, their largest and smallest value nearby, and logits and
-    probabilities blurred with 2, 4, 8 and 16 pixels: maps [P, n, h, w], n of
+    probabilities blurred with 2, 4, 8, 16 and 32 pixels: maps [P, n, h, w], n of
     `CONTEXT`, of full, half and a quarter of the size.
     """
     mask = logits.sigmoid()
@@ -66,7 +66,7 @@ def filter_logits(logits: Tensor) -> Planes:
     quarter = _shrunk(half, 2)
     near = [_extreme(mask, torch.maximum), _extreme(mask, torch.minimum)]
     near += blurred(half, 1).chunk(2)
-    wide = [maps for scale in (1, 2, 4) for maps in blurred(quarter, scale).chunk(2)]
+    wide = [maps for scale in (1, 2, 4, 8) for maps in blurred(quarter, scale).chunk(2)]
     return mask[:, None], torch.stack(near, dim=1), torch.stack(wide, dim=1)
 
 
