@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
@@ -185,6 +185,8 @@ def teach_plan(
     engine: Engine,
     corrected: Mapping[int, npt.NDArray[np.integer[Any]]],
     store: ScoreStore | None = None,
+    *,
+    on_step: Callable[[], object] = lambda: None,
 ) -> Taught:
     """Learn from corrected slices of a plan; see `teach`.
 
@@ -194,6 +196,8 @@ def teach_plan(
         The labels of corrected slices; -1 where nothing is known.
     store : ScoreStore, optional
         Of a run of the same plan and network: what it has is not computed again.
+    on_step : callable, optional
+        Called again and again; may raise an error to stop.
     """
     base = engine.model
     if isinstance(base, TaughtNetwork):
@@ -201,14 +205,15 @@ def teach_plan(
             "This model is taught already. Choose the one it is based on."
         )
     fine = Fine(plan, wanted=True)
-    squares = [
-        _see(plan, engine, fine, cut, store)
-        for cut in _cut(plan, fine.geometry, corrected, MOST_SQUARES)
-    ]
+    squares = []
+    for cut in _cut(plan, fine.geometry, corrected, MOST_SQUARES):
+        on_step()
+        squares.append(_see(plan, engine, fine, cut, store))
     lessons, taught = [], {}
     for at, (label, text) in enumerate(
         zip(plan.prompts.ids, plan.prompts.texts, strict=True)
     ):
+        on_step()
         examples = [one.example(at, label) for one in squares]
         lesson = _try(text, examples)
         lessons.append(lesson)

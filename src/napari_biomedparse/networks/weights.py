@@ -104,7 +104,7 @@ def _metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     return {}
 
 
-def _untaught(model: str) -> str:
+def untaught(model: str) -> str:
     """Return what a file of `teach` is based on, and any other model as it is."""
     try:
         base = json.loads(_metadata(model)[TAUGHT])["base"]
@@ -119,7 +119,7 @@ def config_of(model: str) -> BiomedParseConfig:
 
     The names of tensors tell, at the beginning of a file; weights are not read.
     """
-    model = _untaught(model)
+    model = untaught(model)
     if model in MODELS:
         return MODELS[model].config
     with suppress(OSError), open(model, "rb") as file:
@@ -129,7 +129,7 @@ def config_of(model: str) -> BiomedParseConfig:
 
 def is_small(model: str) -> bool:
     """Return whether a model, given by name or file, is small; reads no weights."""
-    model = _untaught(model)
+    model = untaught(model)
     path = Path(model)
     return model in SMALL or (path.is_file() and path.stat().st_size <= SMALL_BYTES)
 
@@ -160,6 +160,7 @@ def load_model(
     offline: bool = False,
     on_progress: Progress | None = None,
     confirm: Confirm | None = None,
+    base: Network | None = None,
 ) -> Network:
     """Load a network with its weights.
 
@@ -176,6 +177,8 @@ def load_model(
     token, revision, offline, on_progress, confirm
         For the download of a published model; see `networks.hub.fetch`. For the pinned
         revision, which is the default, size and checksum are verified if known.
+    base : Network, optional
+        What a file of `teach` may be based on, if it is loaded already.
 
     Returns
     -------
@@ -202,7 +205,7 @@ def load_model(
         )
         checkpoint = read_checkpoint(path)
         if TAUGHT in checkpoint.metadata:
-            model = _taught(checkpoint, path, offline=offline)
+            model = _taught(checkpoint, path, base, offline=offline)
         else:
             model = _build(listed, checkpoint.config, checkpoint.tensors, path)
     _names[model] = path.name if listed is None else listed.name
@@ -237,7 +240,9 @@ def base_facts(base: Network) -> dict[str, str]:
     return {"base": name, "checksum": checksum}
 
 
-def _taught(checkpoint: Checkpoint, path: Path, *, offline: bool) -> Network:
+def _taught(
+    checkpoint: Checkpoint, path: Path, base: Network | None, *, offline: bool
+) -> Network:
     """Build a taught network around its base, which must be the same as then."""
     from napari_biomedparse.networks.taught import TaughtNetwork
 
@@ -250,7 +255,8 @@ def _taught(checkpoint: Checkpoint, path: Path, *, offline: bool) -> Network:
         raise CheckpointError(
             f"{path} is damaged as a file of `teach` ({error!r}). Teach again."
         ) from error
-    base = load_model(_untaught(str(path)), offline=offline)
+    if base is None or base_facts(base)["checksum"] != checksum:
+        base = load_model(untaught(str(path)), offline=offline)
     if base_facts(base)["checksum"] != checksum:
         raise CheckpointError(
             f"{path} was taught on other weights than those of {name}. Put the weights "

@@ -84,6 +84,20 @@ class EstimateRequest(VolumeRequest):
     """Number of time points; `volume` is the first."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TeachRequest(VolumeRequest):
+    """Learn from corrected slices, and write a model that finds more."""
+
+    corrected: tuple[int, ...]
+    """Numbers of these slices along the slicing axis."""
+    labels: npt.NDArray[np.int32]
+    """Their labels [n, Y, X]; -1 where nothing is known."""
+    output: Path
+    """Ends in .taught.safetensors; is replaced."""
+    earlier: int | None = None
+    """Number of a run of the same prompts, whose features may still be stored."""
+
+
 @dataclass(frozen=True)
 class FolderRequest:
     """Read a file and write its labels to a run folder, which the recipe names."""
@@ -242,6 +256,19 @@ class Recognized:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """What corrections taught: a file that is a model."""
+
+    path: Path
+    slices: tuple[int, ...]
+    """The corrected ones."""
+    texts: tuple[str, ...]
+    dice_text: tuple[float, ...]
+    dice_taught: tuple[float, ...]
+    """Dice coefficients on corrections left out, of each prompt; see `Lesson`."""
+
+
+@dataclass(frozen=True)
 class FolderResult:
     """Results of a finished run in a folder, [P, slices] or [P, T, slices]."""
 
@@ -252,7 +279,12 @@ class FolderResult:
 
 
 Request = (
-    SegmentRequest | PreviewRequest | EstimateRequest | FolderRequest | FinetuneRequest
+    SegmentRequest
+    | PreviewRequest
+    | EstimateRequest
+    | TeachRequest
+    | FolderRequest
+    | FinetuneRequest
 )
 Control = LookAt | Retune | Cancel | Slab
 _SegmentEvent = (
@@ -264,6 +296,7 @@ _SegmentEvent = (
     | Instances
     | Counted
     | Recognized
+    | Learned
     | FolderResult
 )
 _Usual = Request | Control | _SegmentEvent | Read | Done | Failed

@@ -21,6 +21,7 @@ from napari_biomedparse.pipeline.plan import spans
 from napari_biomedparse.process.messages import (
     Counted,
     Instances,
+    Learned,
     Planned,
     Previewed,
     Recognized,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from napari_biomedparse.process.messages import (
         PreviewRequest,
         SegmentRequest,
+        TeachRequest,
         VolumeRequest,
     )
     from napari_biomedparse.process.serve import RemoteArray, WorkerRun
@@ -98,7 +100,13 @@ class Live:
         every = set(range(plan.start, plan.stop))
         finished = _indices(request.done) & every
         store = self._store_of(plan, request, run)
-        stored = {index for index in finished if store.has(index, index + 1)}
+
+        def held(indices: set[int]) -> set[int]:
+            if not engine.model.reads_kept:
+                return set()
+            return {index for index in indices if store.has(index, index + 1)}
+
+        stored = held(finished)
         silent: set[int] = set()
         if request.again:
             replay, network, kept = stored, finished - stored, set[int]()
@@ -131,7 +139,7 @@ class Live:
                     if (options := run.take_retuned()) is not None:
                         plan = replace(plan, options=options)
                         again = done | kept
-                        replay = {i for i in again if store.has(i, i + 1)}
+                        replay = held(again)
                         network |= again - replay
                         silent = set()
                         break
@@ -139,6 +147,29 @@ class Live:
             run.send(Status("Separating objects…"))
             sink.end(replace(whole, plan=plan))
             send_instances(run, sink.instances, sink.owners[0])
+
+    def teach(self, request: TeachRequest, engine: Engine, run: WorkerRun) -> None:
+        """Learn from corrected slices, whose features a run may have kept."""
+        from napari_biomedparse.learning.teach import teach_plan
+
+        plan = self._plan(request, engine, run)
+        store = self._stores.get(request.earlier or 0)
+        count = len(request.corrected)
+        run.send(Status(f"Learning from {count} corrected slice{'s' * (count > 1)}…"))
+        corrected = dict(zip(request.corrected, request.labels, strict=True))
+
+        def step() -> None:
+            if run.cancelled:
+                raise Cancelled("The teaching was cancelled.")
+
+        taught = teach_plan(plan, engine, corrected, store, on_step=step)
+        path = taught.save(request.output, overwrite=True)
+        lessons = taught.lessons
+        texts, before, after = (
+            tuple(getattr(one, name) for one in lessons)
+            for name in ("text", "dice_text", "dice_taught")
+        )
+        run.send(Learned(path, taught.slices, texts, before, after))
 
     def recognize(
         self, request: SegmentRequest, engine: Engine, run: WorkerRun
@@ -210,7 +241,7 @@ def _steps(
 
     front = run.front or 0
     order = sorted(replay, key=lambda index: (abs(index - front), index))
-    yield from resolve_again(plan, store, order)
+    yield from resolve_again(plan, store, order, engine=engine)
     yield from run_plan(
         plan, engine, front=lambda: run.front, only=network, keep=store.add
     )

@@ -26,6 +26,7 @@ from napari_biomedparse.process.messages import (
     PreviewRequest,
     SegmentRequest,
     Status,
+    TeachRequest,
     VolumeRequest,
     Voted,
 )
@@ -46,7 +47,8 @@ class Worker:
     """Does runs, and keeps the model between them."""
 
     def __init__(self) -> None:
-        self._name = ""
+        self._name = self._base_name = ""
+        self._base: Network | None = None
         self._key: tuple[str, int, int] | None = None
         self._engine: Engine | None = None
         self._live = Live()
@@ -66,6 +68,8 @@ class Worker:
         match request:
             case FolderRequest(recipe):
                 _run_to_folder(recipe, engine.model, run)
+            case TeachRequest():
+                self._live.teach(request, engine, run)
             case EstimateRequest():
                 _send_estimate(request, engine, run)
             case PreviewRequest():
@@ -84,21 +88,36 @@ class Worker:
     def _ready_engine(self, wanted: VolumeRequest | Recipe, run: WorkerRun) -> Engine:
         """Return an engine, the same as before if nothing has changed."""
         from napari_biomedparse.engine.engine import CACHE_BYTES, Engine
-        from napari_biomedparse.networks.weights import load_model
 
         name, device, seed = wanted.model, wanted.device, wanted.options.seed
         room = wanted.cache_bytes if isinstance(wanted, VolumeRequest) else None
         room = CACHE_BYTES if room is None else room
         if self._engine is None or self._name != name:
             self._engine = None  # frees memory for the next model
-            run.send(Status(f"Loading the model {name}…"))
-            model = load_model(name, on_progress=_download_report(run))
+            model = self._load(name, run)
         else:
             model = self._engine.model
         if self._engine is None or self._key != (device, seed, room):
             self._engine = Engine(model, device, seed=seed, cache_bytes=room)
             self._name, self._key = name, (device, seed, room)
         return self._engine
+
+    def _load(self, name: str, run: WorkerRun) -> Network:
+        """Load a model; the base of what was taught is loaded once."""
+        from napari_biomedparse.networks.taught import TaughtNetwork
+        from napari_biomedparse.networks.weights import load_model, untaught
+
+        base_name = untaught(name)
+        if base_name != self._base_name:
+            self._base = None
+        if self._base is not None and name == base_name:
+            return self._base
+        run.send(Status(f"Loading the model {name}…"))
+        report = _download_report(run)
+        model = load_model(name, on_progress=report, base=self._base)
+        self._base = model.base if isinstance(model, TaughtNetwork) else model
+        self._base_name = base_name
+        return model
 
 
 def _download_report(run: WorkerRun) -> Callable[[int, int], None]:
