@@ -49,7 +49,7 @@ ONLY_IN = {
 TENSORS = {"ftfy", "numpy", "tokenizers", "torch"} | sys.stdlib_module_names
 """All that the networks themselves may import, their parts and their prompts."""
 BUDGET = {
-    "widgets": 7_921,
+    "widgets": 8_360,
     "io": 6_670,
     "cli": 1_904,
     "training": 2_549,
@@ -63,11 +63,11 @@ BUDGET = {
     "engine": 505,
     "learning": 562,
     "samples": 760,
-    "report": 944,
+    "report": 950,
     "evaluation": 1_429,
 }
 BUDGET_OF_OTHERS = 3_540
-BUDGET_OF_ALL = 38_440
+BUDGET_OF_ALL = 38_870
 BY_STRING = {"__import__", "import_module", "run_module"}
 
 

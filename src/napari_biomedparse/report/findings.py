@@ -43,6 +43,7 @@ class Tally:
     def __init__(self, prompts: PromptSet, depth: int) -> None:
         self.prompts = prompts
         self.existence = np.full((len(prompts), depth), np.nan, np.float32)
+        self.doubt = np.full_like(self.existence, np.nan)
         self._voxels = np.zeros((len(prompts), depth), np.int64)
         self._done = np.zeros(depth, bool)
 
@@ -50,6 +51,8 @@ class Tally:
         """Count finished slices, whose labels are prompt ids."""
         self.existence[:, part.start : part.stop] = part.existence
         self._done[part.start : part.stop] = True
+        if part.doubt is not None:
+            self.doubt[:, part.start : part.stop] = part.doubt
         planes = np.moveaxis(part.labels, part.axis - 3, 0)
         for at, plane in enumerate(planes, start=part.start):
             self._voxels[:, at] = count_voxels(plane, self.prompts.ids)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class Estimation(QObject):
     """Shows the model process's estimate of a run."""
 
+    activity = "for an estimate"
     finished = Signal()
 
     def __init__(self, task: Task, view: RunView) -> None:
@@ -27,9 +28,9 @@ class Estimation(QObject):
         self._last = ""
 
     def start(self) -> None:
-        """Start the estimate."""
+        """Start it."""
         self._view.begin()
-        self._view.show_activity("for an estimate")
+        self._view.show_activity(self.activity)
         self._thread.start()
 
     def cancel(self) -> None:

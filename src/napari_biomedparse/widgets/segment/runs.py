@@ -11,11 +11,13 @@ import numpy as np
 from napari.utils.colormaps import label_colormap
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
-from napari_biomedparse.errors import VolumeError
+from napari_biomedparse.errors import OptionError, VolumeError
+from napari_biomedparse.networks.weights import untaught
 from napari_biomedparse.process.messages import (
     EstimateRequest,
     FolderRequest,
     SegmentRequest,
+    TeachRequest,
 )
 from napari_biomedparse.viewer.axes import shown_series
 from napari_biomedparse.viewer.layers import (
@@ -34,10 +36,13 @@ from napari_biomedparse.widgets.segment.tasks import (
     ArrayTask,
     FolderTask,
 )
+from napari_biomedparse.widgets.segment.teaching import Teaching
 from napari_biomedparse.widgets.segment.written_labels import Window, WrittenLabels
 from napari_biomedparse.widgets.shared.task import SegmentTask, Task
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy.typing as npt
     from napari import Viewer
     from napari.layers import Image, Labels, Layer
@@ -129,6 +134,38 @@ class Runs:
             times=len(request.volumes),
         )
         return Estimation(Task(lambda: self._session.start(message)), self._view)
+
+    def teaching(self, run: LiveRun, output: Path) -> Teaching:
+        """Make a lesson from what a person accepted or painted in a run's labels.
+
+        An OptionError is raised if there is nothing, or the labels are of another kind.
+        """
+        request, task = run.request, run.task
+        usual = not (request.series or request.separate or request.consensus)
+        if not isinstance(task, ArrayTask) or task.plan is None or not usual:
+            raise OptionError(
+                "Corrections teach where labels are those of one volume in one layer, "
+                "not of a time series, a consensus, a run folder, or a layer for each "
+                "prompt. Run the volume that way, or use napari-biomedparse teach."
+            )
+        window = (slice(0, 1), *request.where)
+        known = self._written[run.layers[0]].corrected(
+            window, task.plan.axis, request.prompts.ids
+        )
+        if not known:
+            raise OptionError("Nothing is corrected: accept or paint a slice first.")
+        message = TeachRequest(
+            volume=request.volumes[0],
+            prompts=request.prompts,
+            options=request.options,
+            model=untaught(request.model),
+            device=request.device,
+            corrected=tuple(known),
+            labels=np.stack(list(known.values())),
+            output=output,
+            earlier=task.number_of(0),
+        )
+        return Teaching(Task(lambda: self._session.start(message)), self._view)
 
     def _in_folder(self, request: Request) -> LiveRun:
         message = FolderRequest(request.recipe())

@@ -115,6 +115,12 @@ class ArrayTask(SegmentTask):
         rest = [unknown] * (len(self._parts) - len(self._tallies))
         return np.stack([*(tally.existence for tally in self._tallies), *rest], axis=1)
 
+    @property
+    def doubt(self) -> npt.NDArray[np.float32] | None:
+        """Expected share of wrong voxels [P, slices]; None of a series."""
+        only = len(self._parts) == len(self._tallies) == 1
+        return self._tallies[0].doubt if only else None
+
     def commit(self) -> None:
         """Have napari undo it in one step."""
         self._parts[0].whole.commit()

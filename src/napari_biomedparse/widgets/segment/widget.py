@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QWidget
 
-from napari_biomedparse.errors import BiomedParseError
+from napari_biomedparse.errors import BiomedParseError, OptionError
 from napari_biomedparse.io.durable import check_place
 from napari_biomedparse.io.inputs import case_name
+from napari_biomedparse.networks.weights import untaught
 from napari_biomedparse.process import Session
 from napari_biomedparse.runs.recipe import as_command, as_python
-from napari_biomedparse.viewer.layers import write_labels
+from napari_biomedparse.viewer.layers import reviewed, write_labels
 from napari_biomedparse.widgets.segment.form import SegmentForm
 from napari_biomedparse.widgets.segment.live_run import LiveRun
 from napari_biomedparse.widgets.segment.preview import PAUSE, LivePreview
@@ -21,6 +24,13 @@ from napari_biomedparse.widgets.segment.request import OF_SCORES, THRESHOLDS
 from napari_biomedparse.widgets.segment.run_view import PYTHON, RUN_KEY, RunView
 from napari_biomedparse.widgets.segment.runs import Runs
 from napari_biomedparse.widgets.segment.seen_picture import SeenPicture
+from napari_biomedparse.widgets.segment.tasks import ArrayTask
+from napari_biomedparse.widgets.segment.teaching import (
+    SAVE_FIRST,
+    TaughtFiles,
+    Teaching,
+    most_doubtful,
+)
 from napari_biomedparse.widgets.shared.background import LatestWork
 from napari_biomedparse.widgets.shared.docks import SharedTabs
 from napari_biomedparse.widgets.shared.fold import Fold, Scrolled
@@ -39,8 +49,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from napari import Viewer
+    from napari.layers import Labels
     from qtpy.QtGui import QAction
 
+    from napari_biomedparse.process.messages import Learned
     from napari_biomedparse.report.why_empty import Cause
     from napari_biomedparse.widgets.segment.estimation import Estimation
     from napari_biomedparse.widgets.segment.request import Request
@@ -55,6 +67,9 @@ class SegmentWidget(QWidget):
     The model process `session`, its own by default, is closed with the widget.
     """
 
+    taught_changed = Signal()
+    """What was learned, or where the model is in doubt."""
+
     def __init__(
         self, napari_viewer: Viewer, *, session: Session | None = None
     ) -> None:
@@ -66,6 +81,9 @@ class SegmentWidget(QWidget):
         self.run: LiveRun | Estimation | None = None
         self._last: LiveRun | None = None
         self._shown: bool | None = None
+        self.learned: Learned | None = None
+        self._taught = TaughtFiles()
+        self._teach_after = False
         self.form = SegmentForm(napari_viewer)
         self.view = RunView()
         self._eye = Eye(napari_viewer)
@@ -201,10 +219,90 @@ class SegmentWidget(QWidget):
         self.view.say("Writing…")
         self._saving.submit(write)
 
+    def can_teach(self, layer: Labels | None) -> bool:
+        """Return whether a layer shows the labels of the last run."""
+        return self._last is not None and layer in self._last.layers
+
+    def teach(self) -> None:
+        """Learn from what is accepted and painted, and label all slices anew.
+
+        During a run, after it; what was being learned or labeled is then out of date.
+        """
+        if (last := self._last) is None:
+            return
+        if self.run is not None:
+            self._teach_after = True
+            if isinstance(self.run, Teaching) or self._taught.has(last.request.model):
+                self.run.cancel()
+            return
+        subject = last.request.subject
+        self._begin(lambda: self._runs.teaching(last, self._taught.new(subject)))
+
+    def forget(self) -> None:
+        """Return to the model that knows nothing of corrections, and to its labels."""
+        if self._last is not None and self.run is None:
+            self.learned = None
+            self._use_model(untaught(self._last.request.model))
+            self.taught_changed.emit()
+
+    @property
+    def has_unsaved_model(self) -> bool:
+        """Whether the model was taught here, and is a temporary file."""
+        return self._taught.has(str(self.form.model.value))
+
+    @property
+    def has_taught_model(self) -> bool:
+        """Whether the labels of the last run are those of a taught model."""
+        last = self._last
+        return last is not None and untaught(last.request.model) != last.request.model
+
+    def save_taught(self, path: str) -> str:
+        """Save the taught model, which the form then names; return its path.
+
+        An OutputError is raised if it cannot be written.
+        """
+        model = str(self.form.model.value)
+        saved = self._taught.save(model, path)
+        self.form.model.replace(model, saved)
+        if self._last is not None and self._last.request.model == model:
+            self._last.request = replace(self._last.request, model=saved)
+        return saved
+
+    def doubt(self, layer: Labels, axis: int) -> tuple[int, float] | None:
+        """Return the slice that would teach most, and which share of it is in doubt.
+
+        None if no slice is left, or the last run was not cut along the layer's axis.
+        """
+        last = self._last
+        task = None if last is None else last.task
+        if last is None or not isinstance(task, ArrayTask) or task.plan is None:
+            return None
+        doubt, own = task.doubt, task.plan.axis
+        if doubt is None or axis != max(layer.ndim - 3, 0) + own:
+            return None
+        first = last.request.where[own].start or 0
+        accepted = [at - first for at in reviewed(layer).get(axis, ())]
+        found = most_doubtful(doubt, accepted)
+        return None if found is None else (found + first, float(doubt[:, found].sum()))
+
+    def _use_model(self, model: str) -> None:
+        """Label the slices of the last run by a model, which the form then names."""
+        last = self._last
+        assert last is not None
+        before = last.request.model
+        self.form.model.replace(before if self._taught.has(before) else "", model)
+        again = self._runs.again(last, replace(last.request, model=model))
+        if again is None:
+            self.view.problem.tell("These labels were replaced. Press Run again.")
+        else:
+            self._follow(again)
+
     def _current_request(self, *, recognize: bool = False) -> Request | None:
         """Return the form's request, or show why it is not possible."""
         with self.view.problem.shown():
             request = self.form.request(recognize=recognize)
+            if request.folder is not None and self.has_unsaved_model:
+                raise OptionError(SAVE_FIRST)
             request.hold()
             self.form.remember()
             return request
@@ -260,11 +358,18 @@ class SegmentWidget(QWidget):
         self.view.show_results_of("" if own else last.request.image.name)
 
     def _on_finished(self) -> None:
-        self.run = None
+        ended, self.run = self.run, None
         self.view.save_button.setEnabled(self._last is not None)
         while self.run is None and len(self.view.queue):
             request = self.view.queue.take()
             self._begin(partial(self._runs.run, request, self._front(request)))
+        again, self._teach_after = self._teach_after, False
+        if self.run is None and again:
+            self.teach()
+        elif self.run is None and isinstance(ended, Teaching) and ended.learned:
+            self.learned = ended.learned
+            self._use_model(str(ended.learned.path))
+        self.taught_changed.emit()
         if self.run is None:
             self._preview.hold(False)
             self._threshold_pause.start()
@@ -339,6 +444,8 @@ class SegmentWidget(QWidget):
     def _on_copy_chosen(self, action: QAction) -> None:
         language = action.data()
         with self.view.problem.shown():
+            if self.has_unsaved_model:
+                raise OptionError(SAVE_FIRST)
             recipe = self.form.request(to_run=False).recipe()
             copy_text(as_python(recipe) if language == PYTHON else as_command(recipe))
             self.view.say(f"Copied as {language}.")

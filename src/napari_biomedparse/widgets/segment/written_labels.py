@@ -132,6 +132,31 @@ class WrittenLabels:
             self.write(where, numbers[objects])
             return known
 
+    def corrected(
+        self, where: Window, axis: int, ids: Sequence[int]
+    ) -> dict[int, npt.NDArray[np.int32]]:
+        """Return what a person says of slices along an axis of a window [1, Z, Y, X].
+
+        By slice, the label ids of accepted slices and of what was painted, -1 where it
+        is the machine's.
+        """
+        with self._lock:
+            self._notice(...)
+            arrays = self.labels, self._locked | self._mine
+            labels, known = (np.moveaxis(a[where][0], axis, 0) for a in arrays)
+            owners = np.arange(max(ids) + 1)
+            if self._numbered:
+                owners = np.asarray(self._owners).copy()
+                owners[owners == 0] = -1 if len(ids) > 1 else ids[0]
+                owners[:1] = 0
+            found = {}
+            for at in np.flatnonzero(known.any(axis=(1, 2))).tolist():
+                plane = labels[at].astype(np.int64)
+                inside = known[at] & (plane < len(owners))
+                values = owners[np.where(inside, plane, 0)]
+                found[at] = np.where(inside, values, -1).astype(np.int32)
+            return found
+
     def end(self) -> None:
         """End a run over the labels, and find what it changed."""
         with self._lock:

@@ -130,18 +130,24 @@ def join_others(dock: QWidget | None) -> None:
             return
 
 
+def docked(viewer: Viewer, name: str) -> Any:
+    """Return a widget of the plugin that is docked, or None."""
+    docks = viewer.window.dock_widgets
+    title = PluginManager.instance().get_manifest(PLUGIN).display_name
+    by_script = f"{name} ({PLUGIN})"  # of napari's `add_plugin_dock_widget`
+    return docks.get(f"{name} ({title})") or docks.get(by_script)
+
+
 def open_widget(viewer: Viewer, name: str) -> Any:
     """Return a widget of the plugin, docked and visible; open it if necessary.
 
     The dock has the name that napari's Plugins menu gives it. Otherwise the menu would
     open a second widget, with runs of its own.
     """
-    docks = viewer.window.dock_widgets
-    plugins = PluginManager.instance()
-    title = f"{name} ({plugins.get_manifest(PLUGIN).display_name})"
-    by_script = f"{name} ({PLUGIN})"  # of napari's `add_plugin_dock_widget`
-    widget = docks.get(title) or docks.get(by_script)
+    widget = docked(viewer, name)
     if widget is None:
+        plugins = PluginManager.instance()
+        title = f"{name} ({plugins.get_manifest(PLUGIN).display_name})"
         offered = (w for w in plugins.iter_widgets() if w.plugin_name == PLUGIN)
         kind = next(w for w in offered if w.display_name == name).get_callable()
         widget = kind(viewer)

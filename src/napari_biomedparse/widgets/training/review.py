@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QLabel
 
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.viewer.axes import show_position, shown_position
-from napari_biomedparse.widgets.shared.docks import Dock, open_widget
+from napari_biomedparse.widgets.shared.docks import Dock, docked, open_widget
 from napari_biomedparse.widgets.shared.form import (
     add_key,
     chosen_folder,
@@ -19,6 +19,7 @@ from napari_biomedparse.widgets.shared.form import (
 )
 from napari_biomedparse.widgets.shared.parts import button, column, row
 from napari_biomedparse.widgets.training.labelled import Labelled, LabelledForm
+from napari_biomedparse.widgets.training.learning import LearningPanel
 from napari_biomedparse.widgets.training.review_strip import (
     ReviewStrip,
     reviewed_slices,
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from napari import Viewer
     from napari.layers import Labels
 
-FINETUNE = "Fine-tune a model"
+    from napari_biomedparse.widgets.segment.widget import SegmentWidget
+
+FINETUNE, SEGMENT = "Fine-tune a model", "Segment with text"
 ACCEPT_KEY = "Ctrl+Shift+A"
 
 
@@ -40,6 +43,7 @@ class ReviewWidget(Dock):
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer)
+        self._segment: SegmentWidget | None = None
         self.form = LabelledForm(napari_viewer)
         self.strip = ReviewStrip()
         self.accept_button = button(
@@ -59,6 +63,8 @@ class ReviewWidget(Dock):
             self.reject,
         )
         self.count = QLabel()
+        self.learning = LearningPanel()
+        self.learning.slice_chosen.connect(self._go_to)
         self.folder = folder_field(
             "Training set",
             "New or existing folder that collects volumes for fine-tuning.",
@@ -83,6 +89,7 @@ class ReviewWidget(Dock):
             self.strip,
             self.count,
             row(self.accept_button, self.reject_button, self.accept_all_button),
+            self.learning,
             form_of(self.folder, self.everything),
             row(self.add_button, self.learn_button),
             self.problem,
@@ -110,7 +117,13 @@ class ReviewWidget(Dock):
             return
         with self.problem.shown():
             set_reviewed(layer, self._axis(layer), [at], accepted=True)
-            self._go_to_next(layer, at)
+            self.refresh()
+            if (following := self.learning.next_slice) is None:
+                self._go_to_next(layer, at)
+            else:
+                self._go_to(following)
+            if self.learning.learn_box.isChecked():
+                self.learning.teach()
         self.refresh()
 
     def accept_all(self) -> None:
@@ -145,6 +158,7 @@ class ReviewWidget(Dock):
     def refresh(self, *_: Any) -> None:
         """Show the accepted slices and the slice in view."""
         layer = self._layer()
+        self._follow_segment(layer)
         for one in (self.accept_button, self.accept_all_button):
             one.setEnabled(layer is not None)
         if layer is None:
@@ -160,6 +174,16 @@ class ReviewWidget(Dock):
         self.count.setText(
             f"{len(done)} of {depth} slices accepted; slice {at} is {state}."
         )
+
+    def _follow_segment(self, layer: Labels | None) -> None:
+        """Offer to learn if the Segment widget made the labels along this axis."""
+        segment = docked(self._viewer, SEGMENT)
+        if segment is not self._segment:
+            self._segment = segment
+            if segment is not None:
+                segment.taught_changed.connect(self.refresh)
+        axis = 0 if layer is None else self._axis(layer)
+        self.learning.follow(segment, layer, axis)
 
     def _training_set(self) -> Path:
         folder = chosen_folder(self.folder)

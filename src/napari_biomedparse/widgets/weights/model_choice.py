@@ -63,6 +63,12 @@ class ModelChoice(ComboBox):
         self._offer(path)
         self.value = path
 
+    def replace(self, model: str, by: str) -> None:
+        """Choose another model, and offer this file no longer."""
+        self.choose(by)
+        self._files = tuple(file for file in self._files if file != model)
+        self.reset_choices()
+
     def _offer(self, path: str) -> None:
         self._files = (*(file for file in self._files if file != path), path)
         self.reset_choices()
