@@ -142,6 +142,6 @@ def test_the_next_slice_is_the_one_in_most_doubt() -> None:
 def test_what_did_not_help_is_said() -> None:
     learned = Learned(Path("a"), (1,), ("cells", "rims"), (0.4, 0.8), (0.7, 0.8))
     assert describe(learned).splitlines() == [
-        "cells: Dice 0.40, taught 0.70",
-        "rims: Dice 0.80, taught 0.80, so the text alone stays",
+        "cells: Dice 0.40 by text, 0.70 taught",
+        "rims: Dice 0.80 by text, 0.80 taught, so the text alone stays",
     ]

@@ -256,17 +256,16 @@ class SegmentWidget(QWidget):
         last = self._last
         return last is not None and untaught(last.request.model) != last.request.model
 
-    def save_taught(self, path: str) -> str:
-        """Save the taught model, which the form then names; return its path.
-
-        An OutputError is raised if it cannot be written.
-        """
+    def save_taught(self, path: str) -> None:
+        """Save the taught model, which the form then names."""
         model = str(self.form.model.value)
-        saved = self._taught.save(model, path)
-        self.form.model.replace(model, saved)
-        if self._last is not None and self._last.request.model == model:
-            self._last.request = replace(self._last.request, model=saved)
-        return saved
+        with self.view.problem.shown():
+            saved = self._taught.save(model, path)
+            self.form.model.replace(model, saved)
+            if self._last is not None and self._last.request.model == model:
+                self._last.request = replace(self._last.request, model=saved)
+            self.view.say(f"Saved as {saved}")
+        self.taught_changed.emit()
 
     def doubt(self, layer: Labels, axis: int) -> tuple[int, float] | None:
         """Return the slice that would teach most, and which share of it is in doubt.

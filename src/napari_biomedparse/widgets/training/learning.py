@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QWidget
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from napari.layers import Labels
 
     from napari_biomedparse.process.messages import Learned
-    from napari_biomedparse.widgets.segment.widget import SegmentWidget
 
 FILTER = "Taught model (*.taught.safetensors)"
 
@@ -29,7 +28,7 @@ class LearningPanel(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.segment: SegmentWidget | None = None
+        self.segment: Any = None
         self._layer: Labels | None = None
         self._next: int | None = None
         self.learn_box = QCheckBox("Learn from accepted slices")
@@ -65,7 +64,7 @@ class LearningPanel(QWidget):
 
     def follow(
         self,
-        segment: SegmentWidget | None,
+        segment: Any,
         layer: Labels | None,
         axis: int,
     ) -> None:
@@ -114,10 +113,8 @@ class LearningPanel(QWidget):
         if segment is None or not segment.has_unsaved_model:
             return
         path = ask_where(self, "Save taught model", "model", FILTER)
-        with segment.view.problem.shown():
-            if path:
-                segment.view.say(f"Saved as {segment.save_taught(path)}")
-                segment.taught_changed.emit()
+        if path:
+            segment.save_taught(path)
 
 
 def describe(learned: Learned) -> str:
@@ -127,5 +124,5 @@ def describe(learned: Learned) -> str:
         learned.texts, learned.dice_text, learned.dice_taught, strict=True
     ):
         kept = "" if after > before else ", so the text alone stays"
-        lines.append(f"{text}: Dice {before:.2f}, taught {after:.2f}{kept}")
+        lines.append(f"{text}: Dice {before:.2f} by text, {after:.2f} taught{kept}")
     return "\n".join(lines)

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from napari import Viewer
     from napari.layers import Labels
 
-    from napari_biomedparse.widgets.segment.widget import SegmentWidget
-
 FINETUNE, SEGMENT = "Fine-tune a model", "Segment with text"
 ACCEPT_KEY = "Ctrl+Shift+A"
 
@@ -43,7 +41,7 @@ class ReviewWidget(Dock):
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer)
-        self._segment: SegmentWidget | None = None
+        self._segment: Any = None
         self.form = LabelledForm(napari_viewer)
         self.strip = ReviewStrip()
         self.accept_button = button(
