@@ -87,8 +87,27 @@ class InViewer(Corrections):
         self.desk.widget.resume()
         self.desk.wait_for_end()
 
+    @rule()
+    def teach(self):
+        def learn():
+            self.desk.widget.teach()  # from nothing, if nothing is corrected
+            self.desk.wait_for_end()
+            InViewer.lessons += self.desk.widget.learned is not None
+
+        self.recompute(learn)
+
+    @rule()
+    def forget(self):
+        def text_alone():
+            self.desk.widget.forget()
+            self.desk.wait_for_end()
+
+        self.recompute(text_alone)
+
     def teardown(self):
         """All else is what the model says."""
+        self.teach()
+        self.forget()
         self.separate(False)
         self.run_over()
         self.nothing_is_lost()
@@ -105,7 +124,8 @@ class InViewer(Corrections):
 def test_two_hundred_random_corrections_outlive_any_run(desk_that, tiny_model):
     desk = desk_that(None)
     desk.form.prompts.value = "\n".join(PROMPTS)
-    InViewer.desk, InViewer.model, InViewer.steps = desk, tiny_model, 0
+    InViewer.desk, InViewer.model = desk, tiny_model
+    InViewer.steps = InViewer.lessons = 0
     options = settings(
         max_examples=4,
         stateful_step_count=50,
@@ -115,3 +135,4 @@ def test_two_hundred_random_corrections_outlive_any_run(desk_that, tiny_model):
     )
     run_state_machine_as_test(InViewer, settings=options)
     assert InViewer.steps >= 200
+    assert InViewer.lessons > 0

@@ -146,7 +146,7 @@ class WrittenLabels:
             labels, known = (np.moveaxis(a[where][0], axis, 0) for a in arrays)
             owners = np.arange(max(ids) + 1)
             if self._numbered:
-                owners = np.asarray(self._owners).copy()
+                owners = np.array(self._owners, np.int64)
                 owners[owners == 0] = -1 if len(ids) > 1 else ids[0]
                 owners[:1] = 0
             found = {}
