@@ -24,7 +24,7 @@ import napari
 from napari._app_model import get_app_model
 from qtpy.QtWidgets import QApplication, QPushButton, QWidget
 
-from napari_biomedparse.widgets.shared.docks import open_widget
+from napari_biomedparse.widgets.shared.docks import docked, open_widget
 
 PLUGIN = "napari-biomedparse"
 SLICE = 16
@@ -80,7 +80,6 @@ class Tutorial:
         self.wait(lambda: widget.run is None)
         self.take("2_segmented")
         print(widget.view.status.text())
-        self.close(widget)
 
     def compare(self) -> None:
         """Score the labels against the truth."""
@@ -104,6 +103,11 @@ class Tutorial:
             self.viewer.dims.set_current_step(0, at)
             layer.data[at] = self.truth.data[at]
             widget.accept_button.click()
+            if at == REVIEWED[0]:
+                segment = docked(self.viewer, "Segment with text")
+                self.wait(lambda: segment.run is None)  # noqa: B023
+                self.take("4_taught")
+                widget.learning.learn_box.setChecked(False)
         layer.refresh()
         widget.folder.value = self.files / "training set"
         widget.add_button.click()

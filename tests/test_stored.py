@@ -279,7 +279,8 @@ def test_stored_settings_are_taken_over(
     viewer = make_napari_viewer()
     widget = SegmentWidget(viewer)
     viewer.window.add_dock_widget(widget)
-    new = {"prompts_apart": False, "separate_by": "edges", "orientation": "published"}
+    new = {"prompts_apart": False, "separate_by": "edges", "diameter": 0.0}
+    new |= {"orientation": "published"}
     new |= {"kind": "auto", "table": "", "p_threshold": 0.0}
     kept["options"] |= new
     assert state_of(widget.form) == kept

@@ -215,13 +215,8 @@ def test_of_an_image_and_of_separate_labels_too(model: BiomedParseV1) -> None:
     assert len(np.unique(found.instances)) == found.instances.max() + 1
 
 
-def test_objects_that_go_through_slices_are_not_separated_by_shape(
-    tiny_model: BiomedParse,
-) -> None:
+def test_a_consensus_has_no_objects_by_shape(tiny_model: BiomedParse) -> None:
     grey = random_image(4, 30, 40)
-    with pytest.raises(OptionError, match="objects of volume go through several"):
-        segment(grey, PROMPTS, tiny_model, **SHAPE)
-    segment(grey, PROMPTS, tiny_model, instances=False, separate_by="shape")
     flat = segment(grey[0], PROMPTS, tiny_model, existence_threshold=0, **SHAPE)
     assert flat.labels.any() and flat.instances is not None
     owners = flat.owners

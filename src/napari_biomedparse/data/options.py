@@ -408,10 +408,18 @@ class SegmentOptions:
         "edges",
         "Separate by",
         "How touching objects are told apart. edges: at predicted boundaries, of which "
-        "v1 has none. shape: where a mask narrows, in each slice by itself, as "
-        "BiomedParse v1 does for cells; with v1, or for a single image.",
-        choices=("edges", "shape"),
-        metavar="edges|shape",
+        "v1 has none. shape: where a mask narrows; with v1, and of a single image, in "
+        "each slice by itself. both: at boundaries, and where what is left narrows.",
+        choices=("edges", "shape", "both"),
+        metavar="edges|shape|both",
+    )
+    diameter: float = option(
+        0.0,
+        "Expected diameter",
+        "Of objects that are separated by shape in a volume, in its unit. 0: of the "
+        "largest sphere within each group of objects.",
+        limits=(0.0, 1e9),
+        metavar="LENGTH",
     )
     edge_threshold: float = option(
         0.5,
@@ -422,7 +430,8 @@ class SegmentOptions:
     minimum_size: int = option(
         0,
         "Minimum size",
-        "Remove separate objects with fewer voxels than this. The labels keep them.",
+        "Remove separate objects with fewer voxels than this. The labels keep them. 0: "
+        "none, or, by shape in a volume, those below a quarter of the median size.",
         limits=(0, 2**31 - 1),
         metavar="VOXELS",
     )
@@ -474,6 +483,7 @@ class OptionChanges(TypedDict, total=False):
     prompts_apart: bool
     instances: bool | None
     separate_by: str
+    diameter: float
     edge_threshold: float
     minimum_size: int
     batch_size: int | str

@@ -74,24 +74,21 @@ class RunPlan:
     seen: Seen | None = None
     """Is shown what is read, slice after slice."""
 
-    def __post_init__(self) -> None:
-        """Refuse objects by the shape of slices where they go through many slices."""
-        if self.by_shape and not self.geometry.alone and not self.volume.flat:
-            raise OptionError(
-                "Separate by (separate_by) is shape, which is for single images and "
-                "for BiomedParse v1, whose slices stand alone; objects of "
-                f"{self.volume.name} go through several slices. Choose edges."
-            )
-
     @property
     def by_shape(self) -> bool:
-        """Whether objects are separated by their shape, slice by slice."""
-        return self.instances and self.options.separate_by == "shape"
+        """Whether objects are separated by their shape."""
+        return self.instances and self.options.separate_by != "edges"
+
+    @property
+    def by_slices(self) -> bool:
+        """Whether each slice has objects of its own."""
+        return self.by_shape and (self.geometry.alone or self.volume.flat)
 
     @property
     def edge_threshold(self) -> float:
         """Probability that an edge has to exceed; no edge does if shapes decide."""
-        return 1.0 if self.by_shape else self.options.edge_threshold
+        alone = self.by_shape and self.options.separate_by == "shape"
+        return 1.0 if alone else self.options.edge_threshold
 
     @property
     def axis_name(self) -> str:
@@ -351,12 +348,12 @@ def choose_input(
 
 def _check_consensus(volume: Volume, options: SegmentOptions, *, force: bool) -> None:
     """Refuse an axis, a range, separate labels, and slices that do not look alike."""
-    by_shape = options.separate_by == "shape" and options.instances is not False
+    by_shape = options.separate_by != "edges" and options.instances is not False
     if options.axis is not None or options.slices is not None or by_shape:
         raise OptionError(
             "A consensus runs along all axes and over all slices; leave out the "
-            "slicing axis (axis), the range (slices) and objects by the shape of "
-            "slices (separate_by)."
+            "slicing axis (axis), the range (slices) and objects by shape "
+            "(separate_by)."
         )
     refuse_separate(options, "a consensus")
     if volume.is_colour or volume.flat or "t" in volume.axes:

@@ -27,6 +27,7 @@ from napari_biomedparse.io import open_volume
 from napari_biomedparse.io.durable import scratching, temporary_array
 from napari_biomedparse.labels.blockwise import Inner, block_shape, split_blockwise
 from napari_biomedparse.labels.instances import OwnerTally, split_instances
+from napari_biomedparse.labels.shapes import separate_by_shape
 from napari_biomedparse.labels.watershed import split_slices
 from napari_biomedparse.networks.network import Network
 from napari_biomedparse.networks.weights import (
@@ -348,30 +349,47 @@ class Collector:
         """Split labels into instances, at a time point; part by part on disk."""
         axis, shape, count = self._plan.geometry.axis, edges.shape[-3:], 0
         thickness = shape[axis] if self._in_memory else edges.chunks[axis - 3]
-        if self._plan.by_shape:
+        by_shape = self._plan.by_shape
+        if self._plan.by_slices:
             with scratching():
                 for prompt in np.ndindex(edges.shape[:-3]):
                     both = Inner(labels, at + prompt), Inner(instances, at + prompt)
                     count = split_slices(*both, axis, thickness, size, after=count)
-        elif self._in_memory:
+        elif self._in_memory and not by_shape:
             instances[at] = split_instances(labels[at], edges, size)
             count = int(instances[at].max(initial=0))
         else:
-            chunks = edges.chunks[-3:]
-            block = block_shape(chunks, shape)
-            components = temporary_array(shape, chunks, np.dtype(np.uint32))
+            block = chunks = shape
+            components: Any = None
+            if self._in_memory:
+                components = np.zeros(shape, np.uint32)
+            else:
+                chunks = edges.chunks[-3:]
+                block = block_shape(chunks, shape)
+                components = temporary_array(shape, chunks, np.dtype(np.uint32))
+            about = self._plan.volume.spacing[:3], self._plan.options.diameter
             with scratching():
                 for prompt in np.ndindex(edges.shape[:-3]):  # of separate labels
                     parts = Inner(labels, at + prompt), Inner(edges, prompt), components
                     target = Inner(instances, at + prompt)
-                    count = split_blockwise(*parts, target, block, size, after=count)
+                    if by_shape:
+                        how = (*about, size)
+                        count = separate_by_shape(
+                            *parts, target, block, *how, after=count
+                        )
+                    else:
+                        count = split_blockwise(
+                            *parts, target, block, size, after=count
+                        )
         scores = self._existence[:, at[0] if at else 0]
         tally = OwnerTally(count, self._plan.prompts.ids, scores, axis)
         for start in range(0, shape[axis], thickness):
             where = [slice(None)] * 3
             where[axis] = slice(start, start + thickness)
             here = (*at, ..., *where)
-            tally.add(instances[here], labels[here], edges[(..., *where)], start)
+            outside = edges[(..., *where)]
+            outside = outside * 0 if by_shape else outside  # objects do not grow
+            tally.add(instances[here], labels[here], outside, start)
         self.owners.append(tally.owners)
 
     def _new(self, plan: RunPlan, dtype: Any = None, *, over_time: bool = False) -> Any:

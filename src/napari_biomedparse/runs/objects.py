@@ -12,6 +12,7 @@ from napari_biomedparse.io.durable import writing
 from napari_biomedparse.io.formats.ome_labels import LabelStore, create_labels
 from napari_biomedparse.labels.blockwise import block_shape, scratch, split_blockwise
 from napari_biomedparse.labels.instances import OwnerTally
+from napari_biomedparse.labels.shapes import separate_by_shape
 from napari_biomedparse.labels.watershed import split_slices
 from napari_biomedparse.runs.folder import (
     COMPONENTS,
@@ -47,12 +48,17 @@ def write_objects(
         store = LabelStore(home / OBJECTS, layout, manifest.output.get("time", 0))
         chunks = layout.chunks(0)
         size = plan.options.minimum_size
-        if plan.by_shape:
+        if plan.by_slices:
             count = split_slices(labels, store, layout.axis, layout.thickness, size)
         else:
             components = scratch(folder / COMPONENTS, layout.shape, chunks)
             block = block_shape(chunks, layout.shape)
-            count = split_blockwise(labels, edges, components, store, block, size)
+            arrays = labels, edges, components, store, block
+            if plan.by_shape:
+                about = plan.volume.spacing[:3], plan.options.diameter
+                count = separate_by_shape(*arrays, *about, size)
+            else:
+                count = split_blockwise(*arrays, size)
         finest = 0 if store.journal.end else 1  # what a person changed goes on top
         scores = manifest.with_blocks(blocks).existence
         scores = scores[:, 0] if scores.ndim == 3 else scores  # of a consensus
@@ -60,7 +66,9 @@ def write_objects(
         for start in range(0, layout.shape[layout.axis], layout.thickness):
             span = layout.block(start)
             instances = store.read(*span)
-            tally.add(instances, labels.read(*span), edges.read(*span), start)
+            outside = edges.read(*span)
+            outside = outside * 0 if plan.by_shape else outside  # objects do not grow
+            tally.add(instances, labels.read(*span), outside, start)
             store.write(start, instances, finest=finest)
         store.sync()
         if home == folder:

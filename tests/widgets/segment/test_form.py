@@ -273,6 +273,10 @@ def test_fields_of_objects_are_shown_with_them(form):
     form.instances.value = True
     form.set_option("separate_by", "shape")
     assert [field.visible for field in fields] == [False, True]  # no edges
+    assert form.options_by_name["diameter"].visible
+    form.set_option("separate_by", "both")
+    assert [field.visible for field in fields] == [True, True]
+    form.set_option("separate_by", "shape")
     assert form.options(0).separate_by == "shape"
     form.set_option("minimum_size", 30)
     form.set_option("edge_threshold", 0.4)

@@ -66,7 +66,9 @@ if TYPE_CHECKING:
     from napari_biomedparse.data.volume import Volume
 
 DEMO_BADGE = "demo: learnt from phantoms, 8 targets, for trying out"
-OF_OBJECTS = ("separate_by", "edge_threshold", "minimum_size")
+OF_OBJECTS = ("separate_by", "diameter", "edge_threshold", "minimum_size")
+UNUSED = (("edge_threshold", "shape"), ("diameter", "edges"))
+"""Options of objects, and how they are separated without them."""
 MAIN = ("modality", "kind", "instances", *OF_OBJECTS)
 
 
@@ -356,7 +358,8 @@ class SegmentForm(QWidget):
     def _show_fields_of_objects(self, *_: Any) -> None:
         fields, objects = self.options_by_name, bool(self.instances.value)
         for name in OF_OBJECTS:
-            unused = name == "edge_threshold" and fields["separate_by"].value == "shape"
+            by = fields["separate_by"].value
+            unused = (name, by) in UNUSED
             show_row(self._layout, fields[name], objects and not unused)
 
     def _on_model_changed(self, *_: Any) -> None:

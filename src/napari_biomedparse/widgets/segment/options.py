@@ -127,7 +127,11 @@ CAPTIONS: dict[str, dict[Any, str]] = {
         "separate": "one layer per prompt",
         "confident": "most votes, then best score",
     },
-    "separate_by": {"edges": "boundaries (v2)", "shape": "shape, in each slice"},
+    "separate_by": {
+        "edges": "boundaries (v2)",
+        "shape": "shape",
+        "both": "boundaries and shape",
+    },
 }
 
 

@@ -30,6 +30,7 @@ THRESHOLDS = (
     "overlap_threshold",
     "minimum_size",
     "separate_by",
+    "diameter",
     "edge_threshold",
     "instances",
 )
