@@ -131,6 +131,20 @@ def test_the_newest_corrections_win_and_nothing_is_learned_unasked(desk: Any) ->
     assert widget.learned.slices == (2, 4)
 
 
+def test_labels_of_another_kind_do_not_offer_to_learn(desk: Any) -> None:
+    assert desk.widget.can_teach(desk.layer)
+    assert not desk.widget.can_teach(None)
+    desk.widget.form.set_option("overlaps", "separate")
+    desk.widget.start()
+    desk.wait()
+    layer = desk.viewer.layers[-1]
+    assert layer is not desk.layer
+    desk.review.form.labels.value = layer
+    assert not desk.review.learning.isVisibleTo(desk.review)
+    desk.widget.teach()
+    assert "one layer" in desk.widget.view.problem.text()
+
+
 def test_the_next_slice_is_the_one_in_most_doubt() -> None:
     rare, frequent = [0.001, 0.003, np.nan, 0.001], [0.2, 0.2, 0.3, 0.25]
     doubt = np.array([rare, frequent], np.float32)

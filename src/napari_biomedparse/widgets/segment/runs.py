@@ -135,14 +135,22 @@ class Runs:
         )
         return Estimation(Task(lambda: self._session.start(message)), self._view)
 
+    def can_teach(self, run: LiveRun) -> bool:
+        """Return whether corrections of a run's labels can teach."""
+        request, task = run.request, run.task
+        several = request.series or request.separate or request.consensus
+        return isinstance(task, ArrayTask) and not (several or request.kind)
+
     def teaching(self, run: LiveRun, output: Path) -> Teaching:
         """Make a lesson from what a person accepted or painted in a run's labels.
 
         An OptionError is raised if there is nothing, or the labels are of another kind.
         """
         request, task = run.request, run.task
-        usual = not (request.series or request.separate or request.consensus)
-        if not isinstance(task, ArrayTask) or task.plan is None or not usual:
+        if (
+            not (isinstance(task, ArrayTask) and self.can_teach(run))
+            or task.plan is None
+        ):
             raise OptionError(
                 "Corrections teach where labels are those of one volume in one layer, "
                 "not of a time series, a consensus, a run folder, or a layer for each "

@@ -220,8 +220,9 @@ class SegmentWidget(QWidget):
         self._saving.submit(write)
 
     def can_teach(self, layer: Labels | None) -> bool:
-        """Return whether a layer shows the labels of the last run."""
-        return self._last is not None and layer in self._last.layers
+        """Return whether a layer shows labels of the last run, and can teach."""
+        last = self._last
+        return last is not None and layer in last.layers and self._runs.can_teach(last)
 
     def teach(self) -> None:
         """Learn from what is accepted and painted, and label all slices anew.
