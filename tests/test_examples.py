@@ -165,5 +165,5 @@ def test_the_commands_about_a_photograph_run_as_they_are(
 def test_the_pictures_of_the_tutorial_are_there() -> None:
     docs = EXAMPLES.parent / "docs"
     shown = re.findall(r"\((images/\w+\.png)\)", (docs / "tutorial.md").read_text())
-    assert len(shown) == 9
+    assert len(shown) == 10
     assert all((docs / path).is_file() for path in shown)

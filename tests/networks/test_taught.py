@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import CheckpointError
-from napari_biomedparse.networks import network
+from napari_biomedparse.networks.blocks import focalnet
 from napari_biomedparse.networks.blocks.filters import (
     CONTEXT,
     FILTERS,
@@ -146,12 +146,12 @@ def test_features_are_kept_along_the_leading_directions_of_their_weights(
     torch.testing.assert_close(
         base.summarize(base.encode_image(slices())), features.half()
     )
-    monkeypatch.setattr(network, "KEPT", 8)
+    monkeypatch.setattr(focalnet, "KEPT", 8)
     small = load_model("tiny")
     directions = small.basis
     assert directions.shape == (small.config.dim, 8)
     torch.testing.assert_close(directions.T @ directions, torch.eye(8))
-    weight = small.mask_weight.flatten(1)
+    weight = small.pixel_decoder.mask_features.weight.flatten(1)  # type: ignore[attr-defined]
     lost = weight - directions @ (directions.T @ weight)
     values = torch.linalg.svdvals(weight)
     torch.testing.assert_close(lost.square().sum(), values[8:].square().sum())

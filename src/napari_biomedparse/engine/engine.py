@@ -28,9 +28,14 @@ from napari_biomedparse.engine.devices import (
 from napari_biomedparse.errors import DeviceError
 from napari_biomedparse.networks.blocks.decoder import RandomField, SeededField
 from napari_biomedparse.networks.blocks.tokenizer import tokenize
-from napari_biomedparse.networks.network import Features, Network, SlicePrediction
+from napari_biomedparse.networks.network import (
+    Features,
+    KeptPrediction,
+    Network,
+    SlicePrediction,
+)
 
-__all__ = ["CACHE_BYTES", "Engine", "SlicePrediction"]
+__all__ = ["CACHE_BYTES", "Engine", "KeptPrediction", "SlicePrediction"]
 
 T = TypeVar("T")
 Tokens = Tensor | Sequence[Tensor]
@@ -184,7 +189,7 @@ class Engine:
         remember: bool = True,
         features: bool = False,
         on_prompt: OnPrompt = None,
-    ) -> SlicePrediction:
+    ) -> KeptPrediction:
         """Run the network without what corrections taught it; see `predict`.
 
         `features` are for `correct`, at any later time.
@@ -204,17 +209,17 @@ class Engine:
 
     @torch.inference_mode()
     def correct(
-        self, slices: Tensor, tokens: Tokens, found: SlicePrediction
+        self, slices: Tensor, tokens: Tokens, found: KeptPrediction
     ) -> SlicePrediction:
         """Correct what `predict_by_text` found in slices, by what was taught."""
         if not self.model.corrects:
-            return found
+            return SlicePrediction(*found[:3])
         prompts = [one for part in tokens for one in part.view(-1, *part.shape[-2:])]
 
-        def one(at: Tensor) -> tuple[Tensor, ...]:
-            here = SlicePrediction(*(values[at] for values in found))
+        def one(at: Tensor) -> SlicePrediction:
+            here = KeptPrediction(*(values[at] for values in found))
             square = slices[at].to(self.device, non_blocking=True)
-            return self._network.correct(square, prompts, here)[:3]
+            return self._network.correct(square, prompts, here)
 
         rows = self._each(one, torch.split(torch.arange(len(slices)), 1))
         return SlicePrediction(*(torch.cat(x) for x in zip(*rows, strict=True)))
@@ -241,7 +246,7 @@ class Engine:
         remember: bool,
         features: bool,
         on_prompt: OnPrompt,
-    ) -> SlicePrediction:
+    ) -> KeptPrediction:
         """Predict in parts, with as many slices and prompts as fit at once."""
         together = len(tokens) if isinstance(tokens, Tensor) else 1
         at_once = self._slices_at_once(together)
@@ -253,7 +258,7 @@ class Engine:
             ),
             torch.split(slices, at_once),
         )
-        return SlicePrediction(*(torch.cat(x) for x in zip(*rows, strict=True)))
+        return KeptPrediction(*(torch.cat(x) for x in zip(*rows, strict=True)))
 
     @torch.inference_mode()
     def _predict_part(
@@ -261,8 +266,8 @@ class Engine:
         slices: Tensor,
         tokens: Tokens,
         remember: bool,
-        features: bool,
-        on_prompt: OnPrompt,
+        features: bool = False,
+        on_prompt: OnPrompt = None,
     ) -> list[Tensor]:
         """Predict slices together, perhaps in a thread of their own."""
         encode = self._remembered if remember else self._encode_image
@@ -271,7 +276,7 @@ class Engine:
             tokens = torch.split(tokens, self._most_prompts)
         columns = []
         for prompts in tokens:
-            columns.append(self._network.decode(image, prompts, self._field)[:3])
+            columns.append(self._network.decode(image, prompts, self._field))
             if on_prompt is not None:
                 on_prompt(len(slices))
         found = [torch.cat(x, dim=1) for x in zip(*columns, strict=True)]

@@ -21,7 +21,7 @@ from napari_biomedparse.io.files import open_labels
 from napari_biomedparse.learning.fit import Example, apply_head, dice, fit_head
 from napari_biomedparse.networks.blocks.filters import filter_slice
 from napari_biomedparse.networks.checkpoint import save_weights
-from napari_biomedparse.networks.network import SlicePrediction
+from napari_biomedparse.networks.network import KeptPrediction
 from napari_biomedparse.networks.taught import TaughtNetwork, presence
 from napari_biomedparse.networks.weights import TAUGHT, base_facts
 from napari_biomedparse.pipeline.loop import Fine, plan_tokens
@@ -204,6 +204,8 @@ def teach_plan(
         raise OptionError(
             "This model is taught already. Choose the one it is based on."
         )
+    if not base.basis.numel():
+        raise OptionError("This network keeps no features, so it cannot be taught.")
     fine = Fine(plan, wanted=True)
     squares = []
     for cut in _cut(plan, fine.geometry, corrected, MOST_SQUARES):
@@ -334,7 +336,7 @@ def _see(
     square = batch.slices[:, :, y : y + size, x : x + size]
     if store is not None and store.has(cut.group, cut.group + 1):
         tiles = store.load(cut.group)
-        found = SlicePrediction(*(values[[cut.tile]] for values in tiles))
+        found = KeptPrediction(*(values[[cut.tile]] for values in tiles))
     else:
         tokens = plan_tokens(plan, engine)
         found = engine.predict_by_text(square, tokens, remember=False, features=True)

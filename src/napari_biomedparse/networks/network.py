@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from napari_biomedparse.networks.blocks.decoder import RandomField
     from napari_biomedparse.networks.config import BiomedParseConfig
 
-KEPT = 64
-"""Directions of the mask features that are kept of a slice."""
-
 
 class SlicePrediction(NamedTuple):
     """What a network predicts for a batch of slices.
@@ -28,8 +25,18 @@ class SlicePrediction(NamedTuple):
         At a quarter of the network's image size.
     existence : float32 Tensor [B, P]
         Logit that the prompt's target occurs in the slice.
-    features : float16 Tensor [B, K, h, w], or [0]
-        The network's mask features along `Network.basis`, if they were asked for.
+    """
+
+    mask_logits: Tensor
+    edge_logits: Tensor
+    existence: Tensor
+
+
+class KeptPrediction(NamedTuple):
+    """A `SlicePrediction` by text alone, with what corrections need.
+
+    Features are float16 [B, K, h, w], mask features along `Network.basis`,
+    or [0] if they were not asked for.
     """
 
     mask_logits: Tensor
@@ -115,27 +122,12 @@ class Network(nn.Module, ABC):
 
     @cached_property
     def basis(self) -> Tensor:
-        """Leading directions of the mask features, float32 [C, K], K at most `KEPT`.
-
-        They follow from the weights that make the features, so that they are the same
-        for all slices.
-        """
-        weight = self.mask_weight.detach().float().cpu().flatten(1)
-        if len(weight) <= KEPT:
-            return torch.eye(len(weight))
-        directions: Tensor = torch.linalg.svd(weight, full_matrices=False).U
-        return directions[:, :KEPT].contiguous()
-
-    @property
-    @abstractmethod
-    def mask_weight(self) -> Tensor:
-        """Weight [C, ...] of the layer whose output the mask features are."""
+        """Directions of the features that are kept, float32 [C, K]; none by default."""
+        return torch.zeros(0, 0)
 
     def summarize(self, image: Any) -> Tensor:
-        """Return the mask features of slices along `basis`, float16 [B, K, h, w]."""
-        features: Tensor = image.mask_features.float()
-        basis = self.basis.to(features.device)
-        return torch.einsum("ck,bchw->bkhw", basis, features).half()
+        """Return features of slices along `basis`, float16 [B, K, h, w], or [0]."""
+        return torch.empty(0)
 
     @property
     def reads_kept(self) -> bool:
@@ -143,14 +135,14 @@ class Network(nn.Module, ABC):
         return True
 
     def correct(
-        self, slices: Tensor, tokens: Sequence[Tensor], found: SlicePrediction
+        self, slices: Tensor, tokens: Sequence[Tensor], found: KeptPrediction
     ) -> SlicePrediction:
         """Return what was found in slices [B, 3, S, S], as corrections taught it.
 
         `tokens` are [T, C] of each prompt, and `found` what `decode` and `summarize`
         returned. Most networks were taught nothing.
         """
-        return found
+        return SlicePrediction(*found[:3])
 
     @abstractmethod
     def low_precision_weights(self) -> Iterator[Tensor]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from napari_biomedparse.networks.blocks.decoder import along
 from napari_biomedparse.networks.blocks.filters import (
     CONTEXT,
     FILTERS,
@@ -24,7 +25,11 @@ from napari_biomedparse.networks.blocks.filters import (
     refined_size,
 )
 from napari_biomedparse.networks.blocks.tokenizer import tokenize
-from napari_biomedparse.networks.network import Network, SlicePrediction
+from napari_biomedparse.networks.network import (
+    KeptPrediction,
+    Network,
+    SlicePrediction,
+)
 
 if TYPE_CHECKING:
     from napari_biomedparse.networks.blocks.decoder import RandomField
@@ -93,10 +98,9 @@ class TaughtNetwork(Network):
         """Bytes of the base's largest map of a slice."""
         return self.base.largest_map
 
-    @property
-    def mask_weight(self) -> Tensor:
-        """Weight of the base."""
-        return self.base.mask_weight
+    def summarize(self, image: Any) -> Tensor:
+        """Return the features that the heads are about."""
+        return along(self.basis, image)
 
     @property
     def reads_kept(self) -> bool:
@@ -130,7 +134,7 @@ class TaughtNetwork(Network):
         return self.base.decode(image, tokens[..., :-1].contiguous(), field)
 
     def correct(
-        self, slices: Tensor, tokens: Sequence[Tensor], found: SlicePrediction
+        self, slices: Tensor, tokens: Sequence[Tensor], found: KeptPrediction
     ) -> SlicePrediction:
         """Correct the masks of taught prompts; see `Network.correct`.
 
@@ -139,7 +143,7 @@ class TaughtNetwork(Network):
         numbers = [round(one[0, -1].item()) - 1 for one in tokens]
         taught = [prompt for prompt, number in enumerate(numbers) if number >= 0]
         if not taught:
-            return found
+            return SlicePrediction(*found[:3])
         rows = [numbers[prompt] for prompt in taught]
         size = (refined_size(slices),) * 2
         masks, edges = (F.interpolate(x, size, mode="bilinear") for x in found[:2])

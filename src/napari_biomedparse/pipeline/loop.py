@@ -18,7 +18,6 @@ from collections.abc import (
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from queue import SimpleQueue
 from threading import Event, Semaphore, Thread
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -48,7 +47,12 @@ from napari_biomedparse.slicing.read import SliceBatch, keep_slabs, slice_batche
 
 if TYPE_CHECKING:
     from napari_biomedparse.data.results import Span
-    from napari_biomedparse.engine.engine import Engine, SlicePrediction, Tokens
+    from napari_biomedparse.engine.engine import (
+        Engine,
+        KeptPrediction,
+        SlicePrediction,
+        Tokens,
+    )
     from napari_biomedparse.labels.resolve import Resize
     from napari_biomedparse.pipeline.plan import RunPlan
 
@@ -69,7 +73,7 @@ class Predicted(NamedTuple):
     start: int
     whole: SlicePrediction
     """Of whole slices, blended from their tiles."""
-    parts: tuple[SlicePrediction, ...] = ()
+    parts: tuple[KeptPrediction, ...] = ()
     """As the network gave them, tile by tile; empty where not kept."""
 
 
@@ -79,7 +83,7 @@ def run_plan(
     *,
     front: Front | None = None,
     only: Collection[int] | None = None,
-    keep: Callable[[int, Sequence[SlicePrediction]], None] | None = None,
+    keep: Callable[[int, Sequence[KeptPrediction]], None] | None = None,
     align: int | None = None,
 ) -> Iterator[SegmentedSlices]:
     """Segment a plan's slices, batch by batch; closing the generator stops the run.
@@ -141,27 +145,32 @@ def predict_plan(
     """
     tokens, fine = plan_tokens(plan, engine), Fine(plan, engine.model.corrects)
     alone = plan.tiles.is_single and plan.stop - plan.start == 1
-    predict = partial(
-        engine.predict_by_text,
-        tokens=tokens,
-        remember=alone or front is not None,
-        features=keep_parts or engine.model.corrects,
-        on_prompt=on_prompt,
-    )
+    how: dict[str, Any] = {
+        "remember": alone or front is not None,
+        "on_prompt": on_prompt,
+    }
+    in_two_steps = keep_parts or engine.model.corrects
 
     def compute(read: Callable[[], SliceBatch]) -> Predicted:
         batch = read()
         near = fine.read(batch)
-        parts: list[SlicePrediction] = []
+        parts: list[KeptPrediction] = []
 
         def one(squares: Tensor) -> SlicePrediction:
-            found = predict(squares)
+            if not in_two_steps:
+                return engine.predict(squares, tokens, **how)
+            found = engine.predict_by_text(squares, tokens, features=True, **how)
             if keep_parts:
                 parts.append(found)
             return engine.correct(squares if near is None else near, tokens, found)
 
         whole = predict_slices(plan, one, batch.slices)
-        whole, *parts = with_p_values(plan, batch.levels, whole, *parts)
+        if plan.entries is not None:
+            whole = with_p_values(plan, batch.levels, whole)
+            parts = [
+                part._replace(existence=whole.existence.expand_as(part.existence))
+                for part in parts
+            ]
         return Predicted(batch.start, whole, tuple(parts))
 
     pin = engine.device.type == "cuda"
@@ -244,22 +253,15 @@ def predict_slices(plan: RunPlan, predict: Predict, slices: Tensor) -> SlicePred
 
 
 def with_p_values(
-    plan: RunPlan,
-    planes: Iterable[npt.NDArray[Any]],
-    whole: SlicePrediction,
-    *parts: SlicePrediction,
-) -> Iterator[SlicePrediction]:
+    plan: RunPlan, planes: Iterable[npt.NDArray[Any]], found: SlicePrediction
+) -> SlicePrediction:
     """Have p take the place of existence, for networks whose masks are compared.
 
     `planes` are what the network saw, in their own grid.
     """
     if plan.entries is None:
-        return iter((whole, *parts))
-    scores = _p_values(plan, whole.mask_logits, planes)
-    return (
-        each._replace(existence=scores.expand_as(each.existence))
-        for each in (whole, *parts)
-    )
+        return found
+    return found._replace(existence=_p_values(plan, found.mask_logits, planes))
 
 
 def _p_values(

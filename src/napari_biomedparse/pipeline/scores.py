@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from napari_biomedparse.engine.engine import SlicePrediction
+from napari_biomedparse.engine.engine import KeptPrediction, SlicePrediction
 from napari_biomedparse.errors import OptionError
 from napari_biomedparse.io.durable import scratch_folder
 from napari_biomedparse.pipeline.loop import (
@@ -75,7 +75,7 @@ class ScoreStore:
         """Return whether the scores of all slices of a range are kept."""
         return all(index in self._sizes for index in range(start, stop))
 
-    def add(self, start: int, predictions: Sequence[SlicePrediction]) -> None:
+    def add(self, start: int, predictions: Sequence[KeptPrediction]) -> None:
         """Keep the predictions of consecutive slices from `start`, of all their tiles.
 
         If the disk is full they are dropped, and the run continues.
@@ -113,7 +113,7 @@ class ScoreStore:
     def _path(self, index: int) -> Path:
         return self._folder / f"{index}.npz"
 
-    def load(self, index: int) -> SlicePrediction:
+    def load(self, index: int) -> KeptPrediction:
         """Return the predictions of all tiles of a slice that is kept.
 
         They are on the device they came from; if edges were not kept, the masks take
@@ -125,7 +125,7 @@ class ScoreStore:
                 torch.from_numpy(kept[name]).to(existence.device)
                 for name in ("scores", "features")
             )
-        return SlicePrediction(scores[:, 0], scores[:, -1], existence, features)
+        return KeptPrediction(scores[:, 0], scores[:, -1], existence, features)
 
     def close(self) -> None:
         """Remove the files now, not when the store is forgotten."""
@@ -172,9 +172,9 @@ def resolve_again(
             """Repeat the predictions of some tiles."""
             nonlocal at
             part = slice(at, at := at + len(squares))
-            found = SlicePrediction(*(values[part] for values in prediction))
+            found = KeptPrediction(*(values[part] for values in prediction))
             if engine is None or tokens is None:
-                return found
+                return SlicePrediction(*found[:3])
             return engine.correct(squares if near is None else near, tokens, found)
 
         near = None
@@ -184,7 +184,7 @@ def resolve_again(
         (batch,) = slice_batches(*cut, index, index + 1, 1)
         near = fine.read(batch)
         whole = predict_slices(plan, replay, batch.slices)
-        (whole,) = with_p_values(plan, batch.levels, whole)
+        whole = with_p_values(plan, batch.levels, whole)
         return Predicted(index, whole)
 
     if slices is None:

@@ -63,7 +63,7 @@ def test_a_slice_and_a_prompt_do_not_depend_on_their_company(
         together = tiny_model.decode(tiny_model.encode_image(slices), tokens, field)
         image = tiny_model.encode_image(slices[1:])
         alone = tiny_model.decode(image, tokens[2:], field)
-    for joint, single in zip(together[:3], alone[:3], strict=True):
+    for joint, single in zip(together, alone, strict=True):
         torch.testing.assert_close(joint[1:, 2:], single, rtol=1e-4, atol=1e-4)
 
 

@@ -56,6 +56,12 @@ class ImageFeatures(NamedTuple):
         return sum(x.untyped_storage().nbytes() for x in each)
 
 
+def along(basis: Tensor, image: ImageFeatures) -> Tensor:
+    """Return mask features along a basis [C, K], float16 [B, K, h, w]."""
+    features = image.mask_features.float()
+    return torch.einsum("ck,bchw->bkhw", basis.to(features.device), features).half()
+
+
 class CrossAttention(nn.Module):
     """Post-norm cross-attention layer with residual."""
 

@@ -11,6 +11,7 @@ the channels-last memory format of [B, C, H, W]: the convolutions see it as a vi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -21,6 +22,7 @@ from napari_biomedparse.networks.blocks.decoder import (
     Decoder,
     ImageFeatures,
     RandomField,
+    along,
 )
 from napari_biomedparse.networks.blocks.pixel_decoder import PixelDecoder
 from napari_biomedparse.networks.network import Network, SlicePrediction
@@ -28,6 +30,8 @@ from napari_biomedparse.networks.network import Network, SlicePrediction
 if TYPE_CHECKING:
     from napari_biomedparse.networks.config import BiomedParseConfig
 
+KEPT = 64
+"""Directions of the mask features that are kept of a slice."""
 LAYER_SCALE = 0.1
 """Initial value of the residual branches' scale."""
 PLANAR_PIXELS = 256
@@ -245,10 +249,23 @@ class FocalNetwork(Network):
         pixels = (self.config.image_size // 4) ** 2
         return pixels * 4 * self.config.backbone_widths[0] * 4
 
-    @property
-    def mask_weight(self) -> Tensor:
-        """Weight [C, C, 3, 3] of the layer that makes the mask features."""
-        return self.pixel_decoder.mask_features.weight
+    @cached_property
+    def basis(self) -> Tensor:
+        """Leading directions of the mask features, float32 [C, K], K at most `KEPT`.
+
+        They follow from the weights that make the features, so that they are the same
+        for all slices.
+        """
+        weight = self.pixel_decoder.mask_features.weight
+        flat = weight.detach().float().cpu().flatten(1)
+        if len(flat) <= KEPT:
+            return torch.eye(len(flat))
+        directions: Tensor = torch.linalg.svd(flat, full_matrices=False).U
+        return directions[:, :KEPT].contiguous()
+
+    def summarize(self, image: ImageFeatures) -> Tensor:
+        """Return the mask features of slices along `basis`, float16 [B, K, h, w]."""
+        return along(self.basis, image)
 
     def low_precision_weights(self) -> Iterator[Tensor]:
         """Yield the weights of the image side, nearly all of the work.

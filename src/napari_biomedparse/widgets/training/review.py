@@ -10,6 +10,7 @@ from qtpy.QtWidgets import QLabel
 
 from napari_biomedparse.errors import OutputError
 from napari_biomedparse.viewer.axes import show_position, shown_position
+from napari_biomedparse.viewer.samples import WIDGET
 from napari_biomedparse.widgets.shared.docks import Dock, docked, open_widget
 from napari_biomedparse.widgets.shared.form import (
     add_key,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from napari import Viewer
     from napari.layers import Labels
 
-FINETUNE, SEGMENT = "Fine-tune a model", "Segment with text"
+FINETUNE = "Fine-tune a model"
 ACCEPT_KEY = "Ctrl+Shift+A"
 
 
@@ -175,7 +176,7 @@ class ReviewWidget(Dock):
 
     def _follow_segment(self, layer: Labels | None) -> None:
         """Offer to learn if the Segment widget made the labels along this axis."""
-        segment = docked(self._viewer, SEGMENT)
+        segment = docked(self._viewer, WIDGET)
         if segment is not self._segment:
             self._segment = segment
             if segment is not None:

@@ -1,0 +1,132 @@
+"""The Proofread widget in a real viewer: clicks, undo, run folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_biomedparse.data.prompts import INSTANCE_KEY
+from napari_biomedparse.runs.run import segment_to_folder
+from napari_biomedparse.viewer.layers import METADATA_KEY
+from napari_biomedparse.widgets.proofread.widget import ProofreadWidget
+
+
+def balls() -> np.ndarray:
+    """Two touching balls with one number, and a crumb."""
+    z, y, x = np.ogrid[:12, :24, :40]
+    labels = np.zeros((12, 24, 40), np.int32)
+    for center in (12, 27):
+        labels[(z * 2 - 11) ** 2 + (y - 12) ** 2 + (x - center) ** 2 < 90] = 7
+    labels[1, 1, 1:3] = 8
+    return labels
+
+
+@pytest.fixture
+def bench(make_napari_viewer: Any, qtbot: Any) -> Any:
+    viewer = make_napari_viewer()
+    metadata = {METADATA_KEY: {INSTANCE_KEY: 1}}
+    layer = viewer.add_labels(balls(), scale=(2, 1, 1), metadata=metadata)
+    widget = ProofreadWidget(viewer)
+    qtbot.addWidget(widget)
+    widget.reset_choices()
+    return viewer, layer, widget
+
+
+def press(layer: Any, *positions: tuple[int, ...], moved: int = 0) -> None:
+    """Click on the canvas where some voxels are, perhaps while moving the mouse."""
+    for at in positions:
+        pos = np.array([50, 50])
+        event = SimpleNamespace(
+            pos=pos, position=layer.data_to_world(at), type="mouse_press"
+        )
+        steps = layer.mouse_drag_callbacks[-1](layer, event)
+        next(steps)
+        if moved:
+            event.type, event.pos = "mouse_move", pos + moved
+            next(steps)
+        event.type = "mouse_release"
+        with pytest.raises(StopIteration):
+            next(steps)
+
+
+def test_clicks_correct_and_can_be_undone(bench: Any) -> None:
+    _, layer, widget = bench
+    before = layer.data.copy()
+    press(layer, (5, 12, 12))  # no tool is chosen
+    widget.tools["Split"].click()
+    press(layer, (5, 12, 12), (6, 12, 27))
+    assert layer.data[6, 12, 27] == 9 and layer.data[5, 12, 12] == 7
+    assert "Split" in widget.status.text()
+    split = layer.data.copy()
+    widget.tools["Merge"].click()
+    assert not widget.tools["Split"].isChecked()
+    press(layer, (5, 12, 12), (6, 12, 27))
+    np.testing.assert_array_equal(layer.data, before)
+    layer.undo()
+    np.testing.assert_array_equal(layer.data, split)
+    widget.tools["Delete"].click()
+    press(layer, (6, 12, 27), moved=9)  # a drag, which pans
+    press(layer, (6, 12, 27))
+    assert not (layer.data == 9).any()
+    layer.undo()
+    layer.undo()
+    np.testing.assert_array_equal(layer.data, before)
+    layer.redo()
+    np.testing.assert_array_equal(layer.data, split)
+
+
+def test_mistakes_are_told_and_small_objects_go(bench: Any) -> None:
+    _, layer, widget = bench
+    widget.tools["Fill holes"].click()
+    press(layer, (0, 0, 20))
+    assert "no object here" in widget.problem.text()
+    widget.tools["Smooth"].click()
+    press(layer, (5, 12, 12))
+    assert not widget.problem.text()
+    widget.smallest.value = 3
+    widget.small_button.click()
+    assert not (layer.data == 8).any() and (layer.data == 7).any()
+
+
+def test_slices_between_two_are_filled(bench: Any) -> None:
+    viewer, layer, widget = bench
+    layer.data[4:8] = 0
+    before = layer.data.copy()
+    layer.selected_label = 7
+    viewer.dims.set_current_step(0, 5)
+    widget.interpolate_button.click()
+    assert all((layer.data[z] == 7).sum() > 150 for z in range(4, 8))
+    layer.undo()
+    np.testing.assert_array_equal(layer.data, before)
+    layer.selected_label = 5
+    widget.interpolate_button.click()
+    assert "Label 5 must be in a slice before" in widget.problem.text()
+
+
+def test_labels_of_a_run_folder_are_corrected_in_it(
+    make_napari_viewer: Any, qtbot: Any, tmp_path: Path
+) -> None:
+    grey = np.random.default_rng(0).integers(0, 255, (4, 64, 64), np.uint8)
+    run = segment_to_folder(
+        grey, "liver", tmp_path / "run", "tiny", existence_threshold=0.0
+    )
+    viewer = make_napari_viewer()
+    (layer,) = viewer.open(run.labels_path, plugin="napari-biomedparse")
+    widget = ProofreadWidget(viewer)
+    qtbot.addWidget(widget)
+    widget.reset_choices()
+    before = np.asarray(layer.data)
+    at = tuple(np.argwhere(before)[0].tolist())
+    widget.tools["Delete"].click()
+    press(layer, at)
+    assert not layer.data[at]
+    layer.data.flush()
+    (again,) = make_napari_viewer().open(run.labels_path, plugin="napari-biomedparse")
+    assert not again.data[at]
+    layer.undo()
+    np.testing.assert_array_equal(np.asarray(layer.data), before)
+    layer.data.flush()
