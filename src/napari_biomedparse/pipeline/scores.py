@@ -192,6 +192,9 @@ def resolve_again(
         slices = chain.from_iterable(range(*span) for span in store.kept)
     kept = (index for index in slices if store.has(index, index + 1))
     at_once = 1 if engine is None or tokens is None else engine.side_by_side
+    if at_once == 1:  # a second thread would compete with this one's own
+        yield from label_slices(plan, map(again, kept))
+        return
     with thread_pool("network", at_once) as pool:
         begun = (pool.submit(again, index).result for index in kept)
         yield from label_slices(plan, one_behind(begun, at_once - 1))
