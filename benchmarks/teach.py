@@ -141,9 +141,7 @@ def main() -> None:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--choices", type=int, default=5)
     parser.add_argument("--only")
-    parser.add_argument(
-        "--tile", default="auto", type=lambda t: t if t in ("auto", "none") else int(t)
-    )
+    parser.add_argument("--tile", default="auto", help="auto, none or pixels")
     args = parser.parse_args()
     model = load_model(args.model)
     print("| volume | corrected | text alone | taught | forest | seconds |")

@@ -14,7 +14,7 @@ from napari_biomedparse.labels.proofread import (
     Change,
     between,
     object_at,
-    recolored,
+    relabeled,
     small_objects,
     smoothed,
     split,
@@ -68,10 +68,10 @@ def test_delete_and_merge_change_the_object_alone() -> None:
     labels = np.zeros((3, 9, 9), np.uint8)
     labels[:, 1:4, 1:4], labels[:, 6:8, 6:8] = 1, 1
     labels[1, 4, 4] = 2
-    deleted = applied(labels, recolored(object_at(labels, (1, 2, 2)), 0))
+    deleted = applied(labels, relabeled(object_at(labels, (1, 2, 2)), 0))
     assert not deleted[:, 1:4, 1:4].any()
     assert deleted.sum() == 3 * 4 + 2
-    merged = applied(labels, recolored(object_at(labels, (1, 4, 4)), 1))
+    merged = applied(labels, relabeled(object_at(labels, (1, 4, 4)), 1))
     assert merged[1, 4, 4] == 1
     assert (merged != labels).sum() == 1
 

@@ -8,7 +8,7 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from napari_biomedparse.labels.shapes import separate_by_shape, split_shape
+from napari_biomedparse.labels.shapes import split_by_shapes, split_shape
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.runs.run import segment_to_folder
@@ -56,13 +56,16 @@ def test_touching_spheres_are_told_apart(
     found = np.zeros(truth.shape, np.int32)
     scratch = np.zeros(truth.shape, np.uint32)
     args = labels, labels * 0, scratch, found
-    count = separate_by_shape(*args, truth.shape, spacing, diameter)
+    count = split_by_shapes(*args, truth.shape, spacing=spacing, diameter=diameter)
     assert count == found.max() == 5
     assert min(overlap(found, truth)) > 0.9
     np.testing.assert_array_equal(found > 0, truth > 0)
     blocks = np.zeros(truth.shape, np.uint32)
     args = labels, labels * 0, scratch, blocks
-    assert separate_by_shape(*args, (7, 11, 13), spacing, diameter, after=9) == 14
+    assert (
+        split_by_shapes(*args, (7, 11, 13), spacing=spacing, diameter=diameter, after=9)
+        == 14
+    )
     pairs = np.unique(np.stack([found[truth > 0], blocks[truth > 0]]), axis=1)
     assert pairs.shape == (2, 5)
     assert blocks[truth > 0].min() == 10
@@ -75,11 +78,11 @@ def test_labels_are_apart_edges_cut_and_crumbs_go() -> None:
     found, scratch = np.zeros(truth.shape, np.int32), np.zeros(truth.shape, np.uint32)
     edges = np.zeros_like(labels)
     arrays = labels, edges, scratch, found
-    assert separate_by_shape(*arrays, truth.shape, (1, 1, 1)) == 5
+    assert split_by_shapes(*arrays, truth.shape, spacing=(1, 1, 1)) == 5
     assert not found[27, 40, 50:52].any()
-    assert separate_by_shape(*arrays, truth.shape, (1, 1, 1), 0.0, 1) == 6
+    assert split_by_shapes(*arrays, truth.shape, 1, spacing=(1, 1, 1)) == 6
     edges[:, :, 40] = 1  # through a sphere
-    assert separate_by_shape(*arrays, truth.shape, (1, 1, 1)) == 6
+    assert split_by_shapes(*arrays, truth.shape, spacing=(1, 1, 1)) == 6
 
 
 def test_a_rod_of_known_diameter_is_not_a_row_of_spheres() -> None:

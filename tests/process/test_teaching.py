@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from discs import discs
 
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import parse_prompts
@@ -31,14 +32,9 @@ CORRECTED = (2, 5)
 
 @pytest.fixture(scope="module")
 def volume() -> np.ndarray:
-    """Dark discs on a bright, noisy ground, and their labels."""
-    rng = np.random.default_rng(0)
-    _, y, x = np.ogrid[:7, :80, :90]
-    found = np.zeros((7, 80, 90), bool)
-    for cy, cx in rng.uniform(12, 68, (7, 2)):
-        found |= np.hypot(y - cy, x - cx) < 6
-    grey = 170 - 70 * found + rng.normal(0, 15, found.shape)
-    return np.stack([grey.clip(0, 255).astype(np.uint8), found.astype(np.uint8)])
+    """Return an image and its labels."""
+    grey, found = discs()
+    return np.stack([grey, found.astype(np.uint8)])
 
 
 @pytest.fixture(scope="module")

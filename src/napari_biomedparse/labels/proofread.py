@@ -47,8 +47,9 @@ def object_at(labels: Any, at: Place, margin: int = 0) -> Found:
     """Find the object of a place, in a box that is grown until it holds all of it.
 
     `labels` are an array, perhaps on disk, that slices can be read from; `margin`
-    voxels around the object are in the box. A VolumeError is raised if there is no
-    object, or one whose box has more than `MOST` voxels.
+    voxels around the object are in the box. `at` is its index, in the order of their
+    axes. A VolumeError is raised if there is no object, or one whose box has more than
+    `MOST` voxels.
     """
     shape: tuple[int, ...] = labels.shape
     at = tuple(int(i) for i in at)
@@ -93,7 +94,7 @@ def object_at(labels: Any, at: Place, margin: int = 0) -> Found:
     return Found(box, whole, _read(labels, box))
 
 
-def recolored(found: Found, value: int) -> Change:
+def relabeled(found: Found, value: int) -> Change:
     """Give an object another value; 0 deletes it."""
     return _change(found, np.where(found.mask, value, found.values))
 
@@ -107,7 +108,7 @@ def without_holes(found: Found) -> Change:
 def smoothed(found: Found, spacing: Sequence[float]) -> Change:
     """Smooth the surface of an object, which does not grow into others.
 
-    Its box needs a `MARGIN`.
+    `spacing` are the sides of a voxel, in any unit. Its box needs a `MARGIN`.
     """
     sigma = [SMOOTHING * min(spacing) / s for s in spacing]
     inside = ndimage.gaussian_filter(found.mask.astype(np.float32), sigma) > 0.5
@@ -120,8 +121,9 @@ def split(
 ) -> Change:
     """Split an object between two places; that of the second one gets the value.
 
-    By a watershed of the distance to its border; with the value 0 a line between the
-    two is removed. A VolumeError is raised for places outside of it.
+    By a watershed of the distance to its border, in the unit of `spacing`, the sides of
+    a voxel; with the value 0 a line between the two is removed. A VolumeError is raised
+    for places outside of it.
     """
     markers, size = np.zeros(found.mask.shape, np.int32), found.mask.shape
     for number, place in enumerate(places, start=1):

@@ -42,8 +42,9 @@ def split_shape(
 ) -> npt.NDArray[np.int32]:
     """Cut a connected mask [Z, Y, X] into objects, numbered from 1.
 
-    `diameter` is that of an object, in the unit of `spacing`; 0 takes the largest
-    sphere within the mask. Objects also end at `edges`, if there are any.
+    `diameter` is that of an object, in the unit of `spacing`, the sides of a voxel; 0
+    takes the largest sphere within the mask. Objects also end at `edges`, which are of
+    the shape of the mask. The result is int32 of that shape.
     """
     mask = np.pad(mask, 1)
     inside = mask if edges is None else mask & ~np.pad(edges, 1)
@@ -57,24 +58,28 @@ def split_shape(
     return np.asarray(found[1:-1, 1:-1, 1:-1], np.int32)
 
 
-def split_shapes(
+def split_by_shapes(
+    labels: ArrayLike,
+    edges: ArrayLike,
+    components: Any,
     instances: Any,
-    edges: ArrayLike | None,
     block: Sequence[int],
-    spacing: Sequence[float],
-    diameter: float = 0.0,
     minimum_size: int = 0,
     *,
-    after: int = 0,
+    after: int | None = None,
+    spacing: Sequence[float],
+    diameter: float = 0.0,
 ) -> int:
-    """Cut connected components into objects by their shape, in place.
+    """Separate objects of a volume by their shape, and at edges where there are any.
 
-    `instances` [Z, Y, X] hold components with numbers above `after`, and then objects
-    that are numbered from there on; `block` is a part that may be held in memory.
-    Objects of fewer than `minimum_size` voxels are removed, by default those that are
-    smaller than `SMALLEST` of the median. For `diameter` and `edges` see `split_shape`.
-    Returns the last number.
+    Arrays [Z, Y, X] and errors are as for `split_blockwise`, `diameter` and `edges` as
+    for `split_shape`. Objects are numbered from the number after `after`, or from 1.
+    Those of fewer than `minimum_size` voxels are removed, with 0 those that are smaller
+    than `SMALLEST` of the median. Returns the last number, or `after` without any.
     """
+    after = after or 0
+    nowhere = np.broadcast_to(np.zeros((), np.uint8), labels.shape)
+    split_blockwise(labels, nowhere, components, instances, block, after=after)
     boxes = _boxes(instances, block, after)
     first = max(boxes, default=after)
     sizes = [0]
@@ -85,8 +90,7 @@ def split_shapes(
             _LOGGER.warning("An object of %d voxels is too large to be cut.", own.size)
             pieces = own.astype(np.int32)
         else:
-            here = None if edges is None else np.asarray(edges[box]) > 0
-            pieces = split_shape(own, spacing, diameter, here)
+            pieces = split_shape(own, spacing, diameter, np.asarray(edges[box]) > 0)
         counts = np.bincount(pieces[own])[1:].tolist()
         values[own] = pieces[own] + (first + len(sizes) - 1)
         instances[box] = values
@@ -100,25 +104,6 @@ def split_shapes(
         values[cut] = numbers[values[cut] - first]
         instances[window] = values
     return after + int(kept.sum())
-
-
-def separate_by_shape(
-    labels: ArrayLike,
-    edges: ArrayLike,
-    components: Any,
-    instances: Any,
-    block: Sequence[int],
-    spacing: Sequence[float],
-    diameter: float = 0.0,
-    minimum_size: int = 0,
-    *,
-    after: int = 0,
-) -> int:
-    """Separate objects by shape and edges; arrays are those of `split_blockwise`."""
-    nowhere = np.broadcast_to(np.zeros((), np.uint8), labels.shape)
-    split_blockwise(labels, nowhere, components, instances, block, after=after)
-    about = spacing, diameter, minimum_size
-    return split_shapes(instances, edges, block, *about, after=after)
 
 
 def _boxes(instances: Any, block: Sequence[int], after: int) -> dict[int, Window]:

@@ -165,8 +165,8 @@ def predict_plan(
             return engine.correct(squares if near is None else near, tokens, found)
 
         whole = predict_slices(plan, one, batch.slices)
+        whole = with_p_values(plan, batch.levels, whole)
         if plan.entries is not None:
-            whole = with_p_values(plan, batch.levels, whole)
             parts = [
                 part._replace(existence=whole.existence.expand_as(part.existence))
                 for part in parts

@@ -107,6 +107,75 @@ def test_slices_between_two_are_filled(bench: Any) -> None:
     assert "Label 5 must be in a slice before" in widget.problem.text()
 
 
+def test_a_correction_is_of_one_time_point(make_napari_viewer: Any, qtbot: Any) -> None:
+    viewer = make_napari_viewer()
+    layer = viewer.add_labels(np.stack([balls(), balls()]), scale=(1, 2, 1, 1))
+    layer.metadata = {METADATA_KEY: {INSTANCE_KEY: 1}}
+    widget = ProofreadWidget(viewer)
+    qtbot.addWidget(widget)
+    widget.reset_choices()
+    widget.tools["Split"].click()
+    press(layer, (1, 5, 12, 12), (1, 6, 12, 27))
+    assert layer.data[1, 6, 12, 27] == 9
+    np.testing.assert_array_equal(layer.data[0], balls())
+    one = balls()
+    one_layer = viewer.add_labels(one, scale=(2, 1, 1), metadata=dict(layer.metadata))
+    widget.reset_choices()
+    widget.labels.value = one_layer
+    press(one_layer, (5, 12, 12), (6, 12, 27))
+    np.testing.assert_array_equal(one_layer.data, layer.data[1])
+
+
+def test_what_cannot_be_edited_is_told(bench: Any) -> None:
+    _, layer, widget = bench
+    before = layer.data.copy()
+    layer.editable = False
+    widget.tools["Delete"].click()
+    press(layer, (5, 12, 12))
+    assert "cannot be edited" in widget.problem.text()
+    widget.small_button.click()
+    np.testing.assert_array_equal(layer.data, before)
+
+
+def test_every_split_gives_a_number_of_its_own_in_a_run_folder_too(
+    make_napari_viewer: Any, qtbot: Any, tmp_path: Path
+) -> None:
+    grey = np.random.default_rng(0).integers(0, 255, (4, 64, 64), np.uint8)
+    segment_to_folder(
+        grey, "liver", tmp_path / "run", "tiny", existence_threshold=0.0,
+        instances=True,
+    )  # fmt: skip
+    viewer = make_napari_viewer()
+    objects = tmp_path / "run" / "instances.ome.zarr"
+    (layer,) = viewer.open(objects, plugin="napari-biomedparse")
+    widget = ProofreadWidget(viewer)
+    qtbot.addWidget(widget)
+    widget.reset_choices()
+    widget.tools["Split"].click()
+    count = len(np.unique(layer.data))
+    for _ in range(2):
+        sizes = np.bincount(np.asarray(layer.data).ravel())
+        sizes[0] = 0
+        places = np.argwhere(np.asarray(layer.data) == sizes.argmax())
+        press(layer, tuple(places[0].tolist()), tuple(places[-1].tolist()))
+        assert not widget.problem.text()
+        count += 1
+        assert len(np.unique(layer.data)) == count
+    layer.data.flush()
+
+
+def test_slices_along_the_slider_are_filled(bench: Any) -> None:
+    viewer, layer, widget = bench
+    layer.data = np.moveaxis(layer.data, 0, 2).copy()
+    layer.data[..., 4:8] = 0
+    viewer.dims.order = (2, 0, 1)
+    viewer.dims.set_current_step(2, 5)
+    layer.selected_label = 7
+    widget.interpolate_button.click()
+    assert not widget.problem.text()
+    assert all((layer.data[..., x] == 7).sum() > 150 for x in range(4, 8))
+
+
 def test_labels_of_a_run_folder_are_corrected_in_it(
     make_napari_viewer: Any, qtbot: Any, tmp_path: Path
 ) -> None:

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 import tifffile
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QApplication, QFileDialog, QLabel, QPushButton
+from qtpy.QtWidgets import (
+    QApplication,
+    QFileDialog,
+    QLabel,
+    QMessageBox,
+    QPushButton,
+)
 from typer.testing import CliRunner
 
 from napari_biomedparse.cli import app
@@ -20,6 +26,7 @@ from napari_biomedparse.viewer.axes import shown_position
 from napari_biomedparse.viewer.layers import METADATA_KEY
 from napari_biomedparse.widgets.segment.run_view import COMMAND, PYTHON
 from napari_biomedparse.widgets.segment.which_slices import ALL_TIMES
+from napari_biomedparse.widgets.shared.form import ask_where
 from napari_biomedparse.widgets.shared.settings import last_values
 
 
@@ -518,6 +525,32 @@ def test_labels_are_saved_from_the_form(desk_that, voxels, tmp_path, monkeypatch
     (saved,) = open_file(tmp_path / "found.tif").labels
     np.testing.assert_array_equal(np.asarray(saved.volume.data), layer.data)
     assert saved.names == {1: "bright things"}
+
+
+def test_a_file_is_not_replaced_by_an_extension_that_is_added(
+    desk_that, tmp_path, monkeypatch
+):
+    parent, kept = desk_that().widget, tmp_path / "found.tif"
+    given = str(tmp_path / "found"), "TIFF (*.tif *.tiff)"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: given)
+    asked = []
+
+    def answer(_, title, text):
+        asked.append((title, text))
+        return answers.pop()
+
+    monkeypatch.setattr(QMessageBox, "question", answer)
+    choices = QMessageBox.StandardButton
+    answers = [choices.Yes, choices.No]
+    assert ask_where(parent, "Save", "found", given[1]) == str(kept)
+    assert not asked
+    kept.write_text("mine")
+    assert ask_where(parent, "Save", "found", given[1]) == ""
+    assert ask_where(parent, "Save", "found", given[1]) == str(kept)
+    assert asked == [("Save", "found.tif already exists. Replace it?")] * 2
+    given = str(kept), given[1]  # the dialog has asked
+    assert ask_where(parent, "Save", "found", given[1]) == str(kept)
+    assert len(asked) == 2
 
 
 def test_layers_saved_beside_each_other_replace_nothing_unasked(

@@ -311,3 +311,19 @@ def test_a_change_is_read_from_the_history_for_every_tool(tool):
     assert (found != before).any()
     np.testing.assert_array_equal(found, layer.data)
     assert written_labels.change_of(object()) is None
+
+
+def test_objects_that_a_person_made_are_of_the_only_prompt_or_unknown():
+    objects = np.zeros((1, *SHAPE), np.int32)
+    objects[0, 1, 2:5, 2:5] = 1
+    for ids, of_new in (((4,), 4), ((4, 6), -1)):
+        shown = Shown(dtype=INT32)
+        owners = np.array([0, ids[-1]])
+        shown.separate(objects, owners, ids)
+        voxels = tuple(map(np.array, ([1, 1, 2], [2, 7, 7], [2, 7, 7])))
+        shown.layer.data_setitem(voxels, np.array([9, 8, 0]))
+        found = shown.written.corrected(ALL, 0, ids)
+        assert sorted(found) == [1]  # where 0 was, 0 is nothing new
+        plane = found[1]
+        assert plane[2, 2] == plane[7, 7] == of_new
+        assert plane[3, 3] == -1  # the machine's

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from discs import discs
 
 from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.process.messages import Learned
@@ -19,17 +20,6 @@ from napari_biomedparse.widgets.training.learning import describe
 
 PROMPT = "nuclei in light-sheet microscopy"
 LONGEST_WAIT = 90_000
-
-
-def discs() -> tuple[np.ndarray, np.ndarray]:
-    """Dark discs on a bright, noisy ground, and where they are."""
-    rng = np.random.default_rng(0)
-    _, y, x = np.ogrid[:7, :80, :90]
-    found = np.zeros((7, 80, 90), bool)
-    for cy, cx in rng.uniform(12, 68, (7, 2)):
-        found |= np.hypot(y - cy, x - cx) < 6
-    grey = 170 - 70 * found + rng.normal(0, 15, found.shape)
-    return grey.clip(0, 255).astype(np.uint8), found
 
 
 def dice(found: np.ndarray, truth: np.ndarray) -> float:
@@ -131,6 +121,22 @@ def test_the_newest_corrections_win_and_nothing_is_learned_unasked(desk: Any) ->
     assert widget.learned.slices == (2, 4)
 
 
+def test_what_was_learned_is_shown_before_a_queued_run(desk: Any) -> None:
+    layer, widget = desk.layer, desk.widget
+    before = np.array(layer.data)
+    desk.viewer.dims.set_current_step(0, 3)
+    correct(layer, 3, desk.truth[3].astype(layer.data.dtype))
+    desk.review.accept_button.click()
+    widget.form.overwrite.value = False
+    widget.start()  # waits
+    assert len(widget.view.queue) == 1
+    desk.wait()
+    assert widget.learned is not None
+    assert dice(np.asarray(layer.data)[5:] > 0, desk.truth[5:]) > 0.8
+    assert dice(before[5:] > 0, desk.truth[5:]) < 0.5
+    assert len(widget.view.queue) == 0
+
+
 def test_labels_of_another_kind_do_not_offer_to_learn(desk: Any) -> None:
     assert desk.widget.can_teach(desk.layer)
     assert not desk.widget.can_teach(None)
@@ -151,6 +157,7 @@ def test_the_next_slice_is_the_one_in_most_doubt() -> None:
     assert most_doubtful(doubt, ()) == 1
     assert most_doubtful(doubt, (1, 9)) == 3
     assert most_doubtful(doubt, (0, 1, 3)) is None
+    assert most_doubtful(np.full_like(doubt, np.nan), ()) is None
 
 
 def test_what_did_not_help_is_said() -> None:

@@ -9,32 +9,36 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from magicgui.widgets import SpinBox
 from napari.layers import Labels
-from qtpy.QtWidgets import QButtonGroup
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
 from napari_biomedparse.errors import VolumeError
+from napari_biomedparse.labels.blockwise import Inner
 from napari_biomedparse.labels.proofread import (
     MARGIN,
     Change,
+    Found,
     between,
     object_at,
-    recolored,
+    relabeled,
     small_objects,
     smoothed,
     split,
     without_holes,
 )
-from napari_biomedparse.viewer.axes import shown_position
+from napari_biomedparse.viewer.axes import find_labels, shown_position
 from napari_biomedparse.viewer.layers import known_of
 from napari_biomedparse.widgets.shared.docks import Dock
 from napari_biomedparse.widgets.shared.form import LayerChoice, form_of
 from napari_biomedparse.widgets.shared.parts import button, column, row
+from napari_biomedparse.widgets.shared.position import slider_axis
 
 if TYPE_CHECKING:
     from napari import Viewer
     from qtpy.QtWidgets import QPushButton
 
 Place = tuple[int, ...]
+MOST_READ = 2**31
+"""Voxels on disk that are read to find a free object number."""
 
 
 class ProofreadWidget(Dock):
@@ -52,8 +56,6 @@ class ProofreadWidget(Dock):
             label="Labels",
             tooltip="The labels to correct. Follows the selected layer.",
         )
-        self._group = QButtonGroup(self)
-        self._group.setExclusive(False)
         self._first: Place | None = None
         self._watched: Labels | None = None
         tools: list[tuple[str, str, Callable[[Labels, Place], None]]] = [
@@ -71,7 +73,6 @@ class ProofreadWidget(Dock):
             made = button(name, f"{tip} Ctrl+Z undoes it.")
             made.setCheckable(True)
             made.toggled.connect(partial(self._on_toggled, name))
-            self._group.addButton(made)
             self.tools[name], self._does[name] = made, do
         self.interpolate_button = button(
             "Interpolate",
@@ -119,10 +120,7 @@ class ProofreadWidget(Dock):
             return
         self.problem.tell("")
         with self.problem.shown():
-            if layer.multiscale:
-                raise VolumeError(
-                    "A pyramid cannot be corrected: open its labels alone."
-                )
+            _check(layer)
             self._does[chosen[0]](layer, at)
 
     def interpolate(self) -> None:
@@ -132,26 +130,39 @@ class ProofreadWidget(Dock):
             return
         self.problem.tell("")
         with self.problem.shown():
-            axis = layer.ndim - 3
-            at, value = shown_position(layer, self._viewer.dims), layer.selected_label
-            below, above = (self._nearest(layer, at, step) for step in (-1, 1))
+            _check(layer)
+            dims, value = self._viewer.dims, layer.selected_label
+            axis, at = slider_axis(layer, dims), list(shown_position(layer, dims))
+            plane: list[Any] = [
+                slice(None) if i - layer.ndim + dims.ndim in dims.displayed else place
+                for i, place in enumerate(at)
+            ]
+            below, above = (
+                find_labels(layer.data, [*plane[:axis], at[axis], *plane[axis + 1 :]],
+                            axis, step, value)
+                for step in (-1, 1)
+            )  # fmt: skip
             if below is None or above is None:
                 raise VolumeError(
                     f"Label {value} must be in a slice before and one after this one: "
                     "paint it there, and select it."
                 )
-            voxels, values = [], []
-            planes = (self._plane(layer, at, z) for z in (below, above))
-            first, second = (plane == value for plane in planes)
+
+            def values_at(z: int) -> Any:
+                where = (*plane[:axis], z, *plane[axis + 1 :])
+                return np.asarray(layer.data[where])
+
+            first, second = values_at(below) == value, values_at(above) == value
+            voxels = []
             masks = between(first, second, above - below - 1)
             for z, mask in enumerate(masks, start=below + 1):
-                new = mask & (self._plane(layer, at, z) == 0)
-                here = np.nonzero(new)
-                fixed = [np.full(len(here[0]), i) for i in (*at[:axis], z)]
-                voxels.append([*fixed, *here])
-                values.append(np.full(len(here[0]), value))
+                found = iter(np.nonzero(mask & (values_at(z) == 0)))
+                index = [*plane[:axis], z, *plane[axis + 1 :]]
+                here = [next(found) if isinstance(i, slice) else i for i in index]
+                voxels.append(np.broadcast_arrays(*here))
             where = tuple(np.concatenate(part) for part in zip(*voxels, strict=True))
-            self._apply(layer, Change(where, np.concatenate(values)), "Interpolated")
+            change = Change(where, np.full(len(where[0]), value))
+            self._apply(layer, change, "Interpolated")
 
     def remove_small(self) -> None:
         """Remove small objects of labels in memory."""
@@ -160,35 +171,37 @@ class ProofreadWidget(Dock):
             return
         self.problem.tell("")
         with self.problem.shown():
+            _check(layer)
             if not isinstance(layer.data, np.ndarray):
                 raise VolumeError(
-                    "Small objects are removed of labels in memory. Run the image "
-                    "again with another Minimum size."
+                    "Small objects can be removed only from labels in memory. Run the "
+                    "image again with another Minimum size."
                 )
             self._apply(
                 layer, small_objects(layer.data, self.smallest.value), "Removed"
             )
 
     def _delete(self, layer: Labels, at: Place) -> None:
-        self._apply(layer, recolored(object_at(layer.data, at), 0), "Deleted")
+        self._apply(layer, relabeled(_object_at(layer, at), 0), "Deleted", at)
 
     def _fill(self, layer: Labels, at: Place) -> None:
-        self._apply(layer, without_holes(object_at(layer.data, at)), "Filled")
+        self._apply(layer, without_holes(_object_at(layer, at)), "Filled", at)
 
     def _smooth(self, layer: Labels, at: Place) -> None:
-        found = object_at(layer.data, at, MARGIN)
-        self._apply(layer, smoothed(found, _spacing(layer)), "Smoothed")
+        found = _object_at(layer, at, MARGIN)
+        self._apply(layer, smoothed(found, _spacing(layer)), "Smoothed", at)
 
     def _merge(self, layer: Labels, first: Place, second: Place) -> None:
         value = int(np.asarray(layer.data[first]))
-        object_at(layer.data, first)  # else there is nothing to merge with
-        self._apply(layer, recolored(object_at(layer.data, second), value), "Merged")
+        _object_at(layer, first)  # else there is nothing to merge with
+        found = _object_at(layer, second)
+        self._apply(layer, relabeled(found, value), "Merged", second)
 
     def _split(self, layer: Labels, first: Place, second: Place) -> None:
         value = _next_number(layer) if known_of(layer).get(INSTANCE_KEY) else 0
-        found = object_at(layer.data, first)
-        change = split(found, (first, second), _spacing(layer), value)
-        self._apply(layer, change, "Split")
+        inner = [at[-3:] for at in (first, second)]
+        change = split(_object_at(layer, first), inner, _spacing(layer), value)
+        self._apply(layer, change, "Split", first)
 
     def _with_two(
         self, do: Callable[[Labels, Place, Place], None], layer: Labels, at: Place
@@ -196,32 +209,20 @@ class ProofreadWidget(Dock):
         """Wait for a second click."""
         first, self._first = self._first, None
         if first is None:
-            object_at(layer.data, at)
+            _object_at(layer, at)
             self._first = at
             self.status.setText("Now click the second place.")
         else:
             do(layer, first, at)
 
-    def _apply(self, layer: Labels, change: Change, done: str) -> None:
-        """Change voxels as one stroke."""
+    def _apply(self, layer: Labels, change: Change, done: str, at: Place = ()) -> None:
+        """Change voxels as one stroke; those of a volume are at a place in time."""
         count = len(change.values)
         if count:
+            before = [np.full(count, i) for i in at[: len(at) - len(change.voxels)]]
             values = change.values.astype(layer.data.dtype)
-            layer.data_setitem(change.voxels, values)
+            layer.data_setitem((*before, *change.voxels), values)
         self.status.setText(f"{done}: {count:,} voxels changed.")
-
-    def _nearest(self, layer: Labels, at: Place, step: int) -> int | None:
-        """Return the nearest slice with the selected label, before or after a place."""
-        axis = layer.ndim - 3
-        stop = layer.data.shape[axis] if step > 0 else -1
-        slices = range(at[axis] + step, stop, step)
-        value = layer.selected_label
-        return next(
-            (z for z in slices if (self._plane(layer, at, z) == value).any()), None
-        )
-
-    def _plane(self, layer: Labels, at: Place, z: int) -> Any:
-        return np.asarray(layer.data[(*at[: layer.ndim - 3], z)])
 
     def _on_toggled(self, name: str, on: bool) -> None:
         self._first = None
@@ -255,14 +256,31 @@ class ProofreadWidget(Dock):
             self.click(tuple(place.tolist()))
 
 
+def _check(layer: Labels) -> None:
+    """Refuse layers whose voxels cannot be changed now."""
+    if layer.multiscale or not layer.editable:
+        raise VolumeError(
+            "These labels cannot be edited: they are shown as a pyramid, or a run is "
+            "writing them."
+        )
+
+
+def _object_at(layer: Labels, at: Place, margin: int = 0) -> Found:
+    """Find an object of one time point."""
+    return object_at(Inner(layer.data, at[:-3]), at[-3:], margin)
+
+
 def _spacing(layer: Labels) -> tuple[float, ...]:
-    return tuple(abs(float(s)) for s in layer.scale)
+    return tuple(abs(float(s)) for s in layer.scale[-3:])
 
 
 def _next_number(layer: Labels) -> int:
     """Return a number that no object has."""
-    known = layer.features.get("index")
-    highest = 0 if known is None or not len(known) else int(known.max())
     if isinstance(layer.data, np.ndarray):
-        highest = max(highest, int(layer.data.max()))
-    return highest + 1
+        return int(layer.data.max()) + 1
+    if layer.data.size > MOST_READ:
+        raise VolumeError(
+            "These labels are too many to look for a free object number. Paint the "
+            "second part with a new label instead."
+        )
+    return max(int(np.asarray(plane).max()) for plane in layer.data) + 1

@@ -82,6 +82,9 @@ def most_doubtful(
     What is expected to be wrong of each prompt counts by its mean, so that a rare
     target has the weight of a frequent one. NaN is unknown.
     """
-    weighed = (doubt / np.maximum(np.nanmean(doubt, axis=1), 1e-9)[:, None]).sum(axis=0)
-    weighed[[at for at in accepted if 0 <= at < len(weighed)]] = np.nan
-    return int(np.nanargmax(weighed)) if np.isfinite(weighed).any() else None
+    known = np.flatnonzero(np.isfinite(doubt).all(axis=0))
+    left = known[~np.isin(known, list(accepted))]
+    if not len(left):
+        return None
+    usual = doubt[:, known].mean(axis=1, keepdims=True)
+    return int(left[(doubt[:, left] / np.maximum(usual, 1e-9)).sum(axis=0).argmax()])

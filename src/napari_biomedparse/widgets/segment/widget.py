@@ -360,15 +360,15 @@ class SegmentWidget(QWidget):
     def _on_finished(self) -> None:
         ended, self.run = self.run, None
         self.view.save_button.setEnabled(self._last is not None)
+        again, self._teach_after = self._teach_after, False
+        if again:
+            self.teach()
+        elif isinstance(ended, Teaching) and ended.learned:
+            self.learned = ended.learned
+            self._use_model(str(ended.learned.path))
         while self.run is None and len(self.view.queue):
             request = self.view.queue.take()
             self._begin(partial(self._runs.run, request, self._front(request)))
-        again, self._teach_after = self._teach_after, False
-        if self.run is None and again:
-            self.teach()
-        elif self.run is None and isinstance(ended, Teaching) and ended.learned:
-            self.learned = ended.learned
-            self._use_model(str(ended.learned.path))
         self.taught_changed.emit()
         if self.run is None:
             self._preview.hold(False)

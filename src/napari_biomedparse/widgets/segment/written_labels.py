@@ -144,17 +144,18 @@ class WrittenLabels:
             self._notice(...)
             arrays = self.labels, self._locked | self._mine
             labels, known = (np.moveaxis(a[where][0], axis, 0) for a in arrays)
-            owners = np.arange(max(ids) + 1)
-            if self._numbered:
+            owners, other = np.arange(max(ids) + 1), -1
+            if self._numbered:  # objects that a person made may be of any prompt
                 owners = np.array(self._owners, np.int64)
-                owners[owners == 0] = -1 if len(ids) > 1 else ids[0]
+                other = -1 if len(ids) > 1 else ids[0]
+                owners[owners == 0] = other
                 owners[:1] = 0
             found = {}
             for at in np.flatnonzero(known.any(axis=(1, 2))).tolist():
                 plane = labels[at].astype(np.int64)
-                inside = known[at] & (plane < len(owners))
-                values = owners[np.where(inside, plane, 0)]
-                found[at] = np.where(inside, values, -1).astype(np.int32)
+                inside = plane < len(owners)
+                values = np.where(inside, owners[np.where(inside, plane, 0)], other)
+                found[at] = np.where(known[at], values, -1).astype(np.int32)
             return found
 
     def end(self) -> None:

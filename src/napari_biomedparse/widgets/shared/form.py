@@ -30,6 +30,7 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QFormLayout,
     QLabel,
+    QMessageBox,
     QShortcut,
     QWidget,
 )
@@ -204,12 +205,23 @@ SAVE_FILTERS = (
 
 
 def ask_where(parent: QWidget, title: str, name: str, filters: str) -> str:
-    """Ask for a file name and propose one; a missing extension is added."""
+    """Ask for a file name and propose one; a missing extension is added.
+
+    The dialog asks before a file is replaced, and so does this if the extension makes
+    it another file.
+    """
     proposed = re.sub(r"[^\w.-]+", "_", name).strip("_")
     path, chosen = QFileDialog.getSaveFileName(parent, title, proposed, filters)
     ending = chosen.partition("(*")[2].partition(")")[0].split(" ")[0]
     known = re.findall(r"\*(\.[\w.]+)", filters)
-    return path if not path or path.lower().endswith(tuple(known)) else path + ending
+    if not path or path.lower().endswith(tuple(known)):
+        return path
+    whole = path + ending
+    if not Path(whole).exists():
+        return whole
+    yes = QMessageBox.StandardButton.Yes
+    asked = f"{Path(whole).name} already exists. Replace it?"
+    return whole if QMessageBox.question(parent, title, asked) == yes else ""
 
 
 def files_of_images(viewer: Viewer) -> list[str | None]:

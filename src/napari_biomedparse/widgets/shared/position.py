@@ -13,6 +13,7 @@ from napari_biomedparse.viewer.axes import find_labels, show_position, shown_pos
 
 if TYPE_CHECKING:
     from napari import Viewer
+    from napari.components import Dims
     from napari.layers import Image
     from napari.utils.events import Event
 
@@ -86,6 +87,13 @@ def go_to_labels(viewer: Viewer, step: int) -> None:
         layer.selected_label if layer.show_selected_label else None,
         _connect={"returned": show},
     )
+
+
+def slider_axis(layer: Labels, dims: Dims) -> int:
+    """Return the layer's axis whose slices a slider shows; 0 of a single image."""
+    if layer.ndim == 2:
+        return 0
+    return max(int(dims.order[-3:][0]) - int(dims.ndim - layer.ndim), 0)
 
 
 def _labels_layer(viewer: Viewer) -> Labels | None:

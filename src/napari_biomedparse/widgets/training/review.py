@@ -19,6 +19,7 @@ from napari_biomedparse.widgets.shared.form import (
     form_of,
 )
 from napari_biomedparse.widgets.shared.parts import button, column, row
+from napari_biomedparse.widgets.shared.position import slider_axis
 from napari_biomedparse.widgets.training.labelled import Labelled, LabelledForm
 from napari_biomedparse.widgets.training.learning import LearningPanel
 from napari_biomedparse.widgets.training.review_strip import (
@@ -196,10 +197,7 @@ class ReviewWidget(Dock):
 
     def _axis(self, layer: Labels) -> int:
         """Return the layer's axis along which the viewer's slider moves."""
-        if layer.ndim == 2:
-            return 0
-        shown = self._viewer.dims.order[-3:][0] - (self._viewer.dims.ndim - layer.ndim)
-        return max(int(shown), 0)
+        return slider_axis(layer, self._viewer.dims)
 
     def _current(self) -> int:
         layer = self._layer()
