@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import dask.array as da
 import numpy as np
 import pytest
 
+from napari_biomedparse.data.options import SegmentOptions
+from napari_biomedparse.data.volume import volume_of
 from napari_biomedparse.labels.shapes import split_by_shapes, split_shape
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
+from napari_biomedparse.pipeline.plan import plan_run
 from napari_biomedparse.pipeline.segment import segment
 from napari_biomedparse.runs.run import segment_to_folder
 
@@ -69,6 +73,40 @@ def test_touching_spheres_are_told_apart(
     pairs = np.unique(np.stack([found[truth > 0], blocks[truth > 0]]), axis=1)
     assert pairs.shape == (2, 5)
     assert blocks[truth > 0].min() == 10
+
+
+def test_unknown_voxels_are_as_long_as_their_objects_suggest(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    truth = np.pad(spheres((2.0, 1.0, 1.0)), 1)
+    labels, found = (truth > 0).astype(np.uint8), np.zeros(truth.shape, np.int32)
+    scratch = np.zeros(truth.shape, np.uint32)
+    args = labels, labels * 0, scratch, found
+    assert split_by_shapes(*args, truth.shape, spacing=None) == 5
+    assert min(overlap(found, truth)) > 0.9
+    (said,) = caplog.messages
+    assert "voxel size is not known" in said
+    ratio = float(said.split("were ")[1].split(" times")[0])
+    assert ratio == pytest.approx(2.0, rel=0.05)
+    blocks = np.zeros(truth.shape, np.uint32)
+    args = labels, labels * 0, scratch, blocks
+    assert split_by_shapes(*args, (5, 9, 60), spacing=None) == 5
+    np.testing.assert_array_equal(blocks, found)
+    assert caplog.messages[-1] == said
+
+
+@pytest.mark.parametrize(("side", "told"), [(1.0, True), (2.0, False)])
+def test_a_layers_scale_is_a_voxel_size(
+    tiny_model: BiomedParse, side: float, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = replace(volume_of(np.zeros((3, 32, 32))), spacing=(side, 1.0, 1.0))
+    options = SegmentOptions(instances=True, separate_by="shape")
+    plan = plan_run(image, "nuclei", options, config=tiny_model.config)
+    truth = np.pad(spheres((2.0, 1.0, 1.0)), 1)
+    labels, found = (truth > 0).astype(np.uint8), np.zeros(truth.shape, np.int32)
+    scratch = np.zeros(truth.shape, np.uint32)
+    plan.divide(labels, labels * 0, scratch, found, truth.shape)
+    assert bool(caplog.messages) is told
 
 
 def test_labels_are_apart_edges_cut_and_crumbs_go() -> None:

@@ -31,7 +31,9 @@ from napari_biomedparse.process.messages import (
     Recognized,
     SegmentRequest,
     Status,
+    Warned,
 )
+from napari_biomedparse.samples import TITLES, make_phantom
 
 PROMPTS = parse_prompts(["nuclei", "mitochondria in electron microscopy"])
 
@@ -78,6 +80,18 @@ def test_labels_and_scores_are_those_of_python(session, grey, kind):
         "device": None,
     }
     assert "become 0 to 255" in plan.parameters["intensity"]
+
+
+def test_what_is_not_known_of_the_voxels_is_told(session):
+    grey = np.asarray(make_phantom("light-sheet", 7, targets=("nuclei",)).volume.data)
+    options = SegmentOptions(instances=True, separate_by="shape")
+    how = {"model": "demo", "prompts": parse_prompts([TITLES["nuclei"]])}
+    events = run(session, grey, options, **how)
+    (warned,) = [event for event in events if isinstance(event, Warned)]
+    assert "The voxel size is not known" in warned.text
+    (objects,) = [event for event in events if isinstance(event, Instances)]
+    expected = segment(grey, TITLES["nuclei"], "demo", options, device="cpu")
+    np.testing.assert_array_equal(objects.labels, expected.instances)
 
 
 def test_objects_come_last_with_their_owners(session, grey):

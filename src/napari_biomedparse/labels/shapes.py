@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,9 @@ SMALLEST = 0.25
 """Share of the median size that an object has at least, unless a size is given."""
 LARGEST = 2**28
 """Voxels of a bounding box up to which a component is cut."""
+MEASURED, FEWEST, LEAST = 1000, 3, 30
+"""Components that are looked at for the proportions of a voxel, and how many objects
+of how many voxels tell them."""
 
 
 def split_shape(
@@ -67,21 +71,25 @@ def split_by_shapes(
     minimum_size: int = 0,
     *,
     after: int | None = None,
-    spacing: Sequence[float],
+    spacing: Sequence[float] | None,
     diameter: float = 0.0,
 ) -> int:
     """Separate objects of a volume by their shape, and at edges where there are any.
 
     Arrays [Z, Y, X] and errors are as for `split_blockwise`, `diameter` and `edges` as
-    for `split_shape`. Objects are numbered from the number after `after`, or from 1.
-    Those of fewer than `minimum_size` voxels are removed, with 0 those that are smaller
-    than `SMALLEST` of the median. Returns the last number, or `after` without any.
+    for `split_shape`. Without a `spacing`, voxels are taken to be so much longer along
+    the first axis that objects are as long as wide, and a warning says so. Objects are
+    numbered from the number after `after`, or from 1. Those of fewer than
+    `minimum_size` voxels are removed, with 0 those that are smaller than `SMALLEST` of
+    the median. Returns the last number, or `after` without any.
     """
     after = after or 0
     nowhere = np.broadcast_to(np.zeros((), np.uint8), labels.shape)
     split_blockwise(labels, nowhere, components, instances, block, after=after)
     boxes = _boxes(instances, block, after)
     first = max(boxes, default=after)
+    if spacing is None:
+        spacing = (_proportion(instances, edges, boxes, diameter), 1.0, 1.0)
     sizes = [0]
     for number, box in boxes.items():
         values = np.asarray(instances[box])
@@ -104,6 +112,42 @@ def split_by_shapes(
         values[cut] = numbers[values[cut] - first]
         instances[window] = values
     return after + int(kept.sum())
+
+
+def _proportion(
+    instances: Any, edges: ArrayLike, boxes: dict[int, Window], diameter: float
+) -> float:
+    """Return how much longer than wide voxels are if objects are as long as wide.
+
+    The median over objects inside of the volume, each measured by the standard
+    deviations of its voxels' places along the three axes.
+    """
+    found = []
+    for number, box in islice(boxes.items(), MEASURED):
+        own = np.asarray(instances[box]) == number
+        if own.size > LARGEST:
+            continue
+        pieces = split_shape(own, (1, 1, 1), diameter, np.asarray(edges[box]) > 0)
+        for index, part in enumerate(ndimage.find_objects(pieces), start=1):
+            ends = zip(box, part, instances.shape, strict=True)
+            inside = all(
+                whole.start + own.start > 0 and whole.start + own.stop < size
+                for whole, own, size in ends
+            )
+            places = np.nonzero(pieces[part] == index)
+            if inside and len(places[0]) >= LEAST:
+                long, *wide = (float(at.var()) + 1 / 12 for at in places)
+                found.append(math.sqrt(math.sqrt(math.prod(wide)) / long))
+    if len(found) < FEWEST:
+        return 1.0
+    ratio = round(float(np.median(found)), 2)
+    _LOGGER.warning(
+        "The voxel size is not known. Objects are separated as if voxels were %g times "
+        "as long along the first axis as along the others, as their shapes suggest. "
+        "Give the voxel size if you know it.",
+        ratio,
+    )
+    return ratio
 
 
 def _boxes(instances: Any, block: Sequence[int], after: int) -> dict[int, Window]:

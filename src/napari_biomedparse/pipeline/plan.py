@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -29,7 +30,10 @@ from napari_biomedparse.data.volume import (
 )
 from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.io import open_image, open_volume
+from napari_biomedparse.io.formats.units import PIXEL
+from napari_biomedparse.labels.blockwise import split_blockwise
 from napari_biomedparse.labels.likeness import Entry, find_entries
+from napari_biomedparse.labels.shapes import split_by_shapes
 from napari_biomedparse.networks.blocks.tokenizer import refuse_equal, tokenize
 from napari_biomedparse.slicing.geometry import SliceGeometry, TileGrid
 from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
@@ -83,6 +87,16 @@ class RunPlan:
     def by_slices(self) -> bool:
         """Whether each slice has objects of its own."""
         return self.by_shape and (self.geometry.alone or self.volume.flat)
+
+    @property
+    def divide(self) -> Callable[..., int]:
+        """What separates objects, like `split_blockwise`."""
+        if not self.by_shape:
+            return split_blockwise
+        sides, units = self.volume.spacing[:3], self.volume.units[:3]
+        known = set(units) != {PIXEL} or set(sides) != {1.0}
+        spacing, diameter = sides if known else None, self.options.diameter
+        return partial(split_by_shapes, spacing=spacing, diameter=diameter)
 
     @property
     def edge_threshold(self) -> float:

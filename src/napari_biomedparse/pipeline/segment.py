@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any, Unpack
 from uuid import uuid4
@@ -26,9 +25,8 @@ from napari_biomedparse.engine.devices import check_not_forked
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.io import open_volume
 from napari_biomedparse.io.durable import scratching, temporary_array
-from napari_biomedparse.labels.blockwise import Inner, block_shape, split_blockwise
+from napari_biomedparse.labels.blockwise import Inner, block_shape
 from napari_biomedparse.labels.instances import OwnerTally, split_instances
-from napari_biomedparse.labels.shapes import split_by_shapes
 from napari_biomedparse.labels.watershed import split_slices
 from napari_biomedparse.networks.network import Network
 from napari_biomedparse.networks.weights import (
@@ -368,15 +366,11 @@ class Collector:
                 chunks = edges.chunks[-3:]
                 block = block_shape(chunks, shape)
                 components = temporary_array(shape, chunks, np.dtype(np.uint32))
-            divide: Any = split_blockwise
-            if by_shape:
-                about = self._plan.volume.spacing[:3], self._plan.options.diameter
-                divide = partial(split_by_shapes, spacing=about[0], diameter=about[1])
             with scratching():
                 for prompt in np.ndindex(edges.shape[:-3]):  # of separate labels
                     parts = Inner(labels, at + prompt), Inner(edges, prompt), components
                     target = Inner(instances, at + prompt)
-                    count = divide(*parts, target, block, size, after=count)
+                    count = self._plan.divide(*parts, target, block, size, after=count)
         scores = self._existence[:, at[0] if at else 0]
         tally = OwnerTally(count, self._plan.prompts.ids, scores, axis)
         for start in range(0, shape[axis], thickness):

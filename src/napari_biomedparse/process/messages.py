@@ -192,6 +192,11 @@ class Status:
 
 
 @dataclass(frozen=True)
+class Warned(Status):
+    """What users should know of the result: a warning that was logged."""
+
+
+@dataclass(frozen=True)
 class Planned:
     """What is about to be computed, reported before the first slice."""
 
@@ -289,6 +294,7 @@ Request = (
 Control = LookAt | Retune | Cancel | Slab
 _SegmentEvent = (
     Status
+    | Warned
     | Planned
     | SegmentedSlices
     | Previewed

@@ -33,6 +33,7 @@ from napari_biomedparse.process.messages import (
     Slab,
     VolumeRequest,
     Voxels,
+    Warned,
 )
 
 if TYPE_CHECKING:
@@ -143,10 +144,28 @@ def serve(channel: Channel, work: Work, *, on_end: Callable[[], None]) -> None:
         del runs[run.number]
 
 
+class _Warnings(logging.Handler):
+    """Sends what the package warns of, each text once a run."""
+
+    def __init__(self, run: WorkerRun) -> None:
+        super().__init__(logging.WARNING)
+        self._run, self._sent = run, set[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a warning; errors end the run, and are sent then."""
+        text = self.format(record)
+        if record.levelno == logging.WARNING and text not in self._sent:
+            self._sent.add(text)
+            self._run.send(Warned(text))
+
+
 def _outcome(run: WorkerRun, work: Work) -> Done | Failed:
     """Do one run and return how it ended."""
     if run.cancelled:
         return Done()
+    warnings = _Warnings(run)
+    package = logging.getLogger(__name__.partition(".")[0])
+    package.addHandler(warnings)
     try:
         with contextlib.closing(work(run)) as steps:
             for _ in steps:
@@ -166,6 +185,8 @@ def _outcome(run: WorkerRun, work: Work) -> Done | Failed:
                     "most likely a bug in napari-biomedparse; please report it."
                 )
             )
+    finally:
+        package.removeHandler(warnings)
     return Done()
 
 

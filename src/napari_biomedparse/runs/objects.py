@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari_biomedparse.data.results import Owners
 from napari_biomedparse.io.durable import writing
 from napari_biomedparse.io.formats.ome_labels import LabelStore, create_labels
-from napari_biomedparse.labels.blockwise import block_shape, scratch, split_blockwise
+from napari_biomedparse.labels.blockwise import block_shape, scratch
 from napari_biomedparse.labels.instances import OwnerTally
-from napari_biomedparse.labels.shapes import split_by_shapes
 from napari_biomedparse.labels.watershed import split_slices
 from napari_biomedparse.runs.folder import (
     COMPONENTS,
@@ -54,11 +52,7 @@ def write_objects(
         else:
             components = scratch(folder / COMPONENTS, layout.shape, chunks)
             block = block_shape(chunks, layout.shape)
-            divide: Any = split_blockwise
-            if plan.by_shape:
-                about = plan.volume.spacing[:3], plan.options.diameter
-                divide = partial(split_by_shapes, spacing=about[0], diameter=about[1])
-            count = divide(labels, edges, components, store, block, size)
+            count = plan.divide(labels, edges, components, store, block, size)
         finest = 0 if store.journal.end else 1  # what a person changed goes on top
         scores = manifest.with_blocks(blocks).existence
         scores = scores[:, 0] if scores.ndim == 3 else scores  # of a consensus

@@ -21,6 +21,7 @@ from napari_biomedparse.process.messages import (
     Planned,
     Recognized,
     Status,
+    Warned,
 )
 from napari_biomedparse.report.findings import (
     TimeLeft,
@@ -192,7 +193,9 @@ class LiveRun(QObject):
                 self._soon.start()
 
     def _take(self, step: Step) -> None:
-        if isinstance(step, Status):
+        if isinstance(step, Warned):
+            show_warning(step.text)
+        elif isinstance(step, Status):
             self._view.say(step.text)
         elif isinstance(step, Planned):
             self._on_planned(step)
