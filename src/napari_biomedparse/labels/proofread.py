@@ -7,6 +7,7 @@ functions return where they change, and to what.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -155,6 +156,61 @@ def between(
     return [(1 - share) * start + share * stop > 0 for share in shares]
 
 
+def all_but_largest(labels: npt.NDArray[Any], value: int) -> Change:
+    """Find the pieces of a value in labels in memory, except the largest, to remove."""
+    parts, _ = ndimage.label(labels == value)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    return _removed((parts > 0) & (parts != sizes.argmax()))
+
+
+def sizes_of(labels: Any) -> dict[int, int]:
+    """Count the voxels of each label, plane after plane along the first axis."""
+    found = Counter[int]()
+    for plane in labels:
+        values, counts = np.unique(np.asarray(plane), return_counts=True)
+        found.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    del found[0]
+    return dict(found)
+
+
+def place_of(labels: Any, value: int) -> tuple[int, ...] | None:
+    """Return a voxel of a label, in the plane along the first axis with most of it."""
+    most, place = 0, None
+    for at, plane in enumerate(labels):
+        voxels = np.argwhere(np.asarray(plane) == value)
+        if len(voxels) > most:
+            middle = np.abs(voxels - voxels.mean(axis=0)).sum(axis=1).argmin()
+            most, place = len(voxels), (at, *voxels[middle].tolist())
+    return place
+
+
+def with_border(found: Found) -> tuple[npt.NDArray[np.intp], ...]:
+    """Return the voxels of an object, and of the background that it touches.
+
+    As an index of the whole labels. Its box needs a `MARGIN`.
+    """
+    border = ndimage.binary_dilation(found.mask) & (found.values == 0)
+    return _whole(found, np.nonzero(found.mask | border))
+
+
+def returned(
+    labels: Any, number: int, box: Box, mask: Any, new: npt.NDArray[np.bool_]
+) -> Change:
+    """Give an object the voxels that somebody corrected elsewhere.
+
+    It had the voxels of `mask` in a box; it gets those of `new`, which is as large as
+    `labels`, where nothing else is.
+    """
+    old = np.zeros(new.shape, bool)
+    old[box] = mask
+    gone, come = np.nonzero(old & ~new), np.nonzero(new & ~old)
+    voxels = tuple(np.concatenate(both) for both in zip(gone, come, strict=True))
+    values = np.repeat([0, number], [len(gone[0]), len(come[0])])
+    kept = np.asarray(labels[voxels]) == number - values
+    return Change(tuple(axis[kept] for axis in voxels), values[kept])
+
+
 def small_objects(labels: npt.NDArray[Any], size: int) -> Change:
     """Find all objects of fewer than `size` voxels in labels in memory, to remove."""
     voxels = np.zeros(labels.shape, bool)
@@ -163,6 +219,10 @@ def small_objects(labels: npt.NDArray[Any], size: int) -> Change:
         few = np.asarray(np.bincount(parts.ravel()) < size)
         few[0] = False
         voxels |= few[parts]
+    return _removed(voxels)
+
+
+def _removed(voxels: npt.NDArray[np.bool_]) -> Change:
     found = np.nonzero(voxels)
     return Change(found, np.zeros(len(found[0]), np.int64))
 
@@ -178,5 +238,11 @@ def _read(labels: Any, box: Box) -> npt.NDArray[Any]:
 def _change(found: Found, values: npt.NDArray[Any]) -> Change:
     """Return what differs from the box's own values."""
     here = np.nonzero(values != found.values)
-    voxels = tuple(i + b.start for i, b in zip(here, found.box, strict=True))
-    return Change(voxels, values[here].astype(np.int64))
+    return Change(_whole(found, here), values[here].astype(np.int64))
+
+
+def _whole(
+    found: Found, here: tuple[npt.NDArray[np.intp], ...]
+) -> tuple[npt.NDArray[np.intp], ...]:
+    """Return places in the box as places in the whole labels."""
+    return tuple(i + b.start for i, b in zip(here, found.box, strict=True))

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
 from napari_biomedparse.runs.run import segment_to_folder
 from napari_biomedparse.viewer.layers import METADATA_KEY
 from napari_biomedparse.widgets.proofread.widget import ProofreadWidget
+from napari_biomedparse.widgets.segment.written_labels import WrittenLabels
 
 
 def balls() -> np.ndarray:
@@ -199,3 +201,101 @@ def test_labels_of_a_run_folder_are_corrected_in_it(
     layer.undo()
     np.testing.assert_array_equal(np.asarray(layer.data), before)
     layer.data.flush()
+
+
+def test_next_goes_from_object_to_object_and_skips_accepted_ones(bench: Any) -> None:
+    viewer, layer, widget = bench
+    layer.data[6, 3, 30:36] = 9
+    widget.next_button.click()
+    assert layer.selected_label == 8
+    assert viewer.dims.current_step[0] == 1
+    widget.next_button.click()
+    assert layer.selected_label == 9
+    assert viewer.dims.current_step[0] == 6
+    widget.tools["Accept"].click()
+    press(layer, (6, 3, 33))
+    assert "Accepted object 9" in widget.status.text()
+    widget.order.value = "largest"
+    seen = []
+    for _ in range(2):
+        widget.next_button.click()
+        seen.append(layer.selected_label)
+    assert seen == [7, 8]
+    widget.next_button.click()
+    assert "starts again" in widget.status.text()
+    widget.order.value = "lowest score"
+    widget.next_button.click()
+    assert "no scores" in widget.problem.text()
+    layer.features = {"index": [0, 7, 8, 9], "score": [np.nan, 0.2, 0.1, 0.0]}
+    widget.next_button.click()
+    assert layer.selected_label == 8
+
+
+def test_an_accepted_object_and_its_border_stay(bench: Any) -> None:
+    _, layer, widget = bench
+    written = WrittenLabels(layer.data)
+    written.follow([layer])
+    before = layer.data.copy()
+    widget.tools["Accept"].click()
+    press(layer, (5, 12, 12))
+    written.write((slice(None),) * 3, np.full(before.shape, 3, np.int32))
+    own = before == 7
+    border = binary_dilation(own) & (before == 0)
+    np.testing.assert_array_equal(layer.data[own], 7)
+    np.testing.assert_array_equal(layer.data[border], 0)
+    assert (layer.data[~own & ~border] == 3).all()
+    layer.undo()
+    assert (layer.data == 3).all()
+
+
+def test_smaller_pieces_of_a_label_go(bench: Any) -> None:
+    _, layer, widget = bench
+    layer.data[1, 1, 1:3] = 7
+    layer.data[11, 20, 1] = 8
+    widget.tools["Keep largest"].click()
+    press(layer, (1, 1, 1))
+    assert not layer.data[1, 1].any() and layer.data[11, 20, 1] == 8
+    assert (layer.data == 7).sum() > 500
+    layer.undo()
+    assert layer.data[1, 1, 1] == 7
+
+
+@pytest.mark.parametrize("time", [(), (1,)])
+def test_a_copied_object_comes_back_corrected(
+    bench: Any, time: tuple[int, ...]
+) -> None:
+    viewer, layer, widget = bench
+    if time:
+        layer = viewer.add_labels(
+            np.stack([balls(), balls()]), scale=(1, 2, 1, 1), translate=(0, 3, 0, 0)
+        )
+        widget.reset_choices()
+        widget.labels.value = layer
+    widget.back_button.click()
+    assert "Select the layer of a copied object" in widget.problem.text()
+    before = layer.data.copy()
+    widget.tools["Copy"].click()
+    press(layer, (*time, 5, 12, 12))
+    copied = viewer.layers[-1]
+    assert widget.labels.value is layer
+    np.testing.assert_array_equal(copied.scale, layer.scale)
+    np.testing.assert_array_equal(copied.translate, layer.translate)
+    np.testing.assert_array_equal(copied.data > 0, _at(before == 7, time))
+    copied.data[(*time, 5)] = 0
+    copied.data[(*time, 2, slice(0, 3), slice(0, 20))] = 1
+    copied.data[(*time, 1, 1, slice(0, 4))] = 1  # where another object is
+    viewer.layers.selection.active = copied
+    widget.back_button.click()
+    assert not widget.problem.text()
+    now = layer.data[time]
+    assert not (now[5] == 7).any() and (now[2, :3, :20] == 7).all()
+    assert now[1, 1, :4].tolist() == [7, 8, 8, 7]
+    layer.undo()
+    np.testing.assert_array_equal(layer.data, before)
+
+
+def _at(mask: np.ndarray, time: tuple[int, ...]) -> np.ndarray:
+    """Leave only one time point of a mask."""
+    kept = np.zeros_like(mask)
+    kept[time] = mask[time]
+    return kept

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from magicgui.widgets import SpinBox
+from magicgui.widgets import ComboBox, SpinBox
 from napari.layers import Labels
 
 from napari_biomedparse.data.prompts import INSTANCE_KEY
@@ -15,30 +15,46 @@ from napari_biomedparse.errors import VolumeError
 from napari_biomedparse.labels.blockwise import Inner
 from napari_biomedparse.labels.proofread import (
     MARGIN,
+    MOST,
     Change,
     Found,
+    all_but_largest,
     between,
     object_at,
+    place_of,
     relabeled,
+    returned,
+    sizes_of,
     small_objects,
     smoothed,
     split,
+    with_border,
     without_holes,
 )
-from napari_biomedparse.viewer.axes import find_labels, shown_position
-from napari_biomedparse.viewer.layers import known_of
+from napari_biomedparse.viewer.axes import find_labels, show_position, shown_position
+from napari_biomedparse.viewer.layers import METADATA_KEY, known_of
 from napari_biomedparse.widgets.shared.docks import Dock
-from napari_biomedparse.widgets.shared.form import LayerChoice, form_of
+from napari_biomedparse.widgets.shared.form import LayerChoice, add_key, form_of
 from napari_biomedparse.widgets.shared.parts import button, column, row
 from napari_biomedparse.widgets.shared.position import slider_axis
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from napari import Viewer
     from qtpy.QtWidgets import QPushButton
 
 Place = tuple[int, ...]
 MOST_READ = 2**31
-"""Voxels on disk that are read to find a free object number."""
+"""Voxels on disk that are read to find a free object number, or all objects."""
+KEYS = {
+    "Delete": "Alt+D", "Fill holes": "Alt+F", "Smooth": "Alt+S",
+    "Keep largest": "Alt+K", "Accept": "Alt+A", "Copy": "Alt+C", "Merge": "Alt+M",
+    "Split": "Alt+X",
+}  # fmt: skip
+ORDERS = SMALLEST, LARGEST, DOUBTFUL = "smallest", "largest", "lowest score"
+ACCEPTED, COPIED = "accepted_objects", "copied_object"
+"""Keys among this plugin's entries in the metadata of labels and of a copied object."""
+SAME = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 
 
 class ProofreadWidget(Dock):
@@ -57,15 +73,22 @@ class ProofreadWidget(Dock):
             tooltip="The labels to correct. Follows the selected layer.",
         )
         self._first: Place | None = None
+        self._seen: list[int] = []
         self._watched: Labels | None = None
         tools: list[tuple[str, str, Callable[[Labels, Place], None]]] = [
             ("Delete", "Click an object to delete it.", self._delete),
             ("Fill holes", "Click an object to fill what it encloses.", self._fill),
             ("Smooth", "Click an object to smooth its surface.", self._smooth),
+            ("Keep largest", "Click an object to remove all smaller pieces of its "
+             "label.", self._keep_largest),
             ("Merge", "Click an object, and one that shall become part of it.",
              partial(self._with_two, self._merge)),
             ("Split", "Click twice in an object, where its two parts are.",
              partial(self._with_two, self._split)),
+            ("Accept", "Click an object that is right: no run changes it or the "
+             "background around it.", self._accept),
+            ("Copy", "Click an object to get a layer with this object alone, for "
+             "another plugin to correct. Take back returns it.", self._copy),
         ]  # fmt: skip
         self.tools: dict[str, QPushButton] = {}
         self._does: dict[str, Callable[[Labels, Place], None]] = {}
@@ -73,12 +96,28 @@ class ProofreadWidget(Dock):
             made = button(name, f"{tip} Ctrl+Z undoes it.")
             made.setCheckable(True)
             made.toggled.connect(partial(self._on_toggled, name))
+            add_key(self, KEYS[name], made.click, made)
             self.tools[name], self._does[name] = made, do
         self.interpolate_button = button(
             "Interpolate",
             "Fill the slices around the one in view, between the nearest two that have "
             "the selected label.",
             self.interpolate,
+        )
+        self.order = ComboBox(
+            label="Next object",
+            choices=ORDERS,
+            tooltip="Which object comes next: of those that are not accepted, the "
+            "smallest, the largest, or the one with the lowest score.",
+        )
+        self.next_button = button(
+            "Next", "Select the next object, and go to it.", self.show_next
+        )
+        add_key(self, "Alt+N", self.show_next, self.next_button)
+        self.back_button = button(
+            "Take back",
+            "Put the selected layer, a copied object, where it was copied from.",
+            self.take_back,
         )
         self.smallest = SpinBox(
             label="Minimum size",
@@ -94,15 +133,17 @@ class ProofreadWidget(Dock):
         column(
             self,
             form_of(self.labels),
-            row(*shown[:3]),
-            row(*shown[3:], self.interpolate_button),
-            form_of(self.smallest),
-            row(self.small_button, 1),
+            row(*shown[:4]),
+            row(*shown[4:7], self.interpolate_button),
+            row(shown[7], self.back_button, self.next_button, self.small_button),
+            form_of(self.order, self.smallest),
             self.problem,
             self.status,
             1,
             margins=True,
         )
+        for changed in (self.labels.changed, self.order.changed):
+            changed.connect(self._start_over)
         self.labels.changed.connect(self._watch)
         self.destroyed.connect(lambda *_: self._forget())
         self._watch()
@@ -172,13 +213,57 @@ class ProofreadWidget(Dock):
         self.problem.tell("")
         with self.problem.shown():
             _check(layer)
-            if not isinstance(layer.data, np.ndarray):
-                raise VolumeError(
-                    "Small objects can be removed only from labels in memory. Run the "
-                    "image again with another Minimum size."
-                )
+            labels = _in_memory(layer, "Run the image again with another Minimum size.")
+            self._apply(layer, small_objects(labels, self.smallest.value), "Removed")
+
+    def show_next(self) -> None:
+        """Select the next object in the chosen order, and go to it."""
+        layer = self.labels.value
+        if layer is None or layer.ndim != 3:
+            return
+        self.problem.tell("")
+        with self.problem.shown():
+            _check(layer)
+            ranks: dict[int, float] = dict(_sizes(layer))
+            if self.order.value == LARGEST:
+                ranks = {number: -size for number, size in ranks.items()}
+            elif self.order.value == DOUBTFUL:
+                table = layer.features
+                if "score" not in table:
+                    raise VolumeError("These labels have no scores of objects.")
+                scores = dict(zip(table["index"], table["score"], strict=True))
+                ranks = {n: float(np.nan_to_num(scores.get(n, 0))) for n in ranks}
+            left = ranks.keys() - {*self._seen, *known_of(layer).get(ACCEPTED, ())}
+            if not left:
+                self._seen.clear()
+                self.status.setText("These were all. Next starts again.")
+                return
+            number = min(left, key=lambda n: (ranks[n], n))
+            place = place_of(layer.data, number)
+            self._seen.append(number)
+            layer.selected_label = number
+            for axis, at in enumerate(place or ()):
+                show_position(layer, self._viewer.dims, axis, at)
+            self._viewer.scene.camera.center = layer.data_to_world(place)
+            self.status.setText(f"Object {number}: {len(left) - 1:,} more.")
+
+    def take_back(self) -> None:
+        """Put a copied object back to where it was copied from."""
+        copied: Any = self._viewer.layers.selection.active
+        self.problem.tell("")
+        with self.problem.shown():
+            known = {} if copied is None else known_of(copied).get(COPIED, {})
+            layer = self.labels.value
+            for one in self._viewer.layers:
+                layer = one if one.name == known.get("layer") else layer
+            if not known or layer is None or layer.data.shape != copied.data.shape:
+                raise VolumeError("Select the layer of a copied object first.")
+            _check(layer)
+            before, number = known["at"], known["number"]
+            new = np.asarray(copied.data[before]) > 0
+            labels, box = Inner(layer.data, before), known["box"]
             self._apply(
-                layer, small_objects(layer.data, self.smallest.value), "Removed"
+                layer, returned(labels, number, box, known["mask"], new), "Back", before
             )
 
     def _delete(self, layer: Labels, at: Place) -> None:
@@ -190,6 +275,46 @@ class ProofreadWidget(Dock):
     def _smooth(self, layer: Labels, at: Place) -> None:
         found = _object_at(layer, at, MARGIN)
         self._apply(layer, smoothed(found, _spacing(layer)), "Smoothed", at)
+
+    def _keep_largest(self, layer: Labels, at: Place) -> None:
+        labels = _in_memory(layer, "Delete its pieces one by one.")
+        _object_at(layer, at)
+        change = all_but_largest(labels[at[:-3]], int(labels[at]))
+        self._apply(layer, change, "Removed", at)
+
+    def _accept(self, layer: Labels, at: Place) -> None:
+        """Have an object's voxels, and background around it, as if painted."""
+        labels = _in_memory(layer, "Accept its slices in Review labels.")
+        voxels = with_border(_object_at(layer, at, MARGIN))
+        where: Any = (*(np.full(len(voxels[0]), i) for i in at[:-3]), *voxels)
+        # Its public `data_setitem` leaves out what does not change.
+        layer._save_history((where, labels[where], labels[where]))
+        number, known = int(labels[at]), known_of(layer)
+        accepted = sorted({*known.get(ACCEPTED, ()), number})
+        layer.metadata[METADATA_KEY] = {**known, ACCEPTED: accepted}
+        self.status.setText(f"Accepted object {number}.")
+
+    def _copy(self, layer: Labels, at: Place) -> None:
+        if layer.data.size > MOST:
+            raise VolumeError(
+                f"Labels of more than {MOST} voxels are too large for another layer of "
+                "this kind. Use napari's brush and eraser."
+            )
+        found, before = _object_at(layer, at), at[:-3]
+        number = int(np.asarray(layer.data[at]))
+        data = np.zeros(layer.data.shape, np.uint8)
+        Inner(data, before)[found.box] = found.mask
+        known = {"layer": layer.name, "at": before, "number": number}
+        made = self._viewer.add_labels(
+            data,
+            name=f"{layer.name}: object {number}",
+            metadata={METADATA_KEY: {COPIED: {**known, **found._asdict()}}},
+            **{name: getattr(layer, name) for name in SAME},
+        )
+        made.mode = "paint"
+        self.labels.value = layer
+        self.tools["Copy"].setChecked(False)
+        self.status.setText("Correct the new layer, select it, and click Take back.")
 
     def _merge(self, layer: Labels, first: Place, second: Place) -> None:
         value = int(np.asarray(layer.data[first]))
@@ -219,7 +344,7 @@ class ProofreadWidget(Dock):
         """Change voxels as one stroke; those of a volume are at a place in time."""
         count = len(change.values)
         if count:
-            before = [np.full(count, i) for i in at[: len(at) - len(change.voxels)]]
+            before = [np.full(count, i) for i in at[: layer.ndim - len(change.voxels)]]
             values = change.values.astype(layer.data.dtype)
             layer.data_setitem((*before, *change.voxels), values)
         self.status.setText(f"{done}: {count:,} voxels changed.")
@@ -229,6 +354,9 @@ class ProofreadWidget(Dock):
         for other, one in self.tools.items():
             if on and other != name:
                 one.setChecked(False)
+
+    def _start_over(self, *_: Any) -> None:
+        self._seen.clear()
 
     def _watch(self, *_: Any) -> None:
         """Follow clicks on the chosen layer."""
@@ -276,11 +404,20 @@ def _spacing(layer: Labels) -> tuple[float, ...]:
 
 def _next_number(layer: Labels) -> int:
     """Return a number that no object has."""
-    if isinstance(layer.data, np.ndarray):
-        return int(layer.data.max()) + 1
+    return max(_sizes(layer), default=0) + 1
+
+
+def _sizes(layer: Labels) -> dict[int, int]:
     if layer.data.size > MOST_READ:
         raise VolumeError(
-            "These labels are too many to look for a free object number. Paint the "
-            "second part with a new label instead."
+            f"Labels of more than {MOST_READ} voxels are too large to look for all "
+            "objects. Paint a new object with a new label instead."
         )
-    return max(int(np.asarray(plane).max()) for plane in layer.data) + 1
+    return sizes_of(layer.data)
+
+
+def _in_memory(layer: Labels, instead: str) -> npt.NDArray[Any]:
+    """Return labels in memory; refuse others, with what to do instead."""
+    if not isinstance(layer.data, np.ndarray):
+        raise VolumeError(f"This is possible only for labels in memory. {instead}")
+    return layer.data
