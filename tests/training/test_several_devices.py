@@ -65,7 +65,7 @@ def test_two_make_the_steps_of_one_with_twice_the_batches(tmp_path: Path) -> Non
         for key, value in read_checkpoint(one / name).tensors.items():
             torch.testing.assert_close(found[key], value, msg=f"{name} {key}")
     alone, together = (_log(folder) for folder in (one, several))
-    assert len(alone) == len(together) == 4
+    assert len(alone) == len(together) == 5
     for before, after in zip(alone, together, strict=True):
         assert after["epoch"] == before["epoch"]
         for name in ("loss", *HELD_OUT):

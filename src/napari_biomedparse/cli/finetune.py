@@ -72,9 +72,10 @@ def finetune(
 
         def show_step(now: Progress) -> None:
             dice = "" if now.val_dice is None else f", held-out Dice {now.val_dice:.3f}"
+            told = f"loss {now.loss:.3f}" if now.step else "before the first batch"
             progress.update(
                 bar,
-                description=f"Training: loss {now.loss:.3f}{dice}",
+                description=f"Training: {told}{dice}",
                 completed=now.step,
                 total=now.steps,
             )
@@ -98,6 +99,8 @@ def finetune(
         f"{result.step} steps; held out: {result.held_out}. The best weights "
         f"({scores}) are in {result.checkpoint}"
     )
+    if result.gain:
+        say(result.gain)
 
 
 @contextmanager

@@ -79,7 +79,8 @@ def finetune(
         Called before each case is read with its name, its number from 0, and the
         number of cases.
     on_progress : callable, optional
-        Called after every batch, and after each evaluation of held-out slices.
+        Called after every batch, and after each evaluation of held-out slices, of
+        which the first is before any training.
     stop : callable, optional
         Called after every batch; if it returns True, training stops, and the best
         weights are kept.
@@ -130,10 +131,15 @@ def finetune(
         if finished is None:
             _train(model, volumes, parts, options, place, devices, keeper)
             finished = {"step": keeper.step, "best": keeper.best}
+            finished["before"] = keeper.before
             if not keeper.stopped:
                 save_training(folder, facts, finished)
     return Finetuned(
-        folder / BEST, int(finished["step"]), finished["best"], parts.shown or parts.how
+        folder / BEST,
+        int(finished["step"]),
+        finished["best"],
+        parts.shown or parts.how,
+        finished.get("before", {}),
     )
 
 

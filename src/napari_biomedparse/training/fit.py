@@ -75,7 +75,7 @@ def fit(
             accumulate_grad_batches=options.accumulate,
             gradient_clip_val=options.clip,
             check_val_every_n_epoch=data.chunks,
-            num_sanity_val_steps=0,
+            num_sanity_val_steps=-1 if data.holds_out and not last.exists() else 0,
             limit_val_batches=1.0 if data.holds_out else 0,
             reload_dataloaders_every_n_epochs=1,
             callbacks=[*callbacks, *([early] if data.holds_out else []), keeper],

@@ -45,6 +45,7 @@ class Keeper(Callback):
         self.step, self.steps, self.chunks = 0, 0, 1
         self.stopped = False
         self.best: dict[str, float] = {}
+        self.before: dict[str, float] = {}
         self.folder, self._facts = folder, dict(facts or {})
         self._on_progress, self._stop = on_progress, stop
         self._loss = float("nan")
@@ -53,12 +54,14 @@ class Keeper(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is kept in a checkpoint."""
-        return {"step": self.step, "rows": self._rows, "best": self.best}
+        kept = {"best": self.best, "before": self.before}
+        return {"step": self.step, "rows": self._rows, **kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume from a checkpoint; the log ends where that was written."""
         self.step, self._rows = int(state_dict["step"]), list(state_dict["rows"])
         self.best = dict(state_dict["best"])
+        self.before = dict(state_dict.get("before", {}))
         logger.info("Resuming after step %d", self.step)
 
     def on_train_batch_end(
@@ -73,10 +76,20 @@ class Keeper(Callback):
             self.stopped = trainer.should_stop = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Keep the weights if they are the best so far."""
+        """Keep the weights if they are the best so far; log those of before."""
         found = trainer.callback_metrics
         dice = found["dice_sum"] / found["masks"].clamp(min=1)
-        self._held_out = {"val_loss": float(found["val_loss"]), "val_dice": float(dice)}
+        measured = {"val_loss": float(found["val_loss"]), "val_dice": float(dice)}
+        if trainer.sanity_checking:  # before the first batch
+            self.before = measured
+            self._rows = [{"epoch": -1, "step": 0, **measured}]
+            if trainer.is_global_zero:
+                write_log(self.folder, self._rows, pl_module.terms)
+            if trainer.logger is not None:
+                trainer.logger.log_metrics(measured, 0)
+            self._report()
+            return
+        self._held_out = measured
         if self._held_out["val_loss"] < self.best.get("val_loss", float("inf")):
             self._keep(pl_module.model)
 

@@ -135,7 +135,7 @@ class FinetuneWidget(Dock):
         self.curves.add(now.step, now.steps, now.loss, now.val_loss)
         if self.tuning is not None and self.tuning.cancelled:
             return
-        parts = [f"Loss {now.loss:.3f}"]
+        parts = [f"Loss {now.loss:.3f}" if now.step else "Before training"]
         if now.val_dice is not None:
             parts.append(f"held-out Dice {now.val_dice:.3f}")
         left = self._time_left.update(now.step, now.steps, time.monotonic())
@@ -158,13 +158,11 @@ class FinetuneWidget(Dock):
             )
         took = duration(time.monotonic() - self._began)
         how = "Stopped" if stopped else "Done"
-        best = self.result.best
-        scores = [f"best after batch {best.get('step', self.result.step):.0f}"]
-        if "val_dice" in best:
-            scores.append(f"held-out Dice {best['val_dice']:.3f}")
+        best = self.result.best.get("step", self.result.step)
         return (
-            f"{how}: {self.result.step} batches in {took}; {', '.join(scores)}. Held "
-            f"out: {self.result.held_out}. Saved as {self.result.checkpoint}"
+            f"{how}: {self.result.step} batches in {took}, the best after {best:.0f}. "
+            f"{self.result.gain} Held out: {self.result.held_out}. Saved as "
+            f"{self.result.checkpoint}"
         )
 
     def _set_running(self, running: bool) -> None:

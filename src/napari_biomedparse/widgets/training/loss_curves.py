@@ -26,8 +26,9 @@ class LossCurves(QWidget):
         self.setAccessibleName("Loss during training")
         self.setToolTip(
             "Blue: loss of each batch, and its running mean. Orange: loss on held-out "
-            "slices, which selects the best weights. Lower is better. If orange rises "
-            "while blue falls, the model is overfitting."
+            "slices, from before the first batch on, which selects the best weights. "
+            "Lower is better. If orange rises while blue falls, the model is "
+            "overfitting."
         )
 
     def sizeHint(self) -> QSize:
@@ -42,9 +43,9 @@ class LossCurves(QWidget):
         self.update()
 
     def add(self, step: int, steps: int, loss: float, val_loss: float | None) -> None:
-        """Append the losses after a batch; `steps` is the maximum number of batches."""
+        """Append the losses after a batch, 0 before the first, of at most `steps`."""
         self.steps = max(steps, 1)
-        if not self.learned or self.learned[-1][0] < step:
+        if step and (not self.learned or self.learned[-1][0] < step):
             self.learned.append((step, loss))
         if len(self.learned) > _MOST:
             del self.learned[1::2]
