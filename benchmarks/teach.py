@@ -2,21 +2,25 @@
 
     python benchmarks/teach.py --data ../shared/data
     python benchmarks/teach.py --data ../shared/data --only stardist --choices 2
+    python benchmarks/teach.py --data ../shared/data --choices 2 --finetune 60
 
 Options are the defaults but for `--tile`; phantoms are inverted, with a contrast of
 their own. For 1, 2, 4 and 8 corrected slices, drawn at random among those with the
 target: Dice on slices at least two away from a corrected one, the mean over some
 choices, of the text alone, of what `teach` gives, and of a random forest on the same
 classical filters without any network (scikit-learn, 100 trees, 20,000 pixels), as in
-ilastik.
+ilastik. With `--finetune`, also of the network fine-tuned on the same slices, with so
+many batches of 4 and a learning rate of 3e-4.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +30,12 @@ from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
 from sklearn.ensemble import RandomForestClassifier
 
 from napari_biomedparse import SegmentOptions, load_model, segment, teach
+from napari_biomedparse.data.prompts import parse_prompts
+from napari_biomedparse.data.volume import as_volume
 from napari_biomedparse.samples import TITLES, make_phantom
+from napari_biomedparse.training.collect import add_to_training_set
+from napari_biomedparse.training.finetune import finetune
+from napari_biomedparse.training.options import FinetuneOptions
 
 if TYPE_CHECKING:
     from napari_biomedparse.networks.network import Network
@@ -88,6 +97,28 @@ def forest(image: Array, truth: Truth, corrected: list[int], seed: int) -> Truth
     )
 
 
+def tuned(
+    image: Array, truth: Truth, prompt: str, corrected: list[int], steps: int, base: str
+) -> Network:
+    """Fine-tune a network on the same slices."""
+    options = FinetuneOptions(
+        epochs=steps // math.ceil(len(corrected) / 4),
+        batch_size=4,
+        learning_rate=3e-4,
+        validation=0,
+    )
+    with TemporaryDirectory() as place:
+        add_to_training_set(
+            Path(place, "data"),
+            as_volume(image),
+            truth.astype(np.uint8),
+            parse_prompts(prompt),
+            reviewed=corrected,
+        )
+        found = finetune(Path(place, "data"), Path(place, "out"), base, options)
+        return load_model(found.checkpoint)
+
+
 def volumes(data: Path, only: str | None) -> Iterator[tuple[str, Array, Truth, str]]:
     """Yield name, image, truth and prompt of each volume."""
     for name, stem, raw, labels, label, prompt in VOLUMES:
@@ -111,8 +142,10 @@ def measure(
     count: int,
     choices: int,
     tile: str,
+    steps: int,
+    base: str,
 ) -> list[float]:
-    """Return mean Dice of text, taught and forest, and seconds of teaching."""
+    """Return mean Dice of text, taught, forest and maybe fine-tuned, and seconds."""
     options = SegmentOptions(tile=int(tile) if tile.isdigit() else tile)
     text = segment(image, prompt, model, options).labels > 0
     usable = [z for z in range(len(truth)) if truth[z].any()]
@@ -129,8 +162,13 @@ def measure(
         seconds = time.perf_counter() - begun
         better = segment(image, prompt, taught.network, options).labels > 0
         trees = forest(image, truth, corrected, seed)
-        found = [dice(x[left], truth[left]) for x in (text, better, trees)]
-        rows.append([*found, seconds])
+        masks, times = [text, better, trees], [seconds]
+        if steps:
+            begun = time.perf_counter()
+            network = tuned(image, truth, prompt, corrected, steps, base)
+            times.append(time.perf_counter() - begun)
+            masks.append(segment(image, prompt, network, options).labels > 0)
+        rows.append([*(dice(mask[left], truth[left]) for mask in masks), *times])
     return np.mean(rows, axis=0).tolist() if rows else []
 
 
@@ -142,17 +180,21 @@ def main() -> None:
     parser.add_argument("--choices", type=int, default=5)
     parser.add_argument("--only")
     parser.add_argument("--tile", default="auto", help="auto, none or pixels")
+    parser.add_argument("--finetune", type=int, default=0, help="number of batches")
+    parser.add_argument("--counts", type=int, nargs="+", default=(1, 2, 4, 8))
     args = parser.parse_args()
-    model = load_model(args.model)
-    print("| volume | corrected | text alone | taught | forest | seconds |")
-    print("|---|---|---|---|---|---|")
+    model, steps = load_model(args.model), args.finetune
+    more = ("fine-tuned", "seconds to teach", "to fine-tune") if steps else ("seconds",)
+    heads = ("volume", "corrected", "text alone", "taught", "forest", *more)
+    print(f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", sep="\n")
     for name, image, truth, prompt in volumes(args.data, args.only):
-        for count in (1, 2, 4, 8):
-            row = measure(image, truth, prompt, model, count, args.choices, args.tile)
-            if row:
-                *scores, seconds = row
-                shown = " | ".join(f"{score:.3f}" for score in scores)
-                print(f"| {name} | {count} | {shown} | {seconds:.1f} |", flush=True)
+        for count in args.counts:
+            how = count, args.choices, args.tile, steps, args.model
+            if row := measure(image, truth, prompt, model, *how):
+                dices = len(row) - 1 - bool(steps)
+                shown = [f"{score:.3f}" for score in row[:dices]]
+                shown += [f"{seconds:.1f}" for seconds in row[dices:]]
+                print(f"| {name} | {count} | {' | '.join(shown)} |", flush=True)
 
 
 if __name__ == "__main__":
