@@ -19,11 +19,11 @@ from torch.nn import functional as F
 
 from napari_biomedparse.engine.engine import SlicePrediction
 from napari_biomedparse.labels.resolve import suppress
+from napari_biomedparse.networks.blocks.boltzmann import LEVELS
 from napari_biomedparse.networks.blocks.decoder import RandomField, hidden_keys
 from napari_biomedparse.networks.blocks.layers import Attention, sine_positions
 from napari_biomedparse.networks.blocks.pixel_decoder import PixelFeatures
 from napari_biomedparse.networks.blocks.tokenizer import tokenize
-from napari_biomedparse.networks.v2.mask_decoder import LEVELS
 
 if TYPE_CHECKING:
     from napari_biomedparse.networks.blocks.focalnet import FocalModulation

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import golden_boltz
 import golden_e2e
 import golden_network
 import golden_pure
@@ -106,6 +107,8 @@ def main(folder: Path) -> int:
     results: list[Result] = []
     with torch.inference_mode():
         listed = cases_of_v1 if golden_v1.is_v1(folder) else cases
+        if golden_boltz.is_boltzformer(folder):
+            listed = golden_boltz.cases
         for case in listed(folder):
             for result in case():
                 results.append(result)

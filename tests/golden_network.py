@@ -18,19 +18,19 @@ from golden_result import Result
 from torch import Tensor, nn
 
 from napari_biomedparse.engine.engine import Engine
+from napari_biomedparse.networks.blocks.boltzmann import (
+    BoltzmannDecoder,
+    ImageFeatures,
+)
 from napari_biomedparse.networks.blocks.decoder import RandomField, never_drawn
-from napari_biomedparse.networks.blocks.focalnet import FocalNetwork
 from napari_biomedparse.networks.blocks.layers import sine_positions
+from napari_biomedparse.networks.blocks.maskformer import MaskFormer
 from napari_biomedparse.networks.blocks.pixel_decoder import PixelFeatures
 from napari_biomedparse.networks.blocks.tokenizer import CONTEXT_LENGTH, tokenize
 from napari_biomedparse.networks.config import V2
 from napari_biomedparse.networks.network import SlicePrediction
 from napari_biomedparse.networks.synthetic import synthetic_state_dict
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
-from napari_biomedparse.networks.v2.mask_decoder import (
-    ImageFeatures,
-    MaskDecoder,
-)
 from napari_biomedparse.slicing.geometry import neighbour_index, stack_context
 
 REMEMBERED = 12
@@ -74,11 +74,11 @@ def prefix_of(file: dict[str, np.ndarray[Any, Any]]) -> str:
     return str(file.get("seed_prefix", ""))
 
 
-def golden_field(kind: str) -> RandomField:
+def golden_field(kind: str, queries: int = V2.queries) -> RandomField:
     """Return one of the three fields of the reference's README, section 2."""
 
     def field(call: int, keys: int) -> Tensor:
-        q = np.arange(V2.queries, dtype=np.float64)[:, None]
+        q = np.arange(queries, dtype=np.float64)[:, None]
         k = np.arange(keys, dtype=np.float64)[None, :]
         v = np.sin((131 * q + 17 * k + 1009 * call + 1) * 12.9898) * 43758.5453
         u = torch.from_numpy((v - np.floor(v)).astype(np.float32))
@@ -124,7 +124,7 @@ def compare(
     return Result(case, largest, tolerance[0], passed, f"mean {mean:.1e}")
 
 
-def text_encoder(folder: Path, model: FocalNetwork | None = None) -> Iterator[Result]:
+def text_encoder(folder: Path, model: MaskFormer | None = None) -> Iterator[Result]:
     """Token vectors, class embedding and grounding tokens."""
     file = load(folder / "text_encoder.npz")
     engine = Engine(model or reference_model())
@@ -166,7 +166,7 @@ def text_encoder(folder: Path, model: FocalNetwork | None = None) -> Iterator[Re
     )
 
 
-def unit_backbone(folder: Path, model: FocalNetwork | None = None) -> Iterator[Result]:
+def unit_backbone(folder: Path, model: MaskFormer | None = None) -> Iterator[Result]:
     """Feature maps of odd-sized images, and the first block by itself."""
     file = load(folder / "unit_backbone.npz")
     backbone = (model or reference_model()).backbone
@@ -203,7 +203,7 @@ def unit_backbone(folder: Path, model: FocalNetwork | None = None) -> Iterator[R
 
 
 def unit_pixel_decoder(
-    folder: Path, model: FocalNetwork | None = None
+    folder: Path, model: MaskFormer | None = None
 ) -> Iterator[Result]:
     """Pixel decoder on seeded features, and the position encoding."""
     file = load(folder / "unit_pixel_decoder.npz")
@@ -383,7 +383,7 @@ def companion(folder: Path, path: Path) -> Iterator[Result]:
             yield compare(case, x, file[f"{name}_{key}"], LOGIT)
 
 
-def manifest(folder: Path, model: FocalNetwork | None = None) -> Iterator[Result]:
+def manifest(folder: Path, model: MaskFormer | None = None) -> Iterator[Result]:
     """Names, shapes and types of the state dict."""
     listed = json.loads((folder / "state_dict_manifest.json").read_text())
     unused = listed.get("unused_network_keys", ()) if model else ()
@@ -401,7 +401,7 @@ def manifest(folder: Path, model: FocalNetwork | None = None) -> Iterator[Result
     yield Result("state_dict_manifest", wrong, 0, wrong == 0, f"{len(found)} tensors")
 
 
-def weights_check(folder: Path, model: FocalNetwork | None = None) -> Iterator[Result]:
+def weights_check(folder: Path, model: MaskFormer | None = None) -> Iterator[Result]:
     """Synthetic weights equal those of the goldens, to the last bits."""
     expected = json.loads((folder / "weights_check.json").read_text())
     weights = (model or reference_model()).state_dict()
@@ -465,7 +465,7 @@ class Trace:
 
 
 def trace(
-    decoder: MaskDecoder, image: ImageFeatures, tokens: Tensor, field: RandomField
+    decoder: BoltzmannDecoder, image: ImageFeatures, tokens: Tensor, field: RandomField
 ) -> Trace:
     """Run the mask decoder and keep what its parts computed."""
     attention = [

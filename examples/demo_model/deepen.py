@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from napari_biomedparse.networks.blocks.boltzmann import LEVELS
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
-from napari_biomedparse.networks.v2.mask_decoder import LEVELS
 
 if TYPE_CHECKING:
     from napari_biomedparse.networks.config import BiomedParseConfig

@@ -25,9 +25,9 @@ from napari_biomedparse.engine.engine import (
 from napari_biomedparse.errors import DeviceError
 from napari_biomedparse.labels.resolve import resolve
 from napari_biomedparse.networks.blocks import layers
+from napari_biomedparse.networks.blocks.boltzmann import ImageFeatures
 from napari_biomedparse.networks.config import TINY
 from napari_biomedparse.networks.v2.biomedparse import BiomedParse
-from napari_biomedparse.networks.v2.mask_decoder import ImageFeatures
 from napari_biomedparse.networks.weights import load_model, model_identity
 from napari_biomedparse.pipeline.segment import segment
 

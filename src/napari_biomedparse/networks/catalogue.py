@@ -79,6 +79,10 @@ def build(config: BiomedParseConfig) -> Network:
         from napari_biomedparse.networks.v1.biomedparse import BiomedParseV1
 
         return BiomedParseV1.unfilled(config)
+    if config.network == "boltzformer":
+        from napari_biomedparse.networks.boltzformer.boltzformer import BoltzFormer
+
+        return BoltzFormer.unfilled(config)
     from napari_biomedparse.networks.v2.biomedparse import BiomedParse
 
     return BiomedParse.unfilled(config)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from napari_biomedparse.errors import CheckpointError, OutputError
 from napari_biomedparse.networks.config import (
+    BACKBONES,
     NETWORKS,
     V1,
     V1_NAME,
@@ -48,6 +49,10 @@ _SHOWN = 5
 _MOST = 2**20
 """Largest number allowed in a network's configuration."""
 _MOST_LAYERS = 256
+KINDS = {
+    *(("network", name) for name in NETWORKS),
+    *(("backbone", name) for name in BACKBONES),
+}
 
 
 @dataclass(frozen=True)
@@ -244,7 +249,7 @@ def _parse_config(stored: object, path: Path) -> BiomedParseConfig | None:
 def _check_sizes(values: Mapping[str, object]) -> None:
     """Raise a `ValueError` if a configuration has impossible sizes."""
     for name, value in values.items():
-        if name == "network" and value in NETWORKS:
+        if (name, value) in KINDS or isinstance(value, bool):
             continue
         given = value if isinstance(value, tuple) else (value,)
         expected = getattr(V2, name)

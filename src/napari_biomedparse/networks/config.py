@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-NETWORKS = ("v1", "v2")
+NETWORKS = ("v1", "v2", "boltzformer")
+BACKBONES = ("focal", "hiera")
 V1_NAME = "sem_seg_head.predictor.lang_encoder"
 """In names of tensors of v1, and of none of v2."""
 
@@ -21,10 +22,19 @@ class BiomedParseConfig:
     image_size: int = 512  # side of the square slices that enter the network, in pixels
     pixel_mean: float = 114.495  # with these v2 normalises grey levels of 0 to 255
     pixel_std: float = 57.63
+    backbone: str = "focal"  # one of `BACKBONES`
     # Channels and blocks of the four backbone stages, of strides 4, 8, 16 and 32.
     backbone_widths: tuple[int, int, int, int] = (192, 384, 768, 1536)
     backbone_depths: tuple[int, int, int, int] = (2, 2, 18, 2)
     focal_levels: int = 4  # depthwise convolutions, of kernel sizes 3, 5, 7, ...
+    # Of Hiera: attention heads and windows' sides of the stages, blocks without
+    # windows, side of the position embedding, channels of all that it returns.
+    backbone_heads: tuple[int, int, int, int] = (1, 2, 4, 8)
+    backbone_windows: tuple[int, int, int, int] = (8, 4, 14, 7)
+    global_blocks: tuple[int, int, int] = (7, 10, 13)
+    position_size: int = 7
+    neck_width: int = 256
+    output_layer: bool = False  # of BoltzFormer: pixels correct the masks
     dim: int = 512  # channels of both decoders and of the grounding tokens
     heads: int = 8  # attention heads everywhere
     feedforward: int = 2048  # hidden channels of the decoders' feed-forward layers
@@ -39,6 +49,12 @@ class BiomedParseConfig:
     vocabulary: int = 49408  # entries of the token table
 
     @property
+    def feature_widths(self) -> tuple[int, int, int, int]:
+        """Channels of what the backbone returns."""
+        same = self.neck_width
+        return self.backbone_widths if self.backbone == "focal" else (same,) * 4
+
+    @property
     def slices_alone(self) -> bool:
         """Whether slices are read by themselves, squashed to the network's square."""
         return self.network == "v1"
@@ -49,6 +65,29 @@ V2 = BiomedParseConfig()
 
 V1 = BiomedParseConfig(network="v1", image_size=1024, queries=101, edge_queries=0)
 """The published network for images: 925 tensors, 340 million parameters."""
+
+FOCAL_L = BiomedParseConfig(
+    network="boltzformer",
+    image_size=1024,
+    queries=101,
+    edge_queries=0,
+    output_layer=True,
+)
+HIERA_S = replace(
+    FOCAL_L,
+    backbone="hiera",
+    backbone_widths=(96, 192, 384, 768),
+    backbone_depths=(1, 2, 11, 2),
+)
+HIERA_BP = replace(
+    HIERA_S,
+    backbone_widths=(112, 224, 448, 896),
+    backbone_depths=(2, 3, 16, 3),
+    backbone_heads=(2, 4, 8, 16),
+    global_blocks=(12, 16, 20),
+    position_size=14,
+)
+"""The three of BoltzFormer, of which no trained weights were published."""
 
 TINY = BiomedParseConfig(
     image_size=64,

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from napari_biomedparse.networks.config import BiomedParseConfig
 
 
+NOWHERE = -80.0
+"""Logit of what is nowhere, finite so that it can be resized."""
+
+
 class SlicePrediction(NamedTuple):
     """What a network predicts for a batch of slices.
 

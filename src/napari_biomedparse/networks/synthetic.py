@@ -18,6 +18,10 @@ _PIXEL_STATISTICS = {"pixel_mean": 114.495, "pixel_std": 57.63}
 _UNSCALED = (
     "token_embedding.weight", "classifier_query.weight", "level_embed.weight"
 )  # fmt: skip
+_SMALL = (
+    "positional_embedding", "pos_embed", "pos_embed_window", "query_feat_.weight",
+    "query_embed_.weight", "query_feat.weight", "query_embed.weight",
+)  # fmt: skip
 _GAINS = {
     f"{_PREDICTOR}language_encoder.lang_proj": 2.0,
     f"{_PREDICTOR}mask_embed.layers.2.weight": 0.3,
@@ -52,9 +56,7 @@ def _tensor(key: str, shape: torch.Size) -> Tensor:
         return z.mul_(0.05)
     if key.endswith(_UNSCALED):
         return z
-    if key.endswith(
-        ("positional_embedding", "query_feat_.weight", "query_embed_.weight")
-    ):
+    if key.endswith(_SMALL):
         return z.mul_(0.3)
     fan_in = math.prod(shape[1:])
     return z.mul_(_gain(key)).div_(math.sqrt(fan_in))

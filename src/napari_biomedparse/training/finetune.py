@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from napari_biomedparse.engine.devices import find_device
 from napari_biomedparse.errors import CheckpointError, VolumeError
 from napari_biomedparse.io.durable import check_folder, writing
-from napari_biomedparse.networks.blocks.focalnet import FocalNetwork
+from napari_biomedparse.networks.blocks.maskformer import MaskFormer
 from napari_biomedparse.networks.weights import load_model
 from napari_biomedparse.training.augment import SCALE, Variation
 from napari_biomedparse.training.cases import load_cases
@@ -113,7 +113,7 @@ def finetune(
             volumes = tuple(data)
             require_targets(volumes)
         model = load_model(checkpoint)
-        if not isinstance(model, FocalNetwork):
+        if not isinstance(model, MaskFormer):
             raise CheckpointError(
                 f"{checkpoint} is a network of type {type(model).__name__}, which "
                 "cannot be fine-tuned. Choose a BiomedParse checkpoint."
@@ -144,7 +144,7 @@ def finetune(
 
 
 def _train(
-    model: FocalNetwork,
+    model: MaskFormer,
     volumes: Sequence[TrainingVolume],
     parts: Split,
     options: FinetuneOptions,

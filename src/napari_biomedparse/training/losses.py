@@ -48,12 +48,12 @@ def segmentation_losses(
 ) -> Losses:
     """Compare predicted logits, at the resolution of `targets`, with the truth.
 
-    Mask and edge terms are means over the pairs whose target exists, 0 if there is
-    none; the existence term is a mean over the pairs that count, in which a pair whose
-    target exists has the weight `existence_weight`.
+    Mask and edge terms are means over all pairs, to which those without the target add
+    nothing; the existence term is a mean over the pairs that count, in which a pair
+    whose target exists has the weight `existence_weight`.
     """
     exists = targets.exists
-    pairs = exists.sum().clamp(min=1.0)
+    pairs = exists.numel()
     weight = existence.new_tensor(existence_weight)
     existence_terms = F.binary_cross_entropy_with_logits(
         existence, exists, pos_weight=weight, reduction="none"
@@ -65,6 +65,22 @@ def segmentation_losses(
         (pixel_bce(edge_logits, targets.edges) * exists).sum() / pairs,
         (existence_terms * targets.counts).sum() / targets.counts.sum().clamp(min=1.0),
     )
+
+
+class MaskLosses(NamedTuple):
+    """The terms of BoltzFormer's loss, each a scalar Tensor."""
+
+    mask_dice: Tensor
+    mask_bce: Tensor
+
+
+def mask_losses(logits: Tensor, masks: Tensor) -> MaskLosses:
+    """Compare mask logits with masks of the same shape [B, P, h, w].
+
+    As in BoltzFormer, means over all pairs: a target that is not in the slice counts as
+    any other.
+    """
+    return MaskLosses(dice_loss(logits, masks).mean(), pixel_bce(logits, masks).mean())
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:

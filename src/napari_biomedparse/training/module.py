@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from napari_biomedparse.labels.resolve import upsample
-from napari_biomedparse.networks.blocks.focalnet import FocalBlock, FocalNetwork
+from napari_biomedparse.networks.blocks.focalnet import FocalBlock
 from napari_biomedparse.training.adapters import add_adapters
 from napari_biomedparse.training.losses import Losses, Targets, segmentation_losses
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
     from napari_biomedparse.networks.blocks.decoder import RandomField
+    from napari_biomedparse.networks.blocks.maskformer import MaskFormer
     from napari_biomedparse.networks.network import SlicePrediction
     from napari_biomedparse.training.options import FinetuneOptions
     from napari_biomedparse.training.slices import Batch
@@ -35,7 +36,7 @@ class TrainingModule(LightningModule):
     # Without any target in a batch, masks and edges have no gradient.
     strategy: ClassVar[str] = "ddp_find_unused_parameters_true"
 
-    def __init__(self, model: FocalNetwork, options: FinetuneOptions) -> None:
+    def __init__(self, model: MaskFormer, options: FinetuneOptions) -> None:
         super().__init__()
         # Named so, `load_model` also takes the checkpoints of a running training.
         self.save_hyperparameters({"config": asdict(model.config)})
@@ -123,7 +124,7 @@ def drawn_field(
 
 
 def predict(
-    model: FocalNetwork, batch: Batch, generator: torch.Generator, device: torch.device
+    model: MaskFormer, batch: Batch, generator: torch.Generator, device: torch.device
 ) -> SlicePrediction:
     """Run the network on a batch, with fields drawn from `generator`."""
     features = model.encode_image(batch.slices.to(device))
@@ -155,7 +156,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def prepare(model: FocalNetwork, options: FinetuneOptions) -> None:
+def prepare(model: MaskFormer, options: FinetuneOptions) -> None:
     """Make a loaded network trainable, except for the frozen parts.
 
     Its weights are copied, as they may be mapped from a file.

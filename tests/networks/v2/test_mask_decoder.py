@@ -7,10 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from napari_biomedparse.networks.blocks import layers
+from napari_biomedparse.networks.blocks.boltzmann import BoltzmannDecoder, ImageFeatures
 from napari_biomedparse.networks.blocks.decoder import SeededField
 from napari_biomedparse.networks.blocks.pixel_decoder import PixelFeatures
 from napari_biomedparse.networks.config import TINY
-from napari_biomedparse.networks.v2.mask_decoder import ImageFeatures, MaskDecoder
 
 
 def _one_slice(image: ImageFeatures, index: int) -> ImageFeatures:
@@ -19,9 +19,9 @@ def _one_slice(image: ImageFeatures, index: int) -> ImageFeatures:
     return ImageFeatures(image.mask_features[cut], *levels)
 
 
-def _decoder() -> tuple[MaskDecoder, PixelFeatures]:
+def _decoder() -> tuple[BoltzmannDecoder, PixelFeatures]:
     torch.manual_seed(0)
-    decoder = MaskDecoder(TINY).eval().requires_grad_(False)
+    decoder = BoltzmannDecoder(TINY).eval().requires_grad_(False)
     sizes = (2, 4, 8)
     levels = tuple(torch.randn(2, TINY.dim, s, s).relu() for s in sizes)
     return decoder, PixelFeatures(torch.randn(2, TINY.dim, 16, 16), levels)

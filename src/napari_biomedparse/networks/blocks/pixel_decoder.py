@@ -87,7 +87,7 @@ class PixelDecoder(nn.Module):
     def __init__(self, config: BiomedParseConfig) -> None:
         super().__init__()
         dim, groups = config.dim, config.norm_groups
-        *lateral_widths, coarsest_width = config.backbone_widths
+        *lateral_widths, coarsest_width = config.feature_widths
         self.input_proj = SameConv(coarsest_width, dim, 1)
         self.transformer = nn.ModuleDict({"encoder": Encoder(config)})
         for i, width in enumerate(lateral_widths, start=1):

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from napari_biomedparse.networks.blocks.focalnet import FocalNetwork
+from napari_biomedparse.networks.blocks.maskformer import MaskFormer
 from napari_biomedparse.networks.config import V1, BiomedParseConfig
 from napari_biomedparse.networks.v1.mask_decoder import MaskDecoder
 
@@ -19,7 +19,7 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """Of the colours red, green and blue of ImageNet, which no weights file holds."""
 
 
-class BiomedParseV1(FocalNetwork):
+class BiomedParseV1(MaskFormer):
     """Text-prompted segmentation of images in colour, or of slices by themselves."""
 
     channels: ClassVar[Literal["neighbours", "colours"]] = "colours"

@@ -27,7 +27,7 @@ from napari_biomedparse.networks.blocks.decoder import (
 )
 from napari_biomedparse.networks.blocks.layers import FeedForward, Norm
 from napari_biomedparse.networks.blocks.text_encoder import TextEncoder
-from napari_biomedparse.networks.network import SlicePrediction
+from napari_biomedparse.networks.network import NOWHERE, SlicePrediction
 
 if TYPE_CHECKING:
     from napari_biomedparse.networks.blocks.decoder import RandomField
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 NORM_EPS = 1e-7
 KEYS_AT_ONCE = 4096
 """Pixels projected at once, to keep what is in float64 small."""
-NOWHERE = -80.0
-"""Logit of what is nowhere, finite so that it can be resized."""
 
 
 class Head(NamedTuple):

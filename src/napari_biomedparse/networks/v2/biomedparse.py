@@ -10,12 +10,12 @@ from typing import ClassVar, Literal
 
 import torch
 
-from napari_biomedparse.networks.blocks.focalnet import FocalNetwork
+from napari_biomedparse.networks.blocks.boltzmann import BoltzmannDecoder
+from napari_biomedparse.networks.blocks.maskformer import MaskFormer
 from napari_biomedparse.networks.config import V2, BiomedParseConfig
-from napari_biomedparse.networks.v2.mask_decoder import MaskDecoder
 
 
-class BiomedParse(FocalNetwork):
+class BiomedParse(MaskFormer):
     """Text-prompted segmentation of slices, each read with its two neighbours.
 
     The padding of prompts takes part in the computation: their common length
@@ -25,6 +25,6 @@ class BiomedParse(FocalNetwork):
     channels: ClassVar[Literal["neighbours", "colours"]] = "neighbours"
 
     def __init__(self, config: BiomedParseConfig = V2) -> None:
-        super().__init__(config, MaskDecoder)
+        super().__init__(config, BoltzmannDecoder)
         self.register_buffer("pixel_mean", torch.full((1, 3, 1, 1), config.pixel_mean))
         self.register_buffer("pixel_std", torch.full((1, 3, 1, 1), config.pixel_std))

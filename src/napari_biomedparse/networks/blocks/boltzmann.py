@@ -1,12 +1,13 @@
-"""Mask decoder: queries, prompt tokens and a classifier token read the image.
+"""Mask decoder of v2 and BoltzFormer: queries and prompt tokens read the image.
 
-ARCHITECTURE section 5.
+ARCHITECTURE section 5. In v2 a classifier token reads the queries, and the last queries
+are those of edges. In BoltzFormer (section 6 of its own) there are neither.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,21 +33,26 @@ if TYPE_CHECKING:
     from napari_biomedparse.networks.config import BiomedParseConfig
 
 
-class MaskDecoder(Decoder):
+class BoltzmannDecoder(Decoder):
     """Masks, edges and existence of each prompt in each slice.
 
-    `class_embed` belongs to the published weights; masks and existence do not use it.
+    Without a classifier token, there is no existence. `class_embed` belongs to the
+    published weights; masks and existence do not use it.
     """
 
-    def __init__(self, config: BiomedParseConfig) -> None:
+    def __init__(self, config: BiomedParseConfig, *, classifies: bool = True) -> None:
         super().__init__()
         dim, depth = config.dim, config.decoder_layers
         self.queries = config.queries
         self.edge_queries = config.edge_queries
         self.language_encoder = TextEncoder(config)
-        self.query_feat_ = nn.Embedding(config.queries, dim)
-        self.query_embed_ = nn.Embedding(config.queries, dim)
-        self.classifier_query = nn.Embedding(1, dim)
+        self.classifies = classifies
+        end = "_" if classifies else ""  # as in the published weights
+        self._query_names = f"query_feat{end}", f"query_embed{end}"
+        for name in self._query_names:
+            self.add_module(name, nn.Embedding(config.queries, dim))
+        if classifies:
+            self.classifier_query = nn.Embedding(1, dim)
         self.level_embed = nn.Embedding(LEVELS, dim)
 
         def stack(layer: Callable[[BiomedParseConfig], nn.Module]) -> nn.ModuleList:
@@ -60,11 +66,13 @@ class MaskDecoder(Decoder):
         self.transformer_cross_attention_layers = stack(CrossAttention)
         self.transformer_self_attention_layers = stack(SelfAttention)
         self.transformer_ffn_layers = stack(feed_forward)
-        self.classifier_cross_attention_layers = stack(CrossAttention)
-        self.classifier_ffn_layers = stack(feed_forward)
+        if classifies:
+            self.classifier_cross_attention_layers = stack(CrossAttention)
+            self.classifier_ffn_layers = stack(feed_forward)
         self.decoder_norm = Norm(dim)
         self.mask_embed = MaskEmbed(dim)
-        self.classifier = LinearEach(dim, 1)
+        if classifies:
+            self.classifier = LinearEach(dim, 1)
         self.class_embed = nn.Parameter(torch.zeros(dim, dim))
 
     @property
@@ -76,21 +84,37 @@ class MaskDecoder(Decoder):
         self, image: ImageFeatures, tokens: Tensor, field: RandomField
     ) -> SlicePrediction:
         """Decode every prompt in every slice; see `BiomedParse.decode`."""
+        return self._read_out(*self.embed(image, tokens, field), image, len(tokens))
+
+    def embed(
+        self, image: ImageFeatures, tokens: Tensor, field: RandomField
+    ) -> tuple[Tensor, Tensor]:
+        """Return mask embeddings [N, Q, C], N slices times prompts, and classifiers.
+
+        Classifier tokens are [N, L, C], equal L times, or [0] if there are none. See
+        `BiomedParse.decode` for the arguments; the batch is slice-major.
+        """
         slices, prompts = image.mask_features.shape[0], tokens.shape[0]
-        q = self.query_feat_.weight.expand(slices * prompts, -1, -1)  # [N, Q, C]
+        feat, embed = (
+            cast("Tensor", self.get_submodule(name).weight)
+            for name in self._query_names
+        )
+        q = feat.expand(slices * prompts, -1, -1)  # [N, Q, C]
         t = tokens.repeat(slices, 1, 1)  # [N, T, C], slice-major
-        q_positions = self.query_embed_.weight.expand_as(q)
-        positions = torch.cat([q_positions, t], dim=1)  # [N, Q + T, C]
-        # On a CPU twice: how a product with a single row rounds depends on the batch,
-        # the threads, and the memory alignment of the weights.
-        copies = 2 if layers.apart(tokens) else 1
-        c = self.classifier_query.weight.expand(slices * prompts, copies, -1)
+        q_positions = embed.expand_as(q)
+        positions = torch.cat([q_positions, t.detach()], dim=1)  # [N, Q + T, C]
+        c, classifiers = torch.empty(0), []
+        if self.classifies:
+            # On a CPU twice: how a product with a single row rounds depends on the
+            # batch, the threads, and the memory alignment of the weights.
+            copies = 2 if layers.apart(tokens) else 1
+            c = self.classifier_query.weight.expand(slices * prompts, copies, -1)
+            classifiers = attentions(self.classifier_cross_attention_layers)
 
         s = self.initial_self_attention_layer(torch.cat([q, t], dim=1), positions)
         q, t = s[:, : self.queries], s[:, self.queries :]
         q = self.initial_ffn_layer(q)
-        classifiers = attentions(self.classifier_cross_attention_layers)
-        for i, classifier in enumerate(classifiers):
+        for i in range(len(self.transformer_cross_attention_layers)):
             visible = self._visible_keys(q, image, i, field)
             q = self.transformer_cross_attention_layers[i](
                 q, q_positions, image.keys[i], image.values[i], visible
@@ -100,10 +124,12 @@ class MaskDecoder(Decoder):
             )
             q, t = s[:, : self.queries], s[:, self.queries :]
             q = self.transformer_ffn_layers[i](q)
-            keys, values = classifier.project_memory(s + positions, s)
-            c = self.classifier_cross_attention_layers[i](c, 0, keys, values)
-            c = self.classifier_ffn_layers[i](c)
-        return self._read_out(q, c, image, prompts)
+            if self.classifies:
+                read = s.detach()  # existence does not teach the masks, as published
+                keys, values = classifiers[i].project_memory(read + positions, read)
+                c = self.classifier_cross_attention_layers[i](c, 0, keys, values)
+                c = self.classifier_ffn_layers[i](c)
+        return self.mask_embed(self.decoder_norm(q)), c
 
     def _visible_keys(
         self, q: Tensor, image: ImageFeatures, call: int, field: RandomField
@@ -126,13 +152,11 @@ class MaskDecoder(Decoder):
             return ~torch.cat([hidden_keys(one, call, own) for one, own in each])
 
     def _read_out(
-        self, q: Tensor, c: Tensor, image: ImageFeatures, prompts: int
+        self, embedding: Tensor, c: Tensor, image: ImageFeatures, prompts: int
     ) -> SlicePrediction:
         """Average the masks of the mask queries, and of the edge queries."""
-        embedding = self.mask_embed(self.decoder_norm(q))  # [N, Q, C]
-        mask, edge = embedding.split(
-            [self.queries - self.edge_queries, self.edge_queries], dim=1
-        )
+        sizes = [self.queries - self.edge_queries, self.edge_queries]
+        mask, edge = torch.split(embedding, sizes, dim=1)
         means = torch.stack([mask.mean(dim=1), edge.mean(dim=1)], dim=1)  # [N, 2, C]
         slices, _, height, width = image.mask_features.shape
         logits = masks_of(means, image.mask_features.flatten(2))  # [N, 2, h * w]

@@ -1,0 +1,1 @@
+"""BoltzFormer, for small objects in single images."""

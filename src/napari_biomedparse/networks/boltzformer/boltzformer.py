@@ -1,0 +1,103 @@
+"""BoltzFormer: text-prompted segmentation of images with small objects.
+
+Zhao et al., "Boltzmann attention sampling for image analysis with small objects", CVPR
+2025. No trained weights were published. Its ARCHITECTURE is the specification followed
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from napari_biomedparse.networks.blocks.boltzmann import BoltzmannDecoder
+from napari_biomedparse.networks.blocks.decoder import (
+    ImageFeatures,
+    RandomField,
+    masks_of,
+)
+from napari_biomedparse.networks.blocks.maskformer import MaskFormer
+from napari_biomedparse.networks.boltzformer.output import aggregate, pixel_logits
+from napari_biomedparse.networks.config import HIERA_S, BiomedParseConfig
+from napari_biomedparse.networks.network import NOWHERE, SlicePrediction
+
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+"""Of red, green and blue, which belong to the model and to no weights file."""
+CHANNELS = 10
+"""Between the two convolutions of the output layer."""
+
+
+class Seen(NamedTuple):
+    """Features of a batch of slices, and what their pixels add to every mask."""
+
+    features: ImageFeatures
+    pixels: Tensor  # [B, 1, S / 2, S / 2], or [B, 0]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that they take up."""
+        return self.features.nbytes + self.pixels.nbytes
+
+
+class BoltzFormer(MaskFormer):
+    """Text-prompted segmentation of slices, each prompt by itself.
+
+    Nothing says whether a target exists: the existence of every prompt is certain, and
+    edges are nowhere.
+    """
+
+    channels: ClassVar[Literal["neighbours", "colours"]] = "neighbours"
+
+    def __init__(self, config: BiomedParseConfig = HIERA_S) -> None:
+        super().__init__(config, partial(BoltzmannDecoder, classifies=False))
+        for name, values in (("pixel_mean", MEAN), ("pixel_std", STD)):
+            channels = torch.tensor(values, device="cpu").view(1, 3, 1, 1)
+            self.register_buffer(name, channels, persistent=False)
+        if config.output_layer:
+            self.output_deconv = nn.ConvTranspose2d(
+                3 + config.queries, CHANNELS, 4, stride=2, padding=1
+            )
+            self.output_conv = nn.Conv2d(3 + CHANNELS, 1, 1)
+
+    def encode_image(self, slices: Tensor) -> Any:
+        """Compute what all prompts share, for slices [B, 3, S, S] of 0 to 255."""
+        features = super().encode_image(slices)
+        pixels = slices.new_empty((len(slices), 0), dtype=torch.float32)
+        if self.config.output_layer:
+            pixels = pixel_logits(
+                self.normalised(slices), self.output_deconv, self.output_conv
+            )
+        return Seen(features, pixels)
+
+    def join_features(self, each: Sequence[Any]) -> Any:
+        """Combine the features of slices into those of one batch, as a copy."""
+        features = super().join_features([one.features for one in each])
+        return Seen(features, torch.cat([one.pixels for one in each]))
+
+    def summarize(self, image: Any) -> Tensor:
+        """Return the mask features of slices along `basis`, float16 [B, K, h, w]."""
+        return super().summarize(image.features)
+
+    def decode(self, image: Any, tokens: Tensor, field: RandomField) -> SlicePrediction:
+        """Find each prompt in each slice; see `Network.decode`.
+
+        Logits are of half of the slices' size, without output layer of a quarter.
+        """
+        decoder = cast("BoltzmannDecoder", self.mask_decoder)
+        features, prompts = image.features.mask_features, len(tokens)
+        embedding, _ = decoder.embed(image.features, tokens, field)
+        if self.config.output_layer:
+            pixels = image.pixels.repeat_interleave(prompts, dim=0)
+            layer = self.output_deconv, self.output_conv
+            masks = aggregate(embedding, features, pixels, *layer)
+        else:
+            mean = embedding.mean(dim=1, keepdim=True)
+            masks = masks_of(mean, features.flatten(2))
+        size = tuple(n * (1 + self.config.output_layer) for n in features.shape[-2:])
+        masks = masks.view(len(features), prompts, *size)
+        certain = masks.new_full(masks.shape[:2], torch.inf)
+        return SlicePrediction(masks, torch.full_like(masks, NOWHERE), certain)
