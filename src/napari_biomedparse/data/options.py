@@ -390,6 +390,15 @@ class SegmentOptions:
         choices=("score", "order", "separate", "confident"),
         metavar="score|order|separate|confident",
     )
+    mode: str = option(
+        "auto",
+        "Mode",
+        "How v2 reads slices. 3d: with their neighbors. 2d: each as an image, whose "
+        "masks may overlap. auto: 2d for single images and for color. v1 knows "
+        "images only.",
+        choices=("auto", "3d", "2d"),
+        metavar="auto|3d|2d",
+    )
     prompts_apart: bool = option(
         False,
         "Each prompt by itself",
@@ -480,6 +489,7 @@ class OptionChanges(TypedDict, total=False):
     p_threshold: float
     overlap_threshold: float
     overlaps: str
+    mode: str
     prompts_apart: bool
     instances: bool | None
     separate_by: str

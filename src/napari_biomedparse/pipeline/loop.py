@@ -463,6 +463,7 @@ def _resolve(
 ) -> Tensor:
     """Return labels [B, H, W] or, if separate, [B, P, H, W]."""
     options, ids, size = plan.options, plan.prompts.ids, plan.geometry.label_shape
+    single = plan.geometry.alone or plan.geometry.planar
     common: dict[str, Any] = {
         "existence_threshold": plan.threshold,
         "mask_threshold": threshold,
@@ -480,7 +481,7 @@ def _resolve(
         existence,
         ids,
         size,
-        # Masks of v1 may overlap in the original, whatever their p.
-        overlap_threshold=1.0 if plan.geometry.alone else options.overlap_threshold,
+        # Masks of v1 and of images may overlap in the original, whatever their scores.
+        overlap_threshold=1.0 if single else options.overlap_threshold,
         **common,
     ).labels

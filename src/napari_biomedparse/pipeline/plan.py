@@ -204,6 +204,8 @@ def plan_run(
         If the volume, the prompts or the options cannot be used.
     """
     options = options or SegmentOptions()
+    if config.network == "boltzformer":  # which takes one prompt at a time
+        options = replace(options, prompts_apart=True)
     volume = region_of(as_volume(volume, axes=options.axes), options)
     prompts = parse_prompts(prompts)
     refuse_equal(prompts.texts)

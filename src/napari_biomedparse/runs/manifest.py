@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet, parse_prompts
-from napari_biomedparse.data.results import Owners
+from napari_biomedparse.data.results import P_VALUES, Owners
 from napari_biomedparse.errors import FormatError, OutputError
 from napari_biomedparse.io.durable import write_durably
 from napari_biomedparse.io.inputs import STATES, identify
@@ -264,6 +264,8 @@ def _parsed(record: dict[str, Any]) -> Manifest:
     parts = tuple(map(_parsed, record.pop("parts", ())))
     # Options that an earlier version did not have are at their defaults.
     defaults = {f.name: f.default for f in fields(SegmentOptions)}
+    if P_VALUES not in record["parameters"]:
+        defaults["mode"] = "3d"  # the only one that v2 had
     defaults["prompt_order"] = sorted(map(int, record["parameters"]["prompts"]))
     record["parameters"] = defaults | record["parameters"]
     return Manifest(**record, blocks=blocks, parts=parts)

@@ -92,6 +92,9 @@ class SliceGeometry:
     alone: bool = False
     """Whether slices are read by themselves, without neighbours, and labeled in their
     own grid, as by BiomedParse v1."""
+    planar: bool = False
+    """Whether slices are images by themselves, without neighbours, to a network that
+    also knows volumes: resized without rounding, and labeled in their padded grid."""
     turn: Turn = AS_STORED
     """How slices are turned for the network. Rows and columns of `pad`, `working_shape`
     and `label_shape` are those of turned slices."""
@@ -124,6 +127,8 @@ class SliceGeometry:
     @property
     def label_shape(self) -> tuple[int, int]:
         """Rows and columns of the labels that predictions become."""
+        if self.planar:
+            return self.padded_shape
         return self.seen_shape if self.alone else self.working_shape
 
     def prepare(self, planes: npt.NDArray[Any] | torch.Tensor) -> torch.Tensor:
@@ -134,11 +139,12 @@ class SliceGeometry:
         numbers keep their overshoots and are truncated at the end. It runs on the CPU,
         whose uint8 arithmetic is the reference, so that every device gets the same
         input. Slices read by themselves are resized as Pillow does, in uint8, with
-        a = -0.5 and antialiasing (ARCHITECTURE of v1, section 3).
+        a = -0.5 and antialiasing (ARCHITECTURE of v1, section 3). Those of planar mode
+        are float32 throughout, and not truncated (of BoltzFormer, section 9.1).
 
         `planes` [B, Y, X] are uint8, float16, float32 or float64, of any byte order; a
         `VolumeError` is raised for another dtype or shape. The result [B, H, W] is
-        int32, on their device.
+        int32, or float32 in planar mode, on their device.
         """
         if tuple(planes.shape[1:]) != self.plane_shape:
             raise VolumeError(
@@ -153,8 +159,10 @@ class SliceGeometry:
             return _squash(tensor, self.working_shape)
         (top, bottom), (left, right) = self.pad
         padded = F.pad(tensor.cpu(), (left, right, top, bottom))
+        padded = padded.to(torch.float32) if self.planar else padded
         resized = F.interpolate(padded[:, None], self.working_shape, mode="bicubic")
-        return resized[:, 0].to(tensor.device, torch.int32)
+        dtype = torch.float32 if self.planar else torch.int32
+        return resized[:, 0].to(tensor.device, dtype)
 
     def shrink(self, labels: npt.NDArray[Any], beyond: int = 0) -> npt.NDArray[Any]:
         """Bring labels of slices [B, Y, X] to the network's scale, [B, H, W].
@@ -211,11 +219,11 @@ class SliceGeometry:
         return picked.to(torch.int16) if dtype == np.uint16 else picked
 
     def _sources(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """Row and column at the network's scale of each row and column of a slice."""
+        """Row and column in a slice's labels of each of its rows and columns."""
         (top, _), (left, _) = self.pad
         rows, columns = self.seen_shape
-        down = _nearest(self.working_shape[0], self.padded_shape[0])
-        across = _nearest(self.working_shape[1], self.padded_shape[1])
+        down = _nearest(self.label_shape[0], self.padded_shape[0])
+        across = _nearest(self.label_shape[1], self.padded_shape[1])
         return down[top : top + rows], across[left : left + columns]
 
 
@@ -245,6 +253,7 @@ def plan_slices(
     scale: tuple[float, float] | None = None,
     *,
     alone: bool = False,
+    planar: bool = False,
     turn: Turn = AS_STORED,
 ) -> SliceGeometry:
     """Plan how slices get to the network's size or, with a `scale`, are cut into tiles.
@@ -253,7 +262,8 @@ def plan_slices(
     `OptionError`. A whole slice is padded to a square and resized to the edge length
     `size`. With a `scale`, in network pixels per voxel along rows and columns, it is
     padded to the edge length of a tile at least, and to a multiple of `CELL` pixels.
-    Slices read `alone` are not padded but squashed or stretched. Rows and columns are
+    Slices read `alone` are not padded but squashed or stretched; see `SliceGeometry`
+    for these and for `planar` ones. Rows and columns are
     those of slices after their `turn`.
     """
     axis = choose_axis(shape) if axis is None else axis
@@ -276,7 +286,8 @@ def plan_slices(
         for edge, n in zip(edges, planes, strict=True)
     )
     pad = (vertical, horizontal)
-    return SliceGeometry((z, y, x), axis, pad, (down, across), alone, turn)
+    shape = z, y, x
+    return SliceGeometry(shape, axis, pad, (down, across), alone, planar, turn)
 
 
 def _starts(length: int, size: int) -> list[int]:

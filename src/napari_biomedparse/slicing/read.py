@@ -59,7 +59,10 @@ Seen = Callable[[int, Slabs], Slabs]
 
 
 class SliceBatch(NamedTuple):
-    """Consecutive slices from `start`, ready for the network: int32 [B, 3, H, W]."""
+    """Consecutive slices from `start`, ready for the network: [B, 3, H, W].
+
+    Of the type that `SliceGeometry.prepare` returns.
+    """
 
     start: int
     slices: Tensor
@@ -83,7 +86,13 @@ def slice_geometry(
     `size` is the edge length of the network's input. If there is no such axis, or the
     pixel size cannot be used, an `OptionError` is raised.
     """
+    if alone and options.mode == "3d":
+        raise OptionError(
+            "BiomedParse v1 reads slices by themselves; leave the mode at auto."
+        )
     axis = _slicing_axis(volume, options.axis)
+    image = volume.is_colour or volume.flat
+    planar = not alone and (options.mode == "2d" or (options.mode == "auto" and image))
     whole = plan_slices(volume.grid, size, axis, alone=alone)
     turn = _turn(volume, whole.axis, options.orientation, alone=alone)
     scale = None
@@ -96,7 +105,9 @@ def slice_geometry(
     ):
         tile = size if options.tile == "auto" else int(options.tile)
         scale = (size / tile, size / tile)
-    return plan_slices(volume.grid, size, whole.axis, scale, alone=alone, turn=turn)
+    return plan_slices(
+        volume.grid, size, whole.axis, scale, alone=alone, planar=planar, turn=turn
+    )
 
 
 def _turn(volume: Volume, axis: int, orientation: str, *, alone: bool) -> Turn:
@@ -272,8 +283,8 @@ def slice_batches(
 
     The volume of three axes, and a fourth for colours, is read chunk by chunk. Channels
     of grey slices are the slice and its two neighbours, which are read too where they
-    exist, of colour slices their own red, green and blue, and of slices read alone the
-    slice three times. The last batch may be
+    exist, of colour slices their own red, green and blue, and of slices read alone or
+    as images the slice three times. The last batch may be
     smaller; with `align` batches also end at its multiples. With `pin` they are put
     into pinned memory, from which a GPU copies without waiting. `seen` is shown all
     that is read. A `FormatError` is raised if a part of the volume cannot be read.
@@ -300,7 +311,7 @@ def slice_batches(
         window, window_start = torch.cat(parts), low
         if volume.is_colour:
             slices = window[: end - begin]
-        elif geometry.alone:
+        elif geometry.alone or geometry.planar:
             slices = window[: end - begin, None].repeat(1, 3, 1, 1)
         else:
             around = range(begin - 1, end + 1)
@@ -314,7 +325,7 @@ def slice_batches(
 
 def margin_of(volume: Volume, geometry: SliceGeometry) -> int:
     """Return how many neighbours a slice is read with, on either side."""
-    return 0 if volume.is_colour or geometry.alone else 1
+    return 0 if volume.is_colour or geometry.alone or geometry.planar else 1
 
 
 def needed_slices(start: int, stop: int, depth: int, margin: int) -> tuple[int, int]:

@@ -104,6 +104,19 @@ def resized(labels: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
     return result
 
 
+def shrunk(labels: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """Resize labels to a square by the nearest voxel, as `torch` does.
+
+    What would be lost as a whole is where any of its voxels is (adaptive maximum).
+    """
+    whole = torch.from_numpy(labels)[None, None]
+    small = F.interpolate(whole.float(), size, mode="nearest")[0, 0].long()
+    for value in np.setdiff1d(labels, small.numpy()):
+        found = F.adaptive_max_pool2d((whole == value).float(), size)[0, 0] > 0
+        small[found & (small == 0)] = int(value)
+    return small.numpy()
+
+
 def _speckled(rng: np.random.Generator, picture: Tensor, share: float) -> Tensor:
     """Make some pixels black and some white (salt and pepper)."""
     level = share * rng.random()

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from napari_biomedparse.networks.blocks.tokenizer import END_ID, tokenize
 from napari_biomedparse.slicing.geometry import neighbour_index, plan_slices, published
-from napari_biomedparse.training.augment import Variation, resized, vary
+from napari_biomedparse.training.augment import Variation, resized, shrunk, vary
 from napari_biomedparse.training.losses import Targets, instance_edges
 from napari_biomedparse.training.volumes import TrainingVolume, targets
 
@@ -208,11 +208,14 @@ def cut(
 
     Returns float32 grey levels [3, S, S], the slice, previous and next (`alone`, three
     times the slice) or the slice's own channels, and int64 labels [S, S] of the voxels
-    at the pixels' centres.
+    at the pixels' centres. Images are prepared as v2's 2-D mode does.
     """
     turn = published(alone=alone, nifti=volume.nifti)
     shape = volume.labels.shape
-    geometry = plan_slices(shape, size, sample.axis, alone=alone, turn=turn)
+    planar = not alone and (volume.has_channels or shape[0] == 1)
+    geometry = plan_slices(
+        shape, size, sample.axis, alone=alone, planar=planar, turn=turn
+    )
     if volume.has_channels:
         planes = np.moveaxis(volume.image.take(sample.place, 0), -1, 0)
     else:
@@ -221,7 +224,8 @@ def cut(
         planes = np.stack([volume.image.take(i, sample.axis) for i in places])
     labels = np.asarray(volume.labels.take(sample.place, sample.axis), np.int64)
     square = np.pad(turn.forth(labels), geometry.pad)
-    return geometry.prepare(planes).float().expand(3, -1, -1), resized(square, size)
+    small = shrunk(square, size) if planar else resized(square, size)
+    return geometry.prepare(planes).float().expand(3, -1, -1), small
 
 
 def make_targets(

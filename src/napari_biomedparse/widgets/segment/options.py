@@ -112,6 +112,7 @@ ADVANCED = (
     "p_threshold",
     "overlaps",
     "overlap_threshold",
+    "mode",
     "prompts_apart",
     "batch_size",
     "seed",
@@ -126,6 +127,11 @@ CAPTIONS: dict[str, dict[Any, str]] = {
         "order": "order of the table",
         "separate": "one layer per prompt",
         "confident": "most votes, then best score",
+    },
+    "mode": {
+        "auto": AUTOMATIC,
+        "3d": "slices with their neighbors",
+        "2d": "images by themselves",
     },
     "separate_by": {
         "edges": "boundaries (v2)",
