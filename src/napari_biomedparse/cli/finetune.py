@@ -33,7 +33,9 @@ def finetune(
     data: Path,
     *,
     output: Path,
-    model: str = "v2",
+    model: str | None = None,
+    network: str | None = None,
+    backbone: Path | None = None,
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", "-c", hidden=True)
     ] = None,
@@ -56,7 +58,13 @@ def finetune(
         Folder for finetuned.safetensors, the log and checkpoints. After an
         interruption the same command resumes there.
     model : NAME|FILE
-        Network to start from: v2, v1, demo, or a weights file.
+        Network to start from: v2 (by default), v1, demo, or a weights file.
+    network : NAME
+        Train another network from the beginning: focal-l, hiera-s or hiera-bp
+        (BoltzFormer), v2-light or v2-lite. Where it fits, it takes over all but the
+        backbone from --model, if that is given.
+    backbone : FILE
+        Pretrained backbone of that network, of SAM 2 or X-Decoder.
     prompts : FILE
         class_prompts.json, if it is not in the data folder.
     devices : N
@@ -86,6 +94,8 @@ def finetune(
             model,
             options,
             prompts=prompts,
+            network=network,
+            backbone=backbone,
             device=device,
             devices=devices,
             on_case=lambda name, number, count: progress.update(

@@ -10,7 +10,7 @@ import logging
 import os
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from napari_biomedparse.errors import CheckpointError, OutputError
 from napari_biomedparse.networks.config import (
     BACKBONES,
+    FOCAL_L,
+    HIERA_BP,
+    HIERA_S,
     NETWORKS,
     V1,
     V1_NAME,
@@ -44,6 +47,8 @@ _UNUSED = (
 )
 """Tensors of published files that no text prompt needs."""
 _PREFIX = "model."
+_ENTRIES = ("state_dict", "model")
+"""Of a file, where its weights may be."""
 _CONFIG = "config"
 _SHOWN = 5
 _MOST = 2**20
@@ -165,8 +170,18 @@ def save_weights(
 
 
 def network_of(tensors: Mapping[str, Tensor]) -> BiomedParseConfig:
-    """Return the published configuration that tensors belong to, by their names."""
-    return V1 if any(V1_NAME in name for name in tensors) else V2
+    """Return the configuration that tensors without a record of it belong to."""
+    if any(V1_NAME in name for name in tensors):
+        return V1
+    positions = tensors.get("backbone.trunk.pos_embed")
+    if positions is not None:
+        small = positions.shape[-1] == HIERA_S.position_size
+        network = HIERA_S if small else HIERA_BP
+    elif f"{_DECODER}query_feat.weight" in tensors:
+        network = FOCAL_L
+    else:
+        return V2
+    return replace(network, output_layer="output_conv.weight" in tensors)
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -187,8 +202,9 @@ def _read_safetensors(path: Path) -> Checkpoint:
 def _from_content(content: object, path: Path) -> Checkpoint:
     config = None
     weights = content
-    if isinstance(content, Mapping) and "state_dict" in content:
-        weights = content["state_dict"]
+    entry = next((k for k in _ENTRIES if _holds_tensors(content, k)), None)
+    if isinstance(content, Mapping) and entry is not None:
+        weights = content[entry]
         settings = content.get("hyper_parameters")
         if isinstance(settings, Mapping):
             config = settings.get(_CONFIG)
@@ -215,6 +231,11 @@ def _from_content(content: object, path: Path) -> Checkpoint:
     return Checkpoint(tensors, _parse_config(config, path))
 
 
+def _holds_tensors(content: object, entry: str) -> bool:
+    """Return whether an entry of a file is a state dict."""
+    return isinstance(content, Mapping) and isinstance(content.get(entry), Mapping)
+
+
 def _is_plain(value: object) -> bool:
     """Return whether this is a dense, complete tensor on the CPU."""
     return (
@@ -224,6 +245,16 @@ def _is_plain(value: object) -> bool:
         and not value.is_quantized
         and value.nbytes <= value.untyped_storage().nbytes()
     )
+
+
+def recorded_config(
+    metadata: Mapping[str, str], path: str | os.PathLike[str]
+) -> BiomedParseConfig | None:
+    """Return what the metadata of a safetensors file say of its network, if anything.
+
+    Raises `CheckpointError` if it is not known.
+    """
+    return _parse_config(metadata.get(_CONFIG), Path(path))
 
 
 def _parse_config(stored: object, path: Path) -> BiomedParseConfig | None:

@@ -89,6 +89,20 @@ HIERA_BP = replace(
 )
 """The three of BoltzFormer, of which no trained weights were published."""
 
+V2_LIGHT = replace(HIERA_S, network="v2", image_size=512, queries=16, edge_queries=4,
+                   output_layer=False)  # fmt: skip
+V2_LITE = replace(V2_LIGHT, dim=256, feedforward=1024)
+"""v2 with a smaller backbone, and with narrower decoders, to be trained."""
+
+ARCHITECTURES = {
+    "focal-l": FOCAL_L,
+    "hiera-s": HIERA_S,
+    "hiera-bp": HIERA_BP,
+    "v2-light": V2_LIGHT,
+    "v2-lite": V2_LITE,
+}
+"""Networks without weights, by the names that training knows them by."""
+
 TINY = BiomedParseConfig(
     image_size=64,
     backbone_widths=(8, 16, 32, 64),

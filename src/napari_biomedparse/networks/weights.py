@@ -115,13 +115,19 @@ def untaught(model: str) -> str:
 
 
 def config_of(model: str) -> BiomedParseConfig:
-    """Return the published network that a model, given by name or file, is like.
+    """Return the configuration of a model, given by name or file.
 
-    The names of tensors tell, at the beginning of a file; weights are not read.
+    A file records it, or else the names of tensors at its beginning tell which of the
+    published ones it is like; weights are not read.
     """
+    from napari_biomedparse.networks.checkpoint import recorded_config
+
     model = untaught(model)
     if model in MODELS:
         return MODELS[model].config
+    with suppress(CheckpointError):
+        if (known := recorded_config(_metadata(model), model)) is not None:
+            return known
     with suppress(OSError), open(model, "rb") as file:
         return V1 if V1_NAME.encode() in file.read(_NAMES_BYTES) else V2
     return V2
@@ -280,8 +286,7 @@ def _build(
     from napari_biomedparse.networks.synthetic import synthetic_state_dict
 
     if config is None:  # as in published files
-        known = listed or MODELS[network_of(tensors or {}).network]
-        config = known.config
+        config = listed.config if listed else network_of(tensors or {})
     try:
         model = build(config)
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as e:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_biomedparse.engine.devices import find_device
-from napari_biomedparse.errors import CheckpointError, VolumeError
+from napari_biomedparse.errors import CheckpointError, OptionError, VolumeError
 from napari_biomedparse.io.durable import check_folder, writing
 from napari_biomedparse.networks.blocks.maskformer import MaskFormer
+from napari_biomedparse.networks.start import start_network
 from napari_biomedparse.networks.weights import load_model
 from napari_biomedparse.training.augment import SCALE, Variation
 from napari_biomedparse.training.cases import load_cases
@@ -25,7 +27,7 @@ from napari_biomedparse.training.folder import (
 )
 from napari_biomedparse.training.grounding_module import GroundingModule
 from napari_biomedparse.training.keeper import Keeper
-from napari_biomedparse.training.module import TrainingModule, prepare
+from napari_biomedparse.training.module import MaskModule, TrainingModule, prepare
 from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.progress import Finetuned
 from napari_biomedparse.training.slices import EMPTY_SHARE, SliceBatches, Split, split
@@ -42,10 +44,12 @@ _LOADED_BY_WORKERS = 4
 def finetune(
     data: str | os.PathLike[str] | Sequence[TrainingVolume],
     output: str | os.PathLike[str],
-    checkpoint: str | os.PathLike[str] = "v2",
+    checkpoint: str | os.PathLike[str] | None = None,
     options: FinetuneOptions | None = None,
     *,
     prompts: str | os.PathLike[str] | None = None,
+    network: str | None = None,
+    backbone: str | os.PathLike[str] | None = None,
     device: str = "auto",
     devices: int = 1,
     on_case: Callable[[str, int, int], None] | None = None,
@@ -65,10 +69,17 @@ def finetune(
     output : path
         Folder for ``finetuned.safetensors``, ``last.ckpt`` and ``log.csv``, and for
         ``tensorboard`` if that is installed.
-    checkpoint : str or path
-        Weights to start from, as for `load_model`.
+    checkpoint : str or path, optional
+        Weights to start from, as for `load_model`; by default those of v2. With a
+        `network` all but its backbone is taken from them where it fits, by default
+        nothing.
     prompts : path, optional
         File with the wordings; see `read_wordings`.
+    network : str, optional
+        Train another network from the beginning, one of `ARCHITECTURES`: "focal-l",
+        "hiera-s", "hiera-bp" (BoltzFormer), "v2-light", "v2-lite".
+    backbone : path, optional
+        Its pretrained backbone; see `start_network`.
     device : str
         "auto", "cpu", "cuda", ... On CUDA, bf16 is used where it suffices.
     devices : int
@@ -112,7 +123,22 @@ def finetune(
         else:
             volumes = tuple(data)
             require_targets(volumes)
-        model = load_model(checkpoint)
+        if network is None:
+            model = load_model(checkpoint or "v2")
+        else:
+            base = None if checkpoint is None else load_model(checkpoint)
+            begun = start_network(
+                network, backbone=backbone, base=base, seed=options.seed
+            )
+            model = begun.model
+            if not begun.knows_text:  # what is drawn at random has to learn
+                learns = tuple(part for part in options.freeze if part != "text")
+                options = replace(options, freeze=learns)
+        if backbone is not None and network is None:
+            raise OptionError(
+                "A backbone is for a network that is trained from the beginning: name "
+                "that, too (network)."
+            )
         if not isinstance(model, MaskFormer):
             raise CheckpointError(
                 f"{checkpoint} is a network of type {type(model).__name__}, which "
@@ -125,7 +151,8 @@ def finetune(
                 f"No data are left to train on because {parts.how} are held out. Add "
                 "slices or volumes, or hold out less."
             )
-        facts = describe_training(model, checkpoint, volumes, parts, options)
+        start = checkpoint or network or "v2"
+        facts = describe_training(model, start, volumes, parts, options)
         finished = open_training(folder, facts)
         keeper = Keeper(folder, facts, on_progress, stop)
         if finished is None:
@@ -153,13 +180,13 @@ def _train(
     keeper: Keeper,
 ) -> None:
     prepare(model, options)
-    alone = model.config.slices_alone
+    alone, edges = model.config.slices_alone, model.config.edge_queries > 0
     variation = Variation() if options.augment else Variation(chance=0.0, turn=False)
     if alone and options.augment:
         variation = Variation(scale=SCALE, turn=options.turns)
     size = model.config.image_size
     train, validation = (
-        SliceBatches(volumes, samples, options, size, changes, alone=alone)
+        SliceBatches(volumes, samples, options, size, changes, alone=alone, edges=edges)
         for samples, changes in ((parts.train, variation), (parts.validation, None))
     )
     data = ChunkedData(
@@ -168,7 +195,9 @@ def _train(
         save_every=options.save_every,
         workers=_LOADED_BY_WORKERS if place.type == "cuda" else 0,
     )
-    module = (GroundingModule if alone else TrainingModule)(model, options)
+    masks_only = model.config.network == "boltzformer"
+    kind = GroundingModule if alone else MaskModule if masks_only else TrainingModule
+    module = kind(model, options)
     half = place.type == "cuda"
     fit(module, data, keeper, place, half=half, devices=devices)
     keeper.keep_last(model)

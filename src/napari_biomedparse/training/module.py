@@ -13,8 +13,15 @@ from torch.utils.checkpoint import checkpoint
 
 from napari_biomedparse.labels.resolve import upsample
 from napari_biomedparse.networks.blocks.focalnet import FocalBlock
+from napari_biomedparse.networks.blocks.hiera import HieraBlock
 from napari_biomedparse.training.adapters import add_adapters
-from napari_biomedparse.training.losses import Losses, Targets, segmentation_losses
+from napari_biomedparse.training.losses import (
+    Losses,
+    MaskLosses,
+    Targets,
+    mask_losses,
+    segmentation_losses,
+)
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -63,7 +70,9 @@ class TrainingModule(LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Return the loss of a batch, and log it with its terms."""
-        losses, _ = self.losses_and_masks(batch)
+        with torch.random.fork_rng(devices=[]):  # for what a network drops at random
+            torch.manual_seed(self.options.seed * 100_003 + batch.number)
+            losses, _ = self.losses_and_masks(batch)
         loss = self.total(losses)
         self._log_over_epoch({"loss": loss, **losses._asdict()})
         return loss
@@ -99,10 +108,11 @@ class TrainingModule(LightningModule):
         generator = self.generator(batch)
         decoded = predict(self.model, batch, generator, self.device)
         with torch.autocast(self.device.type, enabled=False):
-            masks, edges = (
-                _fitted(logits.float(), batch.targets.masks)
-                for logits in (decoded.mask_logits, decoded.edge_logits)
-            )
+            truth = batch.targets
+            masks = _fitted(decoded.mask_logits.float(), truth.masks)
+            edges = decoded.edge_logits.float()
+            if truth.edges.numel():
+                edges = _fitted(edges, truth.masks)
             existence = decoded.existence.float()
             return self.compare(masks, edges, existence, batch.targets), masks
 
@@ -110,6 +120,18 @@ class TrainingModule(LightningModule):
         """Make the source of a batch's random numbers, on the CPU."""
         seed = self.options.seed * 100_003 + batch.number
         return torch.Generator().manual_seed(seed)
+
+
+class MaskModule(TrainingModule):
+    """BoltzFormer, which is trained in place, with its loss: masks alone."""
+
+    terms: ClassVar[tuple[str, ...]] = MaskLosses._fields
+
+    def compare(
+        self, masks: Tensor, edges: Tensor, existence: Tensor, targets: Targets
+    ) -> Any:
+        """Compute the terms of the loss; see `mask_losses`."""
+        return mask_losses(masks, targets.masks)
 
 
 def drawn_field(
@@ -175,6 +197,6 @@ def prepare(model: MaskFormer, options: FinetuneOptions) -> None:
         add_adapters(model, options.rank, options.seed)
     if options.checkpointing:
         for block in model.backbone.modules():
-            if isinstance(block, FocalBlock):  # computed again in the backward pass
+            if isinstance(block, FocalBlock | HieraBlock):  # again on the way back
                 again = partial(checkpoint, block.forward, use_reentrant=False)
                 block.forward = again  # type: ignore[method-assign]

@@ -103,8 +103,8 @@ class SliceBatches:
     """Batches by their number since the start, of slices of `size` pixels a side.
 
     Without `variation`, slices and their order are unchanged, and the wordings are
-    always the same. Slices read `alone` have no neighbours, their targets no edges, and
-    no prompt need be for an absent target, as for BiomedParse v1.
+    always the same. Slices read `alone` have no neighbours, and no prompt need be for
+    an absent target, as for BiomedParse v1. Without `edges` there are none to learn.
     """
 
     def __init__(
@@ -116,8 +116,9 @@ class SliceBatches:
         variation: Variation | None,
         *,
         alone: bool = False,
+        edges: bool = True,
     ) -> None:
-        self._alone = alone
+        self._alone, self._edges = alone, edges
         self._volumes, self._size, self._variation = volumes, size, variation
         self._options = options
         self._groups: dict[str, list[Sample]] = {}
@@ -167,7 +168,7 @@ class SliceBatches:
         tokens = [tokenize(text) for _, text in chosen]
         ids, real = padded([one.ids[: one.length] for one in tokens])
         wanted = [label for label, _ in chosen]
-        truth = make_targets(np.stack(planes), volume, wanted, edges=not self._alone)
+        truth = make_targets(np.stack(planes), volume, wanted, edges=self._edges)
         return Batch(torch.stack(pictures), ids, real, truth, number)
 
     def _choose_prompts(

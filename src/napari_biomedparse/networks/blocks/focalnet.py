@@ -104,14 +104,23 @@ class FocalBlock(nn.Module):
         self.mlp = Mlp(width)
         self.norm2 = nn.LayerNorm(width)
         self.gamma_2 = nn.Parameter(torch.full((width,), LAYER_SCALE))
+        self.drop = 0.0
+        """Probability that training leaves a branch out (stochastic depth)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
         # The residual stream may have a higher precision than the branches.
         low = self.norm1.weight.dtype
-        x = x + self.gamma_1 * self.norm1(self.modulation(x.to(low)))
-        x = x + self.gamma_2 * self.norm2(self.mlp(x.to(low)))
+        x = x + self._kept(self.gamma_1 * self.norm1(self.modulation(x.to(low))))
+        x = x + self._kept(self.gamma_2 * self.norm2(self.mlp(x.to(low))))
         return x
+
+    def _kept(self, branch: Tensor) -> Tensor:
+        """Leave a branch out of some images, and enlarge it in the others."""
+        if not self.training or not self.drop:
+            return branch
+        kept = torch.rand(len(branch), 1, 1, 1) >= self.drop
+        return branch * (kept / (1 - self.drop)).to(branch.device, branch.dtype)
 
 
 class PatchEmbed(nn.Module):

@@ -153,7 +153,7 @@ class Trunk(nn.Module):
     def embed(self, image: Tensor) -> Tensor:
         """Patches with their positions, [B, H / 4, W / 4, C]."""
         proj = cast("nn.Conv2d", self.patch_embed["proj"])
-        patches = proj(image.to(proj.weight.dtype)).permute(0, 2, 3, 1)
+        patches: Tensor = proj(image.to(proj.weight.dtype)).permute(0, 2, 3, 1)
         return patches + self.positions(*patches.shape[1:3])
 
     def positions(self, height: int, width: int) -> Tensor:

@@ -20,6 +20,7 @@ from napari_biomedparse.networks.blocks.decoder import (
     RandomField,
     masks_of,
 )
+from napari_biomedparse.networks.blocks.focalnet import FocalBlock
 from napari_biomedparse.networks.blocks.maskformer import MaskFormer
 from napari_biomedparse.networks.boltzformer.output import aggregate, pixel_logits
 from napari_biomedparse.networks.config import HIERA_S, BiomedParseConfig
@@ -27,6 +28,8 @@ from napari_biomedparse.networks.network import NOWHERE, SlicePrediction
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """Of red, green and blue, which belong to the model and to no weights file."""
+DROP = 0.3
+"""Probability that training leaves out the last block of FocalNet; the first one 0."""
 CHANNELS = 10
 """Between the two convolutions of the output layer."""
 
@@ -46,8 +49,8 @@ class Seen(NamedTuple):
 class BoltzFormer(MaskFormer):
     """Text-prompted segmentation of slices, each prompt by itself.
 
-    Nothing says whether a target exists: the existence of every prompt is certain, and
-    edges are nowhere.
+    Nothing but an empty mask says that a target is not there: the existence of a prompt
+    is the highest logit of its mask. Edges are nowhere.
     """
 
     channels: ClassVar[Literal["neighbours", "colours"]] = "neighbours"
@@ -57,6 +60,9 @@ class BoltzFormer(MaskFormer):
         for name, values in (("pixel_mean", MEAN), ("pixel_std", STD)):
             channels = torch.tensor(values, device="cpu").view(1, 3, 1, 1)
             self.register_buffer(name, channels, persistent=False)
+        blocks = [m for m in self.backbone.modules() if isinstance(m, FocalBlock)]
+        for i, block in enumerate(blocks):
+            block.drop = DROP * i / max(len(blocks) - 1, 1)
         if config.output_layer:
             self.output_deconv = nn.ConvTranspose2d(
                 3 + config.queries, CHANNELS, 4, stride=2, padding=1
@@ -99,5 +105,5 @@ class BoltzFormer(MaskFormer):
             masks = masks_of(mean, features.flatten(2))
         size = tuple(n * (1 + self.config.output_layer) for n in features.shape[-2:])
         masks = masks.view(len(features), prompts, *size)
-        certain = masks.new_full(masks.shape[:2], torch.inf)
-        return SlicePrediction(masks, torch.full_like(masks, NOWHERE), certain)
+        surest = masks.amax((-2, -1))
+        return SlicePrediction(masks, torch.full_like(masks, NOWHERE), surest)
