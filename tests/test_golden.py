@@ -53,6 +53,23 @@ def test_quick_golden_cases_of_v1_pass(
         assert f"ok   {case}" in report
 
 
+QUICK_BOLTZ = ("state_dict_manifest_hiera-s.json", "unit_backbone_hiera-s.npz",
+               "unit_pixel_decoder_hiera.npz", "unit_[dol]*.npz", "v2_loss.npz",
+               "v2_2d_prepare.npz", "v2_2d_rgb.npz")  # fmt: skip
+
+
+def test_quick_golden_cases_of_boltzformer_and_2d_pass(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for pattern in QUICK_BOLTZ:
+        for path in (shared / "reference_boltzformer").glob(pattern):
+            shutil.copy(path, tmp_path)
+    assert golden.main(tmp_path) == 0, capsys.readouterr().out
+    report = capsys.readouterr().out
+    for case in ("state_dict", "unit_decoder hash", "unit_output", "v2_2d_rgb hash"):
+        assert f"ok   {case}" in report
+
+
 def test_a_folder_without_golden_files_fails(tmp_path: Path) -> None:
     assert golden.main(tmp_path) == 1
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_boltz import FOCAL, HIERA
 
 from napari_biomedparse.errors import CheckpointError, OptionError
 from napari_biomedparse.networks import start
@@ -15,20 +16,6 @@ from napari_biomedparse.networks.boltzformer.boltzformer import BoltzFormer
 from napari_biomedparse.networks.config import ARCHITECTURES, TINY, BiomedParseConfig
 from napari_biomedparse.networks.start import start_network
 from napari_biomedparse.networks.weights import config_of, load_model
-
-HIERA = replace(
-    TINY,
-    network="boltzformer",
-    backbone="hiera",
-    backbone_heads=(1, 2, 2, 4),
-    backbone_windows=(8, 4, 2, 2),
-    global_blocks=(3, 3, 3),
-    neck_width=16,
-    queries=5,
-    edge_queries=0,
-    output_layer=True,
-)
-FOCAL = replace(TINY, network="boltzformer", queries=5, edge_queries=0)
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.errors import CheckpointError
-from napari_biomedparse.networks.blocks import focalnet
+from napari_biomedparse.networks.blocks import maskformer
 from napari_biomedparse.networks.blocks.filters import (
     CONTEXT,
     FILTERS,
@@ -146,7 +146,7 @@ def test_features_are_kept_along_the_leading_directions_of_their_weights(
     torch.testing.assert_close(
         base.summarize(base.encode_image(slices())), features.half()
     )
-    monkeypatch.setattr(focalnet, "KEPT", 8)
+    monkeypatch.setattr(maskformer, "KEPT", 8)
     small = load_model("tiny")
     directions = small.basis
     assert directions.shape == (small.config.dim, 8)

@@ -480,7 +480,7 @@ def test_the_network_of_a_file_is_known_without_its_weights(
     save_weights(names_alone, model.state_dict())
     pickled = tmp_path / "c.pt"
     torch.save(model.state_dict(), pickled, _use_new_zipfile_serialization=not legacy)
-    assert weights.config_of(str(with_config)) == V1
+    assert weights.config_of(str(with_config)) == model.config
     assert weights.config_of(str(names_alone)) == V1
     assert weights.config_of(str(pickled)) == V1
     assert weights.config_of("v1") == V1

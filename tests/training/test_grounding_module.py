@@ -13,7 +13,6 @@ import torch
 from tiny_v1 import CONFIG, tiny_v1
 
 from napari_biomedparse.networks.checkpoint import save_weights
-from napari_biomedparse.networks.config import V1
 from napari_biomedparse.networks.v1.biomedparse import BiomedParseV1
 from napari_biomedparse.networks.weights import config_of, is_fine_tuned, load_model
 from napari_biomedparse.pipeline.segment import segment
@@ -165,7 +164,7 @@ def test_it_goes_on_after_a_stop_and_the_result_is_a_v1_network(tmp_path: Path) 
         once, other = (load_model(folder / name) for folder in (whole, stopped))
         assert isinstance(once, BiomedParseV1) and once.config == CONFIG
         torch.testing.assert_close(once.state_dict(), other.state_dict())
-    assert config_of(str(whole / BEST)) == V1 and is_fine_tuned(whole / BEST)
+    assert config_of(str(whole / BEST)) == CONFIG and is_fine_tuned(whole / BEST)
     with (whole / LOG).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert float(rows[-1]["loss"]) < float(rows[1]["loss"])

@@ -47,8 +47,6 @@ _UNUSED = (
 )
 """Tensors of published files that no text prompt needs."""
 _PREFIX = "model."
-_ENTRIES = ("state_dict", "model")
-"""Of a file, where its weights may be."""
 _CONFIG = "config"
 _SHOWN = 5
 _MOST = 2**20
@@ -202,9 +200,10 @@ def _read_safetensors(path: Path) -> Checkpoint:
 def _from_content(content: object, path: Path) -> Checkpoint:
     config = None
     weights = content
-    entry = next((k for k in _ENTRIES if _holds_tensors(content, k)), None)
-    if isinstance(content, Mapping) and entry is not None:
-        weights = content[entry]
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        weights = content["model"]  # as in files of SAM 2
+    if isinstance(content, Mapping) and "state_dict" in content:
+        weights = content["state_dict"]
         settings = content.get("hyper_parameters")
         if isinstance(settings, Mapping):
             config = settings.get(_CONFIG)
@@ -229,11 +228,6 @@ def _from_content(content: object, path: Path) -> Checkpoint:
         )
     _LOGGER.debug("%s: %d of %d entries are weights", path, len(tensors), len(weights))
     return Checkpoint(tensors, _parse_config(config, path))
-
-
-def _holds_tensors(content: object, entry: str) -> bool:
-    """Return whether an entry of a file is a state dict."""
-    return isinstance(content, Mapping) and isinstance(content.get(entry), Mapping)
 
 
 def _is_plain(value: object) -> bool:

@@ -286,7 +286,9 @@ def _build(
     from napari_biomedparse.networks.synthetic import synthetic_state_dict
 
     if config is None:  # as in published files
-        config = listed.config if listed else network_of(tensors or {})
+        config = network_of(tensors or {})
+        if (known := listed or MODELS.get(config.network)) is not None:
+            config = known.config
     try:
         model = build(config)
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as e:

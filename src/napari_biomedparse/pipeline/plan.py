@@ -31,9 +31,7 @@ from napari_biomedparse.data.volume import (
 from napari_biomedparse.errors import OptionError, VolumeError
 from napari_biomedparse.io import open_image, open_volume
 from napari_biomedparse.io.formats.units import PIXEL
-from napari_biomedparse.labels.blockwise import split_blockwise
 from napari_biomedparse.labels.likeness import Entry, find_entries
-from napari_biomedparse.labels.shapes import split_by_shapes
 from napari_biomedparse.networks.blocks.tokenizer import refuse_equal, tokenize
 from napari_biomedparse.slicing.geometry import SliceGeometry, TileGrid
 from napari_biomedparse.slicing.intensity import Intensity, choose_intensity
@@ -91,6 +89,9 @@ class RunPlan:
     @property
     def divide(self) -> Callable[..., int]:
         """What separates objects, like `split_blockwise`."""
+        from napari_biomedparse.labels.blockwise import split_blockwise
+        from napari_biomedparse.labels.shapes import split_by_shapes
+
         if not self.by_shape:
             return split_blockwise
         sides, units = self.volume.spacing[:3], self.volume.units[:3]

@@ -103,12 +103,18 @@ def finetune(
     CheckpointError, DeviceError
         If the network cannot be loaded or fine-tuned, or the devices are missing.
     OptionError
-        If the loss became NaN or infinite because the learning rate is too high.
+        If the loss became NaN or infinite because the learning rate is too high, or
+        there is no such network.
     OutputError
         If the folder holds another training, or cannot be written.
     """
     options = options or FinetuneOptions()
     folder, place = Path(output), share(find_device(device), devices)
+    if backbone is not None and network is None:
+        raise OptionError(
+            "A backbone is for a network that is trained from the beginning: name "
+            "that, too (network)."
+        )
     check_folder(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,11 +140,6 @@ def finetune(
             if not begun.knows_text:  # what is drawn at random has to learn
                 learns = tuple(part for part in options.freeze if part != "text")
                 options = replace(options, freeze=learns)
-        if backbone is not None and network is None:
-            raise OptionError(
-                "A backbone is for a network that is trained from the beginning: name "
-                "that, too (network)."
-            )
         if not isinstance(model, MaskFormer):
             raise CheckpointError(
                 f"{checkpoint} is a network of type {type(model).__name__}, which "
