@@ -41,7 +41,14 @@ def sam2(path: Path, **changes: torch.Tensor) -> Path:
 
 
 def test_the_published_ones_are_listed() -> None:
-    assert [*ARCHITECTURES] == ["focal-l", "hiera-s", "hiera-bp", "v2-light", "v2-lite"]
+    assert [*ARCHITECTURES] == [
+        "focal-l",
+        "hiera-s",
+        "hiera-bp",
+        "v2-light",
+        "v2-lite",
+        "demo-lite",
+    ]
     sizes = [ARCHITECTURES[name].image_size for name in ("hiera-s", "v2-light")]
     assert sizes == [1024, 512]
     with pytest.raises(OptionError, match="choose one of hiera-s"):

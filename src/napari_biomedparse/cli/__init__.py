@@ -16,6 +16,7 @@ try:
 
     from napari_biomedparse.cli import (
         demo,
+        distill,
         doctor,
         evaluate,
         finetune,
@@ -109,6 +110,7 @@ for _verb in (
     vocabulary.vocabulary,
     evaluate.evaluate,
     finetune.finetune,
+    distill.distill,
     demo.demo,
 ):
     app.command()(warnings_shown()(one_line_errors()(described(_verb))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event
 from types import FrameType
@@ -19,6 +20,8 @@ from napari_biomedparse.training.options import FinetuneOptions
 from napari_biomedparse.training.progress import is_helper
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as ProgressBar, TaskID
+
     from napari_biomedparse.training.progress import Progress
 
 
@@ -75,19 +78,8 @@ def finetune(
         model = checkpoint
     out.quiet = is_helper()  # the process that started it reports
     stopped = Event()
-    with progress_bar() as progress, _interruption(stopped):
+    with progress_bar() as progress, interruption(stopped):
         bar = progress.add_task("Reading", total=None)
-
-        def show_step(now: Progress) -> None:
-            dice = "" if now.val_dice is None else f", held-out Dice {now.val_dice:.3f}"
-            told = f"loss {now.loss:.3f}" if now.step else "before the first batch"
-            progress.update(
-                bar,
-                description=f"Training: {told}{dice}",
-                completed=now.step,
-                total=now.steps,
-            )
-
         result = load_finetune()(
             data,
             output,
@@ -101,7 +93,7 @@ def finetune(
             on_case=lambda name, number, count: progress.update(
                 bar, description=name, completed=number, total=count
             ),
-            on_progress=show_step,
+            on_progress=partial(show_training, progress, bar),
             stop=stopped.is_set,
         )
     scores = ", ".join(f"{k} {v:.4g}" for k, v in result.best.items())
@@ -113,8 +105,16 @@ def finetune(
         say(result.gain)
 
 
+def show_training(progress: ProgressBar, bar: TaskID, now: Progress) -> None:
+    """Show where a training is."""
+    dice = "" if now.val_dice is None else f", held-out Dice {now.val_dice:.3f}"
+    told = f"loss {now.loss:.3f}" if now.step else "before the first batch"
+    text = f"Training: {told}{dice}"
+    progress.update(bar, description=text, completed=now.step, total=now.steps)
+
+
 @contextmanager
-def _interruption(stopped: Event) -> Iterator[None]:
+def interruption(stopped: Event) -> Iterator[None]:
     """Let Ctrl-C end training after the current batch, and a second one at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -94,12 +94,29 @@ V2_LIGHT = replace(HIERA_S, network="v2", image_size=512, queries=16, edge_queri
 V2_LITE = replace(V2_LIGHT, dim=256, feedforward=1024)
 """v2 with a smaller backbone, and with narrower decoders, to be trained."""
 
+DEMO_LITE = BiomedParseConfig(
+    image_size=160,
+    backbone_widths=(16, 32, 64, 96),
+    backbone_depths=(1, 1, 1, 1),
+    focal_levels=3,
+    dim=64,
+    heads=4,
+    feedforward=128,
+    norm_groups=8,
+    encoder_layers=1,
+    decoder_layers=3,
+    text_width=32,
+    text_layers=2,
+)
+"""A third of the demo model's cost; text encoder and decoders take over its weights."""
+
 ARCHITECTURES = {
     "focal-l": FOCAL_L,
     "hiera-s": HIERA_S,
     "hiera-bp": HIERA_BP,
     "v2-light": V2_LIGHT,
     "v2-lite": V2_LITE,
+    "demo-lite": DEMO_LITE,
 }
 """Networks without weights, by the names that training knows them by."""
 

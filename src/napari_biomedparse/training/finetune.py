@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +36,7 @@ from napari_biomedparse.training.volumes import TrainingVolume, require_targets
 if TYPE_CHECKING:
     import torch
 
+    from napari_biomedparse.training.chunks import Batches
     from napari_biomedparse.training.progress import Progress
 
 _LOADED_BY_WORKERS = 4
@@ -157,7 +158,8 @@ def finetune(
         finished = open_training(folder, facts)
         keeper = Keeper(folder, facts, on_progress, stop)
         if finished is None:
-            _train(model, volumes, parts, options, place, devices, keeper)
+            learned, held_out = _batches(model, volumes, parts, options)
+            train(model, learned, held_out, options, place, devices, keeper)
             finished = {"step": keeper.step, "best": keeper.best}
             finished["before"] = keeper.before
             if not keeper.stopped:
@@ -171,34 +173,49 @@ def finetune(
     )
 
 
-def _train(
+def _batches(
     model: MaskFormer,
     volumes: Sequence[TrainingVolume],
     parts: Split,
+    options: FinetuneOptions,
+) -> Iterator[SliceBatches]:
+    """Make the batches to learn from, and those that are held out."""
+    alone, edges = model.config.slices_alone, model.config.edge_queries > 0
+    variation = variation_of(options)
+    if alone and options.augment:
+        variation = Variation(scale=SCALE, turn=options.turns)
+    size = model.config.image_size
+    for samples, changes in ((parts.train, variation), (parts.validation, None)):
+        yield SliceBatches(
+            volumes, samples, options, size, changes, alone=alone, edges=edges
+        )
+
+
+def variation_of(options: FinetuneOptions) -> Variation:
+    """Return how slices with context are varied."""
+    return Variation() if options.augment else Variation(chance=0.0, turn=False)
+
+
+def train(
+    model: MaskFormer,
+    batches: Batches,
+    held_out: Batches,
     options: FinetuneOptions,
     place: torch.device,
     devices: int,
     keeper: Keeper,
 ) -> None:
+    """Train a loaded network with the loss of its kind, as the keeper's folder says."""
     prepare(model, options)
-    alone, edges = model.config.slices_alone, model.config.edge_queries > 0
-    variation = Variation() if options.augment else Variation(chance=0.0, turn=False)
-    if alone and options.augment:
-        variation = Variation(scale=SCALE, turn=options.turns)
-    size = model.config.image_size
-    train, validation = (
-        SliceBatches(volumes, samples, options, size, changes, alone=alone, edges=edges)
-        for samples, changes in ((parts.train, variation), (parts.validation, None))
-    )
     data = ChunkedData(
-        train,
-        validation,
+        batches,
+        held_out,
         save_every=options.save_every,
         workers=_LOADED_BY_WORKERS if place.type == "cuda" else 0,
     )
     masks_only = model.config.network == "boltzformer"
+    alone = model.config.slices_alone
     kind = GroundingModule if alone else MaskModule if masks_only else TrainingModule
-    module = kind(model, options)
     half = place.type == "cuda"
-    fit(module, data, keeper, place, half=half, devices=devices)
+    fit(kind(model, options), data, keeper, place, half=half, devices=devices)
     keeper.keep_last(model)

@@ -81,13 +81,14 @@ class TrainingModule(LightningModule):
         """Log the loss, and the Dice of the masks that there should be."""
         losses, masks = self.losses_and_masks(batch)
         targets = batch.targets
-        found, truth = _fitted(masks, targets.masks) > 0, targets.masks > 0
+        found, truth = _fitted(masks, targets.masks) > 0, targets.masks > 0.5
+        there = truth.any(-1).any(-1) & (targets.exists > 0.5)
         shared = 2.0 * (found & truth).sum(dim=(-2, -1))
         dice = shared / (found.sum((-2, -1)) + truth.sum((-2, -1)))
         self._log_over_epoch({"val_loss": self.total(losses)})
         sums = {
-            "dice_sum": dice[targets.exists > 0].sum(),
-            "masks": targets.exists.sum(),
+            "dice_sum": dice[there].sum(),
+            "masks": there.sum(),
         }
         self._log_over_epoch(sums, "sum")
 
