@@ -45,6 +45,8 @@ class ScheduledModule(TrainingModule):
         Weight of the pixels that are edges (``pos_weight``).
     """
 
+    over_all = False
+
     def __init__(
         self,
         model: BiomedParse,
@@ -55,6 +57,7 @@ class ScheduledModule(TrainingModule):
         edge_weight: float,
     ) -> None:
         super().__init__(model, options)
+        model.mask_decoder.separates_losses = False
         self.schedule, self.edge_weight = schedule, edge_weight
         self.coefficients = tuple(coefficients)
 

@@ -213,9 +213,11 @@ def test_colours() -> None:
     volume = np.random.default_rng(1).random((2, 20, 30, 3), np.float32)
     seen = seen_slice(volume, SegmentOptions(), 1, size=SIZE)
     assert seen.shape == (30, 30, 3)
-    assert torch.equal(
-        resized(seen, (SIZE, SIZE)), entering(volume, SegmentOptions(), 1)
-    )
+    planes = torch.from_numpy(np.moveaxis(seen, -1, 0).astype(np.float32))
+    expected = F.interpolate(planes[None], SIZE, mode="bicubic")[0]  # not rounded
+    assert torch.equal(expected, entering(volume, SegmentOptions(), 1))
+    as_slices = SegmentOptions(mode="3d")
+    assert torch.equal(resized(seen, (SIZE, SIZE)), entering(volume, as_slices, 1))
 
 
 @pytest.mark.parametrize("colours", [(), (3,)])

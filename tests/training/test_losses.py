@@ -43,7 +43,7 @@ def reference(mask: Floats, edge: Floats, exist: Floats, truth: Targets) -> Floa
         terms[1] += bce(mask[b, p], masks[b, p])
         terms[2] += dice(edge[b, p], edges[b, p])
         terms[3] += bce(edge[b, p], edges[b, p])
-    terms[:4] /= exists.sum()
+    terms[:4] /= exists.size
     for b, p in np.argwhere(counts == 1):
         q = sigmoid(exist[b, p])
         terms[4] -= WEIGHT * exists[b, p] * np.log(q) + (1 - exists[b, p]) * np.log(

@@ -18,6 +18,8 @@ Kind = Literal["volume", "series", "consensus"]
 """What a request gives a result of."""
 Span = tuple[int, int]
 """A range of slices: the first, and the one after the last."""
+READ_AS = "read_as"
+"""Parameter of a run that says in which mode slices were read."""
 P_VALUES = "p_values"
 """Parameter of runs of BiomedParse v1: what each prompt's masks are compared with."""
 NO_TABLE = "no table for this target"

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from napari_biomedparse.data.options import USUAL_BATCH, SegmentOptions, refuse_separate
 from napari_biomedparse.data.prompts import PromptSet, parse_prompts
-from napari_biomedparse.data.results import P_VALUES
+from napari_biomedparse.data.results import P_VALUES, READ_AS
 from napari_biomedparse.data.volume import (
     Volume,
     as_volume,
@@ -151,6 +151,11 @@ class RunPlan:
         ]
         return ", ".join(told) if any(turn) else ""
 
+    @property
+    def read_as(self) -> str:
+        """The mode in which slices are read, for networks that know two."""
+        return "2d" if self.geometry.planar else "3d"
+
     def batched(self, suited: int) -> RunPlan:
         """Return the plan with the batch size `suited` if it was left to the device."""
         if self.options.batch_size != "auto":
@@ -171,6 +176,7 @@ class RunPlan:
             "truncated_prompts": list(self.truncated),
             **({"turned": self.turned} if self.turned else {}),
             "image_size": self.tiles.size,
+            **({} if self.geometry.alone else {READ_AS: self.read_as}),
             "napari_biomedparse": __version__,
         }
         if self.entries is not None:

@@ -336,10 +336,13 @@ class Session:
         """
         volume = None
         if isinstance(request, VolumeRequest):
-            volume = as_volume(request.volume)
+            volume, options = as_volume(request.volume), request.options
+            if volume.flat and options.mode == "auto":  # which is not sent
+                options = replace(options, mode="2d")
             request = replace(
                 request,
                 volume=self._describe(volume),
+                options=options,
                 cache_bytes=self._cache_bytes,
             )
         brief = isinstance(request, PreviewRequest)

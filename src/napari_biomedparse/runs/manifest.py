@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet, parse_prompts
-from napari_biomedparse.data.results import P_VALUES, Owners
+from napari_biomedparse.data.results import P_VALUES, READ_AS, Owners
 from napari_biomedparse.errors import FormatError, OutputError
 from napari_biomedparse.io.durable import write_durably
 from napari_biomedparse.io.inputs import STATES, identify
@@ -155,6 +155,9 @@ class Manifest:
             dict(_flat({part: getattr(manifest, part) for part in MUST_MATCH}))
             for manifest in (self, other)
         )
+        for known in (mine, others):
+            known.pop("parameters.mode", None)  # which may say auto
+            known.setdefault(f"parameters.{READ_AS}", "3d")
         for key in ("source.chunks", "parameters.image_size"):
             if key not in mine:  # earlier versions did not record it
                 others.pop(key, None)

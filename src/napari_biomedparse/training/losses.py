@@ -45,15 +45,18 @@ def segmentation_losses(
     existence: Tensor,
     targets: Targets,
     existence_weight: float,
+    *,
+    over_all: bool = True,
 ) -> Losses:
     """Compare predicted logits, at the resolution of `targets`, with the truth.
 
     Mask and edge terms are means over all pairs, to which those without the target add
-    nothing; the existence term is a mean over the pairs that count, in which a pair
-    whose target exists has the weight `existence_weight`.
+    nothing, or unless `over_all` over those with it; the existence term is a mean over
+    the pairs that count, in which a pair whose target exists has the weight
+    `existence_weight`.
     """
     exists = targets.exists
-    pairs = exists.numel()
+    pairs = exists.new_tensor(exists.numel()) if over_all else exists.sum().clamp(1.0)
     weight = existence.new_tensor(existence_weight)
     existence_terms = F.binary_cross_entropy_with_logits(
         existence, exists, pos_weight=weight, reduction="none"

@@ -42,6 +42,8 @@ class TrainingModule(LightningModule):
     """Steps of the optimiser that the training has at most."""
     # Without any target in a batch, masks and edges have no gradient.
     strategy: ClassVar[str] = "ddp_find_unused_parameters_true"
+    over_all: ClassVar[bool] = True
+    """Whether masks are averaged over all prompts, as published; see the loss."""
 
     def __init__(self, model: MaskFormer, options: FinetuneOptions) -> None:
         super().__init__()
@@ -62,7 +64,9 @@ class TrainingModule(LightningModule):
     ) -> Losses:
         """Compute the terms of the loss; see `segmentation_losses`."""
         weight = self.options.existence_weight
-        return segmentation_losses(masks, edges, existence, targets, weight)
+        return segmentation_losses(
+            masks, edges, existence, targets, weight, over_all=self.over_all
+        )
 
     def total(self, losses: Any) -> Tensor:
         """Return what is minimised; as in the original all terms weigh 1."""

@@ -118,7 +118,7 @@ class SliceBatches:
         alone: bool = False,
         edges: bool = True,
     ) -> None:
-        self._alone, self._edges = alone, edges
+        self._alone, self._edges = alone, edges and not alone
         self._volumes, self._size, self._variation = volumes, size, variation
         self._options = options
         self._groups: dict[str, list[Sample]] = {}

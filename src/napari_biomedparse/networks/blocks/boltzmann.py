@@ -42,6 +42,9 @@ class BoltzmannDecoder(Decoder):
 
     def __init__(self, config: BiomedParseConfig, *, classifies: bool = True) -> None:
         super().__init__()
+        self.separates_losses = True
+        """Whether existence does not teach the masks, nor positions the text, as in
+        the originals."""
         dim, depth = config.dim, config.decoder_layers
         self.queries = config.queries
         self.edge_queries = config.edge_queries
@@ -102,7 +105,8 @@ class BoltzmannDecoder(Decoder):
         q = feat.expand(slices * prompts, -1, -1)  # [N, Q, C]
         t = tokens.repeat(slices, 1, 1)  # [N, T, C], slice-major
         q_positions = embed.expand_as(q)
-        positions = torch.cat([q_positions, t.detach()], dim=1)  # [N, Q + T, C]
+        placed = t.detach() if self.separates_losses else t
+        positions = torch.cat([q_positions, placed], dim=1)  # [N, Q + T, C]
         c, classifiers = torch.empty(0), []
         if self.classifies:
             # On a CPU twice: how a product with a single row rounds depends on the
@@ -125,7 +129,7 @@ class BoltzmannDecoder(Decoder):
             q, t = s[:, : self.queries], s[:, self.queries :]
             q = self.transformer_ffn_layers[i](q)
             if self.classifies:
-                read = s.detach()  # existence does not teach the masks, as published
+                read = s.detach() if self.separates_losses else s
                 keys, values = classifiers[i].project_memory(read + positions, read)
                 c = self.classifier_cross_attention_layers[i](c, 0, keys, values)
                 c = self.classifier_ffn_layers[i](c)
