@@ -238,6 +238,7 @@ def test_stored_training_continues(tmp_path: Path) -> None:
     )
     assert steps[0] == TRAINING["killed_at"], "it does not begin at its last checkpoint"
     found = (folder / "log.csv").read_text("utf-8").splitlines()
+    # What comes after the kill has the loss of today: masks are averaged over all.
     expected = (HERE / "training_log.csv").read_text("utf-8").splitlines()
     if made_here():
         assert found == expected
