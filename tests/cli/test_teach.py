@@ -33,6 +33,9 @@ def test_a_corrected_slice_becomes_a_model(tmp_path: Path) -> None:
     run("segment", image, "-p", "bright bars", "-m", out, "-o", tmp_path / "found.tif")
     found = tifffile.imread(tmp_path / "found.tif") > 0
     assert (found == (bright > 0)).mean() > 0.97
+    again = tmp_path / "again.tif"
+    run("segment", image, "-p", "bright bars", "--taught", out, "-o", again)
+    assert again.read_bytes() == (tmp_path / "found.tif").read_bytes()
     refused = CliRunner().invoke(app, ["teach", *map(str, given), "-o", str(out)])
     assert refused.exit_code == 1
     assert "exists" in refused.output

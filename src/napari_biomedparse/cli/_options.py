@@ -19,7 +19,7 @@ from napari_biomedparse.errors import OptionError
 
 FINE = "Fine control"
 LARGE = "Large volumes and many of them"
-SHORT = {"image": ("-i",), "model": ("-m",), "output": ("-o",), "prompt": ("-p",)}
+SHORT = {"image": ("-i",), "model": ("-m", "--taught"), "output": ("-o",), "prompt": ("-p",)}
 """What can stand in place of the names of options."""
 PANELS = dict.fromkeys(("consensus", "force"), FINE) | dict.fromkeys(
     ("continue_", "ome_zarr", "scheduler", "workers"), LARGE
@@ -34,8 +34,8 @@ prompt : TEXT
     default the prompts stored in the file are used.
 model : NAME|FILE
     v2 (the published network for volumes) or v1 (for images), downloaded on first use;
-    demo (small, built in), tiny (random, for trying things out), or a weights file. By
-    default v2 if it has been downloaded, else demo.
+    demo (small, built in), tiny (random, for trying things out), or a weights file,
+    also one of teach. By default v2 if it has been downloaded, else demo.
 channel : C
     Channel, by number (from 0) or name; rgb for all three as colors.
 overwrite

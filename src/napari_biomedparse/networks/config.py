@@ -95,20 +95,20 @@ V2_LITE = replace(V2_LIGHT, dim=256, feedforward=1024)
 """v2 with a smaller backbone, and with narrower decoders, to be trained."""
 
 DEMO_LITE = BiomedParseConfig(
-    image_size=160,
+    image_size=224,
     backbone_widths=(16, 32, 64, 96),
     backbone_depths=(1, 1, 1, 1),
-    focal_levels=3,
-    dim=64,
+    focal_levels=2,
+    dim=32,
     heads=4,
-    feedforward=128,
+    feedforward=64,
     norm_groups=8,
     encoder_layers=1,
     decoder_layers=3,
     text_width=32,
     text_layers=2,
 )
-"""A third of the demo model's cost; text encoder and decoders take over its weights."""
+"""A fifth of the demo model's operations, to be taught by it."""
 
 ARCHITECTURES = {
     "focal-l": FOCAL_L,
