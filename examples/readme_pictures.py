@@ -3,10 +3,13 @@
     xvfb-run -a -s "-screen 0 1600x1000x24" python examples/readme_pictures.py
     ... readme_pictures.py --volume ct.npz --model weights.safetensors --slices 30 32
     ... readme_pictures.py --states
+    ... readme_pictures.py --animation
 
 Without a volume the samples are segmented by the demo model. Pictures go to
 ``docs/images``: NAME_form.png before the run and NAME.png after it. With --states every
 state of the widget is shown in a small window, for docs/widget.md: widget_STATE.png.
+With --animation mitochondria are found in a blurred sample, and one corrected slice
+changes the others: teach.gif.
 """
 
 from __future__ import annotations
@@ -15,18 +18,25 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import napari
 import numpy as np
 from napari._qt.dialogs.qt_notification import NapariQtNotification
+from PIL import Image
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QApplication, QDialog, QListWidget, QPushButton
+from qtpy.QtWidgets import QApplication, QDialog, QDockWidget, QListWidget, QPushButton
+from scipy.ndimage import gaussian_filter, label
 
 from napari_biomedparse.widgets.shared.docks import open_widget
 
 PLUGIN, WIDGET = "napari-biomedparse", "Segment with text"
-WINDOW, SMALL_WINDOW = (1400, 900), (1280, 720)
+WINDOW, SMALL_WINDOW, ANIMATED_WINDOW = (1400, 900), (1280, 720), (1000, 540)
+DOCK = 560
 PAUSE = 0.1
+PROMPT = "mitochondria in electron microscopy"
+BLUR, WIDTH = 2.0, 800
+CORRECTED, OTHERS = 12, (9, 15, 18)
 REPEATS = 2
 """How often the sample is stacked, so that a run takes a while."""
 
@@ -39,12 +49,16 @@ def wait(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.01)
 
 
-def take(viewer: napari.Viewer, path: Path, pause: float = 1.0) -> None:
-    """Save what the window shows."""
-    rounds = max(1, round(pause / PAUSE))
-    for _ in range(rounds):  # a busy machine does little in a second
+def settle(pause: float) -> None:
+    """Let the window draw, also on a busy machine, which does little in a second."""
+    for _ in range(max(1, round(pause / PAUSE))):
         wait(lambda: False, PAUSE)
         QApplication.processEvents()
+
+
+def take(viewer: napari.Viewer, path: Path, pause: float = 1.0) -> None:
+    """Save what the window shows."""
+    settle(pause)
     viewer.screenshot(str(path), canvas_only=False, flash=False)
     print(path, flush=True)
 
@@ -71,6 +85,110 @@ def picture(args: argparse.Namespace, source: str, name: str) -> None:
     wait(lambda: widget.run is None, args.timeout)
     take(viewer, args.out / f"{name}.png")
     viewer.close()
+
+
+class Animation:
+    """Finds mitochondria, corrects a slice, and shows what that gives elsewhere.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        Of this script.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.frames: list[Image.Image] = []
+        self.times: list[int] = []
+        self.viewer = napari.Viewer()
+        self.viewer.window.resize(*ANIMATED_WINDOW)
+        self.image, self.truth = self.viewer.open_sample(PLUGIN, "em")
+        self.truth.visible = False
+        self.image.data = gaussian_filter(self.image.data, (0, BLUR, BLUR))
+        self.viewer.layers.selection.active = self.image
+        for dock in self.viewer.window._qt_window.findChildren(QDockWidget):
+            if dock.objectName().startswith("layer "):
+                dock.hide()
+        self.widget = self.open(WIDGET)
+        self.form = self.widget.form
+        self.form.reset()
+        self.form.model.choose(args.model)
+        self.form.prompts.value = PROMPT
+        self.go(CORRECTED)
+        settle(2.0)
+        self.viewer.reset_view()
+
+    def take_all(self) -> None:
+        """Take all frames, and write them."""
+        self.add(1000)
+        self.widget.view.run_button.click()
+        self.finish()
+        labels = self.viewer.layers[-1]
+        review = self.open("Review labels")
+        for at in (CORRECTED, *OTHERS, CORRECTED):
+            self.go(at)
+            self.add(400)
+        self.correct(labels)
+        review.accept_button.click()
+        self.go(CORRECTED)
+        self.finish()
+        for at in (CORRECTED, *OTHERS):
+            self.go(at)
+            self.add(600)
+        self.times[-1] = 1500
+        self.save()
+        self.viewer.close()
+
+    def correct(self, labels: napari.layers.Labels) -> None:
+        """Copy the true labels, one piece after the other, as if they were painted."""
+        rows = self.truth.features
+        (number,) = rows["index"][rows["prompt"] == PROMPT]
+        truth = self.truth.data[CORRECTED] == number
+        plane = labels.data[CORRECTED]
+        pieces, count = label(truth | (plane > 0))
+        for piece in np.array_split(np.arange(1, count + 1), 5):
+            here = np.isin(pieces, piece)
+            plane[here] = truth[here]
+            labels.refresh()
+            self.add(200)
+
+    def open(self, name: str) -> Any:
+        """Open a widget, as wide as it will need to be."""
+        widget, window = open_widget(self.viewer, name), self.viewer.window._qt_window
+        docks = [d for d in window.findChildren(QDockWidget) if d.isAncestorOf(widget)]
+        window.resizeDocks(docks, [DOCK] * len(docks), Qt.Orientation.Horizontal)
+        return widget
+
+    def finish(self) -> None:
+        """Wait until the run, or what follows from an accepted slice, is done."""
+        wait(lambda: self.widget.run is None, self.args.timeout)
+
+    def go(self, at: int) -> None:
+        """Show a slice."""
+        self.viewer.dims.set_current_step(0, at)
+
+    def add(self, milliseconds: int) -> None:
+        """Add what the window shows, for a while."""
+        settle(1.0)
+        shown = self.viewer.screenshot(canvas_only=False, flash=False)
+        picture = Image.fromarray(shown[..., :3])
+        height = round(WIDTH * picture.height / picture.width)
+        self.frames.append(picture.resize((WIDTH, height), Image.Resampling.LANCZOS))
+        self.times.append(milliseconds)
+
+    def save(self) -> None:
+        """Write the frames, with the same colors in all."""
+        tall = Image.new("RGB", (WIDTH, sum(one.height for one in self.frames)))
+        for number, one in enumerate(self.frames):
+            tall.paste(one, (0, number * one.height))
+        palette = tall.quantize(method=Image.Quantize.MAXCOVERAGE)
+        first, *rest = (
+            one.quantize(palette=palette, dither=Image.Dither.NONE)
+            for one in self.frames
+        )
+        path = self.args.out / "teach.gif"
+        first.save(path, save_all=True, append_images=rest, duration=self.times, loop=0)
+        print(path, f"{sum(self.times) / 1000} s, {path.stat().st_size} bytes")
 
 
 class States:
@@ -237,6 +355,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--volume", type=Path)
     parser.add_argument("--states", action="store_true")
+    parser.add_argument("--animation", action="store_true")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--slices", type=int, nargs=2, metavar=("FIRST", "LAST"))
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
@@ -245,6 +364,9 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     if args.states:
         States(args).take_all()
+        return
+    if args.animation:
+        Animation(args).take_all()
         return
     if args.volume:
         picture(args, str(args.volume), args.volume.stem)

@@ -3,17 +3,22 @@
     xvfb-run -a -s "-screen 0 1600x1000x24" python examples/tutorial_pictures.py
     ... tutorial_pictures.py --volume cells.tif --truth masks.tif --name cells
         --prompts "nuclei in light-sheet microscopy" --objects
+    ... tutorial_pictures.py --teach
     ... tutorial_pictures.py --photograph biomedparse_v1.pt --volume ct.npz
 
 Pictures go to ``docs/images``, all other files of the tutorial to a folder of its own.
 With a volume of your own and its true labels, it is opened, segmented, compared and
-measured, and the scores are printed. With weights of BiomedParse v1, pictures are taken
-of its form for a photograph and a volume, before there are results.
+measured, and the scores are printed. With --teach only the chapter about teaching is
+done, with its commands. With weights of BiomedParse v1, pictures are taken of its form
+for a photograph and a volume, before there are results.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,14 +26,19 @@ from pathlib import Path
 from typing import Any
 
 import napari
+import numpy as np
 from napari._app_model import get_app_model
 from qtpy.QtWidgets import QApplication, QPushButton, QWidget
 
+from napari_biomedparse.samples import sample_light_sheet
 from napari_biomedparse.widgets.shared.docks import docked, open_widget
 
 PLUGIN = "napari-biomedparse"
 SLICE = 16
 REVIEWED = range(4, 12)
+CORRECTED = 12
+LARGE = 200  # voxels of a nucleus
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 class Tutorial:
@@ -147,6 +157,79 @@ class Tutorial:
         widget.save_table(str(self.files / "objects.csv"))
         self.wait(widget.save_button.isEnabled)
 
+    def teach(self) -> None:
+        """Correct two slices of blurred mitochondria, and save what they taught."""
+        make, use = commands("## Teach: correct one slice, watch the others")
+        self.call(make)
+        self.viewer.layers.clear()
+        self.image, self.truth = self.viewer.open(
+            self.files / "stack.npz", plugin=PLUGIN
+        )
+        self.viewer.reset_view()
+        segment = self.run()
+        widget = self.open("Review labels")
+        widget.learning.learn_box.setChecked(True)
+        self.viewer.dims.set_current_step(0, CORRECTED)
+        for _ in range(2):
+            at = self.viewer.dims.current_step[0]
+            self.labels.data[at] = self.truth.data[at]
+            widget.accept_button.click()
+            self.wait(lambda: segment.run is None)
+            print(at, widget.learning.lessons.text(), widget.learning.next_text.text())
+        self.take("7_taught")
+        segment.save_taught(str(self.files / "mitochondria.taught.safetensors"))
+        self.close(widget)
+        self.split()
+        self.call(use)
+
+    def split(self) -> None:
+        """Split two touching nuclei by two clicks."""
+        self.viewer.layers.clear()
+        self.open_sample()
+        self.viewer.reset_view()
+        segment = self.run(objects=True)
+        self.close(segment)
+        widget = self.open("Proofread objects")
+        nuclei = sample_light_sheet().objects["nuclei"]
+        places = touching(np.asarray(self.labels.data), nuclei)
+        middle = np.mean(places, axis=0)
+        self.viewer.dims.set_current_step(0, int(middle[0]))
+        self.viewer.scene.camera.zoom *= 2
+        self.viewer.scene.camera.center = self.labels.data_to_world(middle)
+        widget.tools["Split"].click()
+        for place in places:
+            widget.click(place)
+            print(place, widget.status.text())
+        self.take("8_split", pause=3)
+        first, second = (self.labels.data[place] for place in places)
+        assert first != second
+        self.close(widget)
+
+    def run(self, *, objects: bool = False) -> Any:
+        """Run the prompts of the image with the demo model."""
+        self.truth.visible = False
+        self.viewer.layers.selection.active = self.image
+        widget = self.open("Segment with text")
+        widget.form.model.choose("demo")
+        widget.form.instances.value = objects
+        widget.view.run_button.click()
+        self.labels = self.viewer.layers[-1]
+        self.wait(lambda: widget.run is None)
+        print(widget.view.status.text())
+        return widget
+
+    def call(self, command: str) -> None:
+        """Run a command of the tutorial in the folder of files."""
+        print(f"$ {command}", flush=True)
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        subprocess.run(
+            command,
+            shell=True,
+            check=True,
+            cwd=self.files,
+            env=os.environ | {"PATH": path},
+        )
+
     def photograph(self, weights: Path, volume: Path | None) -> None:
         """Show the form of v1 for a photograph and a volume, and a recognition."""
         widget = self.open("Segment with text")
@@ -206,12 +289,36 @@ class Tutorial:
             time.sleep(0.01)
 
 
+def commands(heading: str) -> list[str]:
+    """Return the blocks of commands of a chapter of the tutorial."""
+    chapter = (DOCS / "tutorial.md").read_text("utf-8").partition(heading)[2]
+    blocks = chapter.partition("\n## ")[0].split("```bash\n")[1:]
+    return [block.partition("```")[0] for block in blocks]
+
+
+def touching(labels: Any, nuclei: Any) -> list[tuple[int, ...]]:
+    """Return the middles [z, y, x] of two nuclei that are one object of the labels."""
+    for number in range(1, labels.max() + 1):
+        here = nuclei[labels == number]
+        sizes = np.bincount(here[here > 0], minlength=1)
+        large = np.flatnonzero(sizes > LARGE)
+        if len(large) == 2:
+            return [_middle((labels == number) & (nuclei == one)) for one in large]
+    raise SystemExit("All nuclei are separate.")
+
+
+def _middle(mask: Any) -> tuple[int, ...]:
+    z = int(mask.sum(axis=(1, 2)).argmax())
+    return z, *np.argwhere(mask[z]).mean(axis=0).round().astype(int).tolist()
+
+
 def main() -> None:
     """Read the arguments and do all steps."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--files", type=Path)
     parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--teach", action="store_true")
     parser.add_argument("--photograph", type=Path, metavar="WEIGHTS")
     parser.add_argument("--volume", type=Path)
     parser.add_argument("--truth", type=Path)
@@ -226,6 +333,10 @@ def main() -> None:
         tutorial.photograph(args.photograph, args.volume)
         tutorial.viewer.close()
         return
+    if args.teach:
+        tutorial.teach()
+        tutorial.viewer.close()
+        return
     if args.volume:
         tutorial.open_files(args.volume, args.truth)
     else:
@@ -236,6 +347,8 @@ def main() -> None:
         tutorial.review()
         tutorial.learn()
     tutorial.measure()
+    if not args.volume:
+        tutorial.teach()
     for path in sorted(files.iterdir()):
         print(path)
     tutorial.viewer.close()
