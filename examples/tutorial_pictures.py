@@ -176,6 +176,7 @@ class Tutorial:
             widget.accept_button.click()
             self.wait(lambda: segment.run is None)
             print(at, widget.learning.lessons.text(), widget.learning.next_text.text())
+        self.viewer.reset_view()
         self.take("7_taught")
         segment.save_taught(str(self.files / "mitochondria.taught.safetensors"))
         self.close(widget)
