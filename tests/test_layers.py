@@ -52,7 +52,7 @@ BUDGET = {
     "networks": 4_260,
     "widgets": 8_820,
     "io": 6_670,
-    "cli": 2_004,
+    "cli": 2_009,
     "training": 2_700,
     "runs": 2_990,
     "pipeline": 2_045,

@@ -100,6 +100,19 @@ def test_smoothing_removes_spikes_and_does_not_cover_others() -> None:
     assert abs((smooth == 1).sum() - 11**3) < 0.15 * 11**3
 
 
+@pytest.mark.parametrize(("dy", "dx"), [(4, -3), (-4, 3), (0, -6), (5, 0)])
+def test_clicks_need_not_be_in_the_middle(dy: int, dx: int) -> None:
+    z, y, x = np.ogrid[:15, :60, :60]
+    one, other = (
+        4 * (z - 7) ** 2 + (y - 30) ** 2 + (x - c) ** 2 < 144 for c in (22, 40)
+    )
+    labels = np.where(one | other, 3, 0)
+    places = (7, 30 + dy, 22 + dx), (7, 30 - dy, 40 - dx)
+    apart = applied(labels, split(object_at(labels, places[0]), places, (2, 1, 1), 9))
+    truth, found = other & ~one, (apart == 9) & (one ^ other)
+    assert 2 * (truth & found).sum() / (truth.sum() + found.sum()) > 0.9
+
+
 def test_two_balls_are_split_where_they_touch() -> None:
     z, y, x = np.ogrid[:12, :24, :40]
     labels = np.zeros((12, 24, 40), np.uint16)

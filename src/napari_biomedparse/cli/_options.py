@@ -19,7 +19,12 @@ from napari_biomedparse.errors import OptionError
 
 FINE = "Fine control"
 LARGE = "Large volumes and many of them"
-SHORT = {"image": ("-i",), "model": ("-m", "--taught"), "output": ("-o",), "prompt": ("-p",)}
+SHORT = {
+    "image": ("-i",),
+    "model": ("-m", "--taught"),
+    "output": ("-o",),
+    "prompt": ("-p",),
+}
 """What can stand in place of the names of options."""
 PANELS = dict.fromkeys(("consensus", "force"), FINE) | dict.fromkeys(
     ("continue_", "ome_zarr", "scheduler", "workers"), LARGE

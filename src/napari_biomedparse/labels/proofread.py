@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from skimage.segmentation import watershed
 
 from napari_biomedparse.errors import VolumeError
 
@@ -122,21 +121,22 @@ def split(
 ) -> Change:
     """Split an object between two places; that of the second one gets the value.
 
-    By a watershed of the distance to its border, in the unit of `spacing`, the sides of
-    a voxel; with the value 0 a line between the two is removed. A VolumeError is raised
-    for places outside of it.
+    A voxel belongs to the nearer place, in the unit of `spacing`, the sides of a voxel:
+    of touching nuclei this is right more often than a watershed, which needs both
+    places in the middle. With the value 0 a line between the two is removed. A
+    VolumeError is raised for places outside of it.
     """
-    markers, size = np.zeros(found.mask.shape, np.int32), found.mask.shape
-    for number, place in enumerate(places, start=1):
+    far, size = [], found.mask.shape
+    for place in places:
         here = tuple(int(i) - b.start for i, b in zip(place, found.box, strict=True))
         within = all(0 <= i < n for i, n in zip(here, size, strict=True))
         if not within or not found.mask[here]:
             raise VolumeError("Click twice in the same object to split it.")
-        markers[here] = number
-    distance = ndimage.distance_transform_edt(np.pad(found.mask, 1), sampling=spacing)
-    inner = distance[tuple(slice(1, -1) for _ in spacing)]
-    parts = watershed(-inner, markers, mask=found.mask, watershed_line=not value)  # type: ignore[no-untyped-call]
-    other = parts == 2 if value else found.mask & (parts == 0)
+        grid = zip(np.ogrid[tuple(map(slice, size))], here, spacing, strict=True)
+        far.append(sum(((along - i) * side) ** 2 for along, i, side in grid))
+    other = found.mask & (far[1] < far[0])
+    if not value:
+        other &= ndimage.binary_dilation(found.mask & ~other)
     return _change(found, np.where(other, value, found.values))
 
 
