@@ -156,7 +156,8 @@ def _parameter(
     kind: Any = reduce(or_, field_types(options)[item.name])
     if _parser(options, item) is not None:
         kind = str | None
-        default = ",".join(default) if isinstance(default, tuple) else default
+        if isinstance(default, tuple):
+            default = ",".join(default) or "none"
     text = meta["help"]
     if "choices" in meta and meta["metavar"] == "KIND":
         text = f"{text} One of {', '.join(meta['choices'])}."

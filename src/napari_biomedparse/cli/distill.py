@@ -15,11 +15,11 @@ from napari_biomedparse.cli.finetune import interruption, show_training
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.errors import needs_extra
 from napari_biomedparse.io.inputs import find_files
-from napari_biomedparse.training.options import FinetuneOptions
+from napari_biomedparse.training.options import DistillOptions
 
 
 @takes_options(
-    FinetuneOptions,
+    DistillOptions,
     common=(
         "epochs", "batch_size", "learning_rate", "validation", "patience", "modality",
     ),
@@ -32,7 +32,7 @@ def distill(
     output: Path,
     student: str = "v2-lite",
     model: str | None = None,
-    options: FinetuneOptions,
+    options: DistillOptions,
     device: str = "auto",
 ) -> None:
     """Have a large network teach a light one on volumes without labels.

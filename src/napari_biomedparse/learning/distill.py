@@ -41,7 +41,7 @@ from napari_biomedparse.training.finetune import train, variation_of
 from napari_biomedparse.training.folder import BEST, open_training, save_training
 from napari_biomedparse.training.keeper import Keeper
 from napari_biomedparse.training.losses import Targets
-from napari_biomedparse.training.options import FinetuneOptions
+from napari_biomedparse.training.options import DistillOptions, FinetuneOptions
 from napari_biomedparse.training.slices import Batch, padded
 from napari_biomedparse.version import __version__
 
@@ -229,6 +229,8 @@ def distill(
         as for `load_model`.
     teacher : Network, Engine, str or path
         By default as for `segment`.
+    options : FinetuneOptions, optional
+        By default `DistillOptions`.
     reading : SegmentOptions, optional
         How volumes are read, such as the axis, the modality and the tiles.
     on_target : callable, optional
@@ -245,7 +247,7 @@ def distill(
     OutputError
         If the folder holds another training, or cannot be written.
     """
-    options, folder = options or FinetuneOptions(), Path(output)
+    options, folder = options or DistillOptions(), Path(output)
     reading = reading or SegmentOptions()
     check_folder(folder)
     engine = make_engine(teacher, device, reading)

@@ -6,7 +6,8 @@ Free of torch, so that forms and the command line can be made from it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from napari_biomedparse.data.options import MODALITIES, check_fields, documented, option
 from napari_biomedparse.errors import OptionError
@@ -142,3 +143,21 @@ class FinetuneOptions:
     def __post_init__(self) -> None:
         """Refuse values outside an option's limits."""
         check_fields(self)
+
+
+def _other(name: str, default: Any) -> Any:
+    """Declare a field of `FinetuneOptions` again, with another default."""
+    known = {item.name: item for item in fields(FinetuneOptions)}
+    return field(default=default, metadata=known[name].metadata)
+
+
+@documented
+@dataclass(frozen=True)
+class DistillOptions(FinetuneOptions):
+    """How a student is taught: it learns for longer, in larger steps, and all of it."""
+
+    epochs: int = _other("epochs", 100)
+    batch_size: int = _other("batch_size", 4)
+    learning_rate: float = _other("learning_rate", 1e-3)
+    patience: int = _other("patience", 20)
+    freeze: tuple[str, ...] = _other("freeze", ())
