@@ -46,6 +46,9 @@ MOST_FOLDS = 4
 BLOCKS = 8
 """A single slice is cut into this many blocks a side, left out in turns."""
 UNKNOWN = -1
+EMPTY = 0.5
+"""Share of the least sure slice's logit below which slices are empty, unless corrected
+ones tell."""
 TRIED = 6_000
 """Pixels that a fit looks at which is only tried."""
 MOST_SQUARES = 48
@@ -406,7 +409,9 @@ def _gate(head: Tensor, examples: Sequence[Example]) -> Tensor:
     """Return what to add to `presence` so that it tells empty slices from others."""
     there = torch.tensor([bool((one.truth & one.known).any()) for one in examples])
     scores = torch.stack([presence(apply_head(head, one)) for one in examples])
-    if there.all() or not there.any() or scores[~there].max() < 0:
+    if there.all():
+        return -(EMPTY * scores.min()).clamp(min=0)
+    if not there.any() or scores[~there].max() < 0:
         return scores.new_zeros(())
     lowest, highest = scores[there].min(), scores[~there].max()
     return -(lowest + highest) / 2 if lowest > highest else scores.new_zeros(())
