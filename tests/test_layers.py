@@ -49,7 +49,7 @@ ONLY_IN = {
 TENSORS = {"ftfy", "numpy", "tokenizers", "torch"} | sys.stdlib_module_names
 """All that the networks themselves may import, their parts and their prompts."""
 BUDGET = {
-    "networks": 4_260,
+    "networks": 4_261,
     "widgets": 8_820,
     "io": 6_670,
     "cli": 2_010,
@@ -62,13 +62,13 @@ BUDGET = {
     "slicing": 1_018,
     "viewer": 995,
     "engine": 510,
-    "learning": 989,
+    "learning": 994,
     "samples": 760,
     "report": 950,
     "evaluation": 1_429,
 }
 BUDGET_OF_OTHERS = 1_000
-BUDGET_OF_ALL = 41_300
+BUDGET_OF_ALL = 41_310
 BY_STRING = {"__import__", "import_module", "run_module"}
 
 

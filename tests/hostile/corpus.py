@@ -486,6 +486,16 @@ def weights_files(canary: Path) -> dict[str, Any]:
     bomb = {n: bytes(2**28) if n.endswith("pkl") else c for n, c in parts.items()}
     lists = b"\x80\x02" + b"]" * 2_000_000 + b"."
     sizes = {"image_size": 10**9, "backbone_depths": [10**9] * 4}
+    odd = {
+        name: json.dumps({"backbone": "hiera", **one})
+        for name, one in {
+            "windows": {"backbone_windows": [2**20, 4, 14, 7]},
+            "half_windows": {"backbone_windows": [0.5, 4, 14, 7]},
+            "heads": {"backbone_heads": [5, 2, 4, 8]},
+            "size": {"image_size": 100},
+            "backbone": {"backbone": "resnet"},
+        }.items()
+    }
     return {
         "system.pt": saved(_Shell(canary)),
         "system_old.pt": saved(_Shell(canary), old=True),
@@ -503,6 +513,11 @@ def weights_files(canary: Path) -> dict[str, Any]:
         "odd_network.ckpt": saved(
             {"state_dict": tensors, "hyper_parameters": {"config": {"heads": 7}}}
         ),
+        "model_of_models.pt": saved({"model": {"model": tensors}}),
+        **{
+            f"hiera_{name}.safetensors": header({"__metadata__": {"config": one}})
+            for name, one in odd.items()
+        },
         "truncated.safetensors": header({"a": entry})[:30],
         "no_data.safetensors": header({"a": entry}),
         "huge_header.safetensors": struct.pack("<Q", 2**60) + b"{}",

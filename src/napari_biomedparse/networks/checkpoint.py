@@ -280,9 +280,10 @@ def _check_sizes(values: Mapping[str, object]) -> None:
         expected = getattr(V2, name)
         count = len(expected) if isinstance(expected, tuple) else 1
         most = _MOST_LAYERS if name.endswith(("depths", "layers", "levels")) else _MOST
+        kinds = int if isinstance(value, tuple) else int | float
         least = 0 if name == "edge_queries" else 1e-9
         if len(given) != count or not all(
-            isinstance(size, int | float) and least <= size <= most for size in given
+            isinstance(size, kinds) and least <= size <= most for size in given
         ):
             raise ValueError(f"{name} is {str(value)[:80]}")
 

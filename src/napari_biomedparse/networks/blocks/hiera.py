@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 EPS = 1e-6
 """Of the trunk's layer norms."""
-PATCH, STRIDE = 7, 4
+PATCH, STRIDE, SMALLEST = 7, 4, 32
 POSITIONS = 8
 """Side of the position embedding that repeats over the whole image."""
 
@@ -30,6 +30,7 @@ class HieraAttention(nn.Module):
 
     def __init__(self, width: int, out: int, heads: int) -> None:
         super().__init__()
+        assert out % heads == 0, "attention heads do not divide the width"
         self.heads = heads
         self.pools = out > width
         self.qkv = nn.Linear(width, 3 * out)
@@ -119,6 +120,8 @@ class Trunk(nn.Module):
     def __init__(self, config: BiomedParseConfig) -> None:
         super().__init__()
         widths, windows = config.backbone_widths, config.backbone_windows
+        assert config.image_size % SMALLEST == 0, "the image size is no multiple of 32"
+        assert max(windows) <= config.image_size // STRIDE, "windows are too large"
         proj = nn.Conv2d(3, widths[0], PATCH, STRIDE, padding=PATCH // 2)
         self.patch_embed = nn.ModuleDict({"proj": proj})
         side = config.position_size

@@ -219,11 +219,13 @@ class ProofreadWidget(Dock):
     def show_next(self) -> None:
         """Select the next object in the chosen order, and go to it."""
         layer = self.labels.value
-        if layer is None or layer.ndim != 3:
+        if layer is None:
             return
         self.problem.tell("")
         with self.problem.shown():
             _check(layer)
+            if layer.ndim > 3:
+                raise VolumeError("Next goes through a single volume, without time.")
             ranks: dict[int, float] = dict(_sizes(layer))
             if self.order.value == LARGEST:
                 ranks = {number: -size for number, size in ranks.items()}
