@@ -5,6 +5,7 @@ The first argument says what goes wrong, if anything.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -54,6 +55,8 @@ def segment(run):
             },
         )
     )
+    if MODE == "warns":
+        logging.getLogger("napari_biomedparse.labels").warning("Look out.")
     if MODE == "noisy":
         print("a library prints to stdout")
         os.system("echo and so does a program")

@@ -186,6 +186,17 @@ def test_single_images_and_colours(desk_that, tiny_model, shape, instances):
     np.testing.assert_array_equal(layer.extent.world, image.extent.world)
 
 
+def test_what_the_model_process_warns_of_is_shown_once(desk_that, voxels, notes):
+    desk = desk_that("warns")
+    desk.viewer.add_image(voxels)
+    layer = desk.start()
+    desk.wait_for_end()
+    for threshold in (0.8, 0.3):  # each has the labels made again
+        desk.form.set_option("existence_threshold", threshold)
+        desk.wait_until(lambda t=threshold: layer.data.any() == (t < 0.5))
+    assert notes.count("Look out.") == 1
+
+
 def test_nothing_found_is_explained(desk_that):
     desk = desk_that("works")
     desk.viewer.add_image(np.zeros((3, 20, 20), np.uint8), contrast_limits=(0, 1))

@@ -96,6 +96,7 @@ class LiveRun(QObject):
         self._time_left = TimeLeft()
         self._done = self._total = 0
         self._failed = self._over = False
+        self.warned = set[str]()
 
     def start(self) -> None:
         """Start the task, and then show the layers that it fills."""
@@ -194,7 +195,9 @@ class LiveRun(QObject):
 
     def _take(self, step: Step) -> None:
         if isinstance(step, Warned):
-            show_warning(step.text)
+            if step.text not in self.warned:
+                self.warned.add(step.text)
+                show_warning(step.text)
         elif isinstance(step, Status):
             self._view.say(step.text)
         elif isinstance(step, Planned):

@@ -119,7 +119,9 @@ class Runs:
             _set_appearance(layers, request)
         parts = self._parts(request, written, before=task, again=True)
         again = AgainTask(parts, request.prompts, task, written.begin)
-        return self._live(request, lambda: layers, again)
+        live = self._live(request, lambda: layers, again)
+        live.warned = run.warned  # thresholds may be dragged
+        return live
 
     def estimation(self, request: Request) -> Estimation:
         """Make an estimate of a run."""
