@@ -1,4 +1,4 @@
-"""Golden cases of BoltzFormer, and of v2's 2-D mode and its loss."""
+"""Golden cases of BoltzFormer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import golden_2d
+import golden_network
 import numpy as np
 import torch
 from golden_network import (
@@ -22,17 +24,14 @@ from golden_network import (
     logits_result,
     prefix_of,
     recorded,
-    reference_model,
     seeded,
 )
-from golden_result import Result
+from golden_result import Result, check, relative_to
 from torch import Tensor
 
-from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.engine.engine import Engine
 from napari_biomedparse.labels.resolve import upsample
 from napari_biomedparse.networks.blocks.decoder import ImageFeatures, never_drawn
-from napari_biomedparse.networks.blocks.maskformer import MaskFormer
 from napari_biomedparse.networks.blocks.pixel_decoder import PixelFeatures
 from napari_biomedparse.networks.blocks.tokenizer import tokenize
 from napari_biomedparse.networks.boltzformer.boltzformer import BoltzFormer
@@ -44,17 +43,9 @@ from napari_biomedparse.networks.config import (
     BiomedParseConfig,
 )
 from napari_biomedparse.networks.synthetic import synthetic_state_dict
-from napari_biomedparse.pipeline.loop import begin_slices, plan_batches
-from napari_biomedparse.pipeline.plan import plan_run
 from napari_biomedparse.training.losses import (
-    Targets,
-    instance_edges,
     mask_losses,
-    segmentation_losses,
 )
-from napari_biomedparse.training.slices import Sample, cut
-from napari_biomedparse.training.volumes import TrainingVolume
-from napari_biomedparse.training.wordings import Wordings
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 CONFIGS = {"focal-l": FOCAL_L, "hiera-s": HIERA_S, "hiera-bp": HIERA_BP}
@@ -137,36 +128,26 @@ def cases(folder: Path) -> Iterator[Callable[[], Iterator[Result]]]:
                     yield partial(run, folder / file)
     for file, run in (
         ("unit_loss.npz", unit_loss),
-        ("v2_loss.npz", v2_loss),
-        ("v2_2d_prepare.npz", prepared),
+        ("v2_loss.npz", golden_2d.v2_loss),
+        ("v2_2d_prepare.npz", golden_2d.prepared),
     ):
         if (folder / file).exists():
             yield partial(run, folder / file)
     for path in sorted(folder.glob("v2_2d_*.npz")):
         if path.stem != "v2_2d_prepare":
-            yield partial(image_of_v2, path)
+            yield partial(golden_2d.image_of_v2, path)
 
 
 def manifest(path: Path) -> Iterator[Result]:
     """Names and shapes of the state dict."""
-    listed = json.loads(path.read_text())["keys"]
-    expected = {(name, tuple(shape)) for name, (shape, _) in listed.items()}
-    state = MODELS.get(configuration(path)).state_dict()
-    wrong = len({(name, tuple(x.shape)) for name, x in state.items()} ^ expected)
-    yield Result(path.stem, wrong, 0, wrong == 0, f"{len(state)} tensors")
+    model = MODELS.get(configuration(path))
+    yield from golden_network.manifest(path.parent, model, path.stem)
 
 
 def weights_check(path: Path) -> Iterator[Result]:
     """Synthetic weights equal those of the goldens, to the last bits."""
-    expected = json.loads(path.read_text())
-    weights, worst = MODELS.get(configuration(path)).state_dict(), 0.0
-    for name, numbers in expected.items():
-        w = weights[name].double().flatten()
-        found = [w.sum(), w.abs().sum(), w[0], w[-1]]
-        for i, (a, b) in enumerate(zip(found, numbers, strict=True)):
-            scale = max(abs(numbers[1] if i == 0 else b), 1e-6)
-            worst = max(worst, abs(float(a) - b) / scale)
-    yield Result(path.stem, worst, VALUE, worst <= VALUE, f"{len(expected)} names")
+    model = MODELS.get(configuration(path))
+    yield from golden_network.weights_check(path.parent, model, path.stem)
 
 
 def unit_backbone(path: Path) -> Iterator[Result]:
@@ -311,7 +292,9 @@ def unit_decoder(path: Path) -> Iterator[Result]:
             bits = np.unpackbits(file[key], axis=-1)[..., : hidden.shape[-1]]
             wrong, total = wrong + int((hidden != bits).sum()), total + bits.size
         if total:
-            yield _share(f"{path.stem} {kind} mask bits", wrong / total, FLIPPED_BITS)
+            yield check(
+                f"{path.stem} {kind} mask bits", wrong / total, FLIPPED_BITS, ""
+            )
 
 
 def unit_output(path: Path) -> Iterator[Result]:
@@ -341,7 +324,7 @@ def unit_output(path: Path) -> Iterator[Result]:
     yield compare(f"{path.stem} stats", stats, file["stats"], OUTPUT)
     norms = [float(g.norm()) for g in (grad, *grads)]
     expected = [float(file["grad_masks_norm"]), *file["grad_norms"].tolist()]
-    yield _relative(f"{path.stem} gradient norms", norms, expected, GRADIENT)
+    yield relative_to(f"{path.stem} gradient norms", norms, expected, GRADIENT)
 
 
 def unit_loss(path: Path) -> Iterator[Result]:
@@ -359,11 +342,11 @@ def unit_loss(path: Path) -> Iterator[Result]:
         name = f"{path.stem} {case}"
         found = [float(x) for x in (total, terms.mask_dice, terms.mask_bce)]
         expected = [float(file[f"{case}_{k}"]) for k in ("total", "dice", "bce")]
-        yield _relative(f"{name} values", found, expected, VALUE)
+        yield relative_to(f"{name} values", found, expected, VALUE)
         norm = float(file[f"{case}_grad_norm"])
         error = np.abs(grad[..., ::4, ::4].numpy() - file[f"{case}_grad"]).max() / norm
-        yield _share(f"{name} gradient", float(error), GRADIENT)
-        yield _relative(f"{name} norm", [float(grad.norm())], [norm], GRADIENT)
+        yield check(f"{name} gradient", float(error), GRADIENT, "")
+        yield relative_to(f"{name} norm", [float(grad.norm())], [norm], GRADIENT)
 
 
 def gradients(path: Path) -> Iterator[Result]:
@@ -407,7 +390,7 @@ def gradients(path: Path) -> Iterator[Result]:
     found = {"logits_train": predicted.detach(), "logits_eval": other}
     for key, value in found.items():
         yield compare(f"{name} {key}", value[:, 0, ::2, ::2], file[key], LOGIT)
-    yield _relative(f"{name} loss", [float(loss.detach())], [told["loss"]], GRADIENT)
+    yield relative_to(f"{name} loss", [float(loss.detach())], [told["loss"]], GRADIENT)
     norms = told["gradient_norms"]
     largest, worst, wrong = max(v for v in norms.values() if v), (0.0, ""), []
     for key, parameter in model.named_parameters():
@@ -471,131 +454,12 @@ def end_to_end(path: Path) -> Iterator[Result]:
         for key, x in (("labels", out), ("labels1024", large)):
             bits = np.unpackbits(file[f"{key}_{kind}"], axis=-1)
             share = float(((x > 0).numpy() != bits).mean())
-            yield _share(f"{name} {kind} {key}", share, LABELS[kind])
+            yield check(f"{name} {kind} {key}", share, LABELS[kind], "")
         if f"attn_masked_{kind}_head3" in file:
             hidden = run.masked(3, kind)[::10].numpy()
             bits = np.unpackbits(file[f"attn_masked_{kind}_head3"][0], axis=-1)
             share = float((hidden != bits).mean())
-            yield _share(f"{name} {kind} mask bits", share, FLIPPED_BITS)
+            yield check(f"{name} {kind} mask bits", share, FLIPPED_BITS, "")
             visible = [1 - float(run.masked(c, kind).float().mean()) for c in range(10)]
             error = float(np.abs(np.array(visible) - file[f"visible_{kind}"]).max())
-            yield _share(f"{name} {kind} visible", error, VISIBLE)
-
-
-def image_of_v2(path: Path) -> Iterator[Result]:
-    """One image through v2 in its 2-D mode."""
-    file, name = load(path), path.stem
-    other = path.with_name(f"{name.removesuffix('_by_triple')}.npz")
-    image = file["image"] if "image" in file else load(other)["image"]
-    prompts, model = [str(text) for text in file["prompts"]], reference_model()
-    pairs = zip(prompts, file["input_ids"], strict=True)
-    wrong = sum(int((tokenize(text).ids != ids).sum()) for text, ids in pairs)
-    yield Result(f"{name} ids", wrong, 0, wrong == 0, "")
-    usual = model.pixel_mean, model.pixel_std
-    model.pixel_mean, model.pixel_std = (
-        torch.from_numpy(file[key]).view(1, 3, 1, 1)
-        for key in ("pixel_mean", "pixel_std")
-    )
-    try:
-        options = SegmentOptions(overlaps="separate")
-        plan = plan_run(image, prompts, options, config=model.config)
-        (batch,) = plan_batches(plan)
-        sub = model.normalised(batch.slices)[0, :, ::16, ::16]
-        yield compare(f"{name} input", sub, file["input_sub"], LOGIT)
-        tokens = Engine(model).encode_prompts(prompts)
-        seen = MaskFormer.encode_image(model, batch.slices)  # forgets other statistics
-        for kind in (f for f in FIELDS if f"pred_gmasks_{f}" in file):
-            out = model.decode(seen, tokens, golden_field(kind))
-            large = upsample(out.mask_logits, plan.geometry.label_shape)
-            shown = plan.geometry.restore(large[0].numpy())
-            found = {
-                "pred_gmasks": out.mask_logits[0, :, ::2, ::2],
-                "edge_masks": out.edge_logits[0, :, ::4, ::4],
-                "existence_logits": out.existence[0],
-                "logits": torch.from_numpy(shown)[:, ::4, ::4],
-            }
-            for key, x in found.items():
-                case = f"{name} {kind} {key}"
-                yield logits_result(case, kind, x, file[f"{key}_{kind}"])
-            labels = begin_slices(plan, 0, out)().labels
-            bits = np.unpackbits(file[f"masks_{kind}"], axis=-1)
-            masks = labels.reshape(len(prompts), *image.shape[:2]) > 0
-            share = float((masks != bits[..., : masks.shape[-1]]).mean())
-            yield _share(f"{name} {kind} masks", share, LABELS[kind])
-    finally:
-        model.pixel_mean, model.pixel_std = usual
-
-
-def v2_loss(path: Path) -> Iterator[Result]:
-    """The loss with which v2 is fine-tuned."""
-    file, name = load(path), path.stem
-    prefix, labels = f"{prefix_of(file)}v2_loss/", torch.from_numpy(file["labels"])
-    images, prompts = labels.shape[:2]
-    pairs, side = images * prompts, file["grad_mask"].shape[-1]
-    edges = instance_edges(labels)
-    bits = np.unpackbits(file["edge_targets"], axis=-1)[..., : labels.shape[-1]]
-    bits = bits.reshape(pairs, *bits.shape[-2:])
-    wrong = int((edges.flatten(0, 1).numpy() != bits).sum())
-    yield Result(f"{name} edges", wrong, 0, wrong == 0, "")
-    with torch.inference_mode(False), torch.enable_grad():
-        mask = (seeded(f"{prefix}mask", pairs, 1, side, side) * 2 - 1).requires_grad_()
-        edge = (seeded(f"{prefix}edge", pairs, 1, side, side) * 2 - 2).requires_grad_()
-        there = seeded(f"{prefix}existence", pairs, 1).requires_grad_()
-        exists = labels.flatten(2).any(dim=2).float()
-        truth = Targets(labels.float(), edges.float(), exists, torch.ones_like(exists))
-        shape = labels.shape[-2:]
-        masks, lines = (
-            upsample(x.view(images, prompts, side, side), (shape[0], shape[1]))
-            for x in (mask, edge)
-        )
-        truth = Targets(*(x.clone() for x in truth))
-        scores = there.view(images, prompts)
-        terms = segmentation_losses(masks, lines, scores, truth, 3.0)
-        total = torch.stack(tuple(terms)).sum()
-        grads = torch.autograd.grad(total, (mask, edge, there))
-    yield _relative(f"{name} total", [float(total)], [float(file["total"])], VALUE)
-    for key, grad in zip(("mask", "edge", "existence"), grads, strict=True):
-        expected = file[f"grad_{key}"]
-        error = float(np.abs(grad.numpy() - expected).max() / np.linalg.norm(expected))
-        yield _share(f"{name} gradient of {key}", error, GRADIENT)
-
-
-def prepared(path: Path) -> Iterator[Result]:
-    """Preparation of training samples of v2's 2-D mode."""
-    file = load(path)
-    for case in (key.removesuffix("_shape") for key in file if key.endswith("_shape")):
-        height, width = (int(n) for n in file[f"{case}_shape"])
-        name = f"{prefix_of(file)}v2_2d_prepare/{case}"
-        drawn = seeded(name, height // 8 + 2, width // 8 + 2, 3).numpy()
-        drawn = drawn.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
-        image = np.clip(drawn * 60 + 120, 0, 255).astype(np.uint8)
-        labels = np.zeros((height, width), np.uint8)
-        if f"{case}_labels" in file:
-            labels = np.unpackbits(file[f"{case}_labels"], axis=-1)[:, :width]
-        if f"{case}_pixel" in file:
-            labels[tuple(file[f"{case}_pixel"])] = 1
-        volume = TrainingVolume(
-            case, case, image[None], labels[None], Wordings({1: ("target",)}), (0,)
-        )
-        picture, mask = cut(volume, Sample(0, 0, 0), 512)
-        expected = file[f"{case}_prepared_sub"]
-        error = float(np.abs(picture[:, ::16, ::16].numpy() - expected).max())
-        yield Result(f"{path.stem} {case} image", error, 1e-3, error <= 1e-3, "")
-        ends = [float(picture.min()), float(picture.max())]
-        error = float(np.abs(np.array(ends) - file[f"{case}_prepared_range"]).max())
-        yield Result(f"{path.stem} {case} range", error, 1e-3, error <= 1e-3, "")
-        bits = np.unpackbits(file[f"{case}_mask"], axis=-1)
-        wrong = int((mask != bits).sum())
-        yield Result(f"{path.stem} {case} mask", wrong, 0, wrong == 0, "")
-
-
-def _share(case: str, share: float, tolerance: float) -> Result:
-    return Result(case, share, tolerance, share <= tolerance, "")
-
-
-def _relative(
-    case: str, found: list[float], expected: list[float], tolerance: float
-) -> Result:
-    pairs = zip(found, expected, strict=True)
-    error = max(abs(a - b) / max(abs(b), 1e-12) for a, b in pairs)
-    return Result(case, error, tolerance, error <= tolerance, "")
+            yield check(f"{name} {kind} visible", error, VISIBLE, "")

@@ -383,9 +383,11 @@ def companion(folder: Path, path: Path) -> Iterator[Result]:
             yield compare(case, x, file[f"{name}_{key}"], LOGIT)
 
 
-def manifest(folder: Path, model: MaskFormer | None = None) -> Iterator[Result]:
+def manifest(
+    folder: Path, model: MaskFormer | None = None, stem: str = "state_dict_manifest"
+) -> Iterator[Result]:
     """Names, shapes and types of the state dict."""
-    listed = json.loads((folder / "state_dict_manifest.json").read_text())
+    listed = json.loads((folder / f"{stem}.json").read_text())
     unused = listed.get("unused_network_keys", ()) if model else ()
     expected = {
         name: (tuple(shape), dtype)
@@ -398,12 +400,14 @@ def manifest(folder: Path, model: MaskFormer | None = None) -> Iterator[Result]:
     }
     expected = {n: (s, d.removeprefix("torch.")) for n, (s, d) in expected.items()}
     wrong = len(set(found.items()) ^ set(expected.items()))
-    yield Result("state_dict_manifest", wrong, 0, wrong == 0, f"{len(found)} tensors")
+    yield Result(stem, wrong, 0, wrong == 0, f"{len(found)} tensors")
 
 
-def weights_check(folder: Path, model: MaskFormer | None = None) -> Iterator[Result]:
+def weights_check(
+    folder: Path, model: MaskFormer | None = None, stem: str = "weights_check"
+) -> Iterator[Result]:
     """Synthetic weights equal those of the goldens, to the last bits."""
-    expected = json.loads((folder / "weights_check.json").read_text())
+    expected = json.loads((folder / f"{stem}.json").read_text())
     weights = (model or reference_model()).state_dict()
     worst = 0.0
     for name, numbers in expected.items():
@@ -415,7 +419,7 @@ def weights_check(folder: Path, model: MaskFormer | None = None) -> Iterator[Res
             # A sum of signed numbers is compared on the scale of their magnitudes.
             scale = max(abs(numbers[1] if i == 0 else b), 1e-6)
             worst = max(worst, abs(float(a) - b) / scale)
-    yield Result("weights_check", worst, 1e-5, worst <= 1e-5, f"{len(expected)} names")
+    yield Result(stem, worst, 1e-5, worst <= 1e-5, f"{len(expected)} names")
 
 
 def subvolume(folder: Path) -> dict[str, np.ndarray[Any, Any]]:

@@ -31,3 +31,12 @@ class Result(NamedTuple):
 def check(case: str, error: float, tolerance: float, note: str) -> Result:
     """Return a `Result` that passes if `error` is at most `tolerance` (not NaN)."""
     return Result(case, error, tolerance, bool(error <= tolerance), note)
+
+
+def relative_to(
+    case: str, found: list[float], expected: list[float], tolerance: float
+) -> Result:
+    """Compare numbers by their relative difference."""
+    pairs = zip(found, expected, strict=True)
+    error = max(abs(a - b) / max(abs(b), 1e-12) for a, b in pairs)
+    return check(case, error, tolerance, "")

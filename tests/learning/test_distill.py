@@ -105,6 +105,12 @@ def test_a_student_agrees_more_and_more_and_runs_everywhere(tmp_path: Path) -> N
             device="cpu",
             options=replace(OPTIONS, epochs=30, patience=30, learning_rate=3e-3),
         )  # fmt: skip
+    with pytest.raises(OutputError, match="differs in data"):
+        distill(  # of the same name and shape
+            [grey()[::-1]], PROMPTS, tmp_path / "out", "light", teacher="tiny",
+            device="cpu",
+            options=replace(OPTIONS, epochs=30, patience=30, learning_rate=3e-3),
+        )  # fmt: skip
     with pytest.raises(CheckpointError, match="no model"):
         distill([grey()], PROMPTS, tmp_path / "other", "heavy", teacher="tiny")
 

@@ -487,6 +487,18 @@ def test_the_network_of_a_file_is_known_without_its_weights(
     assert weights.config_of("tiny") == TINY
 
 
+def test_knowing_the_network_of_a_file_needs_no_torch(tmp_path: Path) -> None:
+    model, path = tiny_v1(), tmp_path / "a.safetensors"
+    save_weights(path, model.state_dict(), config=model.config)
+    code = (
+        "import sys\n"
+        "from napari_biomedparse.networks.weights import config_of\n"
+        f"print(config_of({str(path)!r}).network, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "v1 False\n", done.stderr
+
+
 def test_other_files_are_taken_for_v2(tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
     for content in (b"", b"{" * 9, b"\xff" * 99):

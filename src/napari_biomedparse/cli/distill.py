@@ -11,20 +11,19 @@ from rich.table import Table
 from napari_biomedparse.cli._options import takes_options
 from napari_biomedparse.cli._runs import model_named
 from napari_biomedparse.cli._show import out, progress_bar, say
-from napari_biomedparse.cli.finetune import interruption, show_training
+from napari_biomedparse.cli.finetune import (
+    COMMON,
+    FLAGS,
+    interruption,
+    show_training,
+)
 from napari_biomedparse.data.options import SegmentOptions
 from napari_biomedparse.errors import needs_extra
 from napari_biomedparse.io.inputs import find_files
 from napari_biomedparse.training.options import DistillOptions
 
 
-@takes_options(
-    DistillOptions,
-    common=(
-        "epochs", "batch_size", "learning_rate", "validation", "patience", "modality",
-    ),
-    flags={"prompts": "prompts_a_batch"},
-)  # fmt: skip
+@takes_options(DistillOptions, common=COMMON, flags=FLAGS)
 def distill(
     volumes: list[Path],
     *,
@@ -55,7 +54,6 @@ def distill(
     stopped = Event()
     with progress_bar() as progress, interruption(stopped), model_named(model) as name:
         bar = progress.add_task("The teacher", total=None)
-
         result = teach(
             find_files(volumes),
             prompt,

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from napari_biomedparse.training.progress import Progress
 
 
-@takes_options(
-    FinetuneOptions,
-    common=(
-        "epochs", "batch_size", "learning_rate", "validation", "patience", "modality",
-    ),
-    flags={"prompts": "prompts_a_batch"},
+COMMON = (
+    "epochs", "batch_size", "learning_rate", "validation", "patience", "modality",
 )  # fmt: skip
+FLAGS = {"prompts": "prompts_a_batch"}
+
+
+@takes_options(FinetuneOptions, common=COMMON, flags=FLAGS)
 def finetune(
     data: Path,
     *,
@@ -64,8 +64,8 @@ def finetune(
         Network to start from: v2 (by default), v1, demo, or a weights file.
     network : NAME
         Train another network from the beginning: focal-l, hiera-s or hiera-bp
-        (BoltzFormer), v2-light or v2-lite. Where it fits, it takes over all but the
-        backbone from --model, if that is given.
+        (BoltzFormer), v2-light, v2-lite or demo-lite. Where it fits, it takes over all
+        but the backbone from --model, if that is given.
     backbone : FILE
         Pretrained backbone of that network, of SAM 2 or X-Decoder.
     prompts : FILE

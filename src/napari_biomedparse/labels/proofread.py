@@ -195,16 +195,14 @@ def with_border(found: Found) -> tuple[npt.NDArray[np.intp], ...]:
 
 
 def returned(
-    labels: Any, number: int, box: Box, mask: Any, new: npt.NDArray[np.bool_]
+    labels: Any, number: int, old: npt.NDArray[np.bool_], new: npt.NDArray[np.bool_]
 ) -> Change:
     """Give an object the voxels that somebody corrected elsewhere.
 
-    It had the voxels of `mask` in a box; it gets those of `new`, which is as large as
-    `labels`, where nothing else is.
+    It loses those that it had at any time, `old`, and gets those of `new`, where
+    nothing else is. All three are of the same shape.
     """
-    old = np.zeros(new.shape, bool)
-    old[box] = mask
-    gone, come = np.nonzero(old & ~new), np.nonzero(new & ~old)
+    gone, come = np.nonzero(old & ~new), np.nonzero(new)
     voxels = tuple(np.concatenate(both) for both in zip(gone, come, strict=True))
     values = np.repeat([0, number], [len(gone[0]), len(come[0])])
     kept = np.asarray(labels[voxels]) == number - values

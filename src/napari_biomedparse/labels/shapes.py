@@ -131,8 +131,7 @@ def _proportion(
         for index, part in enumerate(ndimage.find_objects(pieces), start=1):
             ends = zip(box, part, instances.shape, strict=True)
             inside = all(
-                whole.start + own.start > 0 and whole.start + own.stop < size
-                for whole, own, size in ends
+                a.start + b.start > 0 and a.start + b.stop < size for a, b, size in ends
             )
             places = np.nonzero(pieces[part] == index)
             if inside and len(places[0]) >= LEAST:

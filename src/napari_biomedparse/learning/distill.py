@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from napari_biomedparse.data.prompts import parse_prompts
 from napari_biomedparse.errors import CheckpointError, VolumeError
 from napari_biomedparse.io.durable import atomic_write, check_folder, writing
 from napari_biomedparse.io.files import open_volume
+from napari_biomedparse.io.inputs import STATES, identify
 from napari_biomedparse.labels.resolve import upsample
 from napari_biomedparse.networks.blocks.maskformer import MaskFormer
 from napari_biomedparse.networks.blocks.tokenizer import tokenize
@@ -271,7 +272,7 @@ def distill(
         "name": f"distilled from {model_identity(engine.model)}",
         "base": model_identity(begun),
         "teacher": model_identity(engine.model),
-        "data": json.dumps([[p.volume.name, *p.volume.shape] for p in plans]),
+        "data": json.dumps([_identity(plan) for plan in known]),
         "intensity": json.dumps([p.intensity.describe() for p in plans]),
         "reading": json.dumps(asdict(reading)),
         "prompts": json.dumps(wanted.texts),
@@ -327,6 +328,12 @@ def _student(
             f"one of {', '.join(ARCHITECTURES)}."
         )
     return model, True
+
+
+def _identity(plan: RunPlan) -> dict[str, Any]:
+    """Identify a volume by its voxels: path and time of its file may change."""
+    found = identify(plan.volume, plan.intensity.sampled)
+    return {k: v for k, v in found.items() if k not in ("path", *STATES)}
 
 
 def _split(

@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,15 +20,15 @@ from torch import Tensor, nn
 
 from napari_biomedparse.errors import CheckpointError, OutputError
 from napari_biomedparse.networks.config import (
-    BACKBONES,
     FOCAL_L,
     HIERA_BP,
     HIERA_S,
-    NETWORKS,
+    RECORD,
     V1,
     V1_NAME,
     V2,
     BiomedParseConfig,
+    parse_config,
 )
 
 _LOGGER = logging.getLogger(__name__)
@@ -47,15 +46,7 @@ _UNUSED = (
 )
 """Tensors of published files that no text prompt needs."""
 _PREFIX = "model."
-_CONFIG = "config"
 _SHOWN = 5
-_MOST = 2**20
-"""Largest number allowed in a network's configuration."""
-_MOST_LAYERS = 256
-KINDS = {
-    *(("network", name) for name in NETWORKS),
-    *(("backbone", name) for name in BACKBONES),
-}
 
 
 @dataclass(frozen=True)
@@ -148,7 +139,7 @@ def save_weights(
     path = Path(path)
     facts = {"format": "pt", **(metadata or {})}
     if config is not None:
-        facts[_CONFIG] = json.dumps(asdict(config))
+        facts[RECORD] = json.dumps(asdict(config))
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         part.touch()
@@ -193,8 +184,8 @@ def _read_safetensors(path: Path) -> Checkpoint:
             f"{path} is damaged or incomplete as a safetensors file ({error}). "
             "Download it again, completely."
         ) from error
-    config = metadata.pop(_CONFIG, None)
-    return Checkpoint(tensors, _parse_config(config, path), metadata)
+    config = metadata.pop(RECORD, None)
+    return Checkpoint(tensors, parse_config(config, path), metadata)
 
 
 def _from_content(content: object, path: Path) -> Checkpoint:
@@ -206,7 +197,7 @@ def _from_content(content: object, path: Path) -> Checkpoint:
         weights = content["state_dict"]
         settings = content.get("hyper_parameters")
         if isinstance(settings, Mapping):
-            config = settings.get(_CONFIG)
+            config = settings.get(RECORD)
     if not isinstance(weights, Mapping) or not weights:
         raise CheckpointError(
             f"{path} holds {type(weights).__name__} instead of named tensors. Give a "
@@ -227,7 +218,7 @@ def _from_content(content: object, path: Path) -> Checkpoint:
             f"{_PREFIX!r}. Give a file that holds the tensors of one network."
         )
     _LOGGER.debug("%s: %d of %d entries are weights", path, len(tensors), len(weights))
-    return Checkpoint(tensors, _parse_config(config, path))
+    return Checkpoint(tensors, parse_config(config, path))
 
 
 def _is_plain(value: object) -> bool:
@@ -239,53 +230,6 @@ def _is_plain(value: object) -> bool:
         and not value.is_quantized
         and value.nbytes <= value.untyped_storage().nbytes()
     )
-
-
-def recorded_config(
-    metadata: Mapping[str, str], path: str | os.PathLike[str]
-) -> BiomedParseConfig | None:
-    """Return what the metadata of a safetensors file say of its network, if anything.
-
-    Raises `CheckpointError` if it is not known.
-    """
-    return _parse_config(metadata.get(_CONFIG), Path(path))
-
-
-def _parse_config(stored: object, path: Path) -> BiomedParseConfig | None:
-    """Make a configuration from stored fields, as JSON text or a mapping."""
-    if stored is None:
-        return None
-    try:
-        fields = json.loads(stored) if isinstance(stored, str) else stored
-        values = {
-            name: type(getattr(V2, name))(value)
-            for name, value in cast(Mapping[str, object], fields).items()
-        }
-        _check_sizes(values)
-        return BiomedParseConfig(**values)
-    except (ArithmeticError, LookupError, RecursionError, ValueError, TypeError,
-            AttributeError) as error:  # fmt: skip
-        raise CheckpointError(
-            f"{path} describes a network that this version does not know ({error}). "
-            "Update napari-biomedparse, or use weights made with this version."
-        ) from error
-
-
-def _check_sizes(values: Mapping[str, object]) -> None:
-    """Raise a `ValueError` if a configuration has impossible sizes."""
-    for name, value in values.items():
-        if (name, value) in KINDS or isinstance(value, bool):
-            continue
-        given = value if isinstance(value, tuple) else (value,)
-        expected = getattr(V2, name)
-        count = len(expected) if isinstance(expected, tuple) else 1
-        most = _MOST_LAYERS if name.endswith(("depths", "layers", "levels")) else _MOST
-        kinds = int if isinstance(value, tuple) else int | float
-        least = 0 if name == "edge_queries" else 1e-9
-        if len(given) != count or not all(
-            isinstance(size, kinds) and least <= size <= most for size in given
-        ):
-            raise ValueError(f"{name} is {str(value)[:80]}")
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import cast
+
+from napari_biomedparse.errors import CheckpointError
 
 NETWORKS = ("v1", "v2", "boltzformer")
 BACKBONES = ("focal", "hiera")
+RECORD = "config"
+"""Entry of a weights file that holds the sizes of its network."""
 V1_NAME = "sem_seg_head.predictor.lang_encoder"
 """In names of tensors of v1, and of none of v2."""
 
@@ -135,3 +143,54 @@ TINY = BiomedParseConfig(
     text_layers=2,
 )
 """A network small enough for every test, never trained."""
+
+_MOST = 2**20
+"""Largest number allowed in a configuration."""
+_MOST_LAYERS = 256
+_NAMED = {
+    *(("network", name) for name in NETWORKS),
+    *(("backbone", name) for name in BACKBONES),
+}
+
+
+def parse_config(
+    stored: object, path: str | os.PathLike[str]
+) -> BiomedParseConfig | None:
+    """Make a configuration from the fields that a file records, if it does.
+
+    They are JSON text or a mapping. A `CheckpointError` names the file if they are not
+    those of a possible network.
+    """
+    if stored is None:
+        return None
+    try:
+        fields = json.loads(stored) if isinstance(stored, str) else stored
+        values = {
+            name: type(getattr(V2, name))(value)
+            for name, value in cast(Mapping[str, object], fields).items()
+        }
+        _check_sizes(values)
+        return BiomedParseConfig(**values)
+    except (ArithmeticError, LookupError, RecursionError, ValueError, TypeError,
+            AttributeError) as error:  # fmt: skip
+        raise CheckpointError(
+            f"{path} describes a network that this version does not know ({error}). "
+            "Update napari-biomedparse, or use weights made with this version."
+        ) from error
+
+
+def _check_sizes(values: Mapping[str, object]) -> None:
+    """Raise a `ValueError` if a configuration has impossible sizes."""
+    for name, value in values.items():
+        if (name, value) in _NAMED or isinstance(value, bool):
+            continue
+        given = value if isinstance(value, tuple) else (value,)
+        expected = getattr(V2, name)
+        count = len(expected) if isinstance(expected, tuple) else 1
+        most = _MOST_LAYERS if name.endswith(("depths", "layers", "levels")) else _MOST
+        kinds = int if isinstance(value, tuple) else int | float
+        least = 0 if name == "edge_queries" else 1e-9
+        if len(given) != count or not all(
+            isinstance(size, kinds) and least <= size <= most for size in given
+        ):
+            raise ValueError(f"{name} is {str(value)[:80]}")

@@ -26,7 +26,7 @@ from napari_biomedparse.networks.catalogue import (
     available_models,
     build,
 )
-from napari_biomedparse.networks.config import V1, V1_NAME, V2
+from napari_biomedparse.networks.config import RECORD, V1, V1_NAME, V2, parse_config
 
 if TYPE_CHECKING:
     import torch
@@ -120,13 +120,11 @@ def config_of(model: str) -> BiomedParseConfig:
     A file records it, or else the names of tensors at its beginning tell which of the
     published ones it is like; weights are not read.
     """
-    from napari_biomedparse.networks.checkpoint import recorded_config
-
     model = untaught(model)
     if model in MODELS:
         return MODELS[model].config
     with suppress(CheckpointError):
-        if (known := recorded_config(_metadata(model), model)) is not None:
+        if (known := parse_config(_metadata(model).get(RECORD), model)) is not None:
             return known
     with suppress(OSError), open(model, "rb") as file:
         return V1 if V1_NAME.encode() in file.read(_NAMES_BYTES) else V2

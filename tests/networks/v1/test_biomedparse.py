@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
+from napari_biomedparse.networks.blocks.maskformer import MEAN, STD
 from napari_biomedparse.networks.config import V1
-from napari_biomedparse.networks.v1.biomedparse import MEAN, STD, BiomedParseV1
+from napari_biomedparse.networks.v1.biomedparse import BiomedParseV1
 
 
 def test_state_dict_is_that_of_the_manifest_but_for_what_prompts_do_not_need(

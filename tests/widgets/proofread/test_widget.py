@@ -287,11 +287,21 @@ def test_a_copied_object_comes_back_corrected(
     viewer.layers.selection.active = copied
     widget.back_button.click()
     assert not widget.problem.text()
-    now = layer.data[time]
+    now = layer.data[time].copy()
     assert not (now[5] == 7).any() and (now[2, :3, :20] == 7).all()
     assert now[1, 1, :4].tolist() == [7, 8, 8, 7]
     layer.undo()
     np.testing.assert_array_equal(layer.data, before)
+    widget.back_button.click()  # once more, as if it had not been undone
+    np.testing.assert_array_equal(layer.data[time], now)
+    copied.data[(*time, 2, slice(0, 3), slice(0, 20))] = 0  # what came back goes again
+    widget.back_button.click()
+    assert not (layer.data[time][2, :3, :20] == 7).any()
+    other = viewer.add_labels(np.zeros_like(layer.data), name="others")
+    viewer.layers.remove(layer)
+    viewer.layers.selection.active = copied
+    widget.back_button.click()
+    assert "not there any more" in widget.problem.text() and not other.data.any()
 
 
 def _at(mask: np.ndarray, time: tuple[int, ...]) -> np.ndarray:

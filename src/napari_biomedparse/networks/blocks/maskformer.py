@@ -28,6 +28,8 @@ from napari_biomedparse.networks.network import Network, SlicePrediction
 if TYPE_CHECKING:
     from napari_biomedparse.networks.config import BiomedParseConfig
 
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+"""Of the colours red, green and blue of ImageNet."""
 KEPT = 64
 """Directions of the mask features that are kept of a slice."""
 PRECISE = ("gamma_1", "gamma_2", "pos_embed", "pos_embed_window")
@@ -55,6 +57,12 @@ class MaskFormer(Network):
         self.sem_seg_head = nn.ModuleDict(
             {"pixel_decoder": PixelDecoder(config), "predictor": mask_decoder(config)}
         )
+
+    def keep_statistics(self) -> None:
+        """Normalise as for ImageNet, by numbers that no weights file holds."""
+        for name, values in (("pixel_mean", MEAN), ("pixel_std", STD)):
+            channels = torch.tensor(values, device="cpu").view(1, 3, 1, 1)
+            self.register_buffer(name, channels, persistent=False)
 
     @property
     def pixel_decoder(self) -> PixelDecoder:

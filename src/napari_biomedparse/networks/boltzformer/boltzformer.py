@@ -26,15 +26,13 @@ from napari_biomedparse.networks.boltzformer.output import aggregate, pixel_logi
 from napari_biomedparse.networks.config import HIERA_S, BiomedParseConfig
 from napari_biomedparse.networks.network import NOWHERE, SlicePrediction
 
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-"""Of red, green and blue, which belong to the model and to no weights file."""
 DROP = 0.3
 """Probability that training leaves out the last block of FocalNet; the first one 0."""
 CHANNELS = 10
 """Between the two convolutions of the output layer."""
 
 
-class Seen(NamedTuple):
+class BoltzFormerFeatures(NamedTuple):
     """Features of a batch of slices, and what their pixels add to every mask."""
 
     features: ImageFeatures
@@ -57,9 +55,7 @@ class BoltzFormer(MaskFormer):
 
     def __init__(self, config: BiomedParseConfig = HIERA_S) -> None:
         super().__init__(config, partial(BoltzmannDecoder, classifies=False))
-        for name, values in (("pixel_mean", MEAN), ("pixel_std", STD)):
-            channels = torch.tensor(values, device="cpu").view(1, 3, 1, 1)
-            self.register_buffer(name, channels, persistent=False)
+        self.keep_statistics()
         blocks = [m for m in self.backbone.modules() if isinstance(m, FocalBlock)]
         for i, block in enumerate(blocks):
             block.drop = DROP * i / max(len(blocks) - 1, 1)
@@ -77,12 +73,12 @@ class BoltzFormer(MaskFormer):
             pixels = pixel_logits(
                 self.normalised(slices), self.output_deconv, self.output_conv
             )
-        return Seen(features, pixels)
+        return BoltzFormerFeatures(features, pixels)
 
     def join_features(self, each: Sequence[Any]) -> Any:
         """Combine the features of slices into those of one batch, as a copy."""
         features = super().join_features([one.features for one in each])
-        return Seen(features, torch.cat([one.pixels for one in each]))
+        return BoltzFormerFeatures(features, torch.cat([one.pixels for one in each]))
 
     def summarize(self, image: Any) -> Tensor:
         """Return the mask features of slices along `basis`, float16 [B, K, h, w]."""

@@ -255,18 +255,23 @@ class ProofreadWidget(Dock):
         self.problem.tell("")
         with self.problem.shown():
             known = {} if copied is None else known_of(copied).get(COPIED, {})
-            layer = self.labels.value
-            for one in self._viewer.layers:
-                layer = one if one.name == known.get("layer") else layer
-            if not known or layer is None or layer.data.shape != copied.data.shape:
+            if not known:
                 raise VolumeError("Select the layer of a copied object first.")
-            _check(layer)
-            before, number = known["at"], known["number"]
-            new = np.asarray(copied.data[before]) > 0
-            labels, box = Inner(layer.data, before), known["box"]
-            self._apply(
-                layer, returned(labels, number, box, known["mask"], new), "Back", before
+            layer = next(
+                (one for one in self._viewer.layers if one.name == known["layer"]), None
             )
+            if layer is None or layer.data.shape != copied.data.shape:
+                raise VolumeError(
+                    f"The labels {known['layer']}, which the object was copied from, "
+                    "are not there any more, or have another shape."
+                )
+            _check(layer)
+            before, old = known["at"], known["had"]
+            new = np.asarray(copied.data[before]) > 0
+            labels = Inner(layer.data, before)
+            change = returned(labels, known["number"], old, new)
+            self._apply(layer, change, "Taken back", before)
+            old |= new
 
     def _delete(self, layer: Labels, at: Place) -> None:
         self._apply(layer, relabeled(_object_at(layer, at), 0), "Deleted", at)
@@ -307,10 +312,11 @@ class ProofreadWidget(Dock):
         data = np.zeros(layer.data.shape, np.uint8)
         Inner(data, before)[found.box] = found.mask
         known = {"layer": layer.name, "at": before, "number": number}
+        known["had"] = data[before] > 0
         made = self._viewer.add_labels(
             data,
             name=f"{layer.name}: object {number}",
-            metadata={METADATA_KEY: {COPIED: {**known, **found._asdict()}}},
+            metadata={METADATA_KEY: {COPIED: known}},
             **{name: getattr(layer, name) for name in SAME},
         )
         made.mode = "paint"
