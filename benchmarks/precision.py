@@ -1,6 +1,7 @@
 """How far half precision is from float32: labels and logits on real volumes.
 
     python benchmarks/precision.py                       # demo model, on this CPU
+    python benchmarks/precision.py --model synthetic     # full size, synthetic weights
     python benchmarks/precision.py --device cuda --model v2 --slices 63
 
 Only the image side computes in half precision (see `Engine`). A CPU gives a GPU's
@@ -18,48 +19,68 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from napari_biomedparse.engine.engine import Engine, SlicePrediction
+from napari_biomedparse.engine.engine import Engine, SlicePrediction, Tokens
 from napari_biomedparse.evaluation.metrics import dice
 from napari_biomedparse.io import open_volume
-from napari_biomedparse.networks.weights import load_model
-from napari_biomedparse.pipeline.loop import begin_slices, predict_slices
+from napari_biomedparse.networks.config import V2
+from napari_biomedparse.networks.weights import _build, load_model
 from napari_biomedparse.pipeline.plan import plan_run
-from napari_biomedparse.slicing.read import slice_batches
+from napari_biomedparse.pipeline.segment import segment
 
+Found = dict[str, npt.NDArray[Any]]
+
+NUCLEI = ["nuclei in fluorescence microscopy"]
+CELLS = ["mitochondria in electron microscopy", "cell membranes in electron microscopy"]
+ORGANS = ["liver in abdominal CT", "spleen in abdominal CT", "aorta in abdominal CT"]
+HEART = ["left ventricle in cardiac ultrasound", "left atrium in cardiac ultrasound"]
 VOLUMES = {
-    "nuclei/stardist_img3d.tif": ["nuclei in fluorescence microscopy"],
-    "em/vnc_sstem_left_raw.tif": [
-        "mitochondria in electron microscopy",
-        "cell membranes in electron microscopy",
-    ],
+    "nuclei/stardist_img3d.tif": NUCLEI,
+    "nuclei/cellseg3d_test_very_small.tif": NUCLEI,
+    "nuclei/cellseg3d_c5image.tif": NUCLEI,
+    "em/vnc_sstem_left_raw.tif": CELLS,
+    "em/isbi2012_z00-13_raw.tif": CELLS,
+    "challenge_npz/imgs/CT_AMOS_amos_0018.npz": ORGANS,
+    "challenge_npz/imgs/US_Cardiac_patient0027_2CH_half_sequence.npz": HEART,
+    "formats/nibabel_someones_anatomy.nii.gz": ["brain in MRI"],
 }
 
 
-def run(engine: Engine, path: Path, texts: list[str], count: int) -> dict[str, Any]:
+class RecordingEngine(Engine):
+    """An engine that keeps its predictions."""
+
+    kept: list[SlicePrediction]
+
+    def predict(self, slices: Tensor, tokens: Tokens, **how: Any) -> SlicePrediction:
+        """Predict and keep what was said."""
+        self.kept.append(super().predict(slices, tokens, **how))
+        return self.kept[-1]
+
+
+def synthetic() -> Any:
+    """Build the full-size network with synthetic weights."""
+    return _build(None, V2, None, "synthetic")
+
+
+def run(engine: RecordingEngine, path: Path, texts: list[str], count: int) -> Found:
     """Segment slices in the middle; return labels and what they were made from."""
-    plan = plan_run(open_volume(path), texts, config=engine.model.config)
-    start = max(0, (plan.geometry.depth - count) // 2)
-    stop = min(start + count, plan.geometry.depth)
-    tokens = engine.encode_prompts(plan.prompts.texts)
-    said: list[SlicePrediction] = []
-    labels = []
-    for begin, slices in slice_batches(
-        plan.volume, plan.geometry, plan.intensity, start, stop, 4
-    ):
-        found = predict_slices(plan, lambda x: engine.predict(x, tokens), slices)
-        said.append(SlicePrediction(*(x.cpu() for x in found)))
-        labels.append(begin_slices(plan, begin, found)().labels)
-    logits, _, existence = (torch.cat(x) for x in zip(*said, strict=True))
+    volume = open_volume(path)
+    depth = plan_run(volume, texts, config=engine.model.config).geometry.depth
+    start = max(0, (depth - count) // 2)
+    engine.kept = []
+    found = segment(volume, texts, engine, slices=(start, min(start + count, depth)))
+    logits, _, existence = (torch.cat(x) for x in zip(*engine.kept, strict=True))
     return {
-        "labels": np.concatenate(labels, axis=plan.geometry.axis),
+        "labels": np.asarray(found.labels),
         "logits": logits.numpy(),
         "existence": existence.sigmoid().numpy(),
     }
 
 
-def compare(exact: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
+def compare(exact: Found, other: Found) -> dict[str, float]:
     """Return the figures of one volume and precision."""
     logits = np.abs(exact["logits"] - other["logits"])
     existence = np.abs(exact["existence"] - other["existence"])
@@ -71,6 +92,7 @@ def compare(exact: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
         "logits_95": float(np.percentile(logits, 95)),
         "logits_std": float(exact["logits"].std()),
         "existence_max": float(existence.max()),
+        "existence_median": float(np.median(existence)),
     }
 
 
@@ -87,12 +109,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     result: dict[str, Any] = {}
+    model = load_model(args.model) if args.model != "synthetic" else synthetic()
     for name, texts in VOLUMES.items():
-        model = load_model(args.model)
         given = (args.data / name, texts, args.slices)
-        exact = run(Engine(model, args.device, precision="float32"), *given)
+        exact = run(RecordingEngine(model, args.device, precision="float32"), *given)
         for precision in args.precisions:
-            other = run(Engine(model, args.device, precision=precision), *given)
+            half = RecordingEngine(model, args.device, precision=precision)
+            other = run(half, *given)
             found = compare(exact, other)
             result[f"{name} {precision}"] = found
             figures = ", ".join(f"{key} {value:.4g}" for key, value in found.items())

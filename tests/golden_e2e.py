@@ -28,7 +28,8 @@ class RecordingEngine(Engine):
     """An engine that keeps its predictions."""
 
     def __init__(self, kind: str) -> None:
-        super().__init__(network.reference_model(), field=network.golden_field(kind))
+        field = network.golden_field(kind)
+        super().__init__(network.reference_model(), field=field, precision="float32")
         self.kept: list[SlicePrediction] = []
 
     def predict(self, slices: Tensor, tokens: Tensor, **how: Any) -> SlicePrediction:

@@ -127,7 +127,7 @@ def compare(
 def text_encoder(folder: Path, model: MaskFormer | None = None) -> Iterator[Result]:
     """Token vectors, class embedding and grounding tokens."""
     file = load(folder / "text_encoder.npz")
-    engine = Engine(model or reference_model())
+    engine = Engine(model or reference_model(), precision="float32")
     tokens = [tokenize(str(text)) for text in file["prompts"]]
     ids = np.stack([t.ids for t in tokens])
     masks = np.stack([np.arange(CONTEXT_LENGTH) < t.length for t in tokens])
@@ -289,7 +289,7 @@ def stage(folder: Path, path: Path) -> Iterator[Result]:
     """Four slices in one batch through the whole network."""
     file = load(path)
     model = reference_model()
-    engine = Engine(model)
+    engine = Engine(model, precision="float32")
     planes = file["imgs"] if "imgs" in file else subvolume(folder)["imgs"][2:6]
     pixels, image = encode(planes)
     name = path.stem
@@ -367,7 +367,9 @@ def companion(folder: Path, path: Path) -> Iterator[Result]:
     """One prompt alone, and beside longer ones: the padding length matters."""
     file = load(path)
     stage_file = load(_beside(folder, path.name.replace("companion", "stage")))
-    engine = Engine(reference_model(), field=golden_field("binary"))
+    engine = Engine(
+        reference_model(), field=golden_field("binary"), precision="float32"
+    )
     _, image = encode(subvolume(folder)["imgs"][2:6])
     texts = [str(text) for text in stage_file["prompts"]]
     index = next((i for i, text in enumerate(texts) if "liver" in text), 0)

@@ -208,7 +208,7 @@ def image_case(folder: Path, path: Path) -> Iterator[Result]:
     wrong = int((sub != file["input_sub"]).sum() + (total != file["input_sum"]).sum())
     yield Result(f"{name} input", wrong, 0, wrong == 0, "")
     model, prompts = reference_model(), [str(text) for text in file["prompts"]]
-    tokens = Engine(model).encode_prompts(prompts)
+    tokens = Engine(model, precision="float32").encode_prompts(prompts)
     with recorded(model.backbone) as res, recorded(model.pixel_decoder) as decoded:
         image = model.encode_image(squares)
     steps = STEPS_1024 if size == 1024 else STEPS

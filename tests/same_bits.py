@@ -249,7 +249,7 @@ def folder_run(volume: Any, prompts: Any, model: Any, **options: Any) -> Arrays:
 
 def preview(volume: Any, prompts: Any, model: Any, **options: Any) -> Arrays:
     """Segment one slice, twice, as the engine remembers it."""
-    engine = Engine(model, "cpu")
+    engine = Engine(model, "cpu", precision="float32")
     plan = _plan(volume, prompts, engine, **options)
     found: Arrays = {}
     for time_, index in (("first", 2), ("again", 2)):
@@ -262,7 +262,7 @@ def preview(volume: Any, prompts: Any, model: Any, **options: Any) -> Arrays:
 
 def moved_threshold(volume: Any, prompts: Any, model: Any) -> Arrays:
     """Keep the scores of a run and make labels by other thresholds from them."""
-    engine = Engine(model, "cpu")
+    engine = Engine(model, "cpu", precision="float32")
     plan = _plan(volume, prompts, engine, instances=True)
     store = ScoreStore(plan)
     try:

@@ -282,7 +282,7 @@ def test_stored_settings_are_taken_over(
     viewer.window.add_dock_widget(widget)
     new = {"prompts_apart": False, "separate_by": "edges", "diameter": 0.0}
     new |= {"orientation": "published", "mode": "auto"}
-    new |= {"kind": "auto", "table": "", "p_threshold": 0.0}
+    new |= {"kind": "auto", "table": "", "p_threshold": 0.0, "precision": "auto"}
     kept["options"] |= new
     assert state_of(widget.form) == kept
     widget.session.close()

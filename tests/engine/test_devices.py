@@ -31,10 +31,32 @@ def test_missing_devices_are_named() -> None:
 
 def test_precision_is_chosen_by_name() -> None:
     cpu = torch.device("cpu")
-    assert find_precision("auto", cpu) == torch.float32
+    assert find_precision("float32", cpu) == torch.float32
     assert find_precision("float16", cpu) == torch.float16
+    assert find_precision("auto", torch.device("mps")) == torch.float32
     with pytest.raises(DeviceError, match=r"no precision 'int4'.*bfloat16"):
         find_precision("int4", cpu)
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, "bfloat16"),
+        ({"amx_bf16": True}, "bfloat16"),
+        ({"neon": True, "bf16": True}, "bfloat16"),
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": False}, "float32"),
+        ({}, "float32"),
+    ],
+)
+def test_a_cpu_computes_large_networks_in_what_it_multiplies(
+    monkeypatch: pytest.MonkeyPatch, known: dict[str, bool], expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    cpu = torch.device("cpu")
+    assert find_precision("auto", cpu) == getattr(torch, expected)
+    assert find_precision("auto", cpu, small=True) == torch.float32
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # as in earlier versions
+    assert find_precision("auto", cpu) == torch.float32
 
 
 @pytest.mark.parametrize(("bf16", "expected"), [(True, "bfloat16"), (False, "float16")])

@@ -180,12 +180,10 @@ def test_half_precision_stays_close(
         assert (ours - theirs).abs().max() < 0.05 * theirs.std() + 0.02
     assert model_identity(half.model) == identity
     assert {p.dtype for p in tiny_model.parameters()} == {torch.float32}
-    kept = {
-        name.rpartition(".")[2]
-        for name, p in half._network.backbone.named_parameters()
-        if p.dtype == torch.float32
-    }
-    assert kept == {"gamma_1", "gamma_2"}
+    for name, p in half._network.backbone.named_parameters():
+        # What the residual stream is made of, and convolutions of single channels.
+        kept = "gamma_" in name or "norm" in name or "focal_layers" in name
+        assert (p.dtype == torch.float32) == kept, name
     assert {p.dtype for p in half._network.mask_decoder.parameters()} == {torch.float32}
 
 
@@ -254,7 +252,7 @@ def test_little_free_memory_makes_smaller_batches_at_once(
     tiny_model: BiomedParse, slices: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_module, "SMALL_MAP", 0)
-    engine = Engine(tiny_model)
+    engine = Engine(tiny_model, precision="float32")
     tokens = engine.encode_prompts(["liver", "kidney"])
     expected = engine.predict(slices, tokens)
     each = TINY.image_size**2 * (2 * SLICE_BYTES + 2 * PROMPT_BYTES)  # float32

@@ -239,7 +239,7 @@ def test_equal_prompts_are_refused(volume: Any, tiny_model: BiomedParse) -> None
 
 def test_parameters_say_what_made_the_labels(expected: Segmentation) -> None:
     assert expected.parameters["model"].startswith("tiny ")
-    assert expected.parameters["precision"] == "float32"
+    assert expected.parameters["precision"] == "float32"  # which auto became
     assert expected.parameters["seed"] == 0
     assert expected.parameters["intensity"] == "8-bit values, used as they are"
 

@@ -42,14 +42,14 @@ def test_an_estimate_grows_with_the_slices(tiny_model: BiomedParse, lazy: bool) 
 
 
 def test_an_estimate_in_words() -> None:
-    found = Estimate(5400.0, 2_500_000_000, 7_000_000_000, 300_000_000)
+    how = "cuda:0 in bfloat16"
+    found = Estimate(5400.0, 2_500_000_000, 7_000_000_000, 300_000_000, how)
     assert found.describe() == (
-        "about 1 h 30 min, 2.5 GB of memory, 7.0 GB on the device, at most 0.30 GB on "
-        "disk"
+        "about 1 h 30 min on cuda:0 in bfloat16, 2.5 GB of memory, 7.0 GB on the "
+        "device, at most 0.30 GB on disk"
     )
-    assert (
-        Estimate(3.2, None, None, 10**9).describe().startswith("about 3.2 s, at most")
-    )
+    short = Estimate(3.2, None, None, 10**9, "cpu in float32").describe()
+    assert short.startswith("about 3.2 s on cpu in float32, at most")
 
 
 @pytest.mark.parametrize("instances", [False, True])

@@ -40,6 +40,18 @@ def read_manifest_of(manifest: Manifest, folder: Path) -> Manifest:
     return read_manifest(folder)
 
 
+@pytest.mark.parametrize(
+    ("recorded", "expected"), [("bfloat16", "bfloat16"), ("half", "auto")]
+)
+def test_a_record_from_before_precision_was_an_option(
+    tmp_path: Path, recorded: str, expected: str
+) -> None:
+    manifest = a_manifest()
+    parameters = {k: v for k, v in manifest.parameters.items() if k != "precision"}
+    old = replace(manifest, parameters=parameters, environment={"precision": recorded})
+    assert read_manifest_of(old, tmp_path).options.precision == expected
+
+
 @pytest.mark.parametrize("change", [{"kind": "cake"}, {"version": 2}, {"version": 0}])
 def test_a_record_of_something_else_is_refused(
     tmp_path: Path, change: dict[str, Any]

@@ -214,6 +214,30 @@ def test_another_run_is_refused(
     assert run.finished
 
 
+@pytest.mark.parametrize("consensus", [False, True])
+def test_a_run_goes_on_in_the_precision_it_was_begun_in(
+    volume: Volume, tiny_model: BiomedParse, tmp_path: Path, consensus: bool
+) -> None:
+    def run(out: Path, precision: str, **how: Any) -> Run:
+        how |= {"consensus": consensus, "force": True, "precision": precision}
+        return segment_to_folder(volume, PROMPTS, out, tiny_model, **how)
+
+    begun = tmp_path / "begun"
+    with pytest.raises(_Cut):
+        run(begun, "bfloat16", on_progress=_cut_after(1))
+    message = r"parameters\.precision was 'bfloat16' and is 'float32'"
+    with pytest.raises(OutputError, match=message):
+        run(begun, "auto")  # which is float32 for a network as small as this
+    found, whole = run(begun, "bfloat16"), run(tmp_path / "whole", "bfloat16")
+    np.testing.assert_array_equal(found.labels, whole.labels)
+    np.testing.assert_array_equal(found.existence, whole.existence)
+    assert found.parameters["precision"] == "bfloat16"
+    again, differences = reproduce(
+        begun, tmp_path / "again", volume=volume, model=tiny_model
+    )
+    assert differences == [] and again.parameters["precision"] == "bfloat16"
+
+
 def test_folders_that_cannot_be_used(
     volume: Volume, tiny_model: BiomedParse, tmp_path: Path
 ) -> None:

@@ -312,4 +312,5 @@ def _engine(progress: Progress, bar: TaskID, wanted: Wanted) -> Engine:
             total=total // 10**6,
         ),
     )
-    return Engine(network, wanted.how.device, seed=wanted.options.seed)
+    how, options = wanted.how, wanted.options
+    return Engine(network, how.device, seed=options.seed, precision=options.precision)

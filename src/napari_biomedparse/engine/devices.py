@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import torch
 
+from napari_biomedparse.data.options import PRECISIONS
 from napari_biomedparse.errors import DeviceError
 
 _USERS: set[int] = set()
 """Processes that computed: this one, and one that it was forked from."""
-PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 def check_not_forked(made_in: int | None = None) -> None:
@@ -75,9 +76,25 @@ def release_memory(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-def find_precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the type of "auto" or one of `PRECISIONS`; `DeviceError` for others."""
+def multiplies_bfloat16() -> bool:
+    """Return whether this machine's CPU has instructions for products in bfloat16."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    known: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def find_precision(
+    name: str, device: torch.device, *, small: bool = False
+) -> torch.dtype:
+    """Return the type of "auto" or one of `PRECISIONS`; `DeviceError` for others.
+
+    A `small` network gains nothing from half precision on a CPU: most of its time is
+    not spent in products.
+    """
     if name == "auto":
+        if device.type == "cpu" and not small and multiplies_bfloat16():
+            return torch.bfloat16
         if device.type != "cuda":
             return torch.float32
         with torch.cuda.device(device):

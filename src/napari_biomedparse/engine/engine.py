@@ -72,7 +72,8 @@ class Engine:
     precision : str
         Precision of the image side, which is nearly all of the work: "float32",
         "bfloat16" or "float16". "auto" is the fastest safe one: on CUDA bfloat16 if
-        the device supports it natively, else float16; float32 elsewhere. Norms'
+        the device supports it natively, else float16; on a CPU bfloat16 if it has
+        instructions for it and the network is large; float32 elsewhere. Norms'
         statistics, mask logits, attention masks' probabilities and the decoder's
         queries are always float32.
     cache_bytes : int
@@ -99,7 +100,9 @@ class Engine:
         self._process = os.getpid()
         check_not_forked()
         self.device = find_device(device)
-        self.dtype = find_precision(precision, self.device)
+        on_cpu = self.device.type == "cpu"
+        self._small = on_cpu and model.largest_map <= SMALL_MAP
+        self.dtype = find_precision(precision, self.device, small=self._small)
         self.model = model
         self._network = _place(model, self.device, self.dtype)
         self._lock = threading.Lock()  # slices may be predicted in several threads
@@ -109,8 +112,6 @@ class Engine:
         self._remembered = cached(self.cache, _content, self._lock)(self._encode_image)
         self._field = field or SeededField(seed, *model.field_shape, self.device)
         self._encode = lru_cache(maxsize=REMEMBERED_PROMPTS)(self._encode_prompt)
-        on_cpu = self.device.type == "cpu"
-        self._small = on_cpu and model.largest_map <= SMALL_MAP
         self._threads: SingleThreads | None = None
         self._most_slices = 2**31
         if on_cpu:
@@ -373,8 +374,11 @@ def _place(model: Network, device: torch.device, dtype: torch.dtype) -> Network:
     low = set(map(id, model.low_precision_weights()))
     copies: dict[int, Tensor] = {}
     for tensor in (*model.parameters(), *model.buffers()):
-        moved = tensor.detach().to(device, dtype if id(tensor) in low else None)
-        if moved.dim() == 4 and device.type == "cuda":
+        # On a CPU depthwise convolutions take as long in float32, and are more exact.
+        deep = tensor.dim() != 4 or tensor.shape[1] > 1 or device.type != "cpu"
+        halved = id(tensor) in low and deep
+        moved = tensor.detach().to(device, dtype if halved else None)
+        if moved.dim() == 4:
             moved = moved.contiguous(memory_format=torch.channels_last)
         copies[id(tensor)] = (
             nn.Parameter(moved, requires_grad=False)

@@ -307,12 +307,16 @@ class PartsPlan:
 
     def parameters(self) -> dict[str, Any]:
         """Return what the combined labels depend on, as plain JSON types."""
-        found = self.first.parameters()
+        return self.first.parameters() | self.together
+
+    @property
+    def together(self) -> dict[str, Any]:
+        """What of `parameters` the first part by itself does not have, or has not."""
         if self.series is not None:
-            found["times"] = [self.series.start, self.series.stop]
+            return {"times": [self.series.start, self.series.stop]}
         if self.kind == "consensus":
-            found |= {"axis": None, "slicing_axis": "consensus"}
-        return found
+            return {"axis": None, "slicing_axis": "consensus"}
+        return {}
 
 
 def run_parts(

@@ -212,6 +212,7 @@ def _check(plan: RunPlan, store: ScoreStore, engine: Engine | None) -> None:
         "what masks are compared with": plan.entries == old.entries,
         "how slices are cut": (plan.geometry, plan.tiles) == (old.geometry, old.tiles),
         "the seed": plan.options.seed == old.options.seed,
+        "the precision": plan.options.precision == old.options.precision,
         "separate objects": old.instances or not plan.instances,
         "the directions of the features": engine is None or engine.model.reads_kept,
     }

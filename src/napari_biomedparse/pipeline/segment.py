@@ -236,7 +236,7 @@ def make_engine(model: Model | None, device: str, options: SegmentOptions) -> En
     check_not_forked()
     if not isinstance(model, Network):
         model = load_model(model_or_default(model))
-    return Engine(model, device, seed=options.seed)
+    return Engine(model, device, seed=options.seed, precision=options.precision)
 
 
 class Collector:

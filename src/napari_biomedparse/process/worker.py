@@ -49,7 +49,7 @@ class Worker:
     def __init__(self) -> None:
         self._name = self._base_name = ""
         self._base: Network | None = None
-        self._key: tuple[str, int, int] | None = None
+        self._key: tuple[str, int, str, int] | None = None
         self._engine: Engine | None = None
         self._live = Live()
 
@@ -89,7 +89,8 @@ class Worker:
         """Return an engine, the same as before if nothing has changed."""
         from napari_biomedparse.engine.engine import CACHE_BYTES, Engine
 
-        name, device, seed = wanted.model, wanted.device, wanted.options.seed
+        name, device = wanted.model, wanted.device
+        seed, precision = wanted.options.seed, wanted.options.precision
         room = wanted.cache_bytes if isinstance(wanted, VolumeRequest) else None
         room = CACHE_BYTES if room is None else room
         if self._engine is None or self._name != name:
@@ -97,9 +98,11 @@ class Worker:
             model = self._load(name, run)
         else:
             model = self._engine.model
-        if self._engine is None or self._key != (device, seed, room):
-            self._engine = Engine(model, device, seed=seed, cache_bytes=room)
-            self._name, self._key = name, (device, seed, room)
+        if self._engine is None or self._key != (device, seed, precision, room):
+            self._engine = Engine(
+                model, device, seed=seed, precision=precision, cache_bytes=room
+            )
+            self._name, self._key = name, (device, seed, precision, room)
         return self._engine
 
     def _load(self, name: str, run: WorkerRun) -> Network:
@@ -150,7 +153,7 @@ def _run_consensus(
     config = engine.model.config
     parts = plan_parts(volume, prompts, options, config=config, consensus=True)
     manifest = describe_run(parts.first, engine, {}, request.model, "0.5")
-    parameters = {**manifest.parameters, **parts.parameters()}
+    parameters = manifest.parameters | parts.together
     run.send(planned(replace(manifest, parameters=parameters), parts.total))
     yield
     sink = Collector(parts, engine)
@@ -224,7 +227,7 @@ def _send_estimate(request: EstimateRequest, engine: Engine, run: WorkerRun) -> 
         to_folder=request.to_folder,
     )
     whole = combine([one] * request.times)
-    run.send(Status(f"Estimate on {engine.device}: {whole.describe()}."))
+    run.send(Status(f"Estimate: {whole.describe()}."))
 
 
 def _finetune_network(request: FinetuneRequest, run: WorkerRun) -> None:

@@ -92,7 +92,7 @@ def parts_to_folder(
     `describe` makes the manifest of a plan's run before it begins, `do` its blocks.
     """
     first = describe(parts.first)
-    whole = replace(first, parameters=parts.parameters())
+    whole = replace(first, parameters=first.parameters | parts.together)
     if parts.series is not None:
         source = first.source | identify(parts.series.volume, first.source["voxels"])
         output = first.output | {"times": len(parts.keys)}

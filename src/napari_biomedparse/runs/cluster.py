@@ -79,11 +79,13 @@ class NetworkOnWorker(WorkerPlugin):  # type: ignore[misc]  # distributed is unt
         identity: str,
         device: str,
         seed: int,
+        precision: str,
     ) -> None:
         # Runs of several people, with other weights, may share the workers.
-        self.name = f"{PLUGIN} {weights_checksum(identity)} {device} {seed}"
-        self._model, self._identity = model, identity
-        self._device, self._seed = device, seed
+        self._seed, self._precision = seed, precision
+        checksum = weights_checksum(identity)
+        self.name = f"{PLUGIN} {checksum} {device} {seed} {precision}"
+        self._model, self._identity, self._device = model, identity, device
 
     def setup(self, worker: Any) -> None:
         """Prepare for a worker."""
@@ -115,7 +117,13 @@ class NetworkOnWorker(WorkerPlugin):  # type: ignore[misc]  # distributed is unt
                     f"A worker has the weights {found}, not {self._identity}; give "
                     "all machines the same file."
                 )
-            self._engine = Engine(model, self._device, seed=self._seed, cache_bytes=0)
+            self._engine = Engine(
+                model,
+                self._device,
+                seed=self._seed,
+                precision=self._precision,
+                cache_bytes=0,
+            )
         return self._engine
 
 
@@ -233,7 +241,8 @@ def blocks_on_cluster(
             f"{plan.volume.name} is in memory, where the workers of a cluster cannot "
             "read it; give a path, or save it as Zarr first."
         )
-    plugin = NetworkOnWorker(model, manifest.model, device, plan.options.seed)
+    seed, precision = plan.options.seed, manifest.parameters["precision"]
+    plugin = NetworkOnWorker(model, manifest.model, device, seed, precision)
     client.register_plugin(plugin)
     size = task_size(plan, layout_of(manifest).thickness)
     # A task, not scattered data: it survives the worker that holds the plan.

@@ -50,10 +50,12 @@ class Estimate:
     """Peak on a CUDA device in bytes; None on others."""
     disk: int
     """Peak on disk in bytes, before compression."""
+    made_by: str = ""
+    """Device and precision, such as "cpu in bfloat16"."""
 
     def describe(self) -> str:
         """Describe it in one line."""
-        parts = [f"about {_duration(self.seconds)}"]
+        parts = [f"about {_duration(self.seconds)} on {self.made_by}"]
         if self.memory is not None:
             parts.append(f"{self.memory / _GB:.1f} GB of memory")
         if self.device_memory is not None:
@@ -110,6 +112,7 @@ def combine(runs: Sequence[Estimate]) -> Estimate:
         memory=most(one.memory for one in runs),
         device_memory=most(one.device_memory for one in runs),
         disk=sum(one.disk for one in runs),
+        made_by=runs[0].made_by,
     )
 
 
@@ -135,6 +138,7 @@ def estimate(plan: RunPlan, engine: Engine, *, to_folder: bool = False) -> Estim
         memory,
         device_memory,
         _disk(plan, to_folder=to_folder),
+        f"{engine.device} in {engine.precision}",
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_biomedparse.data.options import SegmentOptions
+from napari_biomedparse.data.options import PRECISIONS, SegmentOptions
 from napari_biomedparse.data.prompts import INSTANCE_KEY, PromptSet, parse_prompts
 from napari_biomedparse.data.results import P_VALUES, READ_AS, Owners
 from napari_biomedparse.errors import FormatError, OutputError
@@ -213,12 +213,13 @@ def describe_run(
     device = str(engine.device) if kind is None else kind
     shape, axis = plan.geometry.shape, plan.geometry.axis
     itemsize = plan.label_dtype.itemsize * (2 if plan.instances else 1)
-    # A cluster's GPUs choose by what they can do: see `find_precision`.
-    precision = "half" if kind == "cuda" else engine.precision
+    precision = plan.options.precision
+    if kind != "cuda":  # a cluster's GPUs choose by what they can do
+        precision = engine.precision
     return Manifest(
         source={**identify(plan.volume, plan.intensity.sampled), **chosen},
         model=model_identity(engine.model),
-        parameters=plan.parameters(),
+        parameters=plan.parameters() | {"precision": precision},
         output={
             "shape": list(shape),
             "dtype": str(plan.label_dtype),
@@ -230,7 +231,7 @@ def describe_run(
         load=load,
         environment={
             "device": device,
-            "precision": precision,
+            "precision": "half" if precision == "auto" else precision,
             "torch": str(torch.__version__),  # a class of its own
             "numpy": np.__version__,
             "python": platform.python_version(),
@@ -269,6 +270,9 @@ def _parsed(record: dict[str, Any]) -> Manifest:
     defaults = {f.name: f.default for f in fields(SegmentOptions)}
     if P_VALUES not in record["parameters"]:
         defaults["mode"] = "3d"  # the only one that v2 had
+    recorded = record["environment"].get("precision")
+    if recorded in PRECISIONS:
+        defaults["precision"] = recorded
     defaults["prompt_order"] = sorted(map(int, record["parameters"]["prompts"]))
     record["parameters"] = defaults | record["parameters"]
     return Manifest(**record, blocks=blocks, parts=parts)

@@ -322,7 +322,8 @@ def do_request(
         check_not_forked()
         network = load_model(network)
     # A run sees each slice once: remembered features would only take room.
-    engine = Engine(network, local, seed=request.options.seed, cache_bytes=0)
+    seed, precision = request.options.seed, request.options.precision
+    engine = Engine(network, local, seed=seed, precision=precision, cache_bytes=0)
     parts = plan_parts(
         opened,
         request.prompts,

@@ -411,7 +411,7 @@ def test_estimate_tells_and_adds_nothing(desk_that, voxels):
     assert desk.view.run_button.text() == "Queue"
     desk.wait_for_end()
     text = desk.view.status.text()
-    assert text.startswith("Estimate on cpu: about")
+    assert text.startswith("Estimate: about") and "on cpu in float32" in text
     assert "GB of memory" in text
     assert len(desk.viewer.layers) == 1
     assert desk.view.run_button.isEnabled()

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from napari_biomedparse.networks.blocks.layers import Gelu
+
 if TYPE_CHECKING:
     from napari_biomedparse.networks.config import BiomedParseConfig
 
@@ -30,7 +32,7 @@ class FocalModulation(nn.Module):
         self.levels = levels
         self.f = nn.Linear(width, 2 * width + levels + 1)
         self.focal_layers = nn.ModuleList(
-            nn.Sequential(_depthwise(width, kernel=3 + 2 * level), nn.GELU())
+            nn.Sequential(_depthwise(width, kernel=3 + 2 * level), Gelu())
             for level in range(levels)
         )
         self.h = nn.Conv2d(width, width, 1)
@@ -38,17 +40,22 @@ class FocalModulation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
-        # On a CPU, depthwise convolutions are twice as fast plane by plane, and matrix
-        # products read and write planes at no cost. Tiny planes gain nothing, and their
-        # products round depending on the memory alignment of the weights.
-        if x.device.type == "cpu" and x.shape[1] * x.shape[2] >= PLANAR_PIXELS:
+        # On a CPU in float32, depthwise convolutions are twice as fast plane by plane,
+        # and matrix products read and write planes at no cost. Tiny planes gain
+        # nothing, and their products round depending on the memory alignment of the
+        # weights. In bfloat16 planes are two to three times slower.
+        planar = x.device.type == "cpu" and x.dtype == torch.float32
+        if planar and x.shape[1] * x.shape[2] >= PLANAR_PIXELS:
             return self._planar(x)
         return self._channels_last(x)
 
     def _channels_last(self, x: Tensor) -> Tensor:
         query, context, gates = torch.split(self.f(x), self._parts, dim=-1)
+        # The convolutions' weights may have a higher precision than the others.
+        high = next(self.focal_layers.parameters()).dtype
+        context, gates = context.to(high), gates.to(high)
         total = self._gather(context.permute(0, 3, 1, 2), gates.permute(0, 3, 1, 2))
-        y: Tensor = self.proj(query * self.h(total).permute(0, 2, 3, 1))
+        y: Tensor = self.proj(query * self.h(total.to(x.dtype)).permute(0, 2, 3, 1))
         return y
 
     def _planar(self, x: Tensor) -> Tensor:
@@ -70,13 +77,15 @@ class FocalModulation(nn.Module):
 
     def _gather(self, context: Tensor, gates: Tensor) -> Tensor:
         """Mean of the gated contexts, [B, C, H, W] and [B, levels + 1, H, W]."""
-        total = torch.zeros((), dtype=context.dtype, device=context.device)
-        for level, focal_layer in enumerate(self.focal_layers):
+        each = torch.split(gates, 1, dim=1)
+        context = self.focal_layers[0](context)
+        total: Tensor = context * each[0]
+        for focal_layer, gate in zip(self.focal_layers[1:], each[1:-1], strict=True):
             context = focal_layer(context)
-            total = torch.addcmul(total, context, gates[:, level : level + 1])
+            total.addcmul_(context, gate)
         whole = F.gelu(context.mean(dim=(2, 3), keepdim=True))  # [B, C, 1, 1]
-        total = torch.addcmul(total, whole, gates[:, self.levels :])
-        return total / (self.levels + 1)
+        total.addcmul_(whole, each[-1])
+        return total.div_(self.levels + 1)
 
 
 class Mlp(nn.Module):
@@ -85,11 +94,12 @@ class Mlp(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, 4 * width)
+        self.act = Gelu()
         self.fc2 = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., C]."""
-        y: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        y: Tensor = self.fc2(self.act(self.fc1(x)))
         return y
 
 
@@ -110,10 +120,21 @@ class FocalBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
         # The residual stream may have a higher precision than the branches.
-        low = self.norm1.weight.dtype
-        x = x + self._kept(self.gamma_1 * self.norm1(self.modulation(x.to(low))))
-        x = x + self._kept(self.gamma_2 * self.norm2(self.mlp(x.to(low))))
-        return x
+        modulated = self.modulation(x.to(self.modulation.f.weight.dtype))
+        x = self._add(x, self.gamma_1, self.norm1, modulated)
+        mixed = self.mlp(x.to(self.mlp.fc1.weight.dtype))
+        return self._add(x, self.gamma_2, self.norm2, mixed)
+
+    def _add(
+        self, x: Tensor, gamma: Tensor, norm: nn.LayerNorm, branch: Tensor
+    ) -> Tensor:
+        """Add a branch, normalised and scaled per channel, to the residual stream."""
+        if branch.dtype == x.dtype:
+            return x + self._kept(gamma * norm(branch))
+        # In half precision: fewer passes over memory, and fewer roundings.
+        weight, bias = gamma * norm.weight, gamma * norm.bias
+        y = F.layer_norm(branch.to(x.dtype), weight.shape, weight, bias, norm.eps)
+        return self._kept(y).add_(x)
 
     def _kept(self, branch: Tensor) -> Tensor:
         """Leave a branch out of some images, and enlarge it in the others."""
@@ -139,8 +160,9 @@ class PatchEmbed(nn.Module):
         height, width = image.shape[-2:]
         image = F.pad(image, (0, -width % self.stride, 0, -height % self.stride))
         image = image.to(self.proj.weight.dtype)
-        y: Tensor = self.norm(self.proj(image).permute(0, 2, 3, 1))
-        return y
+        y = self.proj(image).permute(0, 2, 3, 1)
+        normed: Tensor = self.norm(y.to(self.norm.weight.dtype))
+        return normed
 
 
 class Stage(nn.Module):
@@ -181,13 +203,14 @@ class Backbone(nn.Module):
 
         Returns res2 to res5, [B, width, H / stride, W / stride], sizes rounded up.
         """
+        low = self.patch_embed.proj.weight.dtype
         x = self.patch_embed(image)
         features = []
         for i, layer in enumerate(self.layers):
             stage = cast("Stage", layer)
             x = stage(x)
             norm = self.get_submodule(f"norm{i}")
-            features.append(norm(x.to(norm.weight.dtype)).permute(0, 3, 1, 2))
+            features.append(norm(x).to(low).permute(0, 3, 1, 2))
             if stage.downsample is not None:
                 x = stage.downsample(x.permute(0, 3, 1, 2))
         return tuple(features)

@@ -87,12 +87,12 @@ class HieraBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, out], pooled [B, H // 2, W // 2, out]."""
         # The residual stream may have a higher precision than the branches.
-        low = self.norm1.weight.dtype
-        n = self.norm1(x.to(low))
+        low = self.attn.qkv.weight.dtype
+        n = self.norm1(x).to(low)
         shortcut = _pool(self.proj(n)) if self.attn.pools else x
         height, width = shortcut.shape[1:3]
         x = shortcut + self._attend(n)[:, :height, :width]
-        y: Tensor = x + self.mlp(self.norm2(x.to(low)))
+        y: Tensor = x + self.mlp(self.norm2(x).to(low))
         return y
 
     def _attend(self, x: Tensor) -> Tensor:

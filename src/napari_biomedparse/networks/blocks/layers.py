@@ -178,6 +178,17 @@ class LinearEach(nn.Linear):
         return linear_each(x, self.weight, self.bias)
 
 
+class Gelu(nn.Module):
+    """Gaussian error linear unit, exact; in place unless gradients are wanted."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[...] -> [...]."""
+        if torch.is_grad_enabled():
+            return F.gelu(x)
+        y: Tensor = torch.ops.aten.gelu_(x)
+        return y
+
+
 def linear_each(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Apply a linear layer to the items of a batch, each as a separate product.
 
@@ -191,6 +202,8 @@ def linear_each(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     weight, bias = weight.to(x.dtype), bias.to(x.dtype)
     if x.ndim != 3 or not apart(x):
         return F.linear(x, weight, bias)
+    if x.dtype == torch.bfloat16:  # several together would copy the weights
+        return torch.stack([F.linear(one, weight, bias) for one in x])
     return torch.baddbmm(bias, x, weight.T.expand(len(x), -1, -1))
 
 

@@ -32,9 +32,9 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """Of the colours red, green and blue of ImageNet."""
 KEPT = 64
 """Directions of the mask features that are kept of a slice."""
-PRECISE = ("gamma_1", "gamma_2", "pos_embed", "pos_embed_window")
-"""Ends of the names of the backbone's weights that keep the residual stream, a sum over
-all of its blocks, in float32."""
+PRECISE = ("gamma_", "pos_embed", "norm")
+"""In the names of the backbone's weights that keep the residual stream, a sum over all
+of its blocks, in float32."""
 
 
 class MaskFormer(Network):
@@ -101,7 +101,7 @@ class MaskFormer(Network):
     def low_precision_weights(self) -> Iterator[Tensor]:
         """Yield the weights of the image side, nearly all of the work."""
         for name, parameter in self.backbone.named_parameters():
-            if not name.endswith(PRECISE):
+            if not any(part in name for part in PRECISE):
                 yield parameter
         yield from self.pixel_decoder.parameters()
 

@@ -115,6 +115,7 @@ ADVANCED = (
     "mode",
     "prompts_apart",
     "batch_size",
+    "precision",
     "seed",
 )
 CAPTIONS: dict[str, dict[Any, str]] = {
