@@ -54,7 +54,7 @@ BUDGET = {
     "io": 6_670,
     "cli": 2_010,
     "training": 2_715,
-    "runs": 3_002,
+    "runs": 3_003,
     "pipeline": 2_050,
     "process": 1_788,
     "labels": 1_779,
