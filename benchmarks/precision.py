@@ -7,8 +7,10 @@
 Only the image side computes in half precision (see `Engine`). A CPU gives a GPU's
 numbers but for the order of sums, slowly. Volumes are read from a folder with the
 layout of the project's shared data. Prints a line for each volume and precision: voxels
-with the same label, Dice of what was found, and the largest and typical (95th
-percentile) difference of mask logits and of existence probabilities.
+of the slices with the same label, prompts that exist in a slice in one of the two only,
+voxels with the same label in the slices without such a prompt, Dice of what was found,
+and the largest and typical (95th percentile) difference of mask logits and of existence
+probabilities.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -31,7 +32,7 @@ from napari_biomedparse.networks.weights import _build, load_model
 from napari_biomedparse.pipeline.plan import plan_run
 from napari_biomedparse.pipeline.segment import segment
 
-Found = dict[str, npt.NDArray[Any]]
+Found = dict[str, Any]
 
 NUCLEI = ["nuclei in fluorescence microscopy"]
 CELLS = ["mitochondria in electron microscopy", "cell membranes in electron microscopy"]
@@ -68,13 +69,16 @@ def synthetic() -> Any:
 def run(engine: RecordingEngine, path: Path, texts: list[str], count: int) -> Found:
     """Segment slices in the middle; return labels and what they were made from."""
     volume = open_volume(path)
-    depth = plan_run(volume, texts, config=engine.model.config).geometry.depth
-    start = max(0, (depth - count) // 2)
+    plan = plan_run(volume, texts, config=engine.model.config)
+    start = max(0, (plan.geometry.depth - count) // 2)
+    stop = min(start + count, plan.geometry.depth)
     engine.kept = []
-    found = segment(volume, texts, engine, slices=(start, min(start + count, depth)))
+    found = segment(volume, texts, engine, slices=(start, stop))
     logits, _, existence = (torch.cat(x) for x in zip(*engine.kept, strict=True))
     return {
         "labels": np.asarray(found.labels),
+        "axis": plan.geometry.axis,
+        "slices": slice(start, stop),
         "logits": logits.numpy(),
         "existence": existence.sigmoid().numpy(),
     }
@@ -84,10 +88,15 @@ def compare(exact: Found, other: Found) -> dict[str, float]:
     """Return the figures of one volume and precision."""
     logits = np.abs(exact["logits"] - other["logits"])
     existence = np.abs(exact["existence"] - other["existence"])
+    flips = (exact["existence"] >= 0.5) != (other["existence"] >= 0.5)
+    same = np.moveaxis(exact["labels"] == other["labels"], exact["axis"], 0)
+    same = same[exact["slices"]]
     return {
-        "same_labels": float((exact["labels"] == other["labels"]).mean()),
+        "same_labels": float(same.mean()),
         "dice": dice(exact["labels"] > 0, other["labels"] > 0),
         "found": float((exact["labels"] > 0).mean()),
+        "prompts_flipped": int(flips.sum()),
+        "same_labels_elsewhere": float(same[~flips.any(1)].mean()),
         "logits_max": float(logits.max()),
         "logits_95": float(np.percentile(logits, 95)),
         "logits_std": float(exact["logits"].std()),

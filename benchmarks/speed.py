@@ -13,8 +13,8 @@ Peak memory includes torch and the weights, as far as they were touched. The cla
 templates are measured on --classes of the 17 classes and scaled. A volume of 63 slices
 with 15 prompts is calculated from the measured times of a slice and of the texts; on a
 GPU, or with --case, it is also run from file to file, as a user of the original did
-(12.4 slices/s and 8.3 GiB on an L40S), and once with 21 slices, whose peak of memory
-tells whether that depends on the depth.
+(12.4 slices/s and 8.3 GiB on an L40S), once in the naive mode, and with 21 slices,
+whose peak of memory tells whether that depends on the depth.
 FLOP are those of the operations really done, counted by torch; the share is of the
 speed of a large matrix product in the same precision, measured in the same run.
 
@@ -101,6 +101,9 @@ def user_case(
                 for name in runs[0]["memory"]
             },
         }
+    if not args.no_naive:  # the volume of the last turn
+        once = original(engine, path, TEXTS[:count], min(batch, NAIVE_BATCH))["seconds"]
+        found["original"] = {"seconds": once, "times ours": once / seconds}
     print(f"{depth} slices, {count} prompts: {json.dumps(found)}", flush=True)
     return found
 
@@ -265,7 +268,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--classes", type=int, default=1)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--case", action="store_true", help="63 slices, 15 prompts")
+    parser.add_argument(
+        "--case",
+        action="store_true",
+        help="63 slices, 15 prompts, in the naive mode too (minutes)",
+    )
     parser.add_argument("--no-naive", action="store_true")
     parser.add_argument("--no-flop", action="store_true", help="saves two slices")
     parser.add_argument(

@@ -236,6 +236,18 @@ def test_read_ahead_is_bounded_and_stops_when_closed() -> None:
     assert set(threading.enumerate()) <= before
 
 
+def test_what_reads_ahead_computes_by_itself() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        reader = read_ahead(iter(torch.get_num_threads, None))
+        assert next(reader) == 1  # else all of them would sleep after each operation
+        assert torch.get_num_threads() == 3
+        reader.close()
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_an_error_comes_after_the_items_before_it() -> None:
     def items() -> Iterator[int]:
         yield 1

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Barrier
 
 import torch
@@ -117,23 +118,36 @@ def out_of_memory(error: Exception) -> bool:
     )
 
 
+@contextmanager
+def single_threads(count: int = 1) -> Iterator[Callable[[], object]]:
+    """Have threads compute by themselves; yield what each of `count` calls first.
+
+    They must have been started when the context ends. Torch's number of threads
+    elsewhere is unchanged. Where several threads have helpers of their own, more than
+    there are processors, OpenMP puts all of them to sleep after each operation.
+    """
+    started = Barrier(count + 1)
+
+    def begin() -> None:
+        torch.get_num_threads()  # else torch begins with its own number later
+        torch.set_num_threads(1)
+        started.wait()
+
+    others = torch.get_num_threads()
+    yield begin
+    started.wait()
+    # The last call also decides for all threads that are yet to come.
+    torch.set_num_threads(others)
+
+
 class SingleThreads(ThreadPoolExecutor):
     """A pool of `count` threads in each of which torch uses one thread only.
 
-    Torch's number of threads elsewhere is unchanged. The threads end when the pool is
-    garbage-collected.
+    The threads end when the pool is garbage-collected.
     """
 
-    def __init__(self, count: int) -> None:
-        super().__init__(count, thread_name_prefix="napari-biomedparse slices")
-        started = Barrier(count)
-
-        def begin(_: int) -> None:
-            torch.get_num_threads()  # else torch begins with its own number later
-            torch.set_num_threads(1)
-            started.wait()
-
-        others = torch.get_num_threads()
-        list(self.map(begin, range(count)))
-        # The last call also decides for all threads that are yet to come.
-        torch.set_num_threads(others)
+    def __init__(self, count: int, name: str = "slices") -> None:
+        super().__init__(count, thread_name_prefix=f"napari-biomedparse {name}")
+        with single_threads(count) as begin:
+            for _ in range(count):
+                self.submit(begin)

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from napari_biomedparse.data.results import SegmentedSlices
+from napari_biomedparse.engine.devices import SingleThreads, single_threads
 from napari_biomedparse.labels.likeness import mask_statistics, p_value
 from napari_biomedparse.labels.resolve import (
     BACKGROUND_PROBABILITY,
@@ -197,7 +198,10 @@ def predict_plan(
 
     at_once = engine.side_by_side if plan.tiles.is_single else 1
     at_once = max(1, min(at_once, len(left)))
-    with thread_pool("reader", 1) as reader, thread_pool("network", at_once) as network:
+    with (
+        SingleThreads(1, "reader") as reader,
+        thread_pool("network", at_once) as network,
+    ):
         readings = _nearest_first(left, front, lambda span: reader.submit(read, span))
         if at_once == 1:
             yield from map(compute, (reading.result for reading in readings))
@@ -390,7 +394,8 @@ def read_ahead(items: Iterable[T], depth: int = READ_AHEAD) -> Iterator[T]:
     ready: SimpleQueue[Future[Any]] = SimpleQueue()
     room, stopped = Semaphore(depth), Event()
 
-    def work() -> None:
+    def work(begin: Callable[[], object]) -> None:
+        begin()
         left = iter(items)
         while room.acquire() and not stopped.is_set():
             made: Future[Any] = Future()
@@ -400,8 +405,10 @@ def read_ahead(items: Iterable[T], depth: int = READ_AHEAD) -> Iterator[T]:
                 made.set_exception(error)
             ready.put(made)
 
-    thread = Thread(target=work, name="napari-biomedparse reader", daemon=True)
-    thread.start()
+    name = "napari-biomedparse reader"
+    with single_threads() as begin:
+        thread = Thread(target=work, args=(begin,), name=name, daemon=True)
+        thread.start()
     try:
         while (item := ready.get().result()) is not _END:
             room.release()

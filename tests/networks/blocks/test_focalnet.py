@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch.nn import functional as F
 
@@ -36,6 +38,12 @@ def test_modulation_equals_the_plain_formula() -> None:
     expected = module.proj(query * module.h(total / (levels + 1)).movedim(1, -1))
     for way in (module, module._planar, module._channels_last):
         torch.testing.assert_close(way(x), expected, atol=1e-5, rtol=1e-4)
+    low = copy.deepcopy(module).to(torch.bfloat16)
+    for layer in low.focal_layers:  # as an engine keeps them on a CPU
+        layer.float()
+    found = low(x.to(torch.bfloat16))
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, atol=0.02, rtol=0.05)
 
 
 def test_odd_sizes_are_padded_right_and_bottom() -> None:

@@ -9,6 +9,9 @@ from napari_biomedparse.networks.blocks import layers
 from napari_biomedparse.networks.blocks.layers import (
     Attention,
     FeedForward,
+    Gelu,
+    LinearEach,
+    LinearHalves,
     SameConv,
     sine_positions,
     winograd,
@@ -16,6 +19,43 @@ from napari_biomedparse.networks.blocks.layers import (
 )
 
 CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("rows", [3, 7, 8, 20])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_two_threads_share_a_linear_layer_in_bfloat16(rows: int, threads: int) -> None:
+    torch.manual_seed(0)
+    layer = LinearHalves(6, 8).to(torch.bfloat16).requires_grad_(False)
+    x = torch.randn(2, rows, 6).to(torch.bfloat16)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        found = layer(x)
+    finally:
+        torch.set_num_threads(before)
+    expected = F.linear(x.float(), layer.weight.float(), layer.bias.float())
+    assert found.dtype == torch.bfloat16 and found.shape == expected.shape
+    torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=1e-2)
+
+
+def test_items_of_a_batch_in_bfloat16_do_not_depend_on_the_others() -> None:
+    torch.manual_seed(0)
+    layer = LinearEach(32, 16).to(torch.bfloat16).requires_grad_(False)
+    x = torch.randn(5, 9, 32).to(torch.bfloat16)
+    together = layer(x)
+    for one, alone in zip(x, together, strict=True):
+        assert torch.equal(layer(one[None])[0], alone)
+
+
+def test_gelu_overwrites_only_what_nobody_learns_from() -> None:
+    x = torch.linspace(-3, 3, 7)
+    expected = F.gelu(x)
+    weight = x.clone().requires_grad_()
+    with torch.no_grad():
+        torch.testing.assert_close(Gelu()(x), expected)
+    assert torch.equal(x, expected)
+    Gelu()(weight * 1).sum().backward()
+    assert weight.grad is not None and weight.grad.abs().sum() > 0
 
 
 def test_attention_equals_torch() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_biomedparse.networks.blocks.layers import Gelu
+from napari_biomedparse.networks.blocks.layers import Gelu, LinearHalves
 
 if TYPE_CHECKING:
     from napari_biomedparse.networks.config import BiomedParseConfig
@@ -36,7 +36,7 @@ class FocalModulation(nn.Module):
             for level in range(levels)
         )
         self.h = nn.Conv2d(width, width, 1)
-        self.proj = nn.Linear(width, width)
+        self.proj = LinearHalves(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
@@ -95,7 +95,7 @@ class Mlp(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(width, 4 * width)
         self.act = Gelu()
-        self.fc2 = nn.Linear(4 * width, width)
+        self.fc2 = LinearHalves(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., C]."""
