@@ -64,6 +64,9 @@ COMMAND = (
 )
 _LAST_LINES = 15
 _READERS = 4
+SENT_BYTES = 2**22
+"""Voxels of an array in memory that are sent at once: each message waits for Python's
+lock, which the window holds while it draws."""
 POLL_SECONDS = 0.1
 """How often a run that is polled checks whether it was cancelled."""
 PATIENCE = 0.8
@@ -366,6 +369,9 @@ class Session:
             self._volumes += 1
             self._last = identity, data  # keeps the memory from being used again
         chunks = getattr(data, "chunksize", getattr(data, "chunks", None))
+        if isinstance(data, np.ndarray):  # to be asked for several slices at a time
+            planes = [data.nbytes // size for size in data.shape]
+            chunks = tuple(max(1, SENT_BYTES // plane) for plane in planes)
         voxels: Any = Voxels(self._volumes, volume.shape, volume.dtype.str, chunks)
         return replace(volume, data=voxels, source=None, levels=(), flat=False)
 

@@ -19,10 +19,10 @@ TILE = 16
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """A Zarr of 48 slices: three blocks."""
-    grey = np.random.default_rng(0).integers(0, 255, (48, 40, 30), dtype=np.uint8)
+    grey = np.random.default_rng(0).integers(0, 255, (48, 64, 48), dtype=np.uint8)
     path = tmp_path_factory.mktemp("source") / "in.zarr"
     array = zarr.create_array(
-        str(path), shape=grey.shape, chunks=(16, 40, 30), dtype="u1"
+        str(path), shape=grey.shape, chunks=(16, 64, 48), dtype="u1"
     )
     array[:] = grey
     return path
