@@ -189,7 +189,7 @@ def _recognition(
         least = None if threshold < 0 else float(threshold)
         found = recognize(
             file["image"], kind, model, threshold=least, table=_table(folder),
-            device="cpu",
+            device="cpu", precision="float32",
         )  # fmt: skip
         wrong = list(found.targets) != [str(t) for t in file["targets"]]
         yield Result(f"{case} targets", wrong, 0, not wrong, "")

@@ -30,7 +30,8 @@ def test_a_quick_run_writes_every_figure(tmp_path: Path) -> None:
             assert row["product"]["stages"][stage] > 0, stage
         assert sum(row["naive"]["stages"].values()) < row["naive"]["seconds"]
     assert result["summary"]["volume_63x15"]["ratio"] > 0
-    third, whole = result["case"].values()
+    third, whole, original = result["case"].values()
+    assert original["times ours"] == original["seconds"] / whole["seconds"] > 0
     assert whole["slices_a_second"] > 0
     assert 0 < whole["first_batch_seconds"] < whole["seconds"]
     assert third["memory"]["host"] > 0

@@ -28,6 +28,7 @@ def recognize(
     threshold: float = 0.05,
     table: Path | None = None,
     device: str = "auto",
+    precision: str = "auto",
     overwrite: bool = False,
 ) -> None:
     """Look for all targets of a kind of image with BiomedParse v1.
@@ -48,6 +49,8 @@ def recognize(
         Lowest p-value of a mask that is kept; 0 keeps all.
     table : FILE.json
         Table of targets in place of the authors'.
+    precision : auto|float32|bfloat16|float16
+        What the network computes with; see segment.
     """
     from napari_biomedparse.pipeline.recognize import recognize as look
 
@@ -58,7 +61,8 @@ def recognize(
             raise OptionError(f"{csv} is to be labels and table; choose two names.")
     if csv is not None:
         check_place(csv, overwrite=overwrite, inputs=inputs)
-    found = look(image, kind, model, threshold=threshold, table=table, device=device)
+    how = {"device": device, "precision": precision}
+    found = look(image, kind, model, threshold=threshold, table=table, **how)
     prompts = parse_prompts(list(found.targets)).prompts
     if output is not None:
         kept = tuple(compress(prompts, found.found))

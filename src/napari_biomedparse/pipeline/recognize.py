@@ -96,6 +96,7 @@ def recognize(
     threshold: float | None = LOWEST_P,
     table: str | os.PathLike[str] | None = None,
     device: str = "auto",
+    precision: str = "auto",
 ) -> Recognition:
     """Look for all targets of a kind of image, and keep those that look right.
 
@@ -114,7 +115,7 @@ def recognize(
         Lowest p-value; None drops no target for its p-value.
     table : path, optional
         A table of targets in place of the authors'.
-    device : str
+    device, precision : str
         As in `segment`.
 
     Raises
@@ -132,7 +133,9 @@ def recognize(
             f"Kind of image {kind!r} is unknown; choose one of {', '.join(TARGETS)}."
         )
     path = None if table is None else os.fspath(table)
-    options = SegmentOptions(prompts_apart=True, kind=kind, table=path)
+    options = SegmentOptions(
+        prompts_apart=True, kind=kind, table=path, precision=precision
+    )
     plan, engine = single_plan(image, list(TARGETS[kind]), model, options, device, {})
     if plan.stop - plan.start != 1:
         raise VolumeError(
