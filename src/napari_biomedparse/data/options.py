@@ -459,8 +459,8 @@ class SegmentOptions:
         "auto",
         "Precision",
         "Numbers that the network computes with. float32 is the most exact. bfloat16 "
-        "has 8 bits in place of 24: about one voxel in 250 gets another label. auto: "
-        "half precision on CUDA, bfloat16 for large networks on processors that "
+        "has 8 bits in place of 24: a few voxels in a thousand get another label. "
+        "auto: half precision on CUDA, bfloat16 for large networks on processors that "
         "multiply it, else float32. The same precision gives the same labels.",
         choices=("auto", *PRECISIONS),
         metavar="auto|float32|bfloat16|float16",
