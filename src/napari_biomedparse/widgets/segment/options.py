@@ -20,6 +20,7 @@ from qtpy.QtWidgets import QWidget
 from napari_biomedparse.data.options import (
     LARGEST_TILE,
     MODALITIES,
+    PRECISIONS,
     SMALLEST_TILE,
     SegmentOptions,
 )
@@ -123,6 +124,7 @@ CAPTIONS: dict[str, dict[Any, str]] = {
     | {"auto": AUTOMATIC},
     "kind": {"auto": "as the prompt says", **{kind: kind for kind in TARGETS}},
     "batch_size": {"auto": AUTOMATIC, **{n: str(n) for n in (1, 2, 4, 8, 16, 32)}},
+    "precision": {"auto": AUTOMATIC, **{name: name for name in PRECISIONS}},
     "overlaps": {
         "score": "best score",
         "order": "order of the table",
